@@ -1,0 +1,16 @@
+"""Stable hashes: of configurations (the identity of a run) and of names (the random streams)."""
+
+import hashlib
+import json
+from typing import Any
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """Hexadecimal SHA-256 of a JSON value, independent of the order of keys and of the process."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def name_id(name: str) -> int:
+    """A 31-bit integer for a name, to fold into a random key: streams are told apart by what they are for."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") & 0x7FFFFFFF

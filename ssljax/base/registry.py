@@ -1,0 +1,42 @@
+"""Names of what can be configured, each an import path that is followed only when the name is asked for."""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from ssljax.base.errors import UserError, nearest
+
+
+class Registry:
+    """A table from a public name to `"module:attribute"`, imported lazily.
+
+    A name that holds a colon is such a path itself, so users plug in their own classes from a config
+    (`objective.name = "my_package.objectives:Mine"`) without touching this package.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, str]):
+        self.kind = kind
+        self.entries = entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.entries))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def get(self, name: str, path: str = "name") -> Any:
+        """The object behind `name`; `path` is the config key to blame in the error."""
+        target = self.entries.get(name, name if ":" in str(name) else None)
+        if target is None:
+            raise UserError(
+                f"{path}: unknown {self.kind} {name!r}{nearest(str(name), self.entries)} "
+                f"(known: {', '.join(self)}; or 'package.module:Class')"
+            )
+        module, _, attribute = target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            # A missing dependency of the user's module is a different mistake from a misspelt module.
+            raise UserError(f"{path}: cannot import {target!r}: {error}") from error
+        except AttributeError as error:
+            raise UserError(f"{path}: module {module!r} has no {attribute!r}") from error

@@ -1,0 +1,208 @@
+"""Configuration is code: a group of keys is the fields of the frozen dataclass that it builds.
+
+A dataclass declares its keys with type hints and `setting(...)`; `build` turns a mapping into an instance and
+refuses, in one line that names the key, an unknown key, a wrong type or an impossible value. There is no second
+description of what a config may hold.
+
+Kinds of field:
+    `x: float = setting(0.1, gt=0)`                  a key with a default and a range
+    `x: Literal["a", "b"] = "a"`                     a choice
+    `x: Inner = setting(Inner())`                    a nested group, built from its own dataclass
+    `x: Any = setting({"name": "mlp"}, registry=R)`  a nested group chosen by its `name`
+    `x: Any = given()`                               no key: filled by the caller (a module, a data spec)
+
+Every key is *identity* (it changes what is learned, so it is part of the run's hash) unless marked `free=True`
+(mesh, logging, kernels: the same run done another way).
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Union
+
+from ssljax.base.errors import UserError, nearest
+from ssljax.base.registry import Registry
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    free: bool = False,
+    registry: Registry | None = None,
+) -> Any:
+    """A configurable field with a default (mutable defaults are copied), bounds, and its kind."""
+    bounds = {">": gt, ">=": ge, "<": lt, "<=": le}
+    metadata = {"bounds": {sign: b for sign, b in bounds.items() if b is not None}, "free": free, "registry": registry}
+    if isinstance(default, dict | list):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def given(default: Any = None) -> Any:
+    """A field that is not a configuration key: the caller of `build` passes it."""
+    return dataclasses.field(default=default, metadata={"given": True}, repr=False)
+
+
+def keys(cls: type) -> dict[str, dataclasses.Field]:
+    """The configurable fields of a dataclass, by name."""
+    return {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("given")}
+
+
+def build(cls: type, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
+    """An instance of dataclass `cls` from a mapping of its keys.
+
+    Args:
+        cls: a frozen dataclass.
+        values: the keys that were given; a `name` key, if `cls` has no such field, is the registry's and is ignored.
+        path: dotted path of the group, for messages.
+        **passed: values of `given()` fields; those that `cls` does not have are dropped.
+
+    Raises:
+        UserError: unknown key, wrong type, value out of range, or what the class's `validate()` complains of.
+    """
+    known = keys(cls)
+    for key in values:
+        if key not in known and key != "name":
+            raise UserError(f"{path}.{key}: unknown key{nearest(key, known)} (allowed: {', '.join(known) or 'none'})")
+    hints = typing.get_type_hints(cls)
+    arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
+    for name, field in known.items():
+        where = f"{path}.{name}" if path else name
+        if name in values:
+            arguments[name] = _convert(values[name], hints[name], field, where)
+        elif field.metadata.get("registry") is not None and field.default_factory is not dataclasses.MISSING:
+            arguments[name] = _convert(field.default_factory(), hints[name], field, where)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: missing; {_describe(hints[name])} is required")
+    instance = cls(**arguments)
+    if hasattr(instance, "validate"):
+        try:
+            instance.validate()
+        except ValueError as error:  # `validate` names its own key; the path of the group is ours to add
+            raise UserError(f"{path}.{error}" if path else str(error)) from error
+    return instance
+
+
+def to_dict(instance: Any) -> dict[str, Any]:
+    """The complete configuration of a built instance as JSON values, defaults included."""
+    names = getattr(instance, "_registry_name", None)
+    out = {"name": names} if names else {}
+    for name in keys(type(instance)):
+        out[name] = _plain(getattr(instance, name))
+    return out
+
+
+def identity(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a completed group that decides what is learned: its keys less those marked free."""
+    known = keys(cls)
+    return {k: v for k, v in values.items() if k not in known or not known[k].metadata.get("free")}
+
+
+def build_named(registry: Registry, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
+    """An instance of the registered class that `values["name"]` asks for; remembers the name for `to_dict`."""
+    if not isinstance(values, Mapping) or "name" not in values:
+        raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
+    instance = build(registry.get(values["name"], f"{path}.name"), values, path, **passed)
+    object.__setattr__(instance, "_registry_name", values["name"])
+    return instance
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str) -> Any:
+    registry = field.metadata.get("registry")
+    if registry is not None and isinstance(value, Mapping):
+        return build_named(registry, value, where)
+    value = _typed(value, hint, where)
+    for sign, bound in field.metadata.get("bounds", {}).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, int | float) and not _HOLDS[sign](number, bound):
+                raise UserError(f"{where}: got {number!r}, must be {sign} {bound}")
+    return value
+
+
+_HOLDS = {
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+}
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type hint asks, or a UserError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            # An exact match first, so that an int stays an int where both int and float are allowed.
+            if isinstance(option, type) and type(value) is option:
+                return value
+        for option in arguments:
+            try:
+                return _typed(value, option, where)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        close = nearest(value, [a for a in arguments if isinstance(a, str)]) if isinstance(value, str) else ""
+        raise UserError(f"{where}: got {value!r}{close} (allowed: {', '.join(map(repr, arguments))})")
+    elif hint is None or hint is type(None):
+        if value is None:
+            return None
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return build(hint, value, where)
+    elif origin is tuple:
+        if isinstance(value, tuple | list):
+            if len(arguments) == 2 and arguments[1] is Ellipsis:
+                return tuple(_typed(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value))
+            if len(value) == len(arguments):
+                return tuple(_typed(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments)))
+    elif origin is dict or hint is dict:
+        if isinstance(value, Mapping):
+            if not arguments:
+                return dict(value)
+            return {str(k): _typed(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise UserError(f"{where}: got {value!r} ({type(value).__name__}), must be {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if hint in (None, type(None)):
+        return "None"
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0])}" if arguments else "a list"
+    if origin is dict or hint is dict or dataclasses.is_dataclass(hint):
+        return "a group of keys"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))
