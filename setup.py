@@ -1,0 +1,56 @@
+"""Installation: `pip install -e .`; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ssljax/__init__.py").read_text()).group(1)  # type: ignore[union-attr]
+
+setup(
+    name="ssljax",
+    version=VERSION,
+    description="Every learning principle, every transformer family and every mesh through one train step.",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ssljax", "ssljax.*"]),
+    package_data={"ssljax": ["py.typed"]},
+    entry_points={"console_scripts": ["ssljax=ssljax.cli:main"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12,<0.13",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "grain>=0.2.15,<0.3",
+        "ml_collections>=1.1,<2",
+        "tensorflow-datasets>=4.9.9,<5",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
+        "array_record>=0.8",
+        "numpy>=2.0",
+        "scipy>=1.12",
+        "scikit-learn>=1.5",
+        "pillow>=10",
+        "tokenizers>=0.20,<0.24",
+        "rich>=13",
+        "tensorboardX>=2.6",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "import-linter>=2.1",
+        ],
+        "parity": ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5"],
+        "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "docs": ["mkdocs>=1.6,<2"],
+    },
+)

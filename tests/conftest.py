@@ -1,0 +1,27 @@
+"""Every test sees eight CPU devices, exact matrix products, and a compilation cache shared by the processes."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "ssljax_jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_default_matmul_precision", "highest")
+hypothesis.settings.register_profile("ssljax", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("ssljax")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real datasets, or a skip that names what is missing."""
+    path = os.environ.get("SSLJAX_DATA")
+    if not path or not pathlib.Path(path).is_dir():
+        pytest.skip("SSLJAX_DATA (the folder of real datasets) is not set")
+    return pathlib.Path(path)
