@@ -88,19 +88,17 @@ def build(cls: type, values: Mapping[str, Any], path: str, **passed: Any) -> Any
     return instance
 
 
-def to_dict(instance: Any) -> dict[str, Any]:
-    """The complete configuration of a built instance as JSON values, defaults included."""
-    names = getattr(instance, "_registry_name", None)
-    out = {"name": names} if names else {}
-    for name in keys(type(instance)):
-        out[name] = _plain(getattr(instance, name))
+def to_dict(instance: Any, free: bool = True) -> dict[str, Any]:
+    """The complete configuration of a built instance as JSON values, defaults included.
+
+    With `free=False` only what decides what is learned: the part that the identity hash of a run is made of.
+    """
+    name = getattr(instance, "_registry_name", None)
+    out = {"name": name} if name else {}
+    for key, field in keys(type(instance)).items():
+        if free or not field.metadata.get("free"):
+            out[key] = _plain(getattr(instance, key), free)
     return out
-
-
-def identity(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a completed group that decides what is learned: its keys less those marked free."""
-    known = keys(cls)
-    return {k: v for k, v in values.items() if k not in known or not known[k].metadata.get("free")}
 
 
 def build_named(registry: Registry, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
@@ -112,13 +110,13 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
     return instance
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, free: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
+        return to_dict(value, free)
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v, free) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(v, free) for v in value]
     return value
 
 
@@ -188,6 +186,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
+        if isinstance(value, float) and value.is_integer():  # so that 1e3 can be written for a count
+            return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
     raise UserError(f"{where}: got {value!r} ({type(value).__name__}), must be {_describe(hint)}")

@@ -1,0 +1,15 @@
+"""Meshes, the one table from logical to mesh axes, and the placement of batches and states."""
+
+from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context
+from ssljax.parallel.rules import batch_sharding, logical_axes, partition_spec, replicated, shardings
+
+__all__ = [
+    "MeshConfig",
+    "batch_sharding",
+    "logical_axes",
+    "make_mesh",
+    "mesh_context",
+    "partition_spec",
+    "replicated",
+    "shardings",
+]

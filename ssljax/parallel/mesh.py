@@ -1,0 +1,60 @@
+"""The device mesh: five named axes, of which most runs use one or two."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh
+
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.parallel.rules import ACTIVATION_RULES
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each axis takes; one axis may be -1 and takes what the others leave.
+
+    `data` replicates parameters and splits the batch; `fsdp` splits both; `tensor` splits heads, hidden and
+    vocabulary; `context` splits the sequence; `expert` splits experts.
+    """
+
+    data: int = schema.setting(-1, free=True)
+    fsdp: int = schema.setting(1, free=True)
+    tensor: int = schema.setting(1, free=True)
+    context: int = schema.setting(1, free=True)
+    expert: int = schema.setting(1, free=True)
+
+    def validate(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            if size != -1 and size < 1:
+                raise ValueError(f"{name}: got {size}, must be at least 1, or -1 to fill")
+        if list(sizes.values()).count(-1) > 1:
+            raise ValueError("data: only one axis can be -1 (it takes the devices that the others leave)")
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices` (default: all).
+
+    Raises:
+        UserError: the axis sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = dataclasses.asdict(config)
+    fixed = math.prod(s for s in sizes.values() if s != -1)
+    if len(devices) % fixed or (-1 not in sizes.values() and fixed != len(devices)):
+        wanted = " x ".join(f"{k}={v}" for k, v in sizes.items() if v != 1) or "1"
+        raise UserError(f"mesh: {wanted} does not fit {len(devices)} devices; the product must be {len(devices)}")
+    shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes.values())
+    return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+
+
+@contextlib.contextmanager
+def mesh_context(mesh: Mesh) -> Iterator[Mesh]:
+    """Inside, logical constraints in layers mean this mesh (without it flax drops them silently)."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(ACTIVATION_RULES):
+        yield mesh

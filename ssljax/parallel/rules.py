@@ -1,0 +1,87 @@
+"""The one table from logical axis names to mesh axes.
+
+A parameter names its axes by meaning ("embed", "heads", ...). Each name has an ordered list of candidates, each a
+tuple of mesh axes; the first whose axes are still free in this array and whose size divides the dimension is taken,
+else the dimension is replicated. Names earlier in the table choose first.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Axes = tuple[str | None, ...]
+
+RULES: dict[str, tuple[tuple[str, ...], ...]] = {
+    # Activations and per-example state.
+    "batch": (("data", "fsdp"), ("data",), ("fsdp",)),
+    "length": (("context",),),
+    # Parameters. A table [vocab, embed] split on both axes makes the compiler replicate it at every lookup, so the
+    # vocabulary takes both mesh axes and leaves the width whole.
+    "vocab": (("tensor", "fsdp"), ("tensor",), ("fsdp",)),
+    "experts": (("expert",),),
+    "heads": (("tensor",),),
+    "kv": (("tensor",),),
+    "mlp": (("tensor",),),
+    "prototypes": (("tensor",),),
+    "embed": (("fsdp",),),
+    "queue": (("data", "fsdp"), ("data",), ("fsdp",)),
+    "layers": (),
+    "positions": (),
+    "patch": (),
+    "classes": (),
+}
+
+# Flax reads activation constraints from a list of (name, mesh axes); the batch comes first, so that the width of an
+# activation never takes the axis that its batch is split over.
+ACTIVATION_RULES = [(name, candidates[0] if candidates else None) for name, candidates in RULES.items()]
+
+
+def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
+    """Which mesh axes split each dimension of an array with logical `axes` and `shape` on a mesh of these `sizes`."""
+    if len(axes) != len(shape):
+        return PartitionSpec()
+    names = list(RULES)
+    order = sorted(range(len(axes)), key=lambda d: names.index(axes[d]) if axes[d] in RULES else len(names))
+    taken: set[str] = set()
+    spec: list[Any] = [None] * len(shape)
+    for d in order:
+        for candidate in RULES.get(axes[d] or "", ()):
+            used = tuple(a for a in candidate if sizes.get(a, 1) > 1)
+            if used and not taken & set(used) and shape[d] % math.prod(sizes[a] for a in used) == 0:
+                spec[d] = used if len(used) > 1 else used[0]
+                taken |= set(used)
+                break
+    return PartitionSpec(*spec)
+
+
+def logical_axes(boxed: Any) -> Any:
+    """The tree of logical axis names (tuples) of a tree with flax partitioning boxes; `()` where there is no box."""
+
+    def names(leaf: Any) -> Axes:
+        return tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else ()
+
+    return jax.tree.map(names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
+    """The tree of `NamedSharding` for a tree of logical axes (tuples) and one of shaped arrays."""
+    sizes = dict(mesh.shape)
+    return jax.tree.map(
+        lambda shaped, names: NamedSharding(mesh, partition_spec(names, shaped.shape, sizes)),
+        shapes,
+        axes,
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over all devices that hold different examples."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
