@@ -1,0 +1,31 @@
+"""Losses: pure functions of arrays. No module, mesh or configuration is seen here.
+
+Every per-example loss takes `weights=None` [N] (0 = padding: neither anchor nor negative) and `reduce=True` (the
+weighted mean; if no row has weight, 0). `reduce=False` returns (values [N], weights [N]). Sums, softmaxes and norms
+are computed in float32.
+"""
+
+from ssljax.losses.classification import TokenScores, cross_entropy, linear_cross_entropy, linear_nll
+from ssljax.losses.contrastive import clip_loss, nt_xent, nt_xent_ring
+from ssljax.losses.cross_view import dino_loss, sinkhorn, swav_loss
+from ssljax.losses.health import alignment, effective_rank, entropy, feature_std, uniformity
+from ssljax.losses.reconstruction import masked_mse
+
+__all__ = [
+    "TokenScores",
+    "alignment",
+    "clip_loss",
+    "cross_entropy",
+    "dino_loss",
+    "effective_rank",
+    "entropy",
+    "feature_std",
+    "linear_cross_entropy",
+    "linear_nll",
+    "masked_mse",
+    "nt_xent",
+    "nt_xent_ring",
+    "sinkhorn",
+    "swav_loss",
+    "uniformity",
+]

@@ -1,0 +1,165 @@
+"""Cross-entropy, plain and fused with the output projection."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.losses.reduction import finish, weights_of
+
+
+def cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    weights: jax.Array | None = None,
+    reduce: bool = True,
+):
+    """Softmax cross-entropy in nats.
+
+    The target of an integer label y is (1 - s) onehot(y) + s / C with s = `label_smoothing` (Szegedy et al. 2016,
+    section 7); soft labels are smoothed the same way.
+
+    Args:
+        logits: [N, C], any float type; computed in float32.
+        labels: int [N] in [0, C), or soft labels float [N, C]. An integer outside [0, C) whose weight is positive
+            gives NaN: a wrong label must not train silently.
+        weights: [N], 0 = padding.
+        reduce: False returns (values [N], weights [N]).
+    """
+    logits = logits.astype(jnp.float32)
+    weights = weights_of(weights, logits.shape[0])
+    log_p_NxC = jax.nn.log_softmax(logits)
+    if labels.ndim == logits.ndim:
+        values = -(labels.astype(jnp.float32) * log_p_NxC).sum(-1)
+        total = labels.astype(jnp.float32).sum(-1)
+    else:
+        values = -jnp.take_along_axis(log_p_NxC, _inside(labels, logits.shape[-1])[:, None], axis=-1)[:, 0]
+        values = _poison(values, labels, logits.shape[-1])
+        total = 1.0
+    uniform = -log_p_NxC.mean(-1) * total
+    return finish((1 - label_smoothing) * values + label_smoothing * uniform, weights, reduce)
+
+
+class TokenScores(NamedTuple):
+    """What the output projection says about each label."""
+
+    nll: jax.Array
+    """[N] float32: minus the log probability of the label, in nats."""
+    correct: jax.Array
+    """[N] bool: no other class has a higher logit (ties count as correct). Carries no gradient."""
+
+
+def linear_nll(
+    hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None, labels: jax.Array, *, chunk: int = 512
+) -> TokenScores:
+    """-log softmax(hidden @ kernel + bias)[label] without ever holding [N, V].
+
+    Runs over slabs of `chunk` tokens; the backward pass computes each slab of logits again from the saved
+    log-normaliser, so the extra memory is [chunk, V] and the extra work one more matrix product.
+
+    Args:
+        hidden: [N, D]; the product runs in its type and accumulates in float32.
+        kernel: [D, V].
+        bias: [V] or None.
+        labels: int [N]; outside [0, V) the nll is NaN.
+        chunk: tokens (of the whole, sharded batch) in a slab; need not divide N.
+    """
+    n, v = hidden.shape[0], kernel.shape[1]
+    bias = jnp.zeros(v, jnp.float32) if bias is None else bias
+    slabs = -(-n // chunk)
+    padding = slabs * -(-n // slabs) - n
+    inside = jnp.pad(_inside(labels, v), (0, padding))
+    scores = _linear_nll(slabs, jnp.pad(hidden, ((0, padding), (0, 0))), kernel, bias, inside)
+    return TokenScores(_poison(scores.nll[:n], labels, v), scores.correct[:n])
+
+
+def linear_cross_entropy(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    labels: jax.Array,
+    *,
+    weights: jax.Array | None = None,
+    chunk: int = 512,
+    reduce: bool = True,
+):
+    """`cross_entropy(hidden @ kernel + bias, labels)` through `linear_nll`, which also tells what was correct.
+
+    Args:
+        hidden: [N, D].
+        kernel: [D, V].
+        bias: [V] or None.
+        labels: int [N]; ignored where the weight is 0.
+        weights: [N], 0 = padding.
+        chunk: tokens in a slab of logits.
+        reduce: False returns (values [N], weights [N]).
+    """
+    weights = weights_of(weights, hidden.shape[0])
+    return finish(linear_nll(hidden, kernel, bias, labels, chunk=chunk).nll, weights, reduce)
+
+
+def _inside(labels: jax.Array, classes: int) -> jax.Array:
+    return jnp.clip(labels, 0, classes - 1)
+
+
+def _poison(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    return jnp.where((labels >= 0) & (labels < classes), values, jnp.nan)
+
+
+def _split(x: jax.Array, slabs: int) -> jax.Array:
+    # Token r * slabs + s goes to slab s: every slab takes tokens from the whole batch. Contiguous slabs of an array
+    # that is sharded along N would each live on one device, and the devices would work one after the other.
+    return jnp.moveaxis(x.reshape(x.shape[0] // slabs, slabs, *x.shape[1:]), 1, 0)
+
+
+def _join(x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    product = jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return product + bias.astype(jnp.float32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _linear_nll(slabs, hidden, kernel, bias, labels) -> TokenScores:
+    return _forward(slabs, hidden, kernel, bias, labels)[0]
+
+
+def _forward(slabs, hidden, kernel, bias, labels):
+    def slab(_, slab_inputs):
+        h, y = slab_inputs
+        logits = _logits(h, kernel, bias)
+        top = logits.max(-1)
+        log_normaliser = top + jnp.log(jnp.exp(logits - top[:, None]).sum(-1))
+        at_label = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
+        return None, (log_normaliser - at_label, at_label >= top, log_normaliser)
+
+    _, out = jax.lax.scan(slab, None, (_split(hidden, slabs), _split(labels, slabs)))
+    nll, correct, log_normaliser = map(_join, out)
+    return TokenScores(nll, correct), (hidden, kernel, bias, labels, log_normaliser)
+
+
+def _backward(slabs, saved, cotangents):
+    hidden, kernel, bias, labels, log_normaliser = saved
+
+    def slab(sums, slab_inputs):
+        d_kernel, d_bias = sums
+        h, y, log_z, g = slab_inputs
+        p = jnp.exp(_logits(h, kernel, bias) - log_z[:, None])
+        d_logits = g[:, None] * (p - (y[:, None] == jnp.arange(p.shape[1])))
+        narrow = d_logits.astype(h.dtype)
+        d_kernel += jnp.dot(h.T, narrow, preferred_element_type=jnp.float32)
+        d_h = jnp.dot(narrow, kernel.astype(h.dtype).T, preferred_element_type=jnp.float32)
+        return (d_kernel, d_bias + d_logits.sum(0)), d_h.astype(h.dtype)
+
+    zeros = (jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
+    slices = tuple(_split(x, slabs) for x in (hidden, labels, log_normaliser, cotangents.nll))
+    (d_kernel, d_bias), d_hidden = jax.lax.scan(slab, zeros, slices)
+    return _join(d_hidden), d_kernel.astype(kernel.dtype), d_bias.astype(bias.dtype), None
+
+
+_linear_nll.defvjp(_forward, _backward)
