@@ -1,0 +1,1 @@
+"""The parts of a transformer: noise, masks, attention, norms, the one block, embeddings, heads."""

@@ -1,0 +1,176 @@
+"""Attention behind one function: an ordered list of kernels per backend, each saying what it can do.
+
+A kernel that cannot do what is asked is passed over, with its reason in the log; no mask is ever dropped. The plain
+kernel is last in every list and can do everything.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.errors import UserError, nearest
+from ssljax.layers.masks import Causal, Full, Mask, is_causal, may_be_empty
+
+log = logging.getLogger(__name__)
+
+_MASKED = -1e30  # the logit of a forbidden pair
+_FLOOR = -1e29  # row maxima are kept above it, so that exp(_MASKED - maximum) is exactly 0 in a row of nothing else
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    *,
+    scale: float | None = None,
+    kernel: str = "auto",
+    strict: bool = False,
+) -> jax.Array:
+    """softmax(scale q k^T) v over the allowed pairs (Vaswani 2017, equation 1), grouped heads (Ainslie 2023).
+
+    Args:
+        q: [B, T, H, K].
+        k: [B, S, G, K]; H is a multiple of G, head h uses group h // (H / G).
+        v: [B, S, G, K].
+        mask: a description; a query without any key gets zeros, never NaN.
+        scale: of the logits; 1/sqrt(K) if None.
+        kernel: "auto" (first of the backend's list that can) or a name to try first.
+        strict: refuse to fall back from the named kernel, or from a fused one.
+
+    Returns:
+        [B, T, H, K] in the type of q; softmax in float32.
+
+    Raises:
+        UserError: unknown kernel, or `strict` and a fallback.
+    """
+    backend = jax.default_backend()
+    names = BACKENDS.get(backend, ("xla",))
+    if kernel != "auto":
+        if kernel not in KERNELS:
+            raise UserError(
+                f"attention kernel {kernel!r} is unknown{nearest(kernel, KERNELS)} (known: {', '.join(KERNELS)})"
+            )
+        names = (kernel, *(n for n in names if n != kernel))
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    for name in names:
+        entry = KERNELS[name]
+        reason = entry.refuses(q, k, v, mask)
+        if reason is None:
+            _log_once(logging.INFO, f"attention on {backend}: {name}")
+            return entry.run(q, k, v, mask, scale)
+        if strict and (entry.fused or name == kernel):
+            raise UserError(f"attention kernel {name!r} can't be used: {reason} (strict=false allows a slower one)")
+        _log_once(logging.WARNING if entry.fused or name == kernel else logging.DEBUG, f"not {name}: {reason}")
+    raise AssertionError("the last kernel of every list refuses nothing")
+
+
+@functools.cache
+def _log_once(level: int, message: str) -> None:
+    log.log(level, message)
+
+
+def _xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+    allowed = mask.block(slice(0, q.shape[1]), slice(0, k.shape[1]))
+    return _from_heads(_softmax_block(*_to_heads(q, k, v), allowed, may_be_empty(mask), scale), q)
+
+
+def _blocked_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+    """Blocks of query rows, each against its prefix of the keys only: half the work of the full square."""
+    qh, kh, vh = _to_heads(q, k, v)
+    length = q.shape[1]
+    rows = _block_rows(length)
+    out = []
+    for start in range(0, length, rows):
+        stop = min(start + rows, length)
+        allowed = mask.block(slice(start, stop), slice(0, stop))
+        block = qh[:, :, :, start:stop], kh[:, :, :stop], vh[:, :, :stop]
+        out.append(_softmax_block(*block, allowed, may_be_empty(mask), scale))
+    return _from_heads(jnp.concatenate(out, axis=3), q)
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+    causal = isinstance(mask, Causal)
+    return jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=causal, implementation="cudnn")
+
+
+def _block_rows(length: int) -> int:
+    """64 rows a block, more for long sequences so that at most 16 blocks are compiled."""
+    return max(64, -(-length // (16 * 64)) * 64)
+
+
+def _to_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Heads-major layout: q [B, G, H/G, T, K], k and v [B, G, S, K]."""
+    batch, length, heads, width = q.shape
+    groups = k.shape[2]
+    q_BxGxRxTxK = q.reshape(batch, length, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)
+    return q_BxGxRxTxK, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+
+
+def _from_heads(out: jax.Array, like: jax.Array) -> jax.Array:
+    return out.transpose(0, 3, 1, 2, 4).reshape(like.shape).astype(like.dtype)
+
+
+def _softmax_block(q, k, v, allowed, may_be_empty: bool, scale: float) -> jax.Array:
+    """Attention of q [B, G, R, t, K] to k, v [B, G, s, K]; allowed broadcasts to [B, 1, t, s] or is None."""
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
+    if allowed is not None:
+        if allowed.ndim == 4:
+            allowed = allowed[:, :, None]  # [B, 1, 1, t, s]: the same for every head
+        logits = jnp.where(allowed, logits, _MASKED)
+    # The maximum only guards against overflow; the result does not depend on it, so no gradient goes through it.
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    if may_be_empty:
+        top = jnp.maximum(top, _FLOOR)
+    weights = jnp.exp(logits - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    if may_be_empty:
+        total = jnp.where(total == 0, 1, total)
+    out = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out / total  # after the product: K divisions a row and not S
+
+
+def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
+    if not is_causal(mask):
+        return "the mask is not causal"
+    if q.shape[1] != k.shape[1]:
+        return f"{q.shape[1]} queries and {k.shape[1]} keys"
+    if q.shape[1] < 128:
+        return f"length {q.shape[1]} is under 128"
+    return None
+
+
+def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
+    if jax.default_backend() != "gpu":
+        return "it needs an NVIDIA GPU"
+    if not isinstance(mask, Full | Causal):
+        return f"mask {type(mask).__name__} is not full or causal"
+    if isinstance(mask, Causal) and q.shape[1] != k.shape[1]:
+        return f"causal with {q.shape[1]} queries and {k.shape[1]} keys"
+    if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
+        return f"compute type {q.dtype} is not bfloat16 or float16"
+    if q.shape[-1] % 8 or q.shape[-1] > 128:
+        return f"head width {q.shape[-1]} is not a multiple of 8 up to 128"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One way to compute attention. `refuses` gives the reason why it can't, or None."""
+
+    run: Callable[[jax.Array, jax.Array, jax.Array, Mask, float], jax.Array]
+    refuses: Callable[[jax.Array, jax.Array, jax.Array, Mask], str | None]
+    fused: bool = False  # passing it over costs much: worth a warning, and an error under strict
+
+
+KERNELS = {
+    "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True),
+    "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),
+    "xla": Kernel(_xla, lambda q, k, v, mask: None),
+}
+BACKENDS = {"gpu": ("cudnn", "blocked_causal", "xla"), "cpu": ("blocked_causal", "xla"), "tpu": ("blocked_causal", "xla")}

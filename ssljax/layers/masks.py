@@ -1,0 +1,143 @@
+"""Which query may attend to which key, as a description and not as an array.
+
+A description is a small pytree; `a & b` is both. Only a kernel that needs an array asks for one with `materialize`.
+Queries and keys are counted from the same start. Integer and boolean arrays inside are data, so they may be traced.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def _description(*data: str, static: tuple[str, ...] = ()) -> Any:
+    def register(cls: type) -> type:
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        return jax.tree_util.register_dataclass(cls, data_fields=list(data), meta_fields=list(static))
+
+    return register
+
+
+class Mask:
+    """A description of allowed (query, key) pairs."""
+
+    def __and__(self, other: "Mask") -> "Mask":
+        parts: list[Mask] = []
+        for part in (*parts_of(self), *parts_of(other)):
+            if not any(part is p or (type(part) is type(p) is Causal) for p in parts):
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else All(tuple(parts)) if parts else Full()
+
+    def block(self, rows: slice, columns: slice) -> jax.Array | None:
+        """bool, broadcastable to [B, 1, rows, columns]; None where everything is allowed."""
+        raise NotImplementedError
+
+
+@_description()
+class Full(Mask):
+    """Every query attends to every key."""
+
+    def block(self, rows: slice, columns: slice) -> None:
+        return None
+
+
+@_description()
+class Causal(Mask):
+    """Query t attends to keys 0..t."""
+
+    def block(self, rows: slice, columns: slice) -> jax.Array | None:
+        if columns.stop <= rows.start + 1:
+            return None
+        return _index(rows)[:, None] >= _index(columns)
+
+
+@_description("length")
+class Prefix(Mask):
+    """Keys before `length` (int, or int32 [B]) are seen by every query; the rest is causal."""
+
+    length: Any
+
+    def block(self, rows: slice, columns: slice) -> jax.Array:
+        length = jnp.asarray(self.length).reshape(-1, 1, 1, 1)
+        return (_index(rows)[:, None] >= _index(columns)) | (_index(columns) < length)
+
+
+@_description(static=("window", "causal"))
+class Sliding(Mask):
+    """Local attention: causal, the last `window` keys (itself among them); symmetric, keys nearer than `window`."""
+
+    window: int
+    causal: bool = True
+
+    def block(self, rows: slice, columns: slice) -> jax.Array:
+        distance = _index(rows)[:, None] - _index(columns)
+        near = distance < self.window
+        return near & (distance >= 0 if self.causal else distance > -self.window)
+
+
+@_description("q_ids", "kv_ids")
+class Segments(Mask):
+    """Packed sequences: a query sees keys of its own segment. Segment 0 is padding: it sees and is seen by nobody.
+
+    q_ids int [B, T]; kv_ids int [B, S], the same ids where None.
+    """
+
+    q_ids: jax.Array
+    kv_ids: jax.Array | None = None
+
+    def block(self, rows: slice, columns: slice) -> jax.Array:
+        q_BxT = self.q_ids[:, rows]
+        kv_BxS = (self.q_ids if self.kv_ids is None else self.kv_ids)[:, columns]
+        same = q_BxT[:, :, None] == kv_BxS[:, None, :]
+        return (same & (kv_BxS != 0)[:, None, :])[:, None]
+
+
+@_description("valid")
+class Keys(Mask):
+    """Padding: only keys with `valid` (bool [B, S]) are seen."""
+
+    valid: jax.Array
+
+    def block(self, rows: slice, columns: slice) -> jax.Array:
+        return self.valid[:, None, None, columns].astype(bool)
+
+
+@_description("parts")
+class All(Mask):
+    """What every part allows; made by `&`."""
+
+    parts: tuple[Mask, ...]
+
+    def block(self, rows: slice, columns: slice) -> jax.Array | None:
+        arrays = [a for a in (p.block(rows, columns) for p in self.parts) if a is not None]
+        return functools.reduce(jnp.logical_and, arrays) if arrays else None
+
+
+def parts_of(mask: Mask) -> tuple[Mask, ...]:
+    """The descriptions that `mask` is the conjunction of; none for `Full`."""
+    return mask.parts if isinstance(mask, All) else () if isinstance(mask, Full) else (mask,)
+
+
+def is_causal(mask: Mask) -> bool:
+    """Does the mask certainly forbid every key that comes after its query?"""
+    return any(isinstance(p, Causal) or (isinstance(p, Sliding) and p.causal) for p in parts_of(mask))
+
+
+def may_be_empty(mask: Mask) -> bool:
+    """May a query have no key at all? (Then kernels must give it zeros.)"""
+    return any(isinstance(p, Segments | Keys) for p in parts_of(mask))
+
+
+def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:
+    """The mask as bool [B or 1, 1, q_len, kv_len], True = may attend."""
+    array = mask.block(slice(0, q_len), slice(0, kv_len))
+    if array is None:
+        return jnp.ones((1, 1, q_len, kv_len), bool)
+    array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    return jnp.broadcast_to(array, (array.shape[0], 1, q_len, kv_len))
+
+
+def _index(part: slice) -> jax.Array:
+    return jnp.arange(part.start, part.stop)
