@@ -1,0 +1,591 @@
+"""Optimisers: frozen configurations that bind to a parameter tree and give optax transformations.
+
+    bound = optimizer.bind(axes, shapes, sizes)                   # patterns, depths, layer axes: all settled here
+    opt_state = bound.init(params)
+    grads, norm = clip_by_global_norm(bound.trainable(grads), optimizer.clip_norm)
+    lr = optimizer.peak_learning_rate(batch_size) * schedule.shape(step, total)
+    updates, opt_state = bound.update(grads, opt_state, params, lr, step)
+    params = optax.apply_updates(params, updates)
+
+The caller computes `lr` from the state's own step, because a skipped step must advance the schedule. Every float
+field may be a tracer (a stacked sweep replaces it inside the jitted step and binds again; binding costs no device
+work).
+
+Layers that are scanned are kept as one leaf [L, ...] whose logical axes begin with "layers" (and [E, ...] with
+"experts"). Here such a leaf is L (x E) parameters: norms, factored moments, orthogonalisation and the question
+"matrix or vector" are those of one layer (`per_leaf`), so a scanned model trains exactly as an unrolled one.
+
+Paths are "a/b/c". Patterns are regular expressions searched in the path, so "bias$", "^encoder/", "last_layer".
+
+Three ways to keep parameters still, all bitwise: `lr_multipliers: {pattern: 0}` (such leaves have no optimiser state
+either), `freeze: {pattern: duration}` (no update before that step; gradients and moments are gathered meanwhile, so
+that bias corrections fit when the update starts; Caron et al. 2021 keep DINO's last layer for its first epoch), and
+no gradient at all, which is the objective's business.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+
+from ssljax.base import durations
+from ssljax.base.durations import Duration, Sizes
+from ssljax.base.errors import UserError
+from ssljax.base.registry import Registry
+from ssljax.base.schema import setting
+
+REGISTRY = Registry(
+    "optimizer",
+    {
+        name.lower(): f"ssljax.train.optimizers:{name}"
+        for name in ("AdamW", "SGD", "LARS", "LAMB", "Lion", "Adafactor", "Muon")
+    },
+)
+
+STACKING = ("layers", "experts")  # leading logical axes along which a leaf is many parameters
+
+# What the names of parameters and of their logical axes tell, where the rank does not.
+_EMBEDDING = re.compile(r"embed|position|token|register|patch")
+_HEAD = re.compile(r"(^|[/_])(head|classifier|logits|prototypes|last_layer)(/|$)")
+_NO_DECAY = re.compile(r"position|(class|cls|mask)_token|register")
+_BLOCK_INDEX = re.compile(r"^(?P<stack>.*?)(?:blocks?|layers?)[_/](?P<index>\d+)(?=/|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """What is known of one leaf of the parameter tree before any step."""
+
+    path: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    stacked: int  # number of leading axes in STACKING
+    kind: Literal["matrix", "vector", "embedding", "head"]
+    lr: float | np.ndarray = 1.0  # multiplier of the learning rate; [L, 1, ...] under layer-wise decay
+    wd: float = 1.0  # multiplier of the weight decay
+    frozen_until: int = 0  # no update at steps below this
+
+    @property
+    def frozen(self) -> bool:
+        """Never updated."""
+        return isinstance(self.lr, float) and self.lr == 0
+
+    @property
+    def is_vector(self) -> bool:
+        """Biases, norms, scales: at most one axis besides the stacking ones, whatever the name."""
+        return len(self.shape) - self.stacked <= 1
+
+
+Leaves = dict[str, Leaf]  # by path
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """What all optimisers share.
+
+    learning_rate: the peak, reached at the end of the warm-up.
+    lr_per: if given, `learning_rate` is for a batch of this size and grows linearly with the batch
+        (Goyal et al. 2017, section 2.1; SimCLR's 0.3 x batch / 256 is learning_rate 0.3, lr_per 256).
+    weight_decay: coefficient of the decay, times the learning rate.
+    clip_norm: largest global norm of the gradients; the step clips (`clip_by_global_norm`).
+    lr_multipliers, wd_multipliers: {pattern: factor}; the first pattern that matches a path counts. Without a
+        match the factors are 1, but for the weight decay of vectors (biases, norms, scales), position tables and
+        class, mask and register tokens: 0.
+    layer_decay: d multiplies the learning rate of a leaf at depth k by d^(K - k): embeddings have depth 0, block i
+        depth i + 1, everything else (final norm, heads) the last depth K = blocks + 1 (Bao et al. 2022, BEiT;
+        Clark et al. 2020, ELECTRA). Each stack of blocks counts its own, embeddings belong to the stack beside them.
+    freeze: {pattern: duration} without updates at the start.
+    """
+
+    learning_rate: float = setting(1e-3, gt=0)
+    lr_per: int | None = setting(None, gt=0)
+    weight_decay: float = setting(0.0, ge=0)
+    clip_norm: float | None = setting(None, gt=0)
+    lr_multipliers: dict[str, float] = setting({})
+    wd_multipliers: dict[str, float] = setting({})
+    layer_decay: float | None = setting(None, gt=0, le=1)
+    freeze: dict[str, Duration] = setting({})
+
+    def validate(self) -> None:
+        for field in ("lr_multipliers", "wd_multipliers"):
+            for pattern, factor in getattr(self, field).items():
+                if factor < 0:
+                    raise ValueError(f"{field}.{pattern}: got {factor!r}, must be >= 0")
+        for field in ("lr_multipliers", "wd_multipliers", "freeze"):
+            for pattern in getattr(self, field):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{field}: {pattern!r} is not a regular expression: {error}") from error
+        for pattern, duration in self.freeze.items():
+            durations.parse(duration, f"freeze.{pattern}")
+
+    def peak_learning_rate(self, batch_size: int) -> float | jax.Array:
+        """The learning rate that the schedule multiplies, for this global batch."""
+        return self.learning_rate if self.lr_per is None else self.learning_rate * (batch_size / self.lr_per)
+
+    def bind(self, axes: Any, shapes: Any, sizes: Sizes | None = None, path: str = "optimizer") -> "Bound":
+        """The optimiser of one parameter tree.
+
+        Args:
+            axes: like the parameters, with a tuple of logical axis names for each leaf; `()` or None if unnamed.
+            shapes: the parameters, or their `jax.ShapeDtypeStruct`s.
+            sizes: what turns the durations of `freeze` into steps; not needed where they are integers.
+            path: dotted path of the config group, for messages.
+
+        Raises:
+            UserError: a pattern that matches no parameter, `layer_decay` without layers, an unknown duration.
+        """
+        leaves = _describe(axes, shapes)
+        lr = _factors(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
+        wd = _factors(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
+        sizes = sizes or Sizes(batch_size=1)
+        until = {p: durations.steps(d, sizes, f"{path}.freeze.{p}") for p, d in self.freeze.items()}
+        freeze = _factors(until, leaves, f"{path}.freeze")
+        depth_factors = _depth_factors(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
+        bound = {}
+        for name, leaf in leaves.items():
+            decays = not (leaf.is_vector or "positions" in leaf.axes or _NO_DECAY.search(name.lower()))
+            factor = float(lr.get(name, 1.0))
+            if factor != 0 and name in depth_factors:
+                factor = factor * depth_factors[name]
+            bound[name] = dataclasses.replace(
+                leaf, lr=factor, wd=float(wd.get(name, decays)), frozen_until=int(freeze.get(name, 0))
+            )
+        rule = self.rule(bound)
+        if any(leaf.frozen for leaf in bound.values()):
+            rule = optax.masked(rule, lambda tree: _map(bound, lambda leaf, _: not leaf.frozen, tree))
+        return Bound(leaves=bound, rule=optax.with_extra_args_support(rule), axes=axes, shapes=shapes)
+
+    def rule(self, leaves: Leaves) -> optax.GradientTransformation:
+        """The update rule on the leaves that are trained; `update` is given `lr` and `step` as extra arguments."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """An optimiser of one parameter tree: pure functions to be called inside the jitted step."""
+
+    leaves: Leaves
+    rule: optax.GradientTransformationExtraArgs
+    axes: Any
+    shapes: Any
+
+    def init(self, params: Any) -> Any:
+        """The optimiser's state at step 0. Moments are trees like the parameters, without the frozen leaves."""
+        return self.rule.init(params)
+
+    def update(
+        self, grads: Any, opt_state: Any, params: Any, lr: jax.Array | float, step: jax.Array | int
+    ) -> tuple[Any, Any]:
+        """What to add to the parameters, and the new state.
+
+        Args:
+            grads, params: trees like the bound one.
+            lr: scalar, the learning rate of this step (peak times schedule).
+            step: scalar integer, the run's step counter; decides what `freeze` still holds.
+
+        Returns:
+            (updates, opt_state); frozen leaves get -0.0, the one number that leaves every float bitwise alone.
+        """
+        updates, opt_state = self.rule.update(grads, opt_state, params, lr=lr, step=step)
+
+        def hold(leaf: Leaf, update: jax.Array) -> jax.Array:
+            if leaf.frozen:
+                return jnp.full_like(update, -0.0)
+            if leaf.frozen_until:
+                return jnp.where(step < leaf.frozen_until, -0.0, update)
+            return update
+
+        return _map(self.leaves, hold, updates), opt_state
+
+    def trainable(self, grads: Any) -> Any:
+        """Gradients with zeros for the leaves that are never updated, so that these don't count in the global norm."""
+        return _map(self.leaves, lambda leaf, g: jnp.zeros_like(g) if leaf.frozen else g, grads)
+
+    def state_axes(self) -> Any:
+        """A tree like the optimiser's state with a tuple of logical axis names for each leaf.
+
+        Whatever has a parameter's shape has its names, so it is sharded like it; what is kept per layer or expert
+        keeps those names; the rest (counts, factored rows and columns, all small) is unnamed.
+        """
+        treedef = jax.tree.structure(self.shapes)
+        leaves = list(self.leaves.values())
+
+        def like_params(node: Any) -> bool:
+            try:
+                treedef.flatten_up_to(node)
+            except ValueError:
+                return False
+            return True
+
+        def names(node: Any) -> Any:
+            if not like_params(node):
+                return (None,) * node.ndim
+            parts = [
+                jax.tree.map(lambda array, leaf=leaf: _axes_of(array.shape, leaf), part)
+                for part, leaf in zip(treedef.flatten_up_to(node), leaves)
+            ]
+            return jax.tree.unflatten(treedef, parts)
+
+        return jax.tree.map(names, jax.eval_shape(self.rule.init, self.shapes), is_leaf=like_params)
+
+
+def clip_by_global_norm(grads: Any, max_norm: jax.Array | float | None) -> tuple[Any, jax.Array]:
+    """Gradients scaled so that their global norm is at most `max_norm`, and the norm before (float32 scalar).
+
+    Pascanu et al. 2013, algorithm 1. None clips nothing. A non-finite norm makes every gradient non-finite or leaves
+    it, so the caller has to look at the norm before it uses them.
+    """
+    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+    if max_norm is None:
+        return grads, norm
+    scale = jnp.minimum(1.0, max_norm / norm)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), norm
+
+
+def per_leaf(
+    choose: Callable[[Leaf], optax.GradientTransformation | None], leaves: Leaves
+) -> optax.GradientTransformation:
+    """Each leaf under a transformation of its own, mapped over the leaf's layer and expert axes.
+
+    The state is a tree like the parameters whose leaves are replaced by the states of their transformations, with
+    the leading axes of the leaf (a count becomes [L]).
+
+    Args:
+        choose: the transformation of a leaf, None to leave it as it is.
+        leaves: of the bound tree.
+    """
+
+    def mapped(leaf: Leaf, function: Callable) -> Callable:
+        for _ in range(leaf.stacked):
+            function = jax.vmap(function)
+        return function
+
+    def transformation(leaf: Leaf) -> optax.GradientTransformation:
+        return choose(leaf) or optax.identity()
+
+    def init(params: Any) -> Any:
+        return _map(leaves, lambda leaf, p: mapped(leaf, transformation(leaf).init)(p), params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        flat, treedef = jax.tree_util.tree_flatten_with_path(updates)
+        out = [
+            mapped(leaf, transformation(leaf).update)(u, s, p)
+            for leaf, u, s, p in zip(
+                [leaves[_path(keys)] for keys, _ in flat],
+                [u for _, u in flat],
+                treedef.flatten_up_to(state),
+                treedef.flatten_up_to(params),
+            )
+        ]
+        return treedef.unflatten([u for u, _ in out]), treedef.unflatten([s for _, s in out])
+
+    return optax.GradientTransformation(init, update)
+
+
+def _descend(leaves: Leaves) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by -lr and each leaf's own factor; the factor is 0 while the leaf is frozen."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, lr: Any, step: Any, **_: Any) -> tuple[Any, Any]:
+        def scale(leaf: Leaf, u: jax.Array) -> jax.Array:
+            rate = jnp.where(step < leaf.frozen_until, 0.0, lr) if leaf.frozen_until else lr
+            return (-rate * leaf.lr * u).astype(u.dtype)
+
+        return _map(leaves, scale, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def _decay(weight_decay: Any, leaves: Leaves) -> optax.GradientTransformation:
+    """Adds weight_decay x the leaf's factor x the parameter."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        def add(leaf: Leaf, u: jax.Array, p: jax.Array) -> jax.Array:
+            return u + weight_decay * leaf.wd * p if leaf.wd else u
+
+        return _map(leaves, add, updates, params), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2).
+
+    p <- p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p).
+    """
+
+    weight_decay: float = setting(0.05, ge=0)
+    b1: float = setting(0.9, ge=0, lt=1)
+    b2: float = setting(0.999, ge=0, lt=1)
+    eps: float = setting(1e-8, gt=0)
+
+    def rule(self, leaves):
+        return optax.chain(
+            optax.scale_by_adam(self.b1, self.b2, self.eps), _decay(self.weight_decay, leaves), _descend(leaves)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum and L2 weight decay: v <- momentum v + g + weight_decay p; p <- p - lr v.
+
+    With `nesterov` the step is along g + weight_decay p + momentum v (Sutskever et al. 2013, as PyTorch writes it).
+    """
+
+    learning_rate: float = setting(0.1, gt=0)
+    momentum: float = setting(0.9, ge=0, lt=1)
+    nesterov: bool = setting(False)
+
+    def rule(self, leaves):
+        return optax.chain(
+            _decay(self.weight_decay, leaves), optax.trace(self.momentum, nesterov=self.nesterov), _descend(leaves)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LARS(Optimizer):
+    """Layer-wise adaptive rates (You, Gitman and Ginsburg 2017, algorithm 1), momentum after the learning rate.
+
+    u = g + weight_decay p;  v <- momentum v + lr (trust |p| / |u|) u;  p <- p - v.
+    The denominator is the norm of the sum as in SimCLR's and BYOL's code, where the paper adds the two norms. Vectors
+    have no trust ratio and no decay (SimCLR), so their rate is `learning_rate` itself: large rates may want an
+    `lr_multipliers` entry. The ratio is 1 where a norm is zero.
+    """
+
+    learning_rate: float = setting(0.3, gt=0)
+    weight_decay: float = setting(1e-6, ge=0)
+    momentum: float = setting(0.9, ge=0, lt=1)
+    trust: float = setting(1e-3, gt=0)
+
+    def rule(self, leaves):
+        trust = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
+        return optax.chain(
+            _decay(self.weight_decay, leaves),
+            per_leaf(lambda leaf: None if leaf.is_vector else trust, leaves),
+            _descend(leaves),
+            optax.trace(self.momentum),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LAMB(Optimizer):
+    """Layer-wise adaptive Adam (You et al. 2020, algorithm 2, with Adam's bias correction and phi the identity).
+
+    u = Adam direction + weight_decay p;  p <- p - lr (|p| / |u|) u. Vectors have neither trust ratio nor decay; the
+    ratio is 1 where a norm is zero.
+    """
+
+    weight_decay: float = setting(0.01, ge=0)
+    b1: float = setting(0.9, ge=0, lt=1)
+    b2: float = setting(0.999, ge=0, lt=1)
+    eps: float = setting(1e-6, gt=0)
+
+    def rule(self, leaves):
+        return optax.chain(
+            optax.scale_by_adam(self.b1, self.b2, self.eps),
+            _decay(self.weight_decay, leaves),
+            per_leaf(lambda leaf: None if leaf.is_vector else optax.scale_by_trust_ratio(), leaves),
+            _descend(leaves),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lion(Optimizer):
+    """Sign of an interpolated momentum (Chen et al. 2023, algorithm 2).
+
+    p <- p - lr (sign(b1 m + (1 - b1) g) + weight_decay p);  m <- b2 m + (1 - b2) g. Rates are 3-10 times smaller
+    than AdamW's, weight decays as much larger.
+    """
+
+    learning_rate: float = setting(1e-4, gt=0)
+    weight_decay: float = setting(0.5, ge=0)
+    b1: float = setting(0.9, ge=0, lt=1)
+    b2: float = setting(0.99, ge=0, lt=1)
+
+    def rule(self, leaves):
+        return optax.chain(optax.scale_by_lion(self.b1, self.b2), _decay(self.weight_decay, leaves), _descend(leaves))
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor(Optimizer):
+    """Factored second moments (Shazeer and Stern 2018, algorithm 4).
+
+    The direction is g / sqrt(v), v kept as row and column means where a leaf has two axes of at least
+    `min_factor_dim`; its root mean square is clipped to `clip_rms`; `relative` multiplies it by the root mean square
+    of the parameter (at least 1e-3), so `learning_rate` is relative to the weights' size; `momentum`, off by default,
+    averages it. Weight decay is decoupled, as in `adamw`.
+    """
+
+    learning_rate: float = setting(1e-2, gt=0)
+    decay_rate: float = setting(0.8, gt=0, le=1)
+    min_factor_dim: int = setting(128, ge=1)
+    clip_rms: float | None = setting(1.0, gt=0)
+    relative: bool = setting(True)
+    momentum: float | None = setting(None, ge=0, lt=1)
+
+    def rule(self, leaves):
+        factored = optax.scale_by_factored_rms(
+            decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factor_dim
+        )
+        parts = [per_leaf(lambda _: factored, leaves)]
+        if self.clip_rms is not None:
+            parts.append(per_leaf(lambda _: optax.clip_by_block_rms(self.clip_rms), leaves))
+        if self.relative:
+            parts.append(per_leaf(lambda _: optax.scale_by_param_block_rms(), leaves))
+        if self.momentum is not None:
+            parts.append(optax.ema(self.momentum, debias=False))
+        return optax.chain(*parts, _decay(self.weight_decay, leaves), _descend(leaves))
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(Optimizer):
+    """Orthogonalised momentum for the hidden matrices, AdamW for the rest (Jordan et al. 2024).
+
+    Momentum (bias-corrected, Nesterov), then `newton_schulz_steps` of the quintic iteration with coefficients
+    (3.4445, -4.7750, 2.0315), from optax. Embeddings (tokens, positions, patches), heads (classes, vocabulary,
+    prototypes) and vectors take AdamW with b1, b2, eps and the same learning rate and decay. A kernel of more than
+    two axes is a matrix of (all axes but the last, the last).
+
+    scale: "rms" multiplies by 0.2 sqrt(max(in, out)), so that an update has the size of AdamW's and its learning
+    rates and decays carry over (Liu et al. 2025, Muon is Scalable for LLM Training, equation 4); "spectral" by
+    sqrt(max(1, out / in)) (Jordan's), whose learning rates are about 0.02: give AdamW's leaves `lr_multipliers` then.
+    """
+
+    weight_decay: float = setting(0.05, ge=0)
+    momentum: float = setting(0.95, ge=0, lt=1)
+    nesterov: bool = setting(True)
+    newton_schulz_steps: int = setting(5, ge=1)
+    scale: Literal["rms", "spectral"] = "rms"
+    b1: float = setting(0.9, ge=0, lt=1)
+    b2: float = setting(0.999, ge=0, lt=1)
+    eps: float = setting(1e-8, gt=0)
+
+    def rule(self, leaves):
+        def matrix_axes(leaf: Leaf, array: jax.Array) -> optax.contrib.MuonDimensionNumbers:
+            # Axes that are named in neither place (layers, experts) are mapped over.
+            return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.stacked, array.ndim - 1)), (array.ndim - 1,))
+
+        orthogonal = optax.contrib.scale_by_muon(
+            ns_steps=self.newton_schulz_steps,
+            beta=self.momentum,
+            nesterov=self.nesterov,
+            weight_dimension_numbers=lambda tree: _map(leaves, matrix_axes, tree),
+        )
+        sized = optax.stateless(lambda updates, _: _map(leaves, lambda leaf, u: u * self.size(leaf), updates))
+        directions = {
+            "matrix": optax.chain(orthogonal, sized),
+            "rest": optax.scale_by_adam(self.b1, self.b2, self.eps),
+        }
+        labels = {name: "matrix" if leaf.kind == "matrix" else "rest" for name, leaf in leaves.items()}
+        return optax.chain(
+            optax.partition(directions, lambda tree: _map(leaves, lambda leaf, _: labels[leaf.path], tree)),
+            _decay(self.weight_decay, leaves),
+            _descend(leaves),
+        )
+
+    def size(self, leaf: Leaf) -> float:
+        """The factor of an orthogonal update of this leaf's shape."""
+        *inputs, out = leaf.shape[leaf.stacked :]
+        fan_in = int(np.prod(inputs))
+        return 0.2 * max(fan_in, out) ** 0.5 if self.scale == "rms" else max(1.0, out / fan_in) ** 0.5
+
+
+def _path(keys: tuple) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _map(leaves: Leaves, function: Callable, *trees: Any) -> Any:
+    """`function(leaf, *arrays)` over trees like the parameters (leaves masked away are skipped)."""
+    return jax.tree_util.tree_map_with_path(lambda keys, *arrays: function(leaves[_path(keys)], *arrays), *trees)
+
+
+def _describe(axes: Any, shapes: Any) -> Leaves:
+    """The table of leaves of a parameter tree, in the tree's order."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    leaves = {}
+    for (keys, array), names in zip(flat, treedef.flatten_up_to(axes)):
+        path, names = _path(keys), tuple(names or ())
+        if names and len(names) != array.ndim:
+            raise ValueError(f"{path}: logical axes {names} do not fit the shape {array.shape}")
+        stacked = next((i for i, name in enumerate(names) if name not in STACKING), len(names))
+        leaves[path] = Leaf(path, tuple(array.shape), names, stacked, _kind(path.lower(), names, array.ndim - stacked))
+    return leaves
+
+
+def _kind(path: str, axes: tuple[str | None, ...], rank: int) -> Literal["matrix", "vector", "embedding", "head"]:
+    if rank <= 1:
+        return "vector"
+    if _HEAD.search(path) or "classes" in axes:
+        return "head"
+    if _EMBEDDING.search(path) or "positions" in axes or "patch" in axes:
+        return "embedding"
+    return "head" if "vocab" in axes else "matrix"
+
+
+def _factors(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any]:
+    """{path: value of the first pattern that matches}; a pattern that matches no path at all is a mistake."""
+    found: dict[str, Any] = {}
+    for pattern, value in table.items():
+        paths = [path for path in leaves if re.search(pattern, path)]
+        if not paths:
+            some = list(leaves)[:: max(1, len(leaves) // 4)][:4]
+            raise UserError(f"{key}: {pattern!r} matches no parameter (there are {len(leaves)}: {', '.join(some)}, ...)")
+        for path in paths:
+            found.setdefault(path, value)
+    return found
+
+
+def _depth_factors(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
+    """The factor of layer-wise decay of each leaf below the last depth; [L, 1, ...] for a scanned leaf."""
+    stacks: dict[str, int] = {}  # what the paths of a stack begin with -> number of blocks
+    places: dict[str, tuple[str, Any]] = {}  # path -> (its stack, index or indices of its block)
+    for name, leaf in leaves.items():
+        match = _BLOCK_INDEX.match(name)
+        if "layers" in leaf.axes[: leaf.stacked]:
+            axis = leaf.axes.index("layers")
+            depth, stack = leaf.shape[axis], _scanned_stack(name)
+            index = np.arange(depth, dtype=np.float32)
+            places[name] = stack, index.reshape([-1 if i == axis else 1 for i in range(len(leaf.shape))])
+        elif match:
+            depth, stack = int(match["index"]) + 1, match["stack"]
+            places[name] = stack, int(match["index"])
+        else:
+            continue
+        stacks[stack] = max(stacks.get(stack, 0), depth)
+    if not stacks:
+        raise UserError(f"{path}.layer_decay: got {decay!r}, but the model has no layers; remove the key")
+
+    factors = {name: decay ** (stacks[stack] - index) for name, (stack, index) in places.items()}
+    for name, leaf in leaves.items():
+        embeds = _EMBEDDING.search(name.lower()) and not _HEAD.search(name.lower())
+        if name not in places and embeds:
+            nearest = max(stacks, key=lambda stack, name=name: (_shared(stack, name), stacks[stack]))
+            factors[name] = decay ** (stacks[nearest] + 1)
+    return factors
+
+
+def _scanned_stack(path: str) -> str:
+    """What the path of a scanned leaf begins with, up to the component that holds the blocks."""
+    match = re.match(r"^(.*?)(?:blocks?|layers?)(?:/|$)", path)
+    return match[1] if match else path.split("/")[0] + "/"
+
+
+def _shared(a: str, b: str) -> int:
+    """Number of leading path components that two paths share."""
+    pairs = zip(a.split("/"), b.split("/"))
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(a.count("/"), b.count("/")) + 1)
+
+
+def _axes_of(shape: tuple[int, ...], leaf: Leaf) -> tuple[str | None, ...]:
+    if shape == leaf.shape:
+        return leaf.axes
+    if leaf.stacked and shape[: leaf.stacked] == leaf.shape[: leaf.stacked]:
+        return leaf.axes[: leaf.stacked] + (None,) * (len(shape) - leaf.stacked)
+    return (None,) * len(shape)

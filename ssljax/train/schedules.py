@@ -1,0 +1,156 @@
+"""Shapes of the learning rate over a run: multipliers in [0, 1] of the peak.
+
+A schedule is a pure function of the step, `schedule.resolve(sizes).shape(step, total)`, evaluated inside the jitted
+step from the state's own step counter, so that a skipped (non-finite) step and a resumed run advance it alike.
+
+With W warm-up steps all schedules rise as (step + 1) / W over steps 0 .. W-1: no step is spent at rate zero, and
+W = 0 and W = 1 both mean no warm-up. After it they are a function of step - W, exactly 1 at step W.
+"""
+
+import dataclasses
+from typing import ClassVar, Literal, Self
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base import durations
+from ssljax.base.durations import Duration, Sizes
+from ssljax.base.errors import UserError
+from ssljax.base.registry import Registry
+from ssljax.base.schema import setting
+
+REGISTRY = Registry(
+    "schedule",
+    {name.lower(): f"ssljax.train.schedules:{name}" for name in ("Constant", "Cosine", "Linear", "Rsqrt", "WSD")},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What all schedules share: warm-up, and durations that become steps."""
+
+    DURATIONS: ClassVar[tuple[str, ...]] = ("warmup",)
+    ENDS: ClassVar[bool] = False  # the shape itself reaches its final value at the end of the run
+
+    warmup: Duration = setting(0)
+
+    def validate(self) -> None:
+        for name in self.DURATIONS:
+            durations.parse(getattr(self, name), name)
+
+    @property
+    def total_dependent(self) -> bool:
+        """Whether the rate at an early step changes with the length of the run (then steps are part of its identity)."""
+        return self.ENDS or any(durations.depends_on_total(getattr(self, name)) for name in self.DURATIONS)
+
+    def resolve(self, sizes: Sizes, path: str = "schedule") -> Self:
+        """The same schedule with every duration in steps.
+
+        Args:
+            sizes: batch size, dataset size and total steps of the run.
+            path: dotted path of the group, for messages.
+
+        Raises:
+            UserError: a duration that cannot be turned into steps, or phases longer than the run.
+        """
+        found = {name: durations.steps(getattr(self, name), sizes, f"{path}.{name}") for name in self.DURATIONS}
+        if self.ENDS and sizes.total_steps is not None and sum(found.values()) > sizes.total_steps:
+            phases = " + ".join(f"{name} {steps}" for name, steps in found.items())
+            raise UserError(f"{path}.{self.DURATIONS[0]}: {phases} steps, must fit in the run's {sizes.total_steps}")
+        return dataclasses.replace(self, **found)
+
+    def shape(self, step: jax.Array | int, total: int) -> jax.Array:
+        """The multiplier in [0, 1] at a step, a float32 scalar.
+
+        Args:
+            step: 0-based integer, may be traced.
+            total: number of steps of the run.
+
+        The schedule must be resolved: durations are integers here.
+        """
+        step = jnp.asarray(step, jnp.float32)
+        rise = jnp.minimum(1.0, (step + 1) / max(self.warmup, 1))  # type: ignore[type-var]
+        after = jnp.maximum(step - self.warmup, 0)  # type: ignore[operator]
+        return jnp.where(step < self.warmup, rise, self.after_warmup(after, total - self.warmup))  # type: ignore
+
+    def after_warmup(self, step: jax.Array, total: int) -> jax.Array:
+        """The multiplier `step` steps after the warm-up, of `total` steps that follow it."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Schedule):
+    """1 after the warm-up."""
+
+    def after_warmup(self, step, total):
+        return jnp.ones_like(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, SGDR, equation 5, one period)."""
+
+    ENDS: ClassVar[bool] = True
+
+    final: float = setting(0.0, ge=0, le=1)
+
+    def after_warmup(self, step, total):
+        return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * _share(step, total)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from 1 to `final`."""
+
+    ENDS: ClassVar[bool] = True
+
+    final: float = setting(0.0, ge=0, le=1)
+
+    def after_warmup(self, step, total):
+        return 1 - (1 - self.final) * _share(step, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rsqrt(Schedule):
+    """sqrt(timescale / (timescale + n)), n steps after the warm-up (Zhai et al. 2022, Scaling Vision Transformers).
+
+    With timescale = warmup it is Vaswani et al. 2017, equation 3, normalised to peak 1. It needs no total, so a run
+    can be prolonged.
+    """
+
+    DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "timescale")
+
+    timescale: Duration = setting("10k steps")
+
+    def validate(self) -> None:
+        super().validate()
+        if durations.parse(self.timescale, "timescale")[0] == 0:
+            raise ValueError(f"timescale: got {self.timescale!r}, must be > 0")
+
+    def after_warmup(self, step, total):
+        return jnp.sqrt(self.timescale / (self.timescale + step))
+
+
+@dataclasses.dataclass(frozen=True)
+class WSD(Schedule):
+    """Warm-up, stable, decay: 1 until the last `decay` steps, which bring it to `final`.
+
+    `form` "linear" (Hu et al. 2024, MiniCPM, names the schedule) or "1-sqrt": 1 - sqrt(share of the decay done)
+    (Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations, section 3).
+    """
+
+    DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "decay")
+    ENDS: ClassVar[bool] = True
+
+    decay: Duration = setting("20%")
+    form: Literal["linear", "1-sqrt"] = "1-sqrt"
+    final: float = setting(0.0, ge=0, le=1)
+
+    def after_warmup(self, step, total):
+        done = _share(step - (total - self.decay), self.decay)
+        fall = done if self.form == "linear" else jnp.sqrt(done)
+        return 1 - (1 - self.final) * fall
+
+
+def _share(step: jax.Array, total: int) -> jax.Array:
+    return jnp.clip(step / max(total, 1), 0.0, 1.0)
