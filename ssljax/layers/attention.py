@@ -173,4 +173,8 @@ KERNELS = {
     "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),
     "xla": Kernel(_xla, lambda q, k, v, mask: None),
 }
-BACKENDS = {"gpu": ("cudnn", "blocked_causal", "xla"), "cpu": ("blocked_causal", "xla"), "tpu": ("blocked_causal", "xla")}
+BACKENDS = {
+    "gpu": ("cudnn", "blocked_causal", "xla"),
+    "tpu": ("blocked_causal", "xla"),
+    "cpu": ("blocked_causal", "xla"),
+}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ssljax.base.schema import setting
 from ssljax.layers.attention import attend
-from ssljax.layers.dense import Dense, Norm, constrain
+from ssljax.layers.dense import Dense, Norm, constrain, parameter
 from ssljax.layers.masks import Mask
 from ssljax.layers.noise import Noise, drop_path, dropout
 from ssljax.layers.positions import rotary_tables, rotate
@@ -105,7 +105,7 @@ class Attention(nn.Module):
         dense = functools.partial(Dense, bias=c.bias, dtype=c.dtype)
 
         def project(name: str, heads: int, axis: str) -> jax.Array:
-            y = dense(heads * c.head_width, ("embed", axis), init=c.initializer(), name=name)(x_BxTxD)
+            y = dense(heads * c.head_width, ("embed", axis), initializer=c.initializer(), name=name)(x_BxTxD)
             return y.reshape(*x_BxTxD.shape[:2], heads, c.head_width)
 
         q = project("q", c.known("heads"), "heads")
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         y = attend(q, k, v, mask, kernel=c.kernel, strict=c.strict).reshape(*x_BxTxD.shape[:2], -1)
-        return dense(c.known("width"), ("heads", "embed"), init=c.initializer(self.depth), name="out")(y)
+        return dense(c.known("width"), ("heads", "embed"), initializer=c.initializer(self.depth), name="out")(y)
 
 
 class FeedForward(nn.Module):
@@ -127,12 +127,12 @@ class FeedForward(nn.Module):
         c = self.config
         dense = functools.partial(Dense, bias=c.bias, dtype=c.dtype)
         act = _ACTIVATIONS[c.activation]
-        h = dense(c.hidden, ("embed", "mlp"), init=c.initializer(), name="in")(x_BxTxD)
+        h = dense(c.hidden, ("embed", "mlp"), initializer=c.initializer(), name="in")(x_BxTxD)
         if c.activation in GATED:
-            h = act(dense(c.hidden, ("embed", "mlp"), init=c.initializer(), name="gate")(x_BxTxD)) * h
+            h = act(dense(c.hidden, ("embed", "mlp"), initializer=c.initializer(), name="gate")(x_BxTxD)) * h
         else:
             h = act(h)
-        return dense(c.known("width"), ("mlp", "embed"), init=c.initializer(self.depth), name="out")(h)
+        return dense(c.known("width"), ("mlp", "embed"), initializer=c.initializer(self.depth), name="out")(h)
 
 
 class Block(nn.Module):
@@ -147,14 +147,17 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, None]:
         c = self.config
         here = noise.at(layer) if noise is not None else None
-        parts = {"attention": Attention(c, self.depth), "mlp": FeedForward(c, self.depth)}
+        parts = {
+            "attention": Attention(c, self.depth, name="attention"),
+            "mlp": FeedForward(c, self.depth, name="mlp"),
+        }
         for name, part in parts.items():
             norm = Norm(c.norm, c.norm_eps, c.bias, name=f"{name}_norm")
             h = norm(x) if c.norm_position == "pre" else x
             y = part(h, mask, rotary) if isinstance(part, Attention) else part(h)
             if c.layer_scale is not None:
-                init = nn.with_logical_partitioning(nn.initializers.constant(c.layer_scale), ("embed",))
-                y = y * self.param(f"{name}_scale", init, (c.known("width"),)).astype(y.dtype)
+                init = nn.initializers.constant(c.layer_scale)
+                y = y * parameter(self, f"{name}_scale", init, ("embed",), y.shape[-1:]).astype(y.dtype)
             if here is not None:
                 y = dropout(y, c.dropout, here.at(f"{name}/dropout"))
                 if c.drop_path:

@@ -1,13 +1,20 @@
 """Matrix products and norms: float32 parameters with logical axis names, computed in a given type."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 Initializer = Callable[..., jax.Array]
+
+
+def parameter(
+    module: nn.Module, name: str, init: Initializer, names: tuple[str | None, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    """A float32 parameter of `module` whose axes have logical `names`."""
+    return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, names), shape))
 
 
 def constrain(x_BxTxD: jax.Array) -> jax.Array:
@@ -21,18 +28,16 @@ class Dense(nn.Module):
     features: int
     names: tuple[str | None, str | None]
     bias: bool = True
-    init: Initializer = nn.initializers.xavier_uniform()
+    initializer: Initializer = nn.initializers.xavier_uniform()
     dtype: Any = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.with_logical_partitioning(self.init, self.names), shape)
+        kernel = parameter(self, "kernel", self.initializer, self.names, shape)
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.bias:
-            bias = self.param(
-                "bias", nn.with_logical_partitioning(nn.initializers.zeros, self.names[1:]), (self.features,)
-            )
+            bias = parameter(self, "bias", nn.initializers.zeros, self.names[1:], shape[1:])
             y = y + bias.astype(self.dtype)
         return y
 
@@ -47,11 +52,11 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = x.shape[-1:]
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), shape)
+        scale = parameter(self, "scale", nn.initializers.ones, ("embed",), shape)
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * (jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps) * scale)
         if self.kind == "layer" and self.bias:
-            y = y + self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)), shape)
+            y = y + parameter(self, "bias", nn.initializers.zeros, ("embed",), shape)
         return y.astype(x.dtype)

@@ -1,0 +1,45 @@
+"""From tokens and pixels to vectors."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax.layers.dense import Initializer, parameter
+
+
+class Table(nn.Module):
+    """A learned vector for each of `rows`: parameter `embedding` [rows, width], logical axes (`axis`, "embed")."""
+
+    rows: int
+    width: int
+    axis: str = "vocab"
+    initializer: Initializer = nn.initializers.normal(0.02)
+    dtype: Any = "float32"
+
+    def setup(self) -> None:
+        shape = (self.rows, self.width)
+        self.embedding = parameter(self, "embedding", self.initializer, (self.axis, "embed"), shape)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """ids int [...] -> [..., width]."""
+        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+
+
+def token_vectors(module: nn.Module, name: str, count: int, width: int) -> jax.Array:
+    """`count` learned vectors [count, width] that belong to no position (class token, registers, mask token)."""
+    return parameter(module, name, nn.initializers.normal(0.02), (None, "embed"), (count, width))
+
+
+def extract_patches(images: jax.Array, patch: int) -> jax.Array:
+    """images [B, H, W, C] -> [B, (H / patch)(W / patch), patch patch C], rows first, channels last."""
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch, width // patch
+    x = images.reshape(batch, rows, patch, columns, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * columns, patch * patch * channels)
+
+
+def take_tokens(x_BxNxD: jax.Array, index_BxK: jax.Array) -> jax.Array:
+    """x [B, N, D] at index int [B, K] -> [B, K, D]."""
+    return jnp.take_along_axis(x_BxNxD, index_BxK[..., None], axis=1)

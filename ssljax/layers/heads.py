@@ -1,0 +1,121 @@
+"""Heads on top of an encoder: projectors, classifiers, prototypes."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax.layers.dense import Dense, Initializer, Norm, parameter
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015) with the statistics of this batch only; nothing is remembered.
+
+    The batch is every axis of x [..., D] but the last: called on the whole global batch under `jit`, the statistics
+    are global whatever the mesh. `weights` (of the leading axes of x) say what each row counts; 0 = padding. A row
+    of weight 0 is normalised too but changes no other row.
+    """
+
+    eps: float = 1e-5
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        y = x.astype(jnp.float32)
+        w = jnp.ones(x.shape[:-1]) if weights is None else weights.astype(jnp.float32)
+        w = jnp.broadcast_to(w.reshape(*w.shape, *[1] * (x.ndim - w.ndim)), (*x.shape[:-1], 1))
+        axes = tuple(range(x.ndim - 1))
+        total = jnp.sum(w, axis=axes)
+        total = jnp.where(total == 0, 1, total)
+        y = y - jnp.sum(w * y, axis=axes) / total
+        y = y * jax.lax.rsqrt(jnp.sum(w * jnp.square(y), axis=axes) / total + self.eps)
+        if self.affine:
+            shape = x.shape[-1:]
+            y = y * parameter(self, "scale", nn.initializers.ones, ("mlp",), shape)
+            y = y + parameter(self, "bias", nn.initializers.zeros, ("mlp",), shape)
+        return y.astype(x.dtype)
+
+
+class MLPHead(nn.Module):
+    """Linear maps of widths `features`; a norm and an activation follow each but the last.
+
+    SimCLR's projector (Chen 2020) is features (2048, 128), norm "batch"; BYOL's predictor is (4096, 256). `final_norm`
+    adds a norm without parameters after the last map (SimCLR v1, VICReg's absence of it).
+    """
+
+    features: tuple[int, ...]
+    norm: Literal["batch", "layer"] | None = "batch"
+    final_norm: bool = False
+    activation: Literal["relu", "gelu"] = "relu"
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        """x [..., D] -> [..., features[-1]]; `weights` of the leading axes matter to batch statistics only."""
+        act = {"relu": nn.relu, "gelu": nn.gelu}[self.activation]
+        for i, width in enumerate(self.features):
+            last = i == len(self.features) - 1
+            normed = self.norm is not None and (not last or self.final_norm)
+            # A bias just before batch statistics has no effect: it is subtracted with the mean.
+            bias = self.bias and not (normed and self.norm == "batch")
+            x = Dense(width, ("embed", "mlp"), bias=bias, initializer=nn.initializers.he_normal(), name=f"linear_{i}")(
+                x
+            )
+            if normed and self.norm == "batch":
+                x = BatchNorm(affine=not last, name=f"norm_{i}")(x, weights)
+            elif normed:
+                x = Norm("layer", name=f"norm_{i}")(x)
+            if not last:
+                x = act(x)
+        return x
+
+
+class DINOHead(nn.Module):
+    """The head of DINO (Caron 2021, appendix C): MLP, L2-normalised bottleneck, weight-normalised last layer.
+
+    The directions of the last layer are learned, its norms are fixed to 1; its parameter is `last_layer/kernel`.
+    """
+
+    prototypes: int = 65_536
+    hidden: int = 2048
+    bottleneck: int = 256
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., D] -> logits [..., prototypes]."""
+        init = nn.initializers.truncated_normal(0.02)
+        for i, width in enumerate((self.hidden, self.hidden, self.bottleneck)):
+            x = Dense(width, ("embed", "mlp"), initializer=init, name=f"linear_{i}")(x)
+            if i < 2:
+                x = nn.gelu(x, approximate=False)
+        return Prototypes(self.prototypes, initializer=init, name="last_layer")(x)
+
+
+class Prototypes(nn.Module):
+    """Cosine similarity of x [..., D] to `features` learned directions: [..., features] (Caron 2020, SwAV)."""
+
+    features: int
+    initializer: Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = parameter(self, "kernel", self.initializer, ("embed", "prototypes"), (x.shape[-1], self.features))
+        return normalize(x.astype(jnp.float32), -1) @ normalize(kernel, 0)
+
+
+class Linear(nn.Module):
+    """x [..., D] @ kernel + bias: a classifier. Starts at zero, so that the first logits are equal."""
+
+    features: int
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        zeros = nn.initializers.zeros
+        return Dense(self.features, ("embed", "classes"), self.bias, zeros, name="linear")(x.astype(jnp.float32))
+
+
+def normalize(x: jax.Array, axis: int) -> jax.Array:
+    """x divided by its L2 norm along an axis; a zero vector stays zero, with finite gradients."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), 1e-12))

@@ -1,0 +1,25 @@
+"""Forward FLOPs per example: matrix products only, 2 m n k each.
+
+Norms, activations, softmax and look-ups are left out (a few percent). A train step without rematerialisation costs
+three times the forward pass.
+"""
+
+from ssljax.layers.block import GATED, BlockConfig
+
+
+def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = False) -> float:
+    """Of `depth` blocks on a sequence of `tokens`.
+
+    Causal attention counts half of the square plus the diagonal, T (T + 1) / 2 pairs: what must be computed, not what
+    a kernel that masks the full square spends.
+    """
+    width, inner = config.known("width"), config.head_width * config.known("heads")
+    projections = 2 * width * inner + 2 * width * config.head_width * config.groups
+    feed_forward = (3 if config.activation in GATED else 2) * width * config.hidden
+    pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
+    return 2.0 * depth * (tokens * (projections + feed_forward) + 2 * pairs * inner)
+
+
+def dense_flops(rows: int, inputs: int, outputs: int) -> float:
+    """Of x [rows, inputs] @ kernel [inputs, outputs]."""
+    return 2.0 * rows * inputs * outputs
