@@ -26,7 +26,7 @@ class Registry:
 
     def get(self, name: str, path: str = "name") -> Any:
         """The object behind `name`; `path` is the config key to blame in the error."""
-        target = self.entries.get(name, name if ":" in str(name) else None)
+        target = self.entries.get(name, name if ":" in name else None) if isinstance(name, str) else None
         if target is None:
             raise UserError(
                 f"{path}: unknown {self.kind} {name!r}{nearest(str(name), self.entries)} "
@@ -34,9 +34,10 @@ class Registry:
             )
         module, _, attribute = target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            # A missing dependency of the user's module is a different mistake from a misspelt module.
+            found = importlib.import_module(module)
+        except (ModuleNotFoundError, ValueError, TypeError) as error:  # absent, empty, relative
+            # A missing dependency of the user's module is a different mistake from a misspelt module: the error says.
             raise UserError(f"{path}: cannot import {target!r}: {error}") from error
-        except AttributeError as error:
-            raise UserError(f"{path}: module {module!r} has no {attribute!r}") from error
+        if not hasattr(found, attribute):
+            raise UserError(f"{path}: module {module!r} has no {attribute!r}{nearest(attribute, dir(found))}")
+        return getattr(found, attribute)

@@ -15,7 +15,9 @@ Every key is *identity* (it changes what is learned, so it is part of the run's 
 (mesh, logging, kernels: the same run done another way).
 """
 
+import copy
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -39,7 +41,7 @@ def setting(
     bounds = {">": gt, ">=": ge, "<": lt, "<=": le}
     metadata = {"bounds": {sign: b for sign, b in bounds.items() if b is not None}, "free": free, "registry": registry}
     if isinstance(default, dict | list):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -58,7 +60,7 @@ def build(cls: type, values: Mapping[str, Any], path: str, **passed: Any) -> Any
 
     Args:
         cls: a frozen dataclass.
-        values: the keys that were given; a `name` key, if `cls` has no such field, is the registry's and is ignored.
+        values: the keys that were given.
         path: dotted path of the group, for messages.
         **passed: values of `given()` fields; those that `cls` does not have are dropped.
 
@@ -67,8 +69,9 @@ def build(cls: type, values: Mapping[str, Any], path: str, **passed: Any) -> Any
     """
     known = keys(cls)
     for key in values:
-        if key not in known and key != "name":
-            raise UserError(f"{path}.{key}: unknown key{nearest(key, known)} (allowed: {', '.join(known) or 'none'})")
+        if key not in known:
+            where = f"{path}.{key}" if path else key
+            raise UserError(f"{where}: unknown key{nearest(key, known)} (allowed: {', '.join(known) or 'none'})")
     hints = typing.get_type_hints(cls)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
     for name, field in known.items():
@@ -105,7 +108,8 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
     """An instance of the registered class that `values["name"]` asks for; remembers the name for `to_dict`."""
     if not isinstance(values, Mapping) or "name" not in values:
         raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
-    instance = build(registry.get(values["name"], f"{path}.name"), values, path, **passed)
+    cls = registry.get(values["name"], f"{path}.name")
+    instance = build(cls, {k: v for k, v in values.items() if k != "name" or k in keys(cls)}, path, **passed)
     object.__setattr__(instance, "_registry_name", values["name"])
     return instance
 
@@ -122,8 +126,12 @@ def _plain(value: Any, free: bool) -> Any:
 
 def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str) -> Any:
     registry = field.metadata.get("registry")
-    if registry is not None and isinstance(value, Mapping):
-        return build_named(registry, value, where)
+    if registry is not None:
+        if isinstance(value, Mapping):
+            return build_named(registry, value, where)
+        if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
+            raise UserError(f"{where}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
+        return value
     value = _typed(value, hint, where)
     for sign, bound in field.metadata.get("bounds", {}).items():
         numbers = value if isinstance(value, tuple) else (value,)
@@ -155,7 +163,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             try:
                 return _typed(value, option, where)
             except UserError:
-                continue
+                # What is wrong inside a group says more than that it is not the other option.
+                if isinstance(value, Mapping) and isinstance(option, type) and dataclasses.is_dataclass(option):
+                    raise
     elif origin is Literal:
         if value in arguments:
             return value
@@ -164,7 +174,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     elif hint is None or hint is type(None):
         if value is None:
             return None
-    elif dataclasses.is_dataclass(hint):
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if isinstance(value, Mapping):
@@ -181,7 +191,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 return dict(value)
             return {str(k): _typed(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        # NaN and infinity have no JSON form, and no setting means anything by them.
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -202,7 +213,9 @@ def _describe(hint: Any) -> str:
     if hint in (None, type(None)):
         return "None"
     if origin is tuple:
-        return f"a list of {_describe(arguments[0])}" if arguments else "a list"
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"a list of {_describe(arguments[0])}"
+        return f"a list of {len(arguments)} ({', '.join(map(_describe, arguments))})"
     if origin is dict or hint is dict or dataclasses.is_dataclass(hint):
         return "a group of keys"
     return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))

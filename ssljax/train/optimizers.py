@@ -54,7 +54,7 @@ STACKING = ("layers", "experts")  # leading logical axes along which a leaf is m
 _EMBEDDING = re.compile(r"embed|position|token|register|patch")
 _HEAD = re.compile(r"(^|[/_])(head|classifier|logits|prototypes|last_layer)(/|$)")
 _NO_DECAY = re.compile(r"position|(class|cls|mask)_token|register")
-_BLOCK_INDEX = re.compile(r"^(?P<stack>.*?)(?:blocks?|layers?)[_/](?P<index>\d+)(?=/|$)")
+_BLOCK = re.compile(r"^(?P<stack>(?:[^/]+/)*?)(?:blocks?|layers?)(?:[_/](?P<index>\d+))?(?=/|$)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Bound:
         Whatever has a parameter's shape has its names, so it is sharded like it; what is kept per layer or expert
         keeps those names; the rest (counts, factored rows and columns, all small) is unnamed.
         """
-        treedef = jax.tree.structure(self.shapes)
+        treedef: Any = jax.tree.structure(self.shapes)
         leaves = list(self.leaves.values())
 
         def like_params(node: Any) -> bool:
@@ -274,7 +274,8 @@ def per_leaf(
         return _map(leaves, lambda leaf, p: mapped(leaf, transformation(leaf).init)(p), params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        flat, treedef = jax.tree_util.tree_flatten_with_path(updates)
+        flat, _ = jax.tree_util.tree_flatten_with_path(updates)
+        treedef: Any = jax.tree.structure(updates)
         out = [
             mapped(leaf, transformation(leaf).update)(u, s, p)
             for leaf, u, s, p in zip(
@@ -334,9 +335,10 @@ class AdamW(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum and L2 weight decay: v <- momentum v + g + weight_decay p; p <- p - lr v.
+    """Stochastic gradient descent with momentum and L2 weight decay.
 
-    With `nesterov` the step is along g + weight_decay p + momentum v (Sutskever et al. 2013, as PyTorch writes it).
+    v <- momentum v + g + weight_decay p;  p <- p - lr v. With `nesterov` the step is along
+    g + weight_decay p + momentum v (Sutskever et al. 2013, as PyTorch writes it).
     """
 
     learning_rate: float = setting(0.1, gt=0)
@@ -431,9 +433,7 @@ class Adafactor(Optimizer):
     momentum: float | None = setting(None, ge=0, lt=1)
 
     def rule(self, leaves):
-        factored = optax.scale_by_factored_rms(
-            decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factor_dim
-        )
+        factored = optax.scale_by_factored_rms(decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factor_dim)
         parts = [per_leaf(lambda _: factored, leaves)]
         if self.clip_rms is not None:
             parts.append(per_leaf(lambda _: optax.clip_by_block_rms(self.clip_rms), leaves))
@@ -508,7 +508,8 @@ def _map(leaves: Leaves, function: Callable, *trees: Any) -> Any:
 
 def _describe(axes: Any, shapes: Any) -> Leaves:
     """The table of leaves of a parameter tree, in the tree's order."""
-    flat, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    treedef: Any = jax.tree.structure(shapes)
     leaves = {}
     for (keys, array), names in zip(flat, treedef.flatten_up_to(axes)):
         path, names = _path(keys), tuple(names or ())
@@ -516,7 +517,18 @@ def _describe(axes: Any, shapes: Any) -> Leaves:
             raise ValueError(f"{path}: logical axes {names} do not fit the shape {array.shape}")
         stacked = next((i for i, name in enumerate(names) if name not in STACKING), len(names))
         leaves[path] = Leaf(path, tuple(array.shape), names, stacked, _kind(path.lower(), names, array.ndim - stacked))
+    # A leaf in a scanned stack that forgot its names would pass for one parameter of another rank.
+    scanned = {_stack(path) for path, leaf in leaves.items() if leaf.stacked} - {None}
+    for path, leaf in leaves.items():
+        if not leaf.axes and _stack(path) in scanned:
+            raise ValueError(f"{path}: a parameter of scanned layers needs logical axis names (shape {leaf.shape})")
     return leaves
+
+
+def _stack(path: str) -> str | None:
+    """What the path of a parameter of a stack of blocks begins with; None outside of stacks."""
+    match = _BLOCK.match(path)
+    return match["stack"] if match else None
 
 
 def _kind(path: str, axes: tuple[str | None, ...], rank: int) -> Literal["matrix", "vector", "embedding", "head"]:
@@ -536,7 +548,9 @@ def _factors(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any]:
         paths = [path for path in leaves if re.search(pattern, path)]
         if not paths:
             some = list(leaves)[:: max(1, len(leaves) // 4)][:4]
-            raise UserError(f"{key}: {pattern!r} matches no parameter (there are {len(leaves)}: {', '.join(some)}, ...)")
+            raise UserError(
+                f"{key}: {pattern!r} matches no parameter (there are {len(leaves)}: {', '.join(some)}, ...)"
+            )
         for path in paths:
             found.setdefault(path, value)
     return found
@@ -547,15 +561,16 @@ def _depth_factors(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
     stacks: dict[str, int] = {}  # what the paths of a stack begin with -> number of blocks
     places: dict[str, tuple[str, Any]] = {}  # path -> (its stack, index or indices of its block)
     for name, leaf in leaves.items():
-        match = _BLOCK_INDEX.match(name)
+        match = _BLOCK.match(name)
+        stack = _stack(name) or ""
         if "layers" in leaf.axes[: leaf.stacked]:
             axis = leaf.axes.index("layers")
-            depth, stack = leaf.shape[axis], _scanned_stack(name)
+            depth = leaf.shape[axis]
             index = np.arange(depth, dtype=np.float32)
             places[name] = stack, index.reshape([-1 if i == axis else 1 for i in range(len(leaf.shape))])
-        elif match:
-            depth, stack = int(match["index"]) + 1, match["stack"]
-            places[name] = stack, int(match["index"])
+        elif match and match["index"]:
+            depth = int(match["index"]) + 1
+            places[name] = stack, depth - 1
         else:
             continue
         stacks[stack] = max(stacks.get(stack, 0), depth)
@@ -563,18 +578,12 @@ def _depth_factors(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
         raise UserError(f"{path}.layer_decay: got {decay!r}, but the model has no layers; remove the key")
 
     factors = {name: decay ** (stacks[stack] - index) for name, (stack, index) in places.items()}
-    for name, leaf in leaves.items():
+    for name in leaves:
         embeds = _EMBEDDING.search(name.lower()) and not _HEAD.search(name.lower())
         if name not in places and embeds:
-            nearest = max(stacks, key=lambda stack, name=name: (_shared(stack, name), stacks[stack]))
-            factors[name] = decay ** (stacks[nearest] + 1)
+            _, depth = max((_shared(stack, name), depth) for stack, depth in stacks.items())
+            factors[name] = decay ** (depth + 1)
     return factors
-
-
-def _scanned_stack(path: str) -> str:
-    """What the path of a scanned leaf begins with, up to the component that holds the blocks."""
-    match = re.match(r"^(.*?)(?:blocks?|layers?)(?:/|$)", path)
-    return match[1] if match else path.split("/")[0] + "/"
 
 
 def _shared(a: str, b: str) -> int:

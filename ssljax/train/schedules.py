@@ -8,7 +8,7 @@ W = 0 and W = 1 both mean no warm-up. After it they are a function of step - W, 
 """
 
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class Schedule:
 
     @property
     def total_dependent(self) -> bool:
-        """Whether the rate at an early step changes with the length of the run (then steps are part of its identity)."""
+        """Whether the rate at some step changes with the length of the run, which is then part of its identity."""
         return self.ENDS or any(durations.depends_on_total(getattr(self, name)) for name in self.DURATIONS)
 
     def resolve(self, sizes: Sizes, path: str = "schedule") -> Self:
@@ -68,10 +68,10 @@ class Schedule:
 
         The schedule must be resolved: durations are integers here.
         """
+        warmup: Any = self.warmup
         step = jnp.asarray(step, jnp.float32)
-        rise = jnp.minimum(1.0, (step + 1) / max(self.warmup, 1))  # type: ignore[type-var]
-        after = jnp.maximum(step - self.warmup, 0)  # type: ignore[operator]
-        return jnp.where(step < self.warmup, rise, self.after_warmup(after, total - self.warmup))  # type: ignore
+        rise = (step + 1) / max(warmup, 1)
+        return jnp.where(step < warmup, rise, self.after_warmup(jnp.maximum(step - warmup, 0), total - warmup))
 
     def after_warmup(self, step: jax.Array, total: int) -> jax.Array:
         """The multiplier `step` steps after the warm-up, of `total` steps that follow it."""
@@ -152,5 +152,5 @@ class WSD(Schedule):
         return 1 - (1 - self.final) * fall
 
 
-def _share(step: jax.Array, total: int) -> jax.Array:
+def _share(step: jax.Array, total: Any) -> jax.Array:
     return jnp.clip(step / max(total, 1), 0.0, 1.0)
