@@ -1,0 +1,119 @@
+"""Data that every installation carries: scikit-learn's digits, the text and the code of the Python library."""
+
+import ast
+import functools
+import hashlib
+import inspect
+import pathlib
+import platform
+import sysconfig
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ssljax.base.errors import UserError, nearest
+from ssljax.data.sources import Column, Table, unknown_split
+from ssljax.data.splits import Split
+
+_VERSION = 1  # raise it when what this file makes changes: caches are named by it
+
+
+class Builtin:
+    """`builtin:digits`, `builtin:python-docs`, `builtin:python-code`.
+
+    digits: 1,797 grey images [8, 8, 1] of handwritten digits (Alpaydin and Kaynak, 1998), values 0..16 stretched to
+    0..255; 1,437 train and 360 test in a fixed random order.
+    python-docs: the English text in the running CPython: its help topics and the docstrings of its library.
+    python-code: the library's source files. Both are cut by document into train, valid (about 10%), test (10%).
+    """
+
+    def __init__(self, name: str):
+        if name not in _TABLES:
+            raise UserError(
+                f"data.source: unknown builtin:{name}{nearest(name, _TABLES)} (known: {', '.join(_TABLES)})"
+            )
+        self.name = name
+
+    def fingerprint(self, split: Split) -> Any:
+        return ["builtin", self.name, _VERSION, platform.python_version()]
+
+    def table(self, split: Split) -> Table:
+        return _TABLES[self.name](split)
+
+
+def _digits(split: Split) -> Table:
+    from sklearn.datasets import load_digits
+
+    if split.name not in ("train", "test", "all"):
+        raise unknown_split(split.name, ("train", "test", "all"), "builtin:digits")
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    order = np.random.RandomState(0).permutation(len(images))  # its stream is frozen: the split never moves
+    rows = {"train": order[:-360], "test": order[-360:], "all": order}[split.name]
+    columns = {"image": images[rows], "label": digits.target[rows].astype(np.int32)}
+    return Table(tuple(columns), columns.__getitem__, ("train", "test", "all"), tuple(str(c) for c in range(10)))
+
+
+def _texts(documents: Callable[[], dict[str, str]], split: Split, title: str) -> Table:
+    """Documents of a part, which their names decide: a document is in the same part in every version of Python."""
+    parts = {0: "test", 1: "valid"}
+    if split.name not in ("train", "valid", "test", "all"):
+        raise unknown_split(split.name, ("train", "valid", "test", "all"), title)
+
+    def chosen(name: str) -> bool:
+        return split.name in ("all", parts.get(hashlib.sha256(name.encode()).digest()[0] % 10, "train"))
+
+    def get(_: str) -> Column:
+        return [text for name, text in sorted(documents().items()) if chosen(name)]
+
+    return Table(("text",), get, ("train", "valid", "test", "all"))
+
+
+def _library_files() -> Iterator[tuple[str, str]]:
+    """Name and text of each source file of the standard library, without tests and tables."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if skipped.isdisjoint(name.parts) and not name.name.startswith("_sysconfigdata"):
+            try:
+                yield name.as_posix(), path.read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError):
+                continue
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    return {name: text for name, text in _library_files() if text.strip()}
+
+
+@functools.cache
+def _docs() -> dict[str, str]:
+    from pydoc_data.topics import topics
+
+    documents = {f"topics/{name}": text for name, text in topics.items()}
+    for name, code in _library_files():
+        try:
+            tree = ast.parse(code)
+        except (SyntaxError, ValueError):  # templates that are not Python
+            continue
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        found = [ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, kinds)]
+        documents[name] = "\n\n".join(inspect.cleandoc(text) for text in found if text)
+    # A help topic repeats paragraphs of others: said twice, a paragraph of the test part would be trained on.
+    seen: set[str] = set()
+    unique = {}
+    for name, text in sorted(documents.items()):
+        paragraphs = [p for p in text.split("\n\n") if p.strip() and (len(p) < 60 or p not in seen)]
+        seen.update(paragraphs)
+        if paragraphs:
+            unique[name] = "\n\n".join(paragraphs) + "\n"
+    return unique
+
+
+_TABLES = {
+    "digits": _digits,
+    "python-code": lambda split: _texts(_code, split, "builtin:python-code"),
+    "python-docs": lambda split: _texts(_docs, split, "builtin:python-docs"),
+}

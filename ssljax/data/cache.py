@@ -1,0 +1,54 @@
+"""Work that is done once and kept on disk. A build that dies leaves nothing that looks finished."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+from ssljax.base.errors import UserError
+
+
+def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """The folder that `build` fills, built now if it is not there.
+
+    `build` writes into a temporary folder, which gets its name only when all is written and flushed. A lock (freed by
+    the operating system when its holder dies) lets one process build while the others wait.
+
+    Raises:
+        UserError: the cache cannot be written (no space, no permission).
+    """
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(folder.name + ".lock")):
+            if folder.is_dir():
+                return folder
+            for stale in folder.parent.glob(folder.name + ".tmp-*"):  # left by a build that died; we hold its lock
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".tmp-", dir=folder.parent))
+            try:
+                build(temporary)
+                for path in temporary.iterdir():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                temporary.rename(folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise UserError(f"data.cache_dir: cannot write {folder.parent}: {error.strerror}") from error
+        raise
+    return folder
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

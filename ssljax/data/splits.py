@@ -1,0 +1,45 @@
+"""Names of splits and their slices: `train`, `train[:1000]`, `train[10%:]`, `train[-20%:]`."""
+
+import re
+from dataclasses import dataclass
+
+from ssljax.base.errors import UserError
+
+_PATTERN = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split and the bounds of a slice of it, each a text such as `"100"`, `"-20%"`, or None."""
+
+    name: str
+    start: str | None = None
+    stop: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.start is None and self.stop is None
+
+    def bounds(self, rows: int) -> slice:
+        """The slice of `rows` rows; fractions of a row are cut off."""
+        return slice(*(None if b is None else _count(b, rows) for b in (self.start, self.stop)))
+
+
+def parse_split(text: str) -> Split:
+    """The parts of a split's name.
+
+    Raises:
+        UserError: not a name or a slice.
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise UserError(f"data.split: got {text!r}, must be a name or a slice such as 'train[:1000]' or 'train[10%:]'")
+    return Split(match["name"], match["start"], match["stop"])
+
+
+def _count(bound: str, rows: int) -> int:
+    if not bound.endswith("%"):
+        return int(bound)
+    percent = int(bound[:-1])
+    # Cut towards the start for either sign, so that [:80%] and [80%:], or [:-20%] and [-20%:], meet.
+    return percent * rows // 100 if percent >= 0 else -(-percent * rows // 100) or rows

@@ -1,0 +1,229 @@
+"""Tokens on disk, and the ways to cut them into examples: windows, packed rows, documents."""
+
+import json
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
+from ssljax.data.cache import build_once
+from ssljax.data.config import Part
+from ssljax.data.sources import fingerprint
+from ssljax.data.tokenizers import Tokenizer, texts
+
+_BATCH_CHARACTERS = 1 << 23  # tokenised at a time: bounds memory, keeps all threads busy
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """The tokens of all documents of a part, one after another, each followed by the tokenizer's end or separator.
+
+    Attributes:
+        tokens: unsigned integers [N], on disk.
+        ends: int64 [documents + 1]; document i is tokens[ends[i] : ends[i + 1]], its separator included.
+        bytes: UTF-8 bytes of the text.
+        folder: where it lies; packing plans are kept beside it.
+    """
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    bytes: int
+    folder: pathlib.Path
+
+
+def open_tokens(part: Part, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCache:
+    """The token cache of a part, made on first use."""
+    key = digest(["tokens", 1, fingerprint(part), tokenizer.fingerprint])
+    folder = build_once(root / f"tokens-{key}", lambda temporary: _tokenize(part, tokenizer, temporary))
+    meta = json.loads((folder / "meta.json").read_text())
+    shape = (meta["tokens"],)
+    # An empty file cannot be mapped.
+    tokens = np.memmap(folder / "tokens.bin", meta["dtype"], "r", shape=shape) if shape[0] else np.zeros(0, np.uint16)
+    return TokenCache(tokens, np.load(folder / "ends.npy"), meta["bytes"], folder)
+
+
+def separator(tokenizer: Tokenizer) -> int | None:
+    """The token that ends a document."""
+    return tokenizer.special_ids.get("eos", tokenizer.special_ids.get("sep"))
+
+
+def _tokenize(part: Part, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
+    documents, _ = texts(part)
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    last = [] if separator(tokenizer) is None else [separator(tokenizer)]
+    lengths: list[int] = []
+    with (folder / "tokens.bin").open("wb") as file:
+        for group in _groups(documents):
+            for ids in tokenizer.encode(group):
+                file.write(np.concatenate([ids, np.array(last, np.int32)]).astype(dtype).tobytes())
+                lengths.append(len(ids) + len(last))
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    np.save(folder / "ends.npy", ends)
+    size = sum(len(text.encode("utf-8")) for text in documents)
+    meta = {"dtype": dtype.name, "tokens": int(ends[-1]), "bytes": size}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _groups(documents: list[str]) -> list[list[str]]:
+    """Documents in order, in groups of at most about `_BATCH_CHARACTERS`."""
+    groups: list[list[str]] = [[]]
+    held = 0
+    for text in documents:
+        if groups[-1] and held + len(text) > _BATCH_CHARACTERS:
+            groups.append([])
+            held = 0
+        groups[-1].append(text)
+        held += len(text)
+    return groups
+
+
+def gather(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, pad: int) -> np.ndarray:
+    """Ragged pieces of `tokens` as int32 [N, width], padded; lengths [N] are at most `width`."""
+    columns = np.arange(width)
+    here = columns < lengths[:, None]
+    places = np.where(here, starts[:, None] + columns, 0)
+    return np.where(here, tokens[places] if len(tokens) else 0, pad).astype(np.int32)
+
+
+class Windows:
+    """Row i: tokens [i (T - overlap), i (T - overlap) + T) of the corpus. Batches hold `tokens` int32 [B, T]."""
+
+    def __init__(self, cache: TokenCache, seq_len: int, overlap: int, title: str):
+        self.cache, self.seq_len, self.stride = cache, seq_len, seq_len - overlap
+        self.size = max(0, len(cache.tokens) - seq_len + self.stride) // self.stride
+        if self.size < 1:
+            raise UserError(
+                f"data.seq_len: got {seq_len}, but {title} has {len(cache.tokens)} tokens: shorter than one sequence"
+            )
+        self.elements = {"tokens": {"shape": [seq_len], "dtype": "int32"}}
+
+    def ids(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        places = rows[:, None] * self.stride + np.arange(self.seq_len)
+        return {"tokens": self.cache.tokens[places].astype(np.int32)}
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        return np.full(len(rows), self.seq_len)
+
+
+class Packed:
+    """Documents packed into rows of T tokens.
+
+    A document longer than T is cut; every piece is a segment of its own. Batches hold, int32 [B, T] each, `tokens`,
+    `segment_ids` (1, 2, ... in a row; 0 is padding) and `positions` (from 0 in each segment).
+    """
+
+    def __init__(self, cache: TokenCache, seq_len: int, pad: int, title: str):
+        self.cache, self.seq_len, self.pad = cache, seq_len, pad
+        folder = build_once(cache.folder.with_name(f"{cache.folder.name}-pack-{seq_len}"), self._plan)
+        self.firsts = np.load(folder / "firsts.npy")  # [rows + 1]: pieces of row i are firsts[i] : firsts[i + 1]
+        self.starts = np.load(folder / "starts.npy")  # [pieces]: where a piece starts in the tokens
+        self.piece_lengths = np.load(folder / "lengths.npy")  # [pieces]
+        self.size = len(self.firsts) - 1
+        if self.size < 1:
+            raise UserError(f"data.split: {title} is empty: it has no tokens")
+        self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in ("tokens", "segment_ids", "positions")}
+
+    def _plan(self, folder: pathlib.Path) -> None:
+        starts, lengths = cut(self.cache.ends, self.seq_len)
+        row = pack(lengths, self.seq_len)
+        order = np.argsort(row, kind="stable")
+        np.save(folder / "firsts.npy", np.searchsorted(row[order], np.arange(row.max(initial=-1) + 2)))
+        np.save(folder / "starts.npy", starts[order])
+        np.save(folder / "lengths.npy", lengths[order])
+
+    def ids(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        out = {key: np.zeros((len(rows), self.seq_len), np.int32) for key in self.elements}
+        out["tokens"][:] = self.pad
+        for i, row in enumerate(rows):
+            at = 0
+            pieces = range(self.firsts[row], self.firsts[row + 1])
+            for segment, piece in enumerate(pieces, 1):
+                start, length = self.starts[piece], self.piece_lengths[piece]
+                here = slice(at, at + length)
+                out["tokens"][i, here] = self.cache.tokens[start : start + length]
+                out["segment_ids"][i, here] = segment
+                out["positions"][i, here] = np.arange(length)
+                at += length
+        return out
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        sums = np.concatenate([[0], np.cumsum(self.piece_lengths)])
+        return sums[self.firsts[rows + 1]] - sums[self.firsts[rows]]
+
+
+def cut(ends: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths, int64 [P], of the pieces of at most `width` tokens that documents are cut into."""
+    sizes = np.diff(ends)
+    counts = -(-sizes // width)
+    document = np.repeat(np.arange(len(sizes)), counts)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = ends[:-1][document] + number * width
+    return starts, np.minimum(ends[1:][document] - starts, width)
+
+
+def pack(lengths: np.ndarray, width: int) -> np.ndarray:
+    """The row of each piece, int64 [P], by best-fit decreasing: the longest first, each into the fullest row it fits.
+
+    At most 11/9 of the least number of rows, plus one (Johnson, 1974). Equal lengths keep their order.
+    """
+    rows = np.empty(len(lengths), np.int64)
+    free: list[list[int]] = [[] for _ in range(width + 1)]  # rows by the room that is left in them
+    mask = 0  # bit r: free[r] is not empty
+    count = 0
+    for piece in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[piece])
+        fitting = mask >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            row = free[room].pop()
+            if not free[room]:
+                mask &= ~(1 << room)
+        else:
+            room, row = width, count
+            count += 1
+        rows[piece] = row
+        left = room - length
+        if left:
+            free[left].append(row)
+            mask |= 1 << left
+    return rows
+
+
+class Documents:
+    """One document a row, cut to T tokens and padded: [cls] ... [sep], or bos ... eos, where the tokenizer has them.
+
+    `take` gives `tokens`, `segment_ids` (1; 0 is padding) and `positions`, int32 [B, T] each.
+    """
+
+    def __init__(self, cache: TokenCache, tokenizer: Tokenizer, seq_len: int):
+        special = tokenizer.special_ids
+        self.cache, self.seq_len, self.pad = cache, seq_len, special.get("pad", 0)
+        self.first = special.get("cls", special.get("bos"))
+        self.last = separator(tokenizer)
+        self.added = (self.first is not None) + (self.last is not None)
+        if seq_len <= self.added:
+            raise UserError(f"data.seq_len: got {seq_len}, must be > {self.added} (first and last token of a document)")
+        self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in ("tokens", "segment_ids", "positions")}
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        whole = self.cache.ends[rows + 1] - self.cache.ends[rows] - (self.last is not None)
+        return np.minimum(whole + self.added, self.seq_len)
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        lengths = self.lengths(rows)
+        offset = int(self.first is not None)
+        body = gather(self.cache.tokens, self.cache.ends[rows], lengths - self.added, self.seq_len - offset, self.pad)
+        tokens = np.concatenate([np.full((len(rows), offset), self.first or 0, np.int32), body], axis=1)
+        if self.last is not None:
+            tokens[np.arange(len(rows)), lengths - 1] = self.last
+        here = np.arange(self.seq_len) < lengths[:, None]
+        positions = np.where(here, np.arange(self.seq_len), 0)
+        return {"tokens": tokens, "segment_ids": here.astype(np.int32), "positions": positions.astype(np.int32)}

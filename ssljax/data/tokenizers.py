@@ -1,0 +1,231 @@
+"""Text to tokens: plain bytes, byte-level BPE, WordPiece (trained with the `tokenizers` library on training text)."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
+from ssljax.data.cache import build_once
+from ssljax.data.config import DataConfig, Part, TokenizerConfig, cache_root
+from ssljax.data.sources import expand, fingerprint, read
+
+# What a special token may be called; the first name is the one that our own tokenizers use.
+_BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
+_WORDPIECE = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_OTHERS = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
+_SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHERS
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back.
+
+    Attributes:
+        vocab_size: number of ids, specials included.
+        special_ids: ids of pad, mask, cls, sep, bos, eos, unk: those that exist.
+        fingerprint: tells tokenizers apart.
+        byte_lengths: int32 [V], UTF-8 bytes that each token stands for (0 for specials); None where tokens do not
+            stand for bytes (WordPiece drops spaces).
+    """
+
+    vocab_size: int
+    special_ids: dict[str, int]
+    fingerprint: str
+    byte_lengths: np.ndarray | None
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def save(self, path: pathlib.Path) -> None: ...
+
+
+class ByteTokenizer:
+    """Token b is byte b of the UTF-8 text; 256 to 259 are the specials pad, bos, eos, mask."""
+
+    vocab_size = 260
+    fingerprint = "bytes"
+
+    def __init__(self) -> None:
+        self.special_ids = {role: 256 + i for i, role in enumerate(_BYTE_LEVEL)}
+        self.byte_lengths = np.array([1] * 256 + [0] * 4, np.int32)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(int(i) for i in ids if 0 <= int(i) < 256).decode("utf-8", errors="replace")
+
+    def save(self, path: pathlib.Path) -> None:
+        """As a tokenizer.json: byte-level BPE without a single merge."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        letters = _byte_letters()
+        model = Tokenizer(models.BPE({letter: byte for byte, letter in letters.items()}, []))
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        model.decoder = decoders.ByteLevel()
+        model.add_special_tokens([AddedToken(text, special=True) for text in _BYTE_LEVEL.values()])
+        model.save(str(path))
+
+
+class LibraryTokenizer:
+    """A tokenizer.json of the `tokenizers` library."""
+
+    def __init__(self, path: pathlib.Path):
+        from tokenizers import Tokenizer
+
+        try:
+            content = path.read_text(encoding="utf-8")
+            self._model = Tokenizer.from_str(content)
+        except FileNotFoundError as error:
+            raise UserError(f"data.tokenizer.path: {path} does not exist") from error
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"data.tokenizer.path: {path} is not a tokenizer.json ({error})") from error
+        self._model.no_padding()
+        self._model.no_truncation()
+        vocabulary = self._model.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.special_ids = {}
+        for text, role in _SPECIALS.items():
+            if text in vocabulary:
+                self.special_ids.setdefault(role, vocabulary[text])
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.byte_lengths = _byte_lengths(json.loads(content), vocabulary, self.vocab_size)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        # The library spreads a batch over threads; long texts are cut where no token can reach across.
+        pieces = [_pieces(text) for text in texts]
+        flat = [piece for group in pieces for piece in group]
+        encoded = iter(self._model.encode_batch_fast(flat, add_special_tokens=False))
+        out = []
+        for group in pieces:
+            ids = [np.array(next(encoded).ids, np.int32) for _ in group]
+            out.append(np.concatenate(ids) if ids else np.zeros(0, np.int32))
+        return out
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, path: pathlib.Path) -> None:
+        self._model.save(str(path))
+
+
+def _pieces(text: str, size: int = 1 << 16) -> list[str]:
+    """`text` cut after line ends between two words, where every pre-tokenizer of ours cuts too."""
+    out, start = [], 0
+    while len(text) - start > size:
+        match = _BETWEEN_LINES.search(text, start + size)
+        if match is None:
+            break
+        out.append(text[start : match.end()])
+        start = match.end()
+    return [*out, text[start:]]
+
+
+_BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
+
+
+@functools.cache
+def _byte_letters() -> dict[int, str]:
+    """The letter that byte-level BPE writes for each byte (Radford et al., 2019): itself, or the next free one."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+
+
+def _byte_lengths(content: dict[str, Any], vocabulary: dict[str, int], size: int) -> np.ndarray | None:
+    """Bytes of each token of a byte-level vocabulary, in which every letter of a token is one byte."""
+    if content["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
+        return None
+    lengths = np.zeros(size, np.int32)
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    for text, i in vocabulary.items():
+        lengths[i] = 0 if text in special else len(text)
+    return lengths
+
+
+def open_tokenizer(config: DataConfig) -> Tokenizer:
+    """The tokenizer of a data config: made of bytes, read from a file, or trained once and kept in the cache.
+
+    Training sees the texts that `config` trains on and nothing else.
+    """
+    if config.tokenizer.name == "bytes":
+        return ByteTokenizer()
+    return LibraryTokenizer(_tokenizer_file(config))
+
+
+def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
+    """A saved tokenizer.json."""
+    return LibraryTokenizer(pathlib.Path(path))
+
+
+def save_tokenizer(config: DataConfig, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Writes the tokenizer of a config as `workdir/tokenizer.json`; `load_tokenizer` reads it again."""
+    path = pathlib.Path(workdir) / "tokenizer.json"
+    if config.tokenizer.name == "bytes":
+        ByteTokenizer().save(path)
+    else:
+        shutil.copyfile(_tokenizer_file(config), path)
+    return path
+
+
+def _tokenizer_file(config: DataConfig) -> pathlib.Path:
+    settings = config.tokenizer
+    if settings.name == "file":
+        return pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
+    key = digest(
+        ["tokenizer", 1, settings.name, settings.vocab_size, settings.lowercase, [fingerprint(p) for p in config.parts]]
+    )
+    build = functools.partial(_train, settings, config.parts)
+    return build_once(cache_root(config) / f"tokenizer-{key}", build) / "tokenizer.json"
+
+
+def _train(settings: TokenizerConfig, parts: tuple[Part, ...], folder: pathlib.Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    if settings.name == "bpe":
+        model = Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.decoder = decoders.ByteLevel()
+        model.normalizer = normalizers.Lowercase() if settings.lowercase else None
+        trainer = trainers.BpeTrainer(
+            vocab_size=settings.vocab_size,
+            special_tokens=list(_BYTE_LEVEL.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    else:
+        model = Tokenizer(models.WordPiece(unk_token=_WORDPIECE["unk"]))
+        model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        model.decoder = decoders.WordPiece()
+        model.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=settings.vocab_size, special_tokens=list(_WORDPIECE.values()), show_progress=False
+        )
+    model.train_from_iterator((piece for part in parts for text in texts(part)[0] for piece in _pieces(text)), trainer)
+    model.save(str(folder / "tokenizer.json"))
+
+
+def texts(part: Part) -> tuple[list[str], np.ndarray]:
+    """The documents of a part and their row numbers, int64 [N].
+
+    Raises:
+        UserError: a row that is not text.
+    """
+    rows = read(part)
+    column = rows.columns["text"]
+    chosen = []
+    for row in rows.index:
+        text = column[row] if isinstance(column, list | np.ndarray) else None
+        if not isinstance(text, str):
+            told = repr(text)[:40] if isinstance(column, list | np.ndarray) else "encoded bytes"
+            raise UserError(f"data.keys.text: {rows.where(int(row))} of {rows.title} holds {told}, must be text")
+        chosen.append(text)
+    return chosen, rows.index
