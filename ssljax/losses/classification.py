@@ -38,7 +38,7 @@ def cross_entropy(
     else:
         values = -jnp.take_along_axis(log_p_NxC, _inside(labels, logits.shape[-1])[:, None], axis=-1)[:, 0]
         values = _poison(values, labels, logits.shape[-1])
-        total = 1.0
+        total = jnp.float32(1.0)
     uniform = -log_p_NxC.mean(-1) * total
     return finish((1 - label_smoothing) * values + label_smoothing * uniform, weights, reduce)
 

@@ -1,0 +1,195 @@
+"""Random views of images: one set of operations (`Augment`), three ways to make views with it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.schema import setting
+from ssljax.views import color, geometry
+from ssljax.views.keys import example_keys
+from ssljax.views.pixels import resize
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What may happen to a view, in the order of the fields, after the crop. As it stands: nothing.
+
+    Fields named after an operation are its probability for each view; 0 takes the operation out of the program.
+    """
+
+    crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), gt=0)
+    """Range of width / height of crop boxes."""
+    flip: float = setting(0.0, ge=0, le=1)
+    rotate: float = setting(0.0, ge=0, le=1)
+    """By 0, 90, 180 or 270 degrees."""
+    jitter: float = setting(0.0, ge=0, le=1)
+    jitter_strength: float = setting(1.0, ge=0)
+    """Multiplies the four ranges that follow."""
+    brightness: float = setting(0.8, ge=0)
+    contrast: float = setting(0.8, ge=0)
+    saturation: float = setting(0.8, ge=0)
+    hue: float = setting(0.2, ge=0, le=0.5)
+    gray: float = setting(0.0, ge=0, le=1)
+    blur: float = setting(0.0, ge=0, le=1)
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), ge=0)
+    """Pixels of the view."""
+    solarize: float = setting(0.0, ge=0, le=1)
+    solarize_threshold: float = setting(0.5, ge=0, le=1)
+    cutout: float = setting(0.0, ge=0, le=1)
+    cutout_size: float = setting(0.5, gt=0, le=1)
+    """Side of the square, as a share of the shorter side of the view."""
+    noise: float = setting(0.0, ge=0, le=1)
+    noise_std: float = setting(0.1, ge=0)
+
+    def validate(self) -> None:
+        _ordered("crop_ratio", self.crop_ratio)
+        _ordered("blur_sigma", self.blur_sigma)
+
+    def __call__(
+        self, keys: jax.Array, images: jax.Array, size: tuple[int, int], crop_scale: tuple[float, float]
+    ) -> jax.Array:
+        """One view of each image: [M, H, W, C] with keys [M] to [M, h, w, C], `size` = (h, w).
+
+        A crop scale of (1, 1) is the whole image, resized.
+        """
+        # A fixed number of keys, so that switching one operation off leaves the draws of the others as they were.
+        k = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 9))(keys), 1, 0)
+        if crop_scale == (1.0, 1.0):
+            x = resize(images, size)
+        else:
+            x = geometry.random_resized_crop(k[0], images, size, crop_scale, self.crop_ratio)
+        if not _off(self.flip):
+            x = geometry.random_flip(k[1], x, self.flip)
+        if not _off(self.rotate):
+            x = geometry.random_rotate90(k[2], x, self.rotate)
+        if not (_off(self.jitter) or _off(self.jitter_strength)):
+            ranges = (self.brightness, self.contrast, self.saturation, self.hue)
+            x = color.random_color_jitter(k[3], x, self.jitter, *(self.jitter_strength * r for r in ranges))
+        if not _off(self.gray):
+            x = color.random_grayscale(k[4], x, self.gray)
+        if not _off(self.blur):
+            x = color.random_gaussian_blur(k[5], x, self.blur, self.blur_sigma)
+        if not _off(self.solarize):
+            x = color.random_solarize(k[6], x, self.solarize, self.solarize_threshold)
+        if not _off(self.cutout):
+            x = geometry.random_cutout(k[7], x, self.cutout, self.cutout_size)
+        if not _off(self.noise):
+            x = color.random_noise(k[8], x, self.noise, self.noise_std)
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastiveAugment(Augment):
+    """`Augment` with the defaults of SimCLR (Chen et al. 2020, appendix A)."""
+
+    flip: float = setting(0.5, ge=0, le=1)
+    jitter: float = setting(0.8, ge=0, le=1)
+    gray: float = setting(0.2, ge=0, le=1)
+    blur: float = setting(0.5, ge=0, le=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """One view: (key, images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the image itself."""
+
+    size: int | None = setting(None, gt=0)
+    """Side of the view; None keeps that of the images."""
+    crop_scale: tuple[float, float] = setting((1.0, 1.0), gt=0, le=1)
+    """Range of the share of the area that a crop covers; (1, 1) is no crop."""
+    augment: Augment = setting(Augment())
+
+    def validate(self) -> None:
+        _ordered("crop_scale", self.crop_scale)
+
+    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        size = _size(self.size, images)
+        return self.augment(example_keys(key, images.shape[0]), images, size, self.crop_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoViews:
+    """Two independent views: (key, images [B, H, W, C] in [0, 1]) -> [B, 2, h, w, C]."""
+
+    size: int | None = setting(None, gt=0)
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), gt=0, le=1)
+    augment: ContrastiveAugment = setting(ContrastiveAugment())
+    second: ContrastiveAugment | None = setting(None)
+    """The operations of the second view where they differ (BYOL: blur 0.1, solarize 0.2); None: the same."""
+
+    def validate(self) -> None:
+        _ordered("crop_scale", self.crop_scale)
+
+    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        augments = [self.augment, self.augment if self.second is None else self.second]
+        return _views(key, images, augments, _size(self.size, images), self.crop_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiCrop:
+    """Large and small crops (Caron et al. 2020, 2021; the defaults are DINO's).
+
+    (key, images [B, H, W, C] in [0, 1]) -> {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" is absent
+    where `local_crops` is 0.
+    """
+
+    global_crops: int = setting(2, ge=1)
+    local_crops: int = setting(6, ge=0)
+    size: int | None = setting(None, gt=0)
+    local_size: int | None = setting(None, gt=0)
+    """Side of the small crops; None is half the side of the large ones."""
+    global_scale: tuple[float, float] = setting((0.4, 1.0), gt=0, le=1)
+    local_scale: tuple[float, float] = setting((0.05, 0.4), gt=0, le=1)
+    augment: ContrastiveAugment = setting(ContrastiveAugment())
+    second: ContrastiveAugment | None = setting(None)
+    """The operations of the large crops after the first, where they differ (DINO: blur 0.1, solarize 0.2)."""
+    local: ContrastiveAugment | None = setting(None)
+    """The operations of the small crops, where they differ."""
+
+    def validate(self) -> None:
+        _ordered("global_scale", self.global_scale)
+        _ordered("local_scale", self.local_scale)
+
+    def __call__(self, key: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+        size = _size(self.size, images)
+        later = self.augment if self.second is None else self.second
+        augments = [self.augment] + [later] * (self.global_crops - 1)
+        key_global, key_local = jax.random.split(key)
+        out = {"global": _views(key_global, images, augments, size, self.global_scale)}
+        if self.local_crops:
+            side = (size[0] // 2, size[1] // 2) if self.local_size is None else (self.local_size, self.local_size)
+            augments = [self.augment if self.local is None else self.local] * self.local_crops
+            out["local"] = _views(key_local, images, augments, side, self.local_scale)
+        return out
+
+
+def _views(
+    key: jax.Array, images: jax.Array, augments: Sequence[Augment], size: tuple[int, int], scale: tuple[float, float]
+) -> jax.Array:
+    """[B, V, h, w, C]: view v is made by augments[v] with the keys fold_in(fold_in(key, v), row)."""
+    b = images.shape[0]
+    out: list[Any] = [None] * len(augments)
+    # Views of one augment go through it together; told apart by identity, since a field may hold a traced value.
+    for augment in {id(a): a for a in augments}.values():
+        mine = [v for v, a in enumerate(augments) if a is augment]
+        keys = jnp.concatenate([example_keys(jax.random.fold_in(key, v), b) for v in mine])
+        views = augment(keys, jnp.tile(images, (len(mine), 1, 1, 1)), size, scale)
+        for i, v in enumerate(mine):
+            out[v] = views[i * b : (i + 1) * b]
+    return jnp.stack(out, 1)
+
+
+def _size(size: int | None, images: jax.Array) -> tuple[int, int]:
+    return (images.shape[1], images.shape[2]) if size is None else (size, size)
+
+
+def _off(probability: Any) -> bool:
+    # A sweep may put a traced value here; then the operation stays in the program.
+    return isinstance(probability, int | float) and probability == 0
+
+
+def _ordered(name: str, values: tuple[float, float]) -> None:
+    if values[0] > values[1]:
+        raise ValueError(f"{name}: got {values}, must be (low, high) with low <= high")

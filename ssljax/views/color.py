@@ -1,0 +1,144 @@
+"""Operations on colours and sharpness. Images are float32 [B, H, W, C] in [0, 1]; keys [B] from `example_keys`.
+
+What needs three channels (saturation, hue, grey) is the identity on one-channel images and refuses any other number.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.views.geometry import separable
+from ssljax.views.keys import between, uniforms
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the grey of Pillow and torchvision
+
+
+def random_color_jitter(
+    keys: jax.Array,
+    images: jax.Array,
+    probability: float = 0.8,
+    brightness: float = 0.8,
+    contrast: float = 0.8,
+    saturation: float = 0.8,
+    hue: float = 0.2,
+) -> jax.Array:
+    """With a probability, brightness, contrast, saturation and hue changed, in this fixed order.
+
+    Factors are uniform in [max(0, 1 - x), 1 + x], the hue moves by a uniform share in [-hue, hue] of the colour
+    circle, as in torchvision and Chen et al. 2020 (appendix A; both shuffle the four steps, we do not).
+    """
+    u = uniforms(keys, 5)
+    on = u[:, 0] < probability
+
+    def factor(column, x):
+        return jnp.where(on, between(u[:, column], jnp.maximum(0.0, 1 - x), 1 + x), 1.0)
+
+    images = adjust_contrast(adjust_brightness(images, factor(1, brightness)), factor(2, contrast))
+    images = adjust_saturation(images, factor(3, saturation))
+    return adjust_hue(images, jnp.where(on, between(u[:, 4], -hue, hue), 0.0))
+
+
+def random_grayscale(keys: jax.Array, images: jax.Array, probability: float = 0.2) -> jax.Array:
+    """With a probability, all three channels become the grey value (ITU-R 601)."""
+    return adjust_saturation(images, 1.0 - (uniforms(keys, 1)[:, 0] < probability))
+
+
+def random_gaussian_blur(
+    keys: jax.Array,
+    images: jax.Array,
+    probability: float = 0.5,
+    sigma: tuple[float, float] = (0.1, 2.0),
+) -> jax.Array:
+    """With a probability, `gaussian_blur` with a uniform sigma, in pixels of this image."""
+    u = uniforms(keys, 2)
+    sigma_B = between(u[:, 1], *sigma)
+    return gaussian_blur(images, jnp.where(u[:, 0] < probability, sigma_B, 0.0))
+
+
+def random_solarize(keys: jax.Array, images: jax.Array, probability: float = 0.2, threshold: float = 0.5) -> jax.Array:
+    """With a probability, every value at or above the threshold inverted to 1 - x."""
+    on = (uniforms(keys, 1)[:, 0] < probability)[:, None, None, None]
+    return jnp.where(on & (images >= threshold), 1 - images, images)
+
+
+def random_noise(keys: jax.Array, images: jax.Array, probability: float = 1.0, std: float = 0.1) -> jax.Array:
+    """With a probability, Gaussian noise of standard deviation `std` added; clipped to [0, 1]."""
+    keys = jax.vmap(jax.random.split)(keys)
+    on = uniforms(keys[:, 0], 1)[:, 0] < probability
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys[:, 1])
+    return jnp.where(on[:, None, None, None], jnp.clip(images + std * noise, 0, 1), images)
+
+
+def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor x, clipped; factor [B]."""
+    return jnp.clip(images * _wide(factor), 0, 1)
+
+
+def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """m + factor (x - m), clipped, with m the mean grey value of the image; factor [B]."""
+    mean = _gray(images).mean((1, 2, 3), keepdims=True)
+    return jnp.clip(mean + _wide(factor) * (images - mean), 0, 1)
+
+
+def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """g + factor (x - g), clipped, with g the grey value of the pixel; factor [B]."""
+    if not _has_colour(images):
+        return images
+    gray = _gray(images)
+    return jnp.clip(gray + _wide(factor) * (images - gray), 0, 1)
+
+
+def adjust_hue(images: jax.Array, turn: jax.Array) -> jax.Array:
+    """The hue of HSV moved by `turn` [B] of the colour circle (1 = all around); saturation and value stay."""
+    if not _has_colour(images):
+        return images
+    r, g, b = images[..., 0], images[..., 1], images[..., 2]
+    value = images.max(-1)
+    chroma = value - images.min(-1)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sixths = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    sixths = sixths + 6 * turn[:, None, None]
+    sixths = sixths - 6 * jnp.floor(sixths / 6)  # many times faster than % on a CPU
+    # The share of each channel, 0 to 1, as a function of the hue: three shifted trapezoids.
+    share = jnp.stack([jnp.abs(sixths - 3) - 1, 2 - jnp.abs(sixths - 2), 2 - jnp.abs(sixths - 4)], -1)
+    return value[..., None] - chroma[..., None] * (1 - jnp.clip(share, 0, 1))
+
+
+def gaussian_blur(images: jax.Array, sigma: jax.Array, truncate: float = 3.0) -> jax.Array:
+    """Each image convolved with its own Gaussian; sigma [B] in pixels, 0 = unchanged.
+
+    As `scipy.ndimage.gaussian_filter(mode="reflect")`: taps up to int(truncate sigma + 0.5) pixels away, borders
+    mirrored. The reach must not exceed the image side (weights beyond the first mirror image are left out).
+    """
+    return separable(
+        images, _blur_matrix(sigma, images.shape[1], truncate), _blur_matrix(sigma, images.shape[2], truncate)
+    )
+
+
+def _blur_matrix(sigma: jax.Array, n: int, truncate: float) -> jax.Array:
+    """[B, n, n]: row i holds the weights of pixels j, those of j's mirror images beyond both borders included."""
+    sigma = jnp.maximum(sigma, 1e-3)[:, None, None]
+    radius = jnp.floor(truncate * sigma + 0.5)
+    i, j = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
+
+    def tap(distance):
+        return jnp.where(jnp.abs(distance) <= radius, jnp.exp(-0.5 * jnp.square(distance / sigma)), 0.0)
+
+    weights = tap(i - j) + tap(i + j + 1) + tap(2 * n - 1 - i - j)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return jnp.asarray(x)[:, None, None, None]
+
+
+def _gray(images: jax.Array) -> jax.Array:
+    """[B, H, W, 1]"""
+    if not _has_colour(images):
+        return images
+    return LUMA[0] * images[..., :1] + LUMA[1] * images[..., 1:2] + LUMA[2] * images[..., 2:]
+
+
+def _has_colour(images: jax.Array) -> bool:
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"colour operations take 1 or 3 channels, got {images.shape[-1]}")
+    return images.shape[-1] == 3

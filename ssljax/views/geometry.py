@@ -1,0 +1,117 @@
+"""Operations that move pixels. Images are float32 [B, H, W, C]; keys [B] come from `views.keys.example_keys`."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.views.keys import between, uniforms
+
+ATTEMPTS = 10  # draws of a crop before the fallback, as torchvision
+
+
+def random_resized_crop(
+    keys: jax.Array,
+    images: jax.Array,
+    size: int | tuple[int, int],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> jax.Array:
+    """A random box of each image, resized to `size` (Szegedy et al. 2015, "Going Deeper with Convolutions").
+
+    The box has an area of uniform share `scale` of the image and a log-uniform aspect `ratio` (width / height), drawn
+    again (10 times at most) until it fits, then lies anywhere inside. If nothing fits: the largest centred box with
+    an allowed ratio. Boxes are continuous (not whole pixels); bilinear, antialiased where the box shrinks.
+    """
+    h, w = images.shape[1:3]
+    offset_Bx2, extent_Bx2 = random_boxes(keys, (h, w), scale, ratio)
+    return resample(images, offset_Bx2, extent_Bx2, (size, size) if isinstance(size, int) else size)
+
+
+def random_boxes(
+    keys: jax.Array, shape: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[jax.Array, jax.Array]:
+    """The boxes of `random_resized_crop`: offsets [B, 2] and extents [B, 2] as (y, x), in pixels."""
+    h, w = shape
+    u = uniforms(keys, 2 * ATTEMPTS + 2)
+    area_BxA = between(u[:, :ATTEMPTS], *scale) * (h * w)
+    aspect_BxA = jnp.exp(between(u[:, ATTEMPTS:-2], math.log(ratio[0]), math.log(ratio[1])))
+    extent_BxAx2 = jnp.stack([jnp.sqrt(area_BxA / aspect_BxA), jnp.sqrt(area_BxA * aspect_BxA)], -1)
+    fits_BxA = (extent_BxAx2 <= jnp.array([h, w])).all(-1)
+    first = jnp.argmax(fits_BxA, 1)[:, None, None]
+    aspect = min(max(w / h, ratio[0]), ratio[1])
+    fallback = jnp.array([min(h, w / aspect), min(w, h * aspect)], jnp.float32)
+    extent = jnp.take_along_axis(extent_BxAx2, first, 1)[:, 0]
+    found = fits_BxA.any(1, keepdims=True)
+    extent = jnp.where(found, extent, fallback)
+    place = jnp.where(found, u[:, -2:], 0.5)
+    return place * (jnp.array([h, w]) - extent), extent
+
+
+def resample(images: jax.Array, offset: jax.Array, extent: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """The box (offset, offset + extent) of each image at h x w = `size`, bilinear, antialiased where it shrinks.
+
+    Two small matrix products per image. The same weights as Pillow's `Image.resize(size, BILINEAR, box=...)`.
+
+    Args:
+        images: [B, H, W, C].
+        offset, extent: [B or 1, 2] as (y, x), in pixels, inside the image.
+        size: (h, w).
+    """
+    height, width = images.shape[1:3]
+    rows = _interpolation(offset[:, 0], extent[:, 0], height, size[0])
+    columns = _interpolation(offset[:, 1], extent[:, 1], width, size[1])
+    return separable(images, rows, columns)
+
+
+def separable(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Linear maps along the two image axes: rows [B or 1, h, H] and columns [B or 1, w, W] on [B, H, W, C]."""
+    b, height, width, c = images.shape
+    rows = jnp.broadcast_to(rows, (b, *rows.shape[1:]))
+    columns = jnp.broadcast_to(columns, (b, *columns.shape[1:]))
+    exact = jax.lax.Precision.HIGHEST  # pixels in lower precision would be a second, hidden augmentation
+    y = jnp.einsum("bhH,bHx->bhx", rows, images.reshape(b, height, width * c), precision=exact)
+    y = y.reshape(b, rows.shape[1], width, c)
+    return jnp.einsum("bwW,bhWc->bhwc", columns, y, precision=exact)
+
+
+def _interpolation(offset: jax.Array, extent: jax.Array, old: int, new: int) -> jax.Array:
+    """Weights [B, new, old] of a triangle filter that is as wide as the coarser of the two grids, rows sum to 1."""
+    step = (extent / new)[:, None, None]
+    center = offset[:, None, None] + (jnp.arange(new)[:, None] + 0.5) * step
+    distance = jnp.abs(jnp.arange(old) + 0.5 - center) / jnp.maximum(step, 1.0)
+    weights = jnp.maximum(1 - distance, 0.0)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def random_flip(keys: jax.Array, images: jax.Array, probability: float = 0.5) -> jax.Array:
+    """Left and right exchanged, with a probability."""
+    flip = uniforms(keys, 1)[:, 0] < probability
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+def random_rotate90(keys: jax.Array, images: jax.Array, probability: float = 1.0) -> jax.Array:
+    """With a probability, a turn by 0, 90, 180 or 270 degrees (counter-clockwise), each as likely; square images."""
+    if images.shape[1] != images.shape[2]:
+        raise ValueError(f"a rotation by 90 degrees needs square images, got {images.shape[1]} x {images.shape[2]}")
+    u = uniforms(keys, 2)
+    turns = jnp.where(u[:, 0] < probability, jnp.floor(4 * u[:, 1]), 0)[:, None, None, None]
+    half = jnp.where(turns >= 2, images[:, ::-1, ::-1], images)
+    quarter = jnp.swapaxes(half, 1, 2)[:, ::-1]
+    return jnp.where(turns % 2 == 1, quarter, half)
+
+
+def random_cutout(
+    keys: jax.Array, images: jax.Array, probability: float = 1.0, size: float = 0.5, fill: float = 0.0
+) -> jax.Array:
+    """With a probability, a square set to `fill` (DeVries & Taylor 2017, "Improved Regularization ... with Cutout").
+
+    The side is `size` times the shorter image side; the centre is any pixel, so the square may stick out.
+    """
+    h, w = images.shape[1:3]
+    u = uniforms(keys, 3)
+    half = size * min(h, w) / 2
+    inside_h = jnp.abs(jnp.arange(h) - jnp.floor(u[:, 1:2] * h)) < half
+    inside_w = jnp.abs(jnp.arange(w) - jnp.floor(u[:, 2:3] * w)) < half
+    cut = (u[:, :1] < probability)[..., None] & inside_h[:, :, None] & inside_w[:, None, :]
+    return jnp.where(cut[..., None], fill, images)
