@@ -12,14 +12,6 @@ import jax
 import jax.numpy as jnp
 
 
-def _description(*data: str, static: tuple[str, ...] = ()) -> Any:
-    def register(cls: type) -> type:
-        cls = dataclasses.dataclass(frozen=True)(cls)
-        return jax.tree_util.register_dataclass(cls, data_fields=list(data), meta_fields=list(static))
-
-    return register
-
-
 class Mask:
     """A description of allowed (query, key) pairs."""
 
@@ -35,7 +27,8 @@ class Mask:
         raise NotImplementedError
 
 
-@_description()
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
 class Full(Mask):
     """Every query attends to every key."""
 
@@ -43,7 +36,8 @@ class Full(Mask):
         return None
 
 
-@_description()
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
 class Causal(Mask):
     """Query t attends to keys 0..t."""
 
@@ -53,7 +47,8 @@ class Causal(Mask):
         return _index(rows)[:, None] >= _index(columns)
 
 
-@_description("length")
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
     """Keys before `length` (int, or int32 [B]) are seen by every query; the rest is causal."""
 
@@ -64,7 +59,8 @@ class Prefix(Mask):
         return (_index(rows)[:, None] >= _index(columns)) | (_index(columns) < length)
 
 
-@_description(static=("window", "causal"))
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["window", "causal"])
+@dataclasses.dataclass(frozen=True)
 class Sliding(Mask):
     """Local attention: causal, the last `window` keys (itself among them); symmetric, keys nearer than `window`."""
 
@@ -77,7 +73,8 @@ class Sliding(Mask):
         return near & (distance >= 0 if self.causal else distance > -self.window)
 
 
-@_description("q_ids", "kv_ids")
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["q_ids", "kv_ids"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
 class Segments(Mask):
     """Packed sequences: a query sees keys of its own segment. Segment 0 is padding: it sees and is seen by nobody.
 
@@ -94,7 +91,8 @@ class Segments(Mask):
         return (same & (kv_BxS != 0)[:, None, :])[:, None]
 
 
-@_description("valid")
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["valid"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
 class Keys(Mask):
     """Padding: only keys with `valid` (bool [B, S]) are seen."""
 
@@ -104,7 +102,8 @@ class Keys(Mask):
         return self.valid[:, None, None, columns].astype(bool)
 
 
-@_description("parts")
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
 class All(Mask):
     """What every part allows; made by `&`."""
 
