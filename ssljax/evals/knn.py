@@ -1,0 +1,72 @@
+"""k nearest neighbours by cosine similarity, votes weighted by exp(similarity / temperature)."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.base.schema import setting
+from ssljax.evals.base import Metrics, Probe, Reader
+
+
+@dataclasses.dataclass(frozen=True)
+class Knn(Probe):
+    """Weighted k-NN classification (Wu et al. 2018, section 3.4; k 20 as in Caron et al. 2021).
+
+    Attributes:
+        k: neighbours that vote.
+        temperature: of the vote weights.
+    """
+
+    k: int = setting(20, ge=1)
+    temperature: float = setting(0.07, gt=0)
+
+    def run(self, reader: Reader) -> Metrics:
+        predicted = knn_predict(
+            reader.features(self.fit_split, self.feature),
+            reader.labels(self.fit_split),
+            reader.features(self.test_split, self.feature),
+            k=self.k,
+            temperature=self.temperature,
+        )
+        return {"accuracy": float(np.mean(predicted == reader.labels(self.test_split)))}
+
+
+def knn_predict(
+    bank_NxD: np.ndarray,
+    labels_N: np.ndarray,
+    query_MxD: np.ndarray,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    block: int = 256,
+) -> np.ndarray:
+    """The class [M] with the largest weighted vote; equal votes go to the smaller class index.
+
+    The similarities of one block of queries with the whole bank are the largest array: [block, N].
+    """
+    k, classes = min(k, len(bank_NxD)), int(labels_N.max()) + 1
+    bank, labels = _unit(jnp.asarray(bank_NxD, jnp.float32)), jnp.asarray(labels_N, jnp.int32)
+    padded = np.pad(query_MxD, ((0, -len(query_MxD) % block), (0, 0)))
+    out = [
+        np.asarray(_vote(padded[i : i + block], bank, labels, temperature, k=k, classes=classes))
+        for i in range(0, len(padded), block)
+    ]
+    return np.concatenate(out)[: len(query_MxD)]
+
+
+@functools.partial(jax.jit, static_argnames=("k", "classes"))
+def _vote(query_BxD, bank_NxD, labels_N, temperature, *, k, classes):
+    query = _unit(query_BxD.astype(jnp.float32))
+    similarity_BxN = jnp.matmul(query, bank_NxD.T, precision=jax.lax.Precision.HIGHEST)
+    top_Bxk, index_Bxk = jax.lax.top_k(similarity_BxN, k)
+    # Less the largest: the ranking is unchanged and a small temperature cannot overflow.
+    weight_Bxk = jnp.exp((top_Bxk - top_Bxk[:, :1]) / temperature)
+    rows = jnp.arange(len(query))[:, None]
+    return jnp.zeros((len(query), classes)).at[rows, labels_N[index_Bxk]].add(weight_Bxk).argmax(axis=-1)
+
+
+def _unit(x):
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

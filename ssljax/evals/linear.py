@@ -1,0 +1,234 @@
+"""Linear probe: multinomial logistic regression on frozen, standardised features."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ssljax.base.schema import setting
+from ssljax.evals.base import Metrics, Probe, Reader, draw_per_class, mean_and_std, standardizer
+
+L2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+LEARNING_RATES = (0.001, 0.01, 0.1)
+ITERATIONS = 300  # of L-BFGS for each value of L2
+TOLERANCE = 1e-5  # of the largest gradient entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Probe):
+    """Accuracy of a linear classifier whose one hyper-parameter is chosen on a selection split, then refitted on all.
+
+    Features are standardised with the statistics of the fitting split. With `labels_per_class` the classifier sees
+    so many labels a class and no others: the hyper-parameter is then chosen by cross-validation within them, and
+    `select_split` is not read.
+
+    Attributes:
+        solver: "lbfgs" (full batch; the hyper-parameter is L2) or "sgd" (momentum 0.9, cosine decay, no weight
+            decay; the hyper-parameter is the learning rate).
+        l2: candidates for L2: the coefficient of |W|^2 / 2 beside the mean cross-entropy.
+        learning_rates: candidates for "sgd".
+        epochs: of "sgd".
+        sgd_batch: of "sgd".
+        labels_per_class: None = all labels.
+        draws: repetitions with other random labels; the mean and the standard deviation are reported.
+        seed: of the draws, the carved selection split and the order of "sgd".
+    """
+
+    solver: Literal["lbfgs", "sgd"] = setting("lbfgs")
+    l2: tuple[float, ...] = setting(L2, gt=0)
+    learning_rates: tuple[float, ...] = setting(LEARNING_RATES, gt=0)
+    epochs: int = setting(100, ge=1)
+    sgd_batch: int = setting(256, ge=1)
+    labels_per_class: int | None = setting(None, ge=1)
+    draws: int = setting(1, ge=1)
+    seed: int = setting(0)
+
+    def validate(self) -> None:
+        super().validate()
+        for name in ("l2", "learning_rates"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: got an empty list, must hold at least one value")
+        if self.labels_per_class is None and self.draws > 1:
+            raise ValueError(f"draws: got {self.draws}, must be 1 when labels_per_class is not set")
+        if self.labels_per_class == 1 and len(self.candidates()) > 1:
+            key = "l2" if self.solver == "lbfgs" else "learning_rates"
+            raise ValueError(f"{key}: got {len(self.candidates())} values, must be one where labels_per_class is 1")
+
+    def candidates(self) -> tuple[float, ...]:
+        """Strongest regularisation first."""
+        return tuple(sorted(self.l2, reverse=True)) if self.solver == "lbfgs" else tuple(sorted(self.learning_rates))
+
+    def fitter(self, classes: int) -> "Fit":
+        """(x, y, weight) -> one head per candidate."""
+        if self.solver == "lbfgs":
+            return functools.partial(logistic_path, l2=jnp.asarray(self.candidates()), classes=classes)
+        return functools.partial(
+            logistic_sgd,
+            learning_rates=jnp.asarray(self.candidates()),
+            key=jax.random.key(self.seed),
+            classes=classes,
+            epochs=self.epochs,
+            batch=self.sgd_batch,
+        )
+
+    def run(self, reader: Reader) -> Metrics:
+        fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)
+        test_x, test_y = reader.features(self.test_split, self.feature), reader.labels(self.test_split)
+        mean, scale = standardizer(fit_x)
+        fit_x, test_x = _scaled(fit_x, mean, scale), _scaled(test_x, mean, scale)
+        fit, values = self.fitter(int(fit_y.max()) + 1), self.candidates()
+        accuracies, chosen = [], []
+        for draw in range(self.draws):
+            rng = np.random.default_rng((self.seed, draw))
+            x, y = fit_x, fit_y
+            if self.labels_per_class is not None:
+                rows = draw_per_class(fit_y, self.labels_per_class, rng, f"{reader.path}.labels_per_class")
+                x, y = fit_x[rows], fit_y[rows]
+            if len(values) == 1:
+                best = 0
+            elif self.labels_per_class is not None:
+                best = select(fit, x, y, folds_of(y, min(5, self.labels_per_class), rng))
+            elif self.select_split is not None:
+                select_x = _scaled(reader.features(self.select_split, self.feature), mean, scale)
+                best = select_on(fit, x, y, select_x, reader.labels(self.select_split))
+            else:
+                best = select(fit, x, y, folds_of(y, 5, rng)[:1])  # one fold of five: an 80/20 split
+            heads = fit(x, y, np.ones(len(y), np.float32))
+            accuracies.append(float(np.mean(predict(heads[best], test_x) == test_y)))
+            chosen.append(values[best])
+        name = "l2" if self.solver == "lbfgs" else "learning_rate"
+        return mean_and_std("accuracy", accuracies) | {name: float(np.exp(np.mean(np.log(chosen))))}
+
+
+Fit = Callable[..., jax.Array]  # (x [N, D], y [N], weight [N]) -> heads [candidates, D + 1, classes]
+
+
+@functools.partial(jax.jit, static_argnames="classes")
+def logistic_path(x, y, weight, *, l2, classes: int) -> jax.Array:
+    """Multinomial logistic regression by L-BFGS for each value of `l2`, each started from the one before.
+
+    Minimises sum_i weight_i CE_i / sum_i weight_i + l2/2 |W|^2; the bias is not penalised.
+
+    Args:
+        x: [N, D] standardised features.
+        y: [N] classes.
+        weight: [N], 0 = left out, so every fold is the same compiled program.
+        l2: [L], largest first (the warm start then follows the path).
+        classes: number of classes.
+
+    Returns:
+        heads [L, D + 1, classes]; the last row is the bias.
+    """
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    optimizer = optax.lbfgs(memory_size=10)
+
+    def solve(head, strength):
+        def objective(head):
+            return jnp.sum(weight * _cross_entropy(head, x, y)) / jnp.sum(weight) + strength / 2 * jnp.sum(
+                jnp.square(head[:-1])
+            )
+
+        value_and_grad = optax.value_and_grad_from_state(objective)
+
+        def step(carry):
+            head, state, i, _ = carry
+            value, grad = value_and_grad(head, state=state)
+            updates, state = optimizer.update(grad, state, head, value=value, grad=grad, value_fn=objective)
+            new = optax.apply_updates(head, updates)
+            moved = jnp.any(new != head)  # a line search that finds nothing better in float32 has converged
+            return new, state, i + 1, moved & (jnp.max(jnp.abs(grad)) > TOLERANCE)
+
+        start = (head, optimizer.init(head), jnp.int32(0), jnp.bool_(True))
+        head = jax.lax.while_loop(lambda c: c[3] & (c[2] < ITERATIONS), step, start)[0]
+        return head, head
+
+    return jax.lax.scan(solve, jnp.zeros((x.shape[1] + 1, classes)), l2)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("classes", "epochs", "batch"))
+def logistic_sgd(x, y, weight, *, learning_rates, key, classes: int, epochs: int, batch: int) -> jax.Array:
+    """The same head by SGD (momentum 0.9, cosine decay to 0, no weight decay), all learning rates side by side.
+
+    Shapes as `logistic_path`; returns heads [learning rates, D + 1, classes]. An epoch is N // batch batches of a
+    fresh permutation.
+    """
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    batch = min(batch, len(y))
+    per_epoch = len(y) // batch
+
+    def mean_loss(head, rows):
+        w = weight[rows]
+        return jnp.sum(w * _cross_entropy(head, x[rows], y[rows])) / jnp.maximum(jnp.sum(w), 1e-9)
+
+    def epoch(carry, number):
+        order = jax.random.permutation(jax.random.fold_in(key, number), len(y))[: per_epoch * batch]
+
+        def step(carry, inputs):
+            heads, momenta = carry
+            rows, decay = inputs
+            grads = jax.vmap(jax.grad(mean_loss), (0, None))(heads, rows)
+            momenta = 0.9 * momenta + grads
+            return (heads - (decay * learning_rates)[:, None, None] * momenta, momenta), None
+
+        progress = (number * per_epoch + jnp.arange(per_epoch)) / (epochs * per_epoch)
+        return jax.lax.scan(step, carry, (order.reshape(per_epoch, batch), (1 + jnp.cos(jnp.pi * progress)) / 2))
+
+    zeros = jnp.zeros((len(learning_rates), x.shape[1] + 1, classes))
+    return jax.lax.scan(epoch, (zeros, zeros), jnp.arange(epochs))[0][0]
+
+
+def folds_of(labels_N: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Which fold holds out each example: [folds, N] bool, each class spread evenly over the folds."""
+    number = np.empty(len(labels_N), np.int64)
+    for label in np.unique(labels_N):
+        members = rng.permutation(np.flatnonzero(labels_N == label))
+        number[members] = (np.arange(len(members)) + rng.integers(folds)) % folds
+    return number == np.arange(folds)[:, None]
+
+
+def select(fit: Fit, x, y, held_out_FxN: np.ndarray) -> int:
+    """Index of the candidate with the best held-out accuracy, folds pooled."""
+    logits, labels = [], []
+    for held_out in held_out_FxN:
+        heads = fit(x, y, (~held_out).astype(np.float32))
+        logits.append(_logits(heads, x[held_out]))
+        labels.append(y[held_out])
+    return _best(np.concatenate(logits, axis=1), np.concatenate(labels))
+
+
+def select_on(fit: Fit, x, y, select_x, select_y) -> int:
+    """Index of the candidate with the best accuracy on a selection split."""
+    return _best(_logits(fit(x, y, np.ones(len(y), np.float32)), select_x), select_y)
+
+
+def predict(head, x) -> np.ndarray:
+    """Classes [N] of features [N, D] by a head [D + 1, C]."""
+    return np.argmax(_logits(head, x), axis=-1)
+
+
+def _best(logits_LxNxC: np.ndarray, labels_N: np.ndarray) -> int:
+    """Highest accuracy; among equals the lowest cross-entropy, since few held-out labels often tie."""
+    labels = np.minimum(labels_N, logits_LxNxC.shape[-1] - 1)  # an unseen class is wrong for every candidate alike
+    accuracy = (logits_LxNxC.argmax(axis=-1) == labels_N).mean(axis=-1)
+    log_sum = np.logaddexp.reduce(logits_LxNxC, axis=-1)
+    loss = (log_sum - logits_LxNxC[:, np.arange(len(labels)), labels]).mean(axis=-1)
+    return min(range(len(accuracy)), key=lambda i: (-accuracy[i], loss[i]))
+
+
+def _cross_entropy(head, x, y):
+    logits = jnp.matmul(x, head[:-1], precision=jax.lax.Precision.HIGHEST) + head[-1]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
+
+
+def _logits(heads, x: np.ndarray) -> np.ndarray:
+    heads = np.asarray(heads)
+    return x @ heads[..., :-1, :] + heads[..., -1:, :]
+
+
+def _scaled(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return ((x - mean) / scale).astype(np.float32)

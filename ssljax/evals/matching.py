@@ -1,0 +1,119 @@
+"""Image against text: zero-shot classification and retrieval. Ties count against the model."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.base.schema import setting
+from ssljax.evals.base import Evaluation, Metrics, Reader, majority
+
+# Equal inputs give similarities that differ by rounding; within this they count as equal.
+TIE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot(Evaluation):
+    """Classification of images by the nearest class description (Radford et al. 2021, section 3.1).
+
+    Attributes:
+        templates: prompts with one `{}` for the class name; their normalised embeddings are averaged.
+        classes: class names in label order; empty = those of the data.
+    """
+
+    templates: tuple[str, ...] = setting(("{}",))
+    classes: tuple[str, ...] = setting(())
+
+    def validate(self) -> None:
+        for i, template in enumerate(self.templates):
+            if template.count("{}") != 1:
+                raise ValueError(f"templates[{i}]: got {template!r}, must hold {{}} once, for the class name")
+        if not self.templates:
+            raise ValueError("templates: got an empty list, must hold at least one prompt")
+
+    def wanted(self) -> tuple[str, ...]:
+        return ("image", "text")
+
+    def headline(self) -> tuple[str, ...]:
+        return ("accuracy",)
+
+    def run(self, reader: Reader) -> Metrics:
+        names, labels = self._names(reader), reader.labels(self.test_split)
+        prompts = [template.replace("{}", name) for name in names for template in self.templates]
+        text = reader.text_features(prompts, self.test_split)
+        text_CxTxD = text.reshape(len(names), len(self.templates), -1)
+        rank = zero_shot_rank(reader.features(self.test_split, "image"), text_CxTxD, labels)
+        return {"accuracy": float(np.mean(rank < 1)), "accuracy_top5": float(np.mean(rank < 5))}
+
+    def trivial(self, reader: Reader) -> dict[str, Metrics]:
+        classes, labels = len(self._names(reader)), reader.labels(self.test_split)
+        return {
+            "chance": {"accuracy": 1 / classes, "accuracy_top5": min(1.0, 5 / classes)},
+            "majority": {"accuracy": majority(labels, labels)},
+        }
+
+    def _names(self, reader: Reader) -> tuple[str, ...]:
+        names = self.classes or tuple(reader.class_names())
+        if not names:
+            raise UserError(f"{reader.path}.classes: missing, and the data has no class names")
+        highest = int(reader.labels(self.test_split).max())
+        if highest >= len(names):
+            raise UserError(f"{reader.path}.classes: got {len(names)} names, but the labels go up to {highest}")
+        return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval(Evaluation):
+    """Recall at k in both directions over the pairs of the test split; row i of one side belongs to row i of the other.
+
+    Attributes:
+        ks: the ranks to report.
+    """
+
+    ks: tuple[int, ...] = setting((1, 5, 10), ge=1)
+
+    directions: ClassVar[tuple[str, str]] = ("image_to_text", "text_to_image")
+
+    def wanted(self) -> tuple[str, ...]:
+        return ("image", "text")
+
+    def headline(self) -> tuple[str, ...]:
+        return tuple(f"{direction}_r{k}" for direction in self.directions for k in self.ks)
+
+    def run(self, reader: Reader) -> Metrics:
+        image, text = (reader.features(self.test_split, name) for name in ("image", "text"))
+        ranks = dict(zip(self.directions, (retrieval_rank(image, text), retrieval_rank(text, image))))
+        metrics = {f"{d}_r{k}": float(np.mean(rank < k)) for d, rank in ranks.items() for k in self.ks}
+        return metrics | {f"{d}_median_rank": float(np.median(rank) + 1) for d, rank in ranks.items()}
+
+    def trivial(self, reader: Reader) -> dict[str, Metrics]:
+        size = len(reader.features(self.test_split, "image"))
+        return {"chance": {f"{d}_r{k}": min(1.0, k / size) for d in self.directions for k in self.ks}}
+
+
+def retrieval_rank(query_NxD: np.ndarray, key_NxD: np.ndarray, *, block: int = 1024) -> np.ndarray:
+    """Rank [N] (0 = first) of key i among all keys for query i, by cosine similarity.
+
+    Pessimistic: a key that is equally similar, a duplicate for instance, counts as ranked before the true one.
+    """
+    query, key = _unit(query_NxD), _unit(key_NxD)
+    ranks = []
+    for start in range(0, len(query), block):
+        similarity = query[start : start + block] @ key.T
+        rows = np.arange(len(similarity))
+        true = similarity[rows, start + rows]
+        ranks.append(np.sum(similarity >= true[:, None] - TIE, axis=1) - 1)
+    return np.concatenate(ranks)
+
+
+def zero_shot_rank(image_NxD: np.ndarray, text_CxTxD: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Rank [N] (0 = first) of the true class, ties against the model; T templates a class are averaged."""
+    similarity_NxC = _unit(image_NxD) @ _unit(_unit(text_CxTxD).mean(axis=1)).T
+    true = similarity_NxC[np.arange(len(labels_N)), labels_N]
+    return np.sum(similarity_NxC >= true[:, None] - TIE, axis=1) - 1
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
