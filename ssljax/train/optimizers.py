@@ -125,6 +125,11 @@ class Optimizer:
         for pattern, duration in self.freeze.items():
             durations.parse(duration, f"freeze.{pattern}")
 
+    @property
+    def total_dependent(self) -> bool:
+        """Whether the updates at some step change with the length of the run, which is then part of its identity."""
+        return any(durations.depends_on_total(duration) for duration in self.freeze.values())
+
     def peak_learning_rate(self, batch_size: int) -> float | jax.Array:
         """The learning rate that the schedule multiplies, for this global batch."""
         return self.learning_rate if self.lr_per is None else self.learning_rate * (batch_size / self.lr_per)

@@ -1,0 +1,88 @@
+"""Durations in every unit, exact, and the key in every complaint."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssljax.base import durations
+from ssljax.base.durations import Sizes
+from ssljax.base.errors import UserError
+
+SIZES = Sizes(batch_size=256, dataset_size=50_000, tokens_per_example=1024, total_steps=20_000)
+
+
+@pytest.mark.parametrize(
+    "value, steps",
+    [
+        (0, 0),
+        (1000, 1000),
+        ("1000 steps", 1000),
+        ("1 step", 1),
+        ("1.5k steps", 1500),
+        ("1.5ksteps", 1500),
+        ("90 epochs", math.ceil(90 * 50_000 / 256)),
+        ("1 epoch", 196),  # 195.3: rounded up, so that every example is seen
+        ("0.5 epochs", 98),
+        ("10M examples", math.ceil(10_000_000 / 256)),
+        ("2B tokens", math.ceil(2_000_000_000 / 1024 / 256)),
+        ("1T tokens", math.ceil(10**12 / 1024 / 256)),
+        ("1e6 examples", math.ceil(1_000_000 / 256)),
+        ("5%", 1000),
+        ("0%", 0),
+        ("100%", 20_000),
+        (" 2.5 % ", 500),
+    ],
+)
+def test_steps(value, steps):
+    assert durations.steps(value, SIZES, "schedule.warmup") == steps
+
+
+@pytest.mark.parametrize(
+    "value", ["", "5", "1e3", "epochs", "-5 steps", "5 days", "5 m examples", "5k%", "1,000 steps", 1.5, True, None, -1]
+)
+def test_malformed(value):
+    with pytest.raises(UserError, match=r"^schedule\.warmup: got .*, must be an integer \(steps\) or a text such as"):
+        durations.steps(value, SIZES, "schedule.warmup")
+
+
+def test_a_share_is_at_most_the_whole():
+    with pytest.raises(UserError, match=r"^schedule\.warmup: got '101%', must be at most 100%"):
+        durations.steps("101%", SIZES, "schedule.warmup")
+
+
+@pytest.mark.parametrize(
+    "value, what",
+    [
+        ("5 epochs", "the size of the dataset"),
+        ("5 tokens", "the number of tokens an example"),
+        ("5%", "the total number of steps"),
+    ],
+)
+def test_unknown_sizes(value, what):
+    with pytest.raises(UserError, match=rf"^steps: got '{value}', but {what} is not known here; give it in steps"):
+        durations.steps(value, Sizes(batch_size=8), "steps")
+
+
+def test_steps_and_examples_need_no_sizes_but_the_batch():
+    assert durations.steps("17 examples", Sizes(batch_size=8), "steps") == 3
+    assert durations.steps("3 steps", Sizes(batch_size=8), "steps") == 3
+
+
+@given(epochs=st.integers(0, 10**4), size=st.integers(1, 10**7), batch=st.integers(1, 10**5))
+def test_epochs_are_covered_and_not_by_a_step_more(epochs, size, batch):
+    steps = durations.steps(f"{epochs} epochs", Sizes(batch_size=batch, dataset_size=size), "steps")
+    assert (steps - 1) * batch < epochs * size <= steps * batch
+
+
+@given(tenths=st.integers(0, 1000), total=st.integers(1, 10**9))
+def test_shares_are_exact(tenths, total):
+    value = f"{tenths // 10}.{tenths % 10}%"
+    steps = durations.steps(value, Sizes(batch_size=1, total_steps=total), "steps")
+    assert steps == math.ceil(Fraction(tenths * total, 1000))
+
+
+def test_only_shares_depend_on_the_total():
+    assert [durations.depends_on_total(v) for v in (5, "5 steps", "5 epochs", "5%", "5 % ")] == [False] * 3 + [True] * 2
