@@ -77,7 +77,7 @@ class DataConfig:
         image_size: encoded or array images are resized so that the shorter side has this many pixels, and cut to the
             central square; None: as they are (then all must have one shape).
         num_classes: labels must be below it; None: what the source says, or the largest training label + 1.
-        max_examples: train on a random subset (fixed by the seed) of this many examples.
+        max_examples: train on a random subset (fixed by the seed) of this many examples, of each source of a mixture.
         tokenizer: see `TokenizerConfig`; trained on the training split only.
         seq_len: tokens in an example of text.
         mode: `windows`: example i is tokens [i (T - overlap), i (T - overlap) + T) of the whole corpus;

@@ -80,11 +80,12 @@ def _keys(part: Part) -> dict[str, str]:
 def _open_part(part: Part, config: DataConfig, tokenizer: Tokenizer | None) -> _Opened:
     keys, root = _keys(part), cache_root(config)
     if "text" in keys and config.mode != "documents":
-        explicit = [k for k in keys if k != "text"] if part.keys else []
-        if explicit:
+        # A label that merely happens to be in the file is not missed; what the user named, or a picture, is.
+        lost = [key for key in keys if key != "text" and (part.keys or key == "image")]
+        if lost:
             raise UserError(
-                f"data.mode: {config.mode!r} cuts text without regard to rows, so {', '.join(explicit)} would be lost; "
-                f"use 'documents'"
+                f"data.mode: {config.mode!r} cuts text without regard to rows, so {', '.join(lost)} would be lost; "
+                f"use 'documents', or name only the text in data.keys"
             )
         assert tokenizer is not None
         cache, title = open_tokens(part, tokenizer, root), f"{part.source} [{part.split}]"
@@ -116,18 +117,29 @@ def _open_part(part: Part, config: DataConfig, tokenizer: Tokenizer | None) -> _
 
 def _seq_len(config: DataConfig) -> int:
     if config.seq_len is None:
-        raise UserError("data.seq_len: missing; the number of tokens in an example is required for text")
+        raise UserError(
+            "data.seq_len: missing; text needs a number of tokens an example (or leave text out of data.keys)"
+        )
     return config.seq_len
 
 
 def _numbers(rows: Rows, key: str) -> np.ndarray:
     column = rows.columns[key]
+    if isinstance(column, list):
+        for row in rows.index:
+            if not isinstance(column[row], bool | int | float | list):
+                raise UserError(
+                    f"data.keys.{key}: {rows.where(int(row))} of {rows.title} holds {column[row]!r:.40}, must be a number"
+                )
+        column = [column[row] for row in rows.index]
+    elif isinstance(column, np.ndarray):
+        column = column[rows.index]
     try:
-        array = np.asarray(column)[rows.index]
-        if array.dtype.kind not in "biuf":
-            raise ValueError
-    except (ValueError, IndexError, TypeError) as error:
-        raise UserError(f"data.keys.{key}: the column of {rows.title} does not hold numbers of one shape") from error
+        array = np.asarray(column)
+    except ValueError:  # lists of different lengths
+        array = np.zeros(0, object)
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"data.keys.{key}: the column of {rows.title} does not hold numbers of one shape")
     return array
 
 

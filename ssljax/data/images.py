@@ -59,8 +59,10 @@ class Images:
         return _decode(self.column, row, self.size)
 
     def _build(self, folder: pathlib.Path) -> None:
-        count, shape = len(self.rows.index), self.shape
-        out = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, *shape))
+        count, shape, path = len(self.rows.index), self.shape, folder / "images.npy"
+        out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
+        with path.open("r+b") as file:  # take the space now: a full disk under a mapped file kills without a word
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
         def fill(i: int) -> None:
             image = self._one(i)

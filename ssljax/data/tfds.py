@@ -1,0 +1,92 @@
+"""`tfds:NAME`: datasets prepared by TensorFlow Datasets as array_record files, read without TensorFlow."""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.data.sources import Blobs, Column, Table, stamp, unknown_split
+from ssljax.data.splits import Split
+
+
+class Tfds:
+    """`tfds:NAME` in the default folder ($TFDS_DATA_DIR), or `tfds:PATH` of one prepared version.
+
+    Nothing is downloaded: a dataset that has not been prepared is an error that says how to prepare it.
+    """
+
+    def __init__(self, location: str):
+        self.location = location
+
+    @functools.cached_property
+    def _builder(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        try:
+            if pathlib.Path(self.location).is_dir():
+                builder = tfds.builder_from_directory(self.location)
+            else:
+                builder = tfds.builder(self.location)
+        except Exception as error:  # the library has many ways to say that it does not know a name
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"data.source: cannot open tfds:{self.location} ({reason[0]})") from error
+        if not builder.info.splits:
+            raise UserError(
+                f"data.source: tfds:{self.location} is not prepared in {builder.data_dir}; run "
+                f"tfds.builder({self.location!r}, file_format='array_record').download_and_prepare()"
+            )
+        return builder
+
+    def _check(self, split: Split) -> tuple[str, ...]:
+        names = tuple(self._builder.info.splits)
+        if split.name not in (*names, "all"):
+            raise unknown_split(split.name, names, f"tfds:{self.location}")
+        return names
+
+    def fingerprint(self, split: Split) -> Any:
+        names = self._check(split)
+        chosen = names if split.name == "all" else (split.name,)
+        return stamp([pathlib.Path(p) for name in chosen for p in self._builder.info.splits[name].filepaths])
+
+    def table(self, split: Split) -> Table:
+        import tensorflow_datasets as tfds
+
+        names = self._check(split)
+        features = dict(self._builder.info.features)
+        images = {name for name, feature in features.items() if isinstance(feature, tfds.features.Image)}
+        # Pictures stay encoded: they are decoded, resized and kept by the same code as those of other sources.
+        decoders = {name: tfds.decode.SkipDecoding() for name in images}
+        try:
+            source = self._builder.as_data_source(None if split.name == "all" else split.name, decoders=decoders)
+        except NotImplementedError as error:
+            raise UserError(
+                f"data.source: tfds:{self.location} has no random access; prepare it with file_format='array_record'"
+            ) from error
+        sources = [source[name] for name in names] if split.name == "all" else [source]
+        ends = np.cumsum([len(s) for s in sources])
+
+        def record(row: int) -> dict[str, Any]:
+            k = int(np.searchsorted(ends, row, side="right"))
+            return sources[k][row - int(ends[k]) + len(sources[k])]
+
+        @functools.cache
+        def columns() -> dict[str, list]:
+            records = [record(row) for row in range(int(ends[-1]))]
+            return {name: [_plain(r[name]) for r in records] for name in features if name not in images}
+
+        def get(name: str) -> Column:
+            if name in images:
+                mode = "L" if features[name].shape[-1] == 1 else "RGB"
+                return Blobs(int(ends[-1]), lambda i: record(i)[name], lambda i: f"tfds:{self.location}, row {i}", mode)
+            return columns()[name]
+
+        label = features.get("label")
+        classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+        return Table(tuple(features), get, (*names, "all"), classes)
+
+
+def _plain(value: Any) -> Any:
+    """Text features arrive as bytes."""
+    return value.decode("utf-8") if isinstance(value, bytes) else value
