@@ -128,9 +128,8 @@ def _numbers(rows: Rows, key: str) -> np.ndarray:
     if isinstance(column, list):
         for row in rows.index:
             if not isinstance(column[row], bool | int | float | list):
-                raise UserError(
-                    f"data.keys.{key}: {rows.where(int(row))} of {rows.title} holds {column[row]!r:.40}, must be a number"
-                )
+                told = f"{rows.where(int(row))} of {rows.title} holds {column[row]!r:.40}"
+                raise UserError(f"data.keys.{key}: {told}, must be a number")
         column = [column[row] for row in rows.index]
     elif isinstance(column, np.ndarray):
         column = column[rows.index]

@@ -64,17 +64,18 @@ class Images:
         with path.open("r+b") as file:  # take the space now: a full disk under a mapped file kills without a word
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
-        def fill(i: int) -> None:
-            image = self._one(i)
-            if image.shape != shape:
-                told = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
-                raise UserError(f"data.source: images of mixed shapes: {told}; set data.image_size to resize them")
-            out[i] = image
+        def fill(numbers: np.ndarray) -> None:
+            for i in numbers:
+                image = self._one(i)
+                if image.shape != shape:
+                    told = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
+                    raise UserError(f"data.source: images of mixed shapes: {told}; set data.image_size to resize them")
+                out[i] = image
 
         # Pillow frees the interpreter while it decodes, so threads are enough.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             chunks = np.array_split(np.arange(count), max(1, count // 64))
-            _first_error(pool, lambda chunk: [fill(int(i)) for i in chunk], chunks)
+            _first_error(pool, fill, chunks)
         out.flush()
 
     def _name(self, i: int) -> str:

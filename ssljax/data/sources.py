@@ -254,8 +254,8 @@ def read(part: Part) -> Rows:
                 raise unknown_split(split.name, tuple(sorted(set(values.tolist()))), part.source)
     elif table.splits is None and split.name not in ("train", "all") and not (named and split.name in part.keys):
         raise UserError(
-            f"data.split: unknown split {split.name!r}: {part.source} has no splits, only 'train' (or 'all') and slices "
-            f"such as 'train[90%:]'; or give data.keys per split"
+            f"data.split: unknown split {split.name!r}: {part.source} has no splits, only 'train' (or 'all') and "
+            f"slices such as 'train[90%:]'; or give data.keys per split"
         )
     for name, wanted in part.where.items():
         _check_column(table, name, f"data.where.{name}", part.source)

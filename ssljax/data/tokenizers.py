@@ -55,7 +55,7 @@ class ByteTokenizer:
 
     def __init__(self) -> None:
         self.special_ids = {role: 256 + i for i, role in enumerate(_BYTE_LEVEL)}
-        self.byte_lengths = np.array([1] * 256 + [0] * 4, np.int32)
+        self.byte_lengths: np.ndarray | None = np.array([1] * 256 + [0] * 4, np.int32)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
@@ -92,7 +92,7 @@ class LibraryTokenizer:
         self._model.no_truncation()
         vocabulary = self._model.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
-        self.special_ids = {}
+        self.special_ids: dict[str, int] = {}
         for text, role in _SPECIALS.items():
             if text in vocabulary:
                 self.special_ids.setdefault(role, vocabulary[text])
@@ -195,7 +195,7 @@ def _train(settings: TokenizerConfig, parts: tuple[Part, ...], folder: pathlib.P
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = decoders.ByteLevel()
         model.normalizer = normalizers.Lowercase() if settings.lowercase else None
-        trainer = trainers.BpeTrainer(
+        trainer: trainers.Trainer = trainers.BpeTrainer(
             vocab_size=settings.vocab_size,
             special_tokens=list(_BYTE_LEVEL.values()),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
