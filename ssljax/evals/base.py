@@ -97,6 +97,10 @@ class Evaluation:
         """The metrics that a table shows first."""
         raise NotImplementedError
 
+    def summary(self) -> str:
+        """The settings that belong beside every number: k, temperature, solver."""
+        return ""
+
     def run(self, reader: Reader) -> Metrics:
         """Measure. Raises UserError where the data or the objective lacks what is needed."""
         raise NotImplementedError

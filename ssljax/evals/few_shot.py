@@ -32,6 +32,9 @@ class FewShot(Probe):
     def headline(self) -> tuple[str, ...]:
         return tuple(f"accuracy_{n}_shot" for n in self.shots)
 
+    def summary(self) -> str:
+        return f"ridge, {self.draws} draws"
+
     def run(self, reader: Reader) -> Metrics:
         fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)
         test_x, test_y = reader.features(self.test_split, self.feature), reader.labels(self.test_split)

@@ -63,8 +63,9 @@ class Evaluator:
         loss_fn: (params, extra, device batch, step) -> {metric: scalar} with train=False; `step` numbers the batch
             and fixes its random key. Needed by `loss`.
         tokenize: texts -> {"tokens": [n, T], ...} in the form of the data; needed by `zero_shot`.
-        class_names: of the data that the run trains on; needed by `zero_shot` unless it lists its own.
-        load: `ssljax.data.load_split`, or what stands for it in a test.
+        load: `ssljax.data.load_split`, or what stands for it in a test: (data_config, split, source=, keys=, where=,
+            max_examples=) -> dict of arrays with "id"; for text its attributes `bytes` and `tokens` give bits per
+            byte, `classes` the names of the labels.
     """
 
     def __init__(
@@ -77,20 +78,19 @@ class Evaluator:
         *,
         loss_fn: Callable[..., Mapping[str, Any]] | None = None,
         tokenize: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None = None,
-        class_names: Sequence[str] = (),
         load: Load | None = None,
     ):
         self.evaluations = build(config_evals)
         self.data_config, self.put, self.batch_size = data_config, put, batch_size
-        self.loss_fn, self.tokenize, self.class_names = loss_fn, tokenize, class_names
+        self.loss_fn, self.tokenize = loss_fn, tokenize
         self._load = load
         self._splits: dict[str, dict[str, np.ndarray]] = {}
         self._sizes: dict[str, dict[str, int]] = {}
-        wanted = {name for e in self.evaluations.values() for name in e.wanted()} | {"pooled"}
+        self.wanted = {name for e in self.evaluations.values() for name in e.wanted()} | {"pooled"}
 
         def features(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
             out = objective.features(params, extra, objective.prepare(batch))
-            return {name: value.astype(jnp.float32) for name, value in out.items() if name in wanted}
+            return {name: value.astype(jnp.float32) for name, value in out.items() if name in self.wanted}
 
         def score(params: Any, extra: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             return objective.score(params, extra, objective.prepare(batch))
@@ -129,7 +129,7 @@ class Evaluator:
     def records(self, step: int, results: Mapping[str, Metrics], of: str = "trained") -> list[dict[str, Any]]:
         """The lines of evals.jsonl, one a result, as JSON values.
 
-        Keys: step, eval, type, of ("trained" or the control), better, headline (names of the metrics to show first),
+        Keys: step, eval, type, of ("trained" or the control), summary, better, headline (names of the metrics to show first),
         metrics, settings (all keys of the evaluation: k, temperature, splits, ...), sizes (examples a split), and
         warning where the kind of number needs one.
         """
@@ -142,6 +142,7 @@ class Evaluator:
                 "eval": name,
                 "type": own.pop("type"),
                 "of": of,
+                "summary": evaluation.summary(),
                 "better": evaluation.better,
                 "headline": [m for m in evaluation.headline() if m in metrics],
                 "metrics": {metric: plain(value) for metric, value in metrics.items()},
@@ -254,21 +255,8 @@ class _Raw:
 
     def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         flat = arrays["image"].reshape(len(arrays["image"]), -1).astype(np.float32)
-        return _Same(flat / 255 if arrays["image"].dtype == np.uint8 else flat)
-
-
-class _Same(dict):
-    """Gives the same array under every name: raw input stands in for whichever feature was asked for."""
-
-    def __init__(self, value: np.ndarray):
-        super().__init__(pooled=value)
-        self.value = value
-
-    def __missing__(self, name: str) -> np.ndarray:
-        return self.value
-
-    def __contains__(self, name: object) -> bool:
-        return True
+        flat = flat / 255 if arrays["image"].dtype == np.uint8 else flat
+        return dict.fromkeys(self.evaluator.wanted, flat)  # it stands in for whichever feature is asked for
 
 
 class _Reader:
@@ -314,11 +302,8 @@ class _Reader:
 
     def bytes_per_token(self, split: str) -> float | None:
         arrays = self.arrays(split)
-        total = getattr(arrays, "bytes", None)
-        if total is None or "tokens" not in arrays:
-            return None
-        counted = arrays["segment_ids"] > 0 if "segment_ids" in arrays else np.ones(arrays["tokens"].shape, bool)
-        return total / int(counted.sum())
+        total, tokens = getattr(arrays, "bytes", None), getattr(arrays, "tokens", None)
+        return total / tokens if total and tokens else None
 
     def losses(self, split: str, batch_size: int) -> Metrics:
         evaluator, arrays = self.evaluator, self.arrays(split)
@@ -355,7 +340,7 @@ class _Reader:
         return found["text"]
 
     def class_names(self) -> Sequence[str]:
-        return self.evaluator.class_names
+        return getattr(self.arrays(self.evaluation.test_split), "classes", None) or ()
 
 
 def _fetch(tree: Any, rows: int) -> Any:

@@ -23,6 +23,9 @@ class Knn(Probe):
     k: int = setting(20, ge=1)
     temperature: float = setting(0.07, gt=0)
 
+    def summary(self) -> str:
+        return f"k {self.k}, temperature {self.temperature:g}"
+
     def run(self, reader: Reader) -> Metrics:
         predicted = knn_predict(
             reader.features(self.fit_split, self.feature),

@@ -59,6 +59,12 @@ class Linear(Probe):
             key = "l2" if self.solver == "lbfgs" else "learning_rates"
             raise ValueError(f"{key}: got {len(self.candidates())} values, must be one where labels_per_class is 1")
 
+    def summary(self) -> str:
+        text = "L-BFGS" if self.solver == "lbfgs" else f"SGD, {self.epochs} epochs"
+        if self.labels_per_class is None:
+            return text
+        return f"{text}, {self.labels_per_class} labels a class, {self.draws} draws"
+
     def candidates(self) -> tuple[float, ...]:
         """Strongest regularisation first."""
         return tuple(sorted(self.l2, reverse=True)) if self.solver == "lbfgs" else tuple(sorted(self.learning_rates))

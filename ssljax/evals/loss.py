@@ -25,5 +25,8 @@ class HeldOutLoss(Evaluation):
     def headline(self) -> tuple[str, ...]:
         return ("loss",)
 
+    def summary(self) -> str:
+        return f"batches of {self.batch_size}, fixed keys"
+
     def run(self, reader: Reader) -> Metrics:
         return reader.losses(self.test_split, self.batch_size)

@@ -38,6 +38,9 @@ class ZeroShot(Evaluation):
     def headline(self) -> tuple[str, ...]:
         return ("accuracy",)
 
+    def summary(self) -> str:
+        return f"{len(self.templates)} prompt{'s' * (len(self.templates) > 1)} a class"
+
     def run(self, reader: Reader) -> Metrics:
         names, labels = self._names(reader), reader.labels(self.test_split)
         prompts = [template.replace("{}", name) for name in names for template in self.templates]

@@ -1,0 +1,234 @@
+"""The pictures of a report, as data URIs that need nothing from outside the page."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ssljax.report.table import is_share, readable
+
+# Okabe & Ito's palette: told apart under every common colour blindness.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
+MARKERS = ("o", "^", "s", "D", "v", "P")
+DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
+
+# Metrics with a place of their own, or that only count.
+COUNTERS = ("step", "examples", "tokens", "flops", "seconds")
+SPEED = ("examples_per_second", "tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share")
+UNITS = {
+    "learning_rate": "learning rate",
+    "examples_per_second": "examples / s",
+    "tokens_per_second": "tokens / s",
+    "model_flops_per_second": "model FLOP / s",
+    "mfu": "share of peak FLOP / s (MFU)",
+    "data_wait_share": "share of time without data",
+    "effective_rank": "effective rank (dimensions)",
+    "feature_std": "feature std",
+    "alignment": "alignment (squared distance)",
+    "uniformity": "uniformity (log potential)",
+    "teacher_entropy": "teacher entropy (nats)",
+    "grad_norm": "gradient norm",
+    "logit_scale": "logit scale",
+    "accuracy": "accuracy (%)",
+}
+
+
+def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Small multiples: each metric over steps in a panel of its own. Returns an SVG data URI."""
+    figure, axes = _grid(len(names))
+    for ax, name in zip(axes, names):
+        points = [(line["step"], line[name]) for line in lines if _finite(line.get(name))]
+        _line(ax, points, COLORS[0], name)
+        _label(ax, UNITS.get(name, readable(name)))
+    return _svg(figure)
+
+
+def losses(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The loss over steps, with its terms where there are several. Returns an SVG data URI."""
+    names = ["loss", *sorted({k for line in lines for k in line if k.startswith("loss/")})]
+    figure, (ax,) = _grid(1, width=8.0, height=3.4)
+    for i, name in enumerate(names):
+        points = [(line["step"], line[name]) for line in lines if _finite(line.get(name))]
+        _line(ax, points, COLORS[i % len(COLORS)], name.removeprefix("loss/"), ("-", *DASHES)[i % 6])
+    _label(ax, "loss")
+    if len(names) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
+    """Each evaluation's first headline metric over steps, with its controls as level lines. Returns an SVG data URI."""
+    names = list(dict.fromkeys(r["eval"] for r in records if r["of"] == "trained" and r["headline"]))
+    figure, axes = _grid(len(names), height=2.6)
+    for ax, name in zip(axes, names):
+        own = [r for r in records if r["eval"] == name]
+        metric = next(r["headline"][0] for r in own if r["of"] == "trained" and r["headline"])
+        factor = 100 if is_share(metric) else 1
+        found: dict[str, dict[int, float]] = {}
+        for r in own:
+            if _finite(r["metrics"].get(metric)):
+                found.setdefault(r["of"], {})[r["step"]] = factor * r["metrics"][metric]
+        _line(ax, sorted(found.pop("trained", {}).items()), COLORS[0], "trained")
+        for i, (of, values) in enumerate(found.items()):
+            level = values[max(values)]
+            ax.axhline(level, color=COLORS[(i + 1) % len(COLORS)], linestyle=DASHES[i % len(DASHES)], label=of, lw=1.3)
+        _label(ax, readable(metric) + (" (%)" if is_share(metric) else ""), title=name)
+        ax.margins(y=0.12)
+        ax.legend(frameon=False, fontsize=7, loc="best")
+    return _svg(figure)
+
+
+def embedding(arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> str:
+    """Representations in the plane, coloured by label; a second panel shows the inputs where they lie.
+
+    Args:
+        arrays: "xy" [N, 2], or "features" [N, D], which are projected on their two principal components; optional
+            "label" [N] and "images" [N, H, W, C].
+        classes: names of the labels.
+
+    Returns:
+        a PNG data URI.
+    """
+    plt = _pyplot()
+    if "xy" in arrays:
+        xy, names = np.asarray(arrays["xy"], np.float64), ("embedding, axis 1", "embedding, axis 2")
+    else:
+        xy, shares = principal_plane(arrays["features"])
+        names = tuple(f"principal component {i + 1} ({100 * s:.0f} % of variance)" for i, s in enumerate(shares))
+    images = arrays.get("images")
+    panels = 1 if images is None else 2
+    figure, axes = plt.subplots(1, panels, figsize=(5.6 * panels, 4.8), layout="constrained", squeeze=False)
+    _scatter(axes[0, 0], xy, arrays.get("label"), classes)
+    if images is not None:
+        _thumbnails(axes[0, 1], xy, images)
+    for ax in axes[0]:
+        ax.set_xlabel(names[0])
+        ax.set_ylabel(names[1])
+    return _png(figure)
+
+
+def principal_plane(features_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(coordinates [N, 2] on the two principal components, their shares [2] of the variance)."""
+    x = np.asarray(features_NxD, np.float64)
+    u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    u, s = np.pad(u, ((0, 0), (0, 2)))[:, : max(2, len(s))], np.pad(s, (0, 2))[: max(2, len(s))]
+    return u[:, :2] * s[:2], np.square(s[:2]) / max(float(np.sum(np.square(s))), 1e-30)
+
+
+def _scatter(ax: Any, xy: np.ndarray, label: np.ndarray | None, classes: Sequence[str]) -> None:
+    size = float(np.clip(9000 / max(len(xy), 1), 6, 30))
+    values = [] if label is None else np.unique(label)
+    if label is None or len(values) > len(COLORS) * len(MARKERS):
+        # More classes than marks can tell apart: one continuous scale, without a legend.
+        ax.scatter(*xy.T, s=size, c=COLORS[0] if label is None else label, cmap="viridis", alpha=0.7, linewidths=0)
+        return
+    for i, value in enumerate(values):
+        name = classes[value] if 0 <= value < len(classes) else str(value)
+        marker = MARKERS[i // len(COLORS)]
+        style = dict(s=size, color=COLORS[i % len(COLORS)], marker=marker, alpha=0.75, linewidths=0)
+        ax.scatter(*xy[label == value].T, label=name, **style)
+    columns = math.ceil(len(values) / 16)
+    ax.legend(
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        fontsize=8,
+        ncols=columns,
+        title="class",
+        markerscale=1.4,
+    )
+
+
+def _thumbnails(ax: Any, xy: np.ndarray, images: np.ndarray, limit: int = 120) -> None:
+    """Images at their points, as many as fit without covering each other."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    place = (xy - low) / np.maximum(high - low, 1e-12)
+    kept: list[int] = []
+    for i in range(len(place)):
+        if len(kept) == limit:
+            break
+        if not kept or np.abs(place[kept] - place[i]).max(axis=1).min() > 0.065:
+            kept.append(i)
+    for i in kept:
+        image = np.asarray(images[i])
+        image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+        box = OffsetImage(image, zoom=15 / max(image.shape[:2]), cmap="gray_r", interpolation="nearest")
+        ax.add_artist(AnnotationBbox(box, xy[i], frameon=True, pad=0.05, bboxprops={"lw": 0.3, "ec": "#999999"}))
+    margin = 0.06 * np.maximum(high - low, 1e-12)
+    ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
+
+
+def _grid(panels: int, width: float = 3.7, height: float = 2.3) -> tuple[Any, list[Any]]:
+    plt = _pyplot()
+    columns = min(3, panels)
+    rows = math.ceil(panels / columns)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    flat = list(axes.flat)
+    for ax in flat[panels:]:
+        ax.set_visible(False)
+    return figure, flat[:panels]
+
+
+def _line(ax: Any, points: Sequence[tuple[int, float]], color: str, label: str, dash: Any = "-") -> None:
+    x, y = zip(*points) if points else ((), ())
+    ax.plot(x, y, color=color, label=label, linestyle=dash, lw=1.6, marker="o" if len(points) < 15 else None, ms=3.5)
+
+
+def _label(ax: Any, y: str, title: str = "") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("step")
+    ax.set_ylabel(y)
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if title:
+        ax.set_title(title, fontsize=10, loc="left")
+
+
+def _pyplot() -> Any:
+    """Figures without a display, in the report's style."""
+    import matplotlib
+    from matplotlib.figure import Figure  # noqa: F401  (fails early where matplotlib is broken)
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e5e5e5",
+            "grid.linewidth": 0.7,
+            "axes.axisbelow": True,
+            "font.size": 9,
+            "axes.labelsize": 9,
+            "axes.edgecolor": "#666666",
+        }
+    )
+    return plt
+
+
+def _svg(figure: Any) -> str:
+    return _uri(figure, "svg", "image/svg+xml")
+
+
+def _png(figure: Any) -> str:
+    return _uri(figure, "png", "image/png")
+
+
+def _uri(figure: Any, kind: str, mime: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150)
+    _pyplot().close(figure)
+    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

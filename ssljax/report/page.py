@@ -1,0 +1,102 @@
+"""The page: one self-contained HTML file about a run."""
+
+import importlib.resources
+import json
+import os
+import pathlib
+from typing import Any
+
+from ssljax.report import figures
+from ssljax.report.read import Run, read_run
+from ssljax.report.table import evaluation_table
+
+
+def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
+    """Write `report.html` into a workdir from the files in it, and return its path.
+
+    The page holds the table of evaluations beside their controls, the curves, the picture of the embedding and the
+    configuration; pictures are embedded, nothing is loaded from elsewhere.
+
+    Raises:
+        UserError: not the workdir of a run, or a damaged file in it.
+    """
+    import jinja2
+
+    run = read_run(workdir)
+    template = importlib.resources.files("ssljax.report").joinpath("page.html").read_text()
+    html = (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        .from_string(template)
+        .render(
+            title=_title(run),
+            facts=_facts(run),
+            table=evaluation_table(run.evals),
+            figures=_figures(run),
+            config=json.dumps(run.config, indent=2),
+            data=json.dumps(run.data, indent=2) if run.data else "",
+        )
+    )
+    path = run.workdir / "report.html"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(html)
+    os.replace(temporary, path)
+    return path
+
+
+def _figures(run: Run) -> list[tuple[str, str, str]]:
+    """(heading, data URI, caption) of each picture that the run has numbers for."""
+    found = {k for line in run.metrics for k, v in line.items() if isinstance(v, int | float)}
+    speed = [name for name in figures.SPEED if name in found]
+    own = {"loss", "learning_rate", *figures.COUNTERS, *figures.SPEED}
+    health = sorted(k for k in found - own if not k.startswith(("loss/", "guard/")))
+    out = []
+    if "loss" in found:
+        out.append(("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the one before."))
+    if any(r["of"] == "trained" for r in run.evals):
+        caption = "Evaluations over training (line) and their controls (levels)."
+        out.append(("Evaluations over training", figures.evaluations(run.evals), caption))
+    if run.embedding:
+        picture = figures.embedding(run.embedding, run.data.get("classes") or ())
+        out.append(("Embedding", picture, "Features of held-out examples; the colours are labels."))
+    if health:
+        caption = "Health of the representation and of the objective."
+        out.append(("Health", figures.curves(run.metrics, health), caption))
+    rest = [name for name in ("learning_rate",) if name in found] + speed
+    if rest:
+        out.append(
+            ("Learning rate and speed", figures.curves(run.metrics, rest), "Learning rate, and cost of the run.")
+        )
+    return out
+
+
+def _title(run: Run) -> str:
+    """`simclr on builtin:digits`, or the folder's name."""
+    objective = _get(run.config, "objective", "name")
+    source = _get(run.config, "data", "source")
+    return " on ".join(str(part) for part in (objective, source) if part) or run.workdir.name
+
+
+def _facts(run: Run) -> list[str]:
+    facts = [f"workdir {run.workdir.name}"]
+    if name := _get(run.config, "model", "name"):
+        facts.append(f"model {name}")
+    if run.metrics:
+        last = run.metrics[-1]
+        facts.append(f"{last['step']:,} steps")
+        if last.get("examples"):
+            facts.append(f"{last['examples']:,} examples seen")
+        if last.get("seconds"):
+            facts.append(_duration(last["seconds"]))
+    return facts
+
+
+def _get(values: dict[str, Any], *keys: str) -> Any:
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None  # type: ignore[assignment]
+    return values
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

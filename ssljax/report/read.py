@@ -1,0 +1,90 @@
+"""Reading a workdir: what a run wrote, as plain values."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a workdir; what is missing is empty.
+
+    Attributes:
+        workdir: where they lie.
+        config, data: `config.json`, `data.json`.
+        metrics: lines of `metrics.jsonl`, by step.
+        evals: lines of `evals.jsonl`; see `ssljax.evals.Evaluator.records`.
+        embedding: arrays of `embedding.npz`: "xy" [N, 2] or "features" [N, D]; "label" [N], "images" [N, H, W, C].
+    """
+
+    workdir: pathlib.Path
+    config: dict[str, Any]
+    data: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+    embedding: dict[str, np.ndarray]
+
+
+def read_run(workdir: str | pathlib.Path) -> Run:
+    """Everything that a run wrote.
+
+    Raises:
+        UserError: no such folder, nothing of a run in it, or a damaged file (named, with its line).
+    """
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such folder; a workdir that `ssljax train` wrote is needed")
+    if not any((workdir / name).exists() for name in ("config.json", "metrics.jsonl", "evals.jsonl")):
+        raise UserError(f"{workdir}: holds no config.json, metrics.jsonl or evals.jsonl; is it the workdir of a run?")
+    return Run(
+        workdir=workdir,
+        config=_json(workdir / "config.json"),
+        data=_json(workdir / "data.json"),
+        metrics=sorted(read_lines(workdir / "metrics.jsonl"), key=lambda line: line["step"]),
+        evals=read_lines(workdir / "evals.jsonl"),
+        embedding=_arrays(workdir / "embedding.npz"),
+    )
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a JSON-lines file; a last line cut off by a crash is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text(errors="replace").split("\n")
+    lines = []
+    for number, line in enumerate(text, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict) or "step" not in value:
+                raise ValueError("not an object with a step")
+            lines.append(value)
+        except ValueError as error:
+            if any(rest.strip() for rest in text[number:]):
+                raise UserError(f"{path}:{number}: got {line[:60]!r}, must be a JSON object with 'step'") from error
+    return lines
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # zipfile, numpy and zlib each have their own for a damaged file
+        raise UserError(f"{path}: not a readable .npz file ({error})") from error
