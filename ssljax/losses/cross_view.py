@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.losses.reduction import FAR, finish, weights_of
 
 
@@ -32,7 +33,7 @@ def dino_loss(
         reduce: False returns (values [N], weights [N]).
 
     Raises:
-        ValueError: no pair is left (S = T = 1 with `skip_same`).
+        UserError: no pair is left (S = T = 1 with `skip_same`).
     """
     shifted = (teacher_logits.astype(jnp.float32) - center.astype(jnp.float32)) / teacher_temperature
     target_NxTxK = jax.lax.stop_gradient(jax.nn.softmax(shifted))
@@ -63,7 +64,7 @@ def swav_loss(
         reduce: False returns (values [N], weights [N]).
 
     Raises:
-        ValueError: no pair is left (V = A = 1).
+        UserError: no pair is left (V = A = 1).
     """
     target_NxAxK = jax.lax.stop_gradient(assignments.astype(jnp.float32))
     log_q_NxVxK = jax.nn.log_softmax(scores.astype(jnp.float32) / temperature)
@@ -105,6 +106,6 @@ def _across_views(target_NxTxK: jax.Array, log_q_NxSxK: jax.Array, skip_same: bo
     counted_TxS = ~jnp.eye(t, s, dtype=bool) if skip_same else jnp.ones((t, s), bool)
     pairs = t * s - (min(t, s) if skip_same else 0)
     if pairs == 0:
-        raise ValueError(f"no pair of different views among {t} target and {s} predicting views")
+        raise UserError(f"no pair of different views among {t} target and {s} predicting views")
     cross_entropy_NxTxS = -jnp.einsum("ntk,nsk->nts", target_NxTxK, log_q_NxSxK)
     return jnp.where(counted_TxS, cross_entropy_NxTxS, 0.0).sum((1, 2)) / pairs

@@ -1,10 +1,30 @@
 """Views: what the device makes of a batch at random. Pure functions (key, arrays) -> arrays, no state, no host work.
 
-Row i of a result depends on (key, row i of the input, i) only, never on the size of the batch (mixing apart).
-Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines and masks take one key.
+Row i of a result depends on (key, row i of the input, i) only, never on the size of the batch (mixing apart, whose
+partner is the row before). Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines,
+masks and mixtures take one key.
 """
 
 from ssljax.base.registry import Registry
+from ssljax.views.augment import Augment, ContrastiveAugment, MultiCrop, Single, TwoViews
+from ssljax.views.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    gaussian_blur,
+    random_color_jitter,
+    random_gaussian_blur,
+    random_grayscale,
+    random_noise,
+    random_solarize,
+)
+from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
+from ssljax.views.keys import example_keys
+from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visible_patches
+from ssljax.views.mixing import cutmix, mixup
+from ssljax.views.patches import normalize_patches, patchify, unpatchify
+from ssljax.views.pixels import center_crop, normalize, resize, to_float
 
 REGISTRY = Registry(
     "views",
@@ -14,3 +34,41 @@ REGISTRY = Registry(
         "multi_crop": "ssljax.views.augment:MultiCrop",
     },
 )
+
+__all__ = [
+    "REGISTRY",
+    "Augment",
+    "ContrastiveAugment",
+    "MultiCrop",
+    "Single",
+    "TwoViews",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "center_crop",
+    "cutmix",
+    "example_keys",
+    "gaussian_blur",
+    "mixup",
+    "mlm_budget",
+    "mlm_corrupt",
+    "normalize",
+    "normalize_patches",
+    "patchify",
+    "random_color_jitter",
+    "random_cutout",
+    "random_flip",
+    "random_gaussian_blur",
+    "random_grayscale",
+    "random_noise",
+    "random_patch_mask",
+    "random_resized_crop",
+    "random_rotate90",
+    "random_solarize",
+    "resample",
+    "resize",
+    "to_float",
+    "unpatchify",
+    "visible_patches",
+]

@@ -6,6 +6,7 @@ What needs three channels (saturation, hue, grey) is the identity on one-channel
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.views.geometry import separable
 from ssljax.views.keys import between, uniforms
 
@@ -140,5 +141,5 @@ def _gray(images: jax.Array) -> jax.Array:
 
 def _has_colour(images: jax.Array) -> bool:
     if images.shape[-1] not in (1, 3):
-        raise ValueError(f"colour operations take 1 or 3 channels, got {images.shape[-1]}")
+        raise UserError(f"colour operations take 1 or 3 channels, got {images.shape[-1]}")
     return images.shape[-1] == 3

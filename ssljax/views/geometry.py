@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.views.keys import between, uniforms
 
 ATTEMPTS = 10  # draws of a crop before the fallback, as torchvision
@@ -93,7 +94,7 @@ def random_flip(keys: jax.Array, images: jax.Array, probability: float = 0.5) ->
 def random_rotate90(keys: jax.Array, images: jax.Array, probability: float = 1.0) -> jax.Array:
     """With a probability, a turn by 0, 90, 180 or 270 degrees (counter-clockwise), each as likely; square images."""
     if images.shape[1] != images.shape[2]:
-        raise ValueError(f"a rotation by 90 degrees needs square images, got {images.shape[1]} x {images.shape[2]}")
+        raise UserError(f"a rotation by 90 degrees needs square images, got {images.shape[1]} x {images.shape[2]}")
     u = uniforms(keys, 2)
     turns = jnp.where(u[:, 0] < probability, jnp.floor(4 * u[:, 1]), 0)[:, None, None, None]
     half = jnp.where(turns >= 2, images[:, ::-1, ::-1], images)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.views.geometry import resample
 
 
@@ -32,6 +33,6 @@ def center_crop(images: jax.Array, size: int) -> jax.Array:
     """The middle size x size pixels of [B, H, W, C]; an odd remainder leaves one row more below and to the right."""
     h, w = images.shape[1:3]
     if size > min(h, w):
-        raise ValueError(f"cannot crop {size} x {size} out of {h} x {w}")
+        raise UserError(f"cannot crop {size} x {size} out of {h} x {w}")
     top, left = (h - size) // 2, (w - size) // 2
     return images[:, top : top + size, left : left + size]

@@ -1,0 +1,97 @@
+"""Random masks over patches, and BERT's corruption of tokens."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.errors import UserError
+from ssljax.views.keys import example_keys
+
+
+def random_patch_mask(key: jax.Array, batch: int, patches: int, ratio: float) -> tuple[jax.Array, jax.Array]:
+    """Which patches of each example stay visible: a uniform subset of exactly `visible_patches(patches, ratio)`.
+
+    He et al. 2022, section 3. Each example has its own subset.
+
+    Returns:
+        keep: int32 [batch, K], ascending positions of the visible patches.
+        mask: bool [batch, patches], True = hidden.
+    """
+    k = visible_patches(patches, ratio)
+    keys = example_keys(key, batch)
+    noise_BxN = jax.vmap(lambda one: jax.random.uniform(one, (patches,)))(keys)
+    order_BxN = jnp.argsort(noise_BxN, axis=1)
+    keep_BxK = jnp.sort(order_BxN[:, :k], axis=1).astype(jnp.int32)
+    visible = jax.vmap(lambda keep: jnp.zeros(patches, bool).at[keep].set(True))(keep_BxK)
+    return keep_BxK, ~visible
+
+
+def visible_patches(patches: int, ratio: float) -> int:
+    """How many patches stay visible: `patches - round(patches * ratio)`.
+
+    Raises:
+        UserError: none would stay, or the ratio is outside [0, 1).
+    """
+    visible = patches - round(patches * ratio)
+    if not 0 <= ratio < 1 or visible < 1:
+        raise UserError(f"a mask ratio of {ratio} leaves {visible} of {patches} patches visible, must be at least 1")
+    return visible
+
+
+def mlm_corrupt(
+    key: jax.Array,
+    tokens: jax.Array,
+    maskable: jax.Array,
+    *,
+    vocab_size: int,
+    mask_id: int,
+    rate: float = 0.15,
+    mask_share: float = 0.8,
+    random_share: float = 0.1,
+    special_ids: Sequence[int] = (),
+) -> tuple[jax.Array, jax.Array]:
+    """BERT's masked language modelling (Devlin et al. 2019, section 3.1 and appendix A.1).
+
+    Of the n candidates of a row, exactly floor(rate n) or ceil(rate n) are chosen, at random so that the mean is
+    rate n (BERT and RoBERTa count too, rather than toss a coin for each token; a bounded count also lets the loss
+    gather the chosen tokens, `mlm_budget`). Each chosen token becomes `mask_id` with probability `mask_share`, a
+    uniform ordinary token with `random_share`, and stays otherwise.
+
+    Args:
+        tokens: int [B, T].
+        maskable: bool [B, T], False for padding and wherever the loss must not look. Tokens in `special_ids` or
+            equal to `mask_id` are never candidates, whatever this says.
+        rate: a Python number (it bounds the shape of what the loss gathers).
+        vocab_size: random tokens come from [0, vocab_size) without `special_ids` and `mask_id`.
+
+    Returns:
+        inputs: [B, T] corrupted tokens, of the type of `tokens`.
+        chosen: bool [B, T], where to predict the original.
+    """
+    batch, length = tokens.shape
+    specials = jnp.array(sorted({mask_id, *special_ids}), tokens.dtype)
+    candidate_BxT = maskable.astype(bool) & ~(tokens[..., None] == specials).any(-1)
+
+    keys = jax.vmap(lambda one: jax.random.split(one, 4))(example_keys(key, batch))
+    draw = jax.vmap(lambda one: jax.random.uniform(one, (length,)))
+    wanted_B = rate * candidate_BxT.sum(1) + jax.vmap(jax.random.uniform)(keys[:, 0])
+    wanted_B = jnp.minimum(jnp.floor(wanted_B), mlm_budget(length, rate))
+    order_BxT = jnp.argsort(jnp.where(candidate_BxT, draw(keys[:, 1]), 2.0), axis=1)  # candidates first
+    rank_BxT = jnp.argsort(order_BxT, axis=1)
+    chosen_BxT = candidate_BxT & (rank_BxT < wanted_B[:, None])
+
+    fate_BxT = draw(keys[:, 2])
+    ordinary = vocab_size - len(specials)
+    random_BxT = jax.vmap(lambda one: jax.random.randint(one, (length,), 0, ordinary))(keys[:, 3])
+    for special in sorted({mask_id, *special_ids}):  # the k-th ordinary token: step over the specials at or below it
+        random_BxT += random_BxT >= special
+    random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)
+    corrupted = jnp.where(fate_BxT < mask_share, mask_id, random_BxT)
+    return jnp.where(chosen_BxT, corrupted, tokens).astype(tokens.dtype), chosen_BxT
+
+
+def mlm_budget(length: int, rate: float) -> int:
+    """The most tokens that `mlm_corrupt` chooses in a row of `length`: ceil(rate * length)."""
+    return math.ceil(rate * length)

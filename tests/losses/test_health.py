@@ -1,0 +1,66 @@
+"""Health numbers and assignments at points where the right answer is known without computing it."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.base.errors import UserError
+from ssljax.losses import alignment, dino_loss, effective_rank, entropy, feature_std, sinkhorn, swav_loss, uniformity
+
+RNG = np.random.default_rng(0)
+SPREAD = jnp.asarray(RNG.normal(size=(400, 16)), jnp.float32)
+COLLAPSED = jnp.ones((400, 16))
+
+
+def test_spread_and_collapsed_features():
+    assert feature_std(COLLAPSED) < 1e-6
+    np.testing.assert_allclose(feature_std(SPREAD), 16**-0.5, rtol=0.02)
+    assert abs(uniformity(COLLAPSED)) < 1e-6
+    # E exp(-2 |x - y|^2) = e^-4 E exp(4 cos), and E exp(s cos) = 1 + s^2 / (2 D) + s^4 / (8 D (D + 2)) + ...
+    np.testing.assert_allclose(uniformity(SPREAD), -4 + np.log(1 + 16 / 32 + 256 / (8 * 16 * 18)), atol=0.03)
+    np.testing.assert_allclose(effective_rank(COLLAPSED), 1, atol=1e-3)
+    assert 15 < effective_rank(SPREAD) <= 16
+    np.testing.assert_allclose(effective_rank(jnp.diag(jnp.array([3.0, 3.0, 0.0]))), 2, rtol=1e-5)
+    assert effective_rank(jnp.zeros((4, 3))) == 0
+    assert alignment(SPREAD, 2 * SPREAD) < 1e-10
+    np.testing.assert_allclose(alignment(SPREAD, -SPREAD), 4, rtol=1e-6)
+    np.testing.assert_allclose(entropy(jnp.full((2, 8), 1 / 8)), np.log(8), rtol=1e-6)
+    np.testing.assert_array_equal(entropy(jnp.eye(3)), 0)
+
+
+def test_a_weight_of_two_is_the_row_twice():
+    weights = jnp.asarray(RNG.integers(0, 3, 40), jnp.float32)
+    z = SPREAD[:40]
+    doubled = jnp.repeat(z, np.asarray(weights, int), axis=0, total_repeat_length=int(weights.sum()))
+    np.testing.assert_allclose(effective_rank(z, weights=weights), effective_rank(doubled), rtol=1e-4)
+    np.testing.assert_allclose(feature_std(z, weights=weights), feature_std(doubled), rtol=1e-5)
+    rows = np.repeat(np.arange(40), np.asarray(weights, int))
+    np.testing.assert_allclose(
+        sinkhorn(z, epsilon=1.0, weights=weights)[rows], sinkhorn(doubled, epsilon=1.0), rtol=1e-4, atol=1e-6
+    )
+
+
+@hypothesis.given(n=st.sampled_from([4, 7]), k=st.sampled_from([2, 5]), scale=st.floats(0, 1e4))
+def test_assignments_are_distributions(n, k, scale):
+    q = sinkhorn(scale * SPREAD[:n, :k])
+    assert (q >= 0).all()
+    np.testing.assert_allclose(q.sum(1), 1, rtol=1e-4)
+
+
+def test_sinkhorn_uses_all_prototypes_equally():
+    biased = SPREAD / 10 + jnp.arange(16)  # every example prefers the last prototype
+    q = sinkhorn(biased, epsilon=0.5, iterations=30)
+    np.testing.assert_allclose(q.sum(0), 400 / 16, rtol=1e-3)
+    np.testing.assert_allclose(q.sum(1), 1, rtol=1e-5)
+
+
+def test_views_without_a_partner_are_refused():
+    one = jnp.ones((2, 1, 3))
+    for loss in (
+        lambda: swav_loss(one, one),
+        lambda: dino_loss(one, one, jnp.zeros(3), student_temperature=0.1, teacher_temperature=0.04),
+    ):
+        with pytest.raises(UserError, match="no pair of different views"):
+            loss()

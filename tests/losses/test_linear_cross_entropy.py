@@ -1,0 +1,108 @@
+"""The fused projection and cross-entropy: equal to the plain form, without its memory, on one device and on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ssljax.losses import cross_entropy, linear_cross_entropy, linear_nll
+
+N, D, V = 48, 8, 64
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    hidden, kernel, bias = rng.normal(size=(N, D)), rng.normal(size=(D, V)), rng.normal(size=V)
+    labels, weights = rng.integers(0, V, N), rng.integers(0, 3, N)
+    return *(jnp.asarray(x, jnp.float32) for x in (hidden, kernel, bias)), jnp.asarray(labels), jnp.asarray(weights)
+
+
+def largest_array(jaxpr) -> int:
+    """Elements of the largest array that a program makes, loop bodies and called functions included."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [v.aval.size for v in equation.outvars]
+        sizes += [largest_array(sub) for sub in jax.core.jaxprs_in_params(equation.params)]
+    return max(sizes)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 48, 1000])
+def test_any_chunk_gives_the_plain_loss(problem, chunk):
+    hidden, kernel, bias, labels, weights = problem
+
+    def plain(h, k, b):
+        return cross_entropy(h @ k + b, labels, weights=weights)
+
+    def fused(h, k, b):
+        return linear_cross_entropy(h, k, b, labels, weights=weights, chunk=chunk)
+
+    expected = jax.value_and_grad(plain, (0, 1, 2))(hidden, kernel, bias)
+    actual = jax.jit(jax.value_and_grad(fused, (0, 1, 2)))(hidden, kernel, bias)
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), actual, expected)
+
+
+def test_scores_and_no_bias(problem):
+    hidden, kernel, _, labels, _ = problem
+    logits = hidden @ kernel
+    labels = labels.at[:10].set(logits[:10].argmax(-1))
+    nll, correct = linear_nll(hidden, kernel, None, labels, chunk=10)
+    np.testing.assert_allclose(nll, cross_entropy(logits, labels, reduce=False)[0], rtol=1e-5)
+    np.testing.assert_array_equal(correct, logits.argmax(-1) == labels)
+
+
+def test_nothing_of_the_size_of_all_logits_is_made(problem):
+    hidden, kernel, bias, labels, _ = problem
+
+    def size(chunk):
+        loss = lambda h, k, b: linear_cross_entropy(h, k, b, labels, chunk=chunk)  # noqa: E731
+        return largest_array(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(hidden, kernel, bias).jaxpr)
+
+    assert size(48) == N * V  # the check sees the logits where they are
+    assert size(6) == D * V
+
+
+def test_low_precision_hidden_has_float32_sums(problem):
+    hidden, kernel, bias, labels, _ = problem
+    h16, k16 = hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+    def exact(h, k):
+        return cross_entropy(h @ k + bias, labels)
+
+    def fused(h, k):
+        return linear_cross_entropy(h, k, bias, labels, chunk=7)
+
+    expected, (dh, dk) = jax.value_and_grad(exact, (0, 1))(h16.astype(jnp.float32), k16.astype(jnp.float32))
+    value, (dh16, dk16) = jax.value_and_grad(fused, (0, 1))(h16, k16.astype(jnp.float32))
+    assert dh16.dtype == jnp.bfloat16 and dk16.dtype == jnp.float32
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(dh16.astype(jnp.float32), dh, atol=0.02 * float(jnp.abs(dh).max()))
+    np.testing.assert_allclose(dk16, dk, atol=0.02 * float(jnp.abs(dk).max()))
+
+
+def test_devices_share_every_slab(problem):
+    hidden, kernel, bias, labels, _ = problem
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    loss = jax.value_and_grad(lambda h, k, b, y: linear_cross_entropy(h, k, b, y, chunk=16), (0, 1, 2))
+    compiled = jax.jit(loss, in_shardings=(split, whole, whole, split)).lower(hidden, kernel, bias, labels).compile()
+    assert f"f32[{16 // 8},{V}]" in compiled.as_text()
+    assert f"f32[16,{V}]" not in compiled.as_text()
+    actual = compiled(*jax.device_put((hidden, kernel, bias, labels), (split, whole, whole, split)))
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6),
+        actual,
+        loss(hidden, kernel, bias, labels),
+    )
+
+
+def test_under_vmap(problem):
+    hidden, kernel, bias, labels, _ = problem
+    kernels = jnp.stack([kernel, 2 * kernel, -kernel])
+    loss = jax.value_and_grad(lambda k: linear_cross_entropy(hidden, k, bias, labels, chunk=16))
+    stacked = jax.vmap(loss)(kernels)
+    for i in range(3):
+        jax.tree.map(
+            lambda a, e, i=i: np.testing.assert_allclose(a[i], e, rtol=1e-5, atol=1e-6), stacked, loss(kernels[i])
+        )
