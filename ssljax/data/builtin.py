@@ -88,6 +88,16 @@ def _code() -> dict[str, str]:
     return {name: text for name, text in _library_files() if text.strip()}
 
 
+def _docstrings(node: ast.Module | ast.stmt) -> Iterator[str]:
+    """Docstrings of a module, its classes and functions, in the order of the source."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        text = ast.get_docstring(node, clean=False)
+        if text:
+            yield text
+    for child in getattr(node, "body", ()):
+        yield from _docstrings(child)
+
+
 @functools.cache
 def _docs() -> dict[str, str]:
     from pydoc_data.topics import topics
@@ -98,9 +108,7 @@ def _docs() -> dict[str, str]:
             tree = ast.parse(code)
         except (SyntaxError, ValueError):  # templates that are not Python
             continue
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        found = [ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, kinds)]
-        documents[name] = "\n\n".join(inspect.cleandoc(text) for text in found if text)
+        documents[name] = "\n\n".join(inspect.cleandoc(text) for text in _docstrings(tree))
     # A help topic repeats paragraphs of others: said twice, a paragraph of the test part would be trained on.
     seen: set[str] = set()
     unique = {}

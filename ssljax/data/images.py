@@ -138,7 +138,8 @@ def _resized(image: "Image", size: int | None) -> "Image":
         return image
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _text(shape: tuple[int, ...]) -> str:

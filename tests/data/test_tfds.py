@@ -1,0 +1,69 @@
+"""A real dataset, written and read by TensorFlow Datasets without TensorFlow."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssljax.base.errors import UserError
+from ssljax.data import describe, load_split, open_data
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (17, 8, 8), np.uint8)
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    """12 train and 5 test pictures, three classes, a text each."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 1)),
+            "label": tfds.features.ClassLabel(names=["ant", "bee", "cow"]),
+            "text": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples(0, 12), "test": self._generate_examples(12, 17)}
+
+    def _generate_examples(self, start, stop):
+        for i in range(start, stop):
+            file = io.BytesIO()
+            Image.fromarray(IMAGES[i]).save(file, "PNG")
+            file.seek(0)
+            yield i, {"image": file, "label": i % 3, "text": f"number {i}"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    builder = Tiny(data_dir=tmp_path_factory.mktemp("tfds"), file_format="array_record")
+    builder.download_and_prepare()
+    return builder.data_dir
+
+
+def test_tfds(config, folder):
+    data = config(source=f"tfds:{folder}", mode="documents", seq_len=12)
+    spec = describe(data)
+    assert spec.size == 12 and spec.classes == ("ant", "bee", "cow")
+    assert spec.elements["image"] == {"shape": [8, 8, 1], "dtype": "uint8"}
+    for split, numbers in (("train", range(12)), ("test", range(12, 17)), ("all", range(17))):
+        rows = load_split(data, split)
+        # TFDS shuffles what it writes: the text says which row this is.
+        found = [int(bytes(t[8 : list(t).index(258)].tolist())) for t in rows["tokens"]]
+        assert sorted(found) == list(numbers)
+        np.testing.assert_array_equal(rows["image"][..., 0], IMAGES[found])
+        np.testing.assert_array_equal(rows["label"], np.array(found) % 3)
+    assert open_data(data, 5).batch(7)["image"].shape == (5, 8, 8, 1)
+    assert "tensorflow" not in sys.modules
+
+
+def test_tfds_errors(config, folder, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"unknown split 'val' of tfds:.* \(it has: train, test\)"):
+        describe(config(source=f"tfds:{folder}", split="val"))
+    with pytest.raises(UserError, match=r"^data.source: cannot open tfds:/no/such/thing \(.*\)$"):
+        describe(config(source="tfds:/no/such/thing"))
