@@ -1,7 +1,7 @@
 """Meshes, the one table from logical to mesh axes, and the placement of batches and states."""
 
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context
-from ssljax.parallel.rules import batch_sharding, logical_axes, partition_spec, replicated, shardings
+from ssljax.parallel.rules import batch_sharding, logical_axes, partition_spec, replicated, shardings, unboxed
 
 __all__ = [
     "MeshConfig",
@@ -12,4 +12,5 @@ __all__ = [
     "partition_spec",
     "replicated",
     "shardings",
+    "unboxed",
 ]

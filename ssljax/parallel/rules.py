@@ -67,6 +67,15 @@ def logical_axes(boxed: Any) -> Any:
     return jax.tree.map(names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
+def unboxed(boxed: Any) -> Any:
+    """The plain arrays of a tree with flax partitioning boxes (`nn.unbox` would also constrain them to a mesh)."""
+    return jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
+        boxed,
+        is_leaf=lambda x: isinstance(x, nn.Partitioned),
+    )
+
+
 def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
     """The tree of `NamedSharding` for a tree of logical axes (tuples) and one of shaped arrays."""
     sizes = dict(mesh.shape)

@@ -1,0 +1,138 @@
+"""The commands: parse, call, print. No logic of its own.
+
+Exit codes: 0 done; 2 a mistake of the user, told in one line; 75 stopped by a signal with everything saved (a scheduler
+may run the same command again, and it continues).
+"""
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ssljax.base.errors import UserError
+
+USER_ERROR, STOPPED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `ssljax` command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", stream=sys.stderr)
+    for noisy in ("absl", "jax", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        return _run(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="ssljax", description="Pretrain anything; one train step for all of it.")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train from a config, or continue a workdir")
+    train.add_argument("--config", required=True, help="FILE.py[:key=value,...]; --config.a.b=VALUE overrides a key")
+    train.add_argument("--workdir", required=True)
+    train.add_argument("--resume", choices=("auto", "force"), default="auto", help="force: though the config differs")
+    evaluate = commands.add_parser("eval", help="evaluate a workdir beside its controls")
+    evaluate.add_argument("--workdir", required=True)
+    evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
+    evaluate.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    report = commands.add_parser("report", help="draw report.html again from what a run wrote")
+    report.add_argument("workdir", metavar="DIR")
+    listing = commands.add_parser("list", help="what can be named in a config")
+    listing.add_argument("kind", choices=("objectives", "models", "data", "evals", "optimizers", "schedules", "configs"))
+    arguments = [a for a in arguments if a != "--debug"]
+    known, rest = parser.parse_known_args(arguments)
+    overrides = _overrides(rest, known.command)
+    return {"train": _train, "eval": _eval, "report": _report, "list": _list}[known.command](known, overrides)
+
+
+def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
+    """("a.b", "value") of every `--config.a.b=value` or `--config.a.b value`."""
+    out: list[tuple[str, str]] = []
+    words = iter(rest)
+    for word in words:
+        if command != "train" or not word.startswith("--config."):
+            raise UserError(f"{word}: unknown argument of `ssljax {command}`; see `ssljax {command} --help`")
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            try:
+                value = next(words)
+            except StopIteration:
+                raise UserError(f"{word}: has no value; write {word}=VALUE") from None
+        out.append((key, value))
+    return out
+
+
+def _train(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _compilation_cache()
+    from ssljax import run
+    from ssljax.config import load
+    from ssljax.train.loop import Stopped
+
+    config, remarks = load(known.config, overrides)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    try:
+        run.train(config, known.workdir, known.resume)
+    except Stopped as stopped:
+        print(f"stopped: step {stopped.step} is saved; the same command continues", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def _eval(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _compilation_cache()
+    from ssljax import run
+
+    run.evaluate(known.workdir, known.evals.split(",") if known.evals else None, known.step)
+    return 0
+
+
+def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax import report
+
+    print(report.write_report(pathlib.Path(known.workdir)))
+    return 0
+
+
+def _list(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    for name in _names(known.kind):
+        print(name)
+    return 0
+
+
+def _names(kind: str) -> Any:
+    if kind == "configs":
+        return sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
+    if kind == "objectives":
+        from ssljax.objectives import REGISTRY
+    elif kind == "models":
+        from ssljax.models import REGISTRY
+    elif kind == "data":
+        from ssljax.data import REGISTRY
+    elif kind == "evals":
+        from ssljax.evals import REGISTRY
+    elif kind == "optimizers":
+        from ssljax.train.optimizers import REGISTRY
+    else:
+        from ssljax.train.schedules import REGISTRY
+    return REGISTRY
+
+
+def _compilation_cache() -> None:
+    """Compiled programs are kept between runs, unless the environment says otherwise."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/ssljax/xla").expanduser()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

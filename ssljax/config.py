@@ -1,0 +1,190 @@
+"""From a config file and overrides to a checked `RunConfig`, before any device is touched.
+
+Order: the file's `get_config(arg)`, then overrides, then the defaults of the dataclasses, then validation.
+"""
+
+import ast
+import copy
+import dataclasses
+import importlib.util
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssljax import evals, models, objectives
+from ssljax.base import durations, schema
+from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
+from ssljax.data import DataConfig
+from ssljax.parallel import MeshConfig
+from ssljax.train import optimizers, schedules
+from ssljax.train.checkpoint import CheckpointConfig
+from ssljax.train.metrics import LogConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run. `steps` is a duration ("90 epochs"); `batch_size` is global; `microbatches` slices it, without effect
+    on the result; `ema` is the decay of averaged parameters, which evaluations then use."""
+
+    model: Any = schema.setting(registry=models.REGISTRY)
+    objective: Any = schema.setting(registry=objectives.REGISTRY)
+    data: DataConfig = schema.setting()
+    optimizer: Any = schema.setting(registry=optimizers.REGISTRY)
+    steps: int | str = schema.setting()
+    batch_size: int = schema.setting(gt=0)
+    schedule: Any = schema.setting({"name": "constant"}, registry=schedules.REGISTRY)
+    mesh: MeshConfig = schema.setting(MeshConfig(), free=True)
+    evals: dict[str, Any] = schema.setting({}, free=True)
+    checkpoint: CheckpointConfig = schema.setting(CheckpointConfig(), free=True)
+    log: LogConfig = schema.setting(LogConfig(), free=True)
+    seed: int = schema.setting(0, ge=0, lt=2**31)
+    microbatches: int = schema.setting(1, gt=0, free=True)
+    ema: float | None = schema.setting(None, gt=0, lt=1)
+
+    def validate(self) -> None:
+        durations.parse(self.steps, "steps")
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"microbatches: got {self.microbatches}, must divide batch_size {self.batch_size} "
+                f"(nearest that do: {_divisors_near(self.batch_size, self.microbatches)})"
+            )
+        evals.build(self.evals)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides what is learned: two runs with equal identities are the same run."""
+        identity = schema.to_dict(self, free=False)
+        # How long the run is matters only where the learning rate, or the objective, looks at its end.
+        if not self.schedule.total_dependent and not self.objective.total_dependent:
+            del identity["steps"]
+        return json.loads(json.dumps(identity))
+
+    def hash(self) -> str:
+        """Hexadecimal name of the run: the hash of its identity."""
+        return digest(self.identity())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The complete configuration, defaults included, as JSON values."""
+        return json.loads(json.dumps(schema.to_dict(self)))
+
+
+def build(values: Mapping[str, Any]) -> RunConfig:
+    """A checked configuration from a mapping (raises UserError)."""
+    return schema.build(RunConfig, values, "")
+
+
+def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfig, list[str]]:
+    """The configuration of a file, changed by overrides.
+
+    Args:
+        path: "configs/vision/simclr.py" or "configs/vision/simclr.py:key=value,..." (the argument of `get_config`).
+        overrides: (dotted key, text of the value), as the command line gives them.
+
+    Returns:
+        The configuration, and remarks for the user (keys that fell away with a replaced group).
+    """
+    values = read_file(path)
+    remarks: list[str] = []
+    for key, text in overrides:
+        values, remark = override(values, key, parse_value(text))
+        remarks += [remark] if remark else []
+    return build(values), remarks
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """What `get_config` of a config file returns, as a plain mapping."""
+    name, _, argument = path.partition(":")
+    file = pathlib.Path(name)
+    if not file.is_file():
+        raise UserError(f"--config: no file {name!r} (`ssljax list configs` prints those that ship)")
+    spec = importlib.util.spec_from_file_location("ssljax_config", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(argument)
+    except UserError:
+        raise
+    except AttributeError as error:
+        if "get_config" in str(error):
+            raise UserError(f"{name}: has no get_config(arg)") from error
+        raise UserError(f"{name}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
+    return copy.deepcopy(config.to_dict() if hasattr(config, "to_dict") else dict(config))
+
+
+def arguments(text: str, **defaults: Any) -> dict[str, Any]:
+    """The argument of a config file, "key=value,key=value", over its defaults; unknown keys are an error.
+
+    >>> arguments("depth=6", width=192, depth=12)
+    {'width': 192, 'depth': 6}
+    """
+    values = dict(defaults)
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if key not in defaults or not equals:
+            raise UserError(f"--config: argument {item!r} is not key=value with a key of {', '.join(defaults)}")
+        values[key] = parse_value(value)
+    return values
+
+
+def parse_value(text: str) -> Any:
+    """The value of an override: a Python literal, true/false/none in any case, or the text itself."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str, Any], str]:
+    """A copy of `values` with the dotted `key` set.
+
+    Setting a group's `name` to another entry replaces the whole group, since its keys belonged to the old entry; the
+    returned remark says which keys fell away.
+    """
+    values = copy.deepcopy(dict(values))
+    *groups, last = key.split(".")
+    group = values
+    for depth, part in enumerate(groups):
+        if group.get(part) is None:
+            group[part] = {}
+        if not isinstance(group[part], dict):
+            raise UserError(f"{'.'.join(groups[: depth + 1])}: is not a group of keys, so {key!r} cannot be set")
+        group = group[part]
+    remark = ""
+    if last in ("name", "type") and groups and group.get(last, value) != value:
+        dropped = [k for k in group if k != last]
+        if dropped:
+            remark = f"{'.'.join(groups)}: {group[last]!r} replaced by {value!r}; these keys fell away: {', '.join(dropped)}"
+        group.clear()
+    group[last] = value
+    return values, remark
+
+
+def difference(old: Any, new: Any, path: str = "") -> list[str]:
+    """The keys in which two configurations differ, a line each: "objective.temperature: 0.1 -> 0.2"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in [*old, *(k for k in new if k not in old)]:
+            where = f"{path}.{key}" if path else str(key)
+            lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), where)
+        return lines
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+_ABSENT = _Absent()
+
+
+def _divisors_near(n: int, k: int) -> str:
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    return ", ".join(str(d) for d in sorted(sorted(divisors, key=lambda d: abs(d - k))[:3]))

@@ -1,0 +1,49 @@
+"""What is learned: each objective ties views, a model and losses together under one contract (`base.py`)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ssljax import models
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.base.registry import Registry
+
+REGISTRY = Registry(
+    "objective",
+    {
+        "causal_lm": "ssljax.objectives.causal_lm:CausalLM",
+        "classification": "ssljax.objectives.classification:Classification",
+        "clip": "ssljax.objectives.clip:CLIP",
+        "dino": "ssljax.objectives.dino:DINO",
+        "mae": "ssljax.objectives.mae:MAE",
+        "mlm": "ssljax.objectives.mlm:MLM",
+        "simclr": "ssljax.objectives.simclr:SimCLR",
+        "swav": "ssljax.objectives.swav:SwAV",
+    },
+)
+
+
+def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> Any:
+    """The objective of a config with its model, ready for `init`.
+
+    Args:
+        config: has the groups `objective` and `model`, each a mapping with a `name`, or built.
+        spec: `ssljax.data.DataSpec` of the data (shapes, vocabulary, classes).
+        steps: length of the run, for schedules inside objectives (teacher momentum, temperature warm-up).
+
+    Raises:
+        UserError: unknown name or key, or a model of another kind of input than the objective makes.
+    """
+    objective, model = config["objective"], config["model"]
+    if isinstance(objective, Mapping):
+        objective = schema.build_named(REGISTRY, objective, "objective")
+    if isinstance(model, Mapping):
+        model = schema.build_named(models.REGISTRY, model, "model")
+    if model.inputs not in objective.inputs:
+        fitting = [n for n in models.REGISTRY if models.REGISTRY.get(n).inputs in objective.inputs]
+        raise UserError(
+            f"model.name: this model reads {model.inputs}, but the objective makes {' or '.join(objective.inputs)} "
+            f"(fitting: {', '.join(fitting)})"
+        )
+    return dataclasses.replace(objective, model=models.create(model, spec), spec=spec, steps=steps)

@@ -1,0 +1,53 @@
+"""Causal language modelling: the next token from those before it (Radford et al. 2018, "GPT-1", eq. 1)."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses
+from ssljax.layers.masks import Causal
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
+from ssljax.objectives.tokens import TokenObjective, valid
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM(TokenObjective):
+    """Mean negative log-likelihood per predicted token, in nats.
+
+    In a row of T tokens the T - 1 that have a predecessor in the same segment are predicted. With
+    `data.overlap = 1` consecutive windows share a token, so that every token of a text is predicted once.
+    """
+
+    attention: ClassVar[Any] = Causal()
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return {k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        return self.hidden(params, inputs, noise_of(ctx)).tokens[:, :-1]  # [B, T-1, D]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        scores, weights = self._scores(params, outputs, inputs)
+        count = jnp.sum(weights)
+        return Loss(
+            {"nll": (1.0, jnp.sum(scores.nll * weights), count)}, {"accuracy": (jnp.sum(scores.correct * weights), count)}
+        )
+
+    def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        scores, weights = self._scores(params, self.hidden(params, batch, None).tokens[:, :-1], batch)
+        shape = (batch["tokens"].shape[0], -1)
+        return -jnp.sum((scores.nll * weights).reshape(shape), 1), jnp.sum(weights.reshape(shape), 1)
+
+    def flops(self, spec: Any) -> float:
+        return self.model.flops(tokens=spec.max_len, causal=True, predicted=spec.max_len - 1)
+
+    def _scores(self, params: Params, hidden: jax.Array, inputs: Any) -> tuple[losses.TokenScores, jax.Array]:
+        """Scores and weights [B (T-1)] of the tokens that have a predecessor in their segment."""
+        weights = valid(inputs)[:, 1:]
+        if "segment_ids" in inputs:
+            weights = weights & (inputs["segment_ids"][:, 1:] == inputs["segment_ids"][:, :-1])
+        hidden, kernel, bias = self.readout(params, hidden.reshape(-1, hidden.shape[-1]))
+        scores = losses.linear_nll(hidden, kernel, bias, inputs["tokens"][:, 1:].reshape(-1))
+        return scores, weights.reshape(-1).astype(jnp.float32)

@@ -1,0 +1,108 @@
+"""Supervised classification of images or token sequences: the yardstick beside which the rest is judged."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.layers.heads import Linear
+from ssljax.layers.masks import Full
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
+from ssljax.objectives.images import ImageObjective
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(ImageObjective):
+    """Cross-entropy on the pooled representation.
+
+    label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+    mixup, cutmix: Beta parameter of the mixing share, 0 is off (Zhang et al. 2018; Yun et al. 2019); images only.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens")
+
+    label_smoothing: float = schema.setting(0.0, ge=0, lt=1)
+    mixup: float = schema.setting(0.0, ge=0)
+    cutmix: float = schema.setting(0.0, ge=0)
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY)
+
+    def validate(self) -> None:
+        if self.mixup and self.cutmix:
+            raise ValueError("cutmix: mixup and cutmix exclude each other; set one of them to 0")
+
+    @property
+    def classes(self) -> int:
+        if not self.spec.num_classes:
+            raise UserError("objective.name: 'classification' needs labels, and data.source has none")
+        return self.spec.num_classes
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        encoder_key, head_key = jax.random.split(key)
+        batch = self.prepare(batch)
+        if "image" in batch:
+            encoder = self.model.init(encoder_key, batch["image"])["params"]
+        else:
+            encoder = self.model.init(encoder_key, batch["tokens"], mask=Full())["params"]
+        head = self.head().init(head_key, jnp.zeros((1, self.model.width)))["params"]
+        return Variables({"encoder": encoder, "head": head}, {})
+
+    def head(self) -> Linear:
+        return Linear(self.classes)
+
+    def prepare(self, batch: Batch) -> Batch:
+        return super().prepare(batch) if "image" in batch else batch
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        target = jax.nn.one_hot(batch["label"], self.classes)
+        if "image" not in batch:
+            return {"target": target, **{k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}}
+        augment_key, mix_key = jax.random.split(key)
+        images = self.augment(augment_key, batch["image"])
+        if self.mixup:
+            images, target = views.mixup(mix_key, images, target, self.mixup)
+        if self.cutmix:
+            images, target = views.cutmix(mix_key, images, target, self.cutmix)
+        return {"image": images, "target": target}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        pooled = self._encoded(params, inputs, noise_of(ctx)).pooled
+        return self.head().apply({"params": params["head"]}, pooled)  # [B, C]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        values, weights = losses.cross_entropy(
+            outputs, inputs["target"], label_smoothing=self.label_smoothing, reduce=False
+        )
+        weight = jnp.sum(weights)
+        right = jnp.argmax(outputs, -1) == jnp.argmax(inputs["target"], -1)
+        return Loss(
+            {"cross_entropy": (1.0, jnp.sum(values * weights), weight)}, {"accuracy": (jnp.sum(right * weights), weight)}
+        )
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        encoded = self._encoded(params, batch, None)
+        logits = self.head().apply({"params": params["head"]}, encoded.pooled)
+        return {"pooled": encoded.pooled, "tokens": encoded.tokens, "logits": logits}
+
+    def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        log_probs = jax.nn.log_softmax(self.features(params, extra, batch)["logits"].astype(jnp.float32))
+        value = jnp.take_along_axis(log_probs, batch["label"][:, None], 1)[:, 0]
+        return value, jnp.ones_like(value)
+
+    def flops(self, spec: Any) -> float:
+        return self.model.flops() + 2 * self.model.width * self.classes
+
+    def _encoded(self, params: Params, inputs: Any, noise: Any) -> Any:
+        if "image" in inputs:
+            return self.model.apply({"params": params["encoder"]}, self.pixels(inputs["image"]), noise=noise)
+        return self.model.apply(
+            {"params": params["encoder"]},
+            inputs["tokens"],
+            mask=Full(),
+            segment_ids=inputs.get("segment_ids"),
+            positions=inputs.get("positions"),
+            noise=noise,
+        )

@@ -1,0 +1,66 @@
+"""CLIP: an image and its caption find each other in the batch.
+
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
+from ssljax.objectives.images import ImageObjective
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIP(ImageObjective):
+    """Symmetric cross-entropy over cosine similarities times a learned scale, which is clipped at `max_scale`."""
+
+    coupled: ClassVar[bool] = True
+    inputs: ClassVar[tuple[str, ...]] = ("pairs",)
+
+    max_scale: float = schema.setting(100.0, gt=0)
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY)
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        batch = self.prepare(batch)
+        params = self.model.init(key, batch["image"], batch["tokens"], batch.get("segment_ids"))["params"]
+        return Variables(params, {})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        text = {k: batch[k] for k in ("tokens", "segment_ids") if k in batch}
+        return {"image": self.augment(key, batch["image"]), **text}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
+        return self._towers(params, inputs, noise_of(ctx))
+
+    def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
+        scale = jnp.minimum(self.model.apply({"params": params}, method="scale"), self.max_scale)
+        image, text = outputs["image"], outputs["text"]
+        values, weights = losses.clip_loss(image, text, scale, reduce=False)
+        n = jnp.float32(image.shape[0])
+        metrics = {
+            "logit_scale": (scale, jnp.float32(1)),
+            "alignment": (n * losses.alignment(image, text), n),
+            "uniformity": (n * losses.uniformity(image), n),
+        }
+        return Loss({"clip": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        embedded = self._towers(params, batch, None)
+        return {"pooled": embedded["image"], **embedded}
+
+    def flops(self, spec: Any) -> float:
+        return self.model.flops()
+
+    def _towers(self, params: Params, inputs: Any, noise: Any) -> dict[str, jax.Array]:
+        variables = {"params": params}
+        return {
+            "image": self.model.apply(variables, self.pixels(inputs["image"]), noise=noise, method="image"),
+            "text": self.model.apply(
+                variables, inputs["tokens"], inputs.get("segment_ids"), noise=noise, method="text"
+            ),
+        }

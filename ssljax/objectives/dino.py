@@ -1,0 +1,116 @@
+"""DINO: a student matches the centred, sharpened output of its own moving average across crops.
+
+Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in Self-Supervised Vision
+Transformers".
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.layers.heads import DINOHead
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables
+from ssljax.objectives.images import ImageObjective, crop_flops, each_crop, merge
+from ssljax.objectives.teacher import ema, momentum
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The projection head (section 3.1): three linear maps with GELU, a normalised bottleneck, prototypes."""
+
+    hidden: int = schema.setting(2048, gt=0)
+    bottleneck: int = schema.setting(256, gt=0)
+    prototypes: int = schema.setting(65536, gt=0)
+
+    def module(self) -> DINOHead:
+        return DINOHead(self.prototypes, self.hidden, self.bottleneck)
+
+
+@dataclasses.dataclass(frozen=True)
+class DINO(ImageObjective):
+    """Cross-entropy between teacher (global crops) and student (all other crops), eq. 3.
+
+    teacher_temperature: rises linearly from `teacher_temperature_start` over the first `teacher_warmup` share of the
+    run. centering: decay of the running mean that is subtracted from the teacher's logits (eq. 4); None removes it,
+    which collapses the method. momentum: of the teacher, to 1 on a half cosine.
+    The last layer is kept frozen at first by `optimizer.freeze`.
+    """
+
+    total_dependent: ClassVar[bool] = True
+
+    student_temperature: float = schema.setting(0.1, gt=0)
+    teacher_temperature: float = schema.setting(0.07, gt=0)
+    teacher_temperature_start: float = schema.setting(0.04, gt=0)
+    teacher_warmup: float = schema.setting(0.3, ge=0, le=1)
+    centering: float | None = schema.setting(0.9, ge=0, lt=1)
+    momentum: float = schema.setting(0.996, ge=0, le=1)
+    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY)
+    head: Head = schema.setting(Head())
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        encoder_key, head_key = jax.random.split(key)
+        images = self.prepare(batch)["image"]
+        encoder = self.model.init(encoder_key, images)["params"]
+        head = self.head.module().init(head_key, jnp.zeros((1, self.model.width)))["params"]
+        student = {"encoder": encoder, "head": head}
+        return Variables(student, {"teacher": jax.tree.map(jnp.copy, student), "center": jnp.zeros(self.head.prototypes)})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return self.augment(key, batch["image"])  # {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
+        student = each_crop(inputs, ctx, lambda views, noise: self._project(params, views, noise))
+        teacher = self._project(extra["teacher"], inputs["global"], None)
+        return {"student": student, "teacher": jax.lax.stop_gradient(teacher)}  # [B, V, K]
+
+    def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
+        temperature = self._teacher_temperature(ctx.step)
+        teacher = outputs["teacher"].astype(jnp.float32)
+        center = extra["center"] if self.centering is not None else jnp.zeros_like(extra["center"])
+        values, weights = losses.dino_loss(
+            outputs["student"],
+            teacher,
+            center,
+            student_temperature=self.student_temperature,
+            teacher_temperature=temperature,
+            reduce=False,
+        )
+        weight = jnp.sum(weights)
+        targets = jax.nn.softmax((teacher - center) / temperature, -1)
+        entropy = jnp.mean(losses.entropy(targets), 1)  # [B]
+        return Loss(
+            {"dino": (1.0, jnp.sum(values * weights), weight)},
+            {"teacher_entropy": (jnp.sum(entropy * weights), weight)},
+            sums={"center": jnp.sum(jnp.mean(teacher, 1) * weights[:, None], 0), "weight": weight},
+        )
+
+    def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
+        decay = 0.0 if self.centering is None else self.centering
+        mean = sums["center"] / jnp.maximum(sums["weight"], 1)
+        return {
+            "teacher": ema(extra["teacher"], params, momentum(self.momentum, step, self.steps)),
+            "center": decay * extra["center"] + (1 - decay) * mean,
+        }
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        return super().features(extra["teacher"], extra, batch)  # section 4: the teacher is what is evaluated
+
+    def flops(self, spec: Any) -> float:
+        views_flops = crop_flops(self.model, self.augment, spec)
+        # A backward pass costs twice a forward pass and the teacher has none: it is a third of a trained view.
+        return sum(views_flops.values()) + views_flops["global"] / 3
+
+    def _project(self, params: Params, images: jax.Array, noise: Any) -> jax.Array:
+        pooled = self.encode_images(params["encoder"], images, noise)
+        logits = self.head.module().apply({"params": params["head"]}, merge(pooled))
+        return logits.reshape(*images.shape[:2], -1)
+
+    def _teacher_temperature(self, step: jax.Array) -> jax.Array:
+        warm = self.teacher_warmup * (self.steps or 0)
+        share = jnp.clip(step / warm, 0, 1) if warm else 1.0
+        start = self.teacher_temperature_start
+        return jnp.float32(start + (self.teacher_temperature - start) * share)

@@ -1,0 +1,68 @@
+"""What objectives over images share: pixels in [0, 1] from the host, normalised where the encoder takes them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import views
+from ssljax.base import schema
+from ssljax.layers.noise import Noise
+from ssljax.objectives.base import Batch, Ctx, Objective, Params, noise_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageObjective(Objective):
+    """An objective whose model reads images; `mean` and `std` are per channel (or one for all), of pixels in [0, 1]."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
+
+    mean: tuple[float, ...] = schema.setting((0.5,))
+    std: tuple[float, ...] = schema.setting((0.25,), gt=0)
+
+    def prepare(self, batch: Batch) -> Batch:
+        return {**batch, "image": views.to_float(batch["image"])}
+
+    def pixels(self, images: jax.Array) -> jax.Array:
+        """Images in [0, 1] (after all augmentation) to what the encoder reads."""
+        return views.normalize(images, self.mean, self.std)
+
+    def encode_images(self, params: Params, images: jax.Array, noise: Noise | None) -> jax.Array:
+        """Pooled features [B, V, D] of views [B, V, h, w, C] in [0, 1]."""
+        pooled = self.model.apply({"params": params}, self.pixels(merge(images)), noise=noise).pooled
+        return pooled.reshape(*images.shape[:2], -1)
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        encoded = self.model.apply({"params": params["encoder"]}, self.pixels(batch["image"]))
+        return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+
+def merge(views: jax.Array) -> jax.Array:
+    """[B, V, ...] -> [B V, ...]."""
+    return views.reshape(-1, *views.shape[2:])
+
+
+def each_crop(inputs: Any, ctx: Ctx, encode: Callable[[jax.Array, Noise | None], jax.Array]) -> jax.Array:
+    """`encode` over the crops of each size, joined along the views: [B, V, ...] with the global crops first.
+
+    Every crop of every example draws its own noise.
+    """
+    crops = [inputs[name] for name in ("global", "local") if name in inputs]
+    total, seen, encoded = sum(c.shape[1] for c in crops), 0, []
+    for views_BxV in crops:
+        encoded.append(encode(views_BxV, noise_of(ctx, views_BxV.shape[1], seen, total)))
+        seen += views_BxV.shape[1]
+    return jnp.concatenate(encoded, 1)
+
+
+def crop_flops(model: Any, augment: Any, spec: Any) -> dict[str, float]:
+    """Forward FLOPs of the global and of the local crops of one image."""
+    height, width, channels = spec.elements["image"]["shape"]
+    large = (augment.size or height, augment.size or width)
+    small = (augment.local_size or large[0] // 2, augment.local_size or large[1] // 2)
+    return {
+        "global": augment.global_crops * model.flops(image_shape=(*large, channels)),
+        "local": augment.local_crops * model.flops(image_shape=(*small, channels)) if augment.local_crops else 0.0,
+    }

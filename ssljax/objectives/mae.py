@@ -1,0 +1,70 @@
+"""Masked autoencoder: the encoder sees a quarter of the patches, a light decoder restores the others.
+
+He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners".
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.models.mae import MAEDecoder
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
+from ssljax.objectives.images import ImageObjective
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE(ImageObjective):
+    """Mean squared error of masked patches only, by default against patches normalised by their own mean and variance.
+
+    mask_ratio: share of the patches that is hidden. normalize_targets: section 4.1, "reconstruction target".
+    """
+
+    mask_ratio: float = schema.setting(0.75, gt=0, lt=1)
+    normalize_targets: bool = True
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY)
+    decoder: MAEDecoder = schema.setting(MAEDecoder())
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        encoder_key, decoder_key = jax.random.split(key)
+        images = self.prepare(batch)["image"][:1]
+        inputs = self.views(key, {"image": images}, jnp.int32(0))
+        encoder = self.model.init(encoder_key, images)["params"]
+        tokens = jnp.zeros((1, inputs["keep"].shape[1], self.model.width))
+        decoder = self._decoder(images.shape).init(decoder_key, tokens, inputs["keep"])["params"]
+        return Variables({"encoder": encoder, "decoder": decoder}, {})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        augment_key, mask_key = jax.random.split(key)
+        images = self.augment(augment_key, batch["image"])
+        rows, columns = self.model.grid(images.shape)
+        keep, mask = views.random_patch_mask(mask_key, images.shape[0], rows * columns, self.mask_ratio)
+        return {"image": images, "keep": keep, "mask": mask}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        images, noise = self.pixels(inputs["image"]), noise_of(ctx)
+        encoded = self.model.apply({"params": params["encoder"]}, images, keep=inputs["keep"], noise=noise)
+        decoder = self._decoder(images.shape)
+        noise = None if noise is None else noise.at("decoder")
+        return decoder.apply({"params": params["decoder"]}, encoded.tokens, inputs["keep"], noise=noise)  # [B, N, P]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        target = views.patchify(self.pixels(inputs["image"]), self.model.patch_size)
+        if self.normalize_targets:
+            target = views.normalize_patches(target)
+        values, weights = losses.masked_mse(outputs, target, inputs["mask"], reduce=False)
+        return Loss({"mse": (1.0, jnp.sum(values * weights), jnp.sum(weights))})
+
+    def flops(self, spec: Any) -> float:
+        height, width, channels = spec.elements["image"]["shape"]
+        rows, columns = self.model.grid((1, height, width, channels))
+        patches = rows * columns
+        kept = patches - int(patches * self.mask_ratio)
+        return self.model.flops(tokens=kept) + self._decoder((1, height, width, channels)).flops(kept)
+
+    def _decoder(self, shape: tuple[int, ...]) -> Any:
+        """The decoder module for images of `shape` [B, H, W, C]."""
+        return self.decoder.module(self.model.grid(shape), self.model.patch_size**2 * shape[-1])

@@ -1,0 +1,88 @@
+"""Masked language modelling: hidden tokens from those on both sides.
+
+Devlin, Chang, Lee, Toutanova 2019, "BERT", section 3.1 (masks drawn anew at each visit, as in RoBERTa).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
+from ssljax.objectives.tokens import TokenObjective, valid
+
+
+@dataclasses.dataclass(frozen=True)
+class MLM(TokenObjective):
+    """Cross-entropy on the chosen tokens only, mean over tokens.
+
+    rate: share of the tokens that is chosen. mask_share, random_share: what becomes of a chosen token ([MASK], a
+    random token, itself for the rest).
+    """
+
+    rate: float = schema.setting(0.15, gt=0, lt=1)
+    mask_share: float = schema.setting(0.8, ge=0, le=1)
+    random_share: float = schema.setting(0.1, ge=0, le=1)
+
+    def validate(self) -> None:
+        if self.mask_share + self.random_share > 1:
+            raise ValueError(f"random_share: mask_share + random_share is {self.mask_share + self.random_share} > 1")
+
+    @property
+    def mask_id(self) -> int:
+        if "mask" not in self.spec.special_ids:
+            raise UserError("objective.name: 'mlm' needs a mask token, and data.tokenizer has none")
+        return self.spec.special_ids["mask"]
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        special = tuple(sorted(self.spec.special_ids.values()))
+        maskable = valid(batch) & ~jnp.isin(batch["tokens"], jnp.array(special, batch["tokens"].dtype))
+        tokens, chosen = views.mlm_corrupt(
+            key,
+            batch["tokens"],
+            maskable,
+            vocab_size=self.spec.vocab_size,
+            mask_id=self.mask_id,
+            rate=self.rate,
+            mask_share=self.mask_share,
+            random_share=self.random_share,
+            special_ids=special,
+        )
+        context = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
+        return {"tokens": tokens, "target": batch["tokens"], "chosen": chosen, **context}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        return self.hidden(params, inputs, noise_of(ctx)).tokens  # [B, T, D]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        hidden, kernel, bias = self.readout(params, outputs.reshape(-1, outputs.shape[-1]))
+        scores = losses.linear_nll(hidden, kernel, bias, inputs["target"].reshape(-1))
+        weights = inputs["chosen"].reshape(-1).astype(jnp.float32)
+        count = jnp.sum(weights)
+        return Loss(
+            {"nll": (1.0, jnp.sum(scores.nll * weights), count)}, {"accuracy": (jnp.sum(scores.correct * weights), count)}
+        )
+
+    def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): each token predicted with it alone hidden.
+
+        Not a likelihood of the sequence: not comparable with that of a causal model.
+        """
+        length = batch["tokens"].shape[1]
+        special = jnp.array(sorted(self.spec.special_ids.values()), batch["tokens"].dtype)
+        counted = valid(batch) & ~jnp.isin(batch["tokens"], special)
+
+        def one(position: jax.Array) -> jax.Array:
+            here = jnp.arange(length) == position
+            hidden = self.hidden(params, {**batch, "tokens": jnp.where(here, self.mask_id, batch["tokens"])}, None)
+            state, kernel, bias = self.readout(params, hidden.tokens[:, position])
+            return -losses.linear_nll(state, kernel, bias, batch["tokens"][:, position]).nll * counted[:, position]
+
+        return jnp.sum(jax.lax.map(one, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
+
+    def flops(self, spec: Any) -> float:
+        return self.model.flops(tokens=spec.max_len, causal=False, predicted=spec.max_len)

@@ -1,0 +1,61 @@
+"""SimCLR: agreement between two augmented views of an image against all other images of the batch.
+
+Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations".
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
+from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.projector import Projector
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCLR(ImageObjective):
+    """NT-Xent (eq. 1) on projections; the projector is dropped after training.
+
+    temperature: tau of eq. 1. block: columns of the similarity matrix held at once; None holds all of it.
+    """
+
+    coupled: ClassVar[bool] = True
+
+    temperature: float = schema.setting(0.1, gt=0)
+    block: int | None = schema.setting(None, gt=0, free=True)
+    augment: Any = schema.setting({"name": "two_views"}, registry=views.REGISTRY)
+    projector: Projector = schema.setting(Projector())
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        images = self.prepare(batch)["image"]
+        encoder_key, projector_key = jax.random.split(key)
+        encoder = self.model.init(encoder_key, images)["params"]
+        projector = self.projector.module().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
+        return Variables({"encoder": encoder, "projector": projector}, {})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return {"image": self.augment(key, batch["image"])}  # [B, 2, h, w, C]
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        return self.encode_images(params["encoder"], inputs["image"], noise_of(ctx, 2))  # [B, 2, D]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        z_BxVxE = self.projector.module().apply({"params": params["projector"]}, outputs)
+        first, second = z_BxVxE[:, 0], z_BxVxE[:, 1]
+        values, weights = losses.nt_xent(
+            first, second, temperature=self.temperature, block=self.block, reduce=False
+        )
+        n = jnp.float32(first.shape[0])
+        metrics = {
+            "alignment": (n * losses.alignment(first, second), n),
+            "uniformity": (n * losses.uniformity(first), n),
+            "feature_std": (n * losses.feature_std(outputs[:, 0]), n),
+        }
+        return Loss({"nt_xent": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
+
+    def flops(self, spec: Any) -> float:
+        return 2 * self.model.flops()

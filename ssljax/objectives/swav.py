@@ -1,0 +1,114 @@
+"""SwAV: the cluster assignment of one crop is predicted from the others, with assignments balanced over the batch.
+
+Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
+Assignments".
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.layers.heads import Prototypes
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables
+from ssljax.objectives.images import ImageObjective, crop_flops, each_crop
+from ssljax.objectives.projector import Projector
+
+
+@dataclasses.dataclass(frozen=True)
+class SwAV(ImageObjective):
+    """Swapped prediction (eq. 2) of Sinkhorn assignments (eq. 3-5).
+
+    sinkhorn_iterations: 0 removes the balancing (plain softmax assignments), which collapses the method.
+    queue: earlier projections that join the batch in the balancing, used once the queue is full
+    (section 4.1, "small batches"); 0 is off, else a multiple of the batch size.
+    The prototypes are kept frozen at first by `optimizer.freeze`.
+    """
+
+    coupled: ClassVar[bool] = True
+
+    prototypes: int = schema.setting(3000, gt=0)
+    temperature: float = schema.setting(0.1, gt=0)
+    epsilon: float = schema.setting(0.05, gt=0)
+    sinkhorn_iterations: int = schema.setting(3, ge=0)
+    queue: int = schema.setting(0, ge=0)
+    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY)
+    projector: Projector = schema.setting(Projector())
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        encoder_key, projector_key, prototype_key = jax.random.split(key, 3)
+        encoder = self.model.init(encoder_key, self.prepare(batch)["image"])["params"]
+        projector = self.projector.module().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
+        prototypes = self._prototypes().init(prototype_key, jnp.zeros((1, self.projector.output)))["params"]
+        params = {"encoder": encoder, "projector": projector, "prototypes": prototypes}
+        if not self.queue:
+            return Variables(params, {})
+        shape = (self.queue, self.augment.global_crops, self.projector.output)
+        queue = nn.LogicallyPartitioned(jnp.zeros(shape), ("queue", None, None))
+        return Variables(params, {"queue": queue, "filled": jnp.int32(0)})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return self.augment(key, batch["image"])
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        # [B, V, D], global crops first
+        return each_crop(inputs, ctx, lambda views, noise: self.encode_images(params["encoder"], views, noise))
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        z_BxVxE = self.projector.module().apply({"params": params["projector"]}, outputs)
+        z_BxVxE = z_BxVxE / jnp.maximum(jnp.linalg.norm(z_BxVxE, axis=-1, keepdims=True), 1e-6)
+        score = lambda z: self._prototypes().apply({"params": params["prototypes"]}, z)  # noqa: E731
+        scores = score(z_BxVxE)
+        globals_ = inputs["global"].shape[1]
+        own = z_BxVxE[:, :globals_]
+        assignments = jnp.stack(
+            [self._assign(scores[:, g], extra, g, score) for g in range(globals_)], axis=1
+        )  # [B, G, K]
+        values, weights = losses.swav_loss(
+            scores, jax.lax.stop_gradient(assignments), temperature=self.temperature, reduce=False
+        )
+        n = jnp.float32(values.shape[0])
+        mean_assignment = jnp.mean(assignments, (0, 1))
+        metrics = {
+            "assignment_entropy": (n * losses.entropy(mean_assignment), n),
+            "feature_std": (n * losses.feature_std(outputs[:, 0]), n),
+            "alignment": (n * losses.alignment(own[:, 0], own[:, -1]), n),
+            "uniformity": (n * losses.uniformity(own[:, 0]), n),
+        }
+        rows = jax.lax.stop_gradient(own) if self.queue else ()
+        return Loss({"swav": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics, rows=rows)
+
+    def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
+        if not self.queue:
+            return extra
+        queue = jnp.concatenate([rows, extra["queue"]])[: self.queue]  # newest first
+        return {"queue": queue, "filled": jnp.minimum(extra["filled"] + rows.shape[0], self.queue)}
+
+    def flops(self, spec: Any) -> float:
+        return sum(crop_flops(self.model, self.augment, spec).values())
+
+    def _prototypes(self) -> Prototypes:
+        return Prototypes(self.prototypes)
+
+    def _assign(self, scores_BxK: jax.Array, extra: Any, crop: int, score: Any) -> jax.Array:
+        """Assignments [B, K] of one global crop, balanced over the batch and, once it is full, the queue."""
+        scores_BxK = jax.lax.stop_gradient(scores_BxK)
+        if not self.sinkhorn_iterations:
+            return jax.nn.softmax(scores_BxK / self.epsilon, -1)
+        if not self.queue:
+            return losses.sinkhorn(scores_BxK, epsilon=self.epsilon, iterations=self.sinkhorn_iterations)
+        queued = jax.lax.stop_gradient(score(extra["queue"][:, crop]))
+        present = jnp.concatenate(
+            [jnp.ones(scores_BxK.shape[0]), jnp.full(self.queue, extra["filled"] == self.queue, jnp.float32)]
+        )
+        both = losses.sinkhorn(
+            jnp.concatenate([scores_BxK, queued]),
+            epsilon=self.epsilon,
+            iterations=self.sinkhorn_iterations,
+            weights=present,
+        )
+        return both[: scores_BxK.shape[0]]

@@ -1,0 +1,47 @@
+"""What objectives over token sequences share: running the model and its read-out."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.layers.masks import Full
+from ssljax.layers.noise import Noise
+from ssljax.objectives.base import Batch, Objective, Params, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenObjective(Objective):
+    """An objective whose model reads tokens [B, T]; `attention` is the pattern that it asks the transformer for."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    attention: ClassVar[Any] = Full()
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        encoder = self.model.init(key, batch["tokens"][:1], mask=self.attention, method="init_all")["params"]
+        return Variables({"encoder": encoder}, {})
+
+    def hidden(self, params: Params, inputs: Any, noise: Noise | None) -> Any:
+        """The model's `Encoded` of inputs["tokens"], with segments and positions where the data has them."""
+        return self.model.apply(
+            {"params": params["encoder"]},
+            inputs["tokens"],
+            mask=self.attention,
+            segment_ids=inputs.get("segment_ids"),
+            positions=inputs.get("positions"),
+            noise=noise,
+        )
+
+    def readout(self, params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """(hidden' [N, D], kernel [D, V], bias [V] or None) of hidden states [N, D], for a fused projection and loss."""
+        return self.model.apply({"params": params["encoder"]}, hidden, method="readout")
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        encoded = self.hidden(params, batch, None)
+        return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+
+def valid(inputs: Any) -> jax.Array:
+    """bool [B, T]: which positions hold text (segment 0 is padding)."""
+    return inputs["segment_ids"] > 0 if "segment_ids" in inputs else jnp.ones(inputs["tokens"].shape, bool)

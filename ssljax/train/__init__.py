@@ -1,0 +1,1 @@
+"""Training: the step, the state, optimisers, the loop, checkpoints."""

@@ -1,0 +1,205 @@
+"""Checkpoints: orbax for the files, our own checksums for trust.
+
+Each checkpoint holds the state and a note (`meta`): format number, shape, type and checksum of every leaf, the identity
+of the run, and the step. Orbax notices missing and truncated files but lets flipped bytes through; the checksums, taken
+on device before saving and again after restoring, do not. A checkpoint that cannot be read or does not match its note
+is reported and the one before it is used.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.train.state import State
+
+FORMAT = 1
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """Also keep the checkpoint with the best value of an evaluation's metric, written "evaluation/metric"."""
+
+    metric: str = schema.setting("", free=True)
+    mode: Literal["max", "min"] = schema.setting("max", free=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept; one is always written at the end and at SIGTERM."""
+
+    every_steps: int | None = schema.setting(None, gt=0, free=True)
+    keep: int = schema.setting(2, gt=0, free=True)
+    best: Best | None = schema.setting(None, free=True)
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any]):
+        self.folder = pathlib.Path(folder).absolute()
+        self.identity = identity
+        self.best = config.best if config.best and config.best.metric else None
+        policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
+        if self.best:
+            sign, metric = (1 if self.best.mode == "max" else -1), self.best.metric
+            # Checkpoints without the metric are kept by being recent, never by being best.
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda m: sign * m[metric], n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
+            ),
+        )
+
+    def save(self, state: State, step: int, metrics: dict[str, float] | None = None) -> None:
+        """Write the state in the background; blocks only for the copy off the device.
+
+        Raises:
+            UserError: an earlier write failed (a full disk); the checkpoints before it are untouched.
+        """
+        if step in self.manager.all_steps():
+            return
+        meta = {"format": FORMAT, "step": step, "identity": self.identity, "leaves": describe(state)}
+        try:
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
+                metrics=metrics if self.best and metrics and self.best.metric in metrics else None,
+            )
+        except Exception as error:
+            raise _write_error(self.folder, error) from error
+
+    def wait(self) -> None:
+        """Block until every write is finished."""
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:
+            raise _write_error(self.folder, error) from error
+
+    def close(self) -> None:
+        self.wait()
+        self.manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, newest first."""
+        return sorted(self.manager.all_steps(), reverse=True)
+
+    def saved_identity(self) -> dict[str, Any] | None:
+        """The identity written in the newest readable checkpoint."""
+        for step in self.steps():
+            try:
+                return self._meta(step)["identity"]
+            except Exception as error:
+                log.warning("checkpoint %d: unreadable note (%s)", step, _first_line(error))
+        return None
+
+    def restore(self, target: State, step: int | None = None) -> tuple[State, int] | None:
+        """The newest sound checkpoint, placed as `target` says, or None when there is none at all.
+
+        Args:
+            target: tree of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices).
+            step: this one and no other.
+
+        Raises:
+            UserError: checkpoints exist but none is sound, or `step` is not there or damaged.
+        """
+        steps = self.steps() if step is None else [step]
+        if step is not None and step not in self.steps():
+            raise UserError(f"{self.folder}: no checkpoint of step {step} (there are: {self.steps()})")
+        for candidate in steps:
+            problem = ""
+            try:
+                meta = self._meta(candidate)
+                problem = _mismatch(meta, target)
+                if not problem:
+                    state = self.manager.restore(
+                        candidate, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+                    )["state"]
+                    damaged = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
+                    if not damaged:
+                        return state, candidate
+                    problem = f"checksum of {damaged[0]} differs ({len(damaged)} leaves do)"
+            except Exception as error:
+                problem = _first_line(error)
+            log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
+        if steps:
+            raise UserError(f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem})")
+        return None
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+
+def describe(state: Any) -> dict[str, dict[str, Any]]:
+    """Path of each leaf -> its shape, type and checksum."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    leaves = jax.tree.leaves(state)
+    sums = [int(s) for s in jax.device_get(_checksums(leaves))]
+    return {
+        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": checksum}
+        for path, leaf, checksum in zip(paths, leaves, sums)
+    }
+
+
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [checksum(leaf) for leaf in leaves]
+
+
+def checksum(x: jax.Array) -> jax.Array:
+    """A uint32 of all bits of an array: the sum of its words, each times an odd number that depends on its place.
+
+    Sums of integers do not depend on their order, so it is the same on every mesh; an odd factor loses no bit, so any
+    single changed word changes the sum.
+    """
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        x = jax.lax.bitcast_convert_type(x, {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize])
+    words = x.astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    factor = (place * jnp.uint32(0x9E3779B1)) | jnp.uint32(1)
+    return jnp.sum(words * factor, dtype=jnp.uint32)
+
+
+def _mismatch(meta: dict[str, Any], target: State) -> str:
+    """What keeps a checkpoint from filling `target`, or an empty text."""
+    if meta["format"] != FORMAT:
+        return f"format {meta['format']}, this version reads {FORMAT}"
+    wanted = {
+        jax.tree_util.keystr(path): (list(leaf.shape), str(leaf.dtype))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(target)
+    }
+    saved = {path: (leaf["shape"], leaf["dtype"]) for path, leaf in meta["leaves"].items()}
+    for path in [*wanted, *saved]:
+        if wanted.get(path) != saved.get(path):
+            return f"{path}: saved as {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _write_error(folder: pathlib.Path, error: Exception) -> UserError:
+    text = str(error)
+    full = any(mark in text for mark in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "File too large"))
+    why = "the disk is full" if full else _first_line(error)
+    return UserError(f"{folder}: cannot write a checkpoint: {why}; the last good checkpoint is kept")

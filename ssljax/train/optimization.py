@@ -1,0 +1,50 @@
+"""From gradients to parameters: clipping, the rule, its learning rate at this step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ssljax.base.durations import Sizes
+from ssljax.train.optimizers import clip_by_global_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """An optimiser rule bound to the parameters of a run.
+
+    rule: an entry of `ssljax.train.optimizers.REGISTRY`, built.
+    multiplier: step -> share of the peak learning rate, in [0, 1].
+    sizes: of the batch, the data and the run.
+    axes, shapes: logical axes and shapes of the parameters.
+    """
+
+    rule: Any
+    multiplier: Callable[[jax.Array], jax.Array]
+    sizes: Sizes
+    axes: Any
+    shapes: Any
+
+    def bound(self) -> Any:
+        return self.rule.bind(self.axes, self.shapes, self.sizes)
+
+    def with_settings(self, changes: dict[str, Any]) -> "Optimization":
+        """With keys of the rule replaced (by traced values, in a stacked sweep)."""
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, **changes)) if changes else self
+
+    def init(self, params: Any) -> Any:
+        return self.bound().init(params)
+
+    def state_axes(self) -> Any:
+        """Logical axes of the optimiser's state."""
+        return self.bound().state_axes()
+
+    def update(self, grads: Any, state: Any, params: Any, step: jax.Array) -> tuple[Any, Any, dict[str, jax.Array]]:
+        """(updates to add, new state, {"grad_norm": before clipping, "learning_rate"})."""
+        bound = self.bound()
+        grads, norm = clip_by_global_norm(bound.trainable(grads), self.rule.clip_norm)
+        # The step of the run, not a count of updates: a skipped step advances the schedule all the same.
+        rate = self.rule.peak_learning_rate(self.sizes.batch_size) * self.multiplier(step)
+        updates, state = bound.update(grads, state, params, rate, step)
+        return updates, state, {"grad_norm": norm, "learning_rate": rate}

@@ -1,0 +1,98 @@
+"""The state of a run, how it is born sharded, and what is added up between two log points."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ssljax import parallel
+from ssljax.objectives.base import Objective, stream
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that a run is, as plain arrays: with the data's order a function of the step, nothing else is needed.
+
+    step: int32, the number of the next step. seed: uint32, the root of all device randomness.
+    params, extra: the objective's variables. opt_state: the optimiser's. ema: averaged parameters, or None.
+    hyper: {"objective.temperature": float32, ...}, the settings that a stacked sweep varies; empty otherwise.
+    meters: {name: (sum, weight)} since the last log point, so that a resumed run logs the same numbers.
+    guard: counts of non-finite steps: {"skipped", "streak": in a row until now, "last": the last such step}.
+    """
+
+    step: jax.Array
+    seed: jax.Array
+    params: Any
+    extra: Any
+    opt_state: Any
+    ema: Any
+    hyper: dict[str, jax.Array]
+    meters: dict[str, tuple[jax.Array, jax.Array]]
+    guard: dict[str, jax.Array]
+
+
+def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
+    """Shapes and logical axes of the objective's variables, without computing anything.
+
+    Args:
+        batch: tree of `jax.ShapeDtypeStruct` (or arrays) of a training batch.
+    """
+    boxed = jax.eval_shape(lambda: _variables(objective, 0, batch))
+    return parallel.unboxed(boxed), parallel.logical_axes(boxed)
+
+
+def make_init(objective: Objective, optimizer: Any, batch: Any, ema: bool, hyper: dict[str, float] | None = None) -> Any:
+    """The pure function seed -> State.
+
+    Args:
+        optimizer: bound to the parameters' axes: has `init(params)`.
+        batch: tree of shapes of a training batch.
+        ema: keep averaged parameters.
+        hyper: initial values of the settings that a stacked sweep varies.
+    """
+
+    def init(seed: jax.Array) -> State:
+        variables = parallel.unboxed(_variables(objective, seed, batch))
+        return State(
+            step=jnp.int32(0),
+            seed=jnp.asarray(seed, jnp.uint32),
+            params=variables.params,
+            extra=variables.extra,
+            opt_state=optimizer.init(variables.params),
+            # A copy: donated buffers must not be shared between two parts of the state.
+            ema=jax.tree.map(jnp.copy, variables.params) if ema else None,
+            hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
+            meters={},
+            guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "last": jnp.int32(-1)},
+        )
+
+    return init
+
+
+def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh) -> State:
+    """The tree of shardings of a state (of shapes): variables by their logical axes, counters replicated."""
+
+    def place(axes: Any, shapes: Any) -> Any:
+        return parallel.shardings(axes, shapes, mesh)
+
+    whole = parallel.replicated(mesh)
+    return State(
+        step=whole,
+        seed=whole,
+        params=place(variable_axes.params, state.params),
+        extra=place(variable_axes.extra, state.extra),
+        opt_state=place(opt_axes, state.opt_state),
+        ema=None if state.ema is None else place(variable_axes.params, state.ema),
+        hyper=jax.tree.map(lambda _: whole, state.hyper),
+        meters=jax.tree.map(lambda _: whole, state.meters),
+        guard=jax.tree.map(lambda _: whole, state.guard),
+    )
+
+
+def _variables(objective: Objective, seed: Any, batch: Any) -> Any:
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+    with nn.logical_axis_rules(()):  # boxes would be constrained by the rules for activations
+        return objective.init(stream(seed, 0, "init"), zeros)

@@ -1,0 +1,91 @@
+"""THE step: one function for every objective, every model and every mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssljax.objectives.base import Ctx, Objective, stream
+from ssljax.train.microbatch import gradients
+from ssljax.train.state import State
+
+Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
+
+
+def make_train_step(objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None) -> Step:
+    """The train step (state, batch) -> (state, metrics), a pure function to be jitted with the state donated.
+
+    It is the same function on one device, on a mesh (jit with shardings) and under `vmap` over states.
+
+    Args:
+        objective: with its model; see `ssljax.objectives.base` for the contract.
+        optimizer: `ssljax.train.optimization.Optimization`: rule, schedule, clipping.
+        microbatches: the batch is encoded in this many slices; the result does not depend on it.
+        ema_decay: decay of the averaged parameters, where `state.ema` holds some.
+
+    Returns:
+        A function whose metrics are scalars of this step; `state.meters` adds them up until `pop_meters`.
+    """
+
+    def train_step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+        task = dataclasses.replace(objective, **_of("objective", state.hyper))
+        opt = optimizer.with_settings(_of("optimizer", state.hyper))
+
+        # Inputs are a pure function of (seed, step, batch): slices, meshes and restarts do not change them.
+        inputs = task.views(stream(state.seed, state.step, "views"), task.prepare(batch), state.step)
+        rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
+        ctx = Ctx(key=stream(state.seed, state.step, "encode"), step=state.step, row=rows, train=True)
+        grads, value, loss = gradients(task, state.params, state.extra, inputs, ctx, microbatches)
+
+        updates, opt_state, health = opt.update(grads, state.opt_state, state.params, state.step)
+        params = optax.apply_updates(state.params, updates)
+        extra = task.update(state.extra, params, loss.sums, loss.rows, state.step)
+        ema = state.ema
+        if ema is not None:
+            ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
+
+        # A non-finite step leaves no trace but its count.
+        ok = jnp.isfinite(value) & jnp.isfinite(health["grad_norm"])
+        kept = (state.params, state.extra, state.opt_state, state.ema)
+        params, extra, opt_state, ema = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old), (params, extra, opt_state, ema), kept
+        )
+        terms = {f"loss/{name}": (s, w) for name, (_, s, w) in loss.terms.items()} if len(loss.terms) > 1 else {}
+        one = jnp.float32(1)
+        now = {"loss": (value, one), **terms, **loss.metrics, **{name: (v, one) for name, v in health.items()}}
+        now = jax.tree.map(lambda x: jnp.where(ok, x, 0).astype(jnp.float32), now)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            extra=extra,
+            opt_state=opt_state,
+            ema=ema,
+            meters=jax.tree.map(jnp.add, state.meters, now) if state.meters else now,
+            guard={
+                "skipped": state.guard["skipped"] + ~ok,
+                "streak": jnp.where(ok, 0, state.guard["streak"] + 1),
+                "last": jnp.where(ok, state.guard["last"], state.step),
+            },
+        )
+        return state, means(now)
+
+    return train_step
+
+
+def means(meters: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+    """{name: (sum, weight)} -> {name: mean}; NaN where nothing was counted."""
+    return {name: jnp.where(w > 0, s / jnp.where(w > 0, w, 1), jnp.nan) for name, (s, w) in meters.items()}
+
+
+def pop_meters(state: State) -> tuple[State, dict[str, jax.Array]]:
+    """The state with empty meters, and the means and guard counts since the last call."""
+    numbers = {**means(state.meters), **{f"guard/{k}": v for k, v in state.guard.items()}}
+    return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters)), numbers
+
+
+def _of(group: str, hyper: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The settings of one group that a stacked sweep varies: {"objective.temperature": x} -> {"temperature": x}."""
+    return {k.removeprefix(group + "."): v for k, v in hyper.items() if k.startswith(group + ".")}

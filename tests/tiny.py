@@ -1,0 +1,88 @@
+"""The smallest config of every objective, with what makes exactness hard: dropout, stochastic depth, ragged rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import objectives
+from ssljax.data import DataSpec
+
+BATCH = 16
+STEPS = 10
+LENGTH = 12
+
+_VIT = {
+    "name": "vit", "size": None, "width": 32, "depth": 2, "heads": 4, "patch_size": 4, "dropout": 0.1, "drop_path": 0.1
+}
+_TEXT = {"size": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1}
+_HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
+_PROJECTOR = {"hidden": 32, "output": 16}
+_CROPS = {"name": "multi_crop", "local_crops": 2, "local_size": 4}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "classification": {"model": _VIT, "objective": {"label_smoothing": 0.1, "mixup": 0.2}},
+    "simclr": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "clip": {
+        "model": {
+            "name": "clip",
+            "embed_dim": 16,
+            "image": {k: v for k, v in _VIT.items() if k != "name"},
+            "text": dict(_TEXT),
+        },
+        "objective": {},
+    },
+    "mae": {"model": {**_VIT, "positions": "sincos"}, "objective": {"decoder": {"width": 32, "depth": 1, "heads": 2}}},
+    "mlm": {"model": {"name": "bert", **_TEXT}, "objective": {"rate": 0.3}},
+    "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
+    "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
+    "swav": {"model": _VIT, "objective": {"prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS, "queue": 32}},
+}
+
+SPEC = DataSpec(
+    elements={
+        "image": {"shape": [8, 8, 3], "dtype": "uint8"},
+        "label": {"shape": [], "dtype": "int32"},
+        "tokens": {"shape": [LENGTH], "dtype": "int32"},
+        "segment_ids": {"shape": [LENGTH], "dtype": "int32"},
+        "positions": {"shape": [LENGTH], "dtype": "int32"},
+    },
+    size=1000,
+    num_classes=5,
+    vocab_size=64,
+    special_ids={"pad": 0, "cls": 1, "sep": 2, "mask": 3},
+    max_len=LENGTH,
+    tokens=1000 * LENGTH,
+)
+
+
+def config(name: str) -> dict[str, Any]:
+    """The groups `model` and `objective` of the smallest config of a registered objective."""
+    if name not in CONFIGS:
+        raise AssertionError(f"objective {name!r} is registered but has no entry in tests/tiny.py, so nothing tests it")
+    entry = CONFIGS[name]
+    return {"model": entry["model"], "objective": {"name": name, **entry["objective"]}}
+
+
+def make(name: str, **model: Any) -> Any:
+    """A registered objective with its model; keys of `model` override those of the smallest config."""
+    groups = config(name)
+    return objectives.create({**groups, "model": {**groups["model"], **model}}, SPEC, STEPS)
+
+
+def batch(seed: int = 0) -> dict[str, jax.Array]:
+    """A batch of random images and of ragged rows of tokens: rows of one or two segments, then padding."""
+    rng = np.random.default_rng(seed)
+    filled = rng.integers(4, LENGTH + 1, BATCH)
+    place = np.arange(LENGTH)
+    cut = filled[:, None] // 2
+    segments = np.where(place < cut, 1, 2) * (place < filled[:, None])
+    positions = np.where(place < cut, place, place - cut) * (segments > 0)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (BATCH, 8, 8, 3)), jnp.uint8),
+        "label": jnp.asarray(rng.integers(0, 5, BATCH), jnp.int32),
+        "tokens": jnp.asarray(np.where(segments > 0, rng.integers(4, 64, (BATCH, LENGTH)), 0), jnp.int32),
+        "segment_ids": jnp.asarray(segments, jnp.int32),
+        "positions": jnp.asarray(positions, jnp.int32),
+    }
