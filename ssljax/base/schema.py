@@ -155,11 +155,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        for option in arguments:
-            # An exact match first, so that an int stays an int where both int and float are allowed.
-            if isinstance(option, type) and type(value) is option:
-                return value
-        for option in arguments:
+        # An exact match first, so that an int stays an int where both int and float are allowed.
+        for option in sorted(arguments, key=lambda option: type(value) is not option):
             try:
                 return _typed(value, option, where)
             except UserError:

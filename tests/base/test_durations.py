@@ -84,5 +84,10 @@ def test_shares_are_exact(tenths, total):
     assert steps == math.ceil(Fraction(tenths * total, 1000))
 
 
+def test_factors_are_exact():
+    for n in (1001, 2007, 2011, 9007, 123_457):  # 2.007 * 1000 is above 2007 in floating point
+        assert durations.steps(f"{n // 1000}.{n % 1000:03d}k steps", SIZES, "steps") == n
+
+
 def test_only_shares_depend_on_the_total():
     assert [durations.depends_on_total(v) for v in (5, "5 steps", "5 epochs", "5%", "5 % ")] == [False] * 3 + [True] * 2
