@@ -2,26 +2,32 @@
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax import losses
 from ssljax.base.errors import UserError
-from ssljax.losses import alignment, dino_loss, effective_rank, entropy, feature_std, sinkhorn, swav_loss, uniformity
+from ssljax.losses import alignment, dino_loss, entropy, swav_loss, uniformity
+
+# Compiled whole: eager, every small operation is compiled alone, for every shape.
+effective_rank, feature_std = jax.jit(losses.effective_rank), jax.jit(losses.feature_std)
+sinkhorn = jax.jit(losses.sinkhorn, static_argnames="iterations")
 
 RNG = np.random.default_rng(0)
-SPREAD = jnp.asarray(RNG.normal(size=(400, 16)), jnp.float32)
-COLLAPSED = jnp.ones((400, 16))
+SPREAD = jnp.asarray(RNG.normal(size=(200, 16)), jnp.float32)
+COLLAPSED = jnp.ones((200, 16))
 
 
 def test_spread_and_collapsed_features():
     assert feature_std(COLLAPSED) < 1e-6
-    np.testing.assert_allclose(feature_std(SPREAD), 16**-0.5, rtol=0.02)
+    np.testing.assert_allclose(feature_std(SPREAD), 16**-0.5, rtol=0.03)
     assert abs(uniformity(COLLAPSED)) < 1e-6
     # E exp(-2 |x - y|^2) = e^-4 E exp(4 cos), and E exp(s cos) = 1 + s^2 / (2 D) + s^4 / (8 D (D + 2)) + ...
-    np.testing.assert_allclose(uniformity(SPREAD), -4 + np.log(1 + 16 / 32 + 256 / (8 * 16 * 18)), atol=0.03)
+    np.testing.assert_allclose(uniformity(SPREAD), -4 + np.log(1 + 16 / 32 + 256 / (8 * 16 * 18)), atol=0.05)
     np.testing.assert_allclose(effective_rank(COLLAPSED), 1, atol=1e-3)
-    assert 15 < effective_rank(SPREAD) <= 16
+    assert 14 < effective_rank(SPREAD) <= 16
     np.testing.assert_allclose(effective_rank(jnp.diag(jnp.array([3.0, 3.0, 0.0]))), 2, rtol=1e-5)
     assert effective_rank(jnp.zeros((4, 3))) == 0
     assert alignment(SPREAD, 2 * SPREAD) < 1e-10
@@ -52,7 +58,7 @@ def test_assignments_are_distributions(n, k, scale):
 def test_sinkhorn_uses_all_prototypes_equally():
     biased = SPREAD / 10 + jnp.arange(16)  # every example prefers the last prototype
     q = sinkhorn(biased, epsilon=0.5, iterations=30)
-    np.testing.assert_allclose(q.sum(0), 400 / 16, rtol=1e-3)
+    np.testing.assert_allclose(q.sum(0), 200 / 16, rtol=1e-3)
     np.testing.assert_allclose(q.sum(1), 1, rtol=1e-5)
 
 
