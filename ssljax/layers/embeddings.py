@@ -32,14 +32,6 @@ def token_vectors(module: nn.Module, name: str, count: int, width: int) -> jax.A
     return parameter(module, name, nn.initializers.normal(0.02), (None, "embed"), (count, width))
 
 
-def extract_patches(images: jax.Array, patch: int) -> jax.Array:
-    """images [B, H, W, C] -> [B, (H / patch)(W / patch), patch patch C], rows first, channels last."""
-    batch, height, width, channels = images.shape
-    rows, columns = height // patch, width // patch
-    x = images.reshape(batch, rows, patch, columns, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, rows * columns, patch * patch * channels)
-
-
 def take_tokens(x_BxNxD: jax.Array, index_BxK: jax.Array) -> jax.Array:
     """x [B, N, D] at index int [B, K] -> [B, K, D]."""
     return jnp.take_along_axis(x_BxNxD, index_BxK[..., None], axis=1)

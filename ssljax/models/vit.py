@@ -12,12 +12,13 @@ from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.layers.block import Stack
 from ssljax.layers.dense import Dense, parameter
-from ssljax.layers.embeddings import extract_patches, take_tokens, token_vectors
+from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.models.family import Encoded, TransformerConfig, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
+from ssljax.views.patches import patchify
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ class ViT(nn.Module):
         c = self.config
         width, grid = self.width, self.grid(images.shape)
         table = self._positions(grid)
-        x = extract_patches(images, self.patch_size)
+        x = patchify(images, self.patch_size)
         if keep is not None:  # before the projection, so that hidden patches cost nothing
             x = take_tokens(x, keep)
         x = Dense(width, ("patch", "embed"), bias=True, initializer=c.initializer(), dtype=c.dtype, name="patch")(x)
