@@ -7,7 +7,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, Part, TokenizerConfig, cache_root
 from ssljax.data.sources import expand, fingerprint, read
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # What a special token may be called; the first name is the one that our own tokenizers use.
 _BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
@@ -188,29 +191,51 @@ def _tokenizer_file(config: DataConfig) -> pathlib.Path:
 
 
 def _train(settings: TokenizerConfig, parts: tuple[Part, ...], folder: pathlib.Path) -> None:
+    pieces = [piece for part in parts for text in texts(part)[0] for piece in _pieces(text)]
+    train = _train_bpe if settings.name == "bpe" else _train_wordpiece
+    train(settings, pieces).save(str(folder / "tokenizer.json"))
+
+
+def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    if settings.name == "bpe":
-        model = Tokenizer(models.BPE())
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        model.decoder = decoders.ByteLevel()
-        model.normalizer = normalizers.Lowercase() if settings.lowercase else None
-        trainer: trainers.Trainer = trainers.BpeTrainer(
-            vocab_size=settings.vocab_size,
-            special_tokens=list(_BYTE_LEVEL.values()),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    else:
-        model = Tokenizer(models.WordPiece(unk_token=_WORDPIECE["unk"]))
-        model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        model.decoder = decoders.WordPiece()
-        model.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=settings.vocab_size, special_tokens=list(_WORDPIECE.values()), show_progress=False
-        )
-    model.train_from_iterator((piece for part in parts for text in texts(part)[0] for piece in _pieces(text)), trainer)
-    model.save(str(folder / "tokenizer.json"))
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    model.normalizer = normalizers.Lowercase() if settings.lowercase else None
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        special_tokens=list(_BYTE_LEVEL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(pieces, trainer)
+    return model
+
+
+def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    def dressed(model: models.WordPiece) -> Tokenizer:
+        out = Tokenizer(model)
+        out.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        out.decoder = decoders.WordPiece()
+        out.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
+        return out
+
+    draft = dressed(models.WordPiece(unk_token=_WORDPIECE["unk"]))
+    # The library numbers the ##letters in the order of a hash map, and breaks ties between merges by number: each
+    # training would give another vocabulary. Given as special tokens of a draft, they are numbered in our order.
+    letters = sorted(set().union(*(draft.normalizer.normalize_str(piece) for piece in pieces)))
+    inner = [f"##{x}" for x in letters if len(draft.pre_tokenizer.pre_tokenize_str(f"a{x}")) == 1 and not x.isspace()]
+    specials = list(_WORDPIECE.values())
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=settings.vocab_size, special_tokens=specials + inner, show_progress=False
+    )
+    draft.train_from_iterator(pieces, trainer)
+    model = dressed(models.WordPiece(draft.get_vocab(), unk_token=_WORDPIECE["unk"]))
+    model.add_special_tokens([AddedToken(text, special=True) for text in specials])
+    return model
 
 
 def texts(part: Part) -> tuple[list[str], np.ndarray]:

@@ -1,0 +1,75 @@
+"""Batches in order, ahead of the consumer, with errors handed over."""
+
+import threading
+import time
+
+import pytest
+
+from ssljax.data import Prefetcher
+
+
+def test_order_and_depth():
+    made = []
+
+    def make(step):
+        made.append(step)
+        return step * 10
+
+    with Prefetcher(make, lambda batch: batch + 1, 3, 20, depth=2) as batches:
+        for step, batch in batches:
+            assert batch == step * 10 + 1
+            assert made[-1] <= step + 3  # two ready, one in the making
+    assert made == list(range(3, 20))
+
+
+def test_work_is_ahead_and_waiting_is_counted():
+    def make(step):
+        time.sleep(0.03)
+        return step
+
+    with Prefetcher(make, lambda batch: batch, 0, 100, depth=4) as batches:
+        next(batches)
+        first = batches.wait_seconds
+        assert first > 0.02
+        time.sleep(0.4)  # four are ready by now
+        for _ in range(4):
+            next(batches)
+        assert batches.wait_seconds - first < 0.02
+
+
+def test_error_reaches_the_consumer_at_its_step():
+    def make(step):
+        if step == 5:
+            raise KeyError("row 5")
+        return step
+
+    batches = Prefetcher(make, lambda batch: batch, 0, 10, depth=3)
+    assert [next(batches)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(KeyError, match="row 5"):
+        next(batches)
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_error_of_put_reaches_the_consumer():
+    def put(_):
+        raise ValueError("no device")
+
+    with pytest.raises(ValueError, match="no device"), Prefetcher(lambda step: step, put, 0, 2, depth=1) as batches:
+        next(batches)
+
+
+def test_close_in_the_middle_ends_the_thread():
+    before = threading.active_count()
+    batches = Prefetcher(lambda step: step, lambda batch: batch, 0, 10**9, depth=2)
+    next(batches)
+    batches.close()
+    batches.close()
+    assert threading.active_count() == before
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_empty_range():
+    with Prefetcher(lambda step: step, lambda batch: batch, 4, 4, depth=2) as batches:
+        assert list(batches) == []

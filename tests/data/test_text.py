@@ -1,0 +1,284 @@
+"""Tokenizers, the token cache on disk, and the ways to cut it into examples."""
+
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, save_tokenizer
+from ssljax.data.text import cut, pack
+from ssljax.data.tokenizers import ByteTokenizer, _pieces
+
+WORDS = [
+    "alpha",
+    "beta",
+    "gamma",
+    "Delta",
+    "Ünï",
+    "cödé",
+    "epsilon's",
+    "don't",
+    "123",
+    "==",
+    "(x)",
+    "eta\n\n",
+    "",
+    "   iota",
+]
+RNG = np.random.default_rng(0)
+DOCUMENTS = [" ".join(RNG.choice(WORDS, n)) + "\n" for n in (3, 40, 0, 7, 90, 15, 1, 60)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps({"text": d}) for d in DOCUMENTS))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "alpha gamma unseen words"}))
+    return f"jsonl:{tmp_path}/{{split}}.jsonl"
+
+
+def flat(documents=DOCUMENTS):
+    """The byte corpus from its definition: each text's bytes and the end token, 258."""
+    return np.array([token for text in documents for token in [*text.encode(), 258]])
+
+
+# ---- tokenizers
+
+
+@hypothesis.given(st.text())
+def test_bytes_round_trip(text):
+    tokenizer = ByteTokenizer()
+    (ids,) = tokenizer.encode([text])
+    assert ids.tolist() == list(text.encode())
+    assert tokenizer.decode([257, *ids, 258]) == text
+
+
+def test_saved_byte_tokenizer_is_the_same(config, corpus, tmp_path):
+    data = config(source=corpus, seq_len=8)
+    loaded = load_tokenizer(save_tokenizer(data, tmp_path))
+    assert loaded.vocab_size == 260 and loaded.special_ids == ByteTokenizer().special_ids
+    np.testing.assert_array_equal(loaded.byte_lengths, ByteTokenizer().byte_lengths)
+    texts = [*DOCUMENTS, "".join(map(chr, range(1, 256)))]
+    for text, ids in zip(texts, loaded.encode(texts)):
+        assert ids.tolist() == list(text.encode())
+        assert loaded.decode(ids) == text
+
+
+def test_bpe(config, corpus, tmp_path):
+    data = config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300})
+    tokenizer = open_tokenizer(data)
+    assert tokenizer.vocab_size == 300
+    assert tokenizer.special_ids == {"pad": 0, "bos": 1, "eos": 2, "mask": 3}
+    for text in [*DOCUMENTS, "any text at all: 漢字\t☃\r\n"]:
+        (ids,) = tokenizer.encode([text])
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
+    assert len(tokenizer.encode([DOCUMENTS[4]])[0]) < 0.7 * len(DOCUMENTS[4].encode())
+    # Saved in a workdir, and used from there by another run.
+    path = save_tokenizer(data, tmp_path)
+    again = config(source=corpus, seq_len=8, tokenizer={"name": "file", "path": str(path)})
+    assert path == tmp_path / "tokenizer.json" and open_tokenizer(again).fingerprint == tokenizer.fingerprint
+    np.testing.assert_array_equal(load_split(again, "train")["tokens"], load_split(data, "train")["tokens"])
+
+
+def test_wordpiece(config, corpus):
+    data = config(source=corpus, seq_len=8, tokenizer={"name": "wordpiece", "vocab_size": 280, "lowercase": True})
+    tokenizer = open_tokenizer(data)
+    assert tokenizer.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    (ids,) = tokenizer.encode(["Alpha BETA"])
+    assert tokenizer.decode(ids) == "alpha beta"
+    assert tokenizer.byte_lengths is None
+    assert describe(data).vocab_size == tokenizer.vocab_size <= 280
+
+
+def test_tokenizer_is_trained_on_the_training_split_only(config, corpus, tmp_path):
+    data = config(source=corpus, seq_len=4, tokenizer={"name": "bpe", "vocab_size": 300})
+    before = open_tokenizer(data).fingerprint
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "quux " * 5000}))
+    load_split(data, "test")
+    assert open_tokenizer(data).fingerprint == before
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "quux " * 5000}))
+    assert open_tokenizer(data).fingerprint != before
+
+
+def test_training_is_deterministic(config, corpus, tmp_path_factory):
+    found = set()
+    for _ in range(3):
+        cache = str(tmp_path_factory.mktemp("other"))
+        for kind in ("bpe", "wordpiece"):
+            tokenizer = {"name": kind, "vocab_size": 300}
+            found.add(
+                open_tokenizer(config(source=corpus, seq_len=4, cache_dir=cache, tokenizer=tokenizer)).fingerprint
+            )
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_long_texts_are_cut_where_no_token_reaches(config, corpus, kind):
+    text = "".join(RNG.choice([*WORDS, "\n", "\n\n", "\n ", " \n"], 4000))
+    pieces = _pieces(text, 300)
+    assert len(pieces) > 10 and "".join(pieces) == text
+    tokenizer = open_tokenizer(config(source=corpus, seq_len=4, tokenizer={"name": kind, "vocab_size": 400}))
+    whole = tokenizer._model.encode(text, add_special_tokens=False).ids
+    assert np.concatenate(tokenizer.encode(pieces)).tolist() == whole
+
+
+# ---- examples
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 5])
+def test_windows(config, corpus, overlap):
+    data = config(source=corpus, seq_len=16, overlap=overlap)
+    tokens, stride = flat(), 16 - overlap
+    expected = [tokens[i : i + 16] for i in range(0, len(tokens) - 15, stride)]
+    split = load_split(data, "train")
+    np.testing.assert_array_equal(split["tokens"], expected)
+    np.testing.assert_array_equal(split["id"], np.arange(len(expected)))
+    assert split.tokens == 16 * len(expected)
+    assert split.bytes == sum((window < 256).sum() for window in expected)
+    spec = describe(data)
+    assert spec.size == len(expected) and spec.vocab_size == 260 and spec.max_len == 16
+    assert spec.bytes_per_token == sum(len(d.encode()) for d in DOCUMENTS) / len(tokens)
+    batch = open_data(data, 4).batch(2)
+    np.testing.assert_array_equal(batch["tokens"], split["tokens"][batch["id"]])
+
+
+def test_packed(config, corpus):
+    data = config(source=corpus, seq_len=32, mode="packed")
+    split = load_split(data, "train")
+    pieces = []
+    for tokens, segments, positions in zip(split["tokens"], split["segment_ids"], split["positions"]):
+        real = segments > 0
+        assert (tokens[~real] == 256).all() and (positions[~real] == 0).all()
+        assert (np.diff(real.astype(int)) <= 0).all()  # padding comes last
+        for segment in range(1, segments.max() + 1):
+            here = segments == segment
+            np.testing.assert_array_equal(positions[here], np.arange(here.sum()))
+            assert (np.diff(np.flatnonzero(here)) == 1).all()
+            pieces.append(tuple(tokens[here]))
+    expected = []
+    for document in DOCUMENTS:
+        tokens = [*document.encode(), 258]
+        expected += [tuple(tokens[i : i + 32]) for i in range(0, len(tokens), 32)]
+    assert sorted(pieces) == sorted(expected)
+    assert split.tokens == len(flat()) and split.bytes == (flat() < 256).sum()
+    spec = describe(data)
+    assert spec.tokens == len(flat())
+    batch = open_data(data, 3).batch(5)
+    np.testing.assert_array_equal(batch["tokens"], split["tokens"][batch["id"]])
+
+
+@hypothesis.given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
+def test_packing_fits_and_wastes_little(lengths, width):
+    rows = pack(np.array(lengths, np.int64), width)
+    used = np.bincount(rows, weights=lengths) if lengths else np.zeros(0)
+    assert (used <= width).all() and (used > 0).all()
+    assert len(used) <= 11 / 9 * np.ceil(sum(lengths) / width) + 4
+    if len(used) > 1:  # no two rows could be one
+        assert np.sort(used)[:2].sum() > width
+
+
+@hypothesis.given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 9))
+def test_cut(sizes, width):
+    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    starts, lengths = cut(ends, width)
+    expected = [(s, min(width, b - s)) for a, b in itertools.pairwise(ends) for s in range(a, b, width)]
+    assert list(zip(starts, lengths)) == expected
+
+
+@pytest.mark.parametrize("kind", ["bytes", "wordpiece"])
+def test_documents(config, corpus, kind):
+    tokenizer = {"name": kind, "vocab_size": 280}
+    data = config(source=corpus, seq_len=24, mode="documents", tokenizer=tokenizer)
+    made = open_tokenizer(data)
+    first, last = (made.special_ids[k] for k in (("bos", "eos") if kind == "bytes" else ("cls", "sep")))
+    split = load_split(data, "train")
+    assert len(split["id"]) == len(DOCUMENTS)
+    for i, ids in enumerate(made.encode(DOCUMENTS)):
+        expected = [first, *ids[:22], last]
+        filled = 24 - len(expected)
+        assert split["tokens"][i].tolist() == expected + [made.special_ids["pad"]] * filled
+        assert split["segment_ids"][i].tolist() == [1] * len(expected) + [0] * filled
+        assert split["positions"][i].tolist() == [*range(len(expected)), *[0] * filled]
+    assert split.tokens == (split["segment_ids"] > 0).sum()
+
+
+# ---- the cache
+
+
+def test_cache_is_built_once(config, corpus, monkeypatch):
+    data = config(source=corpus, seq_len=8)
+    first = load_split(data, "train")["tokens"]
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda *_: pytest.fail("tokenised again"))
+    np.testing.assert_array_equal(load_split(data, "train")["tokens"], first)
+    # The sequence length is not part of the tokens.
+    assert load_split(config(source=corpus, seq_len=4), "train")["tokens"].shape == (
+        2 * len(first) + len(flat()) // 4 % 2,
+        4,
+    )
+
+
+def test_changed_files_are_read_again(config, corpus, tmp_path):
+    data = config(source=corpus, seq_len=4)
+    before = load_split(data, "train")["tokens"]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "something else"}))
+    after = load_split(data, "train")["tokens"]
+    assert before.shape != after.shape and bytes(after[0].tolist()) == b"some"
+
+
+def test_build_that_is_killed_leaves_nothing(config, corpus, monkeypatch):
+    """kill -9 in the middle of the tokens: no finished cache; the next run builds it and sweeps up."""
+    data = config(source=corpus, seq_len=8)
+    cache = pathlib.Path(os.environ["SSLJAX_CACHE"])
+    script = f"""
+        import os, signal
+        from ssljax.data import DataConfig, describe, text
+        text._BATCH_CHARACTERS = 20  # several groups
+        encode, calls = text.Tokenizer, []
+        from ssljax.data.tokenizers import ByteTokenizer
+        whole = ByteTokenizer.encode
+        def encode(self, texts):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(self, texts)
+        ByteTokenizer.encode = encode
+        describe(DataConfig(source={corpus!r}, seq_len=8))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = [p for p in cache.iterdir() if p.is_dir()]
+    assert len(left) == 1 and ".tmp-" in left[0].name and (left[0] / "tokens.bin").exists()
+    np.testing.assert_array_equal(load_split(data, "train")["tokens"].ravel(), flat()[: len(flat()) // 8 * 8])
+    assert not list(cache.glob("*.tmp-*"))
+
+
+def test_failed_build_leaves_nothing(config, corpus, monkeypatch):
+    data = config(source=corpus, seq_len=8)
+
+    def fail(*_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ByteTokenizer, "encode", fail)
+    with pytest.raises(RuntimeError, match="no"):
+        describe(data)
+    assert not [p for p in pathlib.Path(os.environ["SSLJAX_CACHE"]).iterdir() if p.is_dir()]
+
+
+def test_processes_build_one_cache(config, corpus):
+    data = config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300})
+    tokenizer = "TokenizerConfig(name='bpe', vocab_size=300)"
+    script = "from ssljax.data import *; print(describe(DataConfig(source={!r}, seq_len=8, tokenizer={})).size)"
+    command = [sys.executable, "-c", script.format(corpus, tokenizer)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    sizes = {process.communicate()[0].strip() for process in running}
+    assert sizes == {str(describe(data).size)}
+    assert len([p for p in pathlib.Path(os.environ["SSLJAX_CACHE"]).iterdir() if p.is_dir()]) == 2
