@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 from ssljax.base.errors import UserError
 
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
 
 def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
     """The folder that `build` fills, built now if it is not there.
@@ -41,7 +43,7 @@ def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> p
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno in _UNWRITABLE:
             raise UserError(f"data.cache_dir: cannot write {folder.parent}: {error.strerror}") from error
         raise
     return folder

@@ -15,7 +15,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, Part, TokenizerConfig, cache_root
-from ssljax.data.sources import expand, fingerprint, read
+from ssljax.data.sources import Blobs, expand, fingerprint, read
 
 if TYPE_CHECKING:
     import tokenizers
@@ -248,9 +248,9 @@ def texts(part: Part) -> tuple[list[str], np.ndarray]:
     column = rows.columns["text"]
     chosen = []
     for row in rows.index:
-        text = column[row] if isinstance(column, list | np.ndarray) else None
+        text = b"..." if isinstance(column, Blobs) else column[row]
         if not isinstance(text, str):
-            told = repr(text)[:40] if isinstance(column, list | np.ndarray) else "encoded bytes"
-            raise UserError(f"data.keys.text: {rows.where(int(row))} of {rows.title} holds {told}, must be text")
+            place = f"{rows.where(int(row))} of {rows.title}"
+            raise UserError(f"data.keys.text: {place} holds {text!s:.40}, must be text")
         chosen.append(text)
     return chosen, rows.index

@@ -1,0 +1,304 @@
+"""User mistakes: one line that names the key or file, the value, and what would be right."""
+
+import gzip
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssljax.base.errors import UserError
+from ssljax.data import describe, load_split, open_data
+
+IMAGES = np.zeros((6, 4, 4, 3), np.uint8)
+
+
+@pytest.fixture
+def fails(config):
+    """Checks that opening a config ends in one line that matches, whether described, trained on, or evaluated."""
+
+    def check(pattern, **keys):
+        for use in (describe, lambda c: open_data(c, 2).batch(0), lambda c: load_split(c, c.split)):
+            try:
+                use(config(**keys))
+            except UserError as error:
+                assert "\n" not in str(error)
+                assert re.search(pattern, str(error)), str(error)
+                found = True
+            else:
+                found = False
+            if use is not describe:  # what only decoding shows, `describe` does not see
+                assert found, f"no error: {keys}"
+
+    return check
+
+
+@pytest.fixture
+def npz(tmp_path):
+    def write(**arrays):
+        np.savez(tmp_path / "a.npz", **arrays)
+        return f"npz:{tmp_path}/a.npz"
+
+    return write
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+# ---- the config alone
+
+
+@pytest.mark.parametrize(
+    "keys, pattern",
+    [
+        ({}, r"^data\.source: give either a source or a mixture"),
+        ({"source": "builtin:digits", "mixture": [{"source": "builtin:digits"}]}, r"^data\.source: give either"),
+        ({"source": "x", "sed": 1}, r"^data\.sed: unknown key; did you mean 'seed'\?"),
+        ({"source": 3}, r"^data\.source: got 3"),
+        ({"source": "x", "mode": "window"}, r"^data\.mode: got 'window'; did you mean 'windows'\?"),
+        ({"source": "x", "overlap": 3, "mode": "packed"}, r"^data\.overlap: got 3, but only mode 'windows'"),
+        ({"source": "x", "overlap": 8, "seq_len": 8}, r"^data\.overlap: got 8, must be < seq_len \(8\)"),
+        ({"source": "x", "seq_len": 0}, r"^data\.seq_len: got 0, must be > 1"),
+        ({"source": "x", "image_size": -1}, r"^data\.image_size: got -1, must be > 0"),
+        ({"source": "x", "keys": {"image": "i", "train": {"image": "i"}}}, r"^data\.keys: mixes columns and splits"),
+        ({"source": "x", "tokenizer": {"name": "bp"}}, r"^data\.tokenizer\.name: got 'bp'"),
+        ({"source": "x", "tokenizer": {"name": "file"}}, r"^data\.tokenizer\.path: got None"),
+        ({"source": "x", "tokenizer": {"path": "t.json"}}, r"^data\.tokenizer\.path: got 't.json'"),
+        ({"source": "x", "streams": {"u": {"split": "train"}}}, r"^data\.streams\.u\.source: missing"),
+        ({"mixture": [{"source": "x", "weight": 0}]}, r"^data\.mixture\[0\]\.weight: got 0"),
+    ],
+)
+def test_config(config, keys, pattern):
+    with pytest.raises(UserError, match=pattern):
+        config(**keys)
+
+
+# ---- finding the data
+
+
+@pytest.mark.parametrize(
+    "source, pattern",
+    [
+        ("digits", r"^data\.source: got 'digits', must be 'kind:location' with a kind of builtin, idx, images"),
+        ("bultin:digits", r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(known: builtin, .*, tfds\)"),
+        (
+            "builtin:digit",
+            r"unknown builtin:digit; did you mean 'digits'\? \(known: digits, python-code, python-docs\)",
+        ),
+        ("npz:$NO_SUCH_VARIABLE/a.npz", r"environment variable NO_SUCH_VARIABLE is not set \(in '\$NO_SUCH_VARIABLE/a"),
+        ("text:${NO_SUCH_VARIABLE}/*.txt", r"environment variable NO_SUCH_VARIABLE is not set"),
+        ("npz:/no/such/file.npz", r"^data\.source: /no/such/file\.npz does not exist$"),
+        ("text:/no/such/*.txt", r"^data\.source: /no/such/\*\.txt matches no file$"),
+        ("images:/no/such", r"^data\.source: /no/such does not exist$"),
+        ("npz:/no/{split}.npz", r"^data\.source: /no/train\.npz does not exist$"),
+        ("no.such.module:Source:x", r"^data\.source: cannot import 'no\.such\.module:Source'"),
+    ],
+)
+def test_sources(fails, source, pattern):
+    fails(pattern, source=source, seq_len=4)
+
+
+def test_unknown_splits(fails, npz, tmp_path):
+    fails(
+        r"^data\.split: unknown split 'tset' of builtin:digits; did you mean 'test'\?",
+        source="builtin:digits",
+        split="tset",
+    )
+    fails(
+        r"of builtin:python-docs \(it has: train, valid, test, all\)",
+        source="builtin:python-docs",
+        split="dev",
+        seq_len=4,
+    )
+    source = npz(image=IMAGES)
+    fails(r"unknown split 'test': npz:.* has no splits, only 'train' \(or 'all'\)", source=source, split="test")
+    keys = {"train": {"image": "image"}, "valid": {"image": "image"}}
+    fails(r"unknown split 'test' of data\.keys for .* \(it has: train, valid\)", source=source, split="test", keys=keys)
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.txt").write_text("some text")
+    fails(
+        r"unknown split 'test' .* \(it has: train, valid\)",
+        source=f"text:{tmp_path}/{{split}}.txt",
+        split="test",
+        seq_len=4,
+    )
+    (tmp_path / "s.jsonl").write_text('{"label": 1, "split": "train"}\n{"label": 1, "split": "dev"}')
+    fails(r"unknown split 'test' .* \(it has: dev, train\)", source=f"jsonl:{tmp_path}/s.jsonl", split="test")
+    fails(r"^data\.split: got 'train\[:x\]', must be", source="builtin:digits", split="train[:x]")
+
+
+def test_empty_splits(fails, npz, tmp_path):
+    fails(r"^data\.split: builtin:digits \[train\[5:5\]\] is empty", source="builtin:digits", split="train[5:5]")
+    where = {"label": 77}
+    fails(r"is empty under data\.where \{'label': 77\}", source="builtin:digits", where=where)
+    fails(r"is empty", source=npz(image=IMAGES[:0]))
+    (tmp_path / "a.jsonl").write_text("\n")
+    fails(r"^data\.split: jsonl:.* is empty", source=f"jsonl:{tmp_path}/a.jsonl")
+    (tmp_path / "folder").mkdir()
+    fails(r"^data\.split: images:.*folder is empty: no picture", source=f"images:{tmp_path}/folder")
+
+
+# ---- columns
+
+
+def test_columns(fails, npz):
+    source = npz(images=IMAGES, labels=np.arange(6))
+    fails(r"^data\.keys: .* has no column called image, label, .* \(it has: images, labels\)", source=source)
+    fails(
+        r"^data\.keys\.image: unknown column 'image' .*; did you mean 'images'\?",
+        source=source,
+        keys={"image": "image"},
+    )
+    fails(
+        r"^data\.where\.lables: unknown column 'lables' .* 'labels'\?",
+        source=source,
+        keys={"image": "images"},
+        where={"lables": 1},
+    )
+    fails(r"^data\.keys\.image: unknown column 'ends'", source=source, keys={"image": "images@ends"})
+    fails(r"^data\.keys\.image: got 3, must be the name", source=source, keys={"image": 3})
+    fails(r"'bytes@offsets' needs a flat uint8 array", source=source, keys={"image": "images@labels"})
+    fails(r"^data\.keys\.image: got int64 6 .* images are uint8", source=source, keys={"image": "labels"})
+    fails(r"^data\.keys\.label: got uint8 of shape \(6, 4, 4, 3\)", source=source, keys={"label": "images"})
+    flat = npz(png=np.zeros(9, np.uint8), ends=np.array([0, 5, 12]))
+    fails(r"offsets must rise from 0 to the length of the bytes \(9\)", source=flat, keys={"image": "png@ends"})
+    fails(r"^data\.keys\.image: got float32 .* images are uint8", source=npz(image=IMAGES.astype(np.float32)))
+    fails(r"^data\.keys\.image: got 7 channels", source=npz(image=np.zeros((3, 4, 4, 7), np.uint8)))
+    fails(
+        r"^data\.keys\.text: row 0 of npz:.* holds 0, must be text",
+        source=npz(labels=np.arange(6)),
+        keys={"text": "labels"},
+        seq_len=4,
+    )
+
+
+def test_joins(fails, npz, tmp_path):
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": "x", "image": 0}) for _ in range(5)))
+    source = npz(image=IMAGES) + f"+jsonl:{tmp_path}/c.jsonl"
+    fails(r"column 'image' is in more than one of the joined sources", source=source, mode="documents", seq_len=8)
+    source = npz(pictures=IMAGES) + f"+jsonl:{tmp_path}/c.jsonl"
+    keys = {"image": "pictures", "text": "text"}
+    fails(r"differ in length: image has 6 rows, text has 5 rows", source=source, keys=keys, mode="documents", seq_len=8)
+
+
+def test_labels(fails, npz):
+    labels = np.array([0, 1, 2, -1, 1, 0])
+    fails(
+        r"^data\.keys\.label: label -1 at row 3 of .* is out of range, must be >= 0",
+        source=npz(image=IMAGES, label=labels),
+    )
+    labels[3] = 9
+    source = npz(image=IMAGES, label=labels)
+    fails(r"label 9 at row 3 of .* must be in \[0, 3\)", source=source, num_classes=3)
+    fails(r"labels are integers", source=npz(label=np.array([0.5, 1])))
+    fails(r"does not hold numbers", source=npz(label=np.array(["a", "b"])))
+
+
+# ---- damaged content
+
+
+def test_damaged_npz(fails, tmp_path, npz):
+    source = npz(image=IMAGES, label=np.arange(6))
+    path = tmp_path / "a.npz"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"not a zip at all", b""):
+        path.write_bytes(damaged)
+        fails(r"^data\.source: .*a\.npz is damaged or not an npz file", source=source)
+    flipped = bytearray(content)
+    flipped[content.index(IMAGES.tobytes()[:100]) + 150] ^= 255  # the checksum of the member tells
+    path.write_bytes(bytes(flipped))
+    fails(r"^data\.source: .*a\.npz is damaged", source=source)
+
+
+def test_pickled_npz_is_refused(fails, npz):
+    fails(r"is damaged or not an npz file", source=npz(label=np.array([{"a": 1}], object)))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x63\x01\0\0\0\x01x", b"\0\0\x08\x01\0\0\0\x09xx"])
+def test_damaged_idx(fails, tmp_path, content):
+    for name, data in (("labels", content), ("labels.gz", gzip.compress(content)[:-1])):
+        (tmp_path / name).write_bytes(data)
+        fails(r"^data\.source: .*labels.* is damaged or not an idx file", source=f"idx:{tmp_path}/{name}")
+
+
+def test_damaged_jsonl(fails, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "fine"}\n')
+    source = {"source": f"jsonl:{tmp_path}/*.jsonl", "seq_len": 4, "mode": "documents"}
+    for line, pattern in [
+        ('{"text": "cut', r"b\.jsonl:3: not valid JSON \(.*column \d+\)"),
+        ("[1, 2]", r"b\.jsonl:3: a JSON list, must be an object"),
+        ('{"txt": "misspelt"}', r"b\.jsonl:3: no key 'text'; did you mean 'txt'\?"),
+        ('{"text": null}', r"^data\.keys\.text: .*b\.jsonl:3 of .* holds None, must be text"),
+        ('{"text": 3}', r"^data\.keys\.text: .*b\.jsonl:3 of .* holds 3, must be text"),
+    ]:
+        (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n\n' + line + "\n")
+        fails(pattern, **source)
+    (tmp_path / "b.jsonl").write_text('{"text": "fine", "label": "pos"}')
+    labels = f"jsonl:{tmp_path}/b.jsonl"
+    fails(
+        r"^data\.keys\.label: .*b\.jsonl:1 of .* holds 'pos', must be a number", source=labels, keys={"label": "label"}
+    )
+
+
+def test_damaged_text(fails, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good text\xff\xfe")
+    fails(r"^data\.source: .*a\.txt is not UTF-8 text \(byte 9\)", source=f"text:{tmp_path}/a.txt", seq_len=4)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"good text" * 100)[:-20])
+    fails(r"^data\.source: cannot read .*a\.txt\.gz", source=f"text:{tmp_path}/a.txt.gz", seq_len=4)
+
+
+def test_damaged_tokenizer(fails, tmp_path):
+    (tmp_path / "a.txt").write_text("some text")
+    (tmp_path / "t.json").write_text("{}")
+    source = {"source": f"text:{tmp_path}/a.txt", "seq_len": 4}
+    for name, pattern in (("t.json", r"is not a tokenizer\.json"), ("u.json", "does not exist")):
+        fails(
+            rf"^data\.tokenizer\.path: .*{pattern}", tokenizer={"name": "file", "path": f"{tmp_path}/{name}"}, **source
+        )
+
+
+def test_short_text(fails, tmp_path):
+    (tmp_path / "a.txt").write_text("0123456")
+    source = f"text:{tmp_path}/a.txt"
+    fails(r"^data\.seq_len: got 9, but text:.* has 8 tokens: shorter than one sequence", source=source, seq_len=9)
+    fails(r"^data\.seq_len: missing", source=source)
+    fails(r"^data\.seq_len: got 2, must be > 2", source=source, seq_len=2, mode="documents")
+    fails(
+        r"^data\.mode: 'windows' cuts text without regard to rows, so label would be lost",
+        source=source,
+        seq_len=4,
+        keys={"text": "text", "label": "text"},
+    )
+
+
+def test_images(fails, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(png(IMAGES[0]))
+    (folder / "1.png").write_bytes(png(np.zeros((4, 5, 3), np.uint8)))
+    pattern = r"^data\.source: images of mixed shapes: .*0\.png is 4x4x3 and .*1\.png is 4x5x3; set data\.image_size"
+    fails(pattern, source=f"images:{folder}")
+    for damaged in (b"no picture", png(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))[:900]):
+        (folder / "1.png").write_bytes(damaged)
+        fails(r"^data\.source: corrupt image .*1\.png", source=f"images:{folder}", image_size=4)
+    (folder / "1.png").unlink()
+    (folder / "class").mkdir()
+    (folder / "class" / "2.png").write_bytes(png(IMAGES[0]))
+    fails(r"holds pictures beside its class folders \(0\.png", source=f"images:{folder}")
+
+
+def test_cache_folder_that_cannot_be_written(fails, tmp_path):
+    (tmp_path / "a.txt").write_text("some text")
+    (tmp_path / "file").write_text("")
+    source = {"source": f"text:{tmp_path}/a.txt", "seq_len": 4}
+    fails(r"^data\.cache_dir: cannot write .*file", cache_dir=f"{tmp_path}/file/below", **source)
+
+
+def test_name_of_a_stream_is_taken(config):
+    with pytest.raises(UserError, match=r"^data\.streams\.image: the batch has a key of this name"):
+        describe(config(source="builtin:digits", streams={"image": {"source": "builtin:digits"}}))
