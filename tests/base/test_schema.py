@@ -45,6 +45,7 @@ class Outer:
     label: str = "x"
     length: int | str = 5
     scale: float | None = None
+    ratio: float | int = 1
     inner: Inner = setting(Inner())
     extra: Inner | None = None
     tuples: tuple[float, ...] = setting((0.5, 1.0), ge=0)
@@ -73,6 +74,7 @@ def test_defaults_and_conversions():
     assert build(shape={"name": "box", "sides": [3, 4]}).shape == Box(sides=(3, 4))
     assert build().shape == Disc()  # a default that is a group is built too
     assert build(length="5 epochs").length == "5 epochs" and build(length=7).length == 7
+    assert isinstance(build(ratio=2).ratio, int) and isinstance(build(ratio=2.0).ratio, float)
     assert build(inner=Inner(0.3)).inner == Inner(0.3) and build(shape=Box()).shape == Box()
 
 
