@@ -129,9 +129,9 @@ class Evaluator:
     def records(self, step: int, results: Mapping[str, Metrics], of: str = "trained") -> list[dict[str, Any]]:
         """The lines of evals.jsonl, one a result, as JSON values.
 
-        Keys: step, eval, type, of ("trained" or the control), summary, better, headline (names of the metrics to show first),
-        metrics, settings (all keys of the evaluation: k, temperature, splits, ...), sizes (examples a split), and
-        warning where the kind of number needs one.
+        Keys: step, eval, type, of ("trained" or the control), summary, better, headline (names of the metrics to show
+        first), metrics, settings (the keys of the evaluation: k, temperature, splits, ...), sizes (examples a split),
+        and warning where the kind of number needs one.
         """
         lines = []
         for name, metrics in results.items():
@@ -254,8 +254,8 @@ class _Raw:
         return "image" in arrays and int(np.prod(arrays["image"].shape[1:])) <= RAW_LIMIT
 
     def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        flat = arrays["image"].reshape(len(arrays["image"]), -1).astype(np.float32)
-        flat = flat / 255 if arrays["image"].dtype == np.uint8 else flat
+        scale = np.float32(255 if arrays["image"].dtype == np.uint8 else 1)
+        flat = arrays["image"].reshape(len(arrays["image"]), -1).astype(np.float32) / scale
         return dict.fromkeys(self.evaluator.wanted, flat)  # it stands in for whichever feature is asked for
 
 

@@ -1,10 +1,11 @@
 """The pictures of a report, as data URIs that need nothing from outside the page."""
 
 import base64
+import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +14,34 @@ from ssljax.report.table import is_share, readable
 # Okabe & Ito's palette: told apart under every common colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
 MARKERS = ("o", "^", "s", "D", "v", "P")
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#666666",
+}
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
+
+Picture = TypeVar("Picture", bound=Callable[..., str])
+
+
+def styled(picture: Picture) -> Picture:
+    """Draw in the report's style and leave the caller's matplotlib settings alone."""
+
+    @functools.wraps(picture)
+    def draw(*args: Any, **kwargs: Any) -> str:
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return picture(*args, **kwargs)
+
+    return draw  # type: ignore[return-value]
+
 
 # Metrics with a place of their own, or that only count.
 COUNTERS = ("step", "examples", "tokens", "flops", "seconds")
@@ -36,6 +64,7 @@ UNITS = {
 }
 
 
+@styled
 def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """Small multiples: each metric over steps in a panel of its own. Returns an SVG data URI."""
     figure, axes = _grid(len(names))
@@ -46,6 +75,7 @@ def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     return _svg(figure)
 
 
+@styled
 def losses(lines: Sequence[Mapping[str, Any]]) -> str:
     """The loss over steps, with its terms where there are several. Returns an SVG data URI."""
     names = ["loss", *sorted({k for line in lines for k in line if k.startswith("loss/")})]
@@ -59,10 +89,13 @@ def losses(lines: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
+@styled
 def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
     """Each evaluation's first headline metric over steps, with its controls as level lines. Returns an SVG data URI."""
     names = list(dict.fromkeys(r["eval"] for r in records if r["of"] == "trained" and r["headline"]))
-    figure, axes = _grid(len(names), height=2.6)
+    controls = list(dict.fromkeys(r["of"] for r in records if r["of"] != "trained"))
+    styles = {of: (COLORS[(i + 1) % len(COLORS)], DASHES[i % len(DASHES)]) for i, of in enumerate(controls)}
+    figure, axes = _grid(len(names))
     for ax, name in zip(axes, names):
         own = [r for r in records if r["eval"] == name]
         metric = next(r["headline"][0] for r in own if r["of"] == "trained" and r["headline"])
@@ -72,15 +105,17 @@ def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
             if _finite(r["metrics"].get(metric)):
                 found.setdefault(r["of"], {})[r["step"]] = factor * r["metrics"][metric]
         _line(ax, sorted(found.pop("trained", {}).items()), COLORS[0], "trained")
-        for i, (of, values) in enumerate(found.items()):
-            level = values[max(values)]
-            ax.axhline(level, color=COLORS[(i + 1) % len(COLORS)], linestyle=DASHES[i % len(DASHES)], label=of, lw=1.3)
+        for of, values in found.items():
+            ax.axhline(values[max(values)], color=styles[of][0], linestyle=styles[of][1], label=of, lw=1.3)
         _label(ax, readable(metric) + (" (%)" if is_share(metric) else ""), title=name)
         ax.margins(y=0.12)
-        ax.legend(frameon=False, fontsize=7, loc="best")
+    # One legend for all panels, so that it covers no line.
+    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8)
     return _svg(figure)
 
 
+@styled
 def embedding(arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> str:
     """Representations in the plane, coloured by label; a second panel shows the inputs where they lie.
 
@@ -92,15 +127,17 @@ def embedding(arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> 
     Returns:
         a PNG data URI.
     """
-    plt = _pyplot()
+    from matplotlib.figure import Figure
+
     if "xy" in arrays:
-        xy, names = np.asarray(arrays["xy"], np.float64), ("embedding, axis 1", "embedding, axis 2")
+        xy, names = np.asarray(arrays["xy"], np.float64), ["embedding, axis 1", "embedding, axis 2"]
     else:
         xy, shares = principal_plane(arrays["features"])
-        names = tuple(f"principal component {i + 1} ({100 * s:.0f} % of variance)" for i, s in enumerate(shares))
+        names = [f"principal component {i + 1} ({100 * s:.0f} % of variance)" for i, s in enumerate(shares)]
     images = arrays.get("images")
     panels = 1 if images is None else 2
-    figure, axes = plt.subplots(1, panels, figsize=(5.6 * panels, 4.8), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(5.6 * panels, 4.8), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)
     _scatter(axes[0, 0], xy, arrays.get("label"), classes)
     if images is not None:
         _thumbnails(axes[0, 1], xy, images)
@@ -120,16 +157,16 @@ def principal_plane(features_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _scatter(ax: Any, xy: np.ndarray, label: np.ndarray | None, classes: Sequence[str]) -> None:
     size = float(np.clip(9000 / max(len(xy), 1), 6, 30))
-    values = [] if label is None else np.unique(label)
+    values = np.unique(label) if label is not None else np.zeros(0)
     if label is None or len(values) > len(COLORS) * len(MARKERS):
         # More classes than marks can tell apart: one continuous scale, without a legend.
         ax.scatter(*xy.T, s=size, c=COLORS[0] if label is None else label, cmap="viridis", alpha=0.7, linewidths=0)
         return
     for i, value in enumerate(values):
-        name = classes[value] if 0 <= value < len(classes) else str(value)
+        name = classes[int(value)] if 0 <= value < len(classes) else str(value)
         marker = MARKERS[i // len(COLORS)]
-        style = dict(s=size, color=COLORS[i % len(COLORS)], marker=marker, alpha=0.75, linewidths=0)
-        ax.scatter(*xy[label == value].T, label=name, **style)
+        color = COLORS[i % len(COLORS)]
+        ax.scatter(*xy[label == value].T, label=name, s=size, color=color, marker=marker, alpha=0.75, linewidths=0)
     columns = math.ceil(len(values) / 16)
     ax.legend(
         loc="center left",
@@ -165,12 +202,13 @@ def _thumbnails(ax: Any, xy: np.ndarray, images: np.ndarray, limit: int = 120) -
 
 
 def _grid(panels: int, width: float = 3.7, height: float = 2.3) -> tuple[Any, list[Any]]:
-    plt = _pyplot()
+    from matplotlib.figure import Figure
+
     columns = min(3, panels)
     rows = math.ceil(panels / columns)
-    size = (width * columns, height * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    flat = list(axes.flat)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+    flat = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in flat[panels:]:
         ax.set_visible(False)
     return figure, flat[:panels]
@@ -191,30 +229,6 @@ def _label(ax: Any, y: str, title: str = "") -> None:
         ax.set_title(title, fontsize=10, loc="left")
 
 
-def _pyplot() -> Any:
-    """Figures without a display, in the report's style."""
-    import matplotlib
-    from matplotlib.figure import Figure  # noqa: F401  (fails early where matplotlib is broken)
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#e5e5e5",
-            "grid.linewidth": 0.7,
-            "axes.axisbelow": True,
-            "font.size": 9,
-            "axes.labelsize": 9,
-            "axes.edgecolor": "#666666",
-        }
-    )
-    return plt
-
-
 def _svg(figure: Any) -> str:
     return _uri(figure, "svg", "image/svg+xml")
 
@@ -226,7 +240,6 @@ def _png(figure: Any) -> str:
 def _uri(figure: Any, kind: str, mime: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)
-    _pyplot().close(figure)
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

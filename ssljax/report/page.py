@@ -87,6 +87,8 @@ def _facts(run: Run) -> list[str]:
             facts.append(f"{last['examples']:,} examples seen")
         if last.get("seconds"):
             facts.append(_duration(last["seconds"]))
+        if skipped := last.get("guard/skipped"):
+            facts.append(f"{skipped:,.0f} steps skipped as not finite")
     return facts
 
 
