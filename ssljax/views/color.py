@@ -75,17 +75,17 @@ def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """m + factor (x - m), clipped, with m the mean grey value of the image; factor [B]."""
+    """factor x + (1 - factor) m, clipped, with m the mean grey value of the image; factor [B]."""
     mean = _gray(images).mean((1, 2, 3), keepdims=True)
-    return jnp.clip(mean + _wide(factor) * (images - mean), 0, 1)
+    return jnp.clip(_wide(factor) * images + (1 - _wide(factor)) * mean, 0, 1)
 
 
 def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """g + factor (x - g), clipped, with g the grey value of the pixel; factor [B]."""
+    """factor x + (1 - factor) g, clipped, with g the grey value of the pixel; factor [B]."""
     if not _has_colour(images):
         return images
     gray = _gray(images)
-    return jnp.clip(gray + _wide(factor) * (images - gray), 0, 1)
+    return jnp.clip(_wide(factor) * images + (1 - _wide(factor)) * gray, 0, 1)
 
 
 def adjust_hue(images: jax.Array, turn: jax.Array) -> jax.Array:

@@ -1,0 +1,135 @@
+"""The registered pipelines: shapes, what a key decides, what a configuration may say."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax import views
+from ssljax.base.errors import UserError
+from ssljax.base.schema import build_named
+
+KEY = jax.random.key(3)
+IMAGES = np.random.default_rng(0).random((6, 12, 12, 3)).astype(np.float32)
+OFF = {"flip": 0, "jitter": 0, "gray": 0, "blur": 0}
+EVERYTHING = {"rotate": 0.5, "solarize": 0.5, "cutout": 0.5, "noise": 0.5}
+
+
+def make(name, **config):
+    return build_named(views.REGISTRY, {"name": name, **config}, "objective.views")
+
+
+@pytest.fixture(scope="module")
+def everything():
+    config = {name: {"augment": EVERYTHING} for name in views.REGISTRY}
+    config["single"]["augment"] = dataclasses.asdict(views.ContrastiveAugment()) | EVERYTHING
+    config["single"]["crop_scale"] = [0.2, 1.0]
+    return {name: jax.jit(make(name, **config[name])) for name in views.REGISTRY}
+
+
+@pytest.mark.parametrize("name", list(views.REGISTRY))
+def test_a_row_depends_on_the_key_and_its_place_only(everything, name):
+    whole, again, other = (everything[name](key, IMAGES) for key in (KEY, KEY, jax.random.key(4)))
+    part = everything[name](KEY, IMAGES[:3])
+    for w, a, o, p in zip(*map(jax.tree.leaves, (whole, again, other, part))):
+        np.testing.assert_array_equal(w, a)
+        # Another batch size is another program; its sums may be ordered differently.
+        np.testing.assert_allclose(w[:3], p, atol=1e-5)
+        assert (np.abs(w - o) > 1e-3).mean() > 0.5
+        assert w.dtype == jnp.float32 and w.min() >= 0 and w.max() <= 1
+
+
+@pytest.mark.parametrize("name", list(views.REGISTRY))
+def test_equal_images_get_different_views(everything, name):
+    same = np.tile(IMAGES[:1], (6, 1, 1, 1))
+    for leaf in jax.tree.leaves(everything[name](KEY, same)):
+        rows = leaf.reshape(-1, *leaf.shape[-3:]) if name != "single" else leaf
+        distance = np.abs(rows[:, None] - rows[None]).mean((2, 3, 4))
+        assert (distance[~np.eye(len(rows), dtype=bool)] > 1e-3).all()
+
+
+def test_shapes():
+    def shape(name, **config):
+        return jax.tree.map(lambda x: x.shape, jax.eval_shape(make(name, **config), KEY, IMAGES))
+
+    assert shape("single") == (6, 12, 12, 3)
+    assert shape("single", size=8) == (6, 8, 8, 3)
+    assert shape("two_views", size=8) == (6, 2, 8, 8, 3)
+    assert shape("multi_crop") == {"global": (6, 2, 12, 12, 3), "local": (6, 6, 6, 6, 3)}
+    assert shape("multi_crop", global_crops=1, local_crops=3, size=8, local_size=5) == {
+        "global": (6, 1, 8, 8, 3),
+        "local": (6, 3, 5, 5, 3),
+    }
+    assert shape("multi_crop", local_crops=0) == {"global": (6, 2, 12, 12, 3)}
+
+
+def test_single_is_the_identity_until_something_is_on():
+    np.testing.assert_array_equal(make("single")(KEY, IMAGES), IMAGES)
+    np.testing.assert_allclose(make("single", size=6)(KEY, IMAGES), views.resize(IMAGES, 6), atol=1e-6)
+    np.testing.assert_array_equal(make("two_views", crop_scale=[1, 1], augment=OFF)(KEY, IMAGES)[:, 1], IMAGES)
+
+
+@pytest.mark.parametrize("operation", ["flip", "rotate", "jitter", "gray", "blur", "solarize", "cutout", "noise"])
+def test_each_operation_is_switched_by_its_own_field(operation):
+    on = make("single", augment={operation: 1.0})
+    assert (np.abs(on(KEY, IMAGES) - IMAGES) > 1e-3).any()
+    # Nothing else is in the program: an operation that is off costs no random number and no arithmetic.
+    count = lambda v: len(jax.make_jaxpr(v)(KEY, IMAGES).eqns)  # noqa: E731
+    assert count(make("single", augment={operation: 0.0})) == count(make("single")) < count(on)
+
+
+def test_switching_one_operation_off_leaves_the_draws_of_the_others():
+    with_gray = make("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5, "gray": 1.0})(KEY, IMAGES)
+    without = make("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5})(KEY, IMAGES)
+    np.testing.assert_allclose(with_gray, without @ jnp.float32([0.299, 0.587, 0.114])[:, None].repeat(3, 1), atol=1e-5)
+
+
+def test_a_second_recipe_touches_the_second_view_only():
+    same, different = (
+        make("two_views", augment=OFF, **more)(KEY, IMAGES) for more in ({}, {"second": {**OFF, "solarize": 1.0}})
+    )
+    np.testing.assert_allclose(same[:, 0], different[:, 0], atol=1e-6)
+    np.testing.assert_allclose(np.where(same[:, 1] >= 0.5, 1 - same[:, 1], same[:, 1]), different[:, 1], atol=1e-6)
+    crops = make("multi_crop", augment=OFF, second={**OFF, "gray": 1.0}, local={**OFF, "gray": 1.0})(KEY, IMAGES)
+    gray = [np.ptp(x, axis=-1).max() < 1e-6 for x in (crops["global"][:, 0], crops["global"][:, 1], crops["local"])]
+    assert gray == [False, True, True]
+
+
+def test_crop_scales_reach_their_crops():
+    # On a ramp from left to right the spread of a crop tells its width.
+    ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None], (64, 32, 1, 1))
+    config = {"augment": {**OFF, "crop_ratio": [1, 1]}, "global_scale": [0.6, 1.0], "local_scale": [0.05, 0.2]}
+    crops = make("multi_crop", **config)(KEY, ramp)
+    width = {name: np.square(np.ptp(np.asarray(x), axis=(2, 3, 4))) for name, x in crops.items()}
+    assert width["global"].min() > 0.5 and width["local"].max() < 0.2
+
+
+def test_strength_may_be_a_traced_number():
+    pipeline = make("single", augment={"jitter": 1.0})
+
+    def stronger(strength):
+        augment = dataclasses.replace(pipeline.augment, jitter_strength=strength)
+        return dataclasses.replace(pipeline, augment=augment)(KEY, IMAGES)
+
+    out = jax.jit(jax.vmap(stronger))(jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(out[0], IMAGES, atol=1e-5)
+    np.testing.assert_allclose(out[1], stronger(0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, config, message",
+    [
+        ("two_views", {"augment": {"flipp": 1}}, "objective.views.augment.flipp: unknown key; did you mean 'flip'"),
+        ("two_views", {"augment": {"gray": 1.5}}, "objective.views.augment.gray: got 1.5, must be <= 1"),
+        ("two_views", {"crop_scale": [0.9, 0.1]}, "objective.views.crop_scale: got (0.9, 0.1), must be (low, high)"),
+        ("multi_crop", {"local_scale": [0.0, 0.1]}, "objective.views.local_scale: got 0.0, must be > 0"),
+        ("multi_crop", {"local": {"blur_sigma": [2, 1]}}, "objective.views.local"),
+        ("two_crop", {}, "unknown views 'two_crop'"),
+    ],
+)
+def test_mistakes_in_a_configuration_are_one_line(name, config, message):
+    with pytest.raises(UserError) as error:
+        make(name, **config)
+    assert message in str(error.value) and "\n" not in str(error.value)
