@@ -1,0 +1,186 @@
+"""Every kernel x mask x type x grouping x length against attention written out in float64, values and gradients."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.base.errors import UserError
+from ssljax.layers import attention
+from ssljax.layers.attention import KERNELS, attend
+from ssljax.layers.masks import Causal, Full, Keys, Prefix, Segments, Sliding, is_causal, materialize, may_be_empty
+
+B, T, K = 2, 130, 8
+RNG = np.random.default_rng(0)
+IDS = np.tile(np.repeat(np.int32([1, 2, 3, 0]), [40, 30, 50, 10]), (B, 1))
+IDS[1, 50:] = 0  # a row that is mostly padding
+VALID = RNG.random((B, T)) < 0.5
+VALID[1, :3] = False  # with a causal mask the first queries of this row have no key at all
+EMPTY = np.zeros((B, T), bool)
+LENGTHS = np.array([5, 77], np.int32)
+
+
+def segments(b, i, j):
+    return IDS[b, i] == IDS[b, j] and IDS[b, j] != 0
+
+
+# name: (description, the definition for one pair)
+MASKS = {
+    "full": (Full(), lambda b, i, j: True),
+    "causal": (Causal(), lambda b, i, j: j <= i),
+    "prefix": (Prefix(9), lambda b, i, j: j <= i or j < 9),
+    "prefixes": (Prefix(jnp.array(LENGTHS)), lambda b, i, j: j <= i or j < LENGTHS[b]),
+    "sliding": (Sliding(7), lambda b, i, j: 0 <= i - j < 7),
+    "sliding_symmetric": (Sliding(7, causal=False), lambda b, i, j: abs(i - j) < 7),
+    "segments": (Segments(jnp.array(IDS)), segments),
+    "keys": (Keys(jnp.array(VALID)), lambda b, i, j: VALID[b, j]),
+    "nothing": (Keys(jnp.array(EMPTY)), lambda b, i, j: False),
+    "causal_segments": (Causal() & Segments(jnp.array(IDS)), lambda b, i, j: j <= i and segments(b, i, j)),
+    "causal_keys": (Full() & Keys(jnp.array(VALID)) & Causal(), lambda b, i, j: j <= i and VALID[b, j]),
+    "three": (
+        Prefix(9) & Segments(jnp.array(IDS)) & Keys(jnp.array(VALID)),
+        lambda b, i, j: (j <= i or j < 9) and segments(b, i, j) and VALID[b, j],
+    ),
+}
+
+
+def allowed(name, t=T, s=T):
+    pair = MASKS[name][1]
+    return np.array([[[[pair(b, i, j) for j in range(s)] for i in range(t)]] for b in range(B)])
+
+
+def reference(q, k, v, do, mask, scale):
+    """Attention and its gradients in float64 from the definition; a row without keys is 0."""
+    q, k, v, do = (np.asarray(a, np.float64) for a in (q, k, v, do))
+    heads, groups = q.shape[2], k.shape[2]
+    kr, vr = (np.repeat(a, heads // groups, axis=2) for a in (k, v))
+    s = np.where(mask, scale * np.einsum("bthk,bshk->bhts", q, kr), -np.inf)
+    with np.errstate(invalid="ignore"):
+        p = np.where(mask, np.exp(s - s.max(-1, keepdims=True)), 0)
+    p = p / np.where(p.sum(-1, keepdims=True) == 0, 1, p.sum(-1, keepdims=True))
+    out = np.einsum("bhts,bshk->bthk", p, vr)
+    dp = np.einsum("bthk,bshk->bhts", do, vr)
+    ds = scale * p * (dp - (dp * p).sum(-1, keepdims=True))
+    dq = np.einsum("bhts,bshk->bthk", ds, kr)
+    dk, dv = np.einsum("bhts,bthk->bshk", ds, q), np.einsum("bhts,bthk->bshk", p, do)
+    fold = [a.reshape(*a.shape[:2], groups, heads // groups, -1).sum(3) for a in (dk, dv)]
+    return out, dq, *fold
+
+
+def inputs(heads, groups, t=T, s=T, dtype="float32"):
+    shapes = [(B, t, heads, K), (B, s, groups, K), (B, s, groups, K), (B, t, heads, K)]
+    return [jnp.asarray(RNG.normal(size=shape), dtype) for shape in shapes]
+
+
+def check(kernel, name, heads, groups, t=T, s=T, dtype="float32", scale=0.3):
+    q, k, v, do = inputs(heads, groups, t, s, dtype)
+    mask = MASKS[name][0]
+    assert KERNELS[kernel].refuses(q, k, v, mask) is None
+
+    @jax.jit
+    def run(q, k, v, do):
+        out, vjp = jax.vjp(lambda *a: attend(*a, mask, scale=scale, kernel=kernel, strict=True), q, k, v)
+        return out, *vjp(do)
+
+    tolerance = 2e-5 if dtype == "float32" else 5e-2
+    for part, got, want in zip(
+        ("out", "dq", "dk", "dv"), run(q, k, v, do), reference(q, k, v, do, allowed(name, t, s), scale)
+    ):
+        assert got.dtype == dtype and np.isfinite(np.asarray(got, np.float32)).all()
+        np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=tolerance, rtol=tolerance, err_msg=part)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_plain_kernel(name):
+    check("xla", name, heads=2, groups=1)
+
+
+@pytest.mark.parametrize("name", [n for n in MASKS if is_causal(MASKS[n][0])])
+def test_blocked_kernel(name):
+    check("blocked_causal", name, heads=2, groups=1)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "blocked_causal"])
+@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_grouping_and_types(kernel, heads, groups, dtype):
+    check(kernel, "causal_segments", heads, groups, dtype=dtype)
+
+
+@pytest.mark.parametrize(("name", "t", "s"), [("full", 1, 5), ("causal", 5, 3), ("prefix", 12, 20)])
+def test_other_key_length(name, t, s):
+    check("xla", name, 2, 2, t, s)
+
+
+def test_rows_without_keys_are_zero():
+    q, k, v, _ = inputs(2, 2)
+    out = attend(q, k, v, MASKS["causal_keys"][0], kernel="xla")
+    assert not np.asarray(out[1, :3]).any() and np.asarray(out[1, 10:]).any()
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_materialize(name):
+    got = np.asarray(materialize(MASKS[name][0], T, T))
+    assert got.dtype == bool and got.shape[1:] == (1, T, T)
+    np.testing.assert_array_equal(np.broadcast_to(got, (B, 1, T, T)), allowed(name))
+    if not may_be_empty(MASKS[name][0]):
+        assert got.any(-1).all()
+
+
+def test_conjunction_is_flat_and_idempotent():
+    assert isinstance(Full() & Full(), Full) and isinstance(Causal() & Full() & Causal(), Causal)
+    mask = Causal() & Keys(jnp.array(VALID))
+    assert len((mask & mask).parts) == 2
+    assert len(jax.tree.leaves(mask)) == 1, "masks are pytrees: arrays inside may be traced"
+
+
+def test_extreme_logits_are_finite():
+    q, k, v, do = inputs(2, 2)
+    gradient = jax.jit(jax.grad(lambda qkv: jnp.vdot(attend(*qkv, Causal(), scale=1e4, kernel="xla"), do)))
+    assert all(np.isfinite(a).all() for a in gradient((q, k, v)))
+
+
+def test_choice_of_kernel(caplog):
+    attention._log_once.cache_clear()
+    q, k, v, _ = inputs(2, 2)
+    with caplog.at_level(logging.DEBUG, logger=attention.__name__):
+        for _ in range(2):
+            attend(q, k, v, Causal())
+        attend(q, k, v, Full())
+        attend(q, k, v, Full(), kernel="blocked_causal")
+    said = [r.getMessage() for r in caplog.records]
+    assert said == [
+        "attention on cpu: blocked_causal",
+        "not blocked_causal: the mask is not causal",
+        "attention on cpu: xla",
+        "not blocked_causal: the mask is not causal",  # asked for by name: said again, as a warning
+    ]
+    assert caplog.records[-1].levelno == logging.WARNING
+
+
+def test_strict_and_unknown_kernels():
+    q, k, v, _ = inputs(2, 2)
+    attend(q, k, v, Full(), strict=True)  # there is no fused kernel on a CPU to fall back from
+    with pytest.raises(UserError, match="'blocked_causal' can't be used: the mask is not causal"):
+        attend(q, k, v, Full(), kernel="blocked_causal", strict=True)
+    with pytest.raises(UserError, match="'cudnn' can't be used: it needs an NVIDIA GPU"):
+        attend(q, k, v, Full(), kernel="cudnn", strict=True)
+    with pytest.raises(UserError, match="did you mean 'cudnn'"):
+        attend(q, k, v, Full(), kernel="cudn")
+
+
+def test_fused_kernel_refuses_what_it_cannot_do(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    refuses = KERNELS["cudnn"].refuses
+    q, k, v, _ = inputs(2, 2, dtype="bfloat16")
+    assert refuses(q, k, v, Causal()) is None and refuses(q, k, v, Full()) is None
+    for name in set(MASKS) - {"causal", "full"}:
+        assert "is not full or causal" in refuses(q, k, v, MASKS[name][0])
+    f32 = [a.astype("float32") for a in (q, k, v)]
+    assert "float32 is not" in refuses(*f32, Full())
+    assert "7 queries" in refuses(q[:, :7], k, v, Causal())
+    assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full())
+    with pytest.raises(UserError, match="mask Sliding"):
+        attend(q, k, v, Sliding(3), strict=True)

@@ -1,0 +1,236 @@
+"""The block against a float64 transcription of its equations; scanned = unrolled = rematerialised, noise included."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.layers.block import BlockConfig, Stack, stack_layers, unstack_layers
+from ssljax.layers.masks import Causal, Full
+from ssljax.layers.noise import Noise
+
+DEPTH, B, T, D = 3, 4, 6, 16
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(B, T, D)), jnp.float32)
+NOISE = Noise(jax.random.key(3), jnp.arange(B))
+BASE = BlockConfig(width=D, heads=4)
+
+CONFIGS = {
+    "pre": BASE,
+    "post": dataclasses.replace(BASE, norm_position="post", norm_eps=1e-12, activation="relu"),
+    "llama": dataclasses.replace(
+        BASE, norm="rms", activation="swiglu", rope_theta=100.0, bias=False, kv_heads=2, mlp_dim=24
+    ),
+    "wide_heads": dataclasses.replace(BASE, head_dim=6, activation="geglu", layer_scale=0.3, rope_theta=50.0),
+    "gpt2": dataclasses.replace(BASE, activation="gelu_tanh", init="gpt2"),
+}
+
+
+def make(config, seed=0):
+    """A stack and its parameters, every one of them moved away from its (often constant) initial value."""
+    stack = Stack(config, DEPTH)
+    params = nn.unbox(jax.jit(stack.init)(jax.random.key(seed), X, Full()))["params"]
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(seed)
+    leaves = [leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32) for leaf in leaves]
+    return stack, jax.tree.unflatten(tree, leaves)
+
+
+def np_norm(x, p, c):
+    if c.norm == "rms":
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * p["scale"]
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + c.norm_eps) * p["scale"]
+    return y + p.get("bias", 0)
+
+
+def np_rotate(x, theta):
+    """Pairs (i, i + K/2) as complex numbers, turned by position * theta^(-2i/K)."""
+    half = x.shape[-1] // 2
+    z = x[..., :half] + 1j * x[..., half:]
+    z = z * np.exp(1j * np.arange(x.shape[1])[:, None, None] * theta ** (-np.arange(half) / half))
+    return np.concatenate([z.real, z.imag], -1)
+
+
+def np_dense(x, p):
+    return x @ p["kernel"] + p.get("bias", 0)
+
+
+def np_attention(x, p, c, causal):
+    q, k, v = (np_dense(x, p[n]).reshape(*x.shape[:2], -1, c.head_width) for n in "qkv")
+    if c.rope_theta:
+        q, k = np_rotate(q, c.rope_theta), np_rotate(k, c.rope_theta)
+    out = np.zeros_like(q)
+    for h in range(c.heads):
+        g = h // (c.heads // c.groups)
+        for t in range(x.shape[1]):
+            seen = slice(0, t + 1) if causal else slice(None)
+            s = np.einsum("bk,bsk->bs", q[:, t, h], k[:, seen, g]) / np.sqrt(c.head_width)
+            w = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
+            out[:, t, h] = np.einsum("bs,bsk->bk", w, v[:, seen, g])
+    return np_dense(out.reshape(*x.shape[:2], -1), p["out"])
+
+
+def np_mlp(x, p, c):
+    phi = {
+        "gelu": lambda a: a * (1 + erf(a / np.sqrt(2))) / 2,
+        "gelu_tanh": lambda a: a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3))) / 2,
+        "relu": lambda a: np.maximum(a, 0),
+        "silu": lambda a: a / (1 + np.exp(-a)),
+    }
+    h = np_dense(x, p["in"])
+    if c.activation in ("swiglu", "geglu"):
+        h = phi["silu" if c.activation == "swiglu" else "gelu"](np_dense(x, p["gate"])) * h
+    else:
+        h = phi[c.activation](h)
+    return np_dense(h, p["out"])
+
+
+def np_stack(params, x, c, causal):
+    for p in unstack_layers(params["layers"], DEPTH):
+        for name, part in (("attention", functools.partial(np_attention, causal=causal)), ("mlp", np_mlp)):
+            h = np_norm(x, p[f"{name}_norm"], c) if c.norm_position == "pre" else x
+            x = x + part(h, p[name], c) * p.get(f"{name}_scale", 1)
+            if c.norm_position == "post":
+                x = np_norm(x, p[f"{name}_norm"], c)
+    return np_norm(x, params["norm"], c) if c.norm_position == "pre" else x
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_values_and_gradients(name, causal):
+    stack, params = make(CONFIGS[name])
+    c, mask = CONFIGS[name], Causal() if causal else Full()
+    exact, x = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, X))
+    want = np_stack(exact, x, c, causal)
+    probe = RNG.normal(size=want.shape)
+
+    @jax.jit
+    def run(params, x):
+        out = stack.apply({"params": params}, x, mask)
+        return jnp.vdot(out, probe.astype(np.float32)), out
+
+    (_, out), grads = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, X)
+    np.testing.assert_allclose(out, want, rtol=2e-4, atol=2e-4)
+    # The gradient along random directions against central differences of the float64 transcription.
+    for _ in range(3):
+        way = jax.tree.map(lambda a: RNG.normal(size=a.shape), (exact, x))
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = jax.tree.map(lambda a, d, s=step: a + s * d, (exact, x), way)
+            ends.append(np.vdot(np_stack(*moved, c, causal), probe))
+        slope = (ends[0] - ends[1]) / 2e-5
+        got = sum(np.vdot(np.asarray(g, np.float64), d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(way)))
+        np.testing.assert_allclose(got, slope, rtol=1e-3, atol=1e-3 * np.abs(slope) + 1e-2)
+
+
+NOISY = dataclasses.replace(BASE, dropout=0.2, drop_path=0.5)
+
+
+@functools.cache
+def noisy_result(scan: bool, remat: str):
+    config = dataclasses.replace(NOISY, scan=scan, remat=remat)
+    _, params = make(NOISY)
+
+    @jax.jit
+    def run(params, x):
+        out = Stack(config, DEPTH).apply({"params": params}, x, Causal(), None, NOISE)
+        return jnp.sum(jnp.sin(out)), out
+
+    (_, out), grads = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, X)
+    return out, grads
+
+
+@pytest.mark.parametrize(("scan", "remat"), [(False, "none"), (True, "full"), (True, "dots"), (False, "full")])
+def test_scanned_unrolled_and_rematerialised_are_the_same_function(scan, remat):
+    plain, other = noisy_result(True, "none"), noisy_result(scan, remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
+    _, params = make(NOISY)
+    silent = Stack(NOISY, DEPTH).apply({"params": params}, X, Causal())
+    assert np.abs(plain[0] - silent).max() > 0.1, "the noise did nothing"
+
+
+def test_noise_of_layers_differs_and_batches_can_be_cut():
+    _, params = make(NOISY)
+    run = jax.jit(lambda x, row: Stack(NOISY, DEPTH).apply({"params": params}, x, Full(), None, NOISE._replace(row=row)))
+    halves = [run(X[i : i + 2], NOISE.row[i : i + 2]) for i in (0, 2)]
+    np.testing.assert_allclose(run(X, NOISE.row), jnp.concatenate(halves), rtol=1e-5, atol=1e-5)
+    # Layers with equal parameters and no rate growth would cancel if they drew the same masks.
+    draws = [NOISE.at(layer).at("mlp/dropout").keys() for layer in range(2)]
+    assert (jax.random.key_data(draws[0]) != jax.random.key_data(draws[1])).any()
+
+
+def test_drop_path_grows_linearly_from_zero():
+    """With the branch of every layer the constant 1, the expected output counts the kept layers."""
+    config = dataclasses.replace(BASE, drop_path=0.8, bias=True, norm_position="post")
+    stack, depth, rows = Stack(config, 5), 5, 2000
+    zeros = jnp.zeros((rows, 1, D))
+    params = nn.unbox(stack.init(jax.random.key(0), zeros[:1], Full()))["params"]
+    params = jax.tree.map(jnp.zeros_like, params)
+    # Post-norm with scale 0: after each part x is the norm's bias, so only the last part of each layer shows.
+    layers = params["layers"]
+    layers["mlp"]["out"]["bias"] = jnp.ones((depth, D)).at[:, 0].set(-(D - 1.0))
+    layers["mlp_norm"]["scale"] = jnp.zeros((depth, D)).at[-1].set(1.0)
+    noise = Noise(jax.random.key(0), jnp.arange(rows))
+    out = jax.jit(lambda p: stack.apply({"params": p}, zeros, Full(), None, noise))(params)
+    kept = np.asarray(jnp.abs(out[:, 0, 0]) > 0.5)
+    assert abs(kept.mean() - 0.2) < 0.05  # the last of five layers has the full rate
+
+
+def test_stack_and_unstack_are_inverse():
+    _, params = make(BASE)
+    trees = unstack_layers(params["layers"], DEPTH)
+    assert len(trees) == DEPTH
+    jax.tree.map(np.testing.assert_array_equal, stack_layers(trees), params["layers"])
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters():
+    stack, params = make(BASE)
+    out = Stack(dataclasses.replace(BASE, dtype="bfloat16"), DEPTH).apply({"params": params}, X, Full())
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype("float32"), stack.apply({"params": params}, X, Full()), atol=0.1)
+    boxed = jax.eval_shape(Stack(dataclasses.replace(BASE, dtype="bfloat16"), DEPTH).init, jax.random.key(0), X, Full())
+    assert {leaf.dtype for leaf in jax.tree.leaves(boxed)} == {jnp.dtype("float32")}
+
+
+def test_logical_axes_of_every_parameter():
+    boxed = jax.eval_shape(Stack(CONFIGS["wide_heads"], DEPTH).init, jax.random.key(0), X, Full())["params"]
+    specs = nn.get_partition_spec(boxed)
+    layers = specs["layers"]
+    assert tuple(layers["attention"]["q"]["kernel"]) == ("layers", "embed", "heads")
+    assert tuple(layers["attention"]["k"]["kernel"]) == ("layers", "embed", "kv")
+    assert tuple(layers["attention"]["out"]["kernel"]) == ("layers", "heads", "embed")
+    assert tuple(layers["mlp"]["gate"]["kernel"]) == ("layers", "embed", "mlp")
+    assert tuple(layers["mlp"]["out"]["bias"]) == ("layers", "embed")
+    assert tuple(layers["mlp_scale"]) == ("layers", "embed")
+    for path, leaf in jax.tree.leaves_with_path(boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)):
+        assert len(leaf.names) == leaf.value.ndim <= 3, path
+
+
+def test_residual_initialisation_shrinks_with_depth():
+    params = nn.unbox(Stack(CONFIGS["gpt2"], DEPTH).init(jax.random.key(0), X, Full()))["params"]["layers"]
+    assert abs(params["mlp"]["in"]["kernel"].std() - 0.02) < 0.002
+    assert abs(params["mlp"]["out"]["kernel"].std() - 0.02 / np.sqrt(2 * DEPTH)) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": 16, "heads": 3}, "block.heads: 3 does not divide the width 16"),
+        ({"width": 16, "heads": 4, "kv_heads": 3}, "block.kv_heads: 3 does not divide the 4 heads"),
+        ({"width": 12, "heads": 4, "rope_theta": 10.0}, "block.rope_theta: rotary positions need an even head width"),
+        ({"width": 16}, "block.heads: missing"),
+        ({"width": 16, "heads": 4, "dropout": 1.0}, "block.dropout: got 1.0, must be < 1"),
+        ({"width": 16, "heads": 4, "activation": "gleu"}, "did you mean 'gelu'"),
+    ],
+)
+def test_impossible_values_are_named(values, message):
+    with pytest.raises(UserError, match=message):
+        schema.build(BlockConfig, values, "block")
+    schema.build(BlockConfig, {"width": 16, "heads": 3, "head_dim": 8}, "block")
