@@ -149,8 +149,12 @@ class Optimizer:
         leaves = _describe(axes, shapes)
         lr = _factors(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
         wd = _factors(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
-        sizes = sizes or Sizes(batch_size=1)
-        until = {p: durations.steps(d, sizes, f"{path}.freeze.{p}") for p, d in self.freeze.items()}
+        if sizes is None and any(isinstance(duration, str) for duration in self.freeze.values()):
+            raise ValueError("bind needs sizes to turn the durations of freeze into steps")
+        until = {
+            pattern: duration if sizes is None else durations.steps(duration, sizes, f"{path}.freeze.{pattern}")
+            for pattern, duration in self.freeze.items()
+        }
         freeze = _factors(until, leaves, f"{path}.freeze")
         depth_factors = _depth_factors(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
         bound = {}
@@ -244,8 +248,8 @@ class Bound:
 def clip_by_global_norm(grads: Any, max_norm: jax.Array | float | None) -> tuple[Any, jax.Array]:
     """Gradients scaled so that their global norm is at most `max_norm`, and the norm before (float32 scalar).
 
-    Pascanu et al. 2013, algorithm 1. None clips nothing. A non-finite norm makes every gradient non-finite or leaves
-    it, so the caller has to look at the norm before it uses them.
+    Pascanu et al. 2013, algorithm 1. None clips nothing. Where the norm is not finite the gradients mean nothing: the
+    caller looks at the norm before it uses them.
     """
     norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if max_norm is None:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.durations import Sizes
 from ssljax.base.errors import UserError
@@ -393,6 +394,8 @@ def test_layer_decay_needs_layers_and_freeze_needs_sizes():
     with pytest.raises(UserError, match=r"optimizer\.layer_decay: got 0\.5, but the model has no layers"):
         optimizers.AdamW(layer_decay=0.5).bind({"head": None}, plain)
     with pytest.raises(UserError, match=r"optimizer\.freeze\.head: got '1 epoch', but the size of the dataset"):
+        optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain, Sizes(batch_size=4))
+    with pytest.raises(ValueError, match="needs sizes"):
         optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain)
 
 
@@ -429,6 +432,31 @@ def test_state_axes_describe_the_state(name):
 
 def is_name(x):
     return all(n is None or isinstance(n, str) for n in x)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_sharded_update_equals_the_local_one(name):
+    settings = {"min_factor_dim": 3, "momentum": 0.9} if name == "adafactor" else {}
+    optimizer = REGISTRY.get(name)(weight_decay=0.1, **settings)
+    axes, start, *slopes = (
+        {"embed": tree["embed"], "layers": {"mlp": tree["layers"]["mlp"]}} for tree in (AXES, PARAMS, *GRADS[:2])
+    )
+    bound = optimizer.bind(axes, start)
+    mesh = parallel.make_mesh(parallel.MeshConfig(2, 2, 2))
+    places = parallel.shardings(axes, start, mesh)
+    state_places = parallel.shardings(bound.state_axes(), jax.eval_shape(bound.init, start), mesh)
+    assert not places["layers"]["mlp"]["kernel"].is_fully_replicated
+    if name != "adafactor":  # its moments of matrices are rows and columns
+        assert any(not place.is_fully_replicated for place in jax.tree.leaves(state_places))
+
+    params, grads = jax.device_put(start, places), [jax.device_put(g, places) for g in slopes]
+    state = jax.jit(bound.init, out_shardings=state_places)(params)
+    update = jax.jit(bound.update, out_shardings=(places, state_places))
+    for step, (g, lr) in enumerate(zip(grads, RATES)):
+        updates, state = update(g, state, params, lr, step)
+        params = jax.jit(optax.apply_updates, out_shardings=places)(params, updates)
+    local, _ = train(optimizer, axes, start, slopes)
+    assert_close(params, local, rtol=1e-4, atol=1e-5)
 
 
 def test_rates_and_decays_may_be_traced_and_stacked():
