@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Callable
 from typing import Literal
 
@@ -25,7 +26,7 @@ class Linear(Probe):
 
     Features are standardised with the statistics of the fitting split. With `labels_per_class` the classifier sees
     so many labels a class and no others: the hyper-parameter is then chosen by cross-validation within them, and
-    `select_split` is not read.
+    `select_split` is not read. Reported with the accuracy: the chosen value, the median over draws.
 
     Attributes:
         solver: "lbfgs" (full batch; the hyper-parameter is L2) or "sgd" (momentum 0.9, cosine decay, no weight
@@ -108,7 +109,7 @@ class Linear(Probe):
             accuracies.append(float(np.mean(predict(heads[best], test_x) == test_y)))
             chosen.append(values[best])
         name = "l2" if self.solver == "lbfgs" else "learning_rate"
-        return mean_and_std("accuracy", accuracies) | {name: float(np.exp(np.mean(np.log(chosen))))}
+        return mean_and_std("accuracy", accuracies) | {name: statistics.median_low(chosen)}
 
 
 Fit = Callable[..., jax.Array]  # (x [N, D], y [N], weight [N]) -> heads [candidates, D + 1, classes]

@@ -160,7 +160,8 @@ def _scatter(ax: Any, xy: np.ndarray, label: np.ndarray | None, classes: Sequenc
     values = np.unique(label) if label is not None else np.zeros(0)
     if label is None or len(values) > len(COLORS) * len(MARKERS):
         # More classes than marks can tell apart: one continuous scale, without a legend.
-        ax.scatter(*xy.T, s=size, c=COLORS[0] if label is None else label, cmap="viridis", alpha=0.7, linewidths=0)
+        colors = {"color": COLORS[0]} if label is None else {"c": label, "cmap": "viridis"}
+        ax.scatter(*xy.T, s=size, alpha=0.7, linewidths=0, **colors)
         return
     for i, value in enumerate(values):
         name = classes[int(value)] if 0 <= value < len(classes) else str(value)

@@ -1,0 +1,197 @@
+"""The harness with a fake objective: what is extracted how often, what is compiled, what a record says."""
+
+import collections
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.base.errors import UserError
+from ssljax.evals import REGISTRY, Evaluator, build
+
+SIZES = {"train": 90, "test": 41}
+
+
+class Data(dict):
+    """Stands for `ssljax.data.Split`."""
+
+    bytes, tokens, classes = 82.0, 41.0, ("zero", "one", "two")
+
+
+class Objective:
+    """Features are a projection of the image; counts what is traced."""
+
+    def __init__(self):
+        self.traces = collections.Counter()
+
+    def prepare(self, batch):
+        return {**batch, "image": batch["image"].astype(jnp.float32) / 255}
+
+    def features(self, params, extra, batch):
+        self.traces["features"] += 1
+        assert "label" not in batch and "note" not in batch
+        assert batch["image"].dtype == jnp.float32
+        flat = batch["image"].reshape(len(batch["image"]), -1)
+        text = jnp.tile(batch["tokens"][:, :1].astype(jnp.float32), (1, 4))
+        return {"pooled": flat @ params, "image": flat @ params, "text": text, "map": batch["image"]}
+
+    def score(self, params, extra, batch):
+        self.traces["score"] += 1
+        return -batch["label"].astype(jnp.float32), jnp.ones(len(batch["label"]))
+
+
+class Setup:
+    def __init__(self, evals, batch_size=32, **options):
+        self.loads, self.puts = collections.Counter(), []
+        self.objective = Objective()
+
+        def load(config, split, **options):
+            self.loads[split, json.dumps(options)] += 1
+            if split not in SIZES:
+                return Data(id=np.zeros(0, np.int64))
+            rng = np.random.default_rng(len(split))
+            n = min(SIZES[split], options.get("max_examples", 1000))
+            label = rng.integers(3, size=n)
+            image = np.clip(rng.normal(60 + 70 * label[:, None, None, None], 20, (n, 3, 3, 1)), 0, 255)
+            image[:, 0] = 80 * (label == 1)[:, None, None]
+            note = np.array(["x"] * n, object)
+            tokens = np.arange(n)[:, None].astype(np.int32)
+            return Data(id=np.arange(n), image=image.astype(np.uint8), label=label, tokens=tokens, note=note)
+
+        def put(batch):
+            self.puts.append({k: v.shape for k, v in batch.items()})
+            return batch
+
+        self.evaluator = Evaluator(self.objective, evals, object(), put, batch_size, load=load, **options)
+
+
+PARAMS = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+PROBES = {"knn": {"k": 5}, "linear": {"l2": [0.01]}, "nearest": {"type": "knn", "k": 1, "every_steps": 10}}
+
+
+def test_features_are_extracted_and_compiled_once():
+    setup = Setup(PROBES)
+    results = setup.evaluator.run(PARAMS, {})
+    assert all(r["accuracy"] > 0.8 for r in results.values())
+    # 90 and 41 examples in batches of 32, for three evaluations together.
+    assert len(setup.puts) == 3 + 2 and setup.objective.traces["features"] == 1
+    assert all(shapes["image"] == (32, 3, 3, 1) for shapes in setup.puts)
+    again = setup.evaluator.run(PARAMS, {}, ["knn"])
+    assert again["knn"] == results["knn"]
+    assert len(setup.puts) == 10 and setup.objective.traces["features"] == 1  # extracted anew, not compiled anew
+    assert set(setup.loads.values()) == {1}  # host arrays are kept
+
+
+def test_padding_changes_nothing():
+    small, large = Setup(PROBES, batch_size=7), Setup(PROBES, batch_size=128)
+    assert small.evaluator.run(PARAMS, {}) == large.evaluator.run(PARAMS, {})
+
+
+def test_controls_and_records():
+    setup = Setup(PROBES | {"retrieval": {}})
+    evaluator = setup.evaluator
+    results, controls = evaluator.run(PARAMS, {}), evaluator.controls(np.zeros_like(PARAMS), {})
+    assert set(controls) == {"untrained", "raw", "majority", "chance"}
+    assert set(controls["raw"]) == set(PROBES) == set(controls["majority"]) and set(controls["chance"]) == {"retrieval"}
+    assert controls["untrained"]["linear"]["accuracy"] < 0.6 < controls["raw"]["linear"]["accuracy"]
+    assert setup.objective.traces["features"] == 1  # the untrained model runs through the same program
+    records = evaluator.records(30, results) + evaluator.records(30, controls["raw"], "raw")
+    assert json.loads(json.dumps(records, allow_nan=False)) == records
+    first = records[0]
+    assert (first["step"], first["eval"], first["type"], first["of"]) == (30, "knn", "knn", "trained")
+    assert first["settings"]["k"] == 5 and first["settings"]["temperature"] == 0.07 and "k 5" in first["summary"]
+    assert first["sizes"] == {"train": 90, "test": 41} and first["headline"] == ["accuracy"]
+    nearest = next(r for r in records if r["eval"] == "nearest")
+    assert nearest["type"] == "knn" and nearest["settings"]["k"] == 1
+    assert records[-1]["of"] == "raw"
+
+
+def test_due():
+    evaluator = Setup(PROBES).evaluator
+    assert evaluator.due(20) == ["nearest"] and evaluator.due(15) == []
+
+
+def test_scores_and_sizes():
+    setup = Setup({"perplexity": {"ngrams": False, "max_examples": 33}})
+    result = setup.evaluator.run(None, {})["perplexity"]
+    rows = setup.evaluator._splits.popitem()[1]
+    assert result["bits_per_token"] == pytest.approx(rows["label"].mean() / np.log(2), rel=1e-6)
+    assert result["bits_per_byte"] == pytest.approx(result["bits_per_token"] / 2) and result["scored_tokens"] == 33
+    assert setup.objective.traces["score"] == 1
+
+
+def test_loss_has_its_own_batch_size_and_fixed_keys():
+    calls = []
+
+    def loss_fn(params, extra, batch, step):
+        calls.append((step, len(batch["id"])))
+        return {"loss": jnp.mean(batch["id"].astype(jnp.float32)), "other": 1.0}
+
+    setup = Setup({"loss": {"batch_size": 10}}, loss_fn=loss_fn)
+    result = setup.evaluator.run(PARAMS, {})["loss"]
+    assert calls == [(0, 10), (1, 10), (2, 10), (3, 10)]  # 41 examples: one is left out
+    assert result == pytest.approx({"loss": 19.5, "other": 1.0})
+    assert setup.evaluator.records(1, {"loss": result})[0]["sizes"] == {"test": 40}
+    with pytest.raises(UserError, match=r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples"):
+        Setup({"loss": {"batch_size": 64}}, loss_fn=loss_fn).evaluator.run(PARAMS, {})
+
+
+def test_zero_shot_feeds_prompts_beside_blank_images():
+    tokenize = lambda texts: {"tokens": np.array([[len(t)] for t in texts], np.int32)}  # noqa: E731
+    setup = Setup({"zero_shot": {"templates": ["{}"]}}, tokenize=tokenize)
+    result = setup.evaluator.run(PARAMS, {})["zero_shot"]
+    assert setup.objective.traces["features"] == 1  # prompts have the form of every other batch
+    assert result["accuracy"] == 0  # the fake text embeddings are parallel: ties never win
+    with pytest.raises(UserError, match=r"evals\.zero_shot\.classes: got 2 names, but the labels go up to 2"):
+        Setup({"zero_shot": {"classes": ["a", "b"]}}, tokenize=tokenize).evaluator.run(PARAMS, {})
+
+
+def test_a_diverged_model_has_no_numbers():
+    setup = Setup(PROBES)
+    results = setup.evaluator.run(np.full_like(PARAMS, np.nan), {})
+    assert np.isnan(results["knn"]["accuracy"])
+    assert setup.evaluator.records(1, results)[0]["metrics"] == {"accuracy": None}
+
+
+def test_embedding():
+    out = Setup({}).evaluator.embedding(PARAMS, {}, max_examples=20)
+    assert out["features"].shape == (20, 4) and out["label"].shape == (20,) and out["images"].shape == (20, 3, 3, 1)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_entry_builds_from_its_defaults(name):
+    assert build({name: {}})[name].headline()
+
+
+@pytest.mark.parametrize(
+    "evals, run, message",
+    [
+        ({"x": {"type": "knnn"}}, False, r"evals\.x\.type: unknown evaluation 'knnn'; did you mean 'knn'"),
+        ({"knn": {"kk": 3}}, False, r"evals\.knn\.kk: unknown key; did you mean 'k'"),
+        ({"knn": {"k": 0}}, False, r"evals\.knn\.k: got 0, must be >= 1"),
+        ({"knn": {"test_split": "train"}}, False, r"evals\.knn\.test_split: got 'train', must differ"),
+        ({"knn": 3}, False, r"evals\.knn: got 3"),
+        ({"knn": {"feature": "pool"}}, True, r"evals\.knn\.feature: the objective gives no 'pool'"),
+        ({"knn": {"feature": "map"}}, True, r"evals\.knn\.feature: 'map' has shape \(90, 3, 3, 1\)"),
+        ({"knn": {"fit_split": "valid"}}, True, r"split 'valid' of 'somewhere' is empty"),
+        ({"zero_shot": {}}, True, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
+    ],
+)
+def test_mistakes(evals, run, message):
+    with pytest.raises(UserError, match=message):
+        evaluator = Setup({k: v | {"source": "somewhere"} if run else v for k, v in evals.items()}).evaluator
+        evaluator.run(PARAMS, {})
+
+
+def test_unknown_name_and_missing_likelihood():
+    setup = Setup(PROBES | {"perplexity": {}})
+    with pytest.raises(UserError, match=r"unknown evaluation 'liner'; did you mean 'linear'"):
+        setup.evaluator.run(PARAMS, {}, ["liner"])
+
+    def score(params, extra, batch):
+        raise NotImplementedError("Fake has no likelihoods")
+
+    setup.objective.score = score
+    with pytest.raises(UserError, match=r"evals\.perplexity\.type: Fake has no likelihoods"):
+        setup.evaluator.run(PARAMS, {}, ["perplexity"])

@@ -1,0 +1,88 @@
+"""Perplexity arithmetic and the n-gram controls, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ssljax.evals.likelihood import ALPHAS, Perplexity, PseudoPerplexity, bigram_bits, unigram_bits
+
+
+def everything(tokens):
+    tokens = np.atleast_2d(np.asarray(tokens, np.int32))
+    return tokens, np.ones(tokens.shape, bool)
+
+
+def test_unigram_by_hand():
+    fit, test = everything([0, 0, 0, 1] * 5), everything([0, 1, 1, 1])
+    # 20 tokens: the first 18 hold 14 zeros and 4 ones, the last two are [0, 1].
+    chosen = min(ALPHAS, key=lambda a: -math.log2((14 + a) / (18 + 2 * a)) - math.log2((4 + a) / (18 + 2 * a)))
+    zero, one = (15 + chosen) / (20 + 2 * chosen), (5 + chosen) / (20 + 2 * chosen)
+    assert unigram_bits(*fit, *test) == pytest.approx(-(math.log2(zero) + 3 * math.log2(one)) / 4)
+
+
+def test_bigram_by_hand():
+    rows = [[0, 1, 0, 1, 0, 1]] * 9 + [[0, 1, 0, 1, 1, 1]]
+    fit, test = everything(rows), everything([[0, 1, 1, 0]])
+    unigram = lambda rows: [(np.sum(np.array(rows) == v) + 0.5) / (np.size(rows) + 1) for v in (0, 1)]  # noqa: E731
+
+    def p(rows, a, b, alpha):
+        n_ab = sum(row[i : i + 2] == [a, b] for row in rows for i in range(5))
+        n_a = sum(row[i] == a for row in rows for i in range(5))
+        return (n_ab + alpha * unigram(rows)[b]) / (n_a + alpha)
+
+    held_out = [(0, 1), (1, 0), (0, 1), (1, 1), (1, 1)]
+    alpha = min(ALPHAS, key=lambda x: -sum(math.log2(p(rows[:9], a, b, x)) for a, b in held_out))
+    expected = -sum(math.log2(p(rows, a, b, alpha)) for a, b in [(0, 1), (1, 1), (1, 0)]) / 3
+    assert bigram_bits(*fit, *test) == pytest.approx(expected)
+
+
+def test_ngrams_reach_the_entropy_of_their_source():
+    """A Markov chain: the bigram reaches its entropy rate, the unigram the entropy of its stationary distribution."""
+    rng = np.random.default_rng(0)
+    stay = 0.9
+    flips = rng.random((400, 200)) > stay
+    tokens = (np.cumsum(flips, axis=1) + rng.integers(2, size=(400, 1))) % 2
+    rate = -(stay * math.log2(stay) + (1 - stay) * math.log2(1 - stay))
+    fit, test = everything(tokens[:300]), everything(tokens[300:])
+    assert bigram_bits(*fit, *test) == pytest.approx(rate, abs=0.02)
+    assert unigram_bits(*fit, *test) == pytest.approx(1.0, abs=0.01)
+
+
+def test_padding_is_not_counted_and_unseen_tokens_are_finite():
+    fit, mask = everything([[1, 2, 1, 2, 0, 0], [1, 2, 1, 2, 1, 2]])
+    mask[0, 4:] = False
+    other = fit.copy()
+    other[0, 4:] = 2
+    for bits in (unigram_bits, bigram_bits):
+        assert bits(fit, mask, fit, mask) == bits(other, mask, other, mask)
+        assert math.isfinite(bits(fit, mask, *everything([[7, 7, 3]])))
+
+
+class Reader:
+    path = "evals.perplexity"
+    tokens = np.random.default_rng(0).integers(4, size=(30, 11))
+
+    def scores(self, split):
+        return np.full(30, -10 * math.log(4), np.float32), np.full(30, 10.0)
+
+    def arrays(self, split):
+        return {"tokens": self.tokens}
+
+    def bytes_per_token(self, split):
+        return 4.0
+
+
+def test_perplexity_and_bits_per_byte():
+    result = Perplexity().run(Reader())
+    assert result["perplexity"] == pytest.approx(4) and result["bits_per_token"] == pytest.approx(2)
+    assert result["bits_per_byte"] == pytest.approx(0.5) and result["scored_tokens"] == 300
+    controls = Perplexity().trivial(Reader())
+    assert controls["unigram"]["bits_per_byte"] == pytest.approx(0.5, abs=0.01)
+    assert set(controls) == {"unigram", "bigram"} and not Perplexity(ngrams=False).trivial(Reader())
+
+
+def test_pseudo_perplexity_is_named_so_everywhere():
+    result = PseudoPerplexity().run(Reader())
+    assert result["pseudo_perplexity"] == pytest.approx(4) and "perplexity" not in result
+    assert "not comparable" in PseudoPerplexity.warning and not Perplexity.warning
