@@ -158,7 +158,9 @@ def test_scanned_unrolled_and_rematerialised_are_the_same_function(scan, remat):
 
 def test_noise_of_layers_differs_and_batches_can_be_cut():
     _, params = make(NOISY)
-    run = jax.jit(lambda x, row: Stack(NOISY, DEPTH).apply({"params": params}, x, Full(), None, NOISE._replace(row=row)))
+    run = jax.jit(
+        lambda x, row: Stack(NOISY, DEPTH).apply({"params": params}, x, Full(), None, NOISE._replace(row=row))
+    )
     halves = [run(X[i : i + 2], NOISE.row[i : i + 2]) for i in (0, 2)]
     np.testing.assert_allclose(run(X, NOISE.row), jnp.concatenate(halves), rtol=1e-5, atol=1e-5)
     # Layers with equal parameters and no rate growth would cancel if they drew the same masks.
@@ -167,20 +169,21 @@ def test_noise_of_layers_differs_and_batches_can_be_cut():
 
 
 def test_drop_path_grows_linearly_from_zero():
-    """With the branch of every layer the constant 1, the expected output counts the kept layers."""
-    config = dataclasses.replace(BASE, drop_path=0.8, bias=True, norm_position="post")
-    stack, depth, rows = Stack(config, 5), 5, 2000
+    """One layer writes, the others pass its vector on: the output tells how often that layer was kept."""
+    depth, rows = 5, 2000
+    stack = Stack(dataclasses.replace(BASE, drop_path=0.8, norm_position="post"), depth)
     zeros = jnp.zeros((rows, 1, D))
     params = nn.unbox(stack.init(jax.random.key(0), zeros[:1], Full()))["params"]
     params = jax.tree.map(jnp.zeros_like, params)
-    # Post-norm with scale 0: after each part x is the norm's bias, so only the last part of each layer shows.
     layers = params["layers"]
-    layers["mlp"]["out"]["bias"] = jnp.ones((depth, D)).at[:, 0].set(-(D - 1.0))
-    layers["mlp_norm"]["scale"] = jnp.zeros((depth, D)).at[-1].set(1.0)
+    for norm in ("attention_norm", "mlp_norm"):
+        layers[norm]["scale"] = jnp.ones((depth, D))
     noise = Noise(jax.random.key(0), jnp.arange(rows))
-    out = jax.jit(lambda p: stack.apply({"params": p}, zeros, Full(), None, noise))(params)
-    kept = np.asarray(jnp.abs(out[:, 0, 0]) > 0.5)
-    assert abs(kept.mean() - 0.2) < 0.05  # the last of five layers has the full rate
+    run = jax.jit(lambda p: stack.apply({"params": p}, zeros, Full(), None, noise))
+    for layer in (0, 2, 4):
+        layers["mlp"]["out"]["bias"] = jnp.zeros((depth, D)).at[layer, 0].set(1.0)
+        kept = np.mean(np.asarray(run(params))[:, 0, 0] > 0.5)
+        assert abs(kept - (1 - 0.8 * layer / (depth - 1))) < 0.05, layer
 
 
 def test_stack_and_unstack_are_inverse():
