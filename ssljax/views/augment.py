@@ -1,6 +1,7 @@
 """Random views of images: one set of operations (`Augment`), three ways to make views with it."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from ssljax.base.schema import setting
 from ssljax.views import color, geometry
-from ssljax.views.keys import example_keys
+from ssljax.views.keys import example_keys, uniforms
 from ssljax.views.pixels import resize
 
 
@@ -55,30 +56,46 @@ class Augment:
 
         A crop scale of (1, 1) is the whole image, resized.
         """
-        # A fixed number of keys, so that switching one operation off leaves the draws of the others as they were.
-        k = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 9))(keys), 1, 0)
+        # All numbers are drawn at once, also those of operations that are off: switching one off leaves the draws of
+        # the others as they were.
+        columns = list(itertools.accumulate(_DRAWS.values()))[:-1]
+        u = dict(zip(_DRAWS, jnp.split(uniforms(keys, sum(_DRAWS.values())), columns, axis=1)))
         if crop_scale == (1.0, 1.0):
             x = resize(images, size)
         else:
-            x = geometry.random_resized_crop(k[0], images, size, crop_scale, self.crop_ratio)
+            x = geometry.random_resized_crop(u["crop"], images, size, crop_scale, self.crop_ratio)
         if not _off(self.flip):
-            x = geometry.random_flip(k[1], x, self.flip)
+            x = geometry.random_flip(u["flip"], x, self.flip)
         if not _off(self.rotate):
-            x = geometry.random_rotate90(k[2], x, self.rotate)
+            x = geometry.random_rotate90(u["rotate"], x, self.rotate)
         if not (_off(self.jitter) or _off(self.jitter_strength)):
             ranges = (self.brightness, self.contrast, self.saturation, self.hue)
-            x = color.random_color_jitter(k[3], x, self.jitter, *(self.jitter_strength * r for r in ranges))
+            x = color.random_color_jitter(u["jitter"], x, self.jitter, *(self.jitter_strength * r for r in ranges))
         if not _off(self.gray):
-            x = color.random_grayscale(k[4], x, self.gray)
+            x = color.random_grayscale(u["gray"], x, self.gray)
         if not _off(self.blur):
-            x = color.random_gaussian_blur(k[5], x, self.blur, self.blur_sigma)
+            x = color.random_gaussian_blur(u["blur"], x, self.blur, self.blur_sigma)
         if not _off(self.solarize):
-            x = color.random_solarize(k[6], x, self.solarize, self.solarize_threshold)
+            x = color.random_solarize(u["solarize"], x, self.solarize, self.solarize_threshold)
         if not _off(self.cutout):
-            x = geometry.random_cutout(k[7], x, self.cutout, self.cutout_size)
+            x = geometry.random_cutout(u["cutout"], x, self.cutout, self.cutout_size)
         if not _off(self.noise):
-            x = color.random_noise(k[8], x, self.noise, self.noise_std)
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+            x = color.random_noise(keys, x, self.noise, self.noise_std)
         return x
+
+
+_DRAWS = {
+    "crop": 2 * geometry.ATTEMPTS + 2,
+    "flip": 1,
+    "rotate": 2,
+    "jitter": 5,
+    "gray": 1,
+    "blur": 2,
+    "solarize": 1,
+    "cutout": 3,
+}
+"""Uniform numbers that each operation takes for an example."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +141,7 @@ class TwoViews:
 
     def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
         augments = [self.augment, self.augment if self.second is None else self.second]
-        return _views(key, images, augments, _size(self.size, images), self.crop_scale)
+        return _views(key, 0, images, augments, _size(self.size, images), self.crop_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,28 +173,34 @@ class MultiCrop:
         size = _size(self.size, images)
         later = self.augment if self.second is None else self.second
         augments = [self.augment] + [later] * (self.global_crops - 1)
-        key_global, key_local = jax.random.split(key)
-        out = {"global": _views(key_global, images, augments, size, self.global_scale)}
+        out = {"global": _views(key, 0, images, augments, size, self.global_scale)}
         if self.local_crops:
             side = (size[0] // 2, size[1] // 2) if self.local_size is None else (self.local_size, self.local_size)
             augments = [self.augment if self.local is None else self.local] * self.local_crops
-            out["local"] = _views(key_local, images, augments, side, self.local_scale)
+            out["local"] = _views(key, self.global_crops, images, augments, side, self.local_scale)
         return out
 
 
 def _views(
-    key: jax.Array, images: jax.Array, augments: Sequence[Augment], size: tuple[int, int], scale: tuple[float, float]
+    key: jax.Array,
+    first: int,
+    images: jax.Array,
+    augments: Sequence[Augment],
+    size: tuple[int, int],
+    scale: tuple[float, float],
 ) -> jax.Array:
-    """[B, V, h, w, C]: view v is made by augments[v] with the keys fold_in(fold_in(key, v), row)."""
+    """[B, V, h, w, C]: view v is made by augments[v] with the keys fold_in(fold_in(key, first + v), row)."""
     b = images.shape[0]
     out: list[Any] = [None] * len(augments)
     # Views of one augment go through it together; told apart by identity, since a field may hold a traced value.
     for augment in {id(a): a for a in augments}.values():
         mine = [v for v, a in enumerate(augments) if a is augment]
-        keys = jnp.concatenate([example_keys(jax.random.fold_in(key, v), b) for v in mine])
-        views = augment(keys, jnp.tile(images, (len(mine), 1, 1, 1)), size, scale)
+        view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(mine))
+        # [B, V] joined with the example outermost, so that a batch spread over devices stays where it is.
+        keys = jax.vmap(example_keys, (0, None), out_axes=1)(view_keys, b).reshape(-1)
+        views = augment(keys, jnp.repeat(images, len(mine), axis=0), size, scale).reshape(b, len(mine), *size, -1)
         for i, v in enumerate(mine):
-            out[v] = views[i * b : (i + 1) * b]
+            out[v] = views[:, i]
     return jnp.stack(out, 1)
 
 

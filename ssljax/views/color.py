@@ -1,4 +1,5 @@
 """Operations on colours and sharpness. Images are float32 [B, H, W, C] in [0, 1]; keys [B] from `example_keys`.
+Operations but the noise also take the uniform numbers themselves for keys (`views.keys.uniforms`).
 
 What needs three channels (saturation, hue, grey) is the identity on one-channel images and refuses any other number.
 """
@@ -63,9 +64,8 @@ def random_solarize(keys: jax.Array, images: jax.Array, probability: float = 0.2
 
 def random_noise(keys: jax.Array, images: jax.Array, probability: float = 1.0, std: float = 0.1) -> jax.Array:
     """With a probability, Gaussian noise of standard deviation `std` added; clipped to [0, 1]."""
-    keys = jax.vmap(jax.random.split)(keys)
-    on = uniforms(keys[:, 0], 1)[:, 0] < probability
-    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys[:, 1])
+    on = uniforms(keys, 1)[:, 0] < probability
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), images.shape[1:]))(keys)
     return jnp.where(on[:, None, None, None], jnp.clip(images + std * noise, 0, 1), images)
 
 
@@ -96,7 +96,9 @@ def adjust_hue(images: jax.Array, turn: jax.Array) -> jax.Array:
     value = images.max(-1)
     chroma = value - images.min(-1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    sixths = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    # Not `value == r`: a compiler may compute r twice, differently rounded, and then no channel equals the largest.
+    from_red, from_green, from_blue = (g - b) / safe, 2 + (b - r) / safe, 4 + (r - g) / safe
+    sixths = jnp.where((r >= g) & (r >= b), from_red, jnp.where(g >= b, from_green, from_blue))
     sixths = sixths + 6 * turn[:, None, None]
     sixths = sixths - 6 * jnp.floor(sixths / 6)  # many times faster than % on a CPU
     # The share of each channel, 0 to 1, as a function of the hue: three shifted trapezoids.

@@ -1,4 +1,7 @@
-"""Operations that move pixels. Images are float32 [B, H, W, C]; keys [B] come from `views.keys.example_keys`."""
+"""Operations that move pixels. Images are float32 [B, H, W, C]; keys [B] come from `views.keys.example_keys`.
+
+They also take the uniform numbers themselves for keys (`views.keys.uniforms`).
+"""
 
 import math
 

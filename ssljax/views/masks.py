@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.views.keys import example_keys
+from ssljax.views.keys import example_keys, uniforms
 
 
 def random_patch_mask(key: jax.Array, batch: int, patches: int, ratio: float) -> tuple[jax.Array, jax.Array]:
@@ -21,7 +21,7 @@ def random_patch_mask(key: jax.Array, batch: int, patches: int, ratio: float) ->
     """
     k = visible_patches(patches, ratio)
     keys = example_keys(key, batch)
-    noise_BxN = jax.vmap(lambda one: jax.random.uniform(one, (patches,)))(keys)
+    noise_BxN = uniforms(keys, patches)
     order_BxN = jnp.argsort(noise_BxN, axis=1)
     keep_BxK = jnp.sort(order_BxN[:, :k], axis=1).astype(jnp.int32)
     visible = jax.vmap(lambda keep: jnp.zeros(patches, bool).at[keep].set(True))(keep_BxK)
@@ -74,17 +74,16 @@ def mlm_corrupt(
     specials = jnp.array(sorted({mask_id, *special_ids}), tokens.dtype)
     candidate_BxT = maskable.astype(bool) & ~(tokens[..., None] == specials).any(-1)
 
-    keys = jax.vmap(lambda one: jax.random.split(one, 4))(example_keys(key, batch))
-    draw = jax.vmap(lambda one: jax.random.uniform(one, (length,)))
-    wanted_B = rate * candidate_BxT.sum(1) + jax.vmap(jax.random.uniform)(keys[:, 0])
-    wanted_B = jnp.minimum(jnp.floor(wanted_B), mlm_budget(length, rate))
-    order_BxT = jnp.argsort(jnp.where(candidate_BxT, draw(keys[:, 1]), 2.0), axis=1)  # candidates first
+    keys = example_keys(key, batch)
+    u = uniforms(keys, 2 * length + 1)
+    lot_BxT, fate_BxT, round_B = u[:, :length], u[:, length:-1], u[:, -1]
+    wanted_B = jnp.minimum(jnp.floor(rate * candidate_BxT.sum(1) + round_B), mlm_budget(length, rate))
+    order_BxT = jnp.argsort(jnp.where(candidate_BxT, lot_BxT, 2.0), axis=1)  # candidates first
     rank_BxT = jnp.argsort(order_BxT, axis=1)
     chosen_BxT = candidate_BxT & (rank_BxT < wanted_B[:, None])
 
-    fate_BxT = draw(keys[:, 2])
     ordinary = vocab_size - len(specials)
-    random_BxT = jax.vmap(lambda one: jax.random.randint(one, (length,), 0, ordinary))(keys[:, 3])
+    random_BxT = jax.vmap(lambda one: jax.random.randint(jax.random.fold_in(one, 1), (length,), 0, ordinary))(keys)
     for special in sorted({mask_id, *special_ids}):  # the k-th ordinary token: step over the specials at or below it
         random_BxT += random_BxT >= special
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)

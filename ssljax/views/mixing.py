@@ -34,9 +34,9 @@ def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -
         alpha: > 0.
     """
     h, w = images.shape[1:3]
-    keys = jax.vmap(jax.random.split)(example_keys(key, images.shape[0]))
-    side_B = jnp.sqrt(1 - _beta(keys[:, 0], alpha))
-    center_Bx2 = uniforms(keys[:, 1], 2)
+    keys = example_keys(key, images.shape[0])
+    side_B = jnp.sqrt(1 - _beta(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), alpha))
+    center_Bx2 = uniforms(keys, 2)
 
     def inside(n: int, center: jax.Array) -> jax.Array:
         low = jnp.round((center - side_B / 2) * n)[:, None]

@@ -13,6 +13,7 @@ from ssljax import views
 from ssljax.base.errors import UserError
 
 KEY = jax.random.key(0)
+patch_mask = jax.jit(views.random_patch_mask, static_argnums=(1, 2, 3))
 
 
 # --- patches ----------------------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ def test_normalised_patches():
 
 @hypothesis.given(patches=st.sampled_from([4, 9, 16]), ratio=st.sampled_from([0.0, 0.5, 0.75]))
 def test_exactly_the_share_of_every_example_is_hidden(patches, ratio):
-    keep, mask = views.random_patch_mask(KEY, 5, patches, ratio)
+    keep, mask = patch_mask(KEY, 5, patches, ratio)
     visible = patches - round(patches * ratio)
     assert keep.shape == (5, visible) and keep.dtype == jnp.int32 and mask.dtype == bool
     for row, hidden in zip(np.asarray(keep), np.asarray(mask)):
@@ -56,7 +57,7 @@ def test_exactly_the_share_of_every_example_is_hidden(patches, ratio):
 
 
 def test_every_patch_is_hidden_as_often_and_pairs_are_independent():
-    _, mask = views.random_patch_mask(KEY, 8000, 9, 2 / 3)
+    _, mask = patch_mask(KEY, 8000, 9, 2 / 3)
     mask = np.asarray(mask, float)
     np.testing.assert_allclose(mask.mean(0), 2 / 3, atol=0.025)
     both = mask.T @ mask / len(mask)
@@ -124,7 +125,7 @@ def test_eighty_ten_ten():
 
 def test_a_row_of_tokens_does_not_depend_on_the_batch():
     tokens = jnp.arange(4 * 20, dtype=jnp.int32).reshape(4, 20)
-    corrupt = functools.partial(views.mlm_corrupt, KEY, vocab_size=80, mask_id=79)
+    corrupt = jax.jit(functools.partial(views.mlm_corrupt, KEY, vocab_size=81, mask_id=80))
     whole, part = corrupt(tokens, tokens >= 0), corrupt(tokens[:2], tokens[:2] >= 0)
     np.testing.assert_array_equal(whole[0][:2], part[0])
     np.testing.assert_array_equal(whole[1][:2], part[1])
@@ -157,7 +158,7 @@ def test_mixup_shares_are_beta_distributed():
 
 def test_cutmix_replaces_one_box():
     images = jnp.arange(64.0)[:, None, None, None] * jnp.ones((1, 10, 10, 1))
-    mixed, _ = views.cutmix(KEY, images, jnp.eye(64), 1.0)
+    mixed, _ = jax.jit(views.cutmix)(KEY, images, jnp.eye(64), 1.0)
     replaced = np.asarray(mixed != images)[..., 0]
     assert 0.1 < replaced.mean() < 0.6
     for box in replaced:

@@ -1,11 +1,13 @@
 """The registered pipelines: shapes, what a key decides, what a configuration may say."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ssljax import views
 from ssljax.base.errors import UserError
@@ -19,6 +21,10 @@ EVERYTHING = {"rotate": 0.5, "solarize": 0.5, "cutout": 0.5, "noise": 0.5}
 
 def make(name, **config):
     return build_named(views.REGISTRY, {"name": name, **config}, "objective.views")
+
+
+def view(name, images=IMAGES, **config):
+    return jax.jit(make(name, **config))(KEY, images)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,15 @@ def test_a_row_depends_on_the_key_and_its_place_only(everything, name):
         np.testing.assert_allclose(w[:3], p, atol=1e-5)
         assert (np.abs(w - o) > 1e-3).mean() > 0.5
         assert w.dtype == jnp.float32 and w.min() >= 0 and w.max() <= 1
+
+
+def test_devices_make_their_own_views_without_talking():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    pipeline = make("two_views", augment={"blur": 0})
+    compiled = jax.jit(pipeline, in_shardings=(None, split), out_shardings=split).lower(KEY, IMAGES).compile()
+    assert not re.search("all-gather|all-to-all|all-reduce|collective-permute", compiled.as_text())
+    np.testing.assert_allclose(compiled(KEY, jax.device_put(IMAGES, split)), jax.jit(pipeline)(KEY, IMAGES), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(views.REGISTRY))
@@ -66,33 +81,31 @@ def test_shapes():
 
 
 def test_single_is_the_identity_until_something_is_on():
-    np.testing.assert_array_equal(make("single")(KEY, IMAGES), IMAGES)
-    np.testing.assert_allclose(make("single", size=6)(KEY, IMAGES), views.resize(IMAGES, 6), atol=1e-6)
-    np.testing.assert_array_equal(make("two_views", crop_scale=[1, 1], augment=OFF)(KEY, IMAGES)[:, 1], IMAGES)
+    np.testing.assert_array_equal(view("single"), IMAGES)
+    np.testing.assert_allclose(view("single", size=6), views.resize(IMAGES, 6), atol=1e-6)
+    np.testing.assert_array_equal(view("two_views", crop_scale=[1, 1], augment=OFF)[:, 1], IMAGES)
 
 
 @pytest.mark.parametrize("operation", ["flip", "rotate", "jitter", "gray", "blur", "solarize", "cutout", "noise"])
 def test_each_operation_is_switched_by_its_own_field(operation):
     on = make("single", augment={operation: 1.0})
     assert (np.abs(on(KEY, IMAGES) - IMAGES) > 1e-3).any()
-    # Nothing else is in the program: an operation that is off costs no random number and no arithmetic.
+    # An operation that is off is not in the program at all.
     count = lambda v: len(jax.make_jaxpr(v)(KEY, IMAGES).eqns)  # noqa: E731
     assert count(make("single", augment={operation: 0.0})) == count(make("single")) < count(on)
 
 
 def test_switching_one_operation_off_leaves_the_draws_of_the_others():
-    with_gray = make("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5, "gray": 1.0})(KEY, IMAGES)
-    without = make("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5})(KEY, IMAGES)
+    with_gray = view("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5, "gray": 1.0})
+    without = view("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5})
     np.testing.assert_allclose(with_gray, without @ jnp.float32([0.299, 0.587, 0.114])[:, None].repeat(3, 1), atol=1e-5)
 
 
 def test_a_second_recipe_touches_the_second_view_only():
-    same, different = (
-        make("two_views", augment=OFF, **more)(KEY, IMAGES) for more in ({}, {"second": {**OFF, "solarize": 1.0}})
-    )
+    same, different = (view("two_views", augment=OFF, **more) for more in ({}, {"second": {**OFF, "solarize": 1.0}}))
     np.testing.assert_allclose(same[:, 0], different[:, 0], atol=1e-6)
     np.testing.assert_allclose(np.where(same[:, 1] >= 0.5, 1 - same[:, 1], same[:, 1]), different[:, 1], atol=1e-6)
-    crops = make("multi_crop", augment=OFF, second={**OFF, "gray": 1.0}, local={**OFF, "gray": 1.0})(KEY, IMAGES)
+    crops = view("multi_crop", augment=OFF, second={**OFF, "gray": 1.0}, local={**OFF, "gray": 1.0})
     gray = [np.ptp(x, axis=-1).max() < 1e-6 for x in (crops["global"][:, 0], crops["global"][:, 1], crops["local"])]
     assert gray == [False, True, True]
 
@@ -101,7 +114,7 @@ def test_crop_scales_reach_their_crops():
     # On a ramp from left to right the spread of a crop tells its width.
     ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None], (64, 32, 1, 1))
     config = {"augment": {**OFF, "crop_ratio": [1, 1]}, "global_scale": [0.6, 1.0], "local_scale": [0.05, 0.2]}
-    crops = make("multi_crop", **config)(KEY, ramp)
+    crops = view("multi_crop", ramp, **config)
     width = {name: np.square(np.ptp(np.asarray(x), axis=(2, 3, 4))) for name, x in crops.items()}
     assert width["global"].min() > 0.5 and width["local"].max() < 0.2
 
