@@ -1,6 +1,7 @@
 """Perplexity, pseudo-perplexity, and the n-gram models that they must beat."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ class Perplexity(Evaluation):
     def run(self, reader: Reader) -> Metrics:
         log_prob, count = reader.scores(self.test_split)
         nats = -float(np.sum(log_prob, dtype=np.float64) / np.sum(count, dtype=np.float64))
-        return self._metrics(nats / np.log(2), reader) | {"scored_tokens": float(np.sum(count, dtype=np.float64))}
+        return self._metrics(nats / math.log(2), reader) | {"scored_tokens": float(np.sum(count, dtype=np.float64))}
 
     def trivial(self, reader: Reader) -> dict[str, Metrics]:
         if not self.ngrams:
