@@ -10,6 +10,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import Part
+from ssljax.data.rows import KEYS, added, fill_rows, last_token
 from ssljax.data.sources import fingerprint
 from ssljax.data.tokenizers import Tokenizer, texts
 
@@ -44,15 +45,11 @@ def open_tokens(part: Part, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCa
     return TokenCache(tokens, np.load(folder / "ends.npy"), meta["bytes"], folder)
 
 
-def separator(tokenizer: Tokenizer) -> int | None:
-    """The token that ends a document."""
-    return tokenizer.special_ids.get("eos", tokenizer.special_ids.get("sep"))
-
-
 def _tokenize(part: Part, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     documents, _ = texts(part)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    last = [] if separator(tokenizer) is None else [separator(tokenizer)]
+    end = last_token(tokenizer.special_ids)
+    last = [] if end is None else [end]
     lengths: list[int] = []
     with (folder / "tokens.bin").open("wb") as file:
         for group in _groups(documents):
@@ -77,14 +74,6 @@ def _groups(documents: list[str]) -> list[list[str]]:
         groups[-1].append(text)
         held += len(text)
     return groups
-
-
-def gather(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, pad: int) -> np.ndarray:
-    """Ragged pieces of `tokens` as int32 [N, width], padded; lengths [N] are at most `width`."""
-    columns = np.arange(width)
-    here = columns < lengths[:, None]
-    places = np.where(here, starts[:, None] + columns, 0)
-    return np.where(here, tokens[places] if len(tokens) else 0, pad).astype(np.int32)
 
 
 class Windows:
@@ -126,7 +115,7 @@ class Packed:
         self.size = len(self.firsts) - 1
         if self.size < 1:
             raise UserError(f"data.split: {title} is empty: it has no tokens")
-        self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in ("tokens", "segment_ids", "positions")}
+        self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
 
     def _plan(self, folder: pathlib.Path) -> None:
         starts, lengths = cut(self.cache.ends, self.seq_len)
@@ -198,32 +187,22 @@ def pack(lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 class Documents:
-    """One document a row, cut to T tokens and padded: [cls] ... [sep], or bos ... eos, where the tokenizer has them.
-
-    `take` gives `tokens`, `segment_ids` (1; 0 is padding) and `positions`, int32 [B, T] each.
-    """
+    """One document a row, in the form of `rows.fill_rows`."""
 
     def __init__(self, cache: TokenCache, tokenizer: Tokenizer, seq_len: int):
-        special = tokenizer.special_ids
-        self.cache, self.seq_len, self.pad = cache, seq_len, special.get("pad", 0)
-        self.first = special.get("cls", special.get("bos"))
-        self.last = separator(tokenizer)
-        self.added = (self.first is not None) + (self.last is not None)
-        if seq_len <= self.added:
-            raise UserError(f"data.seq_len: got {seq_len}, must be > {self.added} (first and last token of a document)")
-        self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in ("tokens", "segment_ids", "positions")}
+        self.cache, self.seq_len, self.special_ids = cache, seq_len, tokenizer.special_ids
+        around = added(self.special_ids)
+        if seq_len <= around:
+            raise UserError(f"data.seq_len: got {seq_len}, must be > {around} (first and last token of a document)")
+        self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
+
+    def _sizes(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of the text itself: the cache has an end token after each."""
+        return self.cache.ends[rows + 1] - self.cache.ends[rows] - (last_token(self.special_ids) is not None)
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        whole = self.cache.ends[rows + 1] - self.cache.ends[rows] - (self.last is not None)
-        return np.minimum(whole + self.added, self.seq_len)
+        return np.minimum(self._sizes(rows) + added(self.special_ids), self.seq_len)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        lengths = self.lengths(rows)
-        offset = int(self.first is not None)
-        body = gather(self.cache.tokens, self.cache.ends[rows], lengths - self.added, self.seq_len - offset, self.pad)
-        tokens = np.concatenate([np.full((len(rows), offset), self.first or 0, np.int32), body], axis=1)
-        if self.last is not None:
-            tokens[np.arange(len(rows)), lengths - 1] = self.last
-        here = np.arange(self.seq_len) < lengths[:, None]
-        positions = np.where(here, np.arange(self.seq_len), 0)
-        return {"tokens": tokens, "segment_ids": here.astype(np.int32), "positions": positions.astype(np.int32)}
+        starts = self.cache.ends[rows]
+        return fill_rows(self.cache.tokens, starts, self._sizes(rows), self.seq_len, self.special_ids)

@@ -1,13 +1,14 @@
 """Text to tokens: plain bytes, byte-level BPE, WordPiece (trained with the `tokenizers` library on training text)."""
 
+import abc
 import functools
 import hashlib
 import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, Part, TokenizerConfig, cache_root
+from ssljax.data.rows import fill_rows
 from ssljax.data.sources import Blobs, expand, fingerprint, read
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _OTHERS = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
 _SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHERS
 
 
-class Tokenizer(Protocol):
+class Tokenizer(abc.ABC):
     """Text to token ids and back.
 
     Attributes:
@@ -43,14 +45,27 @@ class Tokenizer(Protocol):
     fingerprint: str
     byte_lengths: np.ndarray | None
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]: ...
+    @abc.abstractmethod
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """The tokens of each text, int32, without specials."""
 
-    def decode(self, ids: Iterable[int]) -> str: ...
+    @abc.abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of tokens; specials say nothing."""
 
-    def save(self, path: pathlib.Path) -> None: ...
+    @abc.abstractmethod
+    def save(self, path: pathlib.Path) -> None:
+        """As a tokenizer.json of the `tokenizers` library."""
+
+    def encode_rows(self, texts: Sequence[str], width: int) -> dict[str, np.ndarray]:
+        """Texts in the form that mode `documents` gives them: `rows.fill_rows`."""
+        ids = self.encode(list(texts))
+        sizes = np.array([len(i) for i in ids], np.int64)
+        flat = np.concatenate([*ids, np.zeros(0, np.int32)])
+        return fill_rows(flat, np.cumsum(sizes) - sizes, sizes, width, self.special_ids)
 
 
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """Token b is byte b of the UTF-8 text; 256 to 259 are the specials pad, bos, eos, mask."""
 
     vocab_size = 260
@@ -67,7 +82,7 @@ class ByteTokenizer:
         return bytes(int(i) for i in ids if 0 <= int(i) < 256).decode("utf-8", errors="replace")
 
     def save(self, path: pathlib.Path) -> None:
-        """As a tokenizer.json: byte-level BPE without a single merge."""
+        """Byte-level BPE without a single merge."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
         letters = _byte_letters()
@@ -78,7 +93,7 @@ class ByteTokenizer:
         model.save(str(path))
 
 
-class LibraryTokenizer:
+class LibraryTokenizer(Tokenizer):
     """A tokenizer.json of the `tokenizers` library."""
 
     def __init__(self, path: pathlib.Path):

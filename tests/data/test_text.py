@@ -209,6 +209,9 @@ def test_documents(config, corpus, kind):
         assert split["segment_ids"][i].tolist() == [1] * len(expected) + [0] * filled
         assert split["positions"][i].tolist() == [*range(len(expected)), *[0] * filled]
     assert split.tokens == (split["segment_ids"] > 0).sum()
+    for key, values in made.encode_rows(DOCUMENTS, 24).items():  # a prompt looks like the data
+        np.testing.assert_array_equal(values, split[key])
+    assert made.encode_rows([], 24)["tokens"].shape == (0, 24)
 
 
 # ---- the cache
