@@ -55,8 +55,9 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """What decides what is learned: two runs with equal identities are the same run."""
         identity = schema.to_dict(self, free=False)
-        # How long the run is matters only where the learning rate, or the objective, looks at its end.
-        if not self.schedule.total_dependent and not self.objective.total_dependent:
+        # How long the run is matters only where something is scheduled over it.
+        ends = (self.schedule.total_dependent, self.objective.total_dependent, self.optimizer.total_dependent)
+        if not any(ends):
             del identity["steps"]
         return json.loads(json.dumps(identity))
 

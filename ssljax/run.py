@@ -171,7 +171,10 @@ def evaluate(workdir: str | pathlib.Path, names: list[str] | None = None, step: 
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir: {str(workdir)!r} holds no config.json; it is not a workdir of `ssljax train`")
     config = build(json.loads((workdir / "config.json").read_text()))
-    program = assemble(config)
+    # Whatever mesh it was trained on: here it is this machine's devices, as many as share the batch evenly.
+    count = max(n for n in range(1, jax.device_count() + 1) if config.batch_size % n == 0)
+    config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
+    program = assemble(config, jax.devices()[:count])
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
     with parallel.mesh_context(program.mesh):
         restored = checkpoints.restore(program.target(), step)

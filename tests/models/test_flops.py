@@ -1,0 +1,91 @@
+"""Analytic FLOPs against the compiler's count, and parameter counts against the published ones."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ssljax import models
+from ssljax.layers.masks import Full
+from ssljax.models.mae import MAEDecoder
+
+
+@dataclasses.dataclass
+class Spec:
+    elements: dict
+    vocab_size: int
+
+
+def spec(side=32, length=64, vocab=1000):
+    return Spec({"image": {"shape": [side, side, 3]}, "tokens": {"shape": [length]}}, vocab)
+
+
+UNROLLED = {"scan": False, "width": 256, "depth": 2, "heads": 4, "activation": "relu"}
+TOKENS = jnp.zeros((1, 64), jnp.int32)
+
+
+def counted(module, *inputs, method=None, **more):
+    """FLOPs that the compiler counts in the forward pass (it counts cheap elementwise work too)."""
+    init = {"mask": Full(), "method": "init_all"} if method == "init_all" else more
+    params = nn.unbox(jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **init)))
+    run = jax.jit(lambda params, *inputs: module.apply(params, *inputs, method=method, **more))
+    return run.lower(params, *inputs).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"activation": "swiglu", "kv_heads": 2}, {"head_dim": 32, "mlp_dim": 300, "registers": 4}]
+)
+def test_vit(keys):
+    module = models.create({"name": "vit", "patch_size": 4, **UNROLLED, **keys}, spec())
+    assert counted(module, jnp.zeros((1, 32, 32, 3))) == pytest.approx(module.flops(), rel=0.03)
+    keep = jnp.arange(16)[None]
+    got = counted(module, jnp.zeros((1, 32, 32, 3)), keep=keep)
+    assert got == pytest.approx(module.flops(tokens=16), rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt"])
+def test_token_families(name):
+    module = models.create({"name": name, **UNROLLED}, spec())
+    got = counted(module, TOKENS, method="init_all", mask=Full())
+    assert got == pytest.approx(module.flops(64, predicted=64), rel=0.03)
+    # Causal attention counts T (T + 1) / 2 of the T^2 pairs, two products a pair and head width.
+    pairs = 64 * 64 - 64 * 65 / 2
+    assert module.flops(64) - module.flops(64, causal=True) == 2 * 2 * pairs * 256 * 2
+
+
+def test_clip_and_mae_decoder():
+    config = {"name": "clip", "image": {**UNROLLED, "patch_size": 4}, "text": {**UNROLLED, "attention": "full"}}
+    module = models.create(config, spec())
+    assert counted(module, jnp.zeros((1, 32, 32, 3)), TOKENS) == pytest.approx(module.flops(), rel=0.03)
+    decoder = MAEDecoder(**UNROLLED).module((8, 8), 48)
+    got = counted(decoder, jnp.zeros((1, 16, 128)), jnp.arange(16)[None])
+    assert got == pytest.approx(decoder.flops(16, 128), rel=0.03)
+
+
+def parameters(config, data, method=None):
+    module = models.create(config, data)
+    inputs = jnp.zeros((1, *data.elements["image"]["shape"])) if config["name"] == "vit" else TOKENS[:, :8]
+    more = {} if config["name"] == "vit" else {"mask": Full(), "method": method}
+    tree = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, **more))["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_published_sizes():
+    """ViT-B/16 at 224 without a classifier; GPT-2; BERT-base uncased with its language-modelling head.
+
+    The published ViT gives the class token a position too: 768 numbers that only ever occur in a sum with the class
+    token itself, so they are not a parameter here.
+
+    The often quoted 109,482,240 of BERT-base is the encoder with the tanh pooler (768 * 768 + 768) and without that
+    head; the pooler belongs to an objective here, so it is added by hand.
+    """
+    assert parameters({"name": "vit", "size": "base"}, spec(224)) == 85_798_656 - 768
+    gpt2 = {"name": "gpt", "size": "gpt2"}
+    assert parameters(gpt2, spec(length=1024, vocab=50_257), "init_all") == 124_439_808
+    bert = {"name": "bert", "size": "base", "token_types": 2}
+    with_head = parameters(bert, spec(length=512, vocab=30_522), "init_all")
+    head = (768 * 768 + 768) + 2 * 768 + 30_522  # dense, norm, bias of the vocabulary
+    assert with_head == 109_514_298
+    assert with_head - head + (768 * 768 + 768) == 109_482_240

@@ -1,0 +1,229 @@
+"""Whole runs through the command line's function: learning, resuming after a kill, refusing what is wrong."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ssljax import run
+from ssljax.base.errors import UserError
+from ssljax.config import build, load
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
+from ssljax.train.loop import Stopped
+
+TINY = {
+    "model": {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
+    "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
+    "data": {"source": "builtin:digits", "max_examples": 200},
+    "optimizer": {"name": "adamw"},
+    "mesh": {"data": 8},
+    "steps": 8,
+    "batch_size": 32,
+    "log": {"every_steps": 3, "progress": False, "tensorboard": False, "batch_hash": True},
+    "checkpoint": {"every_steps": 2},
+}
+CLOCK = {"seconds", "examples_per_second", "data_wait_share", "model_flops_per_second"}
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+
+
+def parameters(workdir, step=None):
+    """The saved state of a workdir as {path: array}."""
+    config = build(json.loads((workdir / "config.json").read_text()))
+    program = run.assemble(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
+    state, _ = checkpoints.restore(program.target(), step)
+    checkpoints.close()
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for k in a:
+        np.testing.assert_array_equal(a[k], b[k], err_msg=k)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    run.train(TINY, workdir)
+    return workdir
+
+
+def test_a_run_writes_its_workdir(undisturbed):
+    names = {p.name for p in undisturbed.iterdir()}
+    assert {"config.json", "data.json", "metrics.jsonl", "checkpoints", "report.html"} <= names
+    assert [line["step"] for line in metrics(undisturbed)] == [3, 6, 8]
+    assert all(np.isfinite(line["loss"]) for line in metrics(undisturbed))
+
+
+def test_a_stopped_and_resumed_run_is_the_undisturbed_one(undisturbed, tmp_path, monkeypatch):
+    """SIGTERM in the middle of a log interval: saved, and continued bit for bit."""
+    original = run.Recorder.save
+
+    def save_then_term(self, step, state):
+        original(self, step, state)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run.Recorder, "save", save_then_term)
+    with pytest.raises(Stopped):
+        run.train(TINY, tmp_path)
+    monkeypatch.undo()
+    run.train(TINY, tmp_path)
+    same(parameters(tmp_path), parameters(undisturbed))
+    assert metrics(tmp_path) == metrics(undisturbed)
+
+
+def kill_and_resume(config, workdir, kill_at):
+    """Run in a process of its own, kill it without warning once step `kill_at` is logged, and run it to the end."""
+    file = workdir.parent / f"{workdir.name}.py"
+    file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
+    command = [sys.executable, "-m", "ssljax.cli", "train", "--config", str(file), "--workdir", str(workdir)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and any(json.loads(x)["step"] >= kill_at for x in path.read_text().splitlines() if x[-1] == "}"):
+            process.kill()
+            break
+        time.sleep(0.002)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_kill_minus_9_and_resume(tmp_path):
+    config = {**TINY, "steps": 40, "log": {**TINY["log"], "every_steps": 1}, "checkpoint": {"every_steps": 3}}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run.train(config, whole)
+    kill_and_resume(config, killed, kill_at=int(np.random.default_rng(os.getpid()).integers(5, 30)))
+    same(parameters(killed), parameters(whole))
+    assert metrics(killed) == metrics(whole)
+
+
+def damage(folder, step, how):
+    """Spoil every data file of a checkpoint."""
+    for file in (folder / str(step) / "state").glob("**/d/*"):
+        if how == "flip":
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 0x10
+            file.write_bytes(bytes(content))
+        elif how == "truncate":
+            os.truncate(file, file.stat().st_size // 2)
+        else:
+            file.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
+def test_a_damaged_checkpoint_is_skipped(undisturbed, tmp_path, caplog, how):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    damage(workdir / "checkpoints", 8, how)
+    assert parameters(workdir)[".step"] == 6
+    assert "checkpoint 8 is damaged and skipped" in caplog.text
+    damage(workdir / "checkpoints", 6, how)
+    with pytest.raises(UserError, match="no sound checkpoint"):
+        parameters(workdir)
+
+
+def test_a_restart_cuts_back_what_the_killed_run_wrote_after_its_checkpoint(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "8")
+    with open(workdir / "metrics.jsonl", "a") as f:
+        f.write('{"step": 9, "lo')
+    run.train(TINY, workdir)
+    assert metrics(workdir) == metrics(undisturbed)
+
+
+def test_another_mesh_and_slices_continue_the_same_run(undisturbed, tmp_path):
+    """Free settings may change between restarts: the state lands on another mesh, equal to round-off."""
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "8")
+    run.train({**TINY, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}, "microbatches": 2}, workdir)
+    for k, v in parameters(workdir).items():
+        np.testing.assert_allclose(v, parameters(undisturbed)[k], rtol=1e-4, atol=1e-5, err_msg=k)
+
+
+def test_another_config_in_the_same_workdir_is_refused(undisturbed):
+    other = {**TINY, "objective": {**TINY["objective"], "temperature": 0.5}}
+    with pytest.raises(UserError, match=r"objective\.temperature: 0\.1 -> 0\.5.*--resume=force"):
+        run.train(other, undisturbed)
+
+
+def test_last_n_and_best_are_kept(tmp_path):
+    config = {
+        **TINY,
+        "evals": {"knn": {"every_steps": 2, "max_examples": 100, "k": 5}},
+        "checkpoint": {"every_steps": 2, "keep": 1, "best": {"metric": "knn/accuracy", "mode": "max"}},
+    }
+    run.train(config, tmp_path)
+    lines = [json.loads(x) for x in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    values = {x["step"]: x["metrics"]["accuracy"] for x in lines if x["eval"] == "knn" and x["of"] == "trained"}
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    best = max(values.values())
+    assert 8 in kept and any(values[s] == best for s in kept) and len(kept) <= 2
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)]).returncode:
+        pytest.skip("needs root with the right to mount a small tmpfs")
+    try:
+        config = {**TINY, "steps": 30, "checkpoint": {"every_steps": 2, "keep": 30}}
+        with pytest.raises(UserError, match="disk is full"):
+            run.train(config, mount / "run")
+        assert parameters(mount / "run")[".step"] >= 2
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_many_non_finite_steps_stop_the_run_with_the_ids(tmp_path):
+    config = {
+        **TINY,
+        "optimizer": {"name": "sgd", "learning_rate": 1e30},
+        "log": {**TINY["log"], "every_steps": 2, "skipped_in_a_row": 3},
+        "steps": 40,
+    }
+    with pytest.raises(UserError, match="steps in a row were not finite.*ids"):
+        run.train(config, tmp_path)
+
+
+def test_evaluations_of_a_finished_workdir(tmp_path):
+    run.train({**TINY, "steps": 2, "evals": {"knn": {"max_examples": 100, "k": 5}}}, tmp_path)
+    lines = run.evaluate(tmp_path, ["knn"])
+    assert {line["of"] for line in lines} == {"trained", "untrained", "raw", "majority"}
+
+
+def test_the_step_compiles_once_with_evaluations_between(tmp_path, monkeypatch):
+    seen = []
+    original = run.Program.jitted_step
+
+    def remember(self):
+        seen.append(original(self))
+        return seen[-1]
+
+    monkeypatch.setattr(run.Program, "jitted_step", remember)
+    run.train({**TINY, "evals": {"knn": {"every_steps": 2, "max_examples": 64, "k": 5}}}, tmp_path)
+    assert seen[0]._cache_size() == 1
+
+
+def test_quickstart_config_is_sound():
+    path = pathlib.Path(__file__).parent.parent / "configs/quickstart.py"
+    config, _ = load(str(path), [("steps", "10")])
+    assert config.steps == 10
+    assert CheckpointConfig() == config.checkpoint
