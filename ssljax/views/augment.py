@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.base.schema import setting
 from ssljax.views import color, geometry
@@ -191,17 +192,18 @@ def _views(
 ) -> jax.Array:
     """[B, V, h, w, C]: view v is made by augments[v] with the keys fold_in(fold_in(key, first + v), row)."""
     b = images.shape[0]
-    out: list[Any] = [None] * len(augments)
     # Views of one augment go through it together; told apart by identity, since a field may hold a traced value.
-    for augment in {id(a): a for a in augments}.values():
-        mine = [v for v, a in enumerate(augments) if a is augment]
-        view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(mine))
+    groups = [[v for v, a in enumerate(augments) if a is one] for one in {id(a): a for a in augments}.values()]
+    made = []
+    for group in groups:
+        view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(group))
         # [B, V] joined with the example outermost, so that a batch spread over devices stays where it is.
         keys = jax.vmap(example_keys, (0, None), out_axes=1)(view_keys, b).reshape(-1)
-        views = augment(keys, jnp.repeat(images, len(mine), axis=0), size, scale).reshape(b, len(mine), *size, -1)
-        for i, v in enumerate(mine):
-            out[v] = views[:, i]
-    return jnp.stack(out, 1)
+        views = augments[group[0]](keys, jnp.repeat(images, len(group), axis=0), size, scale)
+        made.append(views.reshape(b, len(group), *views.shape[1:]))
+    if len(made) == 1:
+        return made[0]
+    return jnp.concatenate(made, axis=1)[:, np.argsort(np.concatenate(groups))]
 
 
 def _size(size: int | None, images: jax.Array) -> tuple[int, int]:
