@@ -128,7 +128,7 @@ class TestTokens:
     @pytest.mark.parametrize("name", ["bert", "gpt", "llama"])
     def test_the_objective_chooses_the_mask(self, name):
         module, params = text(name)
-        run = jax.jit(lambda t, mask: apply(module, params, t, mask=mask).tokens)
+        run = lambda t, mask: apply(module, params, t, mask=mask).tokens  # noqa: E731
         changed = TOKENS.at[:, 6].set((TOKENS[:, 6] + 1) % 50)
         np.testing.assert_allclose(run(TOKENS, Causal())[:, :6], run(changed, Causal())[:, :6], atol=1e-6)
         assert (np.abs(run(TOKENS, Causal()) - run(changed, Causal()))[:, 6] > 1e-4).any()
@@ -284,7 +284,7 @@ def test_noise_belongs_to_examples(name):
     else:
         config = {**config, **rates}
     module = models.create(config, SPEC)
-    params = nn.unbox(initialise(name)[1](jax.random.key(0)))
+    params = nn.unbox(jax.jit(initialise(name)[1])(jax.random.key(0)))
     inputs = {"vit": (IMAGES,), "clip": (IMAGES, TOKENS)}.get(name, (TOKENS,))
     more = {"mask": Causal()} if name in ("bert", "gpt") else {}
 
@@ -316,10 +316,10 @@ def test_every_preset_is_possible():
 def test_activations_are_constrained_under_a_mesh_and_results_stay():
     """Flax drops logical constraints silently when no mesh is set the new way: count them in the program."""
     module, params = text("gpt")
-    run = jax.jit(lambda params, tokens: apply(module, params, tokens, mask=Causal()).tokens)
+    run = jax.jit(lambda params, tokens: module.apply(params, tokens, mask=Causal()).tokens)
     want = run(params, TOKENS)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
-    run = jax.jit(lambda params, tokens: apply(module, params, tokens, mask=Causal()).tokens)
+    run = jax.jit(lambda params, tokens: module.apply(params, tokens, mask=Causal()).tokens)
     rules = [
         (n, tuple(a for a in r if a != "context") or None if isinstance(r, tuple) else r) for n, r in ACTIVATION_RULES
     ]
