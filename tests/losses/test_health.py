@@ -70,3 +70,16 @@ def test_views_without_a_partner_are_refused():
     ):
         with pytest.raises(UserError, match="no pair of different views"):
             loss()
+
+
+def test_targets_get_no_gradient():
+    rng = np.random.default_rng(1)
+    student, teacher = jnp.asarray(rng.normal(size=(2, 3, 4))), jnp.asarray(rng.normal(size=(2, 2, 4)))
+
+    def dino(student, teacher, center):
+        return dino_loss(student, teacher, center, student_temperature=0.1, teacher_temperature=0.04)
+
+    d_student, d_teacher, d_center = jax.jit(jax.grad(dino, (0, 1, 2)))(student, teacher, jnp.zeros(4))
+    assert d_student.any() and not d_teacher.any() and not d_center.any()
+    d_scores, d_assignments = jax.jit(jax.grad(swav_loss, (0, 1)))(student, jax.nn.softmax(teacher))
+    assert d_scores.any() and not d_assignments.any()
