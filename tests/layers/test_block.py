@@ -156,34 +156,45 @@ def test_scanned_unrolled_and_rematerialised_are_the_same_function(scan, remat):
     assert np.abs(plain[0] - silent).max() > 0.1, "the noise did nothing"
 
 
-def test_noise_of_layers_differs_and_batches_can_be_cut():
+def test_batches_can_be_cut():
     _, params = make(NOISY)
-    run = jax.jit(
-        lambda x, row: Stack(NOISY, DEPTH).apply({"params": params}, x, Full(), None, NOISE._replace(row=row))
-    )
+    variables, stack = {"params": params}, Stack(NOISY, DEPTH)
+    run = jax.jit(lambda x, row: stack.apply(variables, x, Full(), None, NOISE._replace(row=row)))
     halves = [run(X[i : i + 2], NOISE.row[i : i + 2]) for i in (0, 2)]
     np.testing.assert_allclose(run(X, NOISE.row), jnp.concatenate(halves), rtol=1e-5, atol=1e-5)
-    # Layers with equal parameters and no rate growth would cancel if they drew the same masks.
-    draws = [NOISE.at(layer).at("mlp/dropout").keys() for layer in range(2)]
-    assert (jax.random.key_data(draws[0]) != jax.random.key_data(draws[1])).any()
 
 
-def test_drop_path_grows_linearly_from_zero():
-    """One layer writes, the others pass its vector on: the output tells how often that layer was kept."""
-    depth, rows = 5, 2000
-    stack = Stack(dataclasses.replace(BASE, drop_path=0.8, norm_position="post"), depth)
+def transparent(rows, **rates):
+    """A post-norm stack in which one layer's feed-forward part writes ones and all other parts write nothing."""
+    depth = 5
+    stack = Stack(dataclasses.replace(BASE, norm_position="post", **rates), depth)
     zeros = jnp.zeros((rows, 1, D))
-    params = nn.unbox(stack.init(jax.random.key(0), zeros[:1], Full()))["params"]
+    params = nn.unbox(jax.jit(stack.init)(jax.random.key(0), zeros[:1], Full()))["params"]
     params = jax.tree.map(jnp.zeros_like, params)
     layers = params["layers"]
     for norm in ("attention_norm", "mlp_norm"):
         layers[norm]["scale"] = jnp.ones((depth, D))
     noise = Noise(jax.random.key(0), jnp.arange(rows))
-    run = jax.jit(lambda p: stack.apply({"params": p}, zeros, Full(), None, noise))
+
+    @jax.jit
+    def run(bias):
+        layers["mlp"]["out"]["bias"] = bias
+        return stack.apply({"params": params}, zeros, Full(), None, noise)[:, 0]
+
+    return lambda layer, ones: np.asarray(run(jnp.zeros((depth, D)).at[layer].set(ones)))
+
+
+def test_layers_draw_their_own_dropout():
+    run = transparent(8, dropout=0.5)
+    drawn = [run(layer, jnp.ones(D)) > 0 for layer in range(5)]
+    assert all(0.2 < (a != b).mean() < 0.8 for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def test_drop_path_grows_linearly_from_zero():
+    run = transparent(2000, drop_path=0.8)
     for layer in (0, 2, 4):
-        layers["mlp"]["out"]["bias"] = jnp.zeros((depth, D)).at[layer, 0].set(1.0)
-        kept = np.mean(np.asarray(run(params))[:, 0, 0] > 0.5)
-        assert abs(kept - (1 - 0.8 * layer / (depth - 1))) < 0.05, layer
+        kept = np.mean(run(layer, jnp.zeros(D).at[0].set(1.0))[:, 0] > 0.5)
+        assert abs(kept - (1 - 0.8 * layer / 4)) < 0.05, layer
 
 
 def test_stack_and_unstack_are_inverse():
