@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["ssljax", "ssljax.*"]),
-    package_data={"ssljax": ["py.typed"]},
+    package_data={"ssljax": ["py.typed", "report/page.html"]},
     entry_points={"console_scripts": ["ssljax=ssljax.cli:main"]},
     install_requires=[
         "jax>=0.10,<0.12",

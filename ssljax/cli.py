@@ -112,7 +112,7 @@ def _list(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def _names(kind: str) -> Any:
     if kind == "configs":
-        return sorted(str(p) for p in pathlib.Path("configs").rglob("*.py"))
+        return sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
     if kind == "objectives":
         from ssljax.objectives import REGISTRY
     elif kind == "models":

@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,7 @@ def read_file(path: str) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location("ssljax_config", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))  # what the configs of a folder share lies beside them
     try:
         spec.loader.exec_module(module)
         config = module.get_config(argument)
@@ -113,6 +115,8 @@ def read_file(path: str) -> dict[str, Any]:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:
         raise UserError(f"{name}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(file.parent))
     return copy.deepcopy(config.to_dict() if hasattr(config, "to_dict") else dict(config))
 
 

@@ -154,8 +154,11 @@ def test_another_mesh_and_slices_continue_the_same_run(undisturbed, tmp_path):
     shutil.copytree(undisturbed, workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
     run.train({**TINY, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}, "microbatches": 2}, workdir)
-    for k, v in parameters(workdir).items():
-        np.testing.assert_allclose(v, parameters(undisturbed)[k], rtol=1e-4, atol=1e-5, err_msg=k)
+    # Not the parameters: Adam makes steps of full size from gradients that are zero but for round-off (key biases).
+    for line, other in zip(metrics(workdir), metrics(undisturbed), strict=True):
+        assert line.pop("batch_hash") == other.pop("batch_hash")
+        for k in line:
+            np.testing.assert_allclose(line[k], other[k], rtol=1e-4, err_msg=f"{k} at step {line['step']}")
 
 
 def test_another_config_in_the_same_workdir_is_refused(undisturbed):

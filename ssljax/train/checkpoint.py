@@ -49,17 +49,18 @@ class Checkpoints:
         self.identity = identity
         self.best = config.best if config.best and config.best.metric else None
         policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
+        rank = None
         if self.best:
             sign, metric = (1 if self.best.mode == "max" else -1), self.best.metric
+            rank = lambda metrics: sign * metrics[metric]  # noqa: E731
             # Checkpoints without the metric are kept by being recent, never by being best.
             policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda m: sign * m[metric], n=1, keep_checkpoints_without_metrics=False
-                )
+                checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
             )
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                best_fn=rank,  # orbax writes metrics only where it has this
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
@@ -79,7 +80,7 @@ class Checkpoints:
             self.manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-                metrics=metrics if self.best and metrics and self.best.metric in metrics else None,
+                metrics=dict(metrics) if self.best and metrics and self.best.metric in metrics else None,
             )
         except Exception as error:
             raise _write_error(self.folder, error) from error

@@ -1,0 +1,32 @@
+"""A small GPT (Radford et al. 2019) on English text, measured in bits per byte beside unigram and bigram models.
+
+    ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm            # Python's documentation, no files
+    ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
+
+A few minutes on two CPU cores; docs/results.md has the numbers.
+"""
+
+import _texts
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data="python-docs")
+    return ml_collections.ConfigDict(
+        dict(
+            model=dict(name="gpt", size=None, width=128, depth=4, heads=4),
+            objective=dict(name="causal_lm"),
+            data=dict(
+                **_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=256, overlap=1
+            ),
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="5%", final=0.1),
+            evals=dict(perplexity=dict(test_split="test", max_examples=1000)),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=200),
+            batch_size=32,
+            steps=600,
+        )
+    )

@@ -1,0 +1,31 @@
+"""A small BERT (Devlin et al. 2019) by masked language modelling on English text.
+
+    ssljax train --config configs/text/mlm.py --workdir runs/mlm                        # Python's documentation, no files
+    ssljax train --config configs/text/mlm.py:data=classic-books --workdir runs/mlm-books
+
+A few minutes on two CPU cores; docs/results.md has the numbers. The pseudo-perplexity that it reports is not a
+perplexity: each token is predicted from both sides.
+"""
+
+import _texts
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data="python-docs")
+    return ml_collections.ConfigDict(
+        dict(
+            model=dict(name="bert", size=None, width=128, depth=4, heads=4, norm_position="pre"),
+            objective=dict(name="mlm"),
+            data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
+            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
+            schedule=dict(name="linear", warmup="10%"),
+            evals=dict(pseudo_perplexity=dict(test_split="test", max_examples=200)),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=200),
+            batch_size=64,
+            steps=1200,
+        )
+    )

@@ -1,0 +1,37 @@
+"""Supervised classification of CIFAR-10 or MNIST: the yardstick beside the methods without labels.
+
+    ssljax train --config configs/vision/classification.py --workdir runs/classification
+
+A few minutes on two CPU cores; docs/results.md has the numbers.
+"""
+
+import _images
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data="cifar10")
+    return ml_collections.ConfigDict(
+        dict(
+            model=dict(
+                name="vit", size=None, width=128, depth=4, heads=4, patch_size=_images.PATCH_SIZE[a["data"]], pool="mean"
+            ),
+            objective=dict(
+                name="classification",
+                label_smoothing=0.1,
+                augment=dict(
+                    name="single", crop_scale=(0.5, 1.0), augment=dict(flip=0.5 if a["data"] == "cifar10" else 0.0)
+                ),
+            ),
+            data=_images.SOURCES[a["data"]],
+            optimizer=dict(name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="10%"),
+            evals=_images.probes(),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=200),
+            batch_size=256,
+            steps=800,
+        )
+    )

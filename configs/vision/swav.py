@@ -1,0 +1,48 @@
+"""SwAV (Caron et al. 2020): one crop's balanced cluster assignment is predicted from the others.
+
+    ssljax train --config configs/vision/swav.py --workdir runs/swav
+    ssljax train --config configs/vision/swav.py:data=mnist --workdir runs/swav-mnist
+
+A few minutes on two CPU cores; docs/results.md has the numbers. `--config.objective.sinkhorn_iterations=0` shows the
+collapse.
+"""
+
+import _images
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data="cifar10")
+    return ml_collections.ConfigDict(
+        dict(
+            model=dict(
+                name="vit", size=None, width=128, depth=4, heads=4, patch_size=_images.PATCH_SIZE[a["data"]], pool="mean"
+            ),
+            objective=dict(
+                name="swav",
+                prototypes=256,
+                projector=dict(hidden=512, output=128),
+                augment=dict(
+                    name="multi_crop",
+                    size=16,
+                    local_crops=2,
+                    local_size=8,
+                    global_scale=(0.3, 1.0),
+                    local_scale=(0.1, 0.3),
+                    augment=_images.AUGMENT[a["data"]],
+                ),
+            ),
+            data=_images.SOURCES[a["data"]],
+            optimizer=dict(
+                name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0, freeze={"^prototypes": "2%"}
+            ),
+            schedule=dict(name="cosine", warmup="10%"),
+            evals=_images.probes(),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=200),
+            batch_size=256,
+            steps=800,
+        )
+    )
