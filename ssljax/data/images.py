@@ -1,7 +1,6 @@
 """Columns of pictures as one uint8 array [N, H, W, C]; what had to be decoded is kept on disk."""
 
 import concurrent.futures
-import hashlib
 import io
 import os
 import pathlib
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Images:
-    """The pictures of some rows. Arrays are used as they are; encoded pictures are decoded once, on first use."""
+    """The pictures of some rows. Arrays are used as they are; encoded pictures are decoded once, on first use.
+
+    `fingerprint` is that of the part that the rows were read from: it names the decoded pictures on disk.
+    """
 
     def __init__(self, rows: Rows, key: str, fingerprint: Any, size: int | None, root: pathlib.Path):
         self.rows, self.key, self.size, self.root = rows, key, size, root
@@ -46,8 +48,7 @@ class Images:
                 whole = len(self.rows.index) == len(self.column)
                 self._array = self.column if whole else self.column[self.rows.index]
             else:
-                chosen = hashlib.sha256(self.rows.index.tobytes()).hexdigest()
-                key = digest(["images", 1, self.fingerprint, self.key, self.size, chosen])
+                key = digest(["images", 1, self.fingerprint, self.key, self.size])
                 folder = build_once(self.root / f"images-{key}", self._build)
                 self._array = np.load(folder / "images.npy", mmap_mode="r")
         return self._array

@@ -127,6 +127,13 @@ def test_streams(config, numbered):
         open_data(data, 3)
 
 
+def test_streams_of_one_source_have_orders_of_their_own(config, numbered):
+    more = {"source": numbered["a"]}
+    batch = open_data(config(source=numbered["a"], streams={"x": more, "y": more}), 37, seed=0).batch(0)
+    orders = {tuple(part["label"]) for part in (batch, batch["x"], batch["y"])}
+    assert len(orders) == 3
+
+
 def test_max_examples(config, numbered):
     data = config(source=numbered["a"], max_examples=10)
     assert describe(data).size == 10

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssljax.data import describe, load_split, open_data
+from ssljax.data import DataSpec, describe, load_split, open_data
 from ssljax.data.sources import open_source
 from ssljax.data.splits import parse_split
 
@@ -41,7 +41,8 @@ def test_digits(config):
     assert np.bincount(test["label"], minlength=10).min() >= 25
     pixels = {tuple(i.ravel()) for i in np.concatenate([train["image"], test["image"]])}
     assert pixels == {tuple(i.ravel()) for i in whole["image"]}
-    assert describe(data).classes == tuple("0123456789")
+    spec = describe(data)
+    assert spec.classes == tuple("0123456789") and DataSpec.from_json(spec.to_json()) == spec
 
 
 def test_npz(config, tmp_path):
