@@ -48,7 +48,10 @@ class BlockConfig:
     # "xavier": uniform; "normal": standard deviation 0.02; "gpt2": that, and 0.02/sqrt(2 depth) into the residual
     init: Literal["xavier", "normal", "gpt2"] = "xavier"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
-    remat: Literal["none", "full", "dots"] = setting("none", free=True)  # what the backward pass computes again
+    # What the backward pass computes again: nothing, the whole block, or all but the products with parameters. The last
+    # stores 2.4 times less than the first and is faster on a CPU: 6 scanned layers of width 192 on 64 x 64 tokens,
+    # forward and backward, 256 against 611 MiB and 1.3 against 1.5 s of processor time.
+    remat: Literal["none", "full", "dots"] = setting("dots", free=True)
     scan: bool = setting(True, free=True)  # one compiled block for all layers, or one each; the same parameters
     kernel: Literal["auto", "cudnn", "blocked_causal", "xla"] = setting("auto", free=True)
     strict: bool = setting(False, free=True)  # no fallback to a slower attention kernel
