@@ -1,0 +1,192 @@
+"""User mistakes: one line that names the key or file, the value and what would be right; exit code 2; no traceback."""
+
+import gzip
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssljax import cli
+
+BASE = {
+    "model": {"name": "vit", "size": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
+    "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
+    "data": {"source": "builtin:digits"},
+    "optimizer": {"name": "adamw"},
+    "mesh": {"data": 8},
+    "steps": 1,
+    "batch_size": 32,
+    "log": {"progress": False, "tensorboard": False},
+}
+LM = {
+    **BASE,
+    "model": {"name": "gpt", "size": None, "width": 16, "depth": 1, "heads": 2},
+    "objective": {"name": "causal_lm"},
+}
+
+
+@pytest.fixture
+def ssljax_train(tmp_path, capsys):
+    """Run `ssljax train` on a config in this process: (exit code, what it printed on stderr)."""
+
+    def call(config, *overrides, workdir=None):
+        file = tmp_path / "config.py"
+        file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
+        capsys.readouterr()
+        code = cli.main(["train", "--config", str(file), "--workdir", str(workdir or tmp_path / "run"), *overrides])
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def refused(result, *patterns):
+    code, err = result
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2, err
+    assert len(lines) == 1 and "Traceback" not in err, err
+    for pattern in patterns:
+        assert re.search(pattern, lines[0]), f"{pattern!r} not in {lines[0]!r}"
+
+
+CASES = {
+    "unknown key": (("--config.optimizer.learning_rat=1",), r"optimizer\.learning_rat: unknown key.*'learning_rate'"),
+    "unknown group": (("--config.optimiser.name=sgd",), r"optimiser: unknown key.*'optimizer'"),
+    "unknown nested key": (("--config.objective.augment.augment.jiter=1",), r"augment\.jiter: unknown key.*'jitter'"),
+    "wrong type": (("--config.batch_size=many",), r"batch_size: got 'many'.*integer"),
+    "out of range": (("--config.objective.temperature=-1",), r"objective\.temperature: got -1.*> 0"),
+    "bad choice": (("--config.model.pool=max",), r"model\.pool: got 'max'.*'cls', 'mean'"),
+    "bad duration": (("--config.steps=3 fortnights",), r"steps: got '3 fortnights'"),
+    "unknown objective": (("--config.objective.name=simclrr",), r"unknown objective 'simclrr'.*'simclr'.*causal_lm"),
+    "unknown model": (("--config.model.name=vitt",), r"unknown model 'vitt'.*'vit'.*bert"),
+    "unknown source": (("--config.data.source=bultin:digits",), r"data\.source.*bultin.*builtin"),
+    "unknown builtin": (("--config.data.source=builtin:digit",), r"digit.*digits"),
+    "unknown evaluation": (("--config.evals.knnn.k=3",), r"evals\.knnn.*unknown evaluation 'knnn'.*'knn'"),
+    "unknown optimizer": (("--config.optimizer.name=adam",), r"unknown optimizer 'adam'.*adamw"),
+    "model of another kind": (("--config.model.name=gpt", "--config.model.size=none"), r"model"),
+    "batch and devices": (("--config.batch_size=12",), r"batch_size: got 12, must be a multiple of 8"),
+    "batch and slices": (("--config.microbatches=3",), r"microbatches: got 3, must divide batch_size 32"),
+    "mesh": (("--config.mesh.data=3",), r"mesh: data=3 does not fit 8 devices"),
+    "image and patch": (("--config.model.patch_size=3",), r"model\.patch_size: 3 does not divide the image size 8x8"),
+    "heads and width": (("--config.model.heads=3",), r"model.*heads.*3.*16"),
+    "missing file": (("--config.data.source=npz:/nowhere/x.npz",), r"/nowhere/x\.npz"),
+    "unset variable": (("--config.data.source=npz:$NOT_SET_HERE/x.npz",), r"NOT_SET_HERE"),
+    "unknown split": (("--config.data.split=training",), r"training.*train"),
+    "empty split": (("--config.data.split=train[:0]",), r"train\[:0\].*"),
+    "labels missing a class": (("--config.data.num_classes=5", "--config.objective.name=classification"), r"label"),
+    "pattern without parameter": (("--config.optimizer.lr_multipliers={'decoder':0.1}",), r"decoder"),
+    "argument without value": (("--config.steps",), r"--config\.steps: has no value"),
+    "unknown argument": (("--stepz=3",), r"--stepz=3: unknown argument"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes_in_the_config(ssljax_train, case):
+    overrides, pattern = CASES[case]
+    refused(ssljax_train(BASE, *overrides), pattern)
+
+
+def test_missing_config_file(capsys, tmp_path):
+    code = cli.main(["train", "--config", str(tmp_path / "none.py"), "--workdir", str(tmp_path / "run")])
+    refused((code, capsys.readouterr().err), r"no file .*none\.py")
+
+
+def test_config_without_get_config(capsys, tmp_path):
+    (tmp_path / "c.py").write_text("x = 1\n")
+    code = cli.main(["train", "--config", str(tmp_path / "c.py"), "--workdir", str(tmp_path / "run")])
+    refused((code, capsys.readouterr().err), r"c\.py: has no get_config")
+
+
+def test_a_missing_required_key(ssljax_train):
+    refused(ssljax_train({k: v for k, v in BASE.items() if k != "batch_size"}), r"batch_size: missing")
+
+
+def test_text_shorter_than_a_sequence(ssljax_train, tmp_path):
+    (tmp_path / "a.txt").write_text("short")
+    data = {"source": f"text:{tmp_path}/*.txt", "seq_len": 64}
+    refused(ssljax_train({**LM, "data": data}), r"seq_len|64")
+
+
+def test_vocabulary_larger_than_the_embedding(ssljax_train, tmp_path):
+    (tmp_path / "a.txt").write_text("some words to read " * 200)
+    data = {"source": f"text:{tmp_path}/*.txt", "seq_len": 16}
+    config = {**LM, "model": {**LM["model"], "vocab_size": 100}, "data": data}
+    refused(ssljax_train(config), r"model\.vocab_size.*100")
+
+
+def png(shape):
+    out = io.BytesIO()
+    Image.fromarray(np.zeros(shape, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_images_of_mixed_shapes(ssljax_train, tmp_path):
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    for i, side in enumerate((8, 8, 12)):
+        (folder / f"{i}.png").write_bytes(png((side, side, 3)))
+    data = {"source": f"images:{tmp_path}/images"}
+    refused(ssljax_train({**BASE, "data": data}), r"shape.*image_size|image_size.*shape")
+
+
+def test_a_corrupt_image(ssljax_train, tmp_path):
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    (folder / "good.png").write_bytes(png((8, 8, 3)))
+    (folder / "torn.png").write_bytes(png((8, 8, 3))[:40])
+    refused(ssljax_train({**BASE, "data": {"source": f"images:{tmp_path}/images"}}), r"torn\.png")
+
+
+def test_a_corrupt_npz(ssljax_train, tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 not an archive")
+    refused(ssljax_train({**BASE, "data": {"source": f"npz:{tmp_path}/x.npz"}}), r"x\.npz")
+
+
+def test_a_corrupt_line(ssljax_train, tmp_path):
+    with gzip.open(tmp_path / "x.jsonl.gz", "wt") as f:
+        f.write(json.dumps({"text": "words " * 100}) + "\n{'text': \n")
+    data = {"source": f"jsonl:{tmp_path}/x.jsonl.gz", "seq_len": 16}
+    refused(ssljax_train({**LM, "data": data}), r"x\.jsonl\.gz:2")
+
+
+def test_a_label_out_of_range(ssljax_train, tmp_path):
+    np.savez(tmp_path / "x.npz", image=np.zeros((40, 8, 8, 1), np.uint8), label=np.array([0] * 39 + [-1]))
+    refused(ssljax_train({**BASE, "data": {"source": f"npz:{tmp_path}/x.npz"}}), r"label.*-1")
+
+
+def test_no_workdir_to_evaluate(capsys, tmp_path):
+    code = cli.main(["eval", "--workdir", str(tmp_path)])
+    refused((code, capsys.readouterr().err), r"holds no config\.json")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(Exception, match="no file"):
+        cli.main(["train", "--debug", "--config", str(tmp_path / "none.py"), "--workdir", str(tmp_path)])
+
+
+def test_a_replaced_group_says_what_fell_away(ssljax_train):
+    code, err = ssljax_train(BASE, "--config.objective.name=mae", "--config.batch_size=7")
+    assert "objective: 'simclr' replaced by 'mae'; these keys fell away: projector" in err
+    assert code == 2
+
+
+@pytest.mark.parametrize("kind", ["objectives", "models", "data", "evals", "optimizers", "schedules"])
+def test_lists(capsys, kind):
+    assert cli.main(["list", kind]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_import_is_fast():
+    """No heavy library before it is used."""
+    code = "import sys, ssljax; print([m for m in ('jax', 'torch', 'tensorflow', 'matplotlib') if m in sys.modules])"
+    began = time.perf_counter()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]" and time.perf_counter() - began < 5
+    code = "import sys, ssljax.run; print([m for m in sys.modules if m in ('torch', 'tensorflow', 'matplotlib', 'tokenizers', 'transformers', 'tensorflow_datasets', 'sklearn')])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,79 @@
+"""Every shipped config is sound: it opens its data and its train step passes shape evaluation."""
+
+import datetime
+import pathlib
+
+import jax
+import pytest
+
+from ssljax import run
+from ssljax.base import schema
+from ssljax.config import load
+
+ROOT = pathlib.Path(__file__).parent.parent
+PATHS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("[!_]*.py"))
+VARIANTS = [
+    *PATHS,
+    *(f"configs/vision/{n}.py:data=mnist" for n in ("simclr", "dino", "swav", "mae", "classification")),
+    "configs/text/causal_lm.py:data=classic-books",
+    "configs/text/mlm.py:data=classic-books",
+]
+TODAY = datetime.date.today().toordinal()
+
+
+def needs(path, request):
+    text = (ROOT / path.partition(":")[0]).read_text()
+    shared = {"cifar10", "mnist", "classic-books", "noto"}
+    if "_images" in text or "SSLJAX_DATA" in text or any(s in path for s in shared):
+        request.getfixturevalue("shared_data")
+
+
+@pytest.mark.parametrize("path", VARIANTS)
+def test_passes_shape_evaluation(path, request):
+    needs(path, request)
+    config, _ = load(str(ROOT / path))
+    program = run.assemble(config, jax.devices()[:1])
+    assert program.steps > 0 and program.objective.flops(program.dataset.spec) > 0
+    assert "loss" in program.shapes.meters  # the whole step has been evaluated for shapes
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_is_documented_and_small(path):
+    text = (ROOT / path).read_text()
+    assert text.startswith('"""') and f"--config {path}" in text, "the docstring must give the command"
+    assert text.count("\n") < 90
+
+
+def count(values):
+    return sum(count(v) for v in values.values()) if isinstance(values, dict) else 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_has_under_150_leaf_keys(path):
+    config, _ = load(str(ROOT / path))
+    assert count({k: v for k, v in config.to_dict().items()}) < 150
+    assert load(str(ROOT / path))[0].hash() == config.hash()
+    assert schema.to_dict(config)["objective"]["name"]
+
+
+def two_steps(path, workdir):
+    overrides = {"steps": "2", "batch_size": "16", "log.every_steps": "1", "log.progress": "false", "evals": "{}"}
+    config, _ = load(str(ROOT / path), list(overrides.items()))
+    run.train(config, workdir)
+    assert (workdir / "report.html").exists()
+
+
+@pytest.mark.parametrize("path", [p for i, p in enumerate(VARIANTS) if i % 10 == TODAY % 10])
+def test_todays_tenth_trains_two_steps_on_eight_devices(path, request, tmp_path):
+    needs(path, request)
+    two_steps(path, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", VARIANTS)
+def test_trains_and_resumes_on_eight_devices(path, request, tmp_path):
+    needs(path, request)
+    two_steps(path, tmp_path)
+    config, _ = load(str(ROOT / path), [("steps", "3"), ("batch_size", "16"), ("log.progress", "false"), ("evals", "{}")])
+    run.train(config, tmp_path, resume="force")
+    assert '"step": 3' in (tmp_path / "metrics.jsonl").read_text()
