@@ -128,6 +128,8 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str) -> Any
     registry = field.metadata.get("registry")
     if registry is not None:
         if isinstance(value, Mapping):
+            if "name" not in value and field.default_factory is not dataclasses.MISSING:
+                value = {**field.default_factory(), **value}  # keys of the default entry, set without naming it
             return build_named(registry, value, where)
         if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
             raise UserError(f"{where}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")

@@ -63,7 +63,7 @@ class MAE(ImageObjective):
         rows, columns = self.model.grid((1, height, width, channels))
         patches = rows * columns
         kept = patches - int(patches * self.mask_ratio)
-        return self.model.flops(tokens=kept) + self._decoder((1, height, width, channels)).flops(kept)
+        return self.model.flops(tokens=kept) + self._decoder((1, height, width, channels)).flops(kept, self.model.width)
 
     def _decoder(self, shape: tuple[int, ...]) -> Any:
         """The decoder module for images of `shape` [B, H, W, C]."""
