@@ -22,6 +22,15 @@ def constrain(x_BxTxD: jax.Array) -> jax.Array:
     return nn.with_logical_constraint(x_BxTxD, ("batch", "length", "embed"))
 
 
+def constrain_rows(x: jax.Array, last: str | None = None) -> jax.Array:
+    """The same for what a head makes, [B, ..., D]: rows split like the batch, the last axis whole or split by name.
+
+    Without it the partitioner may choose a layout for the backward pass of two matrices that leaves out a sum over
+    devices (openxla/xla issue 40034, seen on meshes with data, fsdp and tensor axes): values right, gradients wrong.
+    """
+    return nn.with_logical_constraint(x, ("batch", *(None,) * (x.ndim - 2), last))
+
+
 class Dense(nn.Module):
     """x [..., I] @ kernel [I, features] + bias, with `names` the logical axes of the kernel."""
 

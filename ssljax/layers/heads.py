@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.layers.dense import Dense, Initializer, Norm, parameter
+from ssljax.layers.dense import Dense, Initializer, Norm, constrain_rows, parameter
 
 
 class BatchNorm(nn.Module):
@@ -59,16 +59,14 @@ class MLPHead(nn.Module):
             normed = self.norm is not None and (not last or self.final_norm)
             # A bias just before batch statistics has no effect: it is subtracted with the mean.
             bias = self.bias and not (normed and self.norm == "batch")
-            x = Dense(width, ("embed", "mlp"), bias=bias, initializer=nn.initializers.he_normal(), name=f"linear_{i}")(
-                x
-            )
+            x = Dense(width, _axes(i), bias=bias, initializer=nn.initializers.he_normal(), name=f"linear_{i}")(x)
             if normed and self.norm == "batch":
                 x = BatchNorm(affine=not last, name=f"norm_{i}")(x, weights)
             elif normed:
                 x = Norm("layer", name=f"norm_{i}")(x)
             if not last:
                 x = act(x)
-        return x
+        return constrain_rows(x)
 
 
 class DINOHead(nn.Module):
@@ -86,7 +84,7 @@ class DINOHead(nn.Module):
         """x [..., D] -> logits [..., prototypes]."""
         init = nn.initializers.truncated_normal(0.02)
         for i, width in enumerate((self.hidden, self.hidden, self.bottleneck)):
-            x = Dense(width, ("embed", "mlp"), initializer=init, name=f"linear_{i}")(x)
+            x = Dense(width, _axes(i), initializer=init, name=f"linear_{i}")(x)
             if i < 2:
                 x = nn.gelu(x, approximate=False)
         return Prototypes(self.prototypes, initializer=init, name="last_layer")(x)
@@ -101,7 +99,8 @@ class Prototypes(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = parameter(self, "kernel", self.initializer, ("embed", "prototypes"), (x.shape[-1], self.features))
-        return normalize(x.astype(jnp.float32), -1) @ normalize(kernel, 0)
+        x = constrain_rows(x.astype(jnp.float32))
+        return constrain_rows(normalize(x, -1) @ normalize(kernel, 0))
 
 
 class Linear(nn.Module):
@@ -114,6 +113,11 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
         return Dense(self.features, ("embed", "classes"), self.bias, zeros, name="linear")(x.astype(jnp.float32))
+
+
+def _axes(i: int) -> tuple[str, str]:
+    """Logical axes of the i-th kernel: columns split, then rows, so that a pair of products needs one sum."""
+    return ("embed", "mlp") if i % 2 == 0 else ("mlp", "embed")
 
 
 def normalize(x: jax.Array, axis: int) -> jax.Array:
