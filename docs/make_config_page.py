@@ -87,7 +87,7 @@ def sections() -> list[Section]:
     out += [Section("every probe", evals.Probe, evals.Evaluation, True)]
     probes = dict.fromkeys(("knn", "linear", "few_shot"), evals.Probe)
     out += entries("evaluation", evals.REGISTRY, {"": evals.Evaluation, **probes}, True)
-    return out + [Section("checkpoint", CheckpointConfig), Section("best", Best), Section("log", LogConfig)]
+    return [*out, Section("checkpoint", CheckpointConfig), Section("best", Best), Section("log", LogConfig)]
 
 
 @functools.cache

@@ -1,0 +1,154 @@
+"""The documentation is true: tables are those of the code, links lead somewhere, commands and examples run."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import sys
+
+import jax
+import pytest
+
+from ssljax import cli, run
+from ssljax.config import load
+from ssljax.objectives import REGISTRY as OBJECTIVES
+from ssljax.parallel.rules import RULES
+from ssljax.train.metrics import PEAK_FLOPS
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # a tree in which nothing was run yet lacks them
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def config_page():
+    spec = importlib.util.spec_from_file_location("make_config_page", ROOT / "docs/make_config_page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    """The words of every `ssljax ...` in the shell blocks of a page, settings of the environment left out."""
+    lines = [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
+    found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]
+
+
+def test_the_tables_of_keys_are_those_of_the_code():
+    module = config_page()
+    text = module.PAGE.read_text()
+    assert module.page(text) == text, "stale: run python docs/make_config_page.py"
+
+
+def test_a_stale_page_would_be_noticed():
+    module = config_page()
+    text = module.PAGE.read_text()
+    assert "| `temperature` | number, > 0 | `0.1` |" in text
+    changed = text.replace("| `temperature` | number, > 0 | `0.1` |", "| `temperature` | number, > 0 | `0.7` |")
+    assert module.page(changed) != changed
+
+
+@pages
+def test_links_lead_somewhere(page):
+    slug = config_page().slug
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if str(file.relative_to(ROOT)) in MADE_BY_RUNS and not file.exists():
+            continue
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{page.name}: {target}"
+
+
+@pages
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:configs|docs|tests|benchmarks|ssljax)/[\w./]+\.\w+)`", page.read_text())
+    named += re.findall(r"\b((?:configs|tests|benchmarks)/[\w/]+\.py)", page.read_text())
+    for name in named:
+        assert (ROOT / name).exists() or name in MADE_BY_RUNS, f"{page.name}: {name}"
+
+
+@pages
+def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
+    monkeypatch.setattr(run, "train", lambda *args: None)
+    monkeypatch.setattr(run, "evaluate", lambda *args: None)
+    if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
+        examples(tmp_path, monkeypatch)
+    assert commands(page) or page.name not in ("README.md", "config.md", "evaluation.md", "extending.md")
+    for words in commands(page):
+        if words[1] == "train":
+            here = words[words.index("--config") + 1]
+            if here.startswith("my_package"):
+                words[words.index("--config") + 1] = str(tmp_path / here)
+        assert cli.main(words[1:]) == 0, words
+
+
+def test_every_objective_has_a_section_with_its_config():
+    text = (ROOT / "docs/objectives.md").read_text()
+    sections = {part.split("\n")[0]: part for part in text.split("\n## ")[1:]}
+    assert set(sections) == set(OBJECTIVES)
+    for name, section in sections.items():
+        config, _ = load(str(ROOT / re.search(r"Start from `(configs/.*?\.py)`", section)[1]))
+        assert config.to_dict()["objective"]["name"] == name
+
+
+def test_tables_of_rules_and_peaks_are_those_of_the_code():
+    rows = re.findall(r"^\| `(\w+)` \| ([a-z x;]+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    rules = {name: "; ".join(" x ".join(c) for c in candidates) or "replicated" for name, candidates in RULES.items()}
+    assert {name: text for name, text in rows if name in rules} == rules
+    text = (ROOT / "docs/evaluation.md").read_text().partition("| pattern of `device_kind`")[2]
+    peaks = re.findall(r"^\| `(.*)` \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert [(p.replace(r"\|", "|"), float(v) * 1e12) for p, v in peaks] == list(PEAK_FLOPS)
+
+
+def examples(folder, monkeypatch):
+    """The files that the pages show, as files that can be imported."""
+    for page in PAGES:
+        for block in blocks(page, "python"):
+            name = re.match(r"# (rotation\.py|my_package/\w+\.py)\n", block)
+            if name:
+                file = folder / name[1]
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(block)
+    monkeypatch.syspath_prepend(folder)
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("rotation", "my_package")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_examples_of_plug_ins_train_together(tmp_path, monkeypatch):
+    examples(tmp_path, monkeypatch)
+    overrides = {"batch_size": "16", "microbatches": "2", "log.every_steps": "5", "log.tensorboard": "false"}
+    config, _ = load(str(tmp_path / "my_package/config.py"), [*overrides.items(), ("log.progress", "false")])
+    lines = run.train(config, tmp_path / "run")
+    assert {line["of"] for line in lines if line["eval"] == "nearest"} == {"trained", "untrained", "raw", "majority"}
+    losses = [json.loads(x)["loss"] for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 4 and losses[0] == pytest.approx(1.386, abs=0.05)  # log 4: the head starts at zero
+    assert losses[-1] < losses[0]
+
+
+def test_the_first_example_fits_the_quickstart(tmp_path, monkeypatch):
+    examples(tmp_path, monkeypatch)
+    config, remarks = load(str(ROOT / "configs/quickstart.py"), [("objective.name", "rotation:Rotation")])
+    assert "fell away" in remarks[0]
+    program = run.assemble(config, jax.devices()[:1])
+    assert "loss" in program.shapes.meters
+
+
+def test_the_config_of_the_config_page_is_sound(tmp_path):
+    block = next(b for b in blocks(ROOT / "docs/config.md", "python") if b.startswith("# my_config.py"))
+    file = tmp_path / "my_config.py"
+    file.write_text(block)
+    assert run.assemble(load(str(file))[0], jax.devices()[:1]).steps == 225  # 20 epochs of 1,437 at 128
