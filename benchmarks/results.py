@@ -4,9 +4,9 @@
     python benchmarks/results.py --table    # only write the table
     python benchmarks/results.py simclr     # only rows whose name contains this
 
-A unit is one run of at most five minutes on two CPU cores. Finished units are lines of docs/results.jsonl, keyed by the
-identity hash of the run and the version of the package, so an interrupted table goes on where it stopped; the table says
-what is still missing. Needs SSLJAX_DATA.
+A unit is one run of at most five minutes on two CPU cores. Finished units are lines of docs/results.jsonl, keyed by
+the identity hash of the run and the version of the package, so an interrupted table goes on where it stopped; the
+table says what is still missing. Needs SSLJAX_DATA.
 """
 
 import argparse
@@ -122,7 +122,9 @@ def _verdict(by: dict[str, list[float]], better: str) -> str:
         return ""
     sign = 1 if better == "higher" else -1
     spread = statistics.stdev(own) if len(own) > 1 else 0.0
-    margin = {of: min(sign * v for v in own) - max(sign * v for v in values) for of, values in by.items() if of != "trained"}
+    margin = {
+        of: min(sign * v for v in own) - max(sign * v for v in values) for of, values in by.items() if of != "trained"
+    }
     lost = [of for of, m in margin.items() if m <= spread]
     return "beats all" if not lost else "does not beat " + ", ".join(lost)
 

@@ -48,7 +48,9 @@ def _run(arguments: list[str]) -> int:
     report = commands.add_parser("report", help="draw report.html again from what a run wrote")
     report.add_argument("workdir", metavar="DIR")
     listing = commands.add_parser("list", help="what can be named in a config")
-    listing.add_argument("kind", choices=("objectives", "models", "data", "evals", "optimizers", "schedules", "configs"))
+    listing.add_argument(
+        "kind", choices=("objectives", "models", "data", "evals", "optimizers", "schedules", "configs")
+    )
     arguments = [a for a in arguments if a != "--debug"]
     known, rest = parser.parse_known_args(arguments)
     overrides = _overrides(rest, known.command)

@@ -51,7 +51,16 @@ class RunConfig:
                 f"microbatches: got {self.microbatches}, must divide batch_size {self.batch_size} "
                 f"(nearest that do: {_divisors_near(self.batch_size, self.microbatches)})"
             )
-        evals.build(self.evals)
+        built = evals.build(self.evals)
+        best = self.checkpoint.best
+        if best is not None:
+            name = best.metric.partition("/")[0]
+            timed = [n for n, evaluation in built.items() if evaluation.every_steps]
+            if name not in timed:
+                raise ValueError(
+                    f"checkpoint.best.metric: got {best.metric!r}, must be 'evaluation/metric' of an evaluation with "
+                    f"every_steps (there are: {', '.join(timed) or 'none'})"
+                )
 
     def identity(self) -> dict[str, Any]:
         """What decides what is learned: two runs with equal identities are the same run."""
@@ -67,7 +76,8 @@ class RunConfig:
         return digest(self.identity())
 
     def to_dict(self) -> dict[str, Any]:
-        """The complete configuration, defaults included, as JSON values."""
+        """The complete configuration as JSON values, defaults included; evaluations as they were given (evals.jsonl
+        tells all their settings)."""
         return json.loads(json.dumps(schema.to_dict(self)))
 
 
@@ -152,9 +162,9 @@ def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str,
     Setting a group's `name` to another entry replaces the whole group, since its keys belonged to the old entry; the
     returned remark says which keys fell away.
     """
-    values = copy.deepcopy(dict(values))
+    changed = copy.deepcopy(dict(values))
     *groups, last = key.split(".")
-    group = values
+    group = changed
     for depth, part in enumerate(groups):
         if group.get(part) is None:
             group[part] = {}
@@ -165,10 +175,12 @@ def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str,
     if last in ("name", "type") and groups and group.get(last, value) != value:
         dropped = [k for k in group if k != last]
         if dropped:
-            remark = f"{'.'.join(groups)}: {group[last]!r} replaced by {value!r}; these keys fell away: {', '.join(dropped)}"
+            remark = (
+                f"{'.'.join(groups)}: {group[last]!r} replaced by {value!r}; these keys fell away: {', '.join(dropped)}"
+            )
         group.clear()
     group[last] = value
-    return values, remark
+    return changed, remark
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:

@@ -127,6 +127,8 @@ def train(
     program = assemble(config)
     open_workdir(workdir, config, resume)
     (workdir / "data.json").write_text(program.dataset.spec.to_json())
+    if program.dataset.spec.vocab_size is not None:
+        data.save_tokenizer(config.data, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
 
     with parallel.mesh_context(program.mesh):
@@ -157,7 +159,9 @@ def train(
         return finish(program, evaluator, state, workdir)
 
 
-def evaluate(workdir: str | pathlib.Path, names: list[str] | None = None, step: int | None = None) -> list[dict[str, Any]]:
+def evaluate(
+    workdir: str | pathlib.Path, names: list[str] | None = None, step: int | None = None
+) -> list[dict[str, Any]]:
     """The evaluations of a finished (or running) workdir, beside their controls.
 
     Args:
@@ -201,7 +205,7 @@ class Recorder:
         self.checkpoints, self.evaluator, self.workdir = checkpoints, evaluator, workdir
         config = program.config
         spec = program.dataset.spec
-        self.speed = Speedometer(config.batch_size, spec.max_len, program.objective.flops(spec))
+        self.speed = Speedometer(config.batch_size, spec.max_len, program.objective.flops(spec), writer.seconds)
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(program)
         self.latest: dict[str, float] = {}
@@ -218,7 +222,7 @@ class Recorder:
 
     def log(self, step: int, state: State) -> State:
         state, numbers = self.pop(state)
-        values = {k: float(v) for k, v in jax.device_get({**numbers, **self.health(state)}).items()}
+        values: dict[str, Any] = {k: float(v) for k, v in jax.device_get({**numbers, **self.health(state)}).items()}
         skipped, streak = int(values.pop("guard/skipped")), int(values.pop("guard/streak"))
         last = int(values.pop("guard/last"))
         if skipped:
@@ -242,7 +246,7 @@ class Recorder:
     def evaluate(self, step: int, state: State, names: list[str]) -> None:
         began = time.perf_counter()
         results = self.evaluator.run(evaluated(state), state.extra, names)
-        append(self.workdir / "evals.jsonl", self.evaluator.records(step, results))
+        write_evals(self.workdir, self.evaluator.records(step, results))
         for name, metrics in results.items():
             flat = {f"{name}/{metric}": float(value) for metric, value in metrics.items()}
             self.latest |= flat
@@ -264,13 +268,14 @@ def finish(
     untrained = program.jitted_init()(program.config.seed)
     for control, results in evaluator.controls(untrained.params, untrained.extra, names).items():
         lines += evaluator.records(step, results, of=control)
-    append(workdir / "evals.jsonl", lines)
+    write_evals(workdir, lines)
     if lines:
-        table = report.evaluation_table(lines)
-        _print_table(table)
-    embedding = _embedding(evaluator, state)
-    if embedding is not None:
-        np.savez(workdir / "embedding.npz", **embedding)
+        _print_table(report.evaluation_table(lines))
+    probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.wanted()]
+    if probes:
+        embedding: dict[str, Any] = dict(evaluator.embedding(evaluated(state), state.extra, probes[0]))
+        if embedding:
+            np.savez(workdir / "embedding.npz", **embedding)
     print(f"report: {report.write_report(workdir)}")
     return lines
 
@@ -288,7 +293,7 @@ def open_workdir(workdir: pathlib.Path, config: RunConfig, resume: Resume) -> No
         if changed and resume != "force":
             shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
             raise UserError(
-                f"--workdir: {str(workdir)!r} holds another run ({shown}); take a new folder, or --resume=force to go on"
+                f"--workdir: {str(workdir)!r} holds another run ({shown}); take a new folder, or --resume=force"
             )
         for line in difference(before.to_dict(), config.to_dict()):
             log.info("changed since the last start: %s", line)
@@ -315,8 +320,10 @@ def make_evaluator(program: Program) -> evals.Evaluator:
         loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
         return {"loss": total(loss.terms), **means(loss.metrics)}
 
+    length = program.dataset.spec.max_len
+
     def tokenize(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
-        return data.open_tokenizer(config.data).encode_rows(texts, program.dataset.spec.max_len)
+        return data.open_tokenizer(config.data).encode_rows(texts, length or 0)
 
     return evals.Evaluator(
         objective,
@@ -325,12 +332,12 @@ def make_evaluator(program: Program) -> evals.Evaluator:
         program.put,
         batch_size=-(-256 // devices) * devices,
         loss_fn=jax.jit(loss_fn),
-        tokenize=tokenize,
+        tokenize=tokenize if length else None,
     )
 
 
 def make_health(program: Program) -> Callable[[State], dict[str, jax.Array]]:
-    """Numbers that show a collapse before the loss does, on one fixed batch: feature std, effective rank, uniformity."""
+    """Numbers that show a collapse before the loss does, on one batch: feature std, effective rank, uniformity."""
     batch = program.put(program.dataset.batch(0))
     batch.pop("label", None)
 
@@ -351,18 +358,15 @@ def evaluated(state: State) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def append(path: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Lines to the end of a JSON-lines file."""
-    with open(path, "a") as f:
-        f.writelines(json.dumps(line) + "\n" for line in lines)
-
-
-def _embedding(evaluator: evals.Evaluator, state: State) -> dict[str, np.ndarray] | None:
-    """Features of the test split of the first probe, for the report's picture; None for runs without probes."""
-    probes = [e for e in evaluator.evaluations.values() if e.wanted()]
-    if not probes:
-        return None
-    return evaluator.embedding(evaluated(state), state.extra, split=probes[0].test_split)
+def write_evals(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Add lines to evals.jsonl in the place of earlier ones on the same evaluation, subject and step."""
+    path = workdir / "evals.jsonl"
+    new = {(line["step"], line["eval"], line["of"]) for line in lines}
+    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    kept = [line for line in old if (line["step"], line["eval"], line["of"]) not in new]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
+    os.replace(temporary, path)
 
 
 def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:

@@ -95,7 +95,9 @@ def kill_and_resume(config, workdir, kill_at):
     deadline = time.monotonic() + 300
     path = workdir / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
-        if path.exists() and any(json.loads(x)["step"] >= kill_at for x in path.read_text().splitlines() if x[-1] == "}"):
+        if path.exists() and any(
+            json.loads(x)["step"] >= kill_at for x in path.read_text().splitlines() if x[-1] == "}"
+        ):
             process.kill()
             break
         time.sleep(0.002)
@@ -202,7 +204,7 @@ def test_many_non_finite_steps_stop_the_run_with_the_ids(tmp_path):
         "log": {**TINY["log"], "every_steps": 2, "skipped_in_a_row": 3},
         "steps": 40,
     }
-    with pytest.raises(UserError, match="steps in a row were not finite.*ids"):
+    with pytest.raises(UserError, match=r"steps in a row were not finite.*ids"):
         run.train(config, tmp_path)
 
 

@@ -14,7 +14,14 @@ STEPS = 10
 LENGTH = 12
 
 _VIT = {
-    "name": "vit", "size": None, "width": 32, "depth": 2, "heads": 4, "patch_size": 4, "dropout": 0.1, "drop_path": 0.1
+    "name": "vit",
+    "size": None,
+    "width": 32,
+    "depth": 2,
+    "heads": 4,
+    "patch_size": 4,
+    "dropout": 0.1,
+    "drop_path": 0.1,
 }
 _TEXT = {"size": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1}
 _HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}

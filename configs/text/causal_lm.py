@@ -1,6 +1,6 @@
 """A small GPT (Radford et al. 2019) on English text, measured in bits per byte beside unigram and bigram models.
 
-    ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm            # Python's documentation, no files
+    ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
 
 A few minutes on two CPU cores; docs/results.md has the numbers.

@@ -1,6 +1,6 @@
 """A small BERT (Devlin et al. 2019) by masked language modelling on English text.
 
-    ssljax train --config configs/text/mlm.py --workdir runs/mlm                        # Python's documentation, no files
+    ssljax train --config configs/text/mlm.py --workdir runs/mlm
     ssljax train --config configs/text/mlm.py:data=classic-books --workdir runs/mlm-books
 
 A few minutes on two CPU cores; docs/results.md has the numbers. The pseudo-perplexity that it reports is not a

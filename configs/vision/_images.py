@@ -2,7 +2,9 @@
 
 SOURCES = {
     "cifar10": dict(
-        source="npz:$SSLJAX_DATA/cifar10_jpeg/{split}.npz", keys=dict(image="jpeg@offsets", label="labels"), num_classes=10
+        source="npz:$SSLJAX_DATA/cifar10_jpeg/{split}.npz",
+        keys=dict(image="jpeg@offsets", label="labels"),
+        num_classes=10,
     ),
     "mnist": dict(
         source="npz:$SSLJAX_DATA/mnist/mnist.npz",

@@ -18,7 +18,13 @@ def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
             model=dict(
-                name="vit", size=None, width=128, depth=4, heads=4, patch_size=_images.PATCH_SIZE[a["data"]], pool="mean"
+                name="vit",
+                size=None,
+                width=128,
+                depth=4,
+                heads=4,
+                patch_size=_images.PATCH_SIZE[a["data"]],
+                pool="mean",
             ),
             objective=dict(
                 name="swav",

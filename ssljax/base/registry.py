@@ -24,6 +24,10 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return name in self.entries
 
+    def only(self, *names: str) -> "Registry":
+        """The part of the table with these names."""
+        return Registry(self.kind, {name: self.entries[name] for name in names})
+
     def get(self, name: str, path: str = "name") -> Any:
         """The object behind `name`; `path` is the config key to blame in the error."""
         target = self.entries.get(name, name if ":" in name else None) if isinstance(name, str) else None

@@ -55,13 +55,14 @@ def keys(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("given")}
 
 
-def build(cls: type, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
+def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
     """An instance of dataclass `cls` from a mapping of its keys.
 
     Args:
         cls: a frozen dataclass.
         values: the keys that were given.
         path: dotted path of the group, for messages.
+        defaults: an instance whose values stand for the keys that are not given (None: the defaults of `cls`).
         **passed: values of `given()` fields; those that `cls` does not have are dropped.
 
     Raises:
@@ -77,9 +78,12 @@ def build(cls: type, values: Mapping[str, Any], path: str, **passed: Any) -> Any
     for name, field in known.items():
         where = f"{path}.{name}" if path else name
         if name in values:
-            arguments[name] = _convert(values[name], hints[name], field, where)
+            default = field.default if defaults is None else getattr(defaults, name)
+            arguments[name] = _convert(values[name], hints[name], field, where, default)
+        elif defaults is not None:
+            arguments[name] = getattr(defaults, name)
         elif field.metadata.get("registry") is not None and field.default_factory is not dataclasses.MISSING:
-            arguments[name] = _convert(field.default_factory(), hints[name], field, where)
+            arguments[name] = _convert(field.default_factory(), hints[name], field, where, None)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: missing; {_describe(hints[name])} is required")
     instance = cls(**arguments)
@@ -124,7 +128,7 @@ def _plain(value: Any, free: bool) -> Any:
     return value
 
 
-def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str) -> Any:
+def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str, default: Any) -> Any:
     registry = field.metadata.get("registry")
     if registry is not None:
         if isinstance(value, Mapping):
@@ -134,6 +138,8 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str) -> Any
         if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
             raise UserError(f"{where}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
         return value
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
+        return build(type(default), value, where, defaults=default)  # the rest stays as the field's default has it
     value = _typed(value, hint, where)
     for sign, bound in field.metadata.get("bounds", {}).items():
         numbers = value if isinstance(value, tuple) else (value,)

@@ -37,8 +37,8 @@ class Reader(Protocol):
 
     path: str  # the config path of the evaluation, for messages: "evals.knn"
 
-    def arrays(self, split: str) -> dict[str, np.ndarray]:
-        """The host arrays of a split, leading axis = example."""
+    def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
+        """The host arrays of a split, leading axis = example; `whole` = without regard to `max_examples`."""
 
     def features(self, split: str, name: str) -> np.ndarray:
         """Features [N, D] float32 of a split."""

@@ -97,10 +97,6 @@ class Evaluator:
 
         self._features, self._score = jax.jit(features), jax.jit(score)
 
-    def due(self, step: int) -> list[str]:
-        """The evaluations that `every_steps` asks for at this step."""
-        return [name for name, e in self.evaluations.items() if e.every_steps and step % e.every_steps == 0]
-
     def run(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Metrics]:
         """{evaluation: {metric: value}} for a model; `names` None = all. NaN where features are not finite.
 
@@ -152,14 +148,19 @@ class Evaluator:
             lines.append(line | ({"warning": evaluation.warning} if evaluation.warning else {}))
         return lines
 
-    def embedding(
-        self, params: Any, extra: Any, *, split: str = "test", feature: str = "pooled", max_examples: int = 2000
-    ) -> dict[str, np.ndarray]:
-        """What the report's picture needs: "features" [N, D], with "label" [N] and "images" where the data has them."""
-        evaluation = Evaluation(test_split=split, max_examples=max_examples)
-        reader = _Reader(self, "embedding", evaluation, _Model(self, params, extra))
-        arrays = reader.arrays(split)
-        out = {"features": reader.features(split, feature)}
+    def embedding(self, params: Any, extra: Any, name: str, *, max_examples: int = 2000) -> dict[str, np.ndarray]:
+        """What the report's picture needs, from the test split of the evaluation `name`.
+
+        Returns:
+            "features" [N, D], with "label" [N] and "images" where the data has them; nothing if features diverged.
+        """
+        evaluation = dataclasses.replace(self.evaluations[name], max_examples=max_examples)
+        reader = _Reader(self, name, evaluation, _Model(self, params, extra))
+        arrays = reader.arrays(evaluation.test_split)
+        try:
+            out = {"features": reader.features(evaluation.test_split, evaluation.wanted()[0])}
+        except _NotFinite:
+            return {}
         return out | {new: arrays[key] for key, new in (("label", "label"), ("image", "images")) if key in arrays}
 
     def _chosen(self, names: Sequence[str] | None) -> list[str]:
@@ -267,8 +268,9 @@ class _Reader:
         self.path = f"evals.{name}"
         self.sizes: dict[str, int] = {}
 
-    def arrays(self, split: str) -> dict[str, np.ndarray]:
-        arrays = self.evaluator.split_arrays(self.evaluation, split)[1]
+    def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
+        evaluation = dataclasses.replace(self.evaluation, max_examples=None) if whole else self.evaluation
+        arrays = self.evaluator.split_arrays(evaluation, split)[1]
         self.sizes[split] = len(arrays["id"])
         return arrays
 

@@ -13,7 +13,7 @@ def dino_loss(
     center: jax.Array,
     *,
     student_temperature: float,
-    teacher_temperature: float,
+    teacher_temperature: float | jax.Array,
     skip_same: bool = True,
     weights: jax.Array | None = None,
     reduce: bool = True,

@@ -104,9 +104,13 @@ class CLIP(nn.Module):
         """(image vectors, text vectors, scale)."""
         return self.image(images, noise), self.text(tokens, segment_ids, noise), self.scale()
 
-    def flops(self) -> float:
-        """Forward FLOPs of one pair, without the similarities."""
+    def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
+        """Forward FLOPs of one pair (the image of this shape, else of the data's), without the similarities."""
         image = ViT(self.image_config, self.image_shape, parent=None)
         text = TokenTransformer(self.text_config, parent=None)
         projections = 2.0 * (image.width + text.width) * self.width
-        return image.flops() + text.flops(causal=self.text_config.attention == "causal") + projections
+        return (
+            image.flops(image_shape=image_shape)
+            + text.flops(causal=self.text_config.attention == "causal")
+            + projections
+        )

@@ -33,8 +33,7 @@ class Variables(NamedTuple):
     extra: Any
 
 
-@flax.struct.dataclass
-class Ctx:
+class Ctx(flax.struct.PyTreeNode):
     """Where a call stands: the random key of the step, the step, and which rows of the global batch these are."""
 
     key: jax.Array
@@ -110,6 +109,11 @@ class Objective:
     def flops(self, spec: Any) -> float:
         """Forward FLOPs of one training example: all views, teachers and generators counted once each."""
         raise NotImplementedError
+
+
+def apply(module: Any, params: Params, *args: Any, **options: Any) -> Any:
+    """A Flax module with these parameters called on `args` (`method=` names another method than `__call__`)."""
+    return module.apply({"params": params}, *args, **options)
 
 
 def stream(seed: jax.Array, step: jax.Array | int, name: str) -> jax.Array:

@@ -32,7 +32,8 @@ class CausalLM(TokenObjective):
         scores, weights = self._scores(params, outputs, inputs)
         count = jnp.sum(weights)
         return Loss(
-            {"nll": (1.0, jnp.sum(scores.nll * weights), count)}, {"accuracy": (jnp.sum(scores.correct * weights), count)}
+            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
+            {"accuracy": (jnp.sum(scores.correct * weights), count)},
         )
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:

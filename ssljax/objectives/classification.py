@@ -11,8 +11,8 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.layers.heads import Linear
 from ssljax.layers.masks import Full
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
-from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, view_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Classification(ImageObjective):
     label_smoothing: float = schema.setting(0.0, ge=0, lt=1)
     mixup: float = schema.setting(0.0, ge=0)
     cutmix: float = schema.setting(0.0, ge=0)
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY)
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
 
     def validate(self) -> None:
         if self.mixup and self.cutmix:
@@ -70,7 +70,7 @@ class Classification(ImageObjective):
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         pooled = self._encoded(params, inputs, noise_of(ctx)).pooled
-        return self.head().apply({"params": params["head"]}, pooled)  # [B, C]
+        return apply(self.head(), params["head"], pooled)  # [B, C]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         values, weights = losses.cross_entropy(
@@ -79,12 +79,13 @@ class Classification(ImageObjective):
         weight = jnp.sum(weights)
         right = jnp.argmax(outputs, -1) == jnp.argmax(inputs["target"], -1)
         return Loss(
-            {"cross_entropy": (1.0, jnp.sum(values * weights), weight)}, {"accuracy": (jnp.sum(right * weights), weight)}
+            {"cross_entropy": (1.0, jnp.sum(values * weights), weight)},
+            {"accuracy": (jnp.sum(right * weights), weight)},
         )
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self._encoded(params, batch, None)
-        logits = self.head().apply({"params": params["head"]}, encoded.pooled)
+        logits = apply(self.head(), params["head"], encoded.pooled)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens, "logits": logits}
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -93,13 +94,17 @@ class Classification(ImageObjective):
         return value, jnp.ones_like(value)
 
     def flops(self, spec: Any) -> float:
-        return self.model.flops() + 2 * self.model.width * self.classes
+        head = 2.0 * self.model.width * self.classes
+        if "image" in spec.elements:
+            return view_flops(self.model, self.augment, spec) + head
+        return self.model.flops(tokens=spec.max_len, causal=False, predicted=0) + head
 
     def _encoded(self, params: Params, inputs: Any, noise: Any) -> Any:
         if "image" in inputs:
-            return self.model.apply({"params": params["encoder"]}, self.pixels(inputs["image"]), noise=noise)
-        return self.model.apply(
-            {"params": params["encoder"]},
+            return apply(self.model, params["encoder"], self.pixels(inputs["image"]), noise=noise)
+        return apply(
+            self.model,
+            params["encoder"],
             inputs["tokens"],
             mask=Full(),
             segment_ids=inputs.get("segment_ids"),

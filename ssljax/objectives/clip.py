@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
-from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, view_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +23,22 @@ class CLIP(ImageObjective):
     inputs: ClassVar[tuple[str, ...]] = ("pairs",)
 
     max_scale: float = schema.setting(100.0, gt=0)
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY)
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         batch = self.prepare(batch)
         params = self.model.init(key, batch["image"], batch["tokens"], batch.get("segment_ids"))["params"]
         return Variables(params, {})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        text = {k: batch[k] for k in ("tokens", "segment_ids") if k in batch}
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
+        text: dict[str, Any] = {k: batch[k] for k in ("tokens", "segment_ids") if k in batch}
         return {"image": self.augment(key, batch["image"]), **text}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         return self._towers(params, inputs, noise_of(ctx))
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
-        scale = jnp.minimum(self.model.apply({"params": params}, method="scale"), self.max_scale)
+        scale = jnp.minimum(apply(self.model, params, method="scale"), self.max_scale)
         image, text = outputs["image"], outputs["text"]
         values, weights = losses.clip_loss(image, text, scale, reduce=False)
         n = jnp.float32(image.shape[0])
@@ -54,13 +54,10 @@ class CLIP(ImageObjective):
         return {"pooled": embedded["image"], **embedded}
 
     def flops(self, spec: Any) -> float:
-        return self.model.flops()
+        return view_flops(self.model, self.augment, spec)
 
     def _towers(self, params: Params, inputs: Any, noise: Any) -> dict[str, jax.Array]:
-        variables = {"params": params}
         return {
-            "image": self.model.apply(variables, self.pixels(inputs["image"]), noise=noise, method="image"),
-            "text": self.model.apply(
-                variables, inputs["tokens"], inputs.get("segment_ids"), noise=noise, method="text"
-            ),
+            "image": apply(self.model, params, self.pixels(inputs["image"]), noise=noise, method="image"),
+            "text": apply(self.model, params, inputs["tokens"], inputs.get("segment_ids"), noise=noise, method="text"),
         }

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.layers.heads import DINOHead
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
 from ssljax.objectives.images import ImageObjective, crop_flops, each_crop, merge
 from ssljax.objectives.teacher import ema, momentum
 
@@ -48,7 +48,7 @@ class DINO(ImageObjective):
     teacher_warmup: float = schema.setting(0.3, ge=0, le=1)
     centering: float | None = schema.setting(0.9, ge=0, lt=1)
     momentum: float = schema.setting(0.996, ge=0, le=1)
-    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY)
+    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY.only("multi_crop"))
     head: Head = schema.setting(Head())
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
@@ -57,7 +57,9 @@ class DINO(ImageObjective):
         encoder = self.model.init(encoder_key, images)["params"]
         head = self.head.module().init(head_key, jnp.zeros((1, self.model.width)))["params"]
         student = {"encoder": encoder, "head": head}
-        return Variables(student, {"teacher": jax.tree.map(jnp.copy, student), "center": jnp.zeros(self.head.prototypes)})
+        return Variables(
+            student, {"teacher": jax.tree.map(jnp.copy, student), "center": jnp.zeros(self.head.prototypes)}
+        )
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         return self.augment(key, batch["image"])  # {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}
@@ -106,7 +108,7 @@ class DINO(ImageObjective):
 
     def _project(self, params: Params, images: jax.Array, noise: Any) -> jax.Array:
         pooled = self.encode_images(params["encoder"], images, noise)
-        logits = self.head.module().apply({"params": params["head"]}, merge(pooled))
+        logits = apply(self.head.module(), params["head"], merge(pooled))
         return logits.reshape(*images.shape[:2], -1)
 
     def _teacher_temperature(self, step: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ssljax import views
 from ssljax.base import schema
 from ssljax.layers.noise import Noise
-from ssljax.objectives.base import Batch, Ctx, Objective, Params, noise_of
+from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,11 @@ class ImageObjective(Objective):
 
     def encode_images(self, params: Params, images: jax.Array, noise: Noise | None) -> jax.Array:
         """Pooled features [B, V, D] of views [B, V, h, w, C] in [0, 1]."""
-        pooled = self.model.apply({"params": params}, self.pixels(merge(images)), noise=noise).pooled
+        pooled = apply(self.model, params, self.pixels(merge(images)), noise=noise).pooled
         return pooled.reshape(*images.shape[:2], -1)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        encoded = self.model.apply({"params": params["encoder"]}, self.pixels(batch["image"]))
+        encoded = apply(self.model, params["encoder"], self.pixels(batch["image"]))
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
 
 
@@ -57,10 +57,20 @@ def each_crop(inputs: Any, ctx: Ctx, encode: Callable[[jax.Array, Noise | None],
     return jnp.concatenate(encoded, 1)
 
 
+def view_flops(model: Any, augment: Any, spec: Any, **options: Any) -> float:
+    """Forward FLOPs of one view that `augment` makes of an image, whose `size` may differ from the data's."""
+    return model.flops(image_shape=view_shape(augment, spec), **options)
+
+
+def view_shape(augment: Any, spec: Any) -> tuple[int, int, int]:
+    """[h, w, C] of a view."""
+    height, width, channels = spec.elements["image"]["shape"]
+    return augment.size or height, augment.size or width, channels
+
+
 def crop_flops(model: Any, augment: Any, spec: Any) -> dict[str, float]:
     """Forward FLOPs of the global and of the local crops of one image."""
-    height, width, channels = spec.elements["image"]["shape"]
-    large = (augment.size or height, augment.size or width)
+    *large, channels = view_shape(augment, spec)
     small = (augment.local_size or large[0] // 2, augment.local_size or large[1] // 2)
     return {
         "global": augment.global_crops * model.flops(image_shape=(*large, channels)),

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.models.mae import MAEDecoder
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
-from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, view_flops, view_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MAE(ImageObjective):
 
     mask_ratio: float = schema.setting(0.75, gt=0, lt=1)
     normalize_targets: bool = True
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY)
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
     decoder: MAEDecoder = schema.setting(MAEDecoder())
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
@@ -46,10 +46,10 @@ class MAE(ImageObjective):
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         images, noise = self.pixels(inputs["image"]), noise_of(ctx)
-        encoded = self.model.apply({"params": params["encoder"]}, images, keep=inputs["keep"], noise=noise)
+        encoded = apply(self.model, params["encoder"], images, keep=inputs["keep"], noise=noise)
         decoder = self._decoder(images.shape)
         noise = None if noise is None else noise.at("decoder")
-        return decoder.apply({"params": params["decoder"]}, encoded.tokens, inputs["keep"], noise=noise)  # [B, N, P]
+        return apply(decoder, params["decoder"], encoded.tokens, inputs["keep"], noise=noise)  # [B, N, P]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         target = views.patchify(self.pixels(inputs["image"]), self.model.patch_size)
@@ -59,11 +59,11 @@ class MAE(ImageObjective):
         return Loss({"mse": (1.0, jnp.sum(values * weights), jnp.sum(weights))})
 
     def flops(self, spec: Any) -> float:
-        height, width, channels = spec.elements["image"]["shape"]
-        rows, columns = self.model.grid((1, height, width, channels))
-        patches = rows * columns
-        kept = patches - int(patches * self.mask_ratio)
-        return self.model.flops(tokens=kept) + self._decoder((1, height, width, channels)).flops(kept, self.model.width)
+        shape = (1, *view_shape(self.augment, spec))
+        rows, columns = self.model.grid(shape)
+        kept = views.visible_patches(rows * columns, self.mask_ratio)
+        encoder = view_flops(self.model, self.augment, spec, tokens=kept)
+        return encoder + self._decoder(shape).flops(kept, self.model.width)
 
     def _decoder(self, shape: tuple[int, ...]) -> Any:
         """The decoder module for images of `shape` [B, H, W, C]."""

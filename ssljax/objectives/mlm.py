@@ -38,7 +38,7 @@ class MLM(TokenObjective):
             raise UserError("objective.name: 'mlm' needs a mask token, and data.tokenizer has none")
         return self.spec.special_ids["mask"]
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         special = tuple(sorted(self.spec.special_ids.values()))
         maskable = valid(batch) & ~jnp.isin(batch["tokens"], jnp.array(special, batch["tokens"].dtype))
         tokens, chosen = views.mlm_corrupt(
@@ -52,19 +52,25 @@ class MLM(TokenObjective):
             random_share=self.random_share,
             special_ids=special,
         )
-        context = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
-        return {"tokens": tokens, "target": batch["tokens"], "chosen": chosen, **context}
+        context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
+        # Where the chosen ones are [B, K], first in the order: only they are read out, so K is the largest count.
+        budget = views.mlm_budget(tokens.shape[1], self.rate)
+        where = jnp.argsort(~chosen, axis=1, stable=True)[:, :budget]
+        target, counted = (jnp.take_along_axis(x, where, 1) for x in (batch["tokens"], chosen))
+        return {"tokens": tokens, "where": where, "target": target, "counted": counted, **context}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        return self.hidden(params, inputs, noise_of(ctx)).tokens  # [B, T, D]
+        hidden_BxTxD = self.hidden(params, inputs, noise_of(ctx)).tokens
+        return jnp.take_along_axis(hidden_BxTxD, inputs["where"][..., None], axis=1)  # [B, K, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         hidden, kernel, bias = self.readout(params, outputs.reshape(-1, outputs.shape[-1]))
         scores = losses.linear_nll(hidden, kernel, bias, inputs["target"].reshape(-1))
-        weights = inputs["chosen"].reshape(-1).astype(jnp.float32)
+        weights = inputs["counted"].reshape(-1).astype(jnp.float32)
         count = jnp.sum(weights)
         return Loss(
-            {"nll": (1.0, jnp.sum(scores.nll * weights), count)}, {"accuracy": (jnp.sum(scores.correct * weights), count)}
+            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
+            {"accuracy": (jnp.sum(scores.correct * weights), count)},
         )
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -85,4 +91,4 @@ class MLM(TokenObjective):
         return jnp.sum(jax.lax.map(one, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
 
     def flops(self, spec: Any) -> float:
-        return self.model.flops(tokens=spec.max_len, causal=False, predicted=spec.max_len)
+        return self.model.flops(tokens=spec.max_len, causal=False, predicted=views.mlm_budget(spec.max_len, self.rate))

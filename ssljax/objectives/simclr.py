@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of
-from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, view_flops
 from ssljax.objectives.projector import Projector
 
 
@@ -27,7 +27,7 @@ class SimCLR(ImageObjective):
 
     temperature: float = schema.setting(0.1, gt=0)
     block: int | None = schema.setting(None, gt=0, free=True)
-    augment: Any = schema.setting({"name": "two_views"}, registry=views.REGISTRY)
+    augment: Any = schema.setting({"name": "two_views"}, registry=views.REGISTRY.only("two_views"))
     projector: Projector = schema.setting(Projector())
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
@@ -44,11 +44,9 @@ class SimCLR(ImageObjective):
         return self.encode_images(params["encoder"], inputs["image"], noise_of(ctx, 2))  # [B, 2, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        z_BxVxE = self.projector.module().apply({"params": params["projector"]}, outputs)
+        z_BxVxE = apply(self.projector.module(), params["projector"], outputs)
         first, second = z_BxVxE[:, 0], z_BxVxE[:, 1]
-        values, weights = losses.nt_xent(
-            first, second, temperature=self.temperature, block=self.block, reduce=False
-        )
+        values, weights = losses.nt_xent(first, second, temperature=self.temperature, block=self.block, reduce=False)
         n = jnp.float32(first.shape[0])
         metrics = {
             "alignment": (n * losses.alignment(first, second), n),
@@ -58,4 +56,4 @@ class SimCLR(ImageObjective):
         return Loss({"nt_xent": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
 
     def flops(self, spec: Any) -> float:
-        return 2 * self.model.flops()
+        return 2 * view_flops(self.model, self.augment, spec)

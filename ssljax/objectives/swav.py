@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.layers.heads import Prototypes
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
 from ssljax.objectives.images import ImageObjective, crop_flops, each_crop
 from ssljax.objectives.projector import Projector
 
@@ -25,7 +25,7 @@ class SwAV(ImageObjective):
 
     sinkhorn_iterations: 0 removes the balancing (plain softmax assignments), which collapses the method.
     queue: earlier projections that join the batch in the balancing, used once the queue is full
-    (section 4.1, "small batches"); 0 is off, else a multiple of the batch size.
+    (section 4.1, "small batches"); 0 is off.
     The prototypes are kept frozen at first by `optimizer.freeze`.
     """
 
@@ -36,7 +36,7 @@ class SwAV(ImageObjective):
     epsilon: float = schema.setting(0.05, gt=0)
     sinkhorn_iterations: int = schema.setting(3, ge=0)
     queue: int = schema.setting(0, ge=0)
-    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY)
+    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY.only("multi_crop"))
     projector: Projector = schema.setting(Projector())
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
@@ -59,9 +59,9 @@ class SwAV(ImageObjective):
         return each_crop(inputs, ctx, lambda views, noise: self.encode_images(params["encoder"], views, noise))
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        z_BxVxE = self.projector.module().apply({"params": params["projector"]}, outputs)
+        z_BxVxE = apply(self.projector.module(), params["projector"], outputs)
         z_BxVxE = z_BxVxE / jnp.maximum(jnp.linalg.norm(z_BxVxE, axis=-1, keepdims=True), 1e-6)
-        score = lambda z: self._prototypes().apply({"params": params["prototypes"]}, z)  # noqa: E731
+        score = lambda z: apply(self._prototypes(), params["prototypes"], z)  # noqa: E731
         scores = score(z_BxVxE)
         globals_ = inputs["global"].shape[1]
         own = z_BxVxE[:, :globals_]

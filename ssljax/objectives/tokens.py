@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
-from ssljax.objectives.base import Batch, Objective, Params, Variables
+from ssljax.objectives.base import Batch, Objective, Params, Variables, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,9 @@ class TokenObjective(Objective):
 
     def hidden(self, params: Params, inputs: Any, noise: Noise | None) -> Any:
         """The model's `Encoded` of inputs["tokens"], with segments and positions where the data has them."""
-        return self.model.apply(
-            {"params": params["encoder"]},
+        return apply(
+            self.model,
+            params["encoder"],
             inputs["tokens"],
             mask=self.attention,
             segment_ids=inputs.get("segment_ids"),
@@ -34,8 +35,8 @@ class TokenObjective(Objective):
         )
 
     def readout(self, params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """(hidden' [N, D], kernel [D, V], bias [V] or None) of hidden states [N, D], for a fused projection and loss."""
-        return self.model.apply({"params": params["encoder"]}, hidden, method="readout")
+        """(hidden' [N, D], kernel [D, V], bias [V] or None) of states [N, D], for a fused projection and loss."""
+        return apply(self.model, params["encoder"], hidden, method="readout")
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self.hidden(params, batch, None)

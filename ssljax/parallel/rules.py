@@ -44,8 +44,8 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int])
     """Which mesh axes split each dimension of an array with logical `axes` and `shape` on a mesh of these `sizes`."""
     if len(axes) != len(shape):
         return PartitionSpec()
-    names = list(RULES)
-    order = sorted(range(len(axes)), key=lambda d: names.index(axes[d]) if axes[d] in RULES else len(names))
+    ranks = {name: rank for rank, name in enumerate(RULES)}
+    order = sorted(range(len(axes)), key=lambda d: ranks.get(axes[d] or "", len(ranks)))
     taken: set[str] = set()
     spec: list[Any] = [None] * len(shape)
     for d in order:

@@ -48,7 +48,7 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
     found = {k for line in run.metrics for k, v in line.items() if isinstance(v, int | float)}
     speed = [name for name in figures.SPEED if name in found]
     own = {"loss", "learning_rate", *figures.COUNTERS, *figures.SPEED}
-    health = sorted(k for k in found - own if not k.startswith(("loss/", "guard/")))
+    health = sorted(k for k in found - own if not k.startswith(("loss/", "skipped_steps")))
     out = []
     if "loss" in found:
         out.append(("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the one before."))
@@ -87,7 +87,7 @@ def _facts(run: Run) -> list[str]:
             facts.append(f"{last['examples']:,} examples seen")
         if last.get("seconds"):
             facts.append(_duration(last["seconds"]))
-        if skipped := last.get("guard/skipped"):
+        if skipped := last.get("skipped_steps"):
             facts.append(f"{skipped:,.0f} steps skipped as not finite")
     return facts
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Best:
     """Also keep the checkpoint with the best value of an evaluation's metric, written "evaluation/metric"."""
 
-    metric: str = schema.setting("", free=True)
+    metric: str = schema.setting(free=True)
     mode: Literal["max", "min"] = schema.setting("max", free=True)
 
 
@@ -47,16 +47,14 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any]):
         self.folder = pathlib.Path(folder).absolute()
         self.identity = identity
-        self.best = config.best if config.best and config.best.metric else None
+        self.best = config.best
         policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
         rank = None
         if self.best:
             sign, metric = (1 if self.best.mode == "max" else -1), self.best.metric
             rank = lambda metrics: sign * metrics[metric]  # noqa: E731
             # Checkpoints without the metric are kept by being recent, never by being best.
-            policies.append(
-                checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
-            )
+            policies.append(checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -99,15 +97,6 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
-
-    def saved_identity(self) -> dict[str, Any] | None:
-        """The identity written in the newest readable checkpoint."""
-        for step in self.steps():
-            try:
-                return self._meta(step)["identity"]
-            except Exception as error:
-                log.warning("checkpoint %d: unreadable note (%s)", step, _first_line(error))
-        return None
 
     def restore(self, target: State, step: int | None = None) -> tuple[State, int] | None:
         """The newest sound checkpoint, placed as `target` says, or None when there is none at all.

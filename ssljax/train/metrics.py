@@ -60,13 +60,14 @@ class Speedometer:
     not counted). MFU = model FLOP/s / (devices * peak FLOP/s of one device) (Chowdhery et al. 2022, appendix B).
     """
 
-    def __init__(self, batch_size: int, tokens: int | None, flops: float | None):
+    def __init__(self, batch_size: int, tokens: int | None, flops: float | None, seconds_before: float = 0.0):
         self.batch_size, self.tokens, self.flops = batch_size, tokens, flops
         kind = jax.devices()[0].device_kind
         self.peak = peak_flops(kind)
         if self.peak is None:
             log.info("device kind %r is not in the peak table: MFU is not printed", kind)
-        self.start = self.last = time.perf_counter()
+        self.last = time.perf_counter()
+        self.start = self.last - seconds_before  # of the run's earlier parts, before it was stopped
         self.last_step: int | None = None
         self.waited = 0.0
 
@@ -100,13 +101,16 @@ class Speedometer:
 class Writer:
     """Appends a line per log point to `metrics.jsonl`, and the same numbers to TensorBoard events.
 
-    On resume both are cut back to the step that was restored, so that no step is told twice.
+    `seconds` is the time that the run took before this start. On resume both files are cut back to the step that
+    was restored, so that no step is told twice.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int, tensorboard: bool):
         self.path = workdir / "metrics.jsonl"
         for name in ("metrics.jsonl", "evals.jsonl"):
             cut_back(workdir / name, start)
+        told = self.path.read_text().splitlines() if self.path.exists() else []
+        self.seconds = float(json.loads(told[-1]).get("seconds", 0.0)) if told else 0.0
         self.events = None
         if tensorboard:
             import tensorboardX

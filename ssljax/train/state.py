@@ -12,8 +12,7 @@ from ssljax import parallel
 from ssljax.objectives.base import Objective, stream
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
     """Everything that a run is, as plain arrays: with the data's order a function of the step, nothing else is needed.
 
     step: int32, the number of the next step. seed: uint32, the root of all device randomness.
@@ -44,7 +43,9 @@ def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
     return parallel.unboxed(boxed), parallel.logical_axes(boxed)
 
 
-def make_init(objective: Objective, optimizer: Any, batch: Any, ema: bool, hyper: dict[str, float] | None = None) -> Any:
+def make_init(
+    objective: Objective, optimizer: Any, batch: Any, ema: bool, hyper: dict[str, float] | None = None
+) -> Any:
     """The pure function seed -> State.
 
     Args:
@@ -72,13 +73,13 @@ def make_init(objective: Objective, optimizer: Any, batch: Any, ema: bool, hyper
     return init
 
 
-def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh) -> State:
+def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh) -> Any:
     """The tree of shardings of a state (of shapes): variables by their logical axes, counters replicated."""
 
     def place(axes: Any, shapes: Any) -> Any:
         return parallel.shardings(axes, shapes, mesh)
 
-    whole = parallel.replicated(mesh)
+    whole: Any = parallel.replicated(mesh)
     return State(
         step=whole,
         seed=whole,

@@ -15,7 +15,9 @@ from ssljax.train.state import State
 Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
 
-def make_train_step(objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None) -> Step:
+def make_train_step(
+    objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None
+) -> Step:
     """The train step (state, batch) -> (state, metrics), a pure function to be jitted with the state donated.
 
     It is the same function on one device, on a mesh (jit with shardings) and under `vmap` over states.
@@ -44,7 +46,7 @@ def make_train_step(objective: Objective, optimizer: Any, microbatches: int = 1,
         params = optax.apply_updates(state.params, updates)
         extra = task.update(state.extra, params, loss.sums, loss.rows, state.step)
         ema = state.ema
-        if ema is not None:
+        if ema is not None and ema_decay is not None:
             ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
 
         # A non-finite step leaves no trace but its count.
@@ -86,6 +88,6 @@ def pop_meters(state: State) -> tuple[State, dict[str, jax.Array]]:
     return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters)), numbers
 
 
-def _of(group: str, hyper: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _of(group: str, hyper: dict[str, jax.Array]) -> dict[str, Any]:
     """The settings of one group that a stacked sweep varies: {"objective.temperature": x} -> {"temperature": x}."""
     return {k.removeprefix(group + "."): v for k, v in hyper.items() if k.startswith(group + ".")}

@@ -109,11 +109,6 @@ def test_controls_and_records():
     assert records[-1]["of"] == "raw"
 
 
-def test_due():
-    evaluator = Setup(PROBES).evaluator
-    assert evaluator.due(20) == ["nearest"] and evaluator.due(15) == []
-
-
 def test_scores_and_sizes():
     setup = Setup({"perplexity": {"ngrams": False, "max_examples": 33}})
     result = setup.evaluator.run(None, {})["perplexity"]
@@ -157,7 +152,7 @@ def test_a_diverged_model_has_no_numbers():
 
 
 def test_embedding():
-    out = Setup({}).evaluator.embedding(PARAMS, {}, max_examples=20)
+    out = Setup({"knn": {}}).evaluator.embedding(PARAMS, {}, "knn", max_examples=20)
     assert out["features"].shape == (20, 4) and out["label"].shape == (20,) and out["images"].shape == (20, 3, 3, 1)
 
 

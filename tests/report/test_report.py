@@ -45,7 +45,7 @@ def write(workdir, evals=RECORDS, metrics=30, embedding=True):
     with open(workdir / "metrics.jsonl", "w") as f:
         for step in range(10, 10 * metrics + 1, 10):
             own = {"loss": 1 / step, "loss/a": None, "loss/b": 0.5, "feature_std": 0.3, "learning_rate": 1e-3}
-            own |= {"examples": 64 * step, "seconds": 2.0 * step, "examples_per_second": 32.0, "guard/skipped": 2}
+            own |= {"examples": 64 * step, "seconds": 2.0 * step, "examples_per_second": 32.0, "skipped_steps": 2}
             f.write(json.dumps({"step": step, **own}) + "\n")
     (workdir / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in evals))
     if embedding:

@@ -96,4 +96,3 @@ def test_a_step_that_does_not_exist_is_named(saved):
     checkpoints, x = saved
     with pytest.raises(UserError, match=r"no checkpoint of step 7 \(there are: \[2, 1\]\)"):
         checkpoints.restore(target(state_of(x, 0)), step=7)
-    assert checkpoints.saved_identity() == {"a": 1}

@@ -202,7 +202,7 @@ def test_hyper_settings_vary_under_the_map():
 
 
 def test_a_non_finite_step_leaves_only_its_count():
-    run, born, step = make_run("classification")
+    _, born, step = make_run("classification")
     state = born(0)
     batch = tiny.batch()
     bad = {**batch, "image": jnp.full(batch["image"].shape, jnp.nan, jnp.float32)}
