@@ -1,9 +1,9 @@
 """SimCLR on scikit-learn's handwritten digits: the two-minute tour.
 
 Trains a small vision transformer without labels on 1,437 pictures of 8 x 8 pixels that ship with scikit-learn, then
-asks what a handful of labels can do with its features, beside an untrained encoder and raw pixels: k-NN with 50 labelled
-examples, a linear probe and ridge regression with a few labels a class. (With all 1,437 labels raw pixels are hard to
-beat here: k-NN on them is right 98 times of 100.)
+asks what a handful of labels can do with its features, beside an untrained encoder and raw pixels: k-NN with 50
+labelled examples, a linear probe and ridge regression with a few labels a class. (With all 1,437 labels raw pixels are
+hard to beat here: k-NN on them is right 98 times of 100.)
 
     ssljax train --config configs/quickstart.py --workdir runs/quickstart
 

@@ -5,6 +5,7 @@ may run the same command again, and it continues).
 """
 
 import argparse
+import errno
 import logging
 import os
 import pathlib
@@ -30,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if debug or error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error.filename or 'disk'}: no space left; free some and run the same command", file=sys.stderr)
         return USER_ERROR
 
 

@@ -1,12 +1,15 @@
 """One run, from a config to a finished workdir: the story of training, readable from top to bottom."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
+import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,9 +22,9 @@ from ssljax import data, evals, losses, objectives, parallel, report
 from ssljax.base import durations, hashing
 from ssljax.base.errors import UserError
 from ssljax.config import RunConfig, build, difference
-from ssljax.objectives.base import Ctx, stream, total
+from ssljax.objectives.base import Ctx, Variables, stream, total
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.loop import fit
+from ssljax.train.loop import Signals, fit
 from ssljax.train.metrics import Progress, Speedometer, Writer
 from ssljax.train.optimization import Optimization
 from ssljax.train.state import State, abstract_variables, make_init, state_shardings
@@ -56,9 +59,25 @@ class Program:
         sharding = parallel.batch_sharding(self.mesh)
         return jax.tree.map(lambda x: jax.device_put(x, sharding), _device_part(batch))
 
+    def rows_for(self, wanted: int, at_least: bool = False) -> int:
+        """The number of rows nearest to `wanted` that the devices share evenly and (unless `at_least`) a batch has."""
+        devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        if at_least:
+            return -(-wanted // devices) * devices
+        return max(devices, min(wanted, self.config.batch_size) // devices * devices)
+
     def jitted_init(self) -> Callable[[Any], State]:
         """Parameters are born sharded: no device ever holds more than its part."""
         return jax.jit(self.init, out_shardings=self.shardings)
+
+    def jitted_variables(self) -> Callable[[Any], Any]:
+        """seed -> the initial (params, extra) alone: the untrained control."""
+
+        def variables(seed: Any) -> Variables:
+            state = self.init(seed)
+            return Variables(state.params, state.extra)
+
+        return jax.jit(variables, out_shardings=Variables(self.shardings.params, self.shardings.extra))
 
     def jitted_step(self) -> Step:
         return jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
@@ -125,38 +144,50 @@ def train(
     config = config if isinstance(config, RunConfig) else build(config)
     workdir = pathlib.Path(workdir)
     program = assemble(config)
-    open_workdir(workdir, config, resume)
-    (workdir / "data.json").write_text(program.dataset.spec.to_json())
-    if program.dataset.spec.vocab_size is not None:
-        data.save_tokenizer(config.data, workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
-
-    with parallel.mesh_context(program.mesh):
-        restored = checkpoints.restore(program.target())
+    spec = program.dataset.spec
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        stack.enter_context(parallel.mesh_context(program.mesh))
+        stack.enter_context(hold(workdir))
+        check_workdir(workdir, config, spec, resume)
+        checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
+        stack.callback(checkpoints.close)
+        restored = checkpoints.restore(program.target(), force=resume == "force")
         state, start = restored if restored else (program.jitted_init()(config.seed), 0)
+        if start > program.steps:
+            raise UserError(
+                f"steps: got {program.steps}, but {str(workdir)!r} has a checkpoint of step {start} already"
+            )
         if restored:
             log.info("resumed from the checkpoint of step %d", start)
         evaluator = make_evaluator(program)
+        evaluator.check()
+        write_json(workdir / "config.json", config.to_dict())
+        write_json(workdir / "data.json", json.loads(spec.to_json()))
+        if spec.vocab_size is not None:
+            data.save_tokenizer(config.data, workdir)
+
         writer = Writer(workdir, start, config.log.tensorboard)
+        stack.callback(writer.close)
         progress = Progress(program.steps, start, config.log.progress)
+        stack.callback(progress.close)
         batches = data.Prefetcher(program.dataset.batch, program.put, start, program.steps, config.data.prefetch)
-        recorder = Recorder(program, writer, progress, batches, checkpoints, evaluator, workdir)
-        try:
-            state = fit(
-                program.jitted_step(),
-                state,
-                batches,
-                stop=program.steps,
-                callbacks=recorder.callbacks(),
-                on_stop=recorder.save,
-                stall_seconds=config.log.stall_seconds,
-            )
-        finally:
-            batches.close()
-            progress.close()
-            checkpoints.close()
-            writer.close()
-        return finish(program, evaluator, state, workdir)
+        stack.callback(batches.close)
+        recorder = Recorder(program, writer, progress, batches, checkpoints, evaluator, workdir, signals)
+        state = fit(
+            program.jitted_step(),
+            state,
+            batches,
+            stop=program.steps,
+            callbacks=recorder.callbacks(),
+            on_stop=recorder.save,
+            signals=signals,
+            stall_seconds=config.log.stall_seconds,
+        )
+        progress.close()
+        checkpoints.wait()
+        signals.saved(program.steps)
+        return finish(program, evaluator, state, workdir, results=recorder.results.get(program.steps))
 
 
 def evaluate(
@@ -174,14 +205,14 @@ def evaluate(
     workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir: {str(workdir)!r} holds no config.json; it is not a workdir of `ssljax train`")
-    config = build(json.loads((workdir / "config.json").read_text()))
+    config = build(read_json(workdir / "config.json"))
     # Whatever mesh it was trained on: here it is this machine's devices, as many as share the batch evenly.
     count = max(n for n in range(1, jax.device_count() + 1) if config.batch_size % n == 0)
     config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
     program = assemble(config, jax.devices()[:count])
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity(), read_only=True)
     with parallel.mesh_context(program.mesh):
-        restored = checkpoints.restore(program.target(), step)
+        restored = checkpoints.restore(program.target(), step, force=True)
         checkpoints.close()
         if restored is None:
             raise UserError(f"--workdir: {str(workdir)!r} has no checkpoint yet")
@@ -200,30 +231,30 @@ class Recorder:
         checkpoints: Checkpoints,
         evaluator: evals.Evaluator,
         workdir: pathlib.Path,
+        signals: Signals,
     ):
         self.program, self.writer, self.progress, self.batches = program, writer, progress, batches
-        self.checkpoints, self.evaluator, self.workdir = checkpoints, evaluator, workdir
+        self.checkpoints, self.evaluator, self.workdir, self.signals = checkpoints, evaluator, workdir, signals
         config = program.config
         spec = program.dataset.spec
         self.speed = Speedometer(config.batch_size, spec.max_len, program.objective.flops(spec), writer.seconds)
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(program)
-        self.latest: dict[str, float] = {}
+        self.results: dict[int, dict[str, dict[str, float]]] = {}  # of the newest evaluated step
 
     def callbacks(self) -> list[tuple[int, Any]]:
         config = self.program.config
         calls: list[tuple[int, Any]] = [(config.log.every_steps, self.log)]
-        due: dict[int, list[str]] = {}
-        for name, evaluation in self.evaluator.evaluations.items():
-            if evaluation.every_steps:
-                due.setdefault(evaluation.every_steps, []).append(name)
-        calls += [(every, lambda step, state, n=names: self.evaluate(step, state, n)) for every, names in due.items()]
+        every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
+        if every:
+            calls.append((math.gcd(*every), self.evaluate))
         return [*calls, (config.checkpoint.every_steps or self.program.steps, self.save)]
 
     def log(self, step: int, state: State) -> State:
         state, numbers = self.pop(state)
         values: dict[str, Any] = {k: float(v) for k, v in jax.device_get({**numbers, **self.health(state)}).items()}
-        skipped, streak = int(values.pop("guard/skipped")), int(values.pop("guard/streak"))
+        skipped, streak = int(values.pop("guard/skipped")), int(values.pop("guard/longest"))
+        values.pop("guard/streak")
         last = int(values.pop("guard/last"))
         if skipped:
             values["skipped_steps"] = skipped
@@ -243,31 +274,50 @@ class Recorder:
             log.warning("step %d was not finite and left no trace; %d such steps in a row", last, streak)
         return state
 
-    def evaluate(self, step: int, state: State, names: list[str]) -> None:
+    def evaluate(self, step: int, state: State) -> None:
+        last = step == self.program.steps  # what runs at the end is run here, where the checkpoint can be judged by it
+        named = self.evaluator.evaluations.items()
+        names = [name for name, e in named if last or (e.every_steps and step % e.every_steps == 0)]
+        if not names or self.signals.received:  # asked to stop: there is time to save, not to evaluate
+            return
+        jax.block_until_ready(state.step)  # steps under way are not the evaluation's time
         began = time.perf_counter()
         results = self.evaluator.run(evaluated(state), state.extra, names)
         write_evals(self.workdir, self.evaluator.records(step, results))
-        for name, metrics in results.items():
-            flat = {f"{name}/{metric}": float(value) for metric, value in metrics.items()}
-            self.latest |= flat
-            self.writer.scalars(step, flat)
+        self.results = {step: results}
+        self.writer.scalars(step, _flat(results))
         self.speed.pause(time.perf_counter() - began)
 
     def save(self, step: int, state: State) -> None:
+        jax.block_until_ready(state.step)
         began = time.perf_counter()
-        self.checkpoints.save(state, step, self.latest)
+        self.checkpoints.save(state, step, _flat(self.results.get(step, {})))
         self.speed.pause(time.perf_counter() - began)
 
 
+def _flat(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """{"knn": {"accuracy": x}} -> {"knn/accuracy": x}."""
+    return {f"{name}/{metric}": float(v) for name, metrics in results.items() for metric, v in metrics.items()}
+
+
 def finish(
-    program: Program, evaluator: evals.Evaluator, state: State, workdir: pathlib.Path, names: list[str] | None = None
+    program: Program,
+    evaluator: evals.Evaluator,
+    state: State,
+    workdir: pathlib.Path,
+    names: list[str] | None = None,
+    results: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate beside the untrained encoder and raw input, print the table, draw the report."""
+    """Evaluate beside the untrained encoder and raw input, print the table, draw the report.
+
+    `results` are those of the trained model where they are known already.
+    """
     step = int(state.step)
-    lines = evaluator.records(step, evaluator.run(evaluated(state), state.extra, names))
-    untrained = program.jitted_init()(program.config.seed)
-    for control, results in evaluator.controls(untrained.params, untrained.extra, names).items():
-        lines += evaluator.records(step, results, of=control)
+    state = state.replace(opt_state=None)  # room for the untrained control
+    lines = evaluator.records(step, results or evaluator.run(evaluated(state), state.extra, names))
+    untrained = program.jitted_variables()(program.config.seed)
+    for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
+        lines += evaluator.records(step, found, of=control)
     write_evals(workdir, lines)
     if lines:
         _print_table(report.evaluation_table(lines))
@@ -280,36 +330,74 @@ def finish(
     return lines
 
 
-def open_workdir(workdir: pathlib.Path, config: RunConfig, resume: Resume) -> None:
-    """Make the workdir, or check that it holds this very run, and write the config.
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path) -> Iterator[None]:
+    """The workdir, made if missing, for this process alone; what is logged goes to its log.txt too.
 
     Raises:
-        UserError: it holds another run (with the keys that differ), unless `resume` is "force".
+        UserError: it cannot be made, or another process trains there.
     """
-    path = workdir / "config.json"
-    if path.is_file():
-        before = build(json.loads(path.read_text()))
-        changed = difference(before.identity(), config.identity())
-        if changed and resume != "force":
-            shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
-            raise UserError(
-                f"--workdir: {str(workdir)!r} holds another run ({shown}); take a new folder, or --resume=force"
-            )
-        for line in difference(before.to_dict(), config.to_dict()):
-            log.info("changed since the last start: %s", line)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        temporary = workdir / "config.json.tmp"
-        temporary.write_text(json.dumps(config.to_dict(), indent=2))
-        os.replace(temporary, path)
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115 (held for the whole run)
     except OSError as error:
         raise UserError(f"--workdir: cannot write {str(workdir)!r}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"--workdir: another process is training in {str(workdir)!r}") from error
+        handler = logging.FileHandler(workdir / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+        package = logging.getLogger("ssljax")
+        package.addHandler(handler)
+        try:
+            yield
+        finally:
+            package.removeHandler(handler)
+            handler.close()
+
+
+def check_workdir(workdir: pathlib.Path, config: RunConfig, spec: data.DataSpec, resume: Resume) -> None:
+    """Refuse to continue another run, unless `resume` is "force"; remark on what else changed.
+
+    Raises:
+        UserError: the config differs in what is learned, or the data are not what they were, with the keys that differ.
+    """
+    if (workdir / "config.json").is_file():
+        before = build(read_json(workdir / "config.json"))
+        _refuse(workdir, "another run", difference(before.identity(), config.identity()), resume)
+        for line in difference(before.to_dict(), config.to_dict()):
+            log.info("changed since the last start: %s", line)
+    if (workdir / "data.json").is_file():
+        changed = difference(read_json(workdir / "data.json"), json.loads(spec.to_json()))
+        _refuse(workdir, "a run on other data", changed, resume)
+
+
+def _refuse(workdir: pathlib.Path, what: str, changed: list[str], resume: Resume) -> None:
+    if changed and resume != "force":
+        shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
+        raise UserError(f"--workdir: {str(workdir)!r} holds {what} ({shown}); take a new folder, or --resume=force")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file of a workdir (UserError when it is damaged)."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); restore it or take a new workdir") from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """A JSON file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2))
+    os.replace(temporary, path)
 
 
 def make_evaluator(program: Program) -> evals.Evaluator:
     """The evaluations of a config on its objective and data."""
     objective, config = program.objective, program.config
-    devices = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
 
     def loss_fn(params: Any, extra: Any, batch: Any, number: Any) -> dict[str, jax.Array]:
         """The training loss with a fixed key and without dropout."""
@@ -330,7 +418,7 @@ def make_evaluator(program: Program) -> evals.Evaluator:
         config.evals,
         config.data,
         program.put,
-        batch_size=-(-256 // devices) * devices,
+        batch_size=program.rows_for(256, at_least=True),
         loss_fn=jax.jit(loss_fn),
         tokenize=tokenize if length else None,
     )
@@ -338,19 +426,20 @@ def make_evaluator(program: Program) -> evals.Evaluator:
 
 def make_health(program: Program) -> Callable[[State], dict[str, jax.Array]]:
     """Numbers that show a collapse before the loss does, on one batch: feature std, effective rank, uniformity."""
-    batch = program.put(program.dataset.batch(0))
-    batch.pop("label", None)
+    rows = program.rows_for(256)
+    host = jax.tree.map(lambda x: x[:rows], {k: v for k, v in program.dataset.batch(0).items() if k != "label"})
+    batch = program.put(host)
 
     @jax.jit
-    def health(params: Any, extra: Any) -> dict[str, jax.Array]:
-        pooled = program.objective.features(params, extra, program.objective.prepare(batch))["pooled"][:256]
+    def health(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
+        pooled = program.objective.features(params, extra, program.objective.prepare(batch))["pooled"]
         return {
             "health/feature_std": losses.feature_std(pooled),
             "health/effective_rank": losses.effective_rank(pooled),
             "health/uniformity": losses.uniformity(pooled),
         }
 
-    return lambda state: health(evaluated(state), state.extra)
+    return lambda state: health(evaluated(state), state.extra, batch)
 
 
 def evaluated(state: State) -> Any:
@@ -364,7 +453,7 @@ def write_evals(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> No
     new = {(line["step"], line["eval"], line["of"]) for line in lines}
     old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     kept = [line for line in old if (line["step"], line["eval"], line["of"]) not in new]
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
     os.replace(temporary, path)
 
@@ -376,6 +465,18 @@ def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
             f"batch_size: got {config.batch_size}, must be a multiple of {devices * config.microbatches} "
             f"({devices} devices that share the batch x {config.microbatches} microbatches)"
         )
+    for name, part in config.data.streams.items():
+        if round(part.ratio * config.batch_size) % (devices * config.microbatches):
+            raise UserError(
+                f"data.streams.{name}.ratio: got {part.ratio}, {round(part.ratio * config.batch_size)} rows a batch; "
+                f"must be a multiple of {devices * config.microbatches}"
+            )
+    for name, group in config.evals.items():
+        rows = group.get("batch_size")
+        if rows is not None and rows % devices:
+            raise UserError(
+                f"evals.{name}.batch_size: got {rows}, must be a multiple of {devices} (devices that share it)"
+            )
 
 
 def _device_part(batch: Mapping[str, Any]) -> dict[str, Any]:

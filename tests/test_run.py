@@ -169,6 +169,30 @@ def test_another_config_in_the_same_workdir_is_refused(undisturbed):
         run.train(other, undisturbed)
 
 
+def test_a_workdir_belongs_to_one_process(tmp_path):
+    with run.hold(tmp_path), pytest.raises(UserError, match="another process is training"):
+        run.train(TINY, tmp_path)
+
+
+def test_other_data_under_the_same_name_are_refused(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    path = tmp_path / "run" / "data.json"
+    path.write_text(path.read_text().replace('"size": 200', '"size": 199'))
+    with pytest.raises(UserError, match=r"a run on other data \(size: 199 -> 200\)"):
+        run.train(TINY, tmp_path / "run")
+
+
+def test_fewer_steps_than_were_done_are_refused(undisturbed):
+    with pytest.raises(UserError, match=r"steps: got 4, but .* has a checkpoint of step 8"):
+        run.train({**TINY, "steps": 4}, undisturbed)
+
+
+def test_a_mistake_in_an_evaluation_is_told_before_the_first_step(tmp_path):
+    with pytest.raises(UserError, match="tset"):
+        run.train({**TINY, "evals": {"knn": {"test_split": "tset"}}}, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_last_n_and_best_are_kept(tmp_path):
     config = {
         **TINY,
@@ -206,6 +230,7 @@ def test_many_non_finite_steps_stop_the_run_with_the_ids(tmp_path):
     }
     with pytest.raises(UserError, match=r"steps in a row were not finite.*ids"):
         run.train(config, tmp_path)
+    assert all(np.isfinite(v).all() for v in parameters(tmp_path).values()), "a non-finite step left a trace"
 
 
 def test_evaluations_of_a_finished_workdir(tmp_path):

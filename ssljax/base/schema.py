@@ -68,6 +68,8 @@ def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any =
     Raises:
         UserError: unknown key, wrong type, value out of range, or what the class's `validate()` complains of.
     """
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise UserError(f"{path}.name: {cls!r} is not a dataclass, so it has no keys to set")
     known = keys(cls)
     for key in values:
         if key not in known:

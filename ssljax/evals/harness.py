@@ -12,7 +12,7 @@ import numpy as np
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
-from ssljax.evals.base import REGISTRY, Evaluation, Metrics, plain
+from ssljax.evals.base import REGISTRY, Evaluation, Metrics, Probe, plain
 
 # Flattened input larger than this (a 74 x 74 colour image) is no practical control: its copy of a split fills memory.
 RAW_LIMIT = 16_384
@@ -96,6 +96,16 @@ class Evaluator:
             return objective.score(params, extra, objective.prepare(batch))
 
         self._features, self._score = jax.jit(features), jax.jit(score)
+
+    def check(self) -> None:
+        """Open every split that an evaluation will read, so that a mistake is told before training and not after it."""
+        for name, evaluation in self.evaluations.items():
+            reader = _Reader(self, name, evaluation, None)
+            splits = {evaluation.test_split}
+            if isinstance(evaluation, Probe):
+                splits |= {s for s in (evaluation.fit_split, evaluation.select_split) if s}
+            for split in splits:
+                reader.labels(split) if isinstance(evaluation, Probe) else reader.arrays(split)
 
     def run(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Metrics]:
         """{evaluation: {metric: value}} for a model; `names` None = all. NaN where features are not finite.

@@ -8,7 +8,9 @@ is reported and the one before it is used.
 
 import dataclasses
 import logging
+import math
 import pathlib
+import shutil
 from typing import Any, Literal
 
 import jax
@@ -18,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
 from ssljax.train.state import State
 
 FORMAT = 1
@@ -44,15 +47,19 @@ class CheckpointConfig:
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any]):
+    def __init__(
+        self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any], *, read_only: bool = False
+    ):
+        """`read_only` leaves everything as it is: another process may be writing here."""
         self.folder = pathlib.Path(folder).absolute()
+        self.read_only = read_only
         self.identity = identity
         self.best = config.best
         policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
         rank = None
         if self.best:
             sign, metric = (1 if self.best.mode == "max" else -1), self.best.metric
-            rank = lambda metrics: sign * metrics[metric]  # noqa: E731
+            rank = lambda metrics: sign * metrics.get(metric, -sign * float("inf"))  # noqa: E731
             # Checkpoints without the metric are kept by being recent, never by being best.
             policies.append(checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
         self.manager = ocp.CheckpointManager(
@@ -61,12 +68,16 @@ class Checkpoints:
                 best_fn=rank,  # orbax writes metrics only where it has this
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
+                cleanup_tmp_directories=not read_only,  # what a kill in the middle of a save left behind
+                read_only=read_only,
             ),
         )
 
     def save(self, state: State, step: int, metrics: dict[str, float] | None = None) -> None:
         """Write the state in the background; blocks only for the copy off the device.
+
+        Args:
+            metrics: those that were measured at this very step; the best checkpoint is chosen by them.
 
         Raises:
             UserError: an earlier write failed (a full disk); the checkpoints before it are untouched.
@@ -74,14 +85,17 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         meta = {"format": FORMAT, "step": step, "identity": self.identity, "leaves": describe(state)}
+        measured = (metrics or {}).get(self.best.metric, float("nan")) if self.best else float("nan")
         try:
-            self.manager.save(
+            saved = self.manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-                metrics=dict(metrics) if self.best and metrics and self.best.metric in metrics else None,
+                metrics={self.best.metric: measured} if self.best and math.isfinite(measured) else None,
             )
         except Exception as error:
             raise _write_error(self.folder, error) from error
+        if not saved:  # orbax says so by its result alone
+            raise UserError(f"{self.folder}: the checkpoint of step {step} was not written; a newer one is there")
 
     def wait(self) -> None:
         """Block until every write is finished."""
@@ -98,38 +112,64 @@ class Checkpoints:
         """Steps with a finished checkpoint, newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
 
-    def restore(self, target: State, step: int | None = None) -> tuple[State, int] | None:
+    def restore(self, target: State, step: int | None = None, *, force: bool = False) -> tuple[State, int] | None:
         """The newest sound checkpoint, placed as `target` says, or None when there is none at all.
+
+        Newer ones that are damaged are moved aside (`damaged-STEP`), so that the run can save these steps again.
 
         Args:
             target: tree of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices).
             step: this one and no other.
+            force: accept the checkpoint of a run with another identity.
 
         Raises:
-            UserError: checkpoints exist but none is sound, or `step` is not there or damaged.
+            UserError: checkpoints exist but none is sound; `step` is not there or damaged; the newest readable one
+                belongs to another run, or its arrays have other shapes.
         """
         steps = self.steps() if step is None else [step]
         if step is not None and step not in self.steps():
             raise UserError(f"{self.folder}: no checkpoint of step {step} (there are: {self.steps()})")
+        problem = ""
         for candidate in steps:
-            problem = ""
             try:
                 meta = self._meta(candidate)
-                problem = _mismatch(meta, target)
-                if not problem:
-                    state = self.manager.restore(
-                        candidate, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-                    )["state"]
-                    damaged = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
-                    if not damaged:
-                        return state, candidate
-                    problem = f"checksum of {damaged[0]} differs ({len(damaged)} leaves do)"
             except Exception as error:
                 problem = _first_line(error)
-            log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
+                self._damaged(candidate, problem)
+                continue
+            mismatch = _mismatch(meta, target)
+            if mismatch:
+                raise UserError(f"{self.folder}: the checkpoint of step {candidate} does not fit: {mismatch}")
+            if meta["identity"] != self.identity and not force:
+                raise UserError(
+                    f"{self.folder}: the checkpoint of step {candidate} is of another run (identity "
+                    f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force goes on with it"
+                )
+            try:
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+                state = self.manager.restore(candidate, args=args)["state"]
+            except Exception as error:
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise  # no room on the device says nothing about the file
+                problem = _first_line(error)
+                self._damaged(candidate, problem)
+                continue
+            wrong = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
+            if not wrong:
+                return state, candidate
+            problem = f"the checksum of {wrong[0]} differs ({len(wrong)} arrays do)"
+            self._damaged(candidate, problem)
         if steps:
             raise UserError(f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem})")
         return None
+
+    def _damaged(self, step: int, problem: str) -> None:
+        log.warning("checkpoint %d is damaged and skipped: %s", step, problem)
+        if not self.read_only:
+            aside = self.folder.parent / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+            self.manager.reload()
 
     def _meta(self, step: int) -> dict[str, Any]:
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
@@ -190,6 +230,6 @@ def _first_line(error: BaseException) -> str:
 
 def _write_error(folder: pathlib.Path, error: Exception) -> UserError:
     text = str(error)
-    full = any(mark in text for mark in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "File too large"))
+    full = any(mark in text for mark in ("No space left", "ENOSPC", "File too large"))
     why = "the disk is full" if full else _first_line(error)
     return UserError(f"{folder}: cannot write a checkpoint: {why}; the last good checkpoint is kept")

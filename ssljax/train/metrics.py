@@ -115,7 +115,9 @@ class Writer:
         if tensorboard:
             import tensorboardX
 
-            self.events = tensorboardX.SummaryWriter(str(workdir), purge_step=start or None)
+            # Points of steps after the restored one, told by the part of the run that was lost, are hidden.
+            again = any(workdir.glob("events*"))
+            self.events = tensorboardX.SummaryWriter(str(workdir), purge_step=start + 1 if again else None)
 
     def write(self, step: int, numbers: dict[str, Any]) -> None:
         line = {"step": step, **{k: _clean(v) for k, v in numbers.items()}}

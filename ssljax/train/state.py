@@ -19,7 +19,8 @@ class State(flax.struct.PyTreeNode):
     params, extra: the objective's variables. opt_state: the optimiser's. ema: averaged parameters, or None.
     hyper: {"objective.temperature": float32, ...}, the settings that a stacked sweep varies; empty otherwise.
     meters: {name: (sum, weight)} since the last log point, so that a resumed run logs the same numbers.
-    guard: counts of non-finite steps: {"skipped", "streak": in a row until now, "last": the last such step}.
+    guard: counts of non-finite steps: {"skipped", "streak": in a row until now, "longest": such row since the last log
+        point, "last": the last such step}.
     """
 
     step: jax.Array
@@ -67,7 +68,7 @@ def make_init(
             ema=jax.tree.map(jnp.copy, variables.params) if ema else None,
             hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
             meters={},
-            guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "last": jnp.int32(-1)},
+            guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "longest": jnp.int32(0), "last": jnp.int32(-1)},
         )
 
     return init

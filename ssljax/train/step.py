@@ -49,12 +49,14 @@ def make_train_step(
         if ema is not None and ema_decay is not None:
             ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
 
-        # A non-finite step leaves no trace but its count.
-        ok = jnp.isfinite(value) & jnp.isfinite(health["grad_norm"])
+        # A non-finite step leaves no trace but its count. What would be committed is asked too: finite gradients can
+        # still overflow the parameters.
+        ok = jnp.isfinite(value) & jnp.isfinite(health["grad_norm"]) & _finite((params, extra))
         kept = (state.params, state.extra, state.opt_state, state.ema)
         params, extra, opt_state, ema = jax.tree.map(
             lambda new, old: jnp.where(ok, new, old), (params, extra, opt_state, ema), kept
         )
+        streak = jnp.where(ok, 0, state.guard["streak"] + 1)
         terms = {f"loss/{name}": (s, w) for name, (_, s, w) in loss.terms.items()} if len(loss.terms) > 1 else {}
         one = jnp.float32(1)
         now = {"loss": (value, one), **terms, **loss.metrics, **{name: (v, one) for name, v in health.items()}}
@@ -68,7 +70,8 @@ def make_train_step(
             meters=jax.tree.map(jnp.add, state.meters, now) if state.meters else now,
             guard={
                 "skipped": state.guard["skipped"] + ~ok,
-                "streak": jnp.where(ok, 0, state.guard["streak"] + 1),
+                "streak": streak,
+                "longest": jnp.maximum(state.guard["longest"], streak),
                 "last": jnp.where(ok, state.guard["last"], state.step),
             },
         )
@@ -85,7 +88,14 @@ def means(meters: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array
 def pop_meters(state: State) -> tuple[State, dict[str, jax.Array]]:
     """The state with empty meters, and the means and guard counts since the last call."""
     numbers = {**means(state.meters), **{f"guard/{k}": v for k, v in state.guard.items()}}
-    return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters)), numbers
+    guard = {**state.guard, "longest": state.guard["streak"]}
+    return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters), guard=guard), numbers
+
+
+def _finite(tree: Any) -> jax.Array:
+    """Whether all floating point leaves are finite; the sum of squares would overflow before its terms do."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all() if leaves else jnp.bool_(True)
 
 
 def _of(group: str, hyper: dict[str, jax.Array]) -> dict[str, Any]:

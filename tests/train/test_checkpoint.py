@@ -47,7 +47,7 @@ def test_the_checksum_does_not_depend_on_the_mesh(dtype):
 @pytest.fixture
 def saved(tmp_path):
     """Checkpoints of steps 1 and 2 with an array large enough to be stored in a file of its own."""
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), {"a": 1})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), {"a": 1})
     x = jax.random.normal(jax.random.key(0), (512, 512))
     for step in (1, 2):
         checkpoints.save(state_of(x + step, step), step)
@@ -70,8 +70,35 @@ def test_a_flipped_byte_sends_us_to_the_checkpoint_before(saved, caplog):
     assert step == 1
     np.testing.assert_array_equal(state.params["w"], x + 1)
     assert "checkpoint 2 is damaged and skipped" in caplog.text
-    with pytest.raises(UserError, match="no sound checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint of step 2"):
         checkpoints.restore(target(state_of(x, 0)), step=2)
+
+
+def test_a_damaged_newest_one_does_not_stand_in_the_way_of_later_saves(saved):
+    checkpoints, x = saved
+    flip(checkpoints.folder, 2)
+    checkpoints.restore(target(state_of(x, 0)))
+    checkpoints.save(state_of(x + 2, 2), 2)
+    checkpoints.save(state_of(x + 3, 3), 3)
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 2]
+    assert (checkpoints.folder.parent / "damaged-2").exists()
+
+
+def test_another_identity_is_refused_unless_forced(saved, tmp_path):
+    checkpoints, x = saved
+    checkpoints.identity = {"a": 2}
+    with pytest.raises(UserError, match=r"another run.*--resume=force"):
+        checkpoints.restore(target(state_of(x, 0)))
+    assert checkpoints.restore(target(state_of(x, 0)), force=True)[1] == 2
+
+
+def test_reading_disturbs_nothing_that_is_being_written(saved):
+    checkpoints, x = saved
+    unfinished = checkpoints.folder / "3.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    Checkpoints(checkpoints.folder, CheckpointConfig(), {"a": 1}, read_only=True).restore(target(state_of(x, 0)))
+    assert unfinished.exists()
 
 
 def test_restores_onto_another_mesh_bit_for_bit(saved):
