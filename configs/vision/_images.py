@@ -15,9 +15,9 @@ SOURCES = {
 
 PATCH_SIZE = {"cifar10": 4, "mnist": 4}
 
-# Digits lose their meaning when mirrored, and have no colour.
+# Recipes for small images. Digits lose their meaning when mirrored, and have no colour.
 AUGMENT = {
-    "cifar10": dict(flip=0.5, jitter=0.8, jitter_strength=0.5, gray=0.2, blur=0.0),
+    "cifar10": dict(flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.0),
     "mnist": dict(flip=0.0, jitter=0.5, brightness=0.4, contrast=0.4, gray=0.0, blur=0.2),
 }
 

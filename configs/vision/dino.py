@@ -37,6 +37,8 @@ def get_config(arg=""):
                     global_scale=(0.4, 1.0),
                     local_scale=(0.1, 0.4),
                     augment=_images.AUGMENT[a["data"]],
+                    second=None,  # all crops by the recipe of `augment`
+                    local=None,
                 ),
             ),
             data=_images.SOURCES[a["data"]],

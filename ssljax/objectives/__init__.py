@@ -33,7 +33,8 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
         steps: length of the run, for schedules inside objectives (teacher momentum, temperature warm-up).
 
     Raises:
-        UserError: unknown name or key, or a model of another kind of input than the objective makes.
+        UserError: unknown name or key, a model of another kind of input than the objective makes, or settings that
+            don't fit the data (`check`).
     """
     objective, model = config["objective"], config["model"]
     if isinstance(objective, Mapping):
@@ -46,4 +47,6 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
             f"model.name: this model reads {model.inputs}, but the objective makes {' or '.join(objective.inputs)} "
             f"(fitting: {', '.join(fitting)})"
         )
-    return dataclasses.replace(objective, model=models.create(model, spec), spec=spec, steps=steps)
+    objective = dataclasses.replace(objective, model=models.create(model, spec), spec=spec, steps=steps)
+    objective.check()
+    return objective

@@ -74,6 +74,9 @@ class Objective:
     spec: Any = schema.given()
     steps: int | None = schema.given()
 
+    def check(self) -> None:
+        """Raises `UserError` where settings don't fit the data or the model; `objectives.create` calls it."""
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Parameters and extra state, with logical axes as flax partitioning boxes."""
         raise NotImplementedError

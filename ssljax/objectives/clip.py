@@ -12,12 +12,16 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, view_flops
+from ssljax.objectives.images import ImageObjective, uniformity, view_flops
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIP(ImageObjective):
-    """Symmetric cross-entropy over cosine similarities times a learned scale, which is clipped at `max_scale`."""
+    """Symmetric cross-entropy over cosine similarities times a learned scale.
+
+    max_scale: largest scale (section 2.5: 100). The paper clips the parameter after each update; here its value is
+    clipped where it is used, with the gradient that a parameter at the bound has, so that it can come back.
+    """
 
     coupled: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("pairs",)
@@ -38,14 +42,14 @@ class CLIP(ImageObjective):
         return self._towers(params, inputs, noise_of(ctx))
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
-        scale = jnp.minimum(apply(self.model, params, method="scale"), self.max_scale)
+        scale = clipped(apply(self.model, params, method="scale"), self.max_scale)
         image, text = outputs["image"], outputs["text"]
         values, weights = losses.clip_loss(image, text, scale, reduce=False)
         n = jnp.float32(image.shape[0])
         metrics = {
             "logit_scale": (scale, jnp.float32(1)),
             "alignment": (n * losses.alignment(image, text), n),
-            "uniformity": (n * losses.uniformity(image), n),
+            "uniformity": (n * uniformity(image), n),
         }
         return Loss({"clip": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
 
@@ -61,3 +65,8 @@ class CLIP(ImageObjective):
             "image": apply(self.model, params, self.pixels(inputs["image"]), noise=noise, method="image"),
             "text": apply(self.model, params, inputs["tokens"], inputs.get("segment_ids"), noise=noise, method="text"),
         }
+
+
+def clipped(scale: jax.Array, bound: float) -> jax.Array:
+    """min(scale, bound) > 0, with gradient beyond the bound: that of the logarithm of a scale which stands at it."""
+    return scale * jax.lax.stop_gradient(jnp.minimum(scale, bound) / scale)

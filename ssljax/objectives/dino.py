@@ -7,6 +7,7 @@ Transformers".
 import dataclasses
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -37,7 +38,8 @@ class DINO(ImageObjective):
     teacher_temperature: rises linearly from `teacher_temperature_start` over the first `teacher_warmup` share of the
     run. centering: decay of the running mean that is subtracted from the teacher's logits (eq. 4); None removes it,
     which collapses the method. momentum: of the teacher, to 1 on a half cosine.
-    The last layer is kept frozen at first by `optimizer.freeze`.
+
+    The last layer is frozen at first (the paper: during the first epoch) only where `optimizer.freeze` says so.
     """
 
     total_dependent: ClassVar[bool] = True
@@ -57,9 +59,8 @@ class DINO(ImageObjective):
         encoder = self.model.init(encoder_key, images)["params"]
         head = self.head.module().init(head_key, jnp.zeros((1, self.model.width)))["params"]
         student = {"encoder": encoder, "head": head}
-        return Variables(
-            student, {"teacher": jax.tree.map(jnp.copy, student), "center": jnp.zeros(self.head.prototypes)}
-        )
+        center = nn.LogicallyPartitioned(jnp.zeros(self.head.prototypes), ("prototypes",))
+        return Variables(student, {"teacher": jax.tree.map(jnp.copy, student), "center": center})
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         return self.augment(key, batch["image"])  # {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}
@@ -84,9 +85,13 @@ class DINO(ImageObjective):
         weight = jnp.sum(weights)
         targets = jax.nn.softmax((teacher - center) / temperature, -1)
         entropy = jnp.mean(losses.entropy(targets), 1)  # [B]
+        apart, _ = losses.alignment(outputs["student"][:, 0], outputs["student"][:, 1], reduce=False)
         return Loss(
             {"dino": (1.0, jnp.sum(values * weights), weight)},
-            {"teacher_entropy": (jnp.sum(entropy * weights), weight)},
+            {
+                "teacher_entropy": (jnp.sum(entropy * weights), weight),
+                "alignment": (jnp.sum(apart * weights), weight),  # of the logits of the first two (large) crops
+            },
             sums={"center": jnp.sum(jnp.mean(teacher, 1) * weights[:, None], 0), "weight": weight},
         )
 

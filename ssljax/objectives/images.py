@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import views
+from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.errors import UserError
 from ssljax.layers.noise import Noise
 from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_of
 
@@ -21,6 +22,19 @@ class ImageObjective(Objective):
 
     mean: tuple[float, ...] = schema.setting((0.5,))
     std: tuple[float, ...] = schema.setting((0.25,), gt=0)
+
+    def check(self) -> None:
+        if "image" not in self.spec.elements:
+            return
+        channels = self.spec.elements["image"]["shape"][-1]
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) not in (1, channels):
+                allowed = "1" if channels == 1 else f"1 or {channels}"
+                raise UserError(
+                    f"objective.{name}: got {len(values)} values {values}, but images have {channels} "
+                    f"channel{'s' if channels > 1 else ''} ({allowed} required)"
+                )
 
     def prepare(self, batch: Batch) -> Batch:
         return {**batch, "image": views.to_float(batch["image"])}
@@ -55,6 +69,14 @@ def each_crop(inputs: Any, ctx: Ctx, encode: Callable[[jax.Array, Noise | None],
         encoded.append(encode(views_BxV, noise_of(ctx, views_BxV.shape[1], seen, total)))
         seen += views_BxV.shape[1]
     return jnp.concatenate(encoded, 1)
+
+
+def uniformity(z_BxD: jax.Array, rows: int = 256) -> jax.Array:
+    """`losses.uniformity` of the first `rows` examples of the batch, as a metric of a training step.
+
+    All pairs of a large batch would be a B x B array in every step, for a number that is only looked at.
+    """
+    return losses.uniformity(z_BxD[:rows])
 
 
 def view_flops(model: Any, augment: Any, spec: Any, **options: Any) -> float:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.errors import UserError
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.images import ImageObjective, view_flops, view_shape
@@ -27,6 +28,17 @@ class MAE(ImageObjective):
     normalize_targets: bool = True
     augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
     decoder: MAEDecoder = schema.setting(MAEDecoder())
+
+    def check(self) -> None:
+        super().check()
+        rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
+        patches = rows * columns
+        hidden = round(patches * self.mask_ratio)  # as views.visible_patches counts
+        if not 0 < hidden < patches:
+            raise UserError(
+                f"objective.mask_ratio: got {self.mask_ratio}, which hides {hidden} of {patches} patches "
+                "(at least one must be hidden and one visible)"
+            )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, decoder_key = jax.random.split(key)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, view_flops
+from ssljax.objectives.images import ImageObjective, uniformity, view_flops
 from ssljax.objectives.projector import Projector
 
 
@@ -50,7 +50,7 @@ class SimCLR(ImageObjective):
         n = jnp.float32(first.shape[0])
         metrics = {
             "alignment": (n * losses.alignment(first, second), n),
-            "uniformity": (n * losses.uniformity(first), n),
+            "uniformity": (n * uniformity(first), n),
             "feature_std": (n * losses.feature_std(outputs[:, 0]), n),
         }
         return Loss({"nt_xent": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)

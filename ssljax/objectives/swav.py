@@ -15,8 +15,19 @@ from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.layers.heads import Prototypes
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
-from ssljax.objectives.images import ImageObjective, crop_flops, each_crop
+from ssljax.objectives.images import ImageObjective, crop_flops, each_crop, uniformity
 from ssljax.objectives.projector import Projector
+
+# Section 3.2 and appendix A.1: two large and six small crops, all with the operations of SimCLR.
+CROPS = {
+    "name": "multi_crop",
+    "local_crops": 6,
+    "global_scale": (0.14, 1.0),
+    "local_scale": (0.05, 0.14),
+    "augment": {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "blur": 0.5},
+    "second": None,
+    "local": None,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +35,11 @@ class SwAV(ImageObjective):
     """Swapped prediction (eq. 2) of Sinkhorn assignments (eq. 3-5).
 
     sinkhorn_iterations: 0 removes the balancing (plain softmax assignments), which collapses the method.
-    queue: earlier projections that join the batch in the balancing, used once the queue is full
-    (section 4.1, "small batches"); 0 is off.
-    The prototypes are kept frozen at first by `optimizer.freeze`.
+    queue: earlier projections that join the batch in the balancing (section 4.1, "small batches"); 0 is off. It is
+    used as soon as it is full, where the paper waits for epoch 15.
+    augment: large and small crops, by default with the recipe of the paper: SimCLR's operations on all of them.
+
+    The prototypes are frozen at first only where `optimizer.freeze` says so.
     """
 
     coupled: ClassVar[bool] = True
@@ -36,7 +49,7 @@ class SwAV(ImageObjective):
     epsilon: float = schema.setting(0.05, gt=0)
     sinkhorn_iterations: int = schema.setting(3, ge=0)
     queue: int = schema.setting(0, ge=0)
-    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY.only("multi_crop"))
+    augment: Any = schema.setting(CROPS, registry=views.REGISTRY.only("multi_crop"))
     projector: Projector = schema.setting(Projector())
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
@@ -77,7 +90,7 @@ class SwAV(ImageObjective):
             "assignment_entropy": (n * losses.entropy(mean_assignment), n),
             "feature_std": (n * losses.feature_std(outputs[:, 0]), n),
             "alignment": (n * losses.alignment(own[:, 0], own[:, -1]), n),
-            "uniformity": (n * losses.uniformity(own[:, 0]), n),
+            "uniformity": (n * uniformity(own[:, 0]), n),
         }
         rows = jax.lax.stop_gradient(own) if self.queue else ()
         return Loss({"swav": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics, rows=rows)

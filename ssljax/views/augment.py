@@ -145,26 +145,34 @@ class TwoViews:
         return _views(key, 0, images, augments, _size(self.size, images), self.crop_scale)
 
 
+# What the three recipes of DINO share (Caron et al. 2021, section 3.2, after BYOL); small crops have just this.
+_DINO = ContrastiveAugment(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+
+
 @dataclasses.dataclass(frozen=True)
 class MultiCrop:
-    """Large and small crops (Caron et al. 2020, 2021; the defaults are DINO's).
+    """Large and small crops (Caron et al. 2020, 2021), by default with the recipes of DINO's code.
+
+    There are three recipes: `augment` of the first large crop, `second` of the other large ones, `local` of the small
+    ones. A change of one leaves the others alone; None stands for `augment`.
 
     (key, images [B, H, W, C] in [0, 1]) -> {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" is absent
     where `local_crops` is 0.
     """
 
     global_crops: int = setting(2, ge=1)
-    local_crops: int = setting(6, ge=0)
+    local_crops: int = setting(8, ge=0)
     size: int | None = setting(None, gt=0)
     local_size: int | None = setting(None, gt=0)
     """Side of the small crops; None is half the side of the large ones."""
     global_scale: tuple[float, float] = setting((0.4, 1.0), gt=0, le=1)
     local_scale: tuple[float, float] = setting((0.05, 0.4), gt=0, le=1)
-    augment: ContrastiveAugment = setting(ContrastiveAugment())
-    second: ContrastiveAugment | None = setting(None)
-    """The operations of the large crops after the first, where they differ (DINO: blur 0.1, solarize 0.2)."""
-    local: ContrastiveAugment | None = setting(None)
-    """The operations of the small crops, where they differ."""
+    augment: ContrastiveAugment = setting(dataclasses.replace(_DINO, blur=1.0))
+    """The operations of the first large crop."""
+    second: ContrastiveAugment | None = setting(dataclasses.replace(_DINO, blur=0.1, solarize=0.2))
+    """The operations of the large crops after the first; None: those of `augment`."""
+    local: ContrastiveAugment | None = setting(_DINO)
+    """The operations of the small crops; None: those of `augment`."""
 
     def validate(self) -> None:
         _ordered("global_scale", self.global_scale)

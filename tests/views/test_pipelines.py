@@ -72,7 +72,7 @@ def test_shapes():
     assert shape("single") == (6, 12, 12, 3)
     assert shape("single", size=8) == (6, 8, 8, 3)
     assert shape("two_views", size=8) == (6, 2, 8, 8, 3)
-    assert shape("multi_crop") == {"global": (6, 2, 12, 12, 3), "local": (6, 6, 6, 6, 3)}
+    assert shape("multi_crop") == {"global": (6, 2, 12, 12, 3), "local": (6, 8, 6, 6, 3)}
     assert shape("multi_crop", global_crops=1, local_crops=3, size=8, local_size=5) == {
         "global": (6, 1, 8, 8, 3),
         "local": (6, 3, 5, 5, 3),
@@ -110,11 +110,34 @@ def test_a_second_recipe_touches_the_second_view_only():
     assert gray == [False, True, True]
 
 
+def test_the_three_recipes_of_multi_crop_are_dinos_and_change_one_by_one():
+    crops = make("multi_crop")
+    recipes = (crops.augment, crops.second, crops.local)
+    assert [(r.blur, r.solarize) for r in recipes] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
+    shared = {
+        "flip": 0.5,
+        "jitter": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.2,
+        "hue": 0.1,
+        "gray": 0.2,
+    }
+    assert all(dataclasses.asdict(r).items() >= shared.items() for r in recipes)
+    changed = make("multi_crop", second={"flip": 0.0})
+    assert changed.second == dataclasses.replace(crops.second, flip=0.0) and changed.local == crops.local
+
+
+def test_without_a_recipe_of_their_own_all_crops_follow_the_first():
+    crops = view("multi_crop", augment={**OFF, "gray": 1.0}, second=None, local=None)
+    assert all(np.ptp(np.asarray(x), axis=-1).max() < 1e-6 for x in crops.values())
+
+
 def test_crop_scales_reach_their_crops():
     # On a ramp from left to right the spread of a crop tells its width.
     ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None], (64, 32, 1, 1))
-    config = {"augment": {**OFF, "crop_ratio": [1, 1]}, "global_scale": [0.6, 1.0], "local_scale": [0.05, 0.2]}
-    crops = view("multi_crop", ramp, **config)
+    scales = {"global_scale": [0.6, 1.0], "local_scale": [0.05, 0.2]}
+    crops = view("multi_crop", ramp, augment={**OFF, "crop_ratio": [1, 1]}, second=None, local=None, **scales)
     width = {name: np.square(np.ptp(np.asarray(x), axis=(2, 3, 4))) for name, x in crops.items()}
     assert width["global"].min() > 0.5 and width["local"].max() < 0.2
 

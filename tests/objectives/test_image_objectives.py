@@ -1,0 +1,105 @@
+"""What the objectives over images refuse, clip, shard and measure beside their losses."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from ssljax import losses, objectives
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.config import load
+from ssljax.objectives.clip import clipped
+from ssljax.objectives.images import uniformity
+from ssljax.train.state import abstract_variables
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs/vision"
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("name", ["simclr", "classification", "mae"])
+def test_mean_and_std_fit_the_channels(name, key):
+    groups = tiny.config(name)
+    groups["objective"][key] = [0.5, 0.5]
+    with pytest.raises(UserError, match=rf"objective\.{key}: got 2 values .* 3 channels \(1 or 3 required\)"):
+        objectives.create(groups, tiny.SPEC)
+    for values in ([0.5], [0.5, 0.4, 0.3]):
+        groups["objective"][key] = values
+        assert getattr(objectives.create(groups, tiny.SPEC), key) == tuple(values)
+
+
+@pytest.mark.parametrize(("ratio", "hidden"), [(0.9, 4), (0.1, 0)])
+def test_a_mask_hides_some_patches_and_not_all(ratio, hidden):
+    groups = tiny.config("mae")  # 8 x 8 pixels in patches of 4
+    groups["objective"]["mask_ratio"] = ratio
+    with pytest.raises(UserError, match=rf"objective\.mask_ratio: got {ratio}, which hides {hidden} of 4 patches"):
+        objectives.create(groups, tiny.SPEC)
+
+
+def test_swav_has_its_own_recipe_for_all_crops():
+    swav, dino = (schema.build_named(objectives.REGISTRY, {"name": n}, "objective").augment for n in ("swav", "dino"))
+    assert (swav.global_crops, swav.local_crops) == (2, 6) and (dino.global_crops, dino.local_crops) == (2, 8)
+    assert (swav.global_scale, swav.local_scale) == ((0.14, 1.0), (0.05, 0.14))
+    recipe = dataclasses.asdict(swav.augment)
+    expected = {"jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "blur": 0.5}
+    assert recipe.items() >= expected.items() and recipe["solarize"] == 0
+    assert swav.second is None and swav.local is None
+
+
+@pytest.mark.parametrize("name", ["dino", "swav"])
+def test_no_crop_of_a_digit_is_mirrored(name):
+    config, _ = load(f"{CONFIGS}/{name}.py:data=mnist")
+    crops = config.objective.augment
+    assert crops.augment.flip == 0 and crops.second is None and crops.local is None
+
+
+def test_the_centre_is_split_like_the_prototypes_of_the_head():
+    _, axes = abstract_variables(tiny.make("dino"), tiny.batch())
+    assert axes.extra["center"] == axes.params["head"]["last_layer"]["kernel"][-1:] == ("prototypes",)
+
+
+def test_a_scale_beyond_the_bound_has_its_value_and_a_gradient():
+    value, slope = jax.value_and_grad(lambda s: clipped(jnp.exp(s), 100.0))(jnp.log(jnp.float32(400)))
+    np.testing.assert_allclose([value, slope], [100, 100], rtol=1e-6)
+    value, slope = jax.value_and_grad(lambda s: clipped(jnp.exp(s), 100.0))(jnp.log(jnp.float32(7)))
+    np.testing.assert_allclose([value, slope], [7, 7], rtol=1e-6)
+
+
+def test_the_scale_of_clip_comes_back_from_beyond_the_bound():
+    # Pairs that contradict each other: the loss wants a small scale.
+    objective = dataclasses.replace(tiny.make("clip"), max_scale=10.0)
+    image = jnp.eye(4)
+    outputs = {"image": image, "text": jnp.roll(image, 1, axis=0)}
+
+    def loss(log_scale):
+        told = objective.loss({"log_scale": log_scale}, {}, outputs, {}, None)
+        return told.terms["clip"][1] / told.terms["clip"][2], told.metrics["logit_scale"][0]
+
+    step = jax.jit(lambda s: (s - 0.1 * jax.grad(lambda s: loss(s)[0])(s), loss(s)[1]))
+    log_scale, scales = jnp.log(jnp.float32(20)), []
+    for _ in range(4):
+        log_scale, scale = step(log_scale)
+        scales.append(float(scale))
+    np.testing.assert_allclose(scales[0], 10, rtol=1e-6)
+    assert scales[-1] < 10
+
+
+def test_uniformity_of_a_step_reads_the_first_rows_only():
+    z = jax.random.normal(jax.random.key(0), (300, 4))
+    np.testing.assert_array_equal(uniformity(z), losses.uniformity(z[:256]))
+    np.testing.assert_array_equal(uniformity(z[:20]), losses.uniformity(z[:20]))
+    assert "300,300" not in str(jax.make_jaxpr(uniformity)(z))
+
+
+def test_dino_measures_how_far_the_large_crops_are_apart():
+    objective = tiny.make("dino")
+    student = jax.random.normal(jax.random.key(0), (6, 4, 24))
+    outputs = {"student": student, "teacher": student[:, :2]}
+    ctx = objectives.base.Ctx(jax.random.key(0), jnp.int32(0), jnp.arange(6))
+    told = objective.loss({}, {"center": jnp.zeros(24)}, outputs, {}, ctx)
+    total, weight = told.metrics["alignment"]
+    np.testing.assert_allclose(total / weight, losses.alignment(student[:, 0], student[:, 1]), rtol=1e-5)
