@@ -31,12 +31,12 @@ def get_config(arg=""):
             optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.05),
             schedule=dict(name="cosine", warmup="5%"),
             evals=dict(
-                knn=dict(fit_split="train[:50]", k=5),
+                knn=dict(fit_split="train[:50]"),
                 linear=dict(labels_per_class=5, draws=10),
                 few_shot=dict(draws=10),
             ),
             log=dict(every_steps=20),
             batch_size=256,
-            steps=800,
+            steps=700,
         )
     )
