@@ -6,6 +6,11 @@ import tempfile
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Each of the eight devices may block a thread of XLA's pool while it waits for the others in a collective. With as many
+# threads as a small machine has cores two independent collectives can then wait for each other for ever (seen with clip
+# on the (2,2,2) mesh: a rendezvous times out and the process aborts).
+os.environ.setdefault("NPROC", "16")
+os.environ.setdefault("PJRT_NPROC", "16")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "ssljax_jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
