@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from ssljax.base.errors import UserError
@@ -90,6 +91,22 @@ def test_logistic_regression_is_scikit_learns(l2):
     weight = head[:-1] - head[:-1].mean(axis=1, keepdims=True)  # the penalty centres it already: no-op up to tolerance
     np.testing.assert_allclose(weight, head[:-1], atol=2e-3)
     np.testing.assert_allclose(weight, reference.coef_.T, atol=3e-3, rtol=3e-3)
+
+
+@pytest.mark.parametrize("columns", [20, 500])
+def test_logistic_regression_converges_on_correlated_features(columns):
+    """Neighbouring columns are almost the same, as pixels are; with more rows than columns and with fewer."""
+    n, l2, rng = 300, 1e-6, np.random.default_rng(0)
+    y = rng.integers(CLASSES, size=n)
+    x = np.cumsum(rng.normal(size=(n, columns)), axis=1) + rng.normal(size=(CLASSES, 1))[y]
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    head = np.asarray(logistic_path(x, y, np.ones(n), l2=jnp.array([1e-1, l2]), classes=CLASSES), np.float64)[1]
+    reference = LogisticRegression(C=1 / (l2 * n), max_iter=50_000, tol=1e-7).fit(x, y)
+
+    def loss(weight, bias):
+        return -log_softmax(x @ weight + bias, axis=1)[np.arange(n), y].mean() + l2 / 2 * np.sum(weight**2)
+
+    assert loss(head[:-1], head[-1]) < loss(reference.coef_.T, reference.intercept_) + 1e-4
 
 
 def test_logistic_gradient_vanishes_and_zero_weight_is_absence():
