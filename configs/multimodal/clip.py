@@ -14,7 +14,7 @@ def get_config(arg=""):
             model=dict(
                 name="clip",
                 embed_dim=128,
-                image=dict(size=None, width=128, depth=4, heads=4, patch_size=8, pool="mean"),
+                image=dict(size=None, width=128, depth=4, heads=4, patch_size=16, pool="mean"),
                 text=dict(size=None, width=128, depth=2, heads=4),
             ),
             objective=dict(
@@ -35,8 +35,8 @@ def get_config(arg=""):
             schedule=dict(name="cosine", warmup="10%"),
             evals=dict(retrieval=dict()),
             log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
+            checkpoint=dict(every_steps=100),
             batch_size=256,
-            steps=600,
+            steps=300,
         )
     )

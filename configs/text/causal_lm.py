@@ -1,4 +1,7 @@
-"""A small GPT (Radford et al. 2019) on English text, measured in bits per byte beside unigram and bigram models.
+"""A small GPT on English text, measured in bits per byte beside unigram and bigram models.
+
+GPT-2 (Radford et al. 2019) with rotary positions (Su et al. 2021): in runs of minutes learned positions stay near their
+start, and the model near the bigram's entropy.
 
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
@@ -16,17 +19,17 @@ def get_config(arg=""):
     a = arguments(arg, data="python-docs")
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="gpt", size=None, width=128, depth=4, heads=4),
+            model=dict(name="gpt", size=None, width=96, depth=3, heads=4, positions="none", rope_theta=10_000),
             objective=dict(name="causal_lm"),
             data=dict(
-                **_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=256, overlap=1
+                **_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128, overlap=1
             ),
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="5%", final=0.1),
             evals=dict(perplexity=dict(test_split="test", max_examples=1000)),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
-            batch_size=32,
-            steps=600,
+            batch_size=16,
+            steps=1200,
         )
     )

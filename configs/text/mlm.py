@@ -1,4 +1,4 @@
-"""A small BERT (Devlin et al. 2019) by masked language modelling on English text.
+"""A small BERT (Devlin et al. 2019) by masked language modelling on English text, with rotary positions.
 
     ssljax train --config configs/text/mlm.py --workdir runs/mlm
     ssljax train --config configs/text/mlm.py:data=classic-books --workdir runs/mlm-books
@@ -17,15 +17,24 @@ def get_config(arg=""):
     a = arguments(arg, data="python-docs")
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="bert", size=None, width=128, depth=4, heads=4, norm_position="pre"),
+            model=dict(
+                name="bert",
+                size=None,
+                width=96,
+                depth=3,
+                heads=4,
+                norm_position="pre",
+                positions="none",
+                rope_theta=10_000,
+            ),
             objective=dict(name="mlm"),
             data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
-            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
             schedule=dict(name="linear", warmup="10%"),
-            evals=dict(pseudo_perplexity=dict(test_split="test", max_examples=200)),
+            evals=dict(pseudo_perplexity=dict(test_split="test", max_examples=25)),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
-            batch_size=64,
+            batch_size=16,
             steps=1200,
         )
     )

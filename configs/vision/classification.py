@@ -15,15 +15,7 @@ def get_config(arg=""):
     a = arguments(arg, data="cifar10")
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="vit",
-                size=None,
-                width=128,
-                depth=4,
-                heads=4,
-                patch_size=_images.PATCH_SIZE[a["data"]],
-                pool="mean",
-            ),
+            model=_images.vit(_images.PATCH_SIZE[a["data"]]),
             objective=dict(
                 name="classification",
                 label_smoothing=0.1,
@@ -32,12 +24,12 @@ def get_config(arg=""):
                 ),
             ),
             data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0),
+            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
             evals=_images.probes(),
             log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=256,
-            steps=800,
+            checkpoint=dict(every_steps=100),
+            batch_size=128,
+            steps=600,
         )
     )

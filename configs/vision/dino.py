@@ -16,26 +16,16 @@ def get_config(arg=""):
     a = arguments(arg, data="cifar10")
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="vit",
-                size=None,
-                width=128,
-                depth=4,
-                heads=4,
-                patch_size=_images.PATCH_SIZE[a["data"]],
-                pool="mean",
-            ),
+            model=_images.vit(_images.PATCH_SIZE[a["data"]]),
             objective=dict(
                 name="dino",
-                head=dict(hidden=512, bottleneck=128, prototypes=1024),
+                head=dict(hidden=512, bottleneck=128, prototypes=256),
+                teacher_temperature=0.04,  # the paper's first; a higher one flattens the teacher of a short run
                 momentum=0.99,  # a short run: the teacher must forget the initialisation
                 augment=dict(
                     name="multi_crop",
-                    size=16,
                     local_crops=2,
-                    local_size=8,
-                    global_scale=(0.4, 1.0),
-                    local_scale=(0.1, 0.4),
+                    **_images.MULTI_CROP[a["data"]],
                     augment=_images.AUGMENT[a["data"]],
                     second=None,  # all crops by the recipe of `augment`
                     local=None,
@@ -47,9 +37,9 @@ def get_config(arg=""):
             ),
             schedule=dict(name="cosine", warmup="10%"),
             evals=_images.probes(),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=256,
-            steps=800,
+            log=dict(every_steps=100),
+            checkpoint=dict(every_steps=500),
+            batch_size=64,
+            steps=1500,
         )
     )

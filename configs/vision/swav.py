@@ -17,26 +17,15 @@ def get_config(arg=""):
     a = arguments(arg, data="cifar10")
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="vit",
-                size=None,
-                width=128,
-                depth=4,
-                heads=4,
-                patch_size=_images.PATCH_SIZE[a["data"]],
-                pool="mean",
-            ),
+            model=_images.vit(_images.PATCH_SIZE[a["data"]]),
             objective=dict(
                 name="swav",
-                prototypes=256,
+                prototypes=128,
                 projector=dict(hidden=512, output=128),
                 augment=dict(
                     name="multi_crop",
-                    size=16,
                     local_crops=2,
-                    local_size=8,
-                    global_scale=(0.3, 1.0),
-                    local_scale=(0.1, 0.3),
+                    **_images.MULTI_CROP[a["data"]],
                     augment=_images.AUGMENT[a["data"]],
                     second=None,  # all crops by the recipe of `augment`
                     local=None,
@@ -44,13 +33,13 @@ def get_config(arg=""):
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(
-                name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0, freeze={"^prototypes": "2%"}
+                name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0, freeze={"^prototypes": "2%"}
             ),
             schedule=dict(name="cosine", warmup="10%"),
             evals=_images.probes(),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
-            batch_size=256,
-            steps=800,
+            batch_size=128,
+            steps=700,
         )
     )
