@@ -4,9 +4,9 @@
     python benchmarks/results.py --table    # only write the table
     python benchmarks/results.py simclr     # only rows whose name contains this
 
-A unit is one run of at most five minutes on one CPU core; every core works on its own unit. Finished units are lines of docs/results.jsonl, keyed by
-the identity hash of the run and the version of the package, so an interrupted table goes on where it stopped; the
-table says what is still missing. Needs SSLJAX_DATA.
+A unit is one run of at most five minutes on one CPU core; every core works on its own unit. Finished units are lines
+of docs/results.jsonl, keyed by the identity hash of the run and the version of the package, so an interrupted table
+goes on where it stopped; the table says what is still missing. Needs SSLJAX_DATA.
 """
 
 import argparse
@@ -138,8 +138,15 @@ def table(only: str = "") -> str:
     controls = ("untrained", "raw", "majority", "chance", "unigram", "bigram")
     head = ["run", "evaluation", "metric", "trained", *controls, "seeds", "verdict", "minutes"]
     body = [
-        [row, evaluation, metric, *(_cell(by.get(of)) for of in ("trained", *controls))]
-        + [str(len(by.get("trained", ()))), _verdict(by, better), f"{minutes:.1f}"]
+        [
+            row,
+            evaluation,
+            metric,
+            *(_cell(by.get(of)) for of in ("trained", *controls)),
+            str(len(by.get("trained", ()))),
+            _verdict(by, better),
+            f"{minutes:.1f}",
+        ]
         for row, evaluation, metric, by, better, minutes in found
     ]
     left = f"Missing: {', '.join(missing)}." if missing else "Nothing is missing."

@@ -12,8 +12,9 @@ import time
 import jax
 import numpy as np
 import pytest
+import tiny
 
-from ssljax import run
+from ssljax import objectives, run
 from ssljax.base.errors import UserError
 from ssljax.config import build, load
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -111,6 +112,38 @@ def test_kill_minus_9_and_resume(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run.train(config, whole)
     kill_and_resume(config, killed, kill_at=int(np.random.default_rng(os.getpid()).integers(5, 30)))
+    same(parameters(killed), parameters(whole))
+    assert metrics(killed) == metrics(whole)
+
+
+WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_every_objective_survives_kill_minus_9(name, tmp_path):
+    """Dropout, teachers, queues and text caches included: parameters and metrics bit for bit."""
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": " ".join(rng.choice(WORDS, 12))}) + "\n" for _ in range(200)]
+    (tmp_path / "captions.jsonl").write_text("".join(lines))
+    captions = f"jsonl:{tmp_path}/captions.jsonl"
+    text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
+    data = {
+        "clip": {"source": f"builtin:digits+{captions}", "mode": "documents", **text},
+        "mlm": {"source": captions, "mode": "windows", **text},
+        "causal_lm": {"source": captions, "mode": "windows", "overlap": 1, **text},
+    }.get(name, TINY["data"])
+    config = {
+        **TINY,
+        **tiny.config(name),
+        "data": data,
+        "steps": 30,
+        "log": {**TINY["log"], "every_steps": 1},
+        "checkpoint": {"every_steps": 3},
+    }
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run.train(config, whole)
+    kill_and_resume(config, killed, kill_at=int(np.random.default_rng(os.getpid()).integers(5, 20)))
     same(parameters(killed), parameters(whole))
     assert metrics(killed) == metrics(whole)
 

@@ -134,8 +134,8 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str, defaul
     registry = field.metadata.get("registry")
     if registry is not None:
         if isinstance(value, Mapping):
-            if "name" not in value and field.default_factory is not dataclasses.MISSING:
-                value = {**field.default_factory(), **value}  # keys of the default entry, set without naming it
+            if field.default_factory is not dataclasses.MISSING:
+                value = _over(field.default_factory(), value)
             return build_named(registry, value, where)
         if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
             raise UserError(f"{where}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
@@ -149,6 +149,14 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str, defaul
             if isinstance(number, int | float) and not _HOLDS[sign](number, bound):
                 raise UserError(f"{where}: got {number!r}, must be {sign} {bound}")
     return value
+
+
+def _over(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` over the keys of a default group, nested groups too; a group that names another entry replaces it."""
+    if value.get("name", default.get("name")) != default.get("name"):
+        return dict(value)
+    both = [k for k, v in value.items() if isinstance(v, Mapping) and isinstance(default.get(k), dict)]
+    return {**default, **value, **{k: _over(default[k], value[k]) for k in both}}
 
 
 _HOLDS = {
@@ -176,6 +184,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     elif origin is Literal:
         if value in arguments:
             return value
+        if value is None and "none" in arguments:  # `--config.model.positions=none`
+            return "none"
         close = nearest(value, [a for a in arguments if isinstance(a, str)]) if isinstance(value, str) else ""
         raise UserError(f"{where}: got {value!r}{close} (allowed: {', '.join(map(repr, arguments))})")
     elif hint is None or hint is type(None):

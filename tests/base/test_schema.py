@@ -21,6 +21,23 @@ class Disc:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ring:
+    radius: float = setting(1.0, gt=0)
+    width: float = setting(0.1, gt=0)
+    edge: Any = setting(None, registry=SHAPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Its default group is not the default `Ring`."""
+
+    shape: Any = setting(
+        {"name": "ring", "radius": 3.0, "edge": {"name": "disc", "segments": 9}},
+        registry=Registry("frame", {"ring": f"{__name__}:Ring", "disc": f"{__name__}:Disc"}),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Box:
     sides: tuple[int, int] = (1, 2)
 
@@ -181,3 +198,25 @@ def test_identity_leaves_out_what_is_free_at_every_depth():
 def test_nearest():
     assert nearest("lerning_rate", ["learning_rate", "momentum"]) == "; did you mean 'learning_rate'?"
     assert nearest("zzz", ["learning_rate"]) == ""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_group_keeps_the_keys_of_its_default_entry(named):
+    """Naming the entry that is the default already changes nothing; in nested groups too."""
+    edge = {"radius": 2.0} | ({"name": "disc"} if named else {})
+    shape = {"width": 0.5, "edge": edge} | ({"name": "ring"} if named else {})
+    built = schema.build(Frame, {"shape": shape}, "model").shape
+    assert built == Ring(radius=3.0, width=0.5, edge=Disc(radius=2.0, segments=9))
+
+
+def test_a_group_of_another_entry_replaces_the_default():
+    assert schema.build(Frame, {"shape": {"name": "disc"}}, "model").shape == Disc()
+    assert schema.build(Frame, {"shape": {"edge": {"name": "box"}}}, "model").shape == Ring(radius=3.0, edge=Box())
+
+
+def test_none_on_the_command_line_can_be_the_name_of_a_choice():
+    @dataclasses.dataclass(frozen=True)
+    class Positions:
+        kind: Literal["learned", "none"] = "learned"
+
+    assert schema.build(Positions, {"kind": None}, "model").kind == "none"
