@@ -171,7 +171,9 @@ def train(
         stack.callback(writer.close)
         progress = Progress(program.steps, start, config.log.progress)
         stack.callback(progress.close)
-        batches = data.Prefetcher(program.dataset.batch, program.put, start, program.steps, config.data.prefetch)
+        batches = data.Prefetcher(
+            program.dataset.batch, program.put, start, program.steps, config.data.prefetch, config.data.threads
+        )
         stack.callback(batches.close)
         recorder = Recorder(program, writer, progress, batches, checkpoints, evaluator, workdir, signals)
         state = fit(

@@ -1,79 +1,65 @@
-"""Batches made ahead of the step, in a thread of their own."""
+"""Batches made ahead of the step, by grain's threads."""
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Prefetcher:
-    """Iterates over (step, put(make(step))) for step in [start, stop), working up to `depth` batches ahead.
+    """Iterates over (step, put(make(step))) for step in [start, stop), in order, working ahead of the consumer.
 
-    An error of `make` or `put` is raised in the consumer, at the step where it happened.
+    `make` and `put` are called from `threads` threads. An error of theirs is raised in the consumer, at the step where
+    it happened, and ends the iteration.
+
+    Args:
+        make: step -> host batch.
+        put: host batch -> device batch.
+        start: first step.
+        stop: the step after the last.
+        depth: batches that may be ready or in the making beyond the one that is awaited.
+        threads: batches made at the same time.
 
     Attributes:
         wait_seconds: time that the consumer has waited for batches so far.
     """
 
     def __init__(
-        self, make: Callable[[int], Any], put: Callable[[Any], Any], start: int, stop: int, depth: int
+        self,
+        make: Callable[[int], Any],
+        put: Callable[[Any], Any],
+        start: int,
+        stop: int,
+        depth: int,
+        threads: int = 1,
     ) -> None:
-        self.wait_seconds = 0.0
-        self._make, self._put, self._depth = make, put, depth
-        self._next, self._stop = start, stop
-        self._ready: deque[tuple[Any, BaseException | None]] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        # A daemon: a consumer that dies without closing must not keep the process alive.
-        self._thread = threading.Thread(target=self._work, args=(start,), name="ssljax-prefetch", daemon=True)
-        self._thread.start()
+        import grain  # half a second that only training needs
 
-    def _work(self, start: int) -> None:
-        for step in range(start, self._stop):
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
-                if self._closed:
-                    return
-            batch, error = None, None
-            try:
-                batch = self._put(self._make(step))
-            except BaseException as caught:  # handed over whatever it is: the consumer decides
-                error = caught
-            with self._changed:
-                self._ready.append((batch, error))
-                self._changed.notify_all()
-            if error is not None:
-                return
+        self.wait_seconds = 0.0
+        options = grain.ReadOptions(num_threads=min(threads, depth), prefetch_buffer_size=depth)
+        steps = grain.MapDataset.range(start, stop).map(lambda step: (int(step), put(make(int(step)))))
+        self._batches = iter(steps.to_iter_dataset(options))
+        self._closed = False
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         return self
 
     def __next__(self) -> tuple[int, Any]:
-        with self._changed:
-            if self._closed or self._next >= self._stop:
-                raise StopIteration
-            started = time.perf_counter()
-            self._changed.wait_for(lambda: self._ready or self._closed)
-            self.wait_seconds += time.perf_counter() - started
-            if not self._ready:
-                raise StopIteration
-            batch, error = self._ready.popleft()
-            step = self._next
-            self._next += 1
-            self._changed.notify_all()
-        if error is not None:
+        if self._closed:
+            raise StopIteration
+        began = time.perf_counter()
+        try:
+            return next(self._batches)
+        except BaseException:
             self.close()
-            raise error
-        return step, batch
+            raise
+        finally:
+            self.wait_seconds += time.perf_counter() - began
 
     def close(self) -> None:
-        """Stops the thread, waits for the batch that it is making, and drops what is ready."""
-        with self._changed:
+        """Stops the threads and drops what is ready."""
+        if not self._closed:
             self._closed = True
-            self._ready.clear()
-            self._changed.notify_all()
-        self._thread.join()
+            self._batches.close()
 
     def __enter__(self) -> "Prefetcher":
         return self

@@ -22,6 +22,22 @@ def test_order_and_depth():
     assert made == list(range(3, 20))
 
 
+def test_threads_keep_the_order():
+    """Later steps are made first here, and several at once."""
+    together, most = [], []
+
+    def make(step):
+        together.append(step)
+        most.append(len(together))
+        time.sleep(0.02 if step % 3 == 0 else 0.001)
+        together.remove(step)
+        return step
+
+    with Prefetcher(make, lambda batch: batch, 0, 40, depth=4, threads=3) as batches:
+        assert [step for step, _ in batches] == list(range(40))
+    assert 1 < max(most) <= 3
+
+
 def test_work_is_ahead_and_waiting_is_counted():
     def make(step):
         time.sleep(0.03)
@@ -65,6 +81,10 @@ def test_close_in_the_middle_ends_the_thread():
     next(batches)
     batches.close()
     batches.close()
+    for _ in range(200):  # the thread ends after the batch that it is making
+        if threading.active_count() == before:
+            break
+        time.sleep(0.01)
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
         next(batches)
