@@ -119,6 +119,8 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Prog
     def init_with_meters(seed: Any) -> State:
         return init(seed).replace(meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters))
 
+    if mesh.size > 1:
+        log.info("parameters: %s", parallel.sharding_report(axes.params, shapes.params, mesh))
     full = bare.replace(meters=meters)
     shardings = state_shardings(full, axes, optimization.state_axes(), mesh)
     return Program(config, dataset, objective, optimization, steps, mesh, init_with_meters, step, full, shardings)

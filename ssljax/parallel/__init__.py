@@ -1,7 +1,15 @@
 """Meshes, the one table from logical to mesh axes, and the placement of batches and states."""
 
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context
-from ssljax.parallel.rules import batch_sharding, logical_axes, partition_spec, replicated, shardings, unboxed
+from ssljax.parallel.rules import (
+    batch_sharding,
+    logical_axes,
+    partition_spec,
+    replicated,
+    sharding_report,
+    shardings,
+    unboxed,
+)
 
 __all__ = [
     "MeshConfig",
@@ -11,6 +19,7 @@ __all__ = [
     "mesh_context",
     "partition_spec",
     "replicated",
+    "sharding_report",
     "shardings",
     "unboxed",
 ]

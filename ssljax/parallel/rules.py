@@ -5,6 +5,7 @@ tuple of mesh axes; the first whose axes are still free in this array and whose 
 else the dimension is replicated. Names earlier in the table choose first.
 """
 
+import collections
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -84,6 +85,37 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
         shapes,
         axes,
     )
+
+
+def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
+    """One line: how much of the arrays each device holds, and the dimensions that the mesh does not divide.
+
+    Args:
+        axes: tree of logical axes (tuples).
+        shapes: tree of shaped arrays.
+        mesh: the mesh.
+    """
+    sizes = dict(mesh.shape)
+    whole, held, uneven = 0, 0.0, collections.Counter[str]()
+
+    def count(shaped: Any, names: Axes) -> None:
+        nonlocal whole, held
+        spec = partition_spec(names, shaped.shape, sizes)
+        taken = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+        size = math.prod(shaped.shape) * shaped.dtype.itemsize
+        whole += size
+        held += size / math.prod(sizes[a] for entry in taken for a in entry)
+        for name, dimension, entry in zip(names, shaped.shape, taken):
+            others = {a for other in taken if other is not entry for a in other}
+            wanted = {a for candidate in RULES.get(name or "", ()) for a in candidate if sizes.get(a, 1) > 1} - others
+            if wanted and not entry:
+                uneven[f"{name} {dimension} by {' or '.join(f'{a}={sizes[a]}' for a in sizes if a in wanted)}"] += 1
+
+    jax.tree.map(count, shapes, axes)
+    line = f"each device holds {held / 1e6:,.1f} of {whole / 1e6:,.1f} MB"
+    if uneven:
+        line += "; does not divide, so replicated: " + ", ".join(f"{what} ({n} arrays)" for what, n in uneven.items())
+    return line
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
