@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import queue
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def ledger() -> dict[str, dict[str, Any]]:
 
 def run(row: str, path: str, seed: int, key: str, core: int) -> None:
     workdir = ROOT / "runs/results" / key
+    shutil.rmtree(workdir, ignore_errors=True)  # a unit that was cut off begins again: its minutes count
     workdir.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     command = [sys.executable, "-m", "ssljax.cli", "train", "--config", path, "--workdir", str(workdir)]
