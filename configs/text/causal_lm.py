@@ -1,7 +1,7 @@
 """A small GPT on English text, measured in bits per byte beside unigram and bigram models.
 
-GPT-2 (Radford et al. 2019) with rotary positions (Su et al. 2021): in runs of minutes learned positions stay near their
-start, and the model near the bigram's entropy.
+GPT-2 (Radford et al. 2019) with rotary positions (Su et al. 2021): learned ones start near zero, which costs a run of
+minutes much of its time.
 
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books

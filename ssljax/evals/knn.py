@@ -66,7 +66,7 @@ def _vote(query_BxD, bank_NxD, labels_N, temperature, *, k, classes):
     similarity_BxN = jnp.matmul(query, bank_NxD.T, precision=jax.lax.Precision.HIGHEST)
     top_Bxk, index_Bxk = jax.lax.top_k(similarity_BxN, k)
     # Less the largest: the ranking is unchanged and a small temperature cannot overflow. Not `top_Bxk[:, :1]`: XLA
-    # merges a slice into top_k and then sorts all of each row, fifty times slower on the CPU.
+    # merges a slice into top_k and then sorts all of each row.
     weight_Bxk = jnp.exp((top_Bxk - top_Bxk.max(axis=-1, keepdims=True)) / temperature)
     rows = jnp.arange(len(query))[:, None]
     return jnp.zeros((len(query), classes)).at[rows, labels_N[index_Bxk]].add(weight_Bxk).argmax(axis=-1)
