@@ -49,6 +49,6 @@ def get_config(arg=""):
             log=dict(every_steps=100),
             checkpoint=dict(every_steps=500),
             batch_size=64,
-            steps=1300,
+            steps=1100,
         )
     )
