@@ -26,23 +26,22 @@ from ssljax.train.metrics import LogConfig
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run. `steps` is a duration ("90 epochs"); `batch_size` is global; `microbatches` slices it, without effect
-    on the result; `ema` is the decay of averaged parameters, which evaluations then use."""
+    """One run: all that its config may say."""
 
-    model: Any = schema.setting(registry=models.REGISTRY)
-    objective: Any = schema.setting(registry=objectives.REGISTRY)
+    model: Any = schema.setting(registry=models.REGISTRY)  # the encoder
+    objective: Any = schema.setting(registry=objectives.REGISTRY)  # what is learned
     data: DataConfig = schema.setting()
     optimizer: Any = schema.setting(registry=optimizers.REGISTRY)
-    steps: int | str = schema.setting()
-    batch_size: int = schema.setting(gt=0)
-    schedule: Any = schema.setting({"name": "constant"}, registry=schedules.REGISTRY)
+    steps: int | str = schema.setting()  # length of the run, a duration ("90 epochs")
+    batch_size: int = schema.setting(gt=0)  # examples a step, over all devices and microbatches
+    schedule: Any = schema.setting({"name": "constant"}, registry=schedules.REGISTRY)  # of the learning rate
     mesh: MeshConfig = schema.setting(MeshConfig(), free=True)
-    evals: dict[str, Any] = schema.setting({}, free=True)
+    evals: dict[str, Any] = schema.setting({}, free=True)  # name -> {type, ...}; type left out is the name
     checkpoint: CheckpointConfig = schema.setting(CheckpointConfig(), free=True)
     log: LogConfig = schema.setting(LogConfig(), free=True)
-    seed: int = schema.setting(0, ge=0, lt=2**31)
-    microbatches: int = schema.setting(1, gt=0, free=True)
-    ema: float | None = schema.setting(None, gt=0, lt=1)
+    seed: int = schema.setting(0, ge=0, lt=2**31)  # of parameters, views, noise, and data unless `data.seed` is given
+    microbatches: int = schema.setting(1, gt=0, free=True)  # slices a batch is encoded in, to save memory; same result
+    ema: float | None = schema.setting(None, gt=0, lt=1)  # decay of averaged parameters, which evaluations then use
 
     def validate(self) -> None:
         durations.parse(self.steps, "steps")

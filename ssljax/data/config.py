@@ -34,16 +34,16 @@ class Part:
 
 @dataclass(frozen=True)
 class MixturePart(Part):
-    """One source of a mixture; `weight` is its share of the examples, relative to the other weights."""
+    """One source of a mixture."""
 
-    weight: float = setting(1.0, gt=0)
+    weight: float = setting(1.0, gt=0)  # share of the examples, relative to the other weights
 
 
 @dataclass(frozen=True)
 class StreamPart(Part):
     """A further stream beside the main one: `ratio` x batch size rows a batch, under the stream's name."""
 
-    ratio: float = setting(1.0, gt=0)
+    ratio: float = setting(1.0, gt=0)  # rows a batch / batch size; the rows must come out whole
 
 
 @dataclass(frozen=True)

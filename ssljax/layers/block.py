@@ -30,19 +30,20 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class BlockConfig:
     """What a block computes. Families inherit these keys and set their own defaults."""
 
-    width: int | None = setting(None, ge=1)
-    heads: int | None = setting(None, ge=1)
+    width: int | None = setting(None, ge=1)  # of the tokens between blocks (d_model); None: that of `size`
+    heads: int | None = setting(None, ge=1)  # of attention; None: that of `size`
     kv_heads: int | None = setting(None, ge=1)  # fewer than heads: grouped-query attention
     head_dim: int | None = setting(None, ge=1)  # width / heads
-    mlp_ratio: float = setting(4.0, gt=0)
+    mlp_ratio: float = setting(4.0, gt=0)  # hidden width of the feed-forward part / width
     mlp_dim: int | None = setting(None, ge=1)  # mlp_ratio * width
-    norm: Literal["layer", "rms"] = "layer"
-    norm_position: Literal["pre", "post"] = "pre"
-    norm_eps: float = setting(1e-6, gt=0)
+    norm: Literal["layer", "rms"] = "layer"  # LayerNorm, or RMSNorm, which subtracts no mean and has no bias
+    norm_position: Literal["pre", "post"] = "pre"  # before attention and feed-forward and at the end, or after each sum
+    norm_eps: float = setting(1e-6, gt=0)  # added to the variance ("rms": the mean square) before the root
+    # of the feed-forward part; "gelu_tanh" approximates "gelu"; "swiglu" and "geglu" have a gate, a third matrix
     activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu"
-    bias: bool = True
+    bias: bool = True  # of the blocks' linear maps and LayerNorms
     rope_theta: float | None = setting(None, gt=0)  # rotary positions
-    dropout: float = setting(0.0, ge=0, lt=1)
+    dropout: float = setting(0.0, ge=0, lt=1)  # rate after embeddings, attention and MLP; not of attention weights
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
     layer_scale: float | None = setting(None, gt=0)  # initial value (Touvron 2021)
     # "xavier": uniform; "normal": standard deviation 0.02; "gpt2": that, and 0.02/sqrt(2 depth) into the residual
@@ -53,6 +54,7 @@ class BlockConfig:
     # forward and backward, 256 against 611 MiB and 1.3 against 1.5 s of processor time.
     remat: Literal["none", "full", "dots"] = setting("dots", free=True)
     scan: bool = setting(True, free=True)  # one compiled block for all layers, or one each; the same parameters
+    # attention kernel to try first; "auto": the first of the backend's list that can do what is asked
     kernel: Literal["auto", "cudnn", "blocked_causal", "xla"] = setting("auto", free=True)
     strict: bool = setting(False, free=True)  # no fallback to a slower attention kernel
 

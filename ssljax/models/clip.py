@@ -32,7 +32,7 @@ class TextConfig(GPTConfig):
 
     size: str | None = "nano"
     pool: Literal["first", "last", "mean"] = "last"
-    attention: Literal["causal", "full"] = "causal"
+    attention: Literal["causal", "full"] = "causal"  # a token sees those up to itself, or all; `pool` is chosen apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CLIPConfig:
 
     image: ViTConfig = setting(ViTConfig(size="nano"))
     text: TextConfig = setting(TextConfig())
-    embed_dim: int = setting(128, ge=1)
+    embed_dim: int = setting(128, ge=1)  # width of the space that both share
     temperature: float = setting(0.07, gt=0)  # at the start; it is learned
 
     def module(self, spec: Any, path: str = "model") -> "CLIP":

@@ -24,8 +24,8 @@ class TransformerConfig(BlockConfig):
 
     presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {}  # size -> (width, depth, heads)
 
-    size: str | None = None
-    depth: int | None = setting(None, ge=1)
+    size: str | None = None  # named width, depth and heads (an unknown name lists them); None: give all three
+    depth: int | None = setting(None, ge=1)  # number of blocks; None: that of `size`
 
     def resolved(self) -> Self:
         """The same with the numbers of its size filled in."""

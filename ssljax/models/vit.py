@@ -25,6 +25,7 @@ from ssljax.views.patches import patchify
 class ViTConfig(TransformerConfig):
     """A vision transformer.
 
+    patch_size: pixels on the side of a patch; must divide both sides of every image and crop.
     pool: "cls" (a class token) or "mean" (of the patch tokens; there is no class token then).
     positions: a learned table, stretched to other image sizes, or fixed sine-cosine (MAE, MoCo v3).
     registers: extra tokens that belong to no patch (Darcet 2024).

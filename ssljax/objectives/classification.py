@@ -21,6 +21,7 @@ class Classification(ImageObjective):
 
     label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
     mixup, cutmix: Beta parameter of the mixing share, 0 is off (Zhang et al. 2018; Yun et al. 2019); images only.
+    augment: of images; by default none.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images", "tokens")

@@ -21,6 +21,7 @@ class CLIP(ImageObjective):
 
     max_scale: largest scale (section 2.5: 100). The paper clips the parameter after each update; here its value is
     clipped where it is used, with the gradient that a parameter at the bound has, so that it can come back.
+    augment: of the images; by default none.
     """
 
     coupled: ClassVar[bool] = True

@@ -23,9 +23,9 @@ from ssljax.objectives.teacher import ema, momentum
 class Head:
     """The projection head (section 3.1): three linear maps with GELU, a normalised bottleneck, prototypes."""
 
-    hidden: int = schema.setting(2048, gt=0)
-    bottleneck: int = schema.setting(256, gt=0)
-    prototypes: int = schema.setting(65536, gt=0)
+    hidden: int = schema.setting(2048, gt=0)  # width of the first two maps
+    bottleneck: int = schema.setting(256, gt=0)  # width of the third map, whose result is L2-normalised
+    prototypes: int = schema.setting(65536, gt=0)  # outputs of the head, over which the softmax runs (K)
 
     def module(self) -> DINOHead:
         return DINOHead(self.prototypes, self.hidden, self.bottleneck)
@@ -35,9 +35,13 @@ class Head:
 class DINO(ImageObjective):
     """Cross-entropy between teacher (global crops) and student (all other crops), eq. 3.
 
+    student_temperature: of the student's softmax (tau_s of eq. 1).
     teacher_temperature: rises linearly from `teacher_temperature_start` over the first `teacher_warmup` share of the
-    run. centering: decay of the running mean that is subtracted from the teacher's logits (eq. 4); None removes it,
-    which collapses the method. momentum: of the teacher, to 1 on a half cosine.
+    run. teacher_temperature_start: of the teacher's softmax at step 0. teacher_warmup: share of the run in which the
+    teacher's temperature rises; 0: it does not start lower. centering: decay of the running mean that is subtracted
+    from the teacher's logits (eq. 4); None removes it, which collapses the method. momentum: of the teacher, to 1 on a
+    half cosine.
+    augment: large and small crops, by default with the recipes of DINO's code.
 
     The last layer is frozen at first (the paper: during the first epoch) only where `optimizer.freeze` says so.
     """

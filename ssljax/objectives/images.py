@@ -16,12 +16,12 @@ from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_o
 
 @dataclasses.dataclass(frozen=True)
 class ImageObjective(Objective):
-    """An objective whose model reads images; `mean` and `std` are per channel (or one for all), of pixels in [0, 1]."""
+    """An objective whose model reads images, normalised after all augmentation."""
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
 
-    mean: tuple[float, ...] = schema.setting((0.5,))
-    std: tuple[float, ...] = schema.setting((0.25,), gt=0)
+    mean: tuple[float, ...] = schema.setting((0.5,))  # subtracted from pixels in [0, 1]; one, or one a channel
+    std: tuple[float, ...] = schema.setting((0.25,), gt=0)  # pixels become (x - mean) / std; one, or one a channel
 
     def check(self) -> None:
         if "image" not in self.spec.elements:

@@ -22,6 +22,7 @@ class MAE(ImageObjective):
     """Mean squared error of masked patches only, by default against patches normalised by their own mean and variance.
 
     mask_ratio: share of the patches that is hidden. normalize_targets: section 4.1, "reconstruction target".
+    augment: before patches are hidden; by default none.
     """
 
     mask_ratio: float = schema.setting(0.75, gt=0, lt=1)

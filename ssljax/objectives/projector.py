@@ -11,7 +11,8 @@ from ssljax.layers.heads import MLPHead
 class Projector:
     """`layers` linear maps with ReLU between them, widths `hidden`, ..., `output`.
 
-    `norm` normalises hidden layers ("batch": over the whole global batch, without running statistics).
+    hidden: width of the hidden layers. output: width of the projections. layers: number of linear maps; 1: none hidden.
+    norm: of the hidden layers ("batch": over the whole global batch, without running statistics).
     """
 
     hidden: int = schema.setting(2048, gt=0)

@@ -21,6 +21,7 @@ class SimCLR(ImageObjective):
     """NT-Xent (eq. 1) on projections; the projector is dropped after training.
 
     temperature: tau of eq. 1. block: columns of the similarity matrix held at once; None holds all of it.
+    augment: the two views, by default with the operations of appendix A.
     """
 
     coupled: ClassVar[bool] = True

@@ -34,6 +34,8 @@ CROPS = {
 class SwAV(ImageObjective):
     """Swapped prediction (eq. 2) of Sinkhorn assignments (eq. 3-5).
 
+    prototypes: number of clusters (K). temperature: of the predicted assignments (tau of eq. 2).
+    epsilon: smoothing of the target assignments (eq. 3); small is close to hard ones.
     sinkhorn_iterations: 0 removes the balancing (plain softmax assignments), which collapses the method.
     queue: earlier projections that join the batch in the balancing (section 4.1, "small batches"); 0 is off. It is
     used as soon as it is full, where the paper waits for epoch 15.

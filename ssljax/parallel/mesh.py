@@ -16,17 +16,13 @@ from ssljax.parallel.rules import ACTIVATION_RULES
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each axis takes; one axis may be -1 and takes what the others leave.
+    """How many devices each axis takes; one axis may be -1 and takes what the others leave."""
 
-    `data` replicates parameters and splits the batch; `fsdp` splits both; `tensor` splits heads, hidden and
-    vocabulary; `context` splits the sequence; `expert` splits experts.
-    """
-
-    data: int = schema.setting(-1, free=True)
-    fsdp: int = schema.setting(1, free=True)
-    tensor: int = schema.setting(1, free=True)
-    context: int = schema.setting(1, free=True)
-    expert: int = schema.setting(1, free=True)
+    data: int = schema.setting(-1, free=True)  # splits the batch, replicates parameters
+    fsdp: int = schema.setting(1, free=True)  # splits the batch and parameters
+    tensor: int = schema.setting(1, free=True)  # splits heads, hidden layers, vocabulary and prototypes
+    context: int = schema.setting(1, free=True)  # splits the length of activations
+    expert: int = schema.setting(1, free=True)  # splits experts; no model here has any
 
     def validate(self) -> None:
         sizes = dataclasses.asdict(self)

@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 class Best:
     """Also keep the checkpoint with the best value of an evaluation's metric, written "evaluation/metric"."""
 
-    metric: str = schema.setting(free=True)
-    mode: Literal["max", "min"] = schema.setting("max", free=True)
+    metric: str = schema.setting(free=True)  # such as "knn/accuracy"; counts if measured at the step of a checkpoint
+    mode: Literal["max", "min"] = schema.setting("max", free=True)  # whether the largest or the smallest value is best
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and which are kept; one is always written at the end and at SIGTERM."""
 
-    every_steps: int | None = schema.setting(None, gt=0, free=True)
-    keep: int = schema.setting(2, gt=0, free=True)
-    best: Best | None = schema.setting(None, free=True)
+    every_steps: int | None = schema.setting(None, gt=0, free=True)  # None: only at the end and at a stop
+    keep: int = schema.setting(2, gt=0, free=True)  # the newest so many
+    best: Best | None = schema.setting(None, free=True)  # one more: the best by a metric
 
 
 class Checkpoints:

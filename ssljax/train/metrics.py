@@ -40,12 +40,13 @@ PEAK_FLOPS: tuple[tuple[str, float], ...] = (
 class LogConfig:
     """How often numbers are read, and how they are shown."""
 
-    every_steps: int = schema.setting(50, gt=0, free=True)
-    tensorboard: bool = schema.setting(True, free=True)
-    progress: bool = schema.setting(True, free=True)
-    batch_hash: bool = schema.setting(False, free=True)
+    every_steps: int = schema.setting(50, gt=0, free=True)  # training numbers are means over so many steps
+    tensorboard: bool = schema.setting(True, free=True)  # also write TensorBoard events
+    progress: bool = schema.setting(True, free=True)  # show the progress bar
+    batch_hash: bool = schema.setting(False, free=True)  # log a hash of the last batch's ids, to prove equal data
+    # dump the stacks of all threads when no step was dispatched for so long; None: never
     stall_seconds: float | None = schema.setting(1800.0, gt=0, free=True)
-    skipped_in_a_row: int = schema.setting(20, gt=0, free=True)
+    skipped_in_a_row: int = schema.setting(20, gt=0, free=True)  # stop the run after so many non-finite steps in a row
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -332,9 +332,9 @@ class AdamW(Optimizer):
     """
 
     weight_decay: float = setting(0.05, ge=0)
-    b1: float = setting(0.9, ge=0, lt=1)
-    b2: float = setting(0.999, ge=0, lt=1)
-    eps: float = setting(1e-8, gt=0)
+    b1: float = setting(0.9, ge=0, lt=1)  # decay of the first moment (beta_1)
+    b2: float = setting(0.999, ge=0, lt=1)  # decay of the second moment (beta_2)
+    eps: float = setting(1e-8, gt=0)  # added to the root of the second moment (epsilon)
 
     def rule(self, leaves):
         return optax.chain(
@@ -351,8 +351,8 @@ class SGD(Optimizer):
     """
 
     learning_rate: float = setting(0.1, gt=0)
-    momentum: float = setting(0.9, ge=0, lt=1)
-    nesterov: bool = setting(False)
+    momentum: float = setting(0.9, ge=0, lt=1)  # decay of the sum of gradients (mu)
+    nesterov: bool = setting(False)  # the step is along gradient + momentum v, not v
 
     def rule(self, leaves):
         return optax.chain(
@@ -372,8 +372,8 @@ class LARS(Optimizer):
 
     learning_rate: float = setting(0.3, gt=0)
     weight_decay: float = setting(1e-6, ge=0)
-    momentum: float = setting(0.9, ge=0, lt=1)
-    trust: float = setting(1e-3, gt=0)
+    momentum: float = setting(0.9, ge=0, lt=1)  # decay of the sum of updates (m)
+    trust: float = setting(1e-3, gt=0)  # trust coefficient (eta)
 
     def rule(self, leaves):
         trust = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
@@ -394,9 +394,9 @@ class LAMB(Optimizer):
     """
 
     weight_decay: float = setting(0.01, ge=0)
-    b1: float = setting(0.9, ge=0, lt=1)
-    b2: float = setting(0.999, ge=0, lt=1)
-    eps: float = setting(1e-6, gt=0)
+    b1: float = setting(0.9, ge=0, lt=1)  # decay of the first moment (beta_1)
+    b2: float = setting(0.999, ge=0, lt=1)  # decay of the second moment (beta_2)
+    eps: float = setting(1e-6, gt=0)  # added to the root of the second moment (epsilon)
 
     def rule(self, leaves):
         return optax.chain(
@@ -417,8 +417,8 @@ class Lion(Optimizer):
 
     learning_rate: float = setting(1e-4, gt=0)
     weight_decay: float = setting(0.5, ge=0)
-    b1: float = setting(0.9, ge=0, lt=1)
-    b2: float = setting(0.99, ge=0, lt=1)
+    b1: float = setting(0.9, ge=0, lt=1)  # share of the momentum in what the sign is taken of (beta_1)
+    b2: float = setting(0.99, ge=0, lt=1)  # decay of the momentum (beta_2)
 
     def rule(self, leaves):
         return optax.chain(optax.scale_by_lion(self.b1, self.b2), _decay(self.weight_decay, leaves), _descend(leaves))
@@ -435,11 +435,11 @@ class Adafactor(Optimizer):
     """
 
     learning_rate: float = setting(1e-2, gt=0)
-    decay_rate: float = setting(0.8, gt=0, le=1)
-    min_factor_dim: int = setting(128, ge=1)
-    clip_rms: float | None = setting(1.0, gt=0)
-    relative: bool = setting(True)
-    momentum: float | None = setting(None, ge=0, lt=1)
+    decay_rate: float = setting(0.8, gt=0, le=1)  # the second moment's decay (beta_2) at update t is 1 - t^-decay_rate
+    min_factor_dim: int = setting(128, ge=1)  # v is factored where two axes are at least so long
+    clip_rms: float | None = setting(1.0, gt=0)  # largest root mean square of a leaf's direction (d); None: any
+    relative: bool = setting(True)  # steps are relative to the root mean square of the parameter
+    momentum: float | None = setting(None, ge=0, lt=1)  # decay of the averaged direction (beta_1); None: no average
 
     def rule(self, leaves):
         factored = optax.scale_by_factored_rms(decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factor_dim)
@@ -462,6 +462,9 @@ class Muon(Optimizer):
     prototypes) and vectors take AdamW with b1, b2, eps and the same learning rate and decay. A kernel of more than
     two axes is a matrix of (all axes but the last, the last).
 
+    momentum: decay of the running mean of gradients (mu). nesterov: momentum m + (1 - momentum) g is orthogonalised,
+    not m. newton_schulz_steps: iterations of the orthogonalisation.
+    b1, b2, eps: of AdamW (beta_1, beta_2, epsilon), for the leaves that take it.
     scale: "rms" multiplies by 0.2 sqrt(max(in, out)), so that an update has the size of AdamW's and its learning
     rates and decays carry over (Liu et al. 2025, Muon is Scalable for LLM Training, equation 4); "spectral" by
     sqrt(max(1, out / in)) (Jordan's), whose learning rates are about 0.02: give AdamW's leaves `lr_multipliers` then.

@@ -32,7 +32,7 @@ class Schedule:
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup",)
     ENDS: ClassVar[bool] = False  # the shape itself reaches its final value at the end of the run
 
-    warmup: Duration = setting(0)
+    warmup: Duration = setting(0)  # a duration: the rise to the peak, in a straight line; 0: none
 
     def validate(self) -> None:
         for name in self.DURATIONS:
@@ -92,7 +92,7 @@ class Cosine(Schedule):
 
     ENDS: ClassVar[bool] = True
 
-    final: float = setting(0.0, ge=0, le=1)
+    final: float = setting(0.0, ge=0, le=1)  # share of the peak at the end of the run
 
     def after_warmup(self, step, total):
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * _share(step, total)))
@@ -104,7 +104,7 @@ class Linear(Schedule):
 
     ENDS: ClassVar[bool] = True
 
-    final: float = setting(0.0, ge=0, le=1)
+    final: float = setting(0.0, ge=0, le=1)  # share of the peak at the end of the run
 
     def after_warmup(self, step, total):
         return 1 - (1 - self.final) * _share(step, total)
@@ -120,7 +120,7 @@ class Rsqrt(Schedule):
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "timescale")
 
-    timescale: Duration = setting("10k steps")
+    timescale: Duration = setting("10k steps")  # a duration; half the peak is reached three of them after the warm-up
 
     def validate(self) -> None:
         super().validate()
@@ -135,8 +135,10 @@ class Rsqrt(Schedule):
 class WSD(Schedule):
     """Warm-up, stable, decay: 1 until the last `decay` steps, which bring it to `final`.
 
-    `form` "linear" (Hu et al. 2024, MiniCPM, names the schedule) or "1-sqrt": 1 - sqrt(share of the decay done)
+    decay: a duration: the last phase, which ends with the run.
+    form: "linear" (Hu et al. 2024, MiniCPM, names the schedule) or "1-sqrt": 1 - sqrt(share of the decay done)
     (Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations, section 3).
+    final: share of the peak at the end of the run.
     """
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "decay")

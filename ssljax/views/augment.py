@@ -25,26 +25,39 @@ class Augment:
     crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), gt=0)
     """Range of width / height of crop boxes."""
     flip: float = setting(0.0, ge=0, le=1)
+    """Left and right exchanged."""
     rotate: float = setting(0.0, ge=0, le=1)
     """By 0, 90, 180 or 270 degrees."""
     jitter: float = setting(0.0, ge=0, le=1)
+    """Brightness, contrast, saturation and hue changed, in this order."""
     jitter_strength: float = setting(1.0, ge=0)
     """Multiplies the four ranges that follow."""
     brightness: float = setting(0.8, ge=0)
+    """Pixels times a uniform factor in [1 - brightness, 1 + brightness], at least 0."""
     contrast: float = setting(0.8, ge=0)
+    """Distance from the image's mean grey value times a uniform factor in [1 - contrast, 1 + contrast], at least 0."""
     saturation: float = setting(0.8, ge=0)
+    """Distance from the pixel's grey value times a uniform factor in [1 - saturation, 1 + saturation], at least 0."""
     hue: float = setting(0.2, ge=0, le=0.5)
+    """Moved by a share of the colour circle that is uniform in [-hue, hue]."""
     gray: float = setting(0.0, ge=0, le=1)
+    """All channels become the grey value."""
     blur: float = setting(0.0, ge=0, le=1)
+    """Gaussian, with a standard deviation that is uniform in `blur_sigma`."""
     blur_sigma: tuple[float, float] = setting((0.1, 2.0), ge=0)
     """Pixels of the view."""
     solarize: float = setting(0.0, ge=0, le=1)
+    """Values x at or above `solarize_threshold` become 1 - x."""
     solarize_threshold: float = setting(0.5, ge=0, le=1)
+    """Of values in [0, 1]."""
     cutout: float = setting(0.0, ge=0, le=1)
+    """A square becomes 0 (black); its centre is any pixel, so it may stick out."""
     cutout_size: float = setting(0.5, gt=0, le=1)
     """Side of the square, as a share of the shorter side of the view."""
     noise: float = setting(0.0, ge=0, le=1)
+    """Gaussian noise added, clipped to [0, 1]."""
     noise_std: float = setting(0.1, ge=0)
+    """Standard deviation of the noise, for values in [0, 1]."""
 
     def validate(self) -> None:
         _ordered("crop_ratio", self.crop_ratio)
@@ -118,6 +131,7 @@ class Single:
     crop_scale: tuple[float, float] = setting((1.0, 1.0), gt=0, le=1)
     """Range of the share of the area that a crop covers; (1, 1) is no crop."""
     augment: Augment = setting(Augment())
+    """The operations after the crop; by default none."""
 
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
@@ -132,8 +146,11 @@ class TwoViews:
     """Two independent views: (key, images [B, H, W, C] in [0, 1]) -> [B, 2, h, w, C]."""
 
     size: int | None = setting(None, gt=0)
+    """Side of the views; None keeps that of the images."""
     crop_scale: tuple[float, float] = setting((0.08, 1.0), gt=0, le=1)
+    """Range of the share of the area that a crop covers; (1, 1) is no crop."""
     augment: ContrastiveAugment = setting(ContrastiveAugment())
+    """The operations of the first view."""
     second: ContrastiveAugment | None = setting(None)
     """The operations of the second view where they differ (BYOL: blur 0.1, solarize 0.2); None: the same."""
 
@@ -161,12 +178,17 @@ class MultiCrop:
     """
 
     global_crops: int = setting(2, ge=1)
+    """Large crops of each image."""
     local_crops: int = setting(8, ge=0)
+    """Small crops of each image."""
     size: int | None = setting(None, gt=0)
+    """Side of the large crops; None keeps that of the images."""
     local_size: int | None = setting(None, gt=0)
     """Side of the small crops; None is half the side of the large ones."""
     global_scale: tuple[float, float] = setting((0.4, 1.0), gt=0, le=1)
+    """Range of the share of the area that a large crop covers."""
     local_scale: tuple[float, float] = setting((0.05, 0.4), gt=0, le=1)
+    """Range of the share of the area that a small crop covers."""
     augment: ContrastiveAugment = setting(dataclasses.replace(_DINO, blur=1.0))
     """The operations of the first large crop."""
     second: ContrastiveAugment | None = setting(dataclasses.replace(_DINO, blur=0.1, solarize=0.2))
