@@ -1,8 +1,8 @@
 """SimCLR on scikit-learn's handwritten digits: the two-minute tour.
 
 Trains a small vision transformer without labels on 1,437 pictures of 8 x 8 pixels that ship with scikit-learn, then
-asks what a handful of labels can do with its features, beside an untrained encoder and raw pixels: k-NN with 50
-labelled examples, a linear probe and ridge regression with a few labels a class. (With all 1,437 labels raw pixels are
+asks what a handful of labels can do with its features, beside an untrained encoder and raw pixels: k-NN with one
+label a class, a linear probe with five, ridge regression with one, five and ten. (With all 1,437 labels raw pixels are
 hard to beat here: k-NN on them is right 98 times of 100.)
 
     ssljax train --config configs/quickstart.py --workdir runs/quickstart
@@ -16,7 +16,9 @@ import ml_collections
 def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="vit", size=None, width=64, depth=3, heads=4, patch_size=2, pool="mean"),
+            model=dict(
+                name="vit", size=None, width=64, depth=3, heads=4, patch_size=2, pool="mean", positions="sincos"
+            ),
             objective=dict(
                 name="simclr",
                 temperature=0.2,
@@ -28,10 +30,10 @@ def get_config(arg=""):
                 ),
             ),
             data=dict(source="builtin:digits"),
-            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.05),
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05),
             schedule=dict(name="cosine", warmup="5%"),
             evals=dict(
-                knn=dict(fit_split="train[:50]"),
+                knn=dict(labels_per_class=1, draws=20),
                 linear=dict(labels_per_class=5, draws=10),
                 few_shot=dict(draws=10),
             ),

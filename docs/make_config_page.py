@@ -85,7 +85,8 @@ def sections() -> list[Section]:
     out += [Section("mesh", MeshConfig)]
     out += [Section("every evaluation", evals.Evaluation, None, True)]
     out += [Section("every probe", evals.Probe, evals.Evaluation, True)]
-    probes = dict.fromkeys(("knn", "linear", "few_shot"), evals.Probe)
+    out += [Section("every probe of drawn labels", evals.DrawnProbe, evals.Probe, True)]
+    probes = {"knn": evals.DrawnProbe, "linear": evals.DrawnProbe, "few_shot": evals.Probe}
     out += entries("evaluation", evals.REGISTRY, {"": evals.Evaluation, **probes}, True)
     return [*out, Section("checkpoint", CheckpointConfig), Section("best", Best), Section("log", LogConfig)]
 

@@ -1,6 +1,6 @@
 """Evaluations: features, log-probabilities and losses in, numbers out; each beside its controls."""
 
-from ssljax.evals.base import REGISTRY, Evaluation, Probe
+from ssljax.evals.base import REGISTRY, DrawnProbe, Evaluation, Probe
 from ssljax.evals.harness import Evaluator, build
 
-__all__ = ["REGISTRY", "Evaluation", "Evaluator", "Probe", "build"]
+__all__ = ["REGISTRY", "DrawnProbe", "Evaluation", "Evaluator", "Probe", "build"]

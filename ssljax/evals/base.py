@@ -139,6 +139,36 @@ class Probe(Evaluation):
         return {"majority": dict.fromkeys(self.headline(), accuracy)}
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawnProbe(Probe):
+    """A probe that can be told to see few labels.
+
+    Attributes:
+        labels_per_class: so many random labels a class, and no others; None = all labels.
+        draws: repetitions with other random labels; the mean and the standard deviation are reported.
+        seed: of the draws and of whatever else is random.
+    """
+
+    labels_per_class: int | None = setting(None, ge=1)
+    draws: int = setting(1, ge=1)
+    seed: int = setting(0)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.labels_per_class is None and self.draws > 1:
+            raise ValueError(f"draws: got {self.draws}, must be 1 when labels_per_class is not set")
+
+    def budget(self) -> str:
+        """What the summary says of the labels, after a comma."""
+        return "" if self.labels_per_class is None else f", {self.labels_per_class} labels a class, {self.draws} draws"
+
+    def rows(self, labels_N: np.ndarray, rng: np.random.Generator, path: str) -> np.ndarray:
+        """Indices of the examples that one draw may use."""
+        if self.labels_per_class is None:
+            return np.arange(len(labels_N))
+        return draw_per_class(labels_N, self.labels_per_class, rng, f"{path}.labels_per_class")
+
+
 def majority(fit_labels: np.ndarray, test_labels: np.ndarray) -> float:
     """Accuracy on the test labels of always answering the most frequent class of the fitting labels."""
     values, counts = np.unique(fit_labels, return_counts=True)

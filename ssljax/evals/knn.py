@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.schema import setting
-from ssljax.evals.base import Metrics, Probe, Reader
+from ssljax.evals.base import DrawnProbe, Metrics, Reader, mean_and_std
 
 
 @dataclasses.dataclass(frozen=True)
-class Knn(Probe):
+class Knn(DrawnProbe):
     """Weighted k-NN classification (Wu et al. 2018, section 3.4; k 20 as in Caron et al. 2021).
 
     Attributes:
@@ -24,17 +24,17 @@ class Knn(Probe):
     temperature: float = setting(0.07, gt=0)
 
     def summary(self) -> str:
-        return f"k {self.k}, temperature {self.temperature:g}"
+        return f"k {self.k}, temperature {self.temperature:g}{self.budget()}"
 
     def run(self, reader: Reader) -> Metrics:
-        predicted = knn_predict(
-            reader.features(self.fit_split, self.feature),
-            reader.labels(self.fit_split),
-            reader.features(self.test_split, self.feature),
-            k=self.k,
-            temperature=self.temperature,
-        )
-        return {"accuracy": float(np.mean(predicted == reader.labels(self.test_split)))}
+        fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)
+        test_x, test_y = reader.features(self.test_split, self.feature), reader.labels(self.test_split)
+        accuracies = []
+        for draw in range(self.draws):
+            rows = self.rows(fit_y, np.random.default_rng((self.seed, draw)), reader.path)
+            predicted = knn_predict(fit_x[rows], fit_y[rows], test_x, k=self.k, temperature=self.temperature)
+            accuracies.append(float(np.mean(predicted == test_y)))
+        return mean_and_std("accuracy", accuracies)
 
 
 def knn_predict(

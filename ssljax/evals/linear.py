@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from ssljax.base.schema import setting
-from ssljax.evals.base import Metrics, Probe, Reader, draw_per_class, mean_and_std, standardizer
+from ssljax.evals.base import DrawnProbe, Metrics, Reader, mean_and_std, standardizer
 
 L2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 LEARNING_RATES = (0.001, 0.01, 0.1)
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5  # of the largest gradient entry
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(Probe):
+class Linear(DrawnProbe):
     """Accuracy of a linear classifier whose one hyper-parameter is chosen on a selection split, then refitted on all.
 
     Features are standardised with the statistics of the fitting split. With `labels_per_class` the classifier sees
@@ -35,9 +35,6 @@ class Linear(Probe):
         learning_rates: candidates for "sgd".
         epochs: of "sgd".
         sgd_batch: of "sgd".
-        labels_per_class: None = all labels.
-        draws: repetitions with other random labels; the mean and the standard deviation are reported.
-        seed: of the draws, the carved selection split and the order of "sgd".
     """
 
     solver: Literal["lbfgs", "sgd"] = setting("lbfgs")
@@ -45,26 +42,19 @@ class Linear(Probe):
     learning_rates: tuple[float, ...] = setting(LEARNING_RATES, gt=0)
     epochs: int = setting(100, ge=1)
     sgd_batch: int = setting(256, ge=1)
-    labels_per_class: int | None = setting(None, ge=1)
-    draws: int = setting(1, ge=1)
-    seed: int = setting(0)
 
     def validate(self) -> None:
         super().validate()
         for name in ("l2", "learning_rates"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: got an empty list, must hold at least one value")
-        if self.labels_per_class is None and self.draws > 1:
-            raise ValueError(f"draws: got {self.draws}, must be 1 when labels_per_class is not set")
         if self.labels_per_class == 1 and len(self.candidates()) > 1:
             key = "l2" if self.solver == "lbfgs" else "learning_rates"
             raise ValueError(f"{key}: got {len(self.candidates())} values, must be one where labels_per_class is 1")
 
     def summary(self) -> str:
         text = "L-BFGS" if self.solver == "lbfgs" else f"SGD, {self.epochs} epochs"
-        if self.labels_per_class is None:
-            return text
-        return f"{text}, {self.labels_per_class} labels a class, {self.draws} draws"
+        return text + self.budget()
 
     def candidates(self) -> tuple[float, ...]:
         """Strongest regularisation first."""
@@ -94,10 +84,8 @@ class Linear(Probe):
         accuracies, chosen = [], []
         for draw in range(self.draws):
             rng = np.random.default_rng((self.seed, draw))
-            x, y = fit_x, fit_y
-            if self.labels_per_class is not None:
-                rows = draw_per_class(fit_y, self.labels_per_class, rng, f"{reader.path}.labels_per_class")
-                x, y = fit_x[rows], fit_y[rows]
+            rows = self.rows(fit_y, rng, reader.path)
+            x, y = fit_x[rows], fit_y[rows]
             if len(values) == 1:
                 best = 0
             elif self.labels_per_class is not None:

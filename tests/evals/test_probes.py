@@ -71,6 +71,18 @@ def test_knn_small_temperature_does_not_overflow():
     np.testing.assert_array_equal(knn_predict(x, y, q, k=5, temperature=1e-4), knn_predict(x, y, q, k=1))
 
 
+def test_knn_with_few_labels_is_the_mean_over_draws(reader):
+    (x, y), (q, answers) = reader.splits["train"], reader.splits["test"]
+    accuracies = []
+    for draw in range(3):
+        rows = draw_per_class(y, 2, np.random.default_rng((0, draw)), "x")
+        accuracies.append(np.mean(knn_by_definition(x[rows], y[rows], q, 20, 0.07) == answers))
+    result = Knn(labels_per_class=2, draws=3).run(reader)
+    assert len(set(accuracies)) > 1  # the draws differ
+    assert result["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert result["accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
 @pytest.mark.parametrize("probe", [Knn(k=5), Linear(l2=(1e-2, 1e-4)), FewShot(shots=(5,))])
 def test_permuted_labels_destroy_accuracy(probe, reader):
     """The control of every probe: with labels torn from their features nothing is left but chance."""
@@ -219,6 +231,7 @@ def test_majority_and_standardizer():
         (Knn(fit_split="test"), "test_split: got 'test', must differ"),
         (Linear(select_split="test"), "select_split: got 'test', must differ"),
         (Linear(draws=3), "draws: got 3"),
+        (Knn(draws=3), "draws: got 3"),
         (Linear(labels_per_class=1), "l2: got 7 values"),
         (Linear(l2=()), "l2: got an empty list"),
     ],
