@@ -60,6 +60,13 @@ class RunConfig:
                     f"checkpoint.best.metric: got {best.metric!r}, must be 'evaluation/metric' of an evaluation with "
                     f"every_steps (there are: {', '.join(timed) or 'none'})"
                 )
+            # A checkpoint is ranked by what was measured at its very step.
+            measured, saved = built[name].every_steps or 0, self.checkpoint.every_steps
+            if saved is None or measured % saved:
+                raise ValueError(
+                    f"checkpoint.every_steps: got {saved}, must divide evals.{name}.every_steps {measured}, by which "
+                    f"checkpoint.best is chosen"
+                )
 
     def identity(self) -> dict[str, Any]:
         """What decides what is learned: two runs with equal identities are the same run."""

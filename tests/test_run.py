@@ -240,6 +240,19 @@ def test_last_n_and_best_are_kept(tmp_path):
     assert 8 in kept and any(values[s] == best for s in kept) and len(kept) <= 2
 
 
+@pytest.mark.parametrize("every_steps", [None, 4])
+def test_the_best_checkpoint_must_be_one_that_was_evaluated(tmp_path, every_steps):
+    config = {
+        **TINY,
+        "evals": {"knn": {"every_steps": 6, "max_examples": 100, "k": 5}},
+        "checkpoint": {"every_steps": every_steps, "best": {"metric": "knn/accuracy"}},
+    }
+    with pytest.raises(
+        UserError, match=rf"checkpoint.every_steps: got {every_steps}, must divide evals.knn.every_steps 6"
+    ):
+        run.train(config, tmp_path)
+
+
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()

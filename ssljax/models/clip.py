@@ -20,7 +20,7 @@ from ssljax.models.vit import ViT, ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(GPTConfig):
-    """The text tower: GPT-2's block; pooled at the last token under a causal mask, or the mean under a full one."""
+    """The text tower: GPT-2's block, pooled at the last token."""
 
     presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {
         "pico": (64, 2, 2),

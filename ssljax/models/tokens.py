@@ -51,6 +51,12 @@ class TokenConfig(TransformerConfig):
     tied: bool = True
     readout_transform: bool = False
 
+    def validate(self) -> None:
+        super().validate()
+        width = self.resolved().known("width")
+        if self.positions == "sinusoidal" and width % 2:
+            raise ValueError(f"positions: sinusoidal ones need an even width, got {width}")
+
     def module(self, spec: Any, path: str = "model") -> "TokenTransformer":
         """The encoder for the tokens of `spec`."""
         (length,) = element_shape(spec, "tokens", f"{path}.name")

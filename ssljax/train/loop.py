@@ -80,7 +80,7 @@ def fit(
 
     Args:
         on_stop: called once when a signal came, before `Stopped` is raised.
-        stall_seconds: dump the stacks of all threads when no step is finished for so long.
+        stall_seconds: dump the stacks of all threads when no step was dispatched for so long.
 
     Raises:
         Stopped: on SIGTERM or SIGINT.

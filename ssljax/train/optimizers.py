@@ -548,7 +548,10 @@ def _kind(path: str, axes: tuple[str | None, ...], rank: int) -> Literal["matrix
         return "vector"
     if _HEAD.search(path) or "classes" in axes:
         return "head"
-    if _EMBEDDING.search(path) or "positions" in axes or "patch" in axes:
+    if "positions" in axes or "patch" in axes:
+        return "embedding"
+    # A kernel that names its axes is what they say, whatever its module is called (`decoder/embed/kernel` of MAE).
+    if _EMBEDDING.search(path) and not (axes and path.endswith("/kernel")):
         return "embedding"
     return "head" if "vocab" in axes else "matrix"
 

@@ -19,7 +19,8 @@ from ssljax.views.pixels import resize
 class Augment:
     """What may happen to a view, in the order of the fields, after the crop. As it stands: nothing.
 
-    Fields named after an operation are its probability for each view; 0 takes the operation out of the program.
+    Fields named after an operation are its probability for each view; 0 takes the operation out of the program. Those
+    of `jitter` are the ranges of what it changes.
     """
 
     crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), gt=0)

@@ -281,6 +281,17 @@ def test_layer_decay_counts_depths_from_the_embedding_to_the_head():
     assert leaves["norm/scale"].lr == leaves["head/kernel"].lr == 1.0
 
 
+def test_a_projection_called_embed_is_a_matrix():
+    axes = {"embed": {"kernel": ("embed", "mlp"), "embedding": ("vocab", "embed")}, "patch": {"kernel": None}}
+    shapes = jax.tree.map(lambda _: jax.ShapeDtypeStruct((4, 6), jnp.float32), axes, is_leaf=is_axes)
+    leaves = optimizers.Muon().bind(axes, shapes).leaves
+    assert {path: leaf.kind for path, leaf in leaves.items()} == {
+        "embed/kernel": "matrix",
+        "embed/embedding": "embedding",
+        "patch/kernel": "embedding",
+    }
+
+
 def test_layer_decay_of_two_towers_counts_each_its_own():
     def tower(depth):
         return {"token_embedding": (5, 4), "stack": {"layers": {"kernel": (depth, 4, 4)}, "norm": (4,)}}
