@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ssljax/__init__.py").read_
 setup(
     name="ssljax",
     version=VERSION,
-    description="Every learning principle, every transformer family and every mesh through one train step.",
+    description="One train step for every learning principle, every transformer family and every mesh.",
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

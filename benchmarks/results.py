@@ -5,11 +5,13 @@
     python benchmarks/results.py simclr     # only rows whose name contains this
 
 A unit is one run of at most five minutes on one CPU core; every core works on its own unit. Finished units are lines
-of docs/results.jsonl, keyed by the identity hash of the run and the version of the package, so an interrupted table
-goes on where it stopped; the table says what is still missing. Needs SSLJAX_DATA.
+of docs/results.jsonl, keyed by their config file, what is overridden in it, and the version of the package, so an
+interrupted table goes on where it stopped; the table says what is still missing. Needs SSLJAX_DATA.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -20,44 +22,69 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import ssljax
-from ssljax.config import load
+from ssljax.base.hashing import digest
+from ssljax.config import read_file
 
 ROOT = pathlib.Path(__file__).parent.parent
+RUNS = ROOT / "runs/results"
 LEDGER, PAGE, README = ROOT / "docs/results.jsonl", ROOT / "docs/results.md", ROOT / "README.md"
 START, END = "<!-- table: python benchmarks/results.py -->", "<!-- end of table -->"
 SEEDS = (0, 1, 2)
+STOPPED = 75  # the exit code of a run that saved itself on a signal
 SHOWN = {
     ("linear_100", "accuracy"): "linear probe, 100 labels a class: accuracy",
-    ("retrieval", "image_to_text_r5"): "retrieval of the name among 200: R@5",
+    ("retrieval", "image_to_text_r5"): "name of a picture among 200: in the first five",
     ("pseudo_perplexity", "pseudo_bits_per_byte"): "pseudo bits per byte",
     ("perplexity", "bits_per_byte"): "bits per byte",
 }
 LOCK = threading.Lock()  # of the ledger
-VISION = [
-    (f"{name}, {data}", f"configs/vision/{name}.py:data={data}")
-    for name in ("simclr", "dino", "swav", "mae")
-    for data in ("cifar10", "mnist")
-]
-ROWS: list[tuple[str, str]] = [
-    *VISION,
-    ("classification, cifar10", "configs/vision/classification.py:data=cifar10"),
-    ("clip, noto-emoji", "configs/multimodal/clip.py"),
-    ("mlm, classic-books", "configs/text/mlm.py:data=classic-books"),
-    ("causal_lm, classic-books", "configs/text/causal_lm.py:data=classic-books"),
+
+# The configs were tuned on the test splits; what the table shows is measured on data that nothing was chosen on.
+REST, HELD_OUT = "train[:-5000]", "train[-5000:]"
+IMAGES = {"data.split": REST} | {
+    f"evals.{probe}.{key}": split
+    for probe in ("knn", "linear", "linear_10", "linear_100")
+    for key, split in (("fit_split", REST), ("test_split", HELD_OUT))
+}
+
+
+class Row(NamedTuple):
+    """A line of the table: what it is called, its config file, and what it overrides there."""
+
+    name: str
+    config: str
+    overrides: Mapping[str, str]
+
+
+ROWS = [
+    *(
+        Row(f"{name}, {data}", f"configs/vision/{name}.py:data={data}", IMAGES)
+        for name in ("simclr", "dino", "swav", "mae")
+        for data in ("cifar10", "mnist")
+    ),
+    Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
+    Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
+    Row(
+        "mlm, classic-books",
+        "configs/text/mlm.py:data=classic-books",
+        {"evals.pseudo_perplexity.test_split": "valid"},
+    ),
+    Row(
+        "causal_lm, classic-books",
+        "configs/text/causal_lm.py:data=classic-books",
+        {"evals.perplexity.test_split": "valid"},
+    ),
 ]
 
 
-def units(only: str) -> Iterator[tuple[str, str, int, str]]:
-    """(row, config, seed, key) of every unit."""
-    for row, path in ROWS:
-        if only in row:
-            for seed in SEEDS:
-                config, _ = load(str(ROOT / path), [("seed", str(seed))])
-                yield row, path, seed, f"{config.hash()}-{ssljax.__version__}"
+def unit(row: Row, seed: int) -> tuple[list[tuple[str, str]], str]:
+    """(overrides, key) of one run: its key tells what the config file says, what is overridden, and the version."""
+    overrides = [*row.overrides.items(), ("seed", str(seed)), ("log.progress", "false")]
+    return overrides, f"{digest([read_file(str(ROOT / row.config)), overrides])}-{ssljax.__version__}"
 
 
 def ledger() -> dict[str, dict[str, Any]]:
@@ -65,44 +92,58 @@ def ledger() -> dict[str, dict[str, Any]]:
     return {line["key"]: line for line in map(json.loads, lines)}
 
 
-def run(row: str, path: str, seed: int, key: str, core: int) -> None:
-    workdir = ROOT / "runs/results" / key
+def run(row: Row, seed: int, core: int) -> None:
+    """One unit, from nothing to a line of the ledger.
+
+    Raises:
+        RuntimeError: the run failed, or is not the one that was asked for.
+    """
+    overrides, key = unit(row, seed)
+    if key in ledger():
+        return
+    print(f"{row.name}, seed {seed}: on core {core}, log in {RUNS.relative_to(ROOT)}/{key}.log", flush=True)
+    workdir = RUNS / key
     shutil.rmtree(workdir, ignore_errors=True)  # a unit that was cut off begins again: its minutes count
-    workdir.parent.mkdir(parents=True, exist_ok=True)
+    commit = _output("git", "describe", "--always", "--dirty", "--exclude=*")
+    arguments = [f"--config.{name}={value}" for name, value in overrides]
+    command = [sys.executable, "-m", "ssljax.cli", "train", "--config", row.config, "--workdir", str(workdir)]
     began = time.perf_counter()
-    command = [sys.executable, "-m", "ssljax.cli", "train", "--config", path, "--workdir", str(workdir)]
     with open(f"{workdir}.log", "w") as log:
-        subprocess.run(
-            [*command, f"--config.seed={seed}", "--config.log.progress=false"],
-            cwd=ROOT,
-            check=True,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        )
+        code = subprocess.run(
+            ["taskset", "-c", str(core), *command, *arguments], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
     seconds = time.perf_counter() - began
+    if code:
+        raise RuntimeError("stopped" if code == STOPPED else f"exit code {code}")
+    if unit(row, seed)[1] != key:
+        raise RuntimeError("the config file was changed meanwhile")
     lines = [json.loads(line) for line in (workdir / "evals.jsonl").read_text().splitlines()]
     last = max(line["step"] for line in lines)
     kept = ("eval", "of", "metrics", "headline", "better", "summary")
     results = [{k: line[k] for k in kept} for line in lines if line["step"] == last]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    record = {"key": key, "row": row, "seed": seed, "seconds": round(seconds), "commit": commit.strip()}
+    record = {"key": key, "row": row.name, "seed": seed, "seconds": round(seconds), "commit": commit}
     with LOCK, open(LEDGER, "a") as f:
         f.write(json.dumps({**record, "steps": last, "results": results}) + "\n")
 
 
-def work(todo: "queue.SimpleQueue[tuple[str, str, int, str]]", core: int) -> None:
+def _output(*command: str) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def work(todo: "queue.SimpleQueue[tuple[Row, int]]", core: int, failed: list[str]) -> None:
     """Runs units on one core until none is left; one that fails is told and left missing."""
     while True:
         try:
-            row, path, seed, key = todo.get_nowait()
+            row, seed = todo.get_nowait()
         except queue.Empty:
             return
-        print(f"{row}, seed {seed}: on core {core}, log in runs/results/{key}.log", flush=True)
         try:
-            run(row, path, seed, key, core)
-        except (subprocess.CalledProcessError, OSError) as error:
-            print(f"{row}, seed {seed}: failed: {error}", flush=True)
+            run(row, seed, core)
+        except Exception as error:
+            failed.append(f"{row.name}, seed {seed}: {error}")
+            print(failed[-1], flush=True)
+            if str(error) == "stopped":
+                return
 
 
 Line = tuple[str, str, str, dict[str, list[float]], str, float]
@@ -113,14 +154,16 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
     done = ledger()
     found: dict[str, list[dict[str, Any]]] = {}
     missing = []
-    for row, _, seed, key in units(only):
-        found.setdefault(row, [])
-        if key in done:
-            found[row].append(done[key])
-        else:
-            missing.append(f"{row} (seed {seed})")
+    for row in ROWS:
+        for seed in SEEDS if only in row.name else ():
+            found.setdefault(row.name, [])
+            key = unit(row, seed)[1]
+            if key in done:
+                found[row.name].append(done[key])
+            else:
+                missing.append(f"{row.name} (seed {seed})")
     out = []
-    for row, records in found.items():
+    for name, records in found.items():
         values: dict[tuple[str, str], dict[str, list[float]]] = {}
         better: dict[tuple[str, str], str] = {}
         for result in (result for record in records for result in record["results"]):
@@ -130,7 +173,7 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
                     values.setdefault((result["eval"], metric), {}).setdefault(result["of"], []).append(value)
                     better[result["eval"], metric] = result["better"]
         minutes = max((record["seconds"] for record in records), default=0) / 60
-        out += [(row, *name, by, better[name], minutes) for name, by in values.items()]
+        out += [(name, *what, by, better[what], minutes) for what, by in values.items()]
     return out, missing
 
 
@@ -188,15 +231,26 @@ def _cell(values: list[float] | None) -> str:
 def _verdict(by: dict[str, list[float]], better: str) -> str:
     """A control is beaten when the worst seed is better than the control's best by more than the spread over seeds."""
     own = by.get("trained", [])
-    if not own:
-        return ""
-    sign = 1 if better == "higher" else -1
-    spread = statistics.stdev(own) if len(own) > 1 else 0.0
+    if len(own) < 2:
+        return "one seed" if own else ""
+    sign, spread = 1 if better == "higher" else -1, statistics.stdev(own)
     margin = {
         of: min(sign * v for v in own) - max(sign * v for v in values) for of, values in by.items() if of != "trained"
     }
     lost = [of for of, m in margin.items() if m <= spread]
     return "beats all" if not lost else "does not beat " + ", ".join(lost)
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Two tables at once would start the same units and share the cores."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with open(RUNS / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another {pathlib.Path(__file__).name} is running")
+        yield
 
 
 def main() -> None:
@@ -205,20 +259,31 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="run only so many seeds of each row")
     known = parser.parse_args()
+    failed: list[str] = []
     if not known.table:
-        done = ledger()
-        todo: queue.SimpleQueue[tuple[str, str, int, str]] = queue.SimpleQueue()
-        for unit in sorted(units(known.only), key=lambda u: u[2]):
-            if unit[2] < known.seeds and unit[3] not in done:
-                todo.put(unit)
-        workers = [threading.Thread(target=work, args=(todo, core)) for core in sorted(os.sched_getaffinity(0))]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        todo: queue.SimpleQueue[tuple[Row, int]] = queue.SimpleQueue()
+        for seed in SEEDS[: known.seeds]:
+            for row in ROWS:
+                if known.only in row.name:
+                    todo.put((row, seed))
+        cores = sorted(os.sched_getaffinity(0))
+        workers = [threading.Thread(target=work, args=(todo, core, failed)) for core in cores]
+        with only_one():
+            for worker in workers:
+                worker.start()
+            try:
+                for worker in workers:
+                    worker.join()
+            except KeyboardInterrupt:  # the runs have it too: they save themselves and exit
+                while not todo.empty():
+                    todo.get_nowait()
+                for worker in workers:
+                    worker.join()
     write(PAGE, table())
     write(README, summary())
     print(table(known.only))
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def get_config(arg=""):
                 few_shot=dict(draws=10),
             ),
             log=dict(every_steps=20),
+            checkpoint=dict(every_steps=100),
             batch_size=256,
             steps=700,
         )

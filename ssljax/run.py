@@ -40,7 +40,8 @@ class Program:
     """What a config becomes before any array exists: the data, the objective, and pure functions on a mesh.
 
     init: seed -> State. step: (state, batch) -> (state, metrics). Both are plain functions, to be jitted or mapped.
-    shapes: the state as shapes; shardings: where each of its leaves lives on `mesh`.
+    shapes: the state as shapes; shardings: where each of its leaves lives on `mesh`. layout: that in a line for the
+    log, of the parameters.
     """
 
     config: RunConfig
@@ -53,6 +54,7 @@ class Program:
     step: Step
     shapes: State
     shardings: State
+    layout: str
 
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A host batch as global arrays, split over the devices; ids stay on the host."""
@@ -119,11 +121,12 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Prog
     def init_with_meters(seed: Any) -> State:
         return init(seed).replace(meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters))
 
-    if mesh.size > 1:
-        log.info("parameters: %s", parallel.sharding_report(axes.params, shapes.params, mesh))
     full = bare.replace(meters=meters)
     shardings = state_shardings(full, axes, optimization.state_axes(), mesh)
-    return Program(config, dataset, objective, optimization, steps, mesh, init_with_meters, step, full, shardings)
+    layout = parallel.sharding_report(axes.params, shapes.params, mesh)
+    return Program(
+        config, dataset, objective, optimization, steps, mesh, init_with_meters, step, full, shardings, layout
+    )
 
 
 def train(
@@ -152,6 +155,8 @@ def train(
         stack.enter_context(parallel.mesh_context(program.mesh))
         stack.enter_context(hold(workdir))
         check_workdir(workdir, config, spec, resume)
+        if program.mesh.size > 1:
+            log.info("parameters: %s", program.layout)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
         restored = checkpoints.restore(program.target(), force=resume == "force")
@@ -173,9 +178,7 @@ def train(
         stack.callback(writer.close)
         progress = Progress(program.steps, start, config.log.progress)
         stack.callback(progress.close)
-        batches = data.Prefetcher(
-            program.dataset.batch, program.put, start, program.steps, config.data.prefetch, config.data.threads
-        )
+        batches = data.Prefetcher(program.dataset.batch, program.put, start, program.steps, config.data.prefetch)
         stack.callback(batches.close)
         recorder = Recorder(program, writer, progress, batches, checkpoints, evaluator, workdir, signals)
         state = fit(

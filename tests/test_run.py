@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import subprocess
@@ -111,7 +112,7 @@ def test_kill_minus_9_and_resume(tmp_path):
     config = {**TINY, "steps": 40, "log": {**TINY["log"], "every_steps": 1}, "checkpoint": {"every_steps": 3}}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run.train(config, whole)
-    kill_and_resume(config, killed, kill_at=int(np.random.default_rng(os.getpid()).integers(5, 30)))
+    kill_and_resume(config, killed, kill_at=random.SystemRandom().randrange(5, 30))
     same(parameters(killed), parameters(whole))
     assert metrics(killed) == metrics(whole)
 
@@ -143,7 +144,7 @@ def test_every_objective_survives_kill_minus_9(name, tmp_path):
     }
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run.train(config, whole)
-    kill_and_resume(config, killed, kill_at=int(np.random.default_rng(os.getpid()).integers(5, 20)))
+    kill_and_resume(config, killed, kill_at=random.SystemRandom().randrange(5, 20))
     same(parameters(killed), parameters(whole))
     assert metrics(killed) == metrics(whole)
 

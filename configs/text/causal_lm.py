@@ -6,7 +6,7 @@ minutes much of its time.
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
 
-A few minutes on two CPU cores; docs/results.md has the numbers.
+Under five minutes on one CPU core; docs/results.md has the numbers.
 """
 
 import _texts
@@ -30,6 +30,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=16,
-            steps=1200,
+            steps=1100,
         )
     )

@@ -2,7 +2,7 @@
 
     ssljax train --config configs/vision/classification.py --workdir runs/classification
 
-A few minutes on two CPU cores; docs/results.md has the numbers.
+Under five minutes on one CPU core; docs/results.md has the numbers.
 """
 
 import _images
@@ -30,6 +30,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=128,
-            steps=600,
+            steps=550,
         )
     )

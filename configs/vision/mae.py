@@ -3,7 +3,7 @@
     ssljax train --config configs/vision/mae.py --workdir runs/mae
     ssljax train --config configs/vision/mae.py:data=mnist --workdir runs/mae-mnist
 
-A few minutes on two CPU cores; docs/results.md has the numbers.
+Under five minutes on one CPU core; docs/results.md has the numbers.
 """
 
 import _images
@@ -39,6 +39,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=256,
-            steps=500,
+            steps=450,
         )
     )

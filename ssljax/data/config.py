@@ -86,7 +86,6 @@ class DataConfig:
         mixture: several sources, drawn from in fixed proportions.
         streams: further streams, nested in the batch under their names.
         prefetch: batches made ahead of the step.
-        threads: batches made at the same time (at most `prefetch`); worth it where images are decoded.
         cache_dir: for token caches and decoded images; None: $SSLJAX_CACHE or ~/.cache/ssljax.
     """
 
@@ -105,7 +104,6 @@ class DataConfig:
     mixture: tuple[MixturePart, ...] = ()
     streams: dict[str, StreamPart] = setting({})
     prefetch: int = setting(2, gt=0, free=True)
-    threads: int = setting(1, gt=0, free=True)
     cache_dir: str | None = setting(None, free=True)
 
     def validate(self) -> None:

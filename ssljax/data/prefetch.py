@@ -1,4 +1,4 @@
-"""Batches made ahead of the step, by grain's threads."""
+"""Batches made ahead of the step, by a thread of grain's."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 class Prefetcher:
     """Iterates over (step, put(make(step))) for step in [start, stop), in order, working ahead of the consumer.
 
-    `make` and `put` are called from `threads` threads. An error of theirs is raised in the consumer, at the step where
+    `make` and `put` are called from a thread. An error of theirs is raised in the consumer, at the step where
     it happened, and ends the iteration.
 
     Args:
@@ -17,7 +17,6 @@ class Prefetcher:
         start: first step.
         stop: the step after the last.
         depth: batches that may be ready or in the making beyond the one that is awaited.
-        threads: batches made at the same time.
 
     Attributes:
         wait_seconds: time that the consumer has waited for batches so far.
@@ -30,12 +29,11 @@ class Prefetcher:
         start: int,
         stop: int,
         depth: int,
-        threads: int = 1,
     ) -> None:
         import grain  # half a second that only training needs
 
         self.wait_seconds = 0.0
-        options = grain.ReadOptions(num_threads=min(threads, depth), prefetch_buffer_size=depth)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=depth)
         steps = grain.MapDataset.range(start, stop).map(lambda step: (int(step), put(make(int(step)))))
         self._batches = iter(steps.to_iter_dataset(options))
         self._closed = False
@@ -56,7 +54,7 @@ class Prefetcher:
             self.wait_seconds += time.perf_counter() - began
 
     def close(self) -> None:
-        """Stops the threads and drops what is ready."""
+        """Drops what is ready and makes no more; a batch that is in the making may still be put."""
         if not self._closed:
             self._closed = True
             self._batches.close()

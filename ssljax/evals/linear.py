@@ -73,6 +73,8 @@ class Linear(DrawnProbe):
             batch=self.sgd_batch,
         )
 
+    # Products in less than float32 would leave errors that the solver magnifies along axes of small variance.
+    @jax.default_matmul_precision("highest")
     def run(self, reader: Reader) -> Metrics:
         fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)
         test_x, test_y = reader.features(self.test_split, self.feature), reader.labels(self.test_split)

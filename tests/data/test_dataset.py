@@ -160,4 +160,4 @@ def test_config_is_json_and_names_its_free_keys(config):
     data = config(source="builtin:digits", streams={"more": {"source": "builtin:digits"}})
     values = schema.to_dict(data)
     assert schema.build(DataConfig, values, "data") == data
-    assert values.keys() - schema.to_dict(data, free=False).keys() == {"prefetch", "threads", "cache_dir"}
+    assert values.keys() - schema.to_dict(data, free=False).keys() == {"prefetch", "cache_dir"}

@@ -18,24 +18,8 @@ def test_order_and_depth():
     with Prefetcher(make, lambda batch: batch + 1, 3, 20, depth=2) as batches:
         for step, batch in batches:
             assert batch == step * 10 + 1
-            assert made[-1] <= step + 3  # two ready, one in the making
+            assert made[-1] <= step + 2  # two ready or in the making
     assert made == list(range(3, 20))
-
-
-def test_threads_keep_the_order():
-    """Later steps are made first here, and several at once."""
-    together, most = [], []
-
-    def make(step):
-        together.append(step)
-        most.append(len(together))
-        time.sleep(0.02 if step % 3 == 0 else 0.001)
-        together.remove(step)
-        return step
-
-    with Prefetcher(make, lambda batch: batch, 0, 40, depth=4, threads=3) as batches:
-        assert [step for step, _ in batches] == list(range(40))
-    assert 1 < max(most) <= 3
 
 
 def test_work_is_ahead_and_waiting_is_counted():

@@ -105,7 +105,7 @@ def test_logistic_regression_is_scikit_learns(l2):
     np.testing.assert_allclose(weight, reference.coef_.T, atol=3e-3, rtol=3e-3)
 
 
-@pytest.mark.parametrize("columns", [20, 500])
+@pytest.mark.parametrize("columns", [100, 500])
 def test_logistic_regression_converges_on_correlated_features(columns):
     """Neighbouring columns are almost the same, as pixels are; with more rows than columns and with fewer."""
     n, l2, rng = 300, 1e-6, np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_logistic_regression_converges_on_correlated_features(columns):
     def loss(weight, bias):
         return -log_softmax(x @ weight + bias, axis=1)[np.arange(n), y].mean() + l2 / 2 * np.sum(weight**2)
 
-    assert loss(head[:-1], head[-1]) < loss(reference.coef_.T, reference.intercept_) + 1e-4
+    assert loss(head[:-1], head[-1]) < loss(reference.coef_.T, reference.intercept_) + 2e-5
 
 
 def test_logistic_gradient_vanishes_and_zero_weight_is_absence():
