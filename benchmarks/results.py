@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -107,12 +106,14 @@ def run(row: Row, seed: int, core: int) -> None:
     commit = _output("git", "describe", "--always", "--dirty", "--exclude=*")
     arguments = [f"--config.{name}={value}" for name, value in overrides]
     command = [sys.executable, "-m", "ssljax.cli", "train", "--config", row.config, "--workdir", str(workdir)]
-    began = time.perf_counter()
     with open(f"{workdir}.log", "w") as log:
-        code = subprocess.run(
+        process = subprocess.Popen(
             ["taskset", "-c", str(core), *command, *arguments], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        ).returncode
-    seconds = time.perf_counter() - began
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    # Processor time: what the run takes on a core of its own, also where the machine was in use.
+    seconds = usage.ru_utime + usage.ru_stime
     if code:
         raise RuntimeError("stopped" if code == STOPPED else f"exit code {code}")
     if unit(row, seed)[1] != key:
@@ -121,7 +122,7 @@ def run(row: Row, seed: int, core: int) -> None:
     last = max(line["step"] for line in lines)
     kept = ("eval", "of", "metrics", "headline", "better", "summary")
     results = [{k: line[k] for k in kept} for line in lines if line["step"] == last]
-    record = {"key": key, "row": row.name, "seed": seed, "seconds": round(seconds), "commit": commit}
+    record = {"key": key, "row": row.name, "seed": seed, "cpu_seconds": round(seconds), "commit": commit}
     with LOCK, open(LEDGER, "a") as f:
         f.write(json.dumps({**record, "steps": last, "results": results}) + "\n")
 
@@ -172,7 +173,7 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
                 if value is not None:
                     values.setdefault((result["eval"], metric), {}).setdefault(result["of"], []).append(value)
                     better[result["eval"], metric] = result["better"]
-        minutes = max((record["seconds"] for record in records), default=0) / 60
+        minutes = max((record.get("cpu_seconds", 0) for record in records), default=0) / 60
         out += [(name, *what, by, better[what], minutes) for what, by in values.items()]
     return out, missing
 
@@ -190,7 +191,7 @@ def table(only: str = "") -> str:
             *(_cell(by.get(of)) for of in ("trained", *controls)),
             str(len(by.get("trained", ()))),
             _verdict(by, better),
-            f"{minutes:.1f}",
+            f"{minutes:.1f}" if minutes else "",
         ]
         for row, evaluation, metric, by, better, minutes in found
     ]
