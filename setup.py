@@ -34,6 +34,7 @@ setup(
         "scikit-learn>=1.5",
         "pillow>=10",
         "tokenizers>=0.20,<0.24",
+        "safetensors>=0.5",
         "rich>=13",
         "tensorboardX>=2.6",
         "matplotlib>=3.8",

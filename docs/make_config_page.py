@@ -25,6 +25,8 @@ from ssljax.base import schema
 from ssljax.config import RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
 from ssljax.layers.block import BlockConfig
+from ssljax.layers.experts import ExpertsConfig
+from ssljax.layers.positions import SCALINGS
 from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
 from ssljax.models.gpt import GPTConfig
@@ -65,7 +67,10 @@ def sections() -> list[Section]:
     out = [Section("the run", RunConfig)]
     out += [Section("every block", BlockConfig), Section("every model", TransformerConfig, BlockConfig)]
     out += [Section("every token model", token, TransformerConfig)]
-    out += entries("model", models.REGISTRY, {"vit": TransformerConfig, "bert": token, "gpt": token})
+    classes = {name: models.REGISTRY.get(name) for name in models.REGISTRY}
+    parents = {name: cls.__mro__[1] for name, cls in classes.items()}
+    out += entries("model", models.REGISTRY, {n: cls for n, cls in parents.items() if dataclasses.is_dataclass(cls)})
+    out += [Section("experts", ExpertsConfig), *entries("rotary scaling", SCALINGS, {})]
     out += [Section("clip text tower", TextConfig, GPTConfig)]
     out += [Section("every image objective", image)]
     out += entries("objective", objectives.REGISTRY, on_images)

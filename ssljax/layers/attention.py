@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ def attend(
     mask: Mask,
     *,
     scale: float | None = None,
+    bias: jax.Array | None = None,
+    cap: float | None = None,
     kernel: str = "auto",
     strict: bool = False,
 ) -> jax.Array:
@@ -40,6 +43,8 @@ def attend(
         v: [B, S, G, K].
         mask: a description; a query without any key gets zeros, never NaN.
         scale: of the logits; 1/sqrt(K) if None.
+        bias: [B or 1, H, T, S] that is added to the scaled logits (distances, say).
+        cap: logits x become cap tanh(x / cap), before the bias (Gemma 2).
         kernel: "auto" (first of the backend's list that can) or a name to try first.
         strict: refuse to fall back from the named kernel, or from a fused one.
 
@@ -58,12 +63,13 @@ def attend(
             )
         names = (kernel, *(n for n in names if n != kernel))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    logits = Logits(scale, bias, cap)
     for name in names:
         entry = KERNELS[name]
-        reason = entry.refuses(q, k, v, mask)
+        reason = entry.refuses(q, k, v, mask, logits)
         if reason is None:
             _log_once(logging.INFO, f"attention on {backend}: {name}")
-            return entry.run(q, k, v, mask, scale)
+            return entry.run(q, k, v, mask, logits)
         if strict and (entry.fused or name == kernel):
             raise UserError(f"attention kernel {name!r} can't be used: {reason} (strict=false allows a slower one)")
         _log_once(logging.WARNING if entry.fused or name == kernel else logging.DEBUG, f"not {name}: {reason}")
@@ -75,12 +81,24 @@ def _log_once(level: int, message: str) -> None:
     log.log(level, message)
 
 
-def _xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+class Logits(NamedTuple):
+    """What is done to q k^T before the softmax."""
+
+    scale: float
+    bias: jax.Array | None = None  # [B or 1, H, T, S]
+    cap: float | None = None
+
+    def part(self, rows: slice, columns: slice) -> "Logits":
+        """The same for a block of queries and keys."""
+        return self if self.bias is None else self._replace(bias=self.bias[:, :, rows, columns])
+
+
+def _xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
     allowed = mask.block(slice(0, q.shape[1]), slice(0, k.shape[1]))
-    return _from_heads(_softmax_block(*_to_heads(q, k, v), allowed, may_be_empty(mask), scale), q)
+    return _from_heads(_softmax_block(*_to_heads(q, k, v), allowed, may_be_empty(mask), logits), q)
 
 
-def _blocked_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+def _blocked_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
     """Blocks of query rows, each against its prefix of the keys only: half the work of the full square."""
     qh, kh, vh = _to_heads(q, k, v)
     length = q.shape[1]
@@ -88,15 +106,15 @@ def _blocked_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale:
     out = []
     for start in range(0, length, rows):
         stop = min(start + rows, length)
-        allowed = mask.block(slice(start, stop), slice(0, stop))
+        here = slice(start, stop), slice(0, stop)
         block = qh[:, :, :, start:stop], kh[:, :, :stop], vh[:, :, :stop]
-        out.append(_softmax_block(*block, allowed, may_be_empty(mask), scale))
+        out.append(_softmax_block(*block, mask.block(*here), may_be_empty(mask), logits.part(*here)))
     return _from_heads(jnp.concatenate(out, axis=3), q)
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, scale: float) -> jax.Array:
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
     causal = isinstance(mask, Causal)
-    return jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=causal, implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v, scale=logits.scale, is_causal=causal, implementation="cudnn")
 
 
 def _block_rows(length: int) -> int:
@@ -116,9 +134,14 @@ def _from_heads(out: jax.Array, like: jax.Array) -> jax.Array:
     return out.transpose(0, 3, 1, 2, 4).reshape(like.shape).astype(like.dtype)
 
 
-def _softmax_block(q, k, v, allowed, may_be_empty: bool, scale: float) -> jax.Array:
+def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Array:
     """Attention of q [B, G, R, t, K] to k, v [B, G, s, K]; allowed broadcasts to [B, 1, t, s] or is None."""
-    logits = jnp.einsum("bgrtk,bgsk->bgrts", q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
+    q = q * jnp.asarray(how.scale, q.dtype)
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
+    if how.cap is not None:
+        logits = how.cap * jnp.tanh(logits / how.cap)
+    if how.bias is not None:
+        logits = logits + how.bias.reshape(-1, *q.shape[1:3], *how.bias.shape[2:])
     if allowed is not None:
         if allowed.ndim == 4:
             allowed = allowed[:, :, None]  # [B, 1, 1, t, s]: the same for every head
@@ -135,7 +158,7 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, scale: float) -> jax.Ar
     return out / total  # after the product: K divisions a row and not S
 
 
-def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
+def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
     if not is_causal(mask):
         return "the mask is not causal"
     if q.shape[1] != k.shape[1]:
@@ -145,9 +168,11 @@ def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> st
     return None
 
 
-def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
+def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
     if jax.default_backend() != "gpu":
         return "it needs an NVIDIA GPU"
+    if logits.bias is not None or logits.cap is not None:
+        return "logits have a bias" if logits.cap is None else "logits are capped"
     if not isinstance(mask, Full | Causal):
         return f"mask {type(mask).__name__} is not full or causal"
     if isinstance(mask, Causal) and q.shape[1] != k.shape[1]:
@@ -163,15 +188,15 @@ def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str 
 class Kernel:
     """One way to compute attention. `refuses` gives the reason why it can't, or None."""
 
-    run: Callable[[jax.Array, jax.Array, jax.Array, Mask, float], jax.Array]
-    refuses: Callable[[jax.Array, jax.Array, jax.Array, Mask], str | None]
+    run: Callable[[jax.Array, jax.Array, jax.Array, Mask, Logits], jax.Array]
+    refuses: Callable[[jax.Array, jax.Array, jax.Array, Mask, Logits], str | None]
     fused: bool = False  # passing it over costs much: worth a warning, and an error under strict
 
 
 KERNELS = {
     "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True),
     "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),
-    "xla": Kernel(_xla, lambda q, k, v, mask: None),
+    "xla": Kernel(_xla, lambda q, k, v, mask, logits: None),
 }
 BACKENDS = {
     "gpu": ("cudnn", "blocked_causal", "xla"),

@@ -3,27 +3,43 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ssljax.base.schema import setting
+from ssljax.base.schema import given, setting
+from ssljax.layers import positions
 from ssljax.layers.attention import attend
 from ssljax.layers.dense import Dense, Norm, constrain, parameter
-from ssljax.layers.masks import Mask
+from ssljax.layers.experts import Experts, ExpertsConfig
+from ssljax.layers.masks import Full, Given, Mask, Sliding, is_causal
 from ssljax.layers.noise import Noise, drop_path, dropout
-from ssljax.layers.positions import rotary_tables, rotate
 
-GATED = ("swiglu", "geglu")
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
-    "relu": nn.relu,
+_gelu = functools.partial(nn.gelu, approximate=False)
+_gelu_tanh = functools.partial(nn.gelu, approximate=True)
+GATED: dict[str, Callable[[jax.Array], jax.Array]] = {  # the activation of the gate (Shazeer 2020)
     "swiglu": nn.silu,
-    "geglu": functools.partial(nn.gelu, approximate=False),
+    "geglu": _gelu,
+    "geglu_tanh": _gelu_tanh,
+    "reglu": nn.relu,
 }
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": jnp.tanh,
+    **GATED,
+}
+Activation = Literal[
+    "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "swiglu", "geglu", "geglu_tanh", "reglu"
+]
+NormPosition = Literal["pre", "post", "sandwich", "parallel", "parallel_one"]
+KINDS = ("global", "local")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +49,37 @@ class BlockConfig:
     width: int | None = setting(None, ge=1)  # of the tokens between blocks (d_model); None: that of `size`
     heads: int | None = setting(None, ge=1)  # of attention; None: that of `size`
     kv_heads: int | None = setting(None, ge=1)  # fewer than heads: grouped-query attention
-    head_dim: int | None = setting(None, ge=1)  # width / heads
+    head_dim: int | None = setting(None, ge=1)  # of q, k and v in one head; None: width / heads
     mlp_ratio: float = setting(4.0, gt=0)  # hidden width of the feed-forward part / width
-    mlp_dim: int | None = setting(None, ge=1)  # mlp_ratio * width
-    norm: Literal["layer", "rms"] = "layer"  # LayerNorm, or RMSNorm, which subtracts no mean and has no bias
-    norm_position: Literal["pre", "post"] = "pre"  # before attention and feed-forward and at the end, or after each sum
+    mlp_dim: int | None = setting(None, ge=1)  # that hidden width itself; None: mlp_ratio * width
+    # LayerNorm; RMSNorm, which subtracts no mean and has no bias; the same with its scale kept less 1 (Gemma)
+    norm: Literal["layer", "rms", "rms_plus_one"] = "layer"
+    # where: before attention and feed-forward and at the end; after each sum; before and after each part (Gemma 2);
+    # before both parts, which read the same input (NeoX); the same with one norm for both (PaLM)
+    norm_position: NormPosition = "pre"
+    first_norm: bool = given(True)  # false: the attention of the first block reads its input as it is (ModernBERT)
     norm_eps: float = setting(1e-6, gt=0)  # added to the variance ("rms": the mean square) before the root
-    # of the feed-forward part; "gelu_tanh" approximates "gelu"; "swiglu" and "geglu" have a gate, a third matrix
-    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu"
+    # of the feed-forward part; "gelu_tanh" approximates "gelu"; the "...glu" have a gate, a third matrix
+    activation: Activation = "gelu"
     bias: bool = True  # of the blocks' linear maps and LayerNorms
-    rope_theta: float | None = setting(None, gt=0)  # rotary positions
+    # parts with a bias where `bias` is false, without one where it is true
+    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ()
+    qk_norm: bool = False  # RMSNorm of q and k in every head, before they are turned (Qwen 3)
+    attention_scale: float | None = setting(None, gt=0)  # of the logits; None: 1/sqrt(head_dim)
+    attention_cap: float | None = setting(None, gt=0)  # logits x become cap tanh(x / cap) (Gemma 2)
+    # kinds of the layers, repeated to the depth; a "local" one sees `window` keys (the last ones if causal, else those
+    # nearer than that on both sides)
+    layer_kinds: tuple[Literal["global", "local"], ...] = ("global",)
+    window: int | None = setting(None, ge=1)
+    # added to logits: the distance times a slope of the head, or learned numbers for buckets of it (T5)
+    position_bias: Literal["none", "alibi", "relative"] = "none"
+    relative_buckets: tuple[int, int] = setting((32, 128), ge=2)  # how many, and the distance where the last begins
+    rope_theta: float | None = setting(None, gt=0)  # base of the frequencies of rotary positions; None: not rotary
+    rope_theta_local: float | None = setting(None, gt=0)  # that of local layers; None: the same
+    rope_fraction: float = setting(1.0, gt=0, le=1)  # of each head is turned
+    rope_scaling: Any = setting(None, registry=positions.SCALINGS)  # for longer contexts than in training
+    experts: ExpertsConfig | None = None  # in the place of the feed-forward part
+    repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters (ALBERT)
     dropout: float = setting(0.0, ge=0, lt=1)  # rate after embeddings, attention and MLP; not of attention weights
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
     layer_scale: float | None = setting(None, gt=0)  # initial value (Touvron 2021)
@@ -66,13 +103,28 @@ class BlockConfig:
             raise ValueError(f"heads: {heads} does not divide the width {width}; change one, or give head_dim")
         if heads % self.groups:
             raise ValueError(f"kv_heads: {self.kv_heads} does not divide the {heads} heads")
-        if self.rope_theta is not None and self.head_width % 2:
-            raise ValueError(f"rope_theta: rotary positions need an even head width, got {self.head_width}")
+        if self.rope_theta is not None and self.rotary_width % 2:
+            raise ValueError(
+                f"rope_theta: rotary positions need an even head width, got {self.head_width}"
+                if self.rope_fraction == 1
+                else f"rope_fraction: an even number of elements is turned, got {self.rotary_width}"
+            )
+        if "local" in self.layer_kinds and self.window is None:
+            raise ValueError("window: missing; local layers need a number of keys")
+        if self.experts is not None and self.repeats > 1:
+            raise ValueError(f"repeats: got {self.repeats}, must be 1 with experts")
+        if not self.layer_kinds:
+            raise ValueError("layer_kinds: got an empty list, must hold at least one kind")
 
     @property
     def head_width(self) -> int:
         """The width of one head."""
         return self.head_dim or self.known("width") // self.known("heads")
+
+    @property
+    def rotary_width(self) -> int:
+        """How many elements of a head are turned."""
+        return int(self.head_width * self.rope_fraction)
 
     @property
     def groups(self) -> int:
@@ -90,6 +142,14 @@ class BlockConfig:
         assert value is not None, f"{name} is not resolved"
         return value
 
+    def has_bias(self, part: str) -> bool:
+        """Whether a part (q, k, v, out, mlp, norm) has a bias."""
+        return self.bias != (part in self.bias_except)
+
+    def new_norm(self, name: str | None = None) -> Norm:
+        """A norm over the width."""
+        return Norm(self.norm, self.norm_eps, self.has_bias("norm"), name=name)
+
     def initializer(self, depth: int | None = None) -> Callable[..., jax.Array]:
         """Of kernels; with a depth, of those that write into the residual stream."""
         if self.init == "xavier":
@@ -98,27 +158,101 @@ class BlockConfig:
         return nn.initializers.normal(0.02 * shrink)
 
 
+class Cache(NamedTuple):
+    """What attention remembers of the tokens before. With a leading axis of layers: of a stack."""
+
+    k: jax.Array  # [B, S, G, K], S the most tokens that there may be
+    v: jax.Array
+    cross_k: jax.Array | None = None  # of the memory, [B, M, G, K]
+    cross_v: jax.Array | None = None
+
+
+class Layer(NamedTuple):
+    """What is a layer's own, besides its parameters."""
+
+    index: Any  # int32
+    kind: Any  # int32, of KINDS
+    drop: Any  # float32, rate of stochastic depth
+    cache: Cache | None = None
+
+
+class Shared(NamedTuple):
+    """What all layers of a stack read."""
+
+    masks: tuple[Mask, ...]  # of each of KINDS; one if all layers are global
+    rotary: tuple[Any, ...]  # cosines and sines for each; None where positions are not rotary
+    bias: jax.Array | None = None  # [B or 1, H, T, S], added to the logits of self-attention
+    memory: jax.Array | None = None  # [B, M, D], for cross-attention
+    memory_mask: Mask | None = None
+    start: jax.Array | None = None  # int32, where the queries stand in the cache
+    noise: Noise | None = None
+
+
+class Out(NamedTuple):
+    """What a layer gives besides its tokens."""
+
+    state: jax.Array | None  # [B, T, D], if asked for
+    cache: Cache | None
+    router: jax.Array | None = None  # float32 logits [B, T, E] where there are experts
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with its projections."""
+    """Multi-head attention with its projections: of the tokens to themselves, or to a memory."""
 
     config: BlockConfig
     depth: int
+    cross: bool = False
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, mask: Mask, rotary: Any) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Cache | None]:
         c = self.config
-        dense = functools.partial(Dense, bias=c.bias, dtype=c.dtype)
+        heads, width = c.known("heads"), c.head_width
 
-        def project(name: str, heads: int, axis: str) -> jax.Array:
-            y = dense(heads * c.head_width, ("embed", axis), initializer=c.initializer(), name=name)(x_BxTxD)
-            return y.reshape(*x_BxTxD.shape[:2], heads, c.head_width)
+        def project(x: jax.Array, name: str, count: int, axis: str) -> jax.Array:
+            dense = Dense(count * width, ("embed", axis), c.has_bias(name), c.initializer(), c.dtype, name=name)
+            return dense(x).reshape(*x.shape[:2], count, width)
 
-        q = project("q", c.known("heads"), "heads")
-        k, v = project("k", c.groups, "kv"), project("v", c.groups, "kv")
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        y = attend(q, k, v, mask, kernel=c.kernel, strict=c.strict).reshape(*x_BxTxD.shape[:2], -1)
-        return dense(c.known("width"), ("heads", "embed"), initializer=c.initializer(self.depth), name="out")(y)
+        cache = layer.cache
+        q = project(x_BxTxD, "q", heads, "heads")
+        k: Any
+        v: Any
+        if self.cross and shared.memory is None:  # an earlier call has left them in the cache
+            assert cache is not None
+            k, v = cache.cross_k, cache.cross_v
+        else:
+            source: Any = shared.memory if self.cross else x_BxTxD
+            k, v = project(source, "k", c.groups, "kv"), project(source, "v", c.groups, "kv")
+        if c.qk_norm:
+            q = Norm("rms", c.norm_eps, axis=None, name="q_norm")(q)
+            k = Norm("rms", c.norm_eps, axis=None, name="k_norm")(k)
+        attention = functools.partial(
+            attend, scale=c.attention_scale, cap=c.attention_cap, kernel=c.kernel, strict=c.strict
+        )
+        if self.cross:
+            y = attention(q, k, v, shared.memory_mask or Full())
+            cache = None if cache is None else cache._replace(cross_k=k, cross_v=v)
+        else:
+            if shared.rotary[0] is not None:
+                tables = _of_kind(shared.rotary, layer.kind)
+                q, k = positions.rotate(q, tables), positions.rotate(k, tables)
+            if cache is not None and shared.start is not None:
+                write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=shared.start, axis=1)
+                k, v = write(cache.k, k.astype(cache.k.dtype)), write(cache.v, v.astype(cache.v.dtype))
+                cache = cache._replace(k=k, v=v)
+            ways = [functools.partial(attention, mask=mask, bias=shared.bias) for mask in shared.masks]
+            if len(ways) == 1 or isinstance(layer.kind, int):
+                y = ways[layer.kind if len(ways) > 1 else 0](q, k, v)
+            else:  # each kind is a branch of its own, so that its mask and its kernel are known when it is compiled
+                y = jax.lax.switch(layer.kind, ways, q, k, v)
+        y = y.reshape(*x_BxTxD.shape[:2], -1)
+        init = c.initializer(self.depth)
+        return Dense(c.known("width"), ("heads", "embed"), c.has_bias("out"), init, c.dtype, name="out")(y), cache
+
+
+def _of_kind(tables: tuple[Any, ...], kind: Any) -> Any:
+    if len(tables) == 1 or isinstance(kind, int):
+        return tables[kind if len(tables) > 1 else 0]
+    return jax.tree.map(lambda *xs: jnp.stack(xs)[kind], *tables)
 
 
 class FeedForward(nn.Module):
@@ -130,8 +264,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         c = self.config
-        dense = functools.partial(Dense, bias=c.bias, dtype=c.dtype)
-        act = _ACTIVATIONS[c.activation]
+        dense = functools.partial(Dense, bias=c.has_bias("mlp"), dtype=c.dtype)
+        act = ACTIVATIONS[c.activation]
         h = dense(c.hidden, ("embed", "mlp"), initializer=c.initializer(), name="in")(x_BxTxD)
         if c.activation in GATED:
             h = act(dense(c.hidden, ("embed", "mlp"), initializer=c.initializer(), name="gate")(x_BxTxD)) * h
@@ -141,78 +275,237 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention, x + feed-forward, with the norm before or after (Xiong 2020). Scanned: returns (x, None)."""
+    """x + attention, (+ cross-attention,) + feed-forward, with norms as `norm_position` says."""
 
     config: BlockConfig
     depth: int  # of the whole stack, for the initialiser
+    cross: bool = False
+    states: bool = False
+    sparse: bool = True  # with experts, if the config has some
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, layer: jax.Array, drop: jax.Array, mask: Mask, rotary: Any, noise: Noise | None
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Out]:
         c = self.config
-        here = noise.at(layer) if noise is not None else None
-        parts = {
-            "attention": Attention(c, self.depth, name="attention"),
-            "mlp": FeedForward(c, self.depth, name="mlp"),
-        }
+        cache, router = layer.cache, None
+        here = shared.noise.at(layer.index) if shared.noise is not None else None
+        parts: dict[str, Any] = {"attention": Attention(c, self.depth, name="attention")}
+        if self.cross:
+            parts["cross"] = Attention(c, self.depth, cross=True, name="cross")
+        if c.experts is not None and self.sparse:
+            init, init_out, act = c.initializer(), c.initializer(self.depth), ACTIVATIONS[c.activation]
+            parts["mlp"] = Experts(c.experts, c.hidden, act, c.activation in GATED, init, init_out, c.dtype, name="mlp")
+        else:
+            parts["mlp"] = FeedForward(c, self.depth, name="mlp")
+        parallel = c.norm_position in ("parallel", "parallel_one")
+        entry = x  # what parallel parts read
+        normed = None
         for name, part in parts.items():
-            norm = Norm(c.norm, c.norm_eps, c.bias, name=f"{name}_norm")
-            h = norm(x) if c.norm_position == "pre" else x
-            y = part(h, mask, rotary) if isinstance(part, Attention) else part(h)
+            h = x
+            if c.norm_position != "post":
+                if normed is None or c.norm_position != "parallel_one":
+                    normed = c.new_norm(f"{name}_norm")(entry if parallel else x)
+                    if name == "attention" and not c.first_norm:
+                        normed = jnp.where(layer.index == 0, x, normed)
+                h = normed
+            if isinstance(part, Attention):
+                y, cache = part(h, layer._replace(cache=cache), shared)
+            elif isinstance(part, Experts):
+                y, router = part(h)
+            else:
+                y = part(h)
             if c.layer_scale is not None:
                 init = nn.initializers.constant(c.layer_scale)
                 y = y * parameter(self, f"{name}_scale", init, ("embed",), y.shape[-1:]).astype(y.dtype)
+            if c.norm_position == "sandwich":
+                y = c.new_norm(f"{name}_norm_after")(y)
             if here is not None:
                 y = dropout(y, c.dropout, here.at(f"{name}/dropout"))
                 if c.drop_path:
-                    y = drop_path(y, drop, here.at(f"{name}/drop_path"))
+                    y = drop_path(y, layer.drop, here.at(f"{name}/drop_path"))
             x = x + y
             if c.norm_position == "post":
-                x = norm(x)
-        return constrain(x), None
+                x = c.new_norm(f"{name}_norm")(x)
+        x = constrain(x)
+        return x, Out(x if self.states else None, cache, router)
 
 
 class Stack(nn.Module):
-    """`depth` blocks, and the final norm where blocks are pre-norm.
+    """`depth` blocks, and a final norm unless norms come after each sum.
 
     Parameters are the same tree, leaves [depth, ...] under `layers`, whether the blocks are scanned or not.
     """
 
     config: BlockConfig
     depth: int
+    cross: bool = False
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: Mask, positions: jax.Array | None = None, noise: Noise | None = None
-    ) -> jax.Array:
-        """x [B, T, D] -> [B, T, D]; positions int [B, T] for rotary, 0..T-1 if None; without noise no dropout."""
+        self,
+        x: jax.Array,
+        mask: Mask,
+        where: jax.Array | None = None,
+        noise: Noise | None = None,
+        *,
+        memory: jax.Array | None = None,
+        memory_mask: Mask | None = None,
+        cache: Cache | None = None,
+        start: jax.Array | None = None,
+        states: bool = False,
+    ) -> tuple[jax.Array, Out]:
+        """Runs the blocks.
+
+        Args:
+            x: [B, T, D].
+            mask: who attends to whom; local layers see less. With a cache: bool [B or 1, 1, T, S] as `Given`.
+            where: positions int [B, T] for rotary ones; 0..T-1 if None.
+            noise: for dropout and stochastic depth; None = neither.
+            memory: [B, M, D] for cross-attention, under `memory_mask`. None with a filled cache.
+            cache: of earlier tokens, leaves [depth, ...]; the queries stand at `start` in it.
+            states: also give what every block made.
+
+        Returns:
+            tokens [B, T, D]; states [depth * repeats, B, T, D] if asked for, before the final norm; the new cache.
+        """
         c = self.config
-        rotary = None
-        if c.rope_theta is not None:
-            positions = jnp.arange(x.shape[1])[None] if positions is None else positions
-            rotary = rotary_tables(positions, c.head_width, c.rope_theta)
-        layers = jnp.arange(self.depth)
-        drops = jnp.linspace(0.0, c.drop_path, self.depth)
+        total = self.depth * c.repeats
+        if c.experts is not None and self.depth % c.experts.every:
+            raise ValueError(f"experts.every: {c.experts.every} does not divide the depth {self.depth}")
+        kinds = [KINDS.index(c.layer_kinds[i % len(c.layer_kinds)]) for i in range(total)]
+        length = x.shape[1] if cache is None else cache.k.shape[2]
+        shared = Shared(
+            self._masks(mask, set(kinds), x.shape[1], length, start),
+            self._rotary(where, x.shape[1], length, set(kinds)),
+            self._bias(mask, x.shape[1], length, start),
+            memory,
+            memory_mask,
+            start,
+            noise,
+        )
+        layers = Layer(jnp.arange(total), jnp.asarray(kinds), jnp.linspace(0.0, c.drop_path, total), cache)
         x = constrain(x.astype(c.dtype))
+        block = (c, self.depth, self.cross, states)
+        size = c.repeats if c.experts is None else c.experts.every  # blocks in what is scanned
         if c.scan or self.is_initializing():
+            if size > 1:
+                layers = jax.tree.map(lambda a: a.reshape(total // size, size, *a.shape[1:]), layers)
             scanned = nn.scan(
-                _remat(c.remat, scanned=True),
+                _remat(c.remat, scanned=True) if size == 1 else Repeated if c.repeats > 1 else Period,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
-                length=self.depth,
+                in_axes=(0, nn.broadcast),
+                length=total // size,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            x, _ = scanned(c, self.depth, name="layers")(x, layers, drops, mask, rotary, noise)
+            x, out = scanned(*block, name="layers")(x, layers, shared)
+            if size > 1:
+                out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
         else:
-            block = _remat(c.remat, scanned=False)(c, self.depth, parent=None)
-            trees = unstack_layers(nn.unbox(self.variables["params"]["layers"]), self.depth)
-            for layer, params in enumerate(trees):
-                x, _ = block.apply({"params": params}, x, layers[layer], drops[layer], mask, rotary, noise)
-        if c.norm_position == "pre":
-            x = Norm(c.norm, c.norm_eps, c.bias, name="norm")(x)
-        return x
+            trees = unstack_layers(nn.unbox(self.variables["params"]["layers"]), total // size)
+            outs = []
+            for i in range(total):
+                sparse = c.experts is None or (i + 1) % c.experts.every == 0
+                name = "block" if c.repeats > 1 else f"block_{i % size}"
+                params = trees[i // size][name] if size > 1 else trees[i]
+                layer = jax.tree.map(lambda a, i=i: a[i], layers)._replace(kind=kinds[i])
+                one = _remat(c.remat, scanned=False)(*block, sparse, parent=None)
+                x, made = one.apply({"params": params}, x, layer, shared)
+                outs.append(made)
+            out = Out(*(_stacked([leaf for leaf in leaves if leaf is not None]) for leaves in zip(*outs)))
+        if c.norm_position != "post" and self.final_norm:
+            x = c.new_norm("norm")(x)
+        return x, out
+
+    def _masks(self, mask: Mask, kinds: set[int], queries: int, keys: int, start: jax.Array | None) -> tuple[Mask, ...]:
+        c = self.config
+        if start is not None:  # queries stand at `start` in a cache and see what is before them
+            distance = start + jnp.arange(queries)[:, None] - jnp.arange(keys)
+            ways = [Given((distance >= 0)[None, None]) & mask]
+            if 1 in kinds:
+                ways.append(Given(((distance >= 0) & (distance < c.known("window")))[None, None]) & mask)
+        else:
+            ways = [mask]
+            if 1 in kinds:
+                ways.append(mask & Sliding(c.known("window"), causal=is_causal(mask)))
+        return tuple(ways[kind] for kind in sorted(kinds))
+
+    def _rotary(self, where: jax.Array | None, queries: int, length: int, kinds: set[int]) -> tuple[Any, ...]:
+        c = self.config
+        if c.rope_theta is None:
+            return (None,)
+        where = jnp.arange(queries)[None] if where is None else where
+        thetas = (c.rope_theta, c.rope_theta_local or c.rope_theta)
+        return tuple(
+            positions.rotary_tables(where, c.rotary_width, thetas[kind], c.rope_scaling, length)
+            for kind in sorted(kinds)
+        )
+
+    def _bias(self, mask: Mask, queries: int, keys: int, start: jax.Array | None) -> jax.Array | None:
+        """[1, H, queries, keys] of distances, which no mask of padding changes."""
+        c = self.config
+        if c.position_bias == "none":
+            return None
+        distance = np.arange(keys) - np.arange(keys if start is not None else queries)[:, None]
+        if c.position_bias == "alibi":
+            bias = -jnp.asarray(positions.alibi_slopes(c.known("heads")))[:, None, None] * np.abs(distance)
+            if start is not None:
+                bias = jax.lax.dynamic_slice_in_dim(bias, start, queries, 1)
+            return bias[None]
+        both = start is None and not is_causal(mask)
+        buckets = jnp.asarray(positions.relative_buckets(distance, *c.relative_buckets, both))
+        if start is not None:
+            buckets = jax.lax.dynamic_slice_in_dim(buckets, start, queries, 0)
+        shape, names = (c.relative_buckets[0], c.known("heads")), (None, "heads")
+        table = parameter(self, "relative_bias", nn.initializers.normal(0.02), names, shape)
+        return table[buckets].transpose(2, 0, 1)[None]
+
+
+class Repeated(nn.Module):
+    """A block applied several times in a row with the same parameters."""
+
+    config: BlockConfig
+    depth: int
+    cross: bool = False
+    states: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, layers: Layer, shared: Shared) -> tuple[jax.Array, Out]:
+        c = self.config
+        scanned = nn.scan(
+            _remat(c.remat, scanned=True),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=(0, nn.broadcast),
+            length=c.repeats,
+        )
+        return scanned(c, self.depth, self.cross, self.states, name="block")(x, layers, shared)
+
+
+class Period(nn.Module):
+    """Blocks in a row of which the last has experts."""
+
+    config: BlockConfig
+    depth: int
+    cross: bool = False
+    states: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, layers: Layer, shared: Shared) -> tuple[jax.Array, Out]:
+        c = self.config
+        assert c.experts is not None
+        outs = []
+        for i in range(c.experts.every):
+            block = _remat(c.remat, scanned=True)(
+                c, self.depth, self.cross, self.states, i + 1 == c.experts.every, name=f"block_{i}"
+            )
+            x, out = block(x, jax.tree.map(lambda a, i=i: a[i], layers), shared)
+            outs.append(out)
+        return x, Out(*(_stacked([leaf for leaf in leaves if leaf is not None]) for leaves in zip(*outs)))
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if trees else None
 
 
 def _remat(policy: str, scanned: bool) -> Any:

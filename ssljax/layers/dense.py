@@ -52,20 +52,27 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba 2016) or RMSNorm (Zhang & Sennrich 2019) of the last axis, in float32; returns the type of x."""
+    """LayerNorm (Ba 2016) or RMSNorm (Zhang & Sennrich 2019) of the last axis, in float32; returns the type of x.
+
+    "rms_plus_one" keeps the scale less 1, so that weight decay pulls it to 1 (Gemma).
+    """
 
     kind: str = "layer"
     eps: float = 1e-6
     bias: bool = True
+    axis: str | None = "embed"  # logical name of the last axis
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = x.shape[-1:]
-        scale = parameter(self, "scale", nn.initializers.ones, ("embed",), shape)
+        shape, names = x.shape[-1:], (self.axis,)
+        if self.kind == "rms_plus_one":
+            scale = 1 + parameter(self, "scale", nn.initializers.zeros, names, shape)
+        else:
+            scale = parameter(self, "scale", nn.initializers.ones, names, shape)
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * (jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps) * scale)
         if self.kind == "layer" and self.bias:
-            y = y + parameter(self, "bias", nn.initializers.zeros, ("embed",), shape)
+            y = y + parameter(self, "bias", nn.initializers.zeros, names, shape)
         return y.astype(x.dtype)

@@ -102,6 +102,17 @@ class Keys(Mask):
         return self.valid[:, None, None, columns].astype(bool)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Given(Mask):
+    """The pairs of an array, bool [B or 1, 1, T, S]: for a cache, whose queries begin at a traced position."""
+
+    array: jax.Array
+
+    def block(self, rows: slice, columns: slice) -> jax.Array:
+        return self.array[:, :, rows, columns]
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class All(Mask):
@@ -126,7 +137,7 @@ def is_causal(mask: Mask) -> bool:
 
 def may_be_empty(mask: Mask) -> bool:
     """May a query have no key at all? (Then kernels must give it zeros.)"""
-    return any(isinstance(p, Segments | Keys) for p in parts_of(mask))
+    return any(isinstance(p, Segments | Keys | Given) for p in parts_of(mask))
 
 
 def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:

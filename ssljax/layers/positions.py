@@ -1,22 +1,154 @@
-"""Positions: rotary, sinusoidal, 2-D sine-cosine, and tables that are stretched to another image size."""
+"""Positions: rotary and its scalings, sinusoidal, 2-D sine-cosine, biases by distance, stretched tables."""
+
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.base.registry import Registry
+from ssljax.base.schema import setting
 
-def rotary_tables(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [B or 1, T, 1, head_dim / 2] for positions int [B or 1, T] (Su 2021, section 3.4.2)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Positions divided by `factor` (Chen et al. 2023, position interpolation)."""
+
+    factor: float = setting(gt=0)
+
+    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
+        return frequencies / self.factor, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamic:
+    """The base grows with sequences longer than `original_len` ("dynamic NTK")."""
+
+    factor: float = setting(gt=0)
+    original_len: int = setting(ge=1)
+
+    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
+        width = 2 * len(frequencies)
+        grown = self.factor * max(length, self.original_len) / self.original_len - (self.factor - 1)
+        return _frequencies(width, theta * grown ** (width / (width - 2))), 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3:
+    """Long wavelengths divided by `factor`, short ones kept, those between blended (Llama team 2024, Llama 3.1)."""
+
+    factor: float = setting(8.0, gt=0)
+    low: float = setting(1.0, gt=0)  # wavelengths over original_len / low are divided
+    high: float = setting(4.0, gt=0)  # wavelengths under original_len / high are kept
+    original_len: int = setting(8192, ge=1)
+
+    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
+        turns = self.original_len * frequencies / (2 * math.pi)  # of each frequency over the original context
+        keep = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+        return frequencies * (keep + (1 - keep) / self.factor), 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class YaRN:
+    """Blend by number of turns, and a temperature of the logits (Peng et al. 2023, section 3)."""
+
+    factor: float = setting(gt=0)
+    original_len: int = setting(ge=1)
+    beta_fast: float = setting(32.0, gt=0)
+    beta_slow: float = setting(1.0, gt=0)
+    attention_factor: float | None = setting(None, gt=0)  # multiplies cosines and sines; None: 0.1 ln(factor) + 1
+    truncate: bool = True  # the ends of the blend are whole numbers
+
+    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
+        half = len(frequencies)
+
+        def index(turns: float) -> float:
+            """Which frequency makes so many turns over the original context."""
+            return half * math.log(self.original_len / (turns * 2 * math.pi)) / math.log(theta)
+
+        low, high = index(self.beta_fast), index(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * half - 1)
+        ramp = np.clip((np.arange(half) - low) / (high - low or 0.001), 0, 1)
+        factor = self.attention_factor
+        if factor is None:
+            factor = 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
+        return frequencies * (1 - ramp + ramp / self.factor), factor
+
+
+SCALINGS = Registry(
+    "rotary scaling",
+    {
+        "linear": "ssljax.layers.positions:Linear",
+        "dynamic": "ssljax.layers.positions:Dynamic",
+        "llama3": "ssljax.layers.positions:Llama3",
+        "yarn": "ssljax.layers.positions:YaRN",
+    },
+)
+
+
+def _frequencies(width: int, theta: float) -> np.ndarray:
+    return theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+
+
+def rotary_tables(
+    positions: jax.Array, width: int, theta: float, scaling: object = None, length: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [B or 1, T, 1, width / 2] for positions int [B or 1, T] (Su 2021, section 3.4.2).
+
+    Args:
+        positions: of the tokens.
+        width: how many elements of a head are turned.
+        theta: base of the frequencies.
+        scaling: one of SCALINGS, for contexts longer than the model was trained on.
+        length: of the sequence, where the scaling depends on it.
+    """
+    frequencies, factor = _frequencies(width, theta), 1.0
+    if scaling is not None:
+        frequencies, factor = scaling(frequencies, theta, length)  # type: ignore[operator]
+    angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns x [B, T, H, K] by its position; element i pairs with element i + K/2 (the layout of NeoX and LLaMA)."""
+    """Turns x [B, T, H, K] by its position; of the first R elements, R twice the width of the tables, element i pairs
+    with element i + R/2 (the layout of NeoX and LLaMA). The others stay."""
     cos, sin = tables
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    half = cos.shape[-1]
+    a, b, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x.dtype)
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """float32 [H]: what a head's logits lose for each token of distance (Press et al. 2022, section 3)."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = 2.0 ** (-8 / power * np.arange(1, power + 1))
+    # Other numbers of heads: those of the power of two below, then every second one of the power above.
+    between = 2.0 ** (-4 / power * np.arange(1, 2 * (heads - power), 2))
+    return np.concatenate([slopes, between]).astype(np.float32)
+
+
+def relative_buckets(distance: np.ndarray, buckets: int, max_distance: int, both: bool) -> np.ndarray:
+    """Bucket of key position - query position: exact when near, logarithmic when far (Raffel 2020, section 2.1).
+
+    Args:
+        distance: int, any shape.
+        buckets: how many there are.
+        max_distance: from here on all distances share the last bucket.
+        both: keys after the query have the upper half of the buckets; else they count as distance 0.
+    """
+    if both:
+        buckets //= 2
+        base, far = np.where(distance > 0, buckets, 0), np.abs(distance)
+    else:
+        base, far = np.zeros_like(distance), np.maximum(-distance, 0)
+    exact = buckets // 2
+    # float32, as the models that were trained with it: the edges of buckets depend on it.
+    ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / math.log(max_distance / exact)
+    large = np.minimum(exact + (ratio * (buckets - exact)).astype(np.int32), buckets - 1)
+    return base + np.where(far < exact, far, large)
 
 
 def sinusoidal(positions: np.ndarray, width: int, theta: float = 10_000.0) -> np.ndarray:

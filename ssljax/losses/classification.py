@@ -53,7 +53,13 @@ class TokenScores(NamedTuple):
 
 
 def linear_nll(
-    hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None, labels: jax.Array, *, chunk: int = 512
+    hidden: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    labels: jax.Array,
+    *,
+    cap: float | None = None,
+    chunk: int = 512,
 ) -> TokenScores:
     """-log softmax(hidden @ kernel + bias)[label] without ever holding [N, V].
 
@@ -65,6 +71,7 @@ def linear_nll(
         kernel: [D, V].
         bias: [V] or None.
         labels: int [N]; outside [0, V) the nll is NaN.
+        cap: products x become cap tanh(x / cap), before the bias (Gemma 2).
         chunk: tokens (of the whole, sharded batch) in a slab; need not divide N.
     """
     n, v = hidden.shape[0], kernel.shape[1]
@@ -72,7 +79,7 @@ def linear_nll(
     slabs = -(-n // chunk)
     padding = slabs * -(-n // slabs) - n
     inside = jnp.pad(_inside(labels, v), (0, padding))
-    scores = _linear_nll(slabs, jnp.pad(hidden, ((0, padding), (0, 0))), kernel, bias, inside)
+    scores = _linear_nll(slabs, cap, jnp.pad(hidden, ((0, padding), (0, 0))), kernel, bias, inside)
     return TokenScores(_poison(scores.nll[:n], labels, v), scores.correct[:n])
 
 
@@ -119,20 +126,24 @@ def _join(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def _logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _products(hidden: jax.Array, kernel: jax.Array, cap: float | None) -> tuple[jax.Array, jax.Array | float]:
+    """hidden @ kernel, capped, and the slope of the cap."""
     product = jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-    return product + bias.astype(jnp.float32)
+    if cap is None:
+        return product, 1.0
+    share = jnp.tanh(product / cap)
+    return cap * share, 1 - jnp.square(share)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _linear_nll(slabs, hidden, kernel, bias, labels) -> TokenScores:
-    return _forward(slabs, hidden, kernel, bias, labels)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _linear_nll(slabs, cap, hidden, kernel, bias, labels) -> TokenScores:
+    return _forward(slabs, cap, hidden, kernel, bias, labels)[0]
 
 
-def _forward(slabs, hidden, kernel, bias, labels):
+def _forward(slabs, cap, hidden, kernel, bias, labels):
     def slab(_, slab_inputs):
         h, y = slab_inputs
-        logits = _logits(h, kernel, bias)
+        logits = _products(h, kernel, cap)[0] + bias.astype(jnp.float32)
         top = logits.max(-1)
         log_normaliser = top + jnp.log(jnp.exp(logits - top[:, None]).sum(-1))
         at_label = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
@@ -143,15 +154,16 @@ def _forward(slabs, hidden, kernel, bias, labels):
     return TokenScores(nll, correct), (hidden, kernel, bias, labels, log_normaliser)
 
 
-def _backward(slabs, saved, cotangents):
+def _backward(slabs, cap, saved, cotangents):
     hidden, kernel, bias, labels, log_normaliser = saved
 
     def slab(sums, slab_inputs):
         d_kernel, d_bias = sums
         h, y, log_z, g = slab_inputs
-        p = jnp.exp(_logits(h, kernel, bias) - log_z[:, None])
+        product, slope = _products(h, kernel, cap)
+        p = jnp.exp(product + bias.astype(jnp.float32) - log_z[:, None])
         d_logits = g[:, None] * (p - (y[:, None] == jnp.arange(p.shape[1])))
-        narrow = d_logits.astype(h.dtype)
+        narrow = (d_logits * slope).astype(h.dtype)
         d_kernel += jnp.dot(h.T, narrow, preferred_element_type=jnp.float32)
         d_h = jnp.dot(narrow, kernel.astype(h.dtype).T, preferred_element_type=jnp.float32)
         return (d_kernel, d_bias + d_logits.sum(0)), d_h.astype(h.dtype)

@@ -1,29 +1,115 @@
-"""BERT (Devlin et al. 2019): post-norm, learned positions, GELU, a transform before the tied read-out."""
+"""BERT (Devlin et al. 2019) and the encoders after it."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
+from ssljax.layers.block import Activation, NormPosition
+from ssljax.models.family import Size, preset
 from ssljax.models.tokens import TokenConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig(TokenConfig):
-    """BERT; `token_types=2` for pairs of sentences. The tanh pooler of the paper belongs to an objective."""
+    """BERT: norms after each sum, learned positions, a transform before the tied read-out. `token_types=2` for pairs of
+    sentences. RoBERTa (Liu 2019) is the same with one token type and `position_offset=2`, DistilBERT (Sanh 2019) with
+    none and half the depth."""
 
-    presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {
-        "tiny": (128, 2, 2),
-        "mini": (256, 4, 4),
-        "small": (512, 4, 8),
-        "medium": (512, 8, 8),
-        "base": (768, 12, 12),
-        "large": (1024, 24, 16),
+    presets: ClassVar[Mapping[str, Size]] = {
+        "tiny": preset(128, 2, 2),
+        "mini": preset(256, 4, 4),
+        "small": preset(512, 4, 8),
+        "medium": preset(512, 8, 8),
+        "base": preset(768, 12, 12),
+        "large": preset(1024, 24, 16),
     }
 
     size: str | None = "tiny"
-    norm_position: Literal["pre", "post"] = "post"
+    norm_position: NormPosition = "post"
     norm_eps: float = setting(1e-12, gt=0)
     init: Literal["xavier", "normal", "gpt2"] = "normal"
     embedding_norm: bool = True
     readout_transform: bool = True
+    readout_bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """RoBERTa: BERT without pairs of sentences; two rows of the position table stand before that of position 0."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "tiny": preset(128, 2, 2),
+        "base": preset(768, 12, 12, vocab_size=50_265, max_len=512),
+        "large": preset(1024, 24, 16, vocab_size=50_265, max_len=512),
+    }
+
+    norm_eps: float = setting(1e-5, gt=0)
+    token_types: int = setting(1, ge=0)
+    position_offset: int = setting(2, ge=0)
+    readout_activation: Activation | None = "gelu"
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilBertConfig(BertConfig):
+    """DistilBERT: every second layer of BERT, no token types."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "tiny": preset(128, 2, 2),
+        "base": preset(768, 6, 12, vocab_size=30_522, max_len=512),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class AlbertConfig(BertConfig):
+    """ALBERT (Lan et al. 2020): one block again and again, small embeddings. `depth` counts the different blocks."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "tiny": preset(128, 1, 2, repeats=2, embedding_dim=64),
+        "base": preset(768, 1, 12, repeats=12, vocab_size=30_000, max_len=512),
+        "large": preset(1024, 1, 16, repeats=24, vocab_size=30_000, max_len=512),
+        "xlarge": preset(2048, 1, 16, repeats=24, vocab_size=30_000, max_len=512),
+        "xxlarge": preset(4096, 1, 64, repeats=12, vocab_size=30_000, max_len=512),
+    }
+
+    activation: Activation = "gelu_tanh"
+    token_types: int = setting(2, ge=0)
+    embedding_dim: int | None = setting(128, ge=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ElectraConfig(BertConfig):
+    """ELECTRA (Clark et al. 2020): BERT with embeddings of their own width; its generator is a smaller one."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "tiny": preset(128, 2, 2, embedding_dim=64),
+        "small": preset(256, 12, 4, embedding_dim=128, mlp_dim=1024, vocab_size=30_522, max_len=512),
+        "base": preset(768, 12, 12, vocab_size=30_522, max_len=512),
+        "large": preset(1024, 24, 16, vocab_size=30_522, max_len=512),
+    }
+
+    token_types: int = setting(2, ge=0)
+    readout_activation: Activation | None = "gelu"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernBertConfig(BertConfig):
+    """ModernBERT (Warner et al. 2024): norms before the parts, GeGLU, rotary positions, every third layer global."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "tiny": preset(128, 3, 2, window=17),
+        "base": preset(768, 22, 12, mlp_dim=1152, vocab_size=50_368, max_len=8192),
+        "large": preset(1024, 28, 16, mlp_dim=2624, vocab_size=50_368, max_len=8192),
+    }
+
+    norm_position: NormPosition = "pre"
+    first_norm: bool = False
+    norm_eps: float = setting(1e-5, gt=0)
+    bias: bool = False
+    activation: Activation = "geglu"
+    positions: Literal["learned", "sinusoidal", "none"] = "none"
+    rope_theta: float | None = setting(160_000.0, gt=0)
+    rope_theta_local: float | None = setting(10_000.0, gt=0)
+    layer_kinds: tuple[Literal["global", "local"], ...] = ("global", "local", "local")
+    window: int | None = setting(65, ge=1)  # 64 tokens on both sides
+    readout_activation: Activation | None = "gelu"

@@ -13,6 +13,7 @@ from ssljax.base.schema import setting
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
+from ssljax.models.family import Size, preset
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -22,12 +23,12 @@ from ssljax.models.vit import ViT, ViTConfig
 class TextConfig(GPTConfig):
     """The text tower: GPT-2's block, pooled at the last token."""
 
-    presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {
-        "pico": (64, 2, 2),
-        "nano": (128, 4, 2),
-        "micro": (192, 6, 3),
-        "base": (512, 12, 8),
-        "large": (768, 12, 12),
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "nano": preset(128, 4, 2),
+        "micro": preset(192, 6, 3),
+        "base": preset(512, 12, 8),
+        "large": preset(768, 12, 12),
     }
 
     size: str | None = "nano"

@@ -16,13 +16,24 @@ class Encoded(NamedTuple):
 
     tokens: jax.Array  # [B, T, D], after the final norm
     pooled: jax.Array  # [B, D]
+    states: jax.Array | None = None  # [1 + layers, B, T, D] where asked for: what each block read, and the last made
+    cache: Any = None  # what attention remembers, where it was given one
+    router: jax.Array | None = None  # float32 logits [layers with experts, B, T, E]
+
+
+Size = Mapping[str, Any]  # what a named size sets
+
+
+def preset(width: int, depth: int, heads: int, **more: Any) -> Size:
+    """A named size of a family: its width, number of blocks and heads, and whatever else belongs to it."""
+    return {"width": width, "depth": depth, "heads": heads, **more}
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(BlockConfig):
-    """A stack of blocks with a named size; `width`, `depth` and `heads` that are given win over those of the size."""
+    """A stack of blocks with a named size; keys that are given (changed from their defaults) win over the size's."""
 
-    presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {}  # size -> (width, depth, heads)
+    presets: ClassVar[Mapping[str, Size]] = {}
 
     size: str | None = None  # named width, depth and heads (an unknown name lists them); None: give all three
     depth: int | None = setting(None, ge=1)  # number of blocks; None: that of `size`
@@ -31,8 +42,9 @@ class TransformerConfig(BlockConfig):
         """The same with the numbers of its size filled in."""
         if self.size is None:
             return self
-        preset: dict[str, Any] = dict(zip(("width", "depth", "heads"), self.presets[self.size]))
-        return dataclasses.replace(self, **{k: v for k, v in preset.items() if getattr(self, k) is None})
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        preset = self.presets[self.size].items()
+        return dataclasses.replace(self, **{k: v for k, v in preset if getattr(self, k) == defaults[k]})
 
     def validate(self) -> None:
         if self.size is not None and self.size not in self.presets:

@@ -1,30 +1,100 @@
-"""GPT-2 (Radford et al. 2019): pre-norm, learned positions, tied read-out.
-
-LLaMA-like (Touvron 2023): `norm="rms", activation="swiglu", rope_theta=10000, positions="none", bias=False`.
-"""
+"""GPT-1, 2 and 3 (Radford et al. 2018, 2019; Brown et al. 2020), OPT (Zhang et al. 2022) and Image GPT (Chen 2020)."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
+from ssljax.layers.block import Activation, NormPosition
+from ssljax.models.family import Size, preset
 from ssljax.models.tokens import TokenConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig(TokenConfig):
-    """GPT-2 and its kin."""
+    """GPT-2: norms before the parts, learned positions, tied read-out."""
 
-    presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {
-        "micro": (128, 4, 4),
-        "mini": (256, 6, 8),
-        "gpt2": (768, 12, 12),
-        "gpt2-medium": (1024, 24, 16),
-        "gpt2-large": (1280, 36, 20),
-        "gpt2-xl": (1600, 48, 25),
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 4, 4),
+        "mini": preset(256, 6, 8),
+        "gpt2": preset(768, 12, 12, vocab_size=50_257, max_len=1024),
+        "gpt2-medium": preset(1024, 24, 16, vocab_size=50_257, max_len=1024),
+        "gpt2-large": preset(1280, 36, 20, vocab_size=50_257, max_len=1024),
+        "gpt2-xl": preset(1600, 48, 25, vocab_size=50_257, max_len=1024),
     }
 
     size: str | None = "micro"
     norm_eps: float = setting(1e-5, gt=0)
-    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu", "geglu"] = "gelu_tanh"
+    activation: Activation = "gelu_tanh"
     init: Literal["xavier", "normal", "gpt2"] = "gpt2"
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT1Config(GPTConfig):
+    """GPT-1: a norm after each sum, none at the end."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 4, 4),
+        "gpt1": preset(768, 12, 12, vocab_size=40_478, max_len=512),
+    }
+
+    norm_position: NormPosition = "post"
+    init: Literal["xavier", "normal", "gpt2"] = "normal"
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT3Config(GPTConfig):
+    """GPT-3: GPT-2 with every second layer locally banded; Table 2.1 (its 3B, 13B and XL have heads of 80, 128, 128).
+
+    The paper does not give the width of the band; `window` is a choice.
+    """
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 4, 4),
+        "125m": preset(768, 12, 12, head_dim=64, vocab_size=50_257, max_len=2048),
+        "350m": preset(1024, 24, 16, head_dim=64, vocab_size=50_257, max_len=2048),
+        "760m": preset(1536, 24, 16, head_dim=96, vocab_size=50_257, max_len=2048),
+        "1.3b": preset(2048, 24, 24, head_dim=128, vocab_size=50_257, max_len=2048),
+        "2.7b": preset(2560, 32, 32, head_dim=80, vocab_size=50_257, max_len=2048),
+        "6.7b": preset(4096, 32, 32, head_dim=128, vocab_size=50_257, max_len=2048),
+        "13b": preset(5140, 40, 40, head_dim=128, vocab_size=50_257, max_len=2048),
+        "175b": preset(12_288, 96, 96, head_dim=128, vocab_size=50_257, max_len=2048),
+    }
+
+    layer_kinds: tuple[Literal["global", "local"], ...] = ("global", "local")
+    window: int | None = setting(256, ge=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OPTConfig(GPTConfig):
+    """OPT: GPT-3 with ReLU and all layers dense; two rows of the position table stand before that of position 0."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 4, 4),
+        "125m": preset(768, 12, 12, vocab_size=50_272, max_len=2048),
+        "1.3b": preset(2048, 24, 32, vocab_size=50_272, max_len=2048),
+        "2.7b": preset(2560, 32, 32, vocab_size=50_272, max_len=2048),
+        "6.7b": preset(4096, 32, 32, vocab_size=50_272, max_len=2048),
+        "13b": preset(5120, 40, 40, vocab_size=50_272, max_len=2048),
+        "30b": preset(7168, 48, 56, vocab_size=50_272, max_len=2048),
+        "66b": preset(9216, 64, 72, vocab_size=50_272, max_len=2048),
+    }
+
+    activation: Activation = "relu"
+    position_offset: int = setting(2, ge=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageGPTConfig(GPTConfig):
+    """Image GPT: GPT-2 over colour clusters, norms without mean or bias, a read-out of its own without the start id."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 4, 4),
+        "small": preset(512, 24, 8, vocab_size=513, max_len=1024),
+        "medium": preset(1024, 36, 8, vocab_size=513, max_len=1024),
+        "large": preset(1536, 48, 16, vocab_size=513, max_len=1024),
+    }
+
+    norm: Literal["layer", "rms", "rms_plus_one"] = "rms"
+    activation: Activation = "quick_gelu"
+    tied: bool = False

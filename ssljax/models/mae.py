@@ -14,7 +14,7 @@ from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
 from ssljax.layers.positions import sincos_2d
-from ssljax.models.family import TransformerConfig
+from ssljax.models.family import Size, TransformerConfig, preset
 from ssljax.models.flops import dense_flops, stack_flops
 
 
@@ -22,11 +22,11 @@ from ssljax.models.flops import dense_flops, stack_flops
 class MAEDecoder(TransformerConfig):
     """A light transformer over all patches; the paper's is size "paper", the default is for small encoders."""
 
-    presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {
-        "pico": (64, 1, 2),
-        "nano": (96, 2, 3),
-        "micro": (128, 2, 4),
-        "paper": (512, 8, 16),
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 1, 2),
+        "nano": preset(96, 2, 3),
+        "micro": preset(128, 2, 4),
+        "paper": preset(512, 8, 16),
     }
 
     size: str | None = "micro"
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         rows = jnp.arange(batch)[:, None]
         slot = jnp.full((batch, patches), kept, jnp.int32).at[rows, keep].set(jnp.arange(kept, dtype=jnp.int32))
         x = take_tokens(x, slot) + jnp.asarray(sincos_2d(self.grid, width), x.dtype)
-        x = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
+        x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
         head = Dense(self.patch_dim, ("embed", "patch"), initializer=c.initializer(), dtype=c.dtype, name="head")
         return head(x).astype(jnp.float32)
 

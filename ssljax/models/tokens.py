@@ -4,7 +4,8 @@ It does not decide who attends to whom: the objective passes the mask.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+import functools
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,10 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.block import Stack
-from ssljax.layers.dense import Dense, Norm, parameter
+from ssljax.layers.block import ACTIVATIONS, Activation, Cache, Stack
+from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
-from ssljax.layers.masks import Mask, Segments
+from ssljax.layers.masks import Full, Mask, Segments
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.positions import sinusoidal
 from ssljax.models.family import Encoded, TransformerConfig, element_shape
@@ -25,18 +26,39 @@ from ssljax.models.flops import dense_flops, stack_flops
 _NO_PROBABILITY = -1e9  # bias of the logits of padded vocabulary entries
 
 
+class Readout(NamedTuple):
+    """logits = cap(hidden @ kernel) + bias, with cap(x) = cap tanh(x / cap)."""
+
+    hidden: jax.Array  # [..., D]
+    kernel: jax.Array  # [D, V]
+    bias: jax.Array | None  # [V]
+    cap: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenConfig(TransformerConfig):
     """A transformer over tokens.
 
     vocab_size, max_len: those of the data if None; smaller ones are refused.
     vocab_multiple: the table is padded up to a multiple of it; ids beyond the vocabulary have probability 0.
+    embedding_dim: width of the embeddings, mapped to `width`, and of the read-out (ALBERT, ELECTRA); None: `width`.
+    embedding_scale: token embeddings are multiplied by sqrt(width) (Vaswani 2017, Gemma).
     positions: a learned table, fixed sinusoids, or none (with `rope_theta`, say).
+    position_offset: rows of the learned table before that of position 0 (OPT and RoBERTa: 2).
     embedding_norm: a norm after the sum of embeddings (BERT).
     token_types: how many sentence types have an embedding (BERT: 2); 0 = none.
+    final_norm: a norm after the last block, where norms come before the parts.
     pool: the vector of the whole: the first token, the last that is not padding, or the mean of those.
     tied: the read-out is the transposed token table.
-    readout_transform: dense, GELU and norm before the read-out, and a bias after it (BERT).
+    readout_size: how many ids an untied read-out predicts, the first ones (Image GPT: all but the start); None: all.
+    readout_transform: dense, activation and norm before the read-out (BERT).
+    readout_bias: of the logits.
+    extras: what is read out besides: "pooler", a tanh layer on the first token, which `pooled` then is (BERT); "pair",
+        logits of two classes from it (is the second sentence the next? in order?); "replaced", a logit for each token
+        (ELECTRA).
+    readout_activation: of that transform; None: that of the blocks.
+    readout_scale: hidden states are multiplied by it before the read-out (T5: width**-0.5).
+    readout_cap: logits x become cap tanh(x / cap) (Gemma 2).
     """
 
     inputs: ClassVar[str] = "tokens"
@@ -44,12 +66,22 @@ class TokenConfig(TransformerConfig):
     vocab_size: int | None = setting(None, ge=1)
     vocab_multiple: int = setting(1, ge=1)
     max_len: int | None = setting(None, ge=1)
+    embedding_dim: int | None = setting(None, ge=1)
+    embedding_scale: bool = False
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    position_offset: int = setting(0, ge=0)
     embedding_norm: bool = False
     token_types: int = setting(0, ge=0)
+    final_norm: bool = True
     pool: Literal["first", "last", "mean"] = "mean"
     tied: bool = True
+    readout_size: int | None = setting(None, ge=1)
     readout_transform: bool = False
+    readout_bias: bool = False
+    readout_activation: Activation | None = None
+    extras: tuple[Literal["pooler", "pair", "replaced"], ...] = ()
+    readout_scale: float | None = setting(None, gt=0)
+    readout_cap: float | None = setting(None, gt=0)
 
     def validate(self) -> None:
         super().validate()
@@ -71,13 +103,19 @@ class TokenConfig(TransformerConfig):
                 f"{path}.max_len: {max_len} is less than the {length} tokens of an example (data.seq_len) "
                 f"(at least {length} is required)"
             )
-        return TokenTransformer(dataclasses.replace(self.resolved(), vocab_size=vocab_size, max_len=max_len))
+        return dataclasses.replace(self, vocab_size=vocab_size, max_len=max_len).standalone()
+
+    def standalone(self) -> "TokenTransformer":
+        """The encoder by itself; `vocab_size` and `max_len` must be set."""
+        return TokenTransformer(self.resolved())
 
 
 class TokenTransformer(nn.Module):
     """Tokens [B, T] to hidden states and a pooled vector, and a read-out back to the vocabulary."""
 
     config: TokenConfig  # resolved, with vocab_size and max_len
+    table: nn.Module | None = None  # token embeddings that others share
+    cross: bool = False  # also attends to a memory
 
     @property
     def width(self) -> int:
@@ -90,23 +128,39 @@ class TokenTransformer(nn.Module):
         multiple = self.config.vocab_multiple
         return -(-self.config.known("vocab_size") // multiple) * multiple
 
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the token table, and of the read-out."""
+        return self.config.embedding_dim or self.width
+
     def setup(self) -> None:
-        c = self.config
+        c, inner = self.config, self.embedding_dim
         init = nn.initializers.normal(0.02)
-        self.embed = Table(self.table_rows, self.width, dtype=c.dtype)
+        dense = functools.partial(Dense, initializer=init, dtype=c.dtype)
+        self.embed = self.table or Table(self.table_rows, inner, dtype=c.dtype)
         if c.positions == "learned":
-            self.position_embed = Table(c.known("max_len"), self.width, "positions", dtype=c.dtype)
+            self.position_embed = Table(c.known("max_len") + c.position_offset, inner, "positions", dtype=c.dtype)
         if c.token_types:
-            self.type_embed = Table(c.token_types, self.width, "classes", dtype=c.dtype)
+            self.type_embed = Table(c.token_types, inner, "classes", dtype=c.dtype)
         if c.embedding_norm:
-            self.embed_norm = Norm(c.norm, c.norm_eps, c.bias)
-        self.stack = Stack(c, c.known("depth"))
+            self.embed_norm = c.new_norm()
+        if inner != self.width:
+            self.embed_project = dense(self.width, ("embed", "mlp"))
+        self.stack = Stack(c, c.known("depth"), self.cross, c.final_norm)
         if c.readout_transform:
-            self.head_dense = Dense(self.width, ("embed", "mlp"), initializer=init, dtype=c.dtype)
-            self.head_norm = Norm(c.norm, c.norm_eps, c.bias)
+            self.head_dense = dense(inner, ("embed", "mlp"), c.bias)
+            self.head_norm = c.new_norm()
+        if c.readout_bias:
             self.head_bias = parameter(self, "head_bias", nn.initializers.zeros, ("vocab",), (self.table_rows,))
+        if "pooler" in c.extras:
+            self.pooler = dense(self.width, ("embed", "mlp"))
+        if "pair" in c.extras:
+            self.pair = dense(2, ("embed", "classes"))
+        if "replaced" in c.extras:
+            self.replaced_dense = dense(self.width, ("embed", "mlp"))
+            self.replaced_logit = dense(1, ("embed", "classes"))
         if not c.tied:
-            shape = (self.width, self.table_rows)
+            shape = (inner if c.readout_transform else self.width, c.readout_size or self.table_rows)
             self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape)
 
     def __call__(
@@ -118,6 +172,11 @@ class TokenTransformer(nn.Module):
         positions: jax.Array | None = None,
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
+        states: bool = False,
+        cache: Cache | None = None,
+        start: jax.Array | None = None,
+        memory: jax.Array | None = None,
+        memory_mask: Mask | None = None,
     ) -> Encoded:
         """Encodes tokens.
 
@@ -128,17 +187,49 @@ class TokenTransformer(nn.Module):
             positions: int [B, T], for packed rows; 0..T-1 if None.
             token_types: int [B, T] for a model with token types; all 0 if None.
             noise: for dropout and stochastic depth; None = neither.
+            states: also give the hidden states between the blocks.
+            cache: what attention remembers of the tokens before; these stand at `start` in it, and `mask` says which
+                of its slots may be seen (of those before each token).
+            memory: [B, S, D] for cross-attention, under `memory_mask`.
 
         Returns:
             hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
         """
         c = self.config
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1])[None] + (0 if start is None else start)
+        x = self.embedded(tokens, positions, token_types, noise)
+        if segment_ids is not None:
+            mask = mask & Segments(segment_ids)
+        out, layers = self.stack(
+            x,
+            mask,
+            positions,
+            noise,
+            memory=memory,
+            memory_mask=memory_mask,
+            cache=cache,
+            start=start,
+            states=states,
+        )
+        between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
+        pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)
+        if "pooler" in c.extras:
+            pooled = jnp.tanh(self.pooler(pooled))
+        return Encoded(out, pooled, between, layers.cache, layers.router)
+
+    def embedded(
+        self, tokens: jax.Array, where: jax.Array, token_types: jax.Array | None = None, noise: Noise | None = None
+    ) -> jax.Array:
+        """What the first block reads, [B, T, D]; `where` are positions int [B or 1, T]."""
+        c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
         x = self.embed(tokens)
-        where = jnp.arange(tokens.shape[1])[None] if positions is None else positions
+        if c.embedding_scale:
+            x = x * jnp.asarray(self.width**0.5, x.dtype)
         if c.positions == "learned":
-            x = x + self.position_embed(where)
+            x = x + self.position_embed(where + c.position_offset)
         elif c.positions == "sinusoidal":
             x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[where]
         if c.token_types:
@@ -147,36 +238,50 @@ class TokenTransformer(nn.Module):
             x = self.embed_norm(x)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        if segment_ids is not None:
-            mask = mask & Segments(segment_ids)
-        x = self.stack(x, mask, positions, noise)
-        return Encoded(x, pool(x, segment_ids, c.pool))
+        return self.embed_project(x) if self.embedding_dim != self.width else x
 
-    def readout(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """The parts of the projection, for a loss that fuses it: logits = hidden' @ kernel + bias.
-
-        Returns:
-            hidden' [..., D], kernel [D, V] and bias [V] or None, for hidden states [..., D].
-        """
+    def readout(self, hidden: jax.Array) -> "Readout":
+        """The parts of the projection of hidden states [..., D], for a loss that fuses it."""
         c = self.config
-        bias = None
         if c.readout_transform:
-            hidden = self.head_norm(nn.gelu(self.head_dense(hidden), approximate=c.activation == "gelu_tanh"))
-            bias = self.head_bias
-        if self.table_rows != c.known("vocab_size"):
+            hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
+        if c.readout_scale is not None:
+            hidden = hidden * jnp.asarray(c.readout_scale, hidden.dtype)
+        bias = self.head_bias if c.readout_bias else None
+        if self.table_rows != c.known("vocab_size") and not c.readout_size:
             real = jnp.arange(self.table_rows) < c.known("vocab_size")
             bias = jnp.where(real, 0.0 if bias is None else bias, _NO_PROBABILITY)
-        return hidden, (self.embed.embedding.T if c.tied else self.head_kernel), bias
+        return Readout(hidden, self.embed.embedding.T if c.tied else self.head_kernel, bias, c.readout_cap)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32 logits [..., V] of hidden states [..., D]."""
-        hidden, kernel, bias = self.readout(hidden)
+        hidden, kernel, bias, cap = self.readout(hidden)
         logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = logits if cap is None else cap * jnp.tanh(logits / cap)
         return logits if bias is None else logits + bias
 
+    def pair_logits(self, pooled: jax.Array) -> jax.Array:
+        """float32 logits [B, 2] of the extra "pair"."""
+        return self.pair(pooled).astype(jnp.float32)
+
+    def replaced_logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 logits [B, T] of the extra "replaced"."""
+        return self.replaced_logit(ACTIVATIONS[self.config.activation](self.replaced_dense(hidden)))[..., 0]
+
     def init_all(self, tokens: jax.Array, *, mask: Mask) -> jax.Array:
-        """For `init(..., method="init_all")`: encoder and read-out, so that every parameter is made."""
-        return self.logits(self(tokens, mask=mask).tokens)
+        """For `init(..., method="init_all")`: encoder and read-outs, so that every parameter is made."""
+        encoded = self(tokens, mask=mask)
+        if "pair" in self.config.extras:
+            self.pair_logits(encoded.pooled)
+        if "replaced" in self.config.extras:
+            self.replaced_logits(encoded.tokens)
+        # A discriminator has no read-out, whose table may have another width than its states.
+        readable = self.embedding_dim == self.width or self.config.readout_transform or not self.config.tied
+        return self.logits(encoded.tokens) if readable else encoded.tokens
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        return self.init(key, jnp.zeros((1, 1), jnp.int32), mask=Full(), method="init_all")
 
     def flops(self, tokens: int | None = None, *, causal: bool = False, predicted: int = 0) -> float:
         """Forward FLOPs of a sequence of `tokens` (max_len if None), `predicted` of them read out."""

@@ -16,7 +16,7 @@ from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.positions import resize_table, sincos_2d
-from ssljax.models.family import Encoded, TransformerConfig, element_shape
+from ssljax.models.family import Encoded, Size, TransformerConfig, element_shape, preset
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify
 
@@ -33,15 +33,15 @@ class ViTConfig(TransformerConfig):
     """
 
     inputs: ClassVar[str] = "images"
-    presets: ClassVar[Mapping[str, tuple[int, int, int]]] = {
-        "pico": (64, 2, 2),
-        "nano": (128, 4, 2),
-        "micro": (192, 6, 3),
-        "tiny": (192, 12, 3),
-        "small": (384, 12, 6),
-        "base": (768, 12, 12),
-        "large": (1024, 24, 16),
-        "huge": (1280, 32, 16),
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "nano": preset(128, 4, 2),
+        "micro": preset(192, 6, 3),
+        "tiny": preset(192, 12, 3),
+        "small": preset(384, 12, 6),
+        "base": preset(768, 12, 12),
+        "large": preset(1024, 24, 16),
+        "huge": preset(1280, 32, 16),
     }
 
     size: str | None = "tiny"
@@ -138,7 +138,7 @@ class ViT(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(front, (x.shape[0], *front.shape)), x], axis=1)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        x = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
+        x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
         tokens = x[:, sum(e.shape[0] for e in extra) :]
         pooled = x[:, 0] if c.pool == "cls" else jnp.mean(tokens.astype(jnp.float32), axis=1).astype(x.dtype)
         return Encoded(tokens, pooled)

@@ -49,6 +49,5 @@ class CausalLM(TokenObjective):
         weights = valid(inputs)[:, 1:]
         if "segment_ids" in inputs:
             weights = weights & (inputs["segment_ids"][:, 1:] == inputs["segment_ids"][:, :-1])
-        hidden, kernel, bias = self.readout(params, hidden.reshape(-1, hidden.shape[-1]))
-        scores = losses.linear_nll(hidden, kernel, bias, inputs["tokens"][:, 1:].reshape(-1))
+        scores = self.scores(params, hidden.reshape(-1, hidden.shape[-1]), inputs["tokens"][:, 1:].reshape(-1))
         return scores, weights.reshape(-1).astype(jnp.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, views
+from ssljax import views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
@@ -64,8 +64,7 @@ class MLM(TokenObjective):
         return jnp.take_along_axis(hidden_BxTxD, inputs["where"][..., None], axis=1)  # [B, K, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        hidden, kernel, bias = self.readout(params, outputs.reshape(-1, outputs.shape[-1]))
-        scores = losses.linear_nll(hidden, kernel, bias, inputs["target"].reshape(-1))
+        scores = self.scores(params, outputs.reshape(-1, outputs.shape[-1]), inputs["target"].reshape(-1))
         weights = inputs["counted"].reshape(-1).astype(jnp.float32)
         count = jnp.sum(weights)
         return Loss(
@@ -85,8 +84,8 @@ class MLM(TokenObjective):
         def one(position: jax.Array) -> jax.Array:
             here = jnp.arange(length) == position
             hidden = self.hidden(params, {**batch, "tokens": jnp.where(here, self.mask_id, batch["tokens"])}, None)
-            state, kernel, bias = self.readout(params, hidden.tokens[:, position])
-            return -losses.linear_nll(state, kernel, bias, batch["tokens"][:, position]).nll * counted[:, position]
+            scores = self.scores(params, hidden.tokens[:, position], batch["tokens"][:, position])
+            return -scores.nll * counted[:, position]
 
         return jnp.sum(jax.lax.map(one, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ssljax import losses
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
 from ssljax.objectives.base import Batch, Objective, Params, Variables, apply
@@ -34,9 +35,10 @@ class TokenObjective(Objective):
             noise=noise,
         )
 
-    def readout(self, params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """(hidden' [N, D], kernel [D, V], bias [V] or None) of states [N, D], for a fused projection and loss."""
-        return apply(self.model, params["encoder"], hidden, method="readout")
+    def scores(self, params: Params, hidden: jax.Array, labels: jax.Array) -> losses.TokenScores:
+        """What the read-out of states [N, D] says about labels int [N]; the logits [N, V] are never held."""
+        hidden, kernel, bias, cap = apply(self.model, params["encoder"], hidden, method="readout")
+        return losses.linear_nll(hidden, kernel, bias, labels, cap=cap)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self.hidden(params, batch, None)

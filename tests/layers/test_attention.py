@@ -9,7 +9,7 @@ import pytest
 
 from ssljax.base.errors import UserError
 from ssljax.layers import attention
-from ssljax.layers.attention import KERNELS, attend
+from ssljax.layers.attention import KERNELS, Logits, attend
 from ssljax.layers.masks import Causal, Full, Keys, Prefix, Segments, Sliding, is_causal, materialize, may_be_empty
 
 B, T, K = 2, 130, 8
@@ -77,7 +77,7 @@ def inputs(heads, groups, t=T, s=T, dtype="float32"):
 def check(kernel, name, heads, groups, t=T, s=T, dtype="float32", scale=0.3):
     q, k, v, do = inputs(heads, groups, t, s, dtype)
     mask = MASKS[name][0]
-    assert KERNELS[kernel].refuses(q, k, v, mask) is None
+    assert KERNELS[kernel].refuses(q, k, v, mask, Logits(scale)) is None
 
     @jax.jit
     def run(q, k, v, do):
@@ -90,6 +90,37 @@ def check(kernel, name, heads, groups, t=T, s=T, dtype="float32", scale=0.3):
     ):
         assert got.dtype == dtype and np.isfinite(np.asarray(got, np.float32)).all()
         np.testing.assert_allclose(np.asarray(got, np.float64), want, atol=tolerance, rtol=tolerance, err_msg=part)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "blocked_causal"])
+@pytest.mark.parametrize("cap", [None, 1.5])
+@pytest.mark.parametrize("rows", [1, B])
+def test_biased_and_capped_logits(kernel, cap, rows):
+    """softmax(cap tanh(scale q k / cap) + bias) v in float64, by central differences along random directions."""
+    q, k, v, do = inputs(4, 2)
+    bias = jnp.asarray(RNG.normal(size=(rows, 4, T, T)), jnp.float32)
+    mask = Causal() & Keys(jnp.array(VALID))
+
+    def definition(q, k, v, bias):
+        kr, vr = (np.repeat(a, 2, axis=2) for a in (k, v))
+        s = 0.3 * np.einsum("bthk,bshk->bhts", q, kr)
+        s = np.where(allowed("causal_keys"), (s if cap is None else cap * np.tanh(s / cap)) + bias, -np.inf)
+        with np.errstate(invalid="ignore"):
+            p = np.where(allowed("causal_keys"), np.exp(s - s.max(-1, keepdims=True)), 0)
+        total = p.sum(-1, keepdims=True)
+        return np.einsum("bhts,bshk->bthk", p / np.where(total == 0, 1, total), vr)
+
+    def ours(q, k, v, bias):
+        return attend(q, k, v, mask, scale=0.3, bias=bias, cap=cap, kernel=kernel, strict=True)
+
+    exact = [np.asarray(a, np.float64) for a in (q, k, v, bias)]
+    out, vjp = jax.vjp(jax.jit(ours), q, k, v, bias)
+    np.testing.assert_allclose(out, definition(*exact), atol=2e-5, rtol=2e-5)
+    for i, grad in enumerate(vjp(do)):
+        way = RNG.normal(size=exact[i].shape)
+        ends = [definition(*exact[:i], exact[i] + step * way, *exact[i + 1 :]) for step in (1e-5, -1e-5)]
+        slope = np.vdot(ends[0] - ends[1], np.asarray(do, np.float64)) / 2e-5
+        np.testing.assert_allclose(np.vdot(np.asarray(grad, np.float64), way), slope, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -175,12 +206,14 @@ def test_fused_kernel_refuses_what_it_cannot_do(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     refuses = KERNELS["cudnn"].refuses
     q, k, v, _ = inputs(2, 2, dtype="bfloat16")
-    assert refuses(q, k, v, Causal()) is None and refuses(q, k, v, Full()) is None
+    assert refuses(q, k, v, Causal(), Logits(1.0)) is None and refuses(q, k, v, Full(), Logits(1.0)) is None
     for name in set(MASKS) - {"causal", "full"}:
-        assert "is not full or causal" in refuses(q, k, v, MASKS[name][0])
+        assert "is not full or causal" in refuses(q, k, v, MASKS[name][0], Logits(1.0))
     f32 = [a.astype("float32") for a in (q, k, v)]
-    assert "float32 is not" in refuses(*f32, Full())
-    assert "7 queries" in refuses(q[:, :7], k, v, Causal())
-    assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full())
+    assert "float32 is not" in refuses(*f32, Full(), Logits(1.0))
+    assert "7 queries" in refuses(q[:, :7], k, v, Causal(), Logits(1.0))
+    assert refuses(q, k, v, Full(), Logits(1.0, jnp.zeros((1, 2, T, T)))) == "logits have a bias"
+    assert refuses(q, k, v, Full(), Logits(1.0, None, 30.0)) == "logits are capped"
+    assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full(), Logits(1.0))
     with pytest.raises(UserError, match="mask Sliding"):
         attend(q, k, v, Sliding(3), strict=True)

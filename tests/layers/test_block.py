@@ -30,6 +30,16 @@ CONFIGS = {
     ),
     "wide_heads": dataclasses.replace(BASE, head_dim=6, activation="geglu", layer_scale=0.3, rope_theta=50.0),
     "gpt2": dataclasses.replace(BASE, activation="gelu_tanh", init="gpt2"),
+    "parallel": dataclasses.replace(BASE, norm_position="parallel", rope_theta=100.0, rope_fraction=0.5),
+    "parallel_one": dataclasses.replace(BASE, norm_position="parallel_one", bias=False, activation="reglu"),
+    "sandwich": dataclasses.replace(
+        BASE, norm_position="sandwich", norm="rms_plus_one", bias=False, attention_cap=2.0, attention_scale=0.3
+    ),
+    "qk_norm": dataclasses.replace(BASE, qk_norm=True, bias=False, bias_except=("q", "v"), activation="geglu_tanh"),
+    "windows": dataclasses.replace(BASE, layer_kinds=("local", "global", "local"), window=2, rope_theta=100.0),
+    "relative": dataclasses.replace(BASE, position_bias="relative", relative_buckets=(6, 5)),
+    "alibi": dataclasses.replace(BASE, position_bias="alibi", activation="quick_gelu"),
+    "repeats": dataclasses.replace(BASE, repeats=2, norm_position="post", activation="tanh"),
 }
 
 
@@ -43,37 +53,62 @@ def make(config, seed=0):
     return stack, jax.tree.unflatten(tree, leaves)
 
 
-def np_norm(x, p, c):
-    if c.norm == "rms":
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * p["scale"]
+def np_norm(x, p, c, kind=None):
+    if (kind or c.norm) != "layer":
+        scale = p["scale"] + ((kind or c.norm) == "rms_plus_one")
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * scale
     y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + c.norm_eps) * p["scale"]
     return y + p.get("bias", 0)
 
 
-def np_rotate(x, theta):
-    """Pairs (i, i + K/2) as complex numbers, turned by position * theta^(-2i/K)."""
-    half = x.shape[-1] // 2
-    z = x[..., :half] + 1j * x[..., half:]
+def np_rotate(x, theta, fraction):
+    """Pairs (i, i + R/2) of the first R elements as complex numbers, turned by position * theta^(-2i/R)."""
+    turned = int(x.shape[-1] * fraction)
+    half, rest = turned // 2, x[..., turned:]
+    z = x[..., :half] + 1j * x[..., half:turned]
     z = z * np.exp(1j * np.arange(x.shape[1])[:, None, None] * theta ** (-np.arange(half) / half))
-    return np.concatenate([z.real, z.imag], -1)
+    return np.concatenate([z.real, z.imag, rest], -1)
 
 
 def np_dense(x, p):
     return x @ p["kernel"] + p.get("bias", 0)
 
 
-def np_attention(x, p, c, causal):
+def np_bucket(c, distance, causal):
+    """Raffel et al. 2020: half of the buckets for each sign; the first half of those exact, the others logarithmic."""
+    (buckets, furthest), base = c.relative_buckets, 0
+    if not causal:
+        buckets //= 2
+        base = buckets if distance > 0 else 0
+    far = max(-distance, 0) if causal else abs(distance)
+    exact = buckets // 2
+    if far < exact:
+        return base + far
+    large = exact + int(np.log(far / exact) / np.log(furthest / exact) * (buckets - exact))
+    return base + min(large, buckets - 1)
+
+
+def np_bias(c, h, t, s, causal, table):
+    if c.position_bias == "alibi":
+        return -(2.0 ** (-8 * (h + 1) / c.heads)) * abs(t - s)
+    return table[np_bucket(c, s - t, causal), h] if c.position_bias == "relative" else 0.0
+
+
+def np_attention(x, p, c, causal, kind="global", table=None):
     q, k, v = (np_dense(x, p[n]).reshape(*x.shape[:2], -1, c.head_width) for n in "qkv")
+    if c.qk_norm:
+        q, k = np_norm(q, p["q_norm"], c, "rms"), np_norm(k, p["k_norm"], c, "rms")
     if c.rope_theta:
-        q, k = np_rotate(q, c.rope_theta), np_rotate(k, c.rope_theta)
+        q, k = (np_rotate(a, c.rope_theta, c.rope_fraction) for a in (q, k))
     out = np.zeros_like(q)
     for h in range(c.heads):
         g = h // (c.heads // c.groups)
         for t in range(x.shape[1]):
-            seen = slice(0, t + 1) if causal else slice(None)
-            s = np.einsum("bk,bsk->bs", q[:, t, h], k[:, seen, g]) / np.sqrt(c.head_width)
-            w = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
-            out[:, t, h] = np.einsum("bs,bsk->bk", w, v[:, seen, g])
+            seen = [s for s in range(t + 1 if causal else x.shape[1]) if kind == "global" or abs(t - s) < c.window]
+            s = np.einsum("bk,bsk->bs", q[:, t, h], k[:, seen, g]) * (c.attention_scale or c.head_width**-0.5)
+            s = c.attention_cap * np.tanh(s / c.attention_cap) if c.attention_cap else s
+            w = np.exp(s + np.array([np_bias(c, h, t, i, causal, table) for i in seen]))
+            out[:, t, h] = np.einsum("bs,bsk->bk", w / w.sum(-1, keepdims=True), v[:, seen, g])
     return np_dense(out.reshape(*x.shape[:2], -1), p["out"])
 
 
@@ -83,23 +118,33 @@ def np_mlp(x, p, c):
         "gelu_tanh": lambda a: a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3))) / 2,
         "relu": lambda a: np.maximum(a, 0),
         "silu": lambda a: a / (1 + np.exp(-a)),
+        "quick_gelu": lambda a: a / (1 + np.exp(-1.702 * a)),
+        "tanh": np.tanh,
     }
+    gates = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "reglu": "relu"}
     h = np_dense(x, p["in"])
-    if c.activation in ("swiglu", "geglu"):
-        h = phi["silu" if c.activation == "swiglu" else "gelu"](np_dense(x, p["gate"])) * h
+    if c.activation in gates:
+        h = phi[gates[c.activation]](np_dense(x, p["gate"])) * h
     else:
         h = phi[c.activation](h)
     return np_dense(h, p["out"])
 
 
 def np_stack(params, x, c, causal):
-    for p in unstack_layers(params["layers"], DEPTH):
-        for name, part in (("attention", functools.partial(np_attention, causal=causal)), ("mlp", np_mlp)):
-            h = np_norm(x, p[f"{name}_norm"], c) if c.norm_position == "pre" else x
-            x = x + part(h, p[name], c) * p.get(f"{name}_scale", 1)
+    for i, p in enumerate(p for p in unstack_layers(params["layers"], DEPTH) for _ in range(c.repeats)):
+        p, entry, kind = p.get("block", p), x, c.layer_kinds[i % len(c.layer_kinds)]
+        attention = functools.partial(np_attention, causal=causal, kind=kind, table=params.get("relative_bias"))
+        for name, part in (("attention", attention), ("mlp", np_mlp)):
+            h = x
+            if c.norm_position.startswith("parallel"):
+                h = np_norm(entry, p[f"{name if c.norm_position == 'parallel' else 'attention'}_norm"], c)
+            elif c.norm_position != "post":
+                h = np_norm(x, p[f"{name}_norm"], c)
+            y = part(h, p[name], c) * p.get(f"{name}_scale", 1)
+            x = x + (np_norm(y, p[f"{name}_norm_after"], c) if c.norm_position == "sandwich" else y)
             if c.norm_position == "post":
                 x = np_norm(x, p[f"{name}_norm"], c)
-    return np_norm(x, params["norm"], c) if c.norm_position == "pre" else x
+    return np_norm(x, params["norm"], c) if c.norm_position != "post" else x
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -113,7 +158,7 @@ def test_values_and_gradients(name, causal):
 
     @jax.jit
     def run(params, x):
-        out = stack.apply({"params": params}, x, mask)
+        out, _ = stack.apply({"params": params}, x, mask)
         return jnp.vdot(out, probe.astype(np.float32)), out
 
     (_, out), grads = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, X)
@@ -140,7 +185,7 @@ def noisy_result(scan: bool, remat: str):
 
     @jax.jit
     def run(params, x):
-        out = Stack(config, DEPTH).apply({"params": params}, x, Causal(), None, NOISE)
+        out, _ = Stack(config, DEPTH).apply({"params": params}, x, Causal(), None, NOISE)
         return jnp.sum(jnp.sin(out)), out
 
     (_, out), grads = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, X)
@@ -152,14 +197,14 @@ def test_scanned_unrolled_and_rematerialised_are_the_same_function(scan, remat):
     plain, other = noisy_result(True, "none"), noisy_result(scan, remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, other)
     _, params = make(NOISY)
-    silent = Stack(NOISY, DEPTH).apply({"params": params}, X, Causal())
+    silent, _ = Stack(NOISY, DEPTH).apply({"params": params}, X, Causal())
     assert np.abs(plain[0] - silent).max() > 0.1, "the noise did nothing"
 
 
 def test_batches_can_be_cut():
     _, params = make(NOISY)
     variables, stack = {"params": params}, Stack(NOISY, DEPTH)
-    run = jax.jit(lambda x, row: stack.apply(variables, x, Full(), None, NOISE._replace(row=row)))
+    run = jax.jit(lambda x, row: stack.apply(variables, x, Full(), None, NOISE._replace(row=row))[0])
     halves = [run(X[i : i + 2], NOISE.row[i : i + 2]) for i in (0, 2)]
     np.testing.assert_allclose(run(X, NOISE.row), jnp.concatenate(halves), rtol=1e-5, atol=1e-5)
 
@@ -179,7 +224,7 @@ def transparent(rows, **rates):
     @jax.jit
     def run(bias):
         layers["mlp"]["out"]["bias"] = bias
-        return stack.apply({"params": params}, zeros, Full(), None, noise)[:, 0]
+        return stack.apply({"params": params}, zeros, Full(), None, noise)[0][:, 0]
 
     return lambda layer, ones: np.asarray(run(jnp.zeros((depth, D)).at[layer].set(ones)))
 
@@ -206,9 +251,9 @@ def test_stack_and_unstack_are_inverse():
 
 def test_bfloat16_computes_near_float32_with_float32_parameters():
     stack, params = make(BASE)
-    out = Stack(dataclasses.replace(BASE, dtype="bfloat16"), DEPTH).apply({"params": params}, X, Full())
+    out, _ = Stack(dataclasses.replace(BASE, dtype="bfloat16"), DEPTH).apply({"params": params}, X, Full())
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype("float32"), stack.apply({"params": params}, X, Full()), atol=0.1)
+    np.testing.assert_allclose(out.astype("float32"), stack.apply({"params": params}, X, Full())[0], atol=0.1)
     boxed = jax.eval_shape(Stack(dataclasses.replace(BASE, dtype="bfloat16"), DEPTH).init, jax.random.key(0), X, Full())
     assert {leaf.dtype for leaf in jax.tree.leaves(boxed)} == {jnp.dtype("float32")}
 

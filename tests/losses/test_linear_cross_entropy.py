@@ -43,6 +43,21 @@ def test_any_chunk_gives_the_plain_loss(problem, chunk):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), actual, expected)
 
 
+def test_capped_products(problem):
+    hidden, kernel, bias, labels, weights = problem
+
+    def plain(h, k, b):
+        return cross_entropy(1.5 * jnp.tanh(h @ k / 1.5) + b, labels, weights=weights)
+
+    def fused(h, k, b):
+        nll = linear_nll(h, k, b, labels, cap=1.5, chunk=7).nll
+        return jnp.sum(nll * weights) / jnp.sum(weights)
+
+    expected = jax.value_and_grad(plain, (0, 1, 2))(hidden, kernel, bias)
+    actual = jax.jit(jax.value_and_grad(fused, (0, 1, 2)))(hidden, kernel, bias)
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), actual, expected)
+
+
 def test_scores_and_no_bias(problem):
     hidden, kernel, _, labels, _ = problem
     logits = hidden @ kernel

@@ -1,0 +1,79 @@
+"""GPT-NeoX and Pythia."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssljax.interop.family import Family, activation, activation_back, causal_lm, rotary, rotary_back
+from ssljax.interop.rules import Rule, by_head, dense, fused, norm, readout, table
+
+KEYS = {
+    "vocab_size": "vocab_size",
+    "max_len": "max_position_embeddings",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "norm_eps": "layer_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+
+
+def rules(config: Any) -> list[Rule]:
+    block, here = "gpt_neox.layers.{i}", "stack/layers"
+    fuse = by_head(config.heads)
+    return [
+        *table("embed", "gpt_neox.embed_in"),
+        *fused([f"{here}/attention/{name}" for name in "qkv"], f"{block}.attention.query_key_value", fuse),
+        *dense(f"{here}/attention/out", f"{block}.attention.dense"),
+        *norm(f"{here}/attention_norm", f"{block}.input_layernorm"),
+        *norm(f"{here}/mlp_norm", f"{block}.post_attention_layernorm"),
+        *dense(f"{here}/mlp/in", f"{block}.mlp.dense_h_to_4h"),
+        *dense(f"{here}/mlp/out", f"{block}.mlp.dense_4h_to_h"),
+        *norm("stack/norm", "gpt_neox.final_layer_norm"),
+        *readout("embed_out"),
+    ]
+
+
+def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    given = theirs.get("rope_parameters") or {}
+    theta = given.get("rope_theta") or theirs.get("rope_theta") or theirs.get("rotary_emb_base") or 10_000
+    fraction = given.get("partial_rotary_factor") or theirs.get("partial_rotary_factor") or theirs.get("rotary_pct")
+    return {
+        **rotary({**theirs, "rope_theta": theta}),
+        "rope_fraction": 0.25 if fraction is None else fraction,
+        "activation": activation(theirs["hidden_act"], "hidden_act"),
+        "norm_position": "parallel" if theirs["use_parallel_residual"] else "pre",
+        "bias_except": [] if theirs["attention_bias"] else ["q", "k", "v", "out"],
+    }
+
+
+def _write(ours: Any) -> dict[str, Any]:
+    rope = rotary_back(ours)
+    return {
+        **rope,
+        "hidden_act": activation_back(ours.activation),
+        "use_parallel_residual": ours.norm_position == "parallel",
+        "attention_bias": "q" not in ours.bias_except,
+    }
+
+
+NEOX = Family(
+    model="neox",
+    keys=KEYS,
+    defaults={
+        "model_type": "gpt_neox",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 2048,
+        "use_parallel_residual": True,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    read=_read,
+    write=_write,
+    rules=rules,
+    architecture="GPTNeoXForCausalLM",
+    prefix="gpt_neox.",
+    outputs=causal_lm,
+    ignored=(r"\.attention\.(masked_)?bias$", r"rotary_emb\.inv_freq$"),
+)

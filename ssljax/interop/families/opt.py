@@ -1,0 +1,79 @@
+"""OPT."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssljax.base.errors import UserError
+from ssljax.interop.family import Family, activation, activation_back, causal_lm
+from ssljax.interop.rules import Rule, dense, norm, readout, table
+
+KEYS = {
+    "vocab_size": "vocab_size",
+    "max_len": "max_position_embeddings",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_dim": "ffn_dim",
+    "tied": "tie_word_embeddings",
+    "bias": "enable_bias",
+}
+
+
+def rules(config: Any) -> list[Rule]:
+    inner, here = "model.decoder", "stack/layers"
+    block = f"{inner}.layers.{{i}}"
+    projections = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
+    return [
+        *table("embed", f"{inner}.embed_tokens"),
+        *table("position_embed", f"{inner}.embed_positions"),
+        *(rule for n, t in projections.items() for rule in dense(f"{here}/attention/{n}", f"{block}.self_attn.{t}")),
+        *norm(f"{here}/attention_norm", f"{block}.self_attn_layer_norm"),
+        *norm(f"{here}/mlp_norm", f"{block}.final_layer_norm"),
+        *dense(f"{here}/mlp/in", f"{block}.fc1"),
+        *dense(f"{here}/mlp/out", f"{block}.fc2"),
+        *norm("stack/norm", f"{inner}.final_layer_norm"),
+        *readout("lm_head"),
+    ]
+
+
+def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    if theirs.get("word_embed_proj_dim", theirs["hidden_size"]) != theirs["hidden_size"]:
+        raise UserError("config.json: word_embed_proj_dim: only that of hidden_size is supported")
+    if not theirs.get("layer_norm_elementwise_affine", True):
+        raise UserError("config.json: layer_norm_elementwise_affine: false is not supported")
+    before = theirs["do_layer_norm_before"]
+    return {
+        "activation": activation(theirs["activation_function"], "activation_function"),
+        "norm_position": "pre" if before else "post",
+        "final_norm": before and not theirs.get("_remove_final_layer_norm", False),
+        "bias_except": [] if theirs["enable_bias"] else ["norm"],
+    }
+
+
+def _write(ours: Any) -> dict[str, Any]:
+    return {
+        "activation_function": activation_back(ours.activation),
+        "do_layer_norm_before": ours.norm_position == "pre",
+        "_remove_final_layer_norm": ours.norm_position == "pre" and not ours.final_norm,
+        "word_embed_proj_dim": ours.width,
+    }
+
+
+OPT = Family(
+    model="opt",
+    keys=KEYS,
+    defaults={
+        "model_type": "opt",
+        "activation_function": "relu",
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "enable_bias": True,
+        "tie_word_embeddings": True,
+    },
+    read=_read,
+    write=_write,
+    rules=rules,
+    architecture="OPTForCausalLM",
+    prefix="model.",
+    outputs=causal_lm,
+)

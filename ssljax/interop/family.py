@@ -1,0 +1,184 @@
+"""What a family needs to cross over: its keys there and here, its table of names, and what `forward` gives."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.errors import UserError
+from ssljax.interop.rules import Rule
+from ssljax.layers.masks import Causal, Keys
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "relu": "reglu"}
+Outputs = Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """An architecture of `transformers`.
+
+    Attributes:
+        model: name in `ssljax.models`.
+        keys: {our key: their key}, for those that mean the same.
+        defaults: of their keys that a config.json may leave out.
+        read: their config -> our other keys. write: our config -> their other keys.
+        rules: our config -> the table of names.
+        architecture: class name of the model with its head.
+        prefix: of the names of the inner model, which a file of the bare model leaves out.
+        ignored: patterns of tensors that are no parameters.
+        outputs: (module, params, inputs, their config) -> outputs, both under their names.
+    """
+
+    model: str
+    keys: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    write: Callable[[Any], dict[str, Any]]
+    rules: Callable[[Any], list[Rule]]
+    architecture: str
+    prefix: str
+    outputs: Outputs
+    ignored: tuple[str, ...] = ()
+
+    def config(self, theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """Our keys for their config."""
+        full = {**self.defaults, **{k: v for k, v in theirs.items() if v is not None or k not in self.defaults}}
+        for key in self.keys.values():
+            value = full.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise UserError(f"{path}: {key}: got {value}, must be at least 1")
+        ours = {name: full[key] for name, key in self.keys.items() if full.get(key) is not None}
+        return {"name": self.model, "size": None, **ours, **self.read(full)}
+
+    def config_back(self, ours: Any) -> dict[str, Any]:
+        """Their config for ours, resolved."""
+        complete = {"kv_heads": ours.groups, "head_dim": ours.head_width, "mlp_dim": ours.hidden}
+        same = {key: complete.get(name) or getattr(ours, name) for name, key in self.keys.items()}
+        return {**self.defaults, **same, **self.write(ours), "architectures": [self.architecture]}
+
+
+def activation(theirs: str, path: str, gated: bool = False) -> str:
+    """Our name of an activation."""
+    ours = ACTIVATIONS.get(theirs)
+    if ours is None or (gated and ours not in GATES):
+        raise UserError(f"config.json: {path}: {theirs!r} is not supported (supported: {', '.join(ACTIVATIONS)})")
+    return GATES[ours] if gated else ours
+
+
+def activation_back(ours: str) -> str:
+    """Their name of an activation, of the gate where there is one."""
+    plain = {gate: name for name, gate in GATES.items()}.get(ours, ours)
+    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(plain, plain)
+
+
+def kinds_of(theirs: Sequence[str]) -> list[str]:
+    """Our kinds of layers for theirs of every layer: the shortest list that repeats to them."""
+    kinds = ["local" if kind == "sliding_attention" else "global" for kind in theirs]
+    return next(kinds[:n] for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
+
+
+def rotary(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our keys for rotary positions, from either style of config."""
+    given = theirs.get("rope_parameters") or {}
+    legacy = theirs.get("rope_scaling") or {}
+    both = {**legacy, **given}
+    out: dict[str, Any] = {"rope_theta": float(both.get("rope_theta") or theirs.get("rope_theta") or 10_000.0)}
+    kind = both.get("rope_type") or both.get("type") or "default"
+    original = both.get("original_max_position_embeddings") or theirs.get("max_position_embeddings")
+    if kind == "linear":
+        out["rope_scaling"] = {"name": "linear", "factor": float(both["factor"])}
+    elif kind == "dynamic":
+        out["rope_scaling"] = {"name": "dynamic", "factor": float(both["factor"]), "original_len": original}
+    elif kind == "llama3":
+        low, high = float(both["low_freq_factor"]), float(both["high_freq_factor"])
+        out["rope_scaling"] = {"name": "llama3", "factor": float(both["factor"]), "low": low, "high": high}
+        out["rope_scaling"]["original_len"] = original
+    elif kind == "yarn":
+        names = {"beta_fast": "beta_fast", "beta_slow": "beta_slow", "attention_factor": "attention_factor"}
+        more = {k: float(both[n]) for k, n in names.items() if both.get(n) is not None}
+        scaling = {"name": "yarn", "factor": float(both["factor"]), "original_len": original, **more}
+        out["rope_scaling"] = {**scaling, "truncate": both.get("truncate", True)}
+    elif kind != "default":
+        raise UserError(f"config.json: rope_type {kind!r} is not supported (linear, dynamic, llama3, yarn)")
+    return out
+
+
+def rotary_back(ours: Any) -> dict[str, Any]:
+    """Their rope_parameters."""
+    out: dict[str, Any] = {"rope_type": "default", "rope_theta": ours.rope_theta}
+    if ours.rope_fraction != 1:
+        out["partial_rotary_factor"] = ours.rope_fraction
+    scaling = ours.rope_scaling
+    if scaling is not None:
+        theirs = {
+            "low": "low_freq_factor",
+            "high": "high_freq_factor",
+            "original_len": "original_max_position_embeddings",
+        }
+        values = dataclasses.asdict(scaling)
+        out |= {theirs.get(k, k): v for k, v in values.items() if v is not None}
+        out["rope_type"] = {"Linear": "linear", "Dynamic": "dynamic", "Llama3": "llama3", "YaRN": "yarn"}[
+            type(scaling).__name__
+        ]
+    return {"rope_parameters": out}
+
+
+def hidden_states(states: jax.Array, last: jax.Array | None, name: str = "hidden_states") -> dict[str, jax.Array]:
+    """{"hidden_states.0": ...}: what each block read; at the end `last` in the place of what the last block made."""
+    out = {f"{name}.{i}": state for i, state in enumerate(states)}
+    if last is not None:
+        out[f"{name}.{len(states) - 1}"] = last
+    return out
+
+
+def token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy in nats over labels that are not -100."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    counted = labels != -100
+    return -jnp.sum(picked * counted) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def causal_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """input_ids, attention_mask, labels -> logits, hidden states and loss of a decoder."""
+    tokens = inputs["input_ids"]
+    valid = inputs.get("attention_mask")
+    mask = Causal() if valid is None else Causal() & Keys(valid)
+    where = inputs.get("position_ids")
+    if where is None and valid is not None and module.config.position_offset:
+        where = jnp.maximum(jnp.cumsum(valid, axis=1) * valid - 1, -module.config.position_offset)
+    encoded = module.apply({"params": params}, tokens, mask=mask, positions=where, states=True)
+    logits = module.apply({"params": params}, encoded.tokens, method="logits")
+    out = {"logits": logits, "last_hidden_state": encoded.tokens, "base.last_hidden_state": encoded.tokens}
+    out |= hidden_states(encoded.states, encoded.tokens)
+    if "labels" in inputs:
+        out["loss"] = token_loss(logits[:, :-1], inputs["labels"][:, 1:])
+    if encoded.router is not None:
+        experts = encoded.router.shape[-1]
+        out |= {f"router_logits.{i}": layer.reshape(-1, experts) for i, layer in enumerate(encoded.router)}
+        out["aux_loss"] = _balance(encoded.router, module.config.experts.top_k, valid)
+        if "loss" in out:
+            out["loss"] += theirs["router_aux_loss_coef"] * out["aux_loss"]
+    return out
+
+
+def _balance(router_LxBxTxE: jax.Array, top_k: int, valid: jax.Array | None) -> jax.Array:
+    """experts x sum over them of (share of choices) x (mean probability), over all layers at once (Mixtral)."""
+    experts = router_LxBxTxE.shape[-1]
+    weight = jnp.ones(router_LxBxTxE.shape[:3]) * (1 if valid is None else valid)
+    p = jax.nn.softmax(router_LxBxTxE, -1)
+    chosen = jnp.sum(jax.nn.one_hot(jax.lax.top_k(p, top_k)[1], experts), -2)
+    shares = [jnp.einsum("lbte,lbt->e", x, weight) / jnp.sum(weight) for x in (chosen, p)]
+    return experts * jnp.sum(shares[0] * shares[1])

@@ -1,0 +1,250 @@
+"""Models in and out of the Hugging Face format.
+
+model = hf.load("folder")                    # config.json, *.safetensors, tokenizer.json
+model.forward(input_ids=ids)["logits"]       # names of `transformers`, NumPy arrays
+hf.save(model, "other-folder")               # what AutoModel.from_pretrained opens
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from ssljax import models, parallel
+from ssljax.base import schema
+from ssljax.base.errors import UserError, nearest
+from ssljax.base.hashing import digest
+from ssljax.interop.families import REGISTRY
+from ssljax.interop.family import Family
+from ssljax.interop.rules import active
+from ssljax.interop.tensors import Tensors
+
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An imported (or to be exported) model.
+
+    module: Flax module. variables: {"params": ...}. config: as in config.json. ours: our configuration, resolved.
+    tokenizer: a `tokenizers.Tokenizer`, None where the folder has none. folder: where it came from.
+    """
+
+    module: nn.Module
+    variables: Mapping[str, Any]
+    config: Mapping[str, Any]
+    ours: Any
+    family: Family
+    tokenizer: Any = None
+    folder: pathlib.Path | None = None
+
+    def forward(self, **inputs: Any) -> dict[str, np.ndarray]:
+        """Outputs by the names that `transformers` gives them, for inputs by its names."""
+        vocabulary = getattr(self.ours, "vocab_size", None)
+        ids = inputs.get("input_ids")
+        if ids is not None and vocabulary and np.max(ids) >= vocabulary:
+            raise UserError(f"input_ids: got {np.max(ids)}, must be below the vocabulary of {vocabulary}")
+        out = self._run(self.variables["params"], {k: jnp.asarray(v) for k, v in inputs.items()})
+        return jax.tree.map(np.asarray, out)
+
+    @functools.cached_property
+    def _run(self) -> Any:
+        return jax.jit(lambda params, inputs: self.family.outputs(self.module, params, inputs, self.config))
+
+
+def load(
+    folder: str | pathlib.Path, strict: bool = True, *, mesh: jax.sharding.Mesh | None = None, **keys: Any
+) -> Model:
+    """Reads a model, tensor by tensor, onto a mesh (or the default device).
+
+    Args:
+        folder: with config.json and *.safetensors.
+        strict: every parameter must have a tensor and every tensor a parameter; else the model keeps its initial
+            values for those that are missing.
+        mesh: where parameters are split by the rules of `ssljax.parallel`.
+        **keys: of the model's configuration that are not its architecture's: dtype, scan, remat, kernel.
+
+    Raises:
+        UserError: a file or a tensor is missing, cut short, unknown or of another shape.
+    """
+    folder = pathlib.Path(folder)
+    theirs = _read_config(folder)
+    kind = str(theirs.get("model_type"))
+    if kind not in REGISTRY:
+        raise UserError(f"{folder / 'config.json'}: model_type {kind!r} is not supported{nearest(kind, REGISTRY)}")
+    family: Family = REGISTRY.get(kind)
+    path = str(folder / "config.json")
+    try:
+        values = family.config(theirs, path)
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]}: missing") from error
+    tensors = Tensors(folder)
+    bare = not any(name.startswith(family.prefix) for name in tensors)
+    ours = schema.build_named(models.REGISTRY, {**values, **keys}, path).resolved()
+    readouts = [rule.theirs for rule in family.rules(ours) if rule.ours[0].endswith("head_kernel")]
+    if readouts and not any(name in tensors for name in readouts):  # a bare model, or tied whatever its config says
+        ours = dataclasses.replace(ours, tied=True)
+    module = ours.standalone()
+    params = _read_parameters(module, family, ours, tensors, "" if bare else family.prefix, folder, strict, mesh)
+    return Model(module, {"params": params}, theirs, ours, family, _read_tokenizer(folder), folder)
+
+
+def save(model: Model, folder: str | pathlib.Path) -> None:
+    """Writes what `AutoModel.from_pretrained(folder)` opens: config, tensors, tokenizer, model card."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config or model.family.config_back(model.ours)
+    tensors = tensors_of(model, model.variables["params"])
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if model.folder is not None:
+        for name in _TOKENIZER:
+            if (model.folder / name).is_file():
+                shutil.copyfile(model.folder / name, folder / name)
+    elif model.tokenizer is not None:
+        model.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "README.md").write_text(_card(model, config))
+
+
+def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
+    """Parameters (or their gradients) of a model under the names of `transformers`."""
+    flat = _flat(params)
+    out: dict[str, np.ndarray] = {}
+    for rule in active(model.family.rules(model.ours), flat):
+        parts = [flat[name] for name in rule.ours]
+        for name, index in rule.names(parts[0].shape):
+            out[name] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
+    return out
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: has no config.json")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def _read_tokenizer(folder: pathlib.Path) -> Any:
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def _read_parameters(
+    module: Any,
+    family: Family,
+    ours: Any,
+    tensors: Tensors,
+    prefix: str,
+    folder: pathlib.Path,
+    strict: bool,
+    mesh: jax.sharding.Mesh | None,
+) -> Any:
+    boxed = jax.eval_shape(module.initial, jax.random.key(0))["params"]
+    shapes = _flat(parallel.unboxed(boxed))
+    places: Mapping[str, Any] = dict.fromkeys(shapes)
+    if mesh is not None:
+        places = _flat(parallel.shardings(parallel.logical_axes(boxed), parallel.unboxed(boxed), mesh))
+    rules = active(family.rules(ours), shapes)
+    if not prefix:
+        rules = [rule._replace(theirs=rule.theirs.removeprefix(family.prefix)) for rule in rules]
+    problems, used = [], set()
+    params: dict[str, jax.Array] = {}
+    for rule in rules:
+        for name, index in rule.names(shapes[rule.ours[0]].shape):
+            if name not in tensors:
+                problems.append(f"missing: {name}")
+                continue
+            used.add(name)
+            try:
+                parts = rule.op.read(tensors[name])
+            except ValueError:
+                parts = ()
+            for mine, part in zip(rule.ours, parts):
+                if part.shape != shapes[mine].shape[len(index) :]:
+                    parts = ()
+                    break
+                params[mine] = _put(params.get(mine), part, index, shapes[mine], places[mine])
+            if not parts:
+                problems.append(f"shape: {name} {list(tensors.shape(name))} does not fit the configuration")
+    covered = {name for rule in rules for name in rule.ours}
+    problems += [f"no rule: {name}" for name in shapes if name not in covered]
+    ignored = [*family.ignored, *([r"(lm_head|embed_out)\.weight$"] if getattr(ours, "tied", False) else [])]
+    problems += [f"extra: {n}" for n in tensors if n not in used and not any(re.search(p, n) for p in ignored)]
+    if problems and strict:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise UserError(f"{folder}: {len(problems)} tensors do not match: {shown}")
+    lost = [name for name in shapes if name not in params]
+    if lost:
+        initial = _flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
+        params |= {name: initial[name] for name in lost}
+    return _tree(params)
+
+
+def _put(whole: Any, part: np.ndarray, index: tuple[int, ...], shape: Any, place: Any) -> jax.Array:
+    """A part on its device: all of a parameter, or one layer of a stack. Only that part is ever held by the host."""
+    part = np.asarray(part, shape.dtype)
+    if not index:
+        return jax.device_put(part, place)
+    if whole is None:
+        whole = jnp.zeros(shape.shape, shape.dtype, device=place)
+    return _set(whole, part, index)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set(whole: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
+    start: list[Any] = [*index, *[0] * part.ndim]
+    return jax.lax.dynamic_update_slice(whole, part.reshape(*[1] * len(index), *part.shape), start)
+
+
+def _flat(tree: Any, before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        out |= _flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return out
+
+
+def _tree(flat: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        here = out
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[last] = value
+    return out
+
+
+def _card(model: Model, config: Mapping[str, Any]) -> str:
+    ours = schema.to_dict(model.ours)
+    count = sum(x.size for x in jax.tree.leaves(model.variables["params"]))
+    return (
+        f"---\nlibrary_name: transformers\n---\n# {config.get('model_type')}\n\n"
+        f"Written by ssljax. {count:,} parameters; configuration {digest(json.loads(json.dumps(ours)))}.\n"
+    )

@@ -1,0 +1,52 @@
+"""Tensors in safetensors files, one at a time."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from ssljax.base.errors import UserError
+
+_INDEX = "model.safetensors.index.json"
+
+
+class Tensors:
+    """The tensors of a folder by name: one `*.safetensors` file, or several with an index.
+
+    Raises:
+        UserError: no file, a missing one, or one that is cut short or is no safetensors file.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        if (folder / _INDEX).is_file():
+            place = json.loads((folder / _INDEX).read_text())["weight_map"]
+            lost = sorted({name for name in place.values() if not (folder / name).is_file()})
+            if lost:
+                raise UserError(f"{folder / _INDEX}: names {', '.join(lost)}, which the folder does not have")
+            names = sorted(set(place.values()))
+        else:
+            names = sorted(path.name for path in folder.glob("*.safetensors"))
+            if not names:
+                raise UserError(f"{folder}: has no *.safetensors file")
+        self._files: dict[str, Any] = {}
+        for name in names:
+            try:
+                file = safetensors.safe_open(folder / name, framework="np")
+            except (OSError, safetensors.SafetensorError) as error:
+                raise UserError(f"{folder / name}: not a whole safetensors file ({error})") from error
+            self._files |= dict.fromkeys(file.keys(), file)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._files[name].get_tensor(name)

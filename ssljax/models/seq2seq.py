@@ -1,0 +1,194 @@
+"""Encoder-decoders: the 2017 Transformer, T5, BART, PEGASUS, Switch Transformers."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.errors import UserError
+from ssljax.base.schema import setting
+from ssljax.layers.block import Activation, Cache, NormPosition
+from ssljax.layers.embeddings import Table
+from ssljax.layers.experts import ExpertsConfig
+from ssljax.layers.masks import Causal, Full, Mask
+from ssljax.layers.noise import Noise
+from ssljax.models.family import Encoded, Size, preset
+from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqConfig(TokenConfig):
+    """The Transformer (Vaswani et al. 2017): norms after each sum, sinusoidal positions, scaled embeddings, ReLU.
+
+    `depth`, `heads` and `mlp_dim` are the encoder's, and the decoder's where it has none of its own. Both share the
+    token table.
+    """
+
+    inputs: ClassVar[str] = "sequences"
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 2, 4),
+        "base": preset(512, 6, 8, vocab_size=37_000, max_len=1024),
+        "big": preset(1024, 6, 16, vocab_size=37_000, max_len=1024),
+    }
+
+    size: str | None = "micro"
+    decoder_depth: int | None = setting(None, ge=1)
+    decoder_heads: int | None = setting(None, ge=1)
+    decoder_mlp_dim: int | None = setting(None, ge=1)
+    norm_position: NormPosition = "post"
+    activation: Activation = "relu"
+    positions: Literal["learned", "sinusoidal", "none"] = "sinusoidal"
+    embedding_scale: bool = True
+
+    def decoder(self) -> "Seq2SeqConfig":
+        """The same for the decoder."""
+        return dataclasses.replace(
+            self,
+            depth=self.decoder_depth or self.depth,
+            heads=self.decoder_heads or self.heads,
+            mlp_dim=self.decoder_mlp_dim or self.mlp_dim,
+        )
+
+    def module(self, spec: Any, path: str = "model") -> "EncoderDecoder":  # type: ignore[override]
+        """Not for a source of single sequences."""
+        raise UserError(f"{path}.name: an encoder-decoder needs pairs of sequences, which no objective here reads yet")
+
+    def standalone(self) -> "EncoderDecoder":  # type: ignore[override]
+        """The model by itself; `vocab_size` and `max_len` must be set."""
+        return EncoderDecoder(self.resolved())
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config(Seq2SeqConfig):
+    """T5 (Raffel et al. 2020): RMSNorm before the parts, learned biases by distance, logits that are not scaled."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 2, 4),
+        "small": preset(512, 6, 8, mlp_dim=2048, head_dim=64, vocab_size=32_128, max_len=512),
+        "base": preset(768, 12, 12, mlp_dim=3072, head_dim=64, vocab_size=32_128, max_len=512),
+        "large": preset(1024, 24, 16, mlp_dim=4096, head_dim=64, vocab_size=32_128, max_len=512),
+        "3b": preset(1024, 24, 32, mlp_dim=16_384, head_dim=128, vocab_size=32_128, max_len=512),
+        "11b": preset(1024, 24, 128, mlp_dim=65_536, head_dim=128, vocab_size=32_128, max_len=512),
+    }
+
+    norm: Literal["layer", "rms", "rms_plus_one"] = "rms"
+    norm_position: NormPosition = "pre"
+    bias: bool = False
+    attention_scale: float | None = setting(1.0, gt=0)
+    position_bias: Literal["none", "alibi", "relative"] = "relative"
+    positions: Literal["learned", "sinusoidal", "none"] = "none"
+    embedding_scale: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SwitchConfig(T5Config):
+    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, one for each token."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 2, 4),
+        "base-8": preset(768, 12, 12, mlp_dim=3072, head_dim=64, vocab_size=32_128, max_len=512),
+    }
+
+    experts: ExpertsConfig | None = ExpertsConfig(top_k=1, normalize=False, every=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class BARTConfig(Seq2SeqConfig):
+    """BART (Lewis et al. 2020): norms after each sum and after the embeddings, learned positions, GELU."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 2, 4),
+        "base": preset(768, 6, 12, vocab_size=50_265, max_len=1024),
+        "large": preset(1024, 12, 16, vocab_size=50_265, max_len=1024),
+    }
+
+    norm_eps: float = setting(1e-5, gt=0)
+    activation: Activation = "gelu"
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    position_offset: int = setting(2, ge=0)
+    embedding_norm: bool = True
+    embedding_scale: bool = False
+    readout_bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class PegasusConfig(Seq2SeqConfig):
+    """PEGASUS (Zhang et al. 2020): the Transformer with norms before the parts."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": preset(128, 2, 4),
+        "base": preset(768, 12, 12, vocab_size=96_103, max_len=512),
+        "large": preset(1024, 16, 16, vocab_size=96_103, max_len=1024),
+    }
+
+    norm_position: NormPosition = "pre"
+    norm_eps: float = setting(1e-5, gt=0)
+    readout_bias: bool = True
+
+
+class EncoderDecoder(nn.Module):
+    """Tokens [B, S] to states, and states and tokens [B, T] to states of the decoder."""
+
+    config: Seq2SeqConfig  # resolved, with vocab_size and max_len
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.config.known("width")
+
+    def setup(self) -> None:
+        c = self.config
+        self.embed = Table(c.known("vocab_size"), self.width, dtype=c.dtype)
+        bare = dataclasses.replace(c, readout_bias=False, tied=True, readout_transform=False)
+        self.encoder = TokenTransformer(bare, table=self.embed)
+        self.decoder = TokenTransformer(c.decoder(), table=self.embed, cross=True)
+
+    def encode(self, tokens: jax.Array, *, mask: Mask, noise: Noise | None = None, states: bool = False) -> Encoded:
+        """tokens int [B, S] -> states [B, S, D]."""
+        return self.encoder(tokens, mask=mask, noise=noise, states=states)
+
+    def decode(
+        self,
+        tokens: jax.Array,
+        memory: jax.Array | None,
+        *,
+        mask: Mask,
+        memory_mask: Mask | None = None,
+        noise: Noise | None = None,
+        states: bool = False,
+        cache: Cache | None = None,
+        start: jax.Array | None = None,
+    ) -> Encoded:
+        """tokens int [B, T] and memory [B, S, D] (None where the cache has it) -> states [B, T, D]."""
+        return self.decoder(
+            tokens,
+            mask=mask,
+            noise=noise,
+            states=states,
+            cache=cache,
+            start=start,
+            memory=memory,
+            memory_mask=memory_mask,
+        )
+
+    def __call__(self, tokens: jax.Array, decoder_tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
+        """Logits [B, T, V] of the decoder, everything seen by the encoder and the past by the decoder."""
+        ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
+        memory = self.encode(tokens, mask=Full(), noise=ends[0]).tokens
+        return self.logits(self.decode(decoder_tokens, memory, mask=Causal(), noise=ends[1]).tokens)
+
+    def readout(self, hidden: jax.Array) -> Readout:
+        """See `TokenTransformer.readout`."""
+        return self.decoder.readout(hidden)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 logits [..., V] of the decoder's hidden states."""
+        return self.decoder.logits(hidden)
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        return self.init(key, tokens, tokens)

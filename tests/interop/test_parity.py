@@ -1,0 +1,150 @@
+"""Models in the Hugging Face format against outputs, losses and gradients of `transformers`, both styles of config.
+
+The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ssljax.base.errors import UserError
+from ssljax.interop import hf
+from ssljax.interop.families import REGISTRY
+
+FOLDER = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
+CASES = sorted(
+    path.parent.name for path in FOLDER.glob("*/config.json") if json.loads(path.read_text())["model_type"] in REGISTRY
+)
+pytestmark = pytest.mark.skipif(not CASES, reason=f"no reference models in {FOLDER}")
+TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def case(name):
+    arrays = np.load(FOLDER / name / "io.npz")
+    inputs = {key[3:]: arrays[key] for key in arrays.files if key.startswith("in.")}
+    outputs = {key[4:]: arrays[key] for key in arrays.files if key.startswith("out.")}
+    return inputs, {k: v for k, v in outputs.items() if not k.startswith("gen.")}, arrays
+
+
+def meaningful(array, inputs):
+    """Positions that are not padding."""
+    for key in ("decoder_attention_mask", "attention_mask"):
+        mask = inputs.get(key)
+        if mask is not None and array.shape[:2] == mask.shape:
+            return array[mask == 1]
+        if mask is not None and array.ndim == 2 and len(array) == mask.size:
+            return array[mask.reshape(-1) == 1]
+    return array
+
+
+def legacy(name, folder):
+    """The same model with the config of an older version."""
+    shutil.copy(FOLDER / name / "config_legacy.json", folder / "config.json")
+    shutil.copy(FOLDER / name / "model.safetensors", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_gradients(name):
+    inputs, expected, arrays = case(name)
+    model = hf.load(FOLDER / name)
+    got = model.forward(**inputs)
+    assert set(expected) <= set(got)
+    for key, value in expected.items():
+        assert got[key].shape == value.shape, key
+        np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
+    if "loss" not in expected:
+        return
+
+    def loss(params):
+        on_device = {k: jnp.asarray(v) for k, v in inputs.items()}
+        return model.family.outputs(model.module, params, on_device, model.config)["loss"]
+
+    norms = dict(zip(arrays["grad.names"].tolist(), arrays["grad.norms"].tolist()))
+    grads = hf.tensors_of(model, jax.jit(jax.grad(loss))(model.variables["params"]))
+    compared = norms.keys() & grads.keys()
+    assert len(compared) >= 0.8 * len(norms) or name == "mixtral"  # in memory its experts are fused
+    for key in compared:
+        np.testing.assert_allclose(np.linalg.norm(grads[key]), norms[key], **TOLERANCE, err_msg=key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_old_configs_and_back(name, tmp_path):
+    model, same = hf.load(legacy(name, tmp_path)), hf.load(FOLDER / name)
+    assert model.ours == same.ours
+    hf.save(model, tmp_path / "out")
+    before, after = (safetensors.numpy.load_file(f / "model.safetensors") for f in (tmp_path, tmp_path / "out"))
+    for key, value in after.items():
+        np.testing.assert_array_equal(value, before[key], err_msg=key)
+    # Nothing is lost but tables that are computed.
+    assert all("embed_positions" in key for key in before.keys() - after.keys())
+
+
+FIRST = ("gpt2", "llama", "gemma2", "bert", "albert", "t5", "switch_transformers")
+UNROLLED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
+
+
+@pytest.mark.parametrize("name", UNROLLED)
+def test_unrolled(name):
+    inputs, expected, _ = case(name)
+    got = hf.load(FOLDER / name, scan=False).forward(**inputs)
+    for key, value in expected.items():
+        np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
+
+
+def test_on_a_mesh():
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    inputs, expected, _ = case("llama")
+    model = hf.load(FOLDER / "llama", mesh=mesh)
+    kernel = model.variables["params"]["stack"]["layers"]["mlp"]["in"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    np.testing.assert_allclose(
+        meaningful(model.forward(**inputs)["logits"], inputs), meaningful(expected["logits"], inputs), **TOLERANCE
+    )
+
+
+def spoil(folder, name="llama"):
+    for file in ("config.json", "model.safetensors"):
+        shutil.copyfile(FOLDER / name / file, folder / file)
+    return folder
+
+
+def test_bad_files_are_told_in_one_line(tmp_path):
+    def refused(message, **changes):
+        config = json.loads((FOLDER / "llama" / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UserError, match=message) as error:
+            hf.load(tmp_path)
+        assert "\n" not in str(error.value)
+
+    spoil(tmp_path)
+    refused(r"model_type 'lama' is not supported; did you mean 'llama'", model_type="lama")
+    refused(r"hidden_size: got -48, must be at least 1", hidden_size=-48)
+    refused(r"hidden_act: 'mish' is not supported", hidden_act="mish")
+    refused(r"rope_type 'su' is not supported", rope_parameters={"rope_type": "su", "factor": 2.0})
+    refused(r"shape: model.layers.0.mlp.gate_proj.weight \[88, 48\] does not fit", intermediate_size=96)
+    refused(r"1 tensors do not match|missing: model.layers.3", num_hidden_layers=4)
+    refused(r"extra: model.layers.2", num_hidden_layers=2)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused(r"model.safetensors: not a whole safetensors file")
+    (tmp_path / "model.safetensors").unlink()
+    refused(r"has no \*.safetensors file")
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(r"names model-00002-of-00002.safetensors, which the folder does not have")
+
+
+def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
+    model = hf.load(FOLDER / "gpt2")
+    with pytest.raises(UserError, match="input_ids: got 211, must be below the vocabulary of 211"):
+        model.forward(input_ids=np.array([[1, 211]]))
+    with pytest.raises(UserError, match=r"model.max_len: 40 positions, but a sequence has 41 tokens"):
+        model.forward(input_ids=np.zeros((1, 41), np.int32))
