@@ -26,7 +26,9 @@ def get_config(arg=""):
                 augment=dict(
                     name="two_views",
                     crop_scale=(0.6, 1.0),
-                    augment=dict(flip=0.0, jitter=0.3, brightness=0.4, contrast=0.4, gray=0.0, blur=0.0),
+                    augment=dict(
+                        crop_ratio=(0.5, 2.0), flip=0.0, jitter=0.3, brightness=0.4, contrast=0.4, gray=0.0, blur=0.0
+                    ),
                 ),
             ),
             data=dict(source="builtin:digits"),
@@ -40,6 +42,6 @@ def get_config(arg=""):
             log=dict(every_steps=20),
             checkpoint=dict(every_steps=100),
             batch_size=256,
-            steps=700,
+            steps=500,
         )
     )
