@@ -176,6 +176,9 @@ def _read_parameters(
         rules = [rule._replace(theirs=rule.theirs.removeprefix(family.prefix)) for rule in rules]
     problems, used = [], set()
     params: dict[str, jax.Array] = {}
+    if not strict:  # a block whose tensor is missing keeps its initial values, the other blocks of the stack do not
+        initial = _flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
+        params = {name: jax.device_put(value, places[name]) for name, value in initial.items()}
     for rule in rules:
         for name, index in rule.names(shapes[rule.ours[0]].shape):
             if name not in tensors:
@@ -186,13 +189,11 @@ def _read_parameters(
                 parts = rule.op.read(tensors[name])
             except ValueError:
                 parts = ()
-            for mine, part in zip(rule.ours, parts):
-                if part.shape != shapes[mine].shape[len(index) :]:
-                    parts = ()
-                    break
-                params[mine] = _put(params.get(mine), part, index, shapes[mine], places[mine])
-            if not parts:
+            if [part.shape for part in parts] != [shapes[mine].shape[len(index) :] for mine in rule.ours]:
                 problems.append(f"shape: {name} {list(tensors.shape(name))} does not fit the configuration")
+                continue
+            for mine, part in zip(rule.ours, parts):
+                params[mine] = _put(params.get(mine), part, index, shapes[mine], places[mine])
     covered = {name for rule in rules for name in rule.ours}
     problems += [f"no rule: {name}" for name in shapes if name not in covered]
     ignored = [*family.ignored, *([r"(lm_head|embed_out)\.weight$"] if getattr(ours, "tied", False) else [])]
@@ -200,10 +201,6 @@ def _read_parameters(
     if problems and strict:
         shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise UserError(f"{folder}: {len(problems)} tensors do not match: {shown}")
-    lost = [name for name in shapes if name not in params]
-    if lost:
-        initial = _flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
-        params |= {name: initial[name] for name in lost}
     return _tree(params)
 
 

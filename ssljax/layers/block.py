@@ -358,7 +358,8 @@ class Stack(nn.Module):
 
         Args:
             x: [B, T, D].
-            mask: who attends to whom; local layers see less. With a cache: bool [B or 1, 1, T, S] as `Given`.
+            mask: who attends to whom; local layers see less. With a cache: which of its slots may be seen,
+                of those before each query.
             where: positions int [B, T] for rotary ones; 0..T-1 if None.
             noise: for dropout and stochastic depth; None = neither.
             memory: [B, M, D] for cross-attention, under `memory_mask`. None with a filled cache.

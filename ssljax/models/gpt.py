@@ -44,7 +44,7 @@ class GPT1Config(GPTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GPT3Config(GPTConfig):
-    """GPT-3: GPT-2 with every second layer locally banded; Table 2.1 (its 3B, 13B and XL have heads of 80, 128, 128).
+    """GPT-3: GPT-2 with every second layer locally banded; sizes and head widths of Table 2.1.
 
     The paper does not give the width of the band; `window` is a choice.
     """

@@ -142,6 +142,17 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     refused(r"names model-00002-of-00002.safetensors, which the folder does not have")
 
 
+def test_a_missing_block_keeps_its_initial_values(tmp_path):
+    tensors = safetensors.numpy.load_file(spoil(tmp_path) / "model.safetensors")
+    lost = "model.layers.1.mlp.up_proj.weight"
+    safetensors.numpy.save_file({k: v for k, v in tensors.items() if k != lost}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"missing: {lost}"):
+        hf.load(tmp_path)
+    kernel = hf.load(tmp_path, strict=False).variables["params"]["stack"]["layers"]["mlp"]["in"]["kernel"]
+    np.testing.assert_array_equal(kernel[2], tensors["model.layers.2.mlp.up_proj.weight"].T)
+    assert 0.01 < np.std(kernel[1]) < 0.03  # normal(0.02)
+
+
 def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
     model = hf.load(FOLDER / "gpt2")
     with pytest.raises(UserError, match="input_ids: got 211, must be below the vocabulary of 211"):
