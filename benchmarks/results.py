@@ -4,7 +4,7 @@
     python benchmarks/results.py --table    # only write the table
     python benchmarks/results.py simclr     # only rows whose name contains this
 
-A unit is one run of at most five minutes on one CPU core; every core works on its own unit. Finished units are lines
+A unit is one run of a few minutes on one CPU core; every core works on its own unit. Finished units are lines
 of docs/results.jsonl, keyed by their config file, what is overridden in it, and the version of the package, so an
 interrupted table goes on where it stopped; the table says what is still missing. Needs SSLJAX_DATA.
 """

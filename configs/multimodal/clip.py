@@ -2,7 +2,7 @@
 
     ssljax train --config configs/multimodal/clip.py --workdir runs/clip
 
-Under five minutes on one CPU core. Retrieval on the 200 held-out emoji; docs/results.md has the numbers.
+A few minutes on one CPU core. Retrieval on the 200 held-out emoji; docs/results.md has the numbers.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ minutes much of its time.
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
 
-Under five minutes on one CPU core; docs/results.md has the numbers.
+A few minutes on one CPU core; docs/results.md has the numbers.
 """
 
 import _texts

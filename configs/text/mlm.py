@@ -3,7 +3,7 @@
     ssljax train --config configs/text/mlm.py --workdir runs/mlm
     ssljax train --config configs/text/mlm.py:data=classic-books --workdir runs/mlm-books
 
-Under five minutes on one CPU core; docs/results.md has the numbers. The pseudo-perplexity that it reports is not a
+A few minutes on one CPU core; docs/results.md has the numbers. The pseudo-perplexity that it reports is not a
 perplexity: each token is predicted from both sides.
 """
 

@@ -2,7 +2,7 @@
 
     ssljax train --config configs/vision/classification.py --workdir runs/classification
 
-Under five minutes on one CPU core; docs/results.md has the numbers.
+A few minutes on one CPU core; docs/results.md has the numbers.
 """
 
 import _images

@@ -3,7 +3,7 @@
     ssljax train --config configs/vision/dino.py --workdir runs/dino
     ssljax train --config configs/vision/dino.py:data=mnist --workdir runs/dino-mnist
 
-Under five minutes on one CPU core; docs/results.md has the numbers. The collapse is shown by
+A few minutes on one CPU core; docs/results.md has the numbers. The collapse is shown by
 `--config.objective.centering=none`.
 """
 

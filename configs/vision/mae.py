@@ -3,7 +3,7 @@
     ssljax train --config configs/vision/mae.py --workdir runs/mae
     ssljax train --config configs/vision/mae.py:data=mnist --workdir runs/mae-mnist
 
-Under five minutes on one CPU core; docs/results.md has the numbers.
+A few minutes on one CPU core; docs/results.md has the numbers.
 """
 
 import _images

@@ -5,7 +5,7 @@ A vision transformer of 0.15M parameters on CIFAR-10 or MNIST.
     ssljax train --config configs/vision/simclr.py --workdir runs/simclr
     ssljax train --config configs/vision/simclr.py:data=mnist --workdir runs/simclr-mnist
 
-Under five minutes on one CPU core; docs/results.md has the numbers. Ablate with one key, for example
+A few minutes on one CPU core; docs/results.md has the numbers. Ablate with one key, for example
 `--config.objective.augment.augment.jitter=0` or `--config.objective.temperature=0.5`.
 """
 

@@ -3,7 +3,7 @@
     ssljax train --config configs/vision/swav.py --workdir runs/swav
     ssljax train --config configs/vision/swav.py:data=mnist --workdir runs/swav-mnist
 
-Under five minutes on one CPU core; docs/results.md has the numbers. The collapse is shown by
+A few minutes on one CPU core; docs/results.md has the numbers. The collapse is shown by
 `--config.objective.sinkhorn_iterations=0`.
 """
 

@@ -22,6 +22,16 @@ ACTIVATIONS = {
     "tanh": "tanh",
 }
 GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "relu": "reglu"}
+# What most of the newer configs call our keys.
+KEYS = {
+    "vocab_size": "vocab_size",
+    "max_len": "max_position_embeddings",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_dim": "intermediate_size",
+    "tied": "tie_word_embeddings",
+}
 Outputs = Callable[[Any, Any, Mapping[str, Any], Mapping[str, Any]], dict[str, jax.Array]]
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
 from ssljax.interop.family import (
+    KEYS,
     Family,
     activation,
     activation_back,
@@ -19,17 +20,7 @@ from ssljax.interop.family import (
 from ssljax.interop.rules import Rule, copy, dense, fused, norm, readout, split, table
 from ssljax.layers.masks import Full, Keys
 
-KEYS = {
-    "vocab_size": "vocab_size",
-    "max_len": "max_position_embeddings",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "norm_eps": "layer_norm_eps",
-    "token_types": "type_vocab_size",
-    "tied": "tie_word_embeddings",
-}
+OWN_KEYS = {**KEYS, "norm_eps": "layer_norm_eps", "token_types": "type_vocab_size"}
 
 
 def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -252,7 +243,7 @@ def _read_modernbert(theirs: Mapping[str, Any]) -> dict[str, Any]:
 SAME = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "tie_word_embeddings": True, "max_position_embeddings": 512}
 BERT = Family(
     model="bert",
-    keys=KEYS,
+    keys=OWN_KEYS,
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
     read=_read,
     write=_write,
@@ -265,7 +256,7 @@ BERT = Family(
 ROBERTA = dataclasses.replace(
     BERT,
     model="roberta",
-    keys={k: v for k, v in KEYS.items() if k != "max_len"},
+    keys={k: v for k, v in OWN_KEYS.items() if k != "max_len"},
     defaults={**SAME, "model_type": "roberta", "type_vocab_size": 1, "pad_token_id": 1},
     read=_read_roberta,
     rules=_roberta,
@@ -297,7 +288,7 @@ DISTILBERT = dataclasses.replace(
 ALBERT = dataclasses.replace(
     BERT,
     model="albert",
-    keys={**{k: v for k, v in KEYS.items() if k != "depth"}, "embedding_dim": "embedding_size"},
+    keys={**{k: v for k, v in OWN_KEYS.items() if k != "depth"}, "embedding_dim": "embedding_size"},
     defaults={**BERT.defaults, "model_type": "albert", "hidden_act": "gelu_new", "embedding_size": 128}
     | {"num_hidden_groups": 1, "inner_group_num": 1},
     read=_read_albert,
@@ -314,7 +305,7 @@ ALBERT = dataclasses.replace(
 ELECTRA = dataclasses.replace(
     BERT,
     model="electra",
-    keys={**KEYS, "embedding_dim": "embedding_size"},
+    keys={**OWN_KEYS, "embedding_dim": "embedding_size"},
     defaults={**BERT.defaults, "model_type": "electra", "embedding_size": 128},
     read=_read_electra,
     rules=_electra,
@@ -325,7 +316,7 @@ ELECTRA = dataclasses.replace(
 MODERNBERT = dataclasses.replace(
     BERT,
     model="modernbert",
-    keys={k: v for k, v in KEYS.items() if k not in ("norm_eps", "token_types")} | {"norm_eps": "norm_eps"},
+    keys={k: v for k, v in OWN_KEYS.items() if k not in ("norm_eps", "token_types")} | {"norm_eps": "norm_eps"},
     defaults={
         "model_type": "modernbert",
         "hidden_activation": "gelu",

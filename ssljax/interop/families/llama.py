@@ -4,21 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ssljax.interop.family import Family, activation, activation_back, causal_lm, kinds_of, rotary, rotary_back
+from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm, kinds_of, rotary, rotary_back
 from ssljax.interop.rules import TRANSPOSE, Rule, dense, norm, readout, table
 
-KEYS = {
-    "vocab_size": "vocab_size",
-    "max_len": "max_position_embeddings",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "mlp_dim": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "tied": "tie_word_embeddings",
-}
+OWN_KEYS = {**KEYS, "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "norm_eps": "rms_norm_eps"}
 
 
 def rules(config: Any) -> list[Rule]:
@@ -121,7 +110,7 @@ def _gemma2_back(ours: Any) -> dict[str, Any]:
 SAME = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 LLAMA = Family(
     model="llama",
-    keys=KEYS,
+    keys=OWN_KEYS,
     defaults={**SAME, "model_type": "llama", "max_position_embeddings": 2048},
     read=_read,
     write=_write,

@@ -3,19 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ssljax.interop.family import Family, activation, activation_back, causal_lm, rotary, rotary_back
+from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm, rotary, rotary_back
 from ssljax.interop.rules import Rule, by_head, dense, fused, norm, readout, table
 
-KEYS = {
-    "vocab_size": "vocab_size",
-    "max_len": "max_position_embeddings",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "norm_eps": "layer_norm_eps",
-    "tied": "tie_word_embeddings",
-}
+OWN_KEYS = {**KEYS, "norm_eps": "layer_norm_eps"}
 
 
 def rules(config: Any) -> list[Rule]:
@@ -59,7 +50,7 @@ def _write(ours: Any) -> dict[str, Any]:
 
 NEOX = Family(
     model="neox",
-    keys=KEYS,
+    keys=OWN_KEYS,
     defaults={
         "model_type": "gpt_neox",
         "hidden_act": "gelu",

@@ -4,19 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssljax.base.errors import UserError
-from ssljax.interop.family import Family, activation, activation_back, causal_lm
+from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm
 from ssljax.interop.rules import Rule, dense, norm, readout, table
 
-KEYS = {
-    "vocab_size": "vocab_size",
-    "max_len": "max_position_embeddings",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "mlp_dim": "ffn_dim",
-    "tied": "tie_word_embeddings",
-    "bias": "enable_bias",
-}
+OWN_KEYS = {**KEYS, "mlp_dim": "ffn_dim", "bias": "enable_bias"}
 
 
 def rules(config: Any) -> list[Rule]:
@@ -61,7 +52,7 @@ def _write(ours: Any) -> dict[str, Any]:
 
 OPT = Family(
     model="opt",
-    keys=KEYS,
+    keys=OWN_KEYS,
     defaults={
         "model_type": "opt",
         "activation_function": "relu",
