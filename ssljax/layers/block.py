@@ -371,8 +371,6 @@ class Stack(nn.Module):
         """
         c = self.config
         total = self.depth * c.repeats
-        if c.experts is not None and self.depth % c.experts.every:
-            raise ValueError(f"experts.every: {c.experts.every} does not divide the depth {self.depth}")
         kinds = [KINDS.index(c.layer_kinds[i % len(c.layer_kinds)]) for i in range(total)]
         length = x.shape[1] if cache is None else cache.k.shape[2]
         shared = Shared(

@@ -53,6 +53,8 @@ class TransformerConfig(BlockConfig):
         full = self.resolved()
         if full.depth is None:
             raise ValueError("depth: missing; a number or a size is required")
+        if full.experts is not None and full.depth % full.experts.every:
+            raise ValueError(f"experts.every: {full.experts.every} does not divide the depth {full.depth}")
         BlockConfig.validate(full)
 
 

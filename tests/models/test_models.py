@@ -204,6 +204,8 @@ class TestTokens:
             apply(module, params, jnp.concatenate([TOKENS, TOKENS], 1), mask=Causal())
         with pytest.raises(UserError, match=r"model.size: unknown size 'gpt3'.*did you mean 'gpt2'"):
             text("gpt", size="gpt3")
+        with pytest.raises(UserError, match=r"model.experts.every: 2 does not divide the depth 3"):
+            text("gpt", depth=3, experts={"every": 2})
         with pytest.raises(UserError, match=r"model.positions: sinusoidal ones need an even width, got 15"):
             text("gpt", positions="sinusoidal", width=15, heads=3)
         with pytest.raises(UserError, match=r"model.name: unknown model 'brt'; did you mean 'bert'"):
