@@ -43,6 +43,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mae": {"model": {**_VIT, "positions": "sincos"}, "objective": {"decoder": {"width": 32, "depth": 1, "heads": 2}}},
     "mlm": {"model": {"name": "bert", **_TEXT}, "objective": {"rate": 0.3}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
+    "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
     "swav": {"model": _VIT, "objective": {"prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS, "queue": 32}},
 }

@@ -120,6 +120,36 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
     return instance
 
 
+def build_whole(registry: Registry, values: Mapping[str, Any], path: str) -> Any:
+    """`build_named` for values among which are `given()` fields, in nested groups too."""
+    cls = registry.get(values["name"], f"{path}.name")
+    asked, passed = _apart(cls, values)
+    return _with(build_named(registry, asked, path), passed)
+
+
+def _apart(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of keys, and of `given()` fields."""
+    asked, passed = {}, {}
+    hints, fields = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    for name, value in values.items():
+        if name in fields and fields[name].metadata.get("given"):
+            passed[name] = value
+        elif isinstance(value, Mapping) and dataclasses.is_dataclass(hints.get(name)):
+            asked[name], inner = _apart(hints[name], value)
+            passed |= {name: inner} if inner else {}
+        else:
+            asked[name] = value
+    return asked, passed
+
+
+def _with(instance: Any, passed: Mapping[str, Any]) -> Any:
+    inner = {k: _with(getattr(instance, k), v) if isinstance(v, Mapping) else v for k, v in passed.items()}
+    whole = dataclasses.replace(instance, **inner)
+    if hasattr(instance, "_registry_name"):
+        object.__setattr__(whole, "_registry_name", instance._registry_name)
+    return whole
+
+
 def _plain(value: Any, free: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value, free)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.interop.rules import Rule
@@ -48,6 +49,8 @@ class Family:
         architecture: class name of the model with its head.
         prefix: of the names of the inner model, which a file of the bare model leaves out.
         ignored: patterns of tensors that are no parameters.
+        renames: patterns of names, and what they become, of other versions of the format.
+        tables: our config -> tensors that are no parameters here but belong in a file.
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
     """
 
@@ -61,6 +64,8 @@ class Family:
     prefix: str
     outputs: Outputs
     ignored: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    tables: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
 
     def config(self, theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Our keys for their config."""
@@ -70,12 +75,13 @@ class Family:
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"{path}: {key}: got {value}, must be at least 1")
         ours = {name: full[key] for name, key in self.keys.items() if full.get(key) is not None}
-        return {"name": self.model, "size": None, **ours, **self.read(full)}
+        size = {"size": None} if self.keys else {}
+        return {"name": self.model, **size, **ours, **self.read(full)}
 
     def config_back(self, ours: Any) -> dict[str, Any]:
         """Their config for ours, resolved."""
-        complete = {"kv_heads": ours.groups, "head_dim": ours.head_width, "mlp_dim": ours.hidden}
-        same = {key: complete.get(name) or getattr(ours, name) for name, key in self.keys.items()}
+        computed = {"kv_heads": "groups", "head_dim": "head_width", "mlp_dim": "hidden"}
+        same = {key: getattr(ours, computed.get(name, name)) for name, key in self.keys.items()}
         return {**self.defaults, **same, **self.write(ours), "architectures": [self.architecture]}
 
 

@@ -99,11 +99,13 @@ def load(
         values = family.config(theirs, path)
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}: missing") from error
-    tensors = Tensors(folder)
+    tensors = Tensors(folder, family.renames)
     bare = not any(name.startswith(family.prefix) for name in tensors)
-    ours = schema.build_named(models.REGISTRY, {**values, **keys}, path).resolved()
+    ours = schema.build_whole(models.REGISTRY, _in_every_stack(values, keys), path).resolved()
     readouts = [rule.theirs for rule in family.rules(ours) if rule.ours[0].endswith("head_kernel")]
-    if readouts and not any(name in tensors for name in readouts):  # a bare model, or tied whatever its config says
+    if (
+        hasattr(ours, "tied") and readouts and not any(name in tensors for name in readouts)
+    ):  # a bare model, or tied whatever its config says
         ours = dataclasses.replace(ours, tied=True)
     module = ours.standalone()
     params = _read_parameters(module, family, ours, tensors, "" if bare else family.prefix, folder, strict, mesh)
@@ -115,7 +117,7 @@ def save(model: Model, folder: str | pathlib.Path) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config or model.family.config_back(model.ours)
-    tensors = tensors_of(model, model.variables["params"])
+    tensors = {**model.family.tables(model.ours), **tensors_of(model, model.variables["params"])}
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
@@ -146,6 +148,12 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+
+
+def _in_every_stack(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with keys added to their groups that are stacks of blocks, if there are such, else to themselves."""
+    parts = {k: _in_every_stack(v, keys) for k, v in values.items() if isinstance(v, Mapping) and "size" in v}
+    return {**values, **(parts or keys)}
 
 
 def _read_tokenizer(folder: pathlib.Path) -> Any:

@@ -5,7 +5,7 @@ the experts; our parameters of them are stacked, [depth, experts, ...], so the r
 parameters that a model does not have (biases, say) are left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +86,24 @@ def norm(ours: str, theirs: str) -> list[Rule]:
 
 def table(ours: str, theirs: str) -> list[Rule]:
     return copy(f"{ours}/embedding", f"{theirs}.weight")
+
+
+def blocks(theirs: str, names: Mapping[str, str], ours: str = "stack/layers") -> list[Rule]:
+    """Linear maps and norms of every block, {our name: their name}."""
+    rules: list[Rule] = []
+    for mine, name in names.items():
+        rules += (norm if mine.endswith("_norm") else dense)(f"{ours}/{mine}", f"{theirs}.{name}")
+    return rules
+
+
+def under(ours: str, theirs: str, rules: Iterable[Rule], inner: str = "") -> list[Rule]:
+    """The rules of a part: our parameters under `ours`, their names under `theirs` in the place of `inner`."""
+    return [
+        rule._replace(
+            ours=tuple(f"{ours}/{name}" for name in rule.ours), theirs=theirs + rule.theirs.removeprefix(inner)
+        )
+        for rule in rules
+    ]
 
 
 def fused(ours: Sequence[str], theirs: str, weight: Op, bias: Op | None = None) -> list[Rule]:

@@ -1,8 +1,10 @@
 """Tensors in safetensors files, one at a time."""
 
+import functools
 import json
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ _INDEX = "model.safetensors.index.json"
 class Tensors:
     """The tensors of a folder by name: one `*.safetensors` file, or several with an index.
 
+    `renames` are patterns of names and what they become (other names of the same, from other versions).
+
     Raises:
         UserError: no file, a missing one, or one that is cut short or is no safetensors file.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, renames: Sequence[tuple[str, str]] = ()):
         if (folder / _INDEX).is_file():
             place = json.loads((folder / _INDEX).read_text())["weight_map"]
             lost = sorted({name for name in place.values() if not (folder / name).is_file()})
@@ -37,7 +41,9 @@ class Tensors:
                 file = safetensors.safe_open(folder / name, framework="np")
             except (OSError, safetensors.SafetensorError) as error:
                 raise UserError(f"{folder / name}: not a whole safetensors file ({error})") from error
-            self._files |= dict.fromkeys(file.keys(), file)
+            for theirs in list(file.keys()):
+                name = functools.reduce(lambda n, pair: re.sub(*pair, n), renames, theirs)
+                self._files[name] = (file, theirs)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -46,7 +52,9 @@ class Tensors:
         return name in self._files
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name].get_slice(name).get_shape())
+        file, theirs = self._files[name]
+        return tuple(file.get_slice(theirs).get_shape())
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
+        file, theirs = self._files[name]
+        return file.get_tensor(theirs)

@@ -71,8 +71,11 @@ class BlockConfig:
     # nearer than that on both sides)
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global",)
     window: int | None = setting(None, ge=1)
-    # added to logits: the distance times a slope of the head, or learned numbers for buckets of it (T5)
-    position_bias: Literal["none", "alibi", "relative"] = "none"
+    # added to logits: the distance times a slope of the head; learned numbers for buckets of it (T5); or for distances
+    # in rows and columns of patches (BEiT)
+    position_bias: Literal["none", "alibi", "relative", "grid"] = "none"
+    layer_bias: bool = given(False)  # those of the grid are learned by each layer for itself
+    bias_rows: int = given(0)  # and how many they are
     relative_buckets: tuple[int, int] = setting((32, 128), ge=2)  # how many, and the distance where the last begins
     rope_theta: float | None = setting(None, gt=0)  # base of the frequencies of rotary positions; None: not rotary
     rope_theta_local: float | None = setting(None, gt=0)  # that of local layers; None: the same
@@ -182,6 +185,7 @@ class Shared(NamedTuple):
     masks: tuple[Mask, ...]  # of each of KINDS; one if all layers are global
     rotary: tuple[Any, ...]  # cosines and sines for each; None where positions are not rotary
     bias: jax.Array | None = None  # [B or 1, H, T, S], added to the logits of self-attention
+    pairs: positions.Pairs | None = None  # for biases that are each layer's own
     memory: jax.Array | None = None  # [B, M, D], for cross-attention
     memory_mask: Mask | None = None
     start: jax.Array | None = None  # int32, where the queries stand in the cache
@@ -239,7 +243,8 @@ class Attention(nn.Module):
                 write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=shared.start, axis=1)
                 k, v = write(cache.k, k.astype(cache.k.dtype)), write(cache.v, v.astype(cache.v.dtype))
                 cache = cache._replace(k=k, v=v)
-            ways = [functools.partial(attention, mask=mask, bias=shared.bias) for mask in shared.masks]
+            bias = shared.bias if shared.pairs is None else grid_bias(self, c, shared.pairs)
+            ways = [functools.partial(attention, mask=mask, bias=bias) for mask in shared.masks]
             if len(ways) == 1 or isinstance(layer.kind, int):
                 y = ways[layer.kind if len(ways) > 1 else 0](q, k, v)
             else:  # each kind is a branch of its own, so that its mask and its kernel are known when it is compiled
@@ -247,6 +252,15 @@ class Attention(nn.Module):
         y = y.reshape(*x_BxTxD.shape[:2], -1)
         init = c.initializer(self.depth)
         return Dense(c.known("width"), ("heads", "embed"), c.has_bias("out"), init, c.dtype, name="out")(y), cache
+
+
+def grid_bias(module: nn.Module, c: BlockConfig, pairs: positions.Pairs) -> jax.Array:
+    """[1, H, T, T]: what a learned table says of each pair."""
+    shape, names = (c.bias_rows, c.known("heads")), (None, "heads")
+    table = parameter(module, "relative_bias", nn.initializers.zeros, names, shape)
+    if pairs.stretch is not None:
+        table = jnp.asarray(pairs.stretch) @ table
+    return table[jnp.asarray(pairs.index)].transpose(2, 0, 1)[None]
 
 
 def _of_kind(tables: tuple[Any, ...], kind: Any) -> Any:
@@ -352,6 +366,8 @@ class Stack(nn.Module):
         memory_mask: Mask | None = None,
         cache: Cache | None = None,
         start: jax.Array | None = None,
+        rotary: tuple[jax.Array, jax.Array] | None = None,
+        pairs: positions.Pairs | None = None,
         states: bool = False,
     ) -> tuple[jax.Array, Out]:
         """Runs the blocks.
@@ -364,6 +380,8 @@ class Stack(nn.Module):
             noise: for dropout and stochastic depth; None = neither.
             memory: [B, M, D] for cross-attention, under `memory_mask`. None with a filled cache.
             cache: of earlier tokens, leaves [depth, ...]; the queries stand at `start` in it.
+            rotary: cosines and sines [B or 1, T, 1, R / 2], where they are not those of a sequence.
+            pairs: which bias each pair of tokens has, with `position_bias` "grid".
             states: also give what every block made.
 
         Returns:
@@ -375,8 +393,9 @@ class Stack(nn.Module):
         length = x.shape[1] if cache is None else cache.k.shape[2]
         shared = Shared(
             self._masks(mask, set(kinds), x.shape[1], length, start),
-            self._rotary(where, x.shape[1], length, set(kinds)),
-            self._bias(mask, x.shape[1], length, start),
+            (rotary,) if rotary is not None else self._rotary(where, x.shape[1], length, set(kinds)),
+            self._bias(mask, x.shape[1], length, start, pairs),
+            pairs if c.layer_bias else None,
             memory,
             memory_mask,
             start,
@@ -440,11 +459,16 @@ class Stack(nn.Module):
             for kind in sorted(kinds)
         )
 
-    def _bias(self, mask: Mask, queries: int, keys: int, start: jax.Array | None) -> jax.Array | None:
+    def _bias(
+        self, mask: Mask, queries: int, keys: int, start: jax.Array | None, pairs: positions.Pairs | None
+    ) -> jax.Array | None:
         """[1, H, queries, keys] of distances, which no mask of padding changes."""
         c = self.config
-        if c.position_bias == "none":
+        if c.position_bias == "none" or (c.position_bias == "grid" and c.layer_bias):
             return None
+        if c.position_bias == "grid":
+            assert pairs is not None
+            return grid_bias(self, c, pairs)
         distance = np.arange(keys) - np.arange(keys if start is not None else queries)[:, None]
         if c.position_bias == "alibi":
             bias = -jnp.asarray(positions.alibi_slopes(c.known("heads")))[:, None, None] * np.abs(distance)

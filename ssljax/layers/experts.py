@@ -23,6 +23,8 @@ class ExpertsConfig:
     # tokens of an example that an expert takes, as a multiple of an even share; later ones pass by. None: no limit
     capacity: float | None = setting(None, gt=0)
     slots: int | None = setting(None, ge=1)  # that limit as a number of tokens
+    balance: float = setting(0.01, ge=0)  # coefficient of the loss that evens out their shares (Fedus 2022: 0.01)
+    z_loss: float = setting(0.001, ge=0)  # that of the square of the router's log-partition (Zoph 2022: 0.001)
     every: int = setting(1, ge=1)  # every n-th block has experts, the others are dense (Switch Transformers: 2)
 
     def validate(self) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,10 +166,77 @@ def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
     return np.concatenate([sinusoidal(column.ravel(), width // 2), sinusoidal(row.ravel(), width // 2)], axis=-1)
 
 
+def rotary_2d(grid: tuple[int, int], width: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines float32 [rows * columns, width / 2] of patches (Siméoni 2025, DINOv3, section 3.1).
+
+    A patch stands at its centre, both coordinates from -1 to 1 whatever the grid; the first half of the angles turns
+    by its row, the second by its column.
+    """
+    centres = [(np.arange(n) + 0.5) / n * 2 - 1 for n in grid]
+    where = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
+    angles = (2 * np.pi * where * _frequencies(width // 2, theta)).reshape(len(where), -1)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+class Pairs(NamedTuple):
+    """Which row of a table of biases each pair of tokens reads."""
+
+    index: np.ndarray  # int [T, T]
+    stretch: np.ndarray | None = None  # float32 [R', R]: the table at another grid, from the learned one
+
+
+def grid_rows(grid: tuple[int, int]) -> int:
+    """Rows of a table of biases: a distance in rows and one in columns, and three for tokens that are no patches."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+
+
+def grid_pairs(grid: tuple[int, int], own: tuple[int, int], prefix: int) -> Pairs:
+    """Pairs of `prefix` tokens and the patches of a grid, for a table that was learned at the grid `own`.
+
+    The last rows of the table are: of a token before the patches to a patch, of a patch to it, between two of them
+    (Bao 2022, BEiT, after Liu 2021, Swin, section 3.2). Distances at another grid are stretched, linearly.
+    """
+    where = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 2)
+    distance = where[:, None] - where[None] + np.asarray(grid) - 1
+    rows, tokens = grid_rows(grid), prefix + len(where)
+    index = np.full((tokens, tokens), rows - 1)
+    index[:prefix, prefix:], index[prefix:, :prefix] = rows - 3, rows - 2
+    index[prefix:, prefix:] = distance[..., 0] * (2 * grid[1] - 1) + distance[..., 1]
+    if grid == own:
+        return Pairs(index)
+    stretch = np.zeros((rows, grid_rows(own)), np.float32)
+    both = [_resampling(2 * old - 1, 2 * new - 1, _LINEAR) for old, new in zip(own, grid)]
+    stretch[:-3, :-3], stretch[-3:, -3:] = np.kron(*both), np.eye(3)
+    return Pairs(index, stretch)
+
+
 def resize_table(table: jax.Array, grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:
     """A learned table [rows * columns, D] at another grid, bicubic (Dosovitskiy 2021, section 3.2)."""
     if grid == new_grid:
         return table
-    square = table.reshape(*grid, -1)
-    square = jax.image.resize(square, (*new_grid, square.shape[-1]), "bicubic", antialias=False)
-    return square.reshape(-1, square.shape[-1])
+    rows, columns = (jnp.asarray(_resampling(old, new, _CUBIC)) for old, new in zip(grid, new_grid))
+    return jnp.einsum("yr,rcd,xc->yxd", rows, table.reshape(*grid, -1), columns).reshape(-1, table.shape[-1])
+
+
+def _linear(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - x, 0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.75, as the trainers of published vision transformers have it (Keys 1981, equation 4)."""
+    near, far = ((1.25 * x - 2.25) * x) * x + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)  # and how far each reaches
+
+
+def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndarray], int]) -> np.ndarray:
+    """float32 [new, old]: each new point from the old ones around it; beyond the border stands what is at it."""
+    weigh, reach = kernel
+    matrix = np.zeros((new, old))
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    for offset in range(1 - reach, reach + 1):
+        near = np.floor(centre).astype(int) + offset
+        np.add.at(matrix, (np.arange(new), np.clip(near, 0, old - 1)), weigh(np.abs(centre - near)))
+    return matrix.astype(np.float32)

@@ -15,6 +15,12 @@ REGISTRY = Registry(
     "model",
     {
         "vit": "ssljax.models.vit:ViTConfig",
+        "deit": "ssljax.models.vision:DeiTConfig",
+        "beit": "ssljax.models.vision:BEiTConfig",
+        "ijepa": "ssljax.models.vision:IJEPAConfig",
+        "dinov2": "ssljax.models.vision:DINOv2Config",
+        "dinov3": "ssljax.models.vision:DINOv3Config",
+        "ast": "ssljax.models.vision:ASTConfig",
         "bert": "ssljax.models.bert:BertConfig",
         "roberta": "ssljax.models.bert:RobertaConfig",
         "distilbert": "ssljax.models.bert:DistilBertConfig",
@@ -41,6 +47,8 @@ REGISTRY = Registry(
         "bart": "ssljax.models.seq2seq:BARTConfig",
         "pegasus": "ssljax.models.seq2seq:PegasusConfig",
         "clip": "ssljax.models.clip:CLIPConfig",
+        "siglip": "ssljax.models.clip:SigLIPConfig",
+        "llava": "ssljax.models.llava:LLaVAConfig",
     },
 )
 

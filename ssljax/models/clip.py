@@ -3,17 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.schema import setting
+from ssljax.base.errors import nearest
+from ssljax.base.schema import given, setting
 from ssljax.layers.dense import Dense, parameter
-from ssljax.layers.masks import Causal, Full
+from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Size, preset
+from ssljax.models.family import Encoded, Size, preset
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -36,22 +37,97 @@ class TextConfig(GPTConfig):
     attention: Literal["causal", "full"] = "causal"  # a token sees those up to itself, or all; `pool` is chosen apart
 
 
+def _published(patch: int, image: Size, text: Size, embed_dim: int | None, side: int = 224, **towers: Any) -> Size:
+    """What CLIP was published with: the towers' sizes, and what both towers share."""
+    own = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
+    picture = ViTConfig(size=None, patch_size=patch, image_shape=(side, side, 3), **image, **own, **towers)
+    causal = {} if embed_dim else {"attention": "full"}
+    return {"image": picture, "text": TextConfig(size=None, **text, **causal, **towers), "embed_dim": embed_dim}
+
+
+_TEXT = {"vocab_size": 49_408, "max_len": 77}
+_QUICK: dict[str, Any] = {"activation": "quick_gelu", "norm_eps": 1e-5}
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """A pair of encoders, each projected without bias to `embed_dim`."""
+    """A pair of encoders, each projected without bias to `embed_dim`.
+
+    embed_dim: width of the space that both share; None: that of the image tower, whose vectors stay as they are.
+    temperature: at the start; it is learned.
+    """
 
     inputs: ClassVar[str] = "pairs"
+    presets: ClassVar[Mapping[str, Size]] = {
+        "b32": _published(32, preset(768, 12, 12), preset(512, 12, 8, **_TEXT), 512, **_QUICK),
+        "b16": _published(16, preset(768, 12, 12), preset(512, 12, 8, **_TEXT), 512, **_QUICK),
+        "l14": _published(14, preset(1024, 24, 16), preset(768, 12, 12, **_TEXT), 768, **_QUICK),
+        "l14-336": _published(14, preset(1024, 24, 16), preset(768, 12, 12, **_TEXT), 768, 336, **_QUICK),
+    }
 
+    size: str | None = None  # named towers; None: those of `image` and `text`
     image: ViTConfig = setting(ViTConfig(size="nano"))
     text: TextConfig = setting(TextConfig())
-    embed_dim: int = setting(128, ge=1)  # width of the space that both share
-    temperature: float = setting(0.07, gt=0)  # at the start; it is learned
+    embed_dim: int | None = setting(128, ge=1)
+    temperature: float = setting(0.07, gt=0)
+    projection_bias: bool = given(False)
+    logit_bias: float | None = given(None)  # at the start, where one is learned (SigLIP)
+
+    def validate(self) -> None:
+        if self.size is not None and self.size not in self.presets:
+            close = nearest(self.size, self.presets)
+            raise ValueError(f"size: unknown size {self.size!r}{close} (known: {', '.join(self.presets)})")
+
+    def resolved(self) -> Self:
+        """The same with the numbers of all sizes filled in."""
+        full = self if self.size is None else dataclasses.replace(self, **self.presets[self.size])
+        return dataclasses.replace(full, image=full.image.resolved(), text=full.text.resolved())
 
     def module(self, spec: Any, path: str = "model") -> "CLIP":
         """The two towers for the images and tokens of `spec`."""
-        image = self.image.module(spec, f"{path}.image")
-        text = self.text.module(spec, f"{path}.text")
-        return CLIP(self, image.config, image.image_shape, text.config)
+        full = self.resolved()
+        image = full.image.module(spec, f"{path}.image")
+        text = full.text.module(spec, f"{path}.text")
+        return CLIP(full, image.config, image.image_shape, text.config)
+
+    def standalone(self) -> "CLIP":
+        """The two towers by themselves; the image's shape, the vocabulary and `max_len` must be known."""
+        full = self.resolved()
+        assert full.image.image_shape is not None, "image_shape is not given"
+        return CLIP(full, full.image, full.image.image_shape, full.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class SigLIPConfig(CLIPConfig):
+    """SigLIP (Zhai et al. 2023): images pooled by attention, texts seen whole and read at the last token; scores have
+    a learned bias."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "b16": _published(
+            16,
+            preset(768, 12, 12),
+            preset(768, 12, 12, vocab_size=32_000, max_len=64),
+            None,
+            activation="gelu_tanh",
+            norm_eps=1e-6,
+        ),
+        "l16-256": _published(
+            16,
+            preset(1024, 24, 16),
+            preset(1024, 24, 16, vocab_size=32_000, max_len=64),
+            None,
+            256,
+            activation="gelu_tanh",
+            norm_eps=1e-6,
+        ),
+    }
+
+    image: ViTConfig = setting(ViTConfig(size="nano", pool="map", activation="gelu_tanh"))
+    text: TextConfig = setting(TextConfig(attention="full", norm_eps=1e-6))
+    embed_dim: int | None = setting(None, ge=1)
+    temperature: float = setting(0.1, gt=0)
+    projection_bias: bool = given(True)
+    logit_bias: float | None = given(-10.0)
 
 
 class CLIP(nn.Module):
@@ -65,30 +141,50 @@ class CLIP(nn.Module):
     @property
     def width(self) -> int:
         """Width of the shared space."""
-        return self.config.embed_dim
+        return self.config.embed_dim or self.image_config.known("width")
 
     def setup(self) -> None:
         self.image_tower = ViT(self.image_config, self.image_shape, "model.image")
         self.text_tower = TokenTransformer(self.text_config)
-        self.image_projection = self._projection()
+        if self.config.embed_dim is not None:
+            self.image_projection = self._projection()
         self.text_projection = self._projection()
         start = nn.initializers.constant(-math.log(self.config.temperature))
         self.log_scale = parameter(self, "log_scale", start, (), ())
+        if self.config.logit_bias is not None:
+            self.logit_bias = parameter(self, "logit_bias", nn.initializers.constant(self.config.logit_bias), (), ())
 
     def _projection(self) -> Dense:
         names = ("embed", None)
-        return Dense(self.width, names, bias=False, initializer=nn.initializers.lecun_normal())
+        return Dense(self.width, names, self.config.projection_bias, nn.initializers.lecun_normal())
 
     def image(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
         """images [B, H, W, C] -> float32 [B, embed_dim]."""
-        pooled = self.image_tower(images, noise=noise.at("image") if noise is not None else None).pooled
-        return self.image_projection(pooled).astype(jnp.float32)
+        return self.project_image(
+            self.image_tower(images, noise=noise.at("image") if noise is not None else None).pooled
+        )
+
+    def project_image(self, pooled: jax.Array) -> jax.Array:
+        """[B, width of the tower] -> float32 [B, embed_dim]."""
+        pooled = pooled if self.config.embed_dim is None else self.image_projection(pooled)
+        return pooled.astype(jnp.float32)
 
     def text(self, tokens: jax.Array, segment_ids: jax.Array | None = None, noise: Noise | None = None) -> jax.Array:
         """tokens int [B, T], segment_ids int [B, T] (0 = padding) -> float32 [B, embed_dim]."""
-        mask = Causal() if self.text_config.attention == "causal" else Full()
         noise = noise.at("text") if noise is not None else None
-        pooled = self.text_tower(tokens, mask=mask, segment_ids=segment_ids, noise=noise).pooled
+        return self.project_text(self.encode_text(tokens, segment_ids=segment_ids, noise=noise).pooled)
+
+    def encode_text(self, tokens: jax.Array, mask: Mask | None = None, **keywords: Any) -> Encoded:
+        """What the text tower makes of tokens int [B, T], which see each other as `attention` says (and `mask`)."""
+        own: Mask = Causal() if self.text_config.attention == "causal" else Full()
+        return self.text_tower(tokens, mask=own if mask is None else own & mask, **keywords)
+
+    def encode_image(self, images: jax.Array, **keywords: Any) -> Encoded:
+        """What the image tower makes of images [B, H, W, C]."""
+        return self.image_tower(images, **keywords)
+
+    def project_text(self, pooled: jax.Array) -> jax.Array:
+        """[B, width of the tower] -> float32 [B, embed_dim]."""
         return self.text_projection(pooled).astype(jnp.float32)
 
     def scale(self) -> jax.Array:
@@ -104,6 +200,10 @@ class CLIP(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(image vectors, text vectors, scale)."""
         return self.image(images, noise), self.text(tokens, segment_ids, noise), self.scale()
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        return self.init(key, jnp.zeros((1, *self.image_shape)), jnp.zeros((1, 1), jnp.int32))
 
     def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
         """Forward FLOPs of one pair (the image of this shape, else of the data's), without the similarities."""

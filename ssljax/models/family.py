@@ -19,6 +19,7 @@ class Encoded(NamedTuple):
     states: jax.Array | None = None  # [1 + layers, B, T, D] where asked for: what each block read, and the last made
     cache: Any = None  # what attention remembers, where it was given one
     router: jax.Array | None = None  # float32 logits [layers with experts, B, T, E]
+    prefix: jax.Array | None = None  # [B, P, D], tokens before those of the parts (class token, registers)
 
 
 Size = Mapping[str, Any]  # what a named size sets

@@ -2,20 +2,22 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.schema import setting
 from ssljax.layers.block import Stack
 from ssljax.layers.dense import Dense
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
 from ssljax.layers.positions import sincos_2d
-from ssljax.models.family import Size, TransformerConfig, preset
+from ssljax.models.family import Encoded, Size, TransformerConfig, preset
 from ssljax.models.flops import dense_flops, stack_flops
+from ssljax.models.vit import ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +52,28 @@ class Decoder(nn.Module):
     patch_dim: int
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, keep: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """tokens [B, K, D] of the patches keep int [B, K] -> predictions float32 [B, N, patch_dim]."""
+    def __call__(
+        self, tokens: jax.Array, keep: jax.Array, noise: Noise | None = None, prefix: jax.Array | None = None
+    ) -> jax.Array:
+        """tokens [B, K, D] of the patches keep int [B, K] -> predictions float32 [B, N, patch_dim].
+
+        prefix [B, P, D]: tokens that stand before those of the patches and nowhere in the image.
+        """
         c = self.config
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
         batch, kept = keep.shape
-        names = ("embed", "mlp")
-        x = Dense(width, names, initializer=c.initializer(), dtype=c.dtype, name="embed")(tokens)
+        embed = Dense(width, ("embed", "mlp"), initializer=c.initializer(), dtype=c.dtype, name="embed")
+        x = embed(tokens)
         hidden = token_vectors(self, "mask_token", 1, width).astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(hidden, (batch, 1, width))], axis=1)
         # slot[b, n]: where patch n stands among the kept ones, or the mask token behind them.
         rows = jnp.arange(batch)[:, None]
         slot = jnp.full((batch, patches), kept, jnp.int32).at[rows, keep].set(jnp.arange(kept, dtype=jnp.int32))
         x = take_tokens(x, slot) + jnp.asarray(sincos_2d(self.grid, width), x.dtype)
+        if prefix is not None:
+            x = jnp.concatenate([embed(prefix), x], axis=1)
         x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
+        x = x[:, x.shape[1] - patches :]
         head = Dense(self.patch_dim, ("embed", "patch"), initializer=c.initializer(), dtype=c.dtype, name="head")
         return head(x).astype(jnp.float32)
 
@@ -73,3 +83,42 @@ class Decoder(nn.Module):
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
         ends = dense_flops(kept, encoder_width, width) + dense_flops(patches, width, self.patch_dim)
         return ends + stack_flops(c, c.known("depth"), patches)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """Encoder and decoder as they were published together; the objective "mae" trains the same two."""
+
+    encoder: ViTConfig = setting(ViTConfig(size="base", positions="sincos"))
+    decoder: MAEDecoder = setting(MAEDecoder(size="paper"))
+
+    def resolved(self) -> Self:
+        """The same with the numbers of both sizes filled in."""
+        return dataclasses.replace(self, encoder=self.encoder.resolved(), decoder=self.decoder.resolved())
+
+    def standalone(self) -> "Autoencoder":
+        """Both for the encoder's `image_shape`."""
+        return Autoencoder(self.resolved())
+
+
+class Autoencoder(nn.Module):
+    """Images [B, H, W, C] and the patches to keep, to a prediction for every patch."""
+
+    config: AutoencoderConfig  # resolved
+
+    def setup(self) -> None:
+        c = self.config
+        self.encoder = c.encoder.standalone()
+        shape = self.encoder.image_shape
+        grid = self.encoder.grid(shape)
+        self.decoder = c.decoder.module(grid, c.encoder.patch_size**2 * shape[-1])
+
+    def __call__(self, images: jax.Array, keep: jax.Array, states: bool = False) -> tuple[Encoded, jax.Array]:
+        """What the encoder makes of the patches keep int [B, K], and predictions [B, N, patch_dim]."""
+        encoded = self.encoder(images, keep=keep, states=states)
+        return encoded, self.decoder(encoded.tokens, keep, prefix=encoded.prefix)
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        images = jnp.zeros((1, *(self.config.encoder.image_shape or ())))
+        return self.init(key, images, jnp.zeros((1, 1), jnp.int32))

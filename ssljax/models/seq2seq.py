@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.layers.block import Activation, Cache, NormPosition
 from ssljax.layers.embeddings import Table
@@ -16,6 +15,7 @@ from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
 from ssljax.models.family import Encoded, Size, preset
+from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
 
 
@@ -53,8 +53,8 @@ class Seq2SeqConfig(TokenConfig):
         )
 
     def module(self, spec: Any, path: str = "model") -> "EncoderDecoder":  # type: ignore[override]
-        """Not for a source of single sequences."""
-        raise UserError(f"{path}.name: an encoder-decoder needs pairs of sequences, which no objective here reads yet")
+        """The model for the tokens of `spec`, with room in `vocab_size` for what an objective adds."""
+        return EncoderDecoder(self.sized(spec, path).resolved())
 
     def standalone(self) -> "EncoderDecoder":  # type: ignore[override]
         """The model by itself; `vocab_size` and `max_len` must be set."""
@@ -146,9 +146,17 @@ class EncoderDecoder(nn.Module):
         self.encoder = TokenTransformer(bare, table=self.embed)
         self.decoder = TokenTransformer(c.decoder(), table=self.embed, cross=True)
 
-    def encode(self, tokens: jax.Array, *, mask: Mask, noise: Noise | None = None, states: bool = False) -> Encoded:
+    def encode(
+        self,
+        tokens: jax.Array,
+        *,
+        mask: Mask,
+        segment_ids: jax.Array | None = None,
+        noise: Noise | None = None,
+        states: bool = False,
+    ) -> Encoded:
         """tokens int [B, S] -> states [B, S, D]."""
-        return self.encoder(tokens, mask=mask, noise=noise, states=states)
+        return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states)
 
     def decode(
         self,
@@ -192,3 +200,16 @@ class EncoderDecoder(nn.Module):
         """Variables from a key, no data needed."""
         tokens = jnp.zeros((1, 1), jnp.int32)
         return self.init(key, tokens, tokens)
+
+    def flops(self, tokens: int, targets: int) -> float:
+        """Forward FLOPs of `tokens` that are read and `targets` that are written, each of them read out."""
+        c, d = self.config, self.config.decoder()
+        inner, grouped = d.head_width * d.known("heads"), d.head_width * d.groups
+        cross = dense_flops(targets, 2 * d.known("width"), inner) + dense_flops(tokens, 2 * d.known("width"), grouped)
+        cross += 4.0 * targets * tokens * inner
+        return (
+            stack_flops(c, c.known("depth"), tokens)
+            + stack_flops(d, d.known("depth"), targets, causal=True)
+            + d.known("depth") * cross
+            + dense_flops(targets, self.width, c.known("vocab_size"))
+        )

@@ -5,7 +5,7 @@ It does not decide who attends to whom: the objective passes the mask.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -91,6 +91,10 @@ class TokenConfig(TransformerConfig):
 
     def module(self, spec: Any, path: str = "model") -> "TokenTransformer":
         """The encoder for the tokens of `spec`."""
+        return self.sized(spec, path).standalone()
+
+    def sized(self, spec: Any, path: str) -> Self:
+        """The same with the vocabulary and length of the data where it has none; smaller ones are refused."""
         (length,) = element_shape(spec, "tokens", f"{path}.name")
         vocab_size, max_len = self.vocab_size or spec.vocab_size, self.max_len or length
         if vocab_size < spec.vocab_size:
@@ -103,7 +107,7 @@ class TokenConfig(TransformerConfig):
                 f"{path}.max_len: {max_len} is less than the {length} tokens of an example (data.seq_len) "
                 f"(at least {length} is required)"
             )
-        return dataclasses.replace(self, vocab_size=vocab_size, max_len=max_len).standalone()
+        return dataclasses.replace(self, vocab_size=vocab_size, max_len=max_len)
 
     def standalone(self) -> "TokenTransformer":
         """The encoder by itself; `vocab_size` and `max_len` must be set."""
@@ -177,6 +181,7 @@ class TokenTransformer(nn.Module):
         start: jax.Array | None = None,
         memory: jax.Array | None = None,
         memory_mask: Mask | None = None,
+        vectors: jax.Array | None = None,
     ) -> Encoded:
         """Encodes tokens.
 
@@ -191,6 +196,7 @@ class TokenTransformer(nn.Module):
             cache: what attention remembers of the tokens before; these stand at `start` in it, and `mask` says which
                 of its slots may be seen (of those before each token).
             memory: [B, S, D] for cross-attention, under `memory_mask`.
+            vectors: [B, T, D] in the place of the embeddings of the tokens (of images, say).
 
         Returns:
             hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
@@ -198,7 +204,7 @@ class TokenTransformer(nn.Module):
         c = self.config
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None] + (0 if start is None else start)
-        x = self.embedded(tokens, positions, token_types, noise)
+        x = self.embedded(tokens, positions, token_types, noise, vectors)
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)
         out, layers = self.stack(
@@ -219,13 +225,18 @@ class TokenTransformer(nn.Module):
         return Encoded(out, pooled, between, layers.cache, layers.router)
 
     def embedded(
-        self, tokens: jax.Array, where: jax.Array, token_types: jax.Array | None = None, noise: Noise | None = None
+        self,
+        tokens: jax.Array,
+        where: jax.Array,
+        token_types: jax.Array | None = None,
+        noise: Noise | None = None,
+        vectors: jax.Array | None = None,
     ) -> jax.Array:
         """What the first block reads, [B, T, D]; `where` are positions int [B or 1, T]."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
-        x = self.embed(tokens)
+        x = self.embed(tokens) if vectors is None else vectors
         if c.embedding_scale:
             x = x * jnp.asarray(self.width**0.5, x.dtype)
         if c.positions == "learned":

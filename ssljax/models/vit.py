@@ -1,24 +1,28 @@
 """Vision transformer (Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words")."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.base.schema import setting
-from ssljax.layers.block import Stack
+from ssljax.base.schema import given, setting
+from ssljax.layers import positions
+from ssljax.layers.block import Attention, BlockConfig, FeedForward, Layer, Shared, Stack
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise, dropout
-from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.models.family import Encoded, Size, TransformerConfig, element_shape, preset
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify
+
+PHOTO = (224, 224, 3)  # [H, W, C] of what the published sizes were trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +30,19 @@ class ViTConfig(TransformerConfig):
     """A vision transformer.
 
     patch_size: pixels on the side of a patch; must divide both sides of every image and crop.
-    pool: "cls" (a class token) or "mean" (of the patch tokens; there is no class token then).
-    positions: a learned table, stretched to other image sizes, or fixed sine-cosine (MAE, MoCo v3).
+    pool: "cls" (the class token), "mean" (of the patch tokens; no class token then), or "map" (attention of a learned
+        query over the patch tokens, and a feed-forward part: Zhai 2022).
+    positions: a learned table, stretched to other image sizes; fixed sine-cosine (MAE, MoCo v3); or none. With
+        `rope_theta` queries and keys of patches are also turned by row and column (DINOv3).
     registers: extra tokens that belong to no patch (Darcet 2024).
     mask_token: a learned vector for hidden patches, where an objective hides patches inside the encoder.
+
+    What only published families need is no key but belongs to the family: `class_token` (None: if pooled),
+    `distillation` (a second class token, averaged with the first: DeiT), `embedding_norm` (before the first block:
+    CLIP), `patch_bias`, `norm_after_pool` (the last norm is of the pooled vector and not of the tokens: BEiT),
+    `heads_on` (read-outs that weights were published with: a tanh "pooler"; before the head of `classes` a "norm", or
+    the mean of the "patches" beside the class token; a second, "distilled" head), and `image_shape` where there are no
+    data.
     """
 
     inputs: ClassVar[str] = "images"
@@ -37,25 +50,50 @@ class ViTConfig(TransformerConfig):
         "pico": preset(64, 2, 2),
         "nano": preset(128, 4, 2),
         "micro": preset(192, 6, 3),
-        "tiny": preset(192, 12, 3),
-        "small": preset(384, 12, 6),
-        "base": preset(768, 12, 12),
-        "large": preset(1024, 24, 16),
-        "huge": preset(1280, 32, 16),
+        "tiny": preset(192, 12, 3, image_shape=PHOTO),
+        "small": preset(384, 12, 6, image_shape=PHOTO),
+        "base": preset(768, 12, 12, image_shape=PHOTO),
+        "large": preset(1024, 24, 16, image_shape=PHOTO),
+        "huge": preset(1280, 32, 16, patch_size=14, image_shape=PHOTO),
     }
 
     size: str | None = "tiny"
     patch_size: int = setting(16, ge=1)
-    pool: Literal["cls", "mean"] = "cls"
-    positions: Literal["learned", "sincos"] = "learned"
+    pool: Literal["cls", "mean", "map"] = "cls"
+    positions: Literal["learned", "sincos", "none"] = "learned"
     registers: int = setting(0, ge=0)
     mask_token: bool = False
+    class_token: bool | None = given(None)
+    distillation: bool = given(False)
+    embedding_norm: bool = given(False)
+    patch_bias: bool = given(True)
+    norm_after_pool: bool = given(False)
+    classes: int = given(0)
+    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = given(())
+    image_shape: tuple[int, int, int] | None = given(None)
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
-        width = self.resolved().known("width")
-        if self.positions == "sincos" and width % 4:
-            raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {width}")
+        full = self.resolved()
+        if self.positions == "sincos" and full.known("width") % 4:
+            raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {full.known('width')}")
+        if self.rope_theta is not None and full.rotary_width % 4:
+            raise ValueError(f"rope_theta: rows and columns need a head width of 4 n, got {full.rotary_width}")
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand before the patches."""
+        return self.has_class_token + self.distillation + self.registers
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first token is a class token."""
+        return self.pool == "cls" if self.class_token is None else self.class_token
+
+    @property
+    def stride(self) -> tuple[int, int] | None:
+        """Pixels from patch to patch, where patches overlap."""
+        return None
 
     def module(self, spec: Any, path: str = "model") -> "ViT":
         """The encoder for the images of `spec`."""
@@ -63,6 +101,28 @@ class ViTConfig(TransformerConfig):
         module = ViT(self.resolved(), shape, path)
         module.grid((1, *shape))
         return module
+
+    def standalone(self) -> "ViT":
+        """The encoder by itself; `image_shape` must be known."""
+        full = self.resolved()
+        assert full.image_shape is not None, "image_shape is not given"
+        return ViT(full, full.image_shape)
+
+
+class AttentionPool(nn.Module):
+    """One vector of many by attention from a learned query, and a feed-forward part (Zhai et al. 2022, "MAP")."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, tokens_BxNxD: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, D]."""
+        c, batch = self.config, tokens_BxNxD.shape[0]
+        query = token_vectors(self, "query", 1, c.known("width")).astype(c.dtype)
+        query = jnp.broadcast_to(query, (batch, *query.shape))
+        shared = Shared((Full(),), (None,), memory=tokens_BxNxD)
+        x, _ = Attention(c, 1, cross=True, name="attention")(query, Layer(0, 0, 0.0), shared)
+        return (x + FeedForward(c, 1, name="mlp")(c.new_norm("norm")(x)))[:, 0]
 
 
 class ViT(nn.Module):
@@ -85,6 +145,9 @@ class ViT(nn.Module):
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """(rows, columns) of patches of images [B, H, W, C]; UserError if patches do not tile them."""
         height, width = shape[-3:-1]
+        if self.config.stride is not None:
+            rows, columns = ((n - self.patch_size) // s + 1 for n, s in zip((height, width), self.config.stride))
+            return rows, columns
         if height % self.patch_size or width % self.patch_size:
             raise UserError(
                 f"{self.path}.patch_size: {self.patch_size} does not divide the image size {height}x{width} "
@@ -92,7 +155,35 @@ class ViT(nn.Module):
             )
         return height // self.patch_size, width // self.patch_size
 
-    @nn.compact
+    def setup(self) -> None:
+        c, own = self.config, self.grid(self.image_shape)
+        dense = functools.partial(Dense, initializer=c.initializer(), dtype=c.dtype)
+        if c.positions == "learned":  # rows of the class tokens, then of the patches; registers stand nowhere
+            rows = c.prefix - c.registers + own[0] * own[1]
+            init = nn.initializers.normal(0.02)
+            self.position_table = parameter(self, "positions", init, ("positions", "embed"), (rows, self.width))
+        if c.mask_token:
+            self.mask_vector = token_vectors(self, "mask_token", 1, self.width)
+        front = {"class_token": c.has_class_token, "distillation_token": c.distillation, "registers": c.registers}
+        self.front = [token_vectors(self, name, int(n), self.width) for name, n in front.items() if n]
+        self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias)
+        if c.embedding_norm:
+            self.embed_norm = c.new_norm()
+        blocks = dataclasses.replace(c, bias_rows=positions.grid_rows(own))
+        self.stack = Stack(blocks, c.known("depth"), final_norm=not c.norm_after_pool)
+        if c.norm_after_pool:
+            self.pooled_norm = c.new_norm()
+        if c.pool == "map":
+            self.attention_pool = AttentionPool(c)
+        if "pooler" in c.heads_on:
+            self.pooler = dense(self.width, ("embed", "mlp"))
+        if "norm" in c.heads_on:
+            self.head_norm = c.new_norm()
+        if c.classes:
+            self.head = dense(c.classes, ("embed", "classes"))
+        if "distilled" in c.heads_on:
+            self.distilled_head = dense(c.classes, ("embed", "classes"))
+
     def __call__(
         self,
         images: jax.Array,
@@ -100,6 +191,7 @@ class ViT(nn.Module):
         keep: jax.Array | None = None,
         patch_mask: jax.Array | None = None,
         noise: Noise | None = None,
+        states: bool = False,
     ) -> Encoded:
         """Encodes images.
 
@@ -108,57 +200,129 @@ class ViT(nn.Module):
             keep: int32 [B, K]; only these patches are encoded (MAE). All of them if None.
             patch_mask: bool [B, N], True = the patch is replaced by the mask token (needs `mask_token`).
             noise: for dropout and stochastic depth; None = neither.
+            states: also give the hidden states between the blocks, of all tokens.
 
         Returns:
-            tokens [B, N or K, D] of the patches, without class token and registers, and pooled [B, D].
+            tokens [B, N or K, D] of the patches, prefix [B, P, D] of the class tokens and registers, pooled [B, D].
         """
         c = self.config
-        width, grid = self.width, self.grid(images.shape)
-        table = self._positions(grid)
-        x = patchify(images, self.patch_size)
+        grid = self.grid(images.shape)
+        x = patchify(images, self.patch_size) if c.stride is None else windows(images, self.patch_size, c.stride)
         if keep is not None:  # before the projection, so that hidden patches cost nothing
             x = take_tokens(x, keep)
-        x = Dense(width, ("patch", "embed"), bias=True, initializer=c.initializer(), dtype=c.dtype, name="patch")(x)
-        if c.mask_token:
-            token = token_vectors(self, "mask_token", 1, width).astype(c.dtype)
-            if patch_mask is not None:
-                hidden = patch_mask if keep is None else jnp.take_along_axis(patch_mask, keep, axis=1)
-                x = jnp.where(hidden[..., None], token, x)
-        elif patch_mask is not None:
-            raise UserError(f"{self.path}.mask_token: false, but the objective hides patches inside the encoder")
-        table = table.astype(c.dtype)
-        x = x + (table[None] if keep is None else jnp.take(table, keep, axis=0))
-        extra = []
-        if c.pool == "cls":
-            extra.append(token_vectors(self, "class_token", 1, width))
-        if c.registers:
-            extra.append(token_vectors(self, "registers", c.registers, width))
-        if extra:
-            front = jnp.concatenate(extra).astype(c.dtype)
+        x = self.patch(x)
+        if patch_mask is not None:
+            if not c.mask_token:
+                raise UserError(f"{self.path}.mask_token: false, but the objective hides patches inside the encoder")
+            hidden = patch_mask if keep is None else jnp.take_along_axis(patch_mask, keep, axis=1)
+            x = jnp.where(hidden[..., None], self.mask_vector.astype(c.dtype), x)
+        front, table = self._positions(grid)
+        if table is not None:
+            table = table.astype(c.dtype)
+            x = x + (table[None] if keep is None else jnp.take(table, keep, axis=0))
+        if front is not None:
+            front = front.astype(c.dtype)
             x = jnp.concatenate([jnp.broadcast_to(front, (x.shape[0], *front.shape)), x], axis=1)
+        if c.embedding_norm:
+            x = self.embed_norm(x)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
-        tokens = x[:, sum(e.shape[0] for e in extra) :]
-        pooled = x[:, 0] if c.pool == "cls" else jnp.mean(tokens.astype(jnp.float32), axis=1).astype(x.dtype)
-        return Encoded(tokens, pooled)
+        out, layers = self.stack(
+            x, Full(), noise=noise, rotary=self._rotary(grid, keep), pairs=self._pairs(grid, keep), states=states
+        )
+        tokens = out[:, c.prefix :]
+        between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
+        return Encoded(tokens, self._pooled(out, tokens), between, prefix=out[:, : c.prefix] if c.prefix else None)
 
-    def _positions(self, grid: tuple[int, int]) -> jax.Array:
-        """[N, D] at this grid."""
-        if self.config.positions == "sincos":
-            return jnp.asarray(sincos_2d(grid, self.width))
-        own = self.grid(self.image_shape)
-        shape = (own[0] * own[1], self.width)
-        table = parameter(self, "positions", nn.initializers.normal(0.02), ("positions", "embed"), shape)
-        return resize_table(table, own, grid)
+    def _positions(self, grid: tuple[int, int]) -> tuple[jax.Array | None, jax.Array | None]:
+        """What stands before the patches, [P, D], and the positions of the patches, [N, D], at this grid."""
+        c = self.config
+        front = jnp.concatenate(self.front) if self.front else None
+        if c.positions == "none":
+            return front, None
+        if c.positions == "sincos":
+            return front, jnp.asarray(positions.sincos_2d(grid, self.width))
+        placed = c.prefix - c.registers
+        table = positions.resize_table(self.position_table[placed:], self.grid(self.image_shape), grid)
+        return front if front is None else front.at[:placed].add(self.position_table[:placed]), table
+
+    def _rotary(self, grid: tuple[int, int], keep: jax.Array | None) -> tuple[jax.Array, jax.Array] | None:
+        """Cosines and sines [B or 1, P + N, 1, R / 2] of rows and columns; the tokens before the patches stay."""
+        c = self.config
+        if c.rope_theta is None:
+            return None
+        cos, sin = (jnp.asarray(t) for t in positions.rotary_2d(grid, c.rotary_width, c.rope_theta))  # [N, R / 2]
+        if keep is not None:
+            cos, sin = jnp.take(cos, keep, axis=0), jnp.take(sin, keep, axis=0)
+        else:
+            cos, sin = cos[None], sin[None]
+        front = ((0, 0), (c.prefix, 0), (0, 0))
+        return jnp.pad(cos, front, constant_values=1.0)[:, :, None], jnp.pad(sin, front)[:, :, None]
+
+    def _pairs(self, grid: tuple[int, int], keep: jax.Array | None) -> positions.Pairs | None:
+        """For each pair of tokens the row of the table of biases."""
+        if self.config.position_bias != "grid":
+            return None
+        if keep is not None:
+            raise UserError(f"{self.path}.position_bias: 'grid' needs every patch, but the objective drops some")
+        return positions.grid_pairs(grid, self.grid(self.image_shape), self.config.prefix)
+
+    def _pooled(self, x_BxTxD: jax.Array, patches: jax.Array) -> jax.Array:
+        c = self.config
+        if c.pool == "map":
+            return self.attention_pool(patches)
+        # The class token, or the mean of it and the distillation token (Gong 2021).
+        chosen = x_BxTxD[:, : 1 + c.distillation] if c.pool == "cls" else patches
+        pooled = jnp.mean(chosen.astype(jnp.float32), axis=1).astype(x_BxTxD.dtype)
+        return self.pooled_norm(pooled) if c.norm_after_pool else pooled
+
+    def pooler_output(self, pooled: jax.Array) -> jax.Array:
+        """[B, D] after the extra tanh layer "pooler"."""
+        return jnp.tanh(self.pooler(pooled))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """float32 logits [..., classes] of the head that weights were published with."""
+        x = self.head_norm(x) if "norm" in self.config.heads_on else x
+        return self.head(x).astype(jnp.float32)
+
+    def distilled_logits(self, x: jax.Array) -> jax.Array:
+        """The same from the head of the distillation token (DeiT)."""
+        return self.distilled_head(x).astype(jnp.float32)
+
+    def init_all(self, images: jax.Array) -> jax.Array:
+        """For `init(..., method="init_all")`: encoder and heads, so that every parameter is made."""
+        pooled = self(images).pooled
+        if "pooler" in self.config.heads_on:
+            self.pooler_output(pooled)
+        if "distilled" in self.config.heads_on:
+            self.distilled_logits(pooled)
+        if "patches" in self.config.heads_on:
+            pooled = jnp.concatenate([pooled, pooled], axis=-1)
+        return self.logits(pooled) if self.config.classes else pooled
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        return self.init(key, jnp.zeros((1, *self.image_shape)), method="init_all")
 
     def flops(self, tokens: int | None = None, image_shape: tuple[int, ...] | None = None) -> float:
         """Forward FLOPs of an image, or of `tokens` kept patches of one."""
         shape = image_shape or self.image_shape
         rows, columns = self.grid(shape)
         patches = rows * columns if tokens is None else tokens
-        length = patches + (self.config.pool == "cls") + self.config.registers
+        c, length = self.config, patches + self.config.prefix
         patch_dim = self.patch_size**2 * shape[-1]
-        return dense_flops(patches, patch_dim, self.width) + stack_flops(
-            self.config, self.config.known("depth"), length
-        )
+        out = dense_flops(patches, patch_dim, self.width) + stack_flops(c, c.known("depth"), length)
+        if c.pool == "map":  # queries and sums of one token, keys and values of all
+            inner = c.head_width * c.known("heads")
+            out += dense_flops(2 * patches + 2, self.width, inner) + 4 * patches * inner
+            out += dense_flops(2, self.width, c.hidden)
+        return out
+
+
+def windows(images: jax.Array, patch: int, stride: tuple[int, int]) -> jax.Array:
+    """Patches every `stride` pixels, [B, H, W, C] to [B, N, patch * patch * C], in the order of `patchify`."""
+    rows, columns = (
+        np.arange(0, n - patch + 1, step)[:, None] + np.arange(patch) for n, step in zip(images.shape[1:3], stride)
+    )
+    x = images[:, rows][:, :, :, columns]  # [B, R, patch, S, patch, C]
+    return jnp.swapaxes(x, 2, 3).reshape(x.shape[0], len(rows) * len(columns), -1)

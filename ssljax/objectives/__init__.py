@@ -8,6 +8,7 @@ from ssljax import models
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
+from ssljax.objectives.router import with_router_losses
 
 REGISTRY = Registry(
     "objective",
@@ -19,6 +20,7 @@ REGISTRY = Registry(
         "mae": "ssljax.objectives.mae:MAE",
         "mlm": "ssljax.objectives.mlm:MLM",
         "simclr": "ssljax.objectives.simclr:SimCLR",
+        "span_corruption": "ssljax.objectives.span_corruption:SpanCorruption",
         "swav": "ssljax.objectives.swav:SwAV",
     },
 )
@@ -49,4 +51,4 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
         )
     objective = dataclasses.replace(objective, model=models.create(model, spec), spec=spec, steps=steps)
     objective.check()
-    return objective
+    return with_router_losses(objective)

@@ -9,7 +9,10 @@ An objective is a frozen dataclass of settings and Flax modules; it holds no arr
     extra  = update(extra, params, sums, rows, step)    # after the optimiser: teachers, queues, centres
 """
 
+import contextlib
+import contextvars
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
@@ -116,7 +119,25 @@ class Objective:
 
 def apply(module: Any, params: Params, *args: Any, **options: Any) -> Any:
     """A Flax module with these parameters called on `args` (`method=` names another method than `__call__`)."""
-    return module.apply({"params": params}, *args, **options)
+    out = module.apply({"params": params}, *args, **options)
+    seen = _routers.get()
+    if seen is not None and getattr(out, "router", None) is not None:
+        seen.append((out.router, options.get("segment_ids")))
+    return out
+
+
+_routers: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("routers", default=None)
+
+
+@contextlib.contextmanager
+def routers() -> Iterator[list[Any]]:
+    """While it is open, (router logits, segment_ids) of each model with experts that `apply` calls are added to it."""
+    seen: list[Any] = []
+    token = _routers.set(seen)
+    try:
+        yield seen
+    finally:
+        _routers.reset(token)
 
 
 def stream(seed: jax.Array, step: jax.Array | int, name: str) -> jax.Array:

@@ -62,7 +62,8 @@ class MAE(ImageObjective):
         encoded = apply(self.model, params["encoder"], images, keep=inputs["keep"], noise=noise)
         decoder = self._decoder(images.shape)
         noise = None if noise is None else noise.at("decoder")
-        return apply(decoder, params["decoder"], encoded.tokens, inputs["keep"], noise=noise)  # [B, N, P]
+        inputs = encoded.tokens, inputs["keep"]
+        return apply(decoder, params["decoder"], *inputs, noise=noise, prefix=encoded.prefix)  # [B, N, P]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         target = views.patchify(self.pixels(inputs["image"]), self.model.patch_size)

@@ -25,6 +25,7 @@ from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visib
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.patches import normalize_patches, patchify, unpatchify
 from ssljax.views.pixels import center_crop, normalize, resize, to_float
+from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
 
 REGISTRY = Registry(
     "views",
@@ -48,6 +49,7 @@ __all__ = [
     "adjust_saturation",
     "center_crop",
     "cutmix",
+    "denoising_lengths",
     "example_keys",
     "gaussian_blur",
     "mixup",
@@ -68,6 +70,8 @@ __all__ = [
     "random_solarize",
     "resample",
     "resize",
+    "span_corrupt",
+    "span_counts",
     "to_float",
     "unpatchify",
     "visible_patches",

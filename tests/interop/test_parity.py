@@ -3,45 +3,22 @@
 The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
 """
 
+import functools
 import json
-import os
-import pathlib
+import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from parity import CASES, FOLDER, case, meaningful, norms, plain, variants
 
 from ssljax.base.errors import UserError
 from ssljax.interop import hf
-from ssljax.interop.families import REGISTRY
 
-FOLDER = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
-CASES = sorted(
-    path.parent.name for path in FOLDER.glob("*/config.json") if json.loads(path.read_text())["model_type"] in REGISTRY
-)
 pytestmark = pytest.mark.skipif(not CASES, reason=f"no reference models in {FOLDER}")
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
-
-
-def case(name):
-    arrays = np.load(FOLDER / name / "io.npz")
-    inputs = {key[3:]: arrays[key] for key in arrays.files if key.startswith("in.")}
-    outputs = {key[4:]: arrays[key] for key in arrays.files if key.startswith("out.")}
-    return inputs, {k: v for k, v in outputs.items() if not k.startswith("gen.")}, arrays
-
-
-def meaningful(array, inputs):
-    """Positions that are not padding."""
-    for key in ("decoder_attention_mask", "attention_mask"):
-        mask = inputs.get(key)
-        if mask is not None and array.shape[:2] == mask.shape:
-            return array[mask == 1]
-        if mask is not None and array.ndim == 2 and len(array) == mask.size:
-            return array[mask.reshape(-1) == 1]
-    return array
 
 
 def legacy(name, folder):
@@ -53,26 +30,23 @@ def legacy(name, folder):
 
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_and_gradients(name):
-    inputs, expected, arrays = case(name)
+    inputs, expected, _ = case(name)
     model = hf.load(FOLDER / name)
     got = model.forward(**inputs)
+    for other, wanted in variants(expected, inputs).values():
+        more = model.forward(**other)
+        for key, value in wanted.items():
+            np.testing.assert_allclose(more[key], value, **TOLERANCE, err_msg=key)
+    expected = plain(expected)
     assert set(expected) <= set(got)
     for key, value in expected.items():
         assert got[key].shape == value.shape, key
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
-    if "loss" not in expected:
-        return
-
-    def loss(params):
-        on_device = {k: jnp.asarray(v) for k, v in inputs.items()}
-        return model.family.outputs(model.module, params, on_device, model.config)["loss"]
-
-    norms = dict(zip(arrays["grad.names"].tolist(), arrays["grad.norms"].tolist()))
-    grads = hf.tensors_of(model, jax.jit(jax.grad(loss))(model.variables["params"]))
-    compared = norms.keys() & grads.keys()
-    assert len(compared) >= 0.8 * len(norms) or name == "mixtral"  # in memory its experts are fused
+    theirs, ours = norms(name, model)
+    compared = theirs.keys() & ours.keys()
+    assert len(compared) >= 0.8 * len(theirs) or name == "mixtral"  # in memory its experts are fused
     for key in compared:
-        np.testing.assert_allclose(np.linalg.norm(grads[key]), norms[key], **TOLERANCE, err_msg=key)
+        np.testing.assert_allclose(ours[key], theirs[key], **TOLERANCE, err_msg=key)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -81,33 +55,51 @@ def test_old_configs_and_back(name, tmp_path):
     assert model.ours == same.ours
     hf.save(model, tmp_path / "out")
     before, after = (safetensors.numpy.load_file(f / "model.safetensors") for f in (tmp_path, tmp_path / "out"))
+    before = {functools.reduce(lambda n, pair: re.sub(*pair, n), model.family.renames, k): v for k, v in before.items()}
     for key, value in after.items():
         np.testing.assert_array_equal(value, before[key], err_msg=key)
     # Nothing is lost but tables that are computed.
     assert all("embed_positions" in key for key in before.keys() - after.keys())
 
 
-FIRST = ("gpt2", "llama", "gemma2", "bert", "albert", "t5", "switch_transformers")
-UNROLLED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
+# One of each file of rules, and of each way of the block; the others under `full`.
+FIRST = (
+    "gpt2",
+    "llama",
+    "gemma2",
+    "bert",
+    "albert",
+    "t5",
+    "switch_transformers",
+    "dinov3_vit",
+    "beit",
+    "siglip",
+    "llava",
+)
+TIERED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
 
 
-@pytest.mark.parametrize("name", UNROLLED)
+@pytest.mark.parametrize("name", TIERED)
 def test_unrolled(name):
     inputs, expected, _ = case(name)
     got = hf.load(FOLDER / name, scan=False).forward(**inputs)
-    for key, value in expected.items():
+    for key, value in plain(expected).items():
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
 
 
-def test_on_a_mesh():
+@pytest.mark.parametrize("name", TIERED)
+def test_on_a_mesh(name):
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
-    inputs, expected, _ = case("llama")
-    model = hf.load(FOLDER / "llama", mesh=mesh)
-    kernel = model.variables["params"]["stack"]["layers"]["mlp"]["in"]["kernel"]
-    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
-    np.testing.assert_allclose(
-        meaningful(model.forward(**inputs)["logits"], inputs), meaningful(expected["logits"], inputs), **TOLERANCE
-    )
+    inputs, expected, _ = case(name)
+    model = hf.load(FOLDER / name, mesh=mesh)
+    if name == "llama":
+        kernel = model.variables["params"]["stack"]["layers"]["mlp"]["in"]["kernel"]
+        assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    split = [leaf for leaf in jax.tree.leaves(model.variables["params"]) if not leaf.sharding.is_fully_replicated]
+    assert len(split) > 5
+    got = model.forward(**inputs)
+    for key, value in plain(expected).items():
+        np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
 
 
 def spoil(folder, name="llama"):

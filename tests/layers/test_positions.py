@@ -3,7 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.layers.positions import resize_table, rotary_tables, rotate, sincos_2d, sinusoidal
+from ssljax.layers.positions import (
+    grid_pairs,
+    grid_rows,
+    resize_table,
+    rotary_2d,
+    rotary_tables,
+    rotate,
+    sincos_2d,
+    sinusoidal,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -45,3 +54,44 @@ def test_resized_tables_keep_constants_and_slopes():
     np.testing.assert_allclose(small[1:3, 0, 0], [2.5, 4.5], rtol=1e-4)  # centres of patches twice as large
     large = np.asarray(resize_table(table, (8, 6), (16, 12))).reshape(16, 12, 2)
     np.testing.assert_allclose(np.diff(large[4:-4, 0, 0]), 0.5, rtol=1e-3)
+
+
+def test_rows_and_columns_turn_a_half_each():
+    cos, sin = (t.reshape(3, 5, 4) for t in rotary_2d((3, 5), 8, 100.0))
+    for r in range(3):
+        for c in range(5):
+            for i in range(2):
+                for k, where in enumerate(((r + 0.5) / 3 * 2 - 1, (c + 0.5) / 5 * 2 - 1)):
+                    angle = 2 * np.pi * where / 100 ** (4 * i / 8)
+                    np.testing.assert_allclose(cos[r, c, 2 * k + i], np.cos(angle), atol=1e-6)
+                    np.testing.assert_allclose(sin[r, c, 2 * k + i], np.sin(angle), atol=1e-6)
+
+
+def test_pairs_of_patches_read_their_distance():
+    grid, prefix = (2, 3), 2
+    index = grid_pairs(grid, grid, prefix).index
+    rows = grid_rows(grid)
+    assert index.shape == (8, 8) and index.max() == rows - 1 and index.min() == 0
+    assert (index[:2, :2] == rows - 1).all()
+    assert (index[:2, 2:] == rows - 3).all() and (index[2:, :2] == rows - 2).all()
+    seen = {}
+    for i in range(6):
+        for j in range(6):
+            distance = (i // 3 - j // 3, i % 3 - j % 3)
+            assert seen.setdefault(distance, index[2 + i, 2 + j]) == index[2 + i, 2 + j]
+    assert len(set(seen.values())) == len(seen) == rows - 3
+
+
+def test_biases_at_another_grid_are_stretched_linearly():
+    own, new = (4, 4), (8, 8)
+    distance = np.stack(np.meshgrid(np.arange(-3, 4), np.arange(-3, 4), indexing="ij"), -1).reshape(-1, 2)
+    table = np.concatenate([distance @ np.array([2.0, 5.0]), [11.0, 12.0, 13.0]])
+    pairs = grid_pairs(new, own, 1)
+    stretched = (pairs.stretch @ table)[pairs.index]
+    assert pairs.stretch.shape == (grid_rows(new), grid_rows(own))
+    assert (stretched[0, 1:] == 11).all() and (stretched[1:, 0] == 12).all() and stretched[0, 0] == 13
+    patches = stretched[1:, 1:].reshape(8, 8, 8, 8)
+    # 15 distances stand where 7 stood: a step is 7/15 of one; far from the border the plane stays a plane.
+    step = np.array([2, 1, 0, -1, -2]) * 7 / 15
+    np.testing.assert_allclose(patches[4, 4, 2:7, 4] - patches[4, 4, 4, 4], 2 * step, atol=1e-5)
+    np.testing.assert_allclose(patches[4, 4, 4, 3] - patches[4, 4, 4, 4], 5 * 7 / 15, atol=1e-5)

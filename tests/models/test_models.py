@@ -15,7 +15,9 @@ from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenTransformer
+from ssljax.models.vit import windows
 from ssljax.parallel.rules import ACTIVATION_RULES, RULES
+from ssljax.views.patches import patchify
 
 
 @dataclasses.dataclass
@@ -80,6 +82,42 @@ class TestViT:
                 close(out.pooled, out.tokens.mean(1))
             assert ("class_token" in params["params"]) == (keys.get("pool") != "mean")
             assert ("positions" in params["params"]) == (keys.get("positions") != "sincos")
+
+    def test_tokens_before_the_patches(self):
+        module, params = vit(name="deit", registers=2)
+        out = apply(module, params, IMAGES)
+        assert out.prefix.shape == (4, 4, 16) and module.config.prefix == 4
+        close(out.pooled, out.prefix[:, :2].mean(1))  # class and distillation tokens
+        # Class tokens have a position of their own, registers have none.
+        assert params["params"]["positions"].shape == (2 + 16, 16)
+        moved = jax.tree.map(lambda x: x, params)
+        moved["params"]["positions"] = moved["params"]["positions"].at[0].add(1.0)
+        moved["params"]["class_token"] = moved["params"]["class_token"] - 1.0
+        close(apply(module, moved, IMAGES).pooled, out.pooled)
+
+    def test_windows_that_touch_are_patches(self):
+        np.testing.assert_array_equal(windows(IMAGES, 2, (2, 2)), patchify(IMAGES, 2))
+        assert windows(IMAGES, 4, (1, 2)).shape == (4, 5 * 3, 48)
+        np.testing.assert_array_equal(windows(IMAGES, 4, (1, 2))[:, 4], IMAGES[:, 1:5, 2:6].reshape(4, -1))
+
+    def test_the_attention_pool_does_not_see_an_order(self):
+        module, params = vit(pool="map", positions="none")
+        order = jnp.asarray([RNG.permutation(16) for _ in range(4)], jnp.int32)
+        out = apply(module, params, IMAGES)
+        assert out.prefix is None and out.pooled.shape == (4, 16)
+        close(jax.jit(lambda keep: apply(module, params, IMAGES, keep=keep))(order).pooled, out.pooled)
+
+    @pytest.mark.parametrize("name", ["beit", "dinov2", "dinov3", "ijepa"])
+    def test_families_read_other_sizes(self, name):
+        module, params = vit(name=name)
+        large = jnp.tile(IMAGES, (1, 2, 1, 1))
+        assert apply(module, params, large).tokens.shape == (4, 32, 16)
+        assert np.isfinite(apply(module, params, large).pooled).all()
+
+    def test_a_dropped_patch_has_no_pair(self):
+        module, params = vit(name="beit")
+        with pytest.raises(UserError, match=r"model.position_bias: 'grid' needs every patch"):
+            apply(module, params, IMAGES, keep=jnp.zeros((4, 3), jnp.int32))
 
     def test_keep_all_is_the_whole_image_in_any_order(self):
         module, params = vit()

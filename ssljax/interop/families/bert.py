@@ -17,7 +17,7 @@ from ssljax.interop.family import (
     kinds_of,
     token_loss,
 )
-from ssljax.interop.rules import Rule, copy, dense, fused, norm, readout, split, table
+from ssljax.interop.rules import Rule, blocks, copy, dense, fused, norm, readout, split, table
 from ssljax.layers.masks import Full, Keys
 
 OWN_KEYS = {**KEYS, "norm_eps": "layer_norm_eps", "token_types": "type_vocab_size"}
@@ -67,13 +67,6 @@ def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappi
     return out
 
 
-def _blocks(block: str, names: Mapping[str, str], here: str = "stack/layers") -> list[Rule]:
-    rules: list[Rule] = []
-    for ours, theirs in names.items():
-        rules += (norm if ours.endswith("_norm") else dense)(f"{here}/{ours}", f"{block}.{theirs}")
-    return rules
-
-
 BLOCK = {
     "attention/q": "attention.self.query",
     "attention/k": "attention.self.key",
@@ -98,7 +91,7 @@ def _embeddings(inner: str) -> list[Rule]:
 def _bert(config: Any) -> list[Rule]:
     return [
         *_embeddings("bert"),
-        *_blocks("bert.encoder.layer.{i}", BLOCK),
+        *blocks("bert.encoder.layer.{i}", BLOCK),
         *dense("pooler", "bert.pooler.dense"),
         *dense("head_dense", "cls.predictions.transform.dense"),
         *norm("head_norm", "cls.predictions.transform.LayerNorm"),
@@ -110,7 +103,7 @@ def _bert(config: Any) -> list[Rule]:
 def _roberta(config: Any) -> list[Rule]:
     return [
         *_embeddings("roberta"),
-        *_blocks("roberta.encoder.layer.{i}", BLOCK),
+        *blocks("roberta.encoder.layer.{i}", BLOCK),
         *dense("head_dense", "lm_head.dense"),
         *norm("head_norm", "lm_head.layer_norm"),
         *copy("head_bias", "lm_head.bias"),
@@ -122,7 +115,7 @@ def _distilbert(config: Any) -> list[Rule]:
     names |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
     return [
         *_embeddings("distilbert"),
-        *_blocks("distilbert.transformer.layer.{i}", {**names, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
+        *blocks("distilbert.transformer.layer.{i}", {**names, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
         *dense("head_dense", "vocab_transform"),
         *norm("head_norm", "vocab_layer_norm"),
         *copy("head_bias", "vocab_projector.bias"),
@@ -137,7 +130,7 @@ def _albert(config: Any) -> list[Rule]:
     return [
         *_embeddings("albert"),
         *dense("embed_project", "albert.encoder.embedding_hidden_mapping_in"),
-        *_blocks("albert.encoder.albert_layer_groups.{i}.albert_layers.0", names, here),
+        *blocks("albert.encoder.albert_layer_groups.{i}.albert_layers.0", names, here),
         *dense("pooler", "albert.pooler"),
         *dense("head_dense", "predictions.dense"),
         *norm("head_norm", "predictions.LayerNorm"),
@@ -150,7 +143,7 @@ def _electra(config: Any) -> list[Rule]:
     return [
         *_embeddings("electra"),
         *dense("embed_project", "electra.embeddings_project"),
-        *_blocks("electra.encoder.layer.{i}", BLOCK),
+        *blocks("electra.encoder.layer.{i}", BLOCK),
         *dense("head_dense", "generator_predictions.dense"),
         *norm("head_norm", "generator_predictions.LayerNorm"),
         *copy("head_bias", "generator_lm_head.bias"),
@@ -245,6 +238,7 @@ BERT = Family(
     model="bert",
     keys=OWN_KEYS,
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
+    renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     read=_read,
     write=_write,
     rules=_bert,

@@ -1,0 +1,33 @@
+"""A small T5 (Raffel et al. 2020) that writes out hidden spans of English text.
+
+    ssljax train --config configs/text/span_corruption.py --workdir runs/span_corruption
+    ssljax train --config configs/text/span_corruption.py:data=classic-books --workdir runs/span_corruption-books
+
+The evaluation is the loss on held-out text, in nats per written token: sentinels are among them, and easy, so it is
+below what a language model has on the same bytes and not comparable with it.
+"""
+
+import _texts
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data="python-docs")
+    return ml_collections.ConfigDict(
+        dict(
+            model=dict(
+                name="t5", size=None, width=96, depth=3, heads=4, head_dim=24, vocab_size=320, activation="geglu_tanh"
+            ),
+            objective=dict(name="span_corruption"),
+            data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="5%", final=0.1),
+            evals=dict(loss=dict(test_split="test", max_examples=256)),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=200),
+            batch_size=16,
+            steps=800,
+        )
+    )

@@ -1,0 +1,100 @@
+"""The tables of docs/families.md: what was compared with `transformers`, and every named size.
+
+    SSLJAX_DATA=... python docs/make_families_page.py           # run the reference models and write the tables
+    python docs/make_families_page.py --check                   # exit code 1 if a family or a size is not in the page
+
+The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ssljax.interop import hf
+from ssljax.interop.families import REGISTRY
+from ssljax.models.sizes import sizes
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "interop"))
+import parity as reference
+
+PAGE = pathlib.Path(__file__).parent / "families.md"
+PARITY = "<!-- parity: python docs/make_families_page.py -->", "<!-- end of parity -->"
+SIZES = "<!-- sizes: python docs/make_families_page.py -->", "<!-- end of sizes -->"
+
+
+def parity() -> Iterator[str]:
+    """Rows of what was compared: outputs, the loss among them, and norms of its gradients."""
+    yield "| reference model | `model_type` | `model.name` | outputs | largest error | gradients | of a norm |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for config in sorted(reference.FOLDER.glob("*/config.json")):
+        name, kind = config.parent.name, json.loads(config.read_text())["model_type"]
+        if kind not in REGISTRY:
+            yield f"| {name} | `{kind}` | not yet | | | | |"
+            continue
+        model = hf.load(config.parent)
+        inputs, expected, _ = reference.case(name)
+        errors = [_error(model.forward(**inputs), reference.plain(expected), inputs)]
+        for own, wanted in reference.variants(expected, inputs).values():
+            errors.append(_error(model.forward(**own), wanted, own))
+        theirs, ours = reference.norms(name, model)
+        same = theirs.keys() & ours.keys()
+        off = max((abs(ours[key] - theirs[key]) for key in same), default=0.0)
+        cells = [
+            name,
+            f"`{kind}`",
+            f"`{REGISTRY.get(kind).model.rpartition(':')[2]}`",
+            len(expected),
+            f"{max(errors):.0e}",
+        ]
+        cells += [len(same), f"{off:.0e}"] if same else ["", ""]
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def _error(got: Mapping[str, Any], expected: Mapping[str, Any], inputs: Mapping[str, Any]) -> float:
+    """The largest difference where nothing is padding."""
+    return max(
+        float(np.abs(reference.meaningful(got[key], inputs) - reference.meaningful(value, inputs)).max())
+        for key, value in expected.items()
+    )
+
+
+def named() -> Iterator[str]:
+    """Rows of sizes and their numbers of parameters."""
+    yield "| `model.name` | `model.size`: parameters |"
+    yield "| --- | --- |"
+    rows: dict[str, list[str]] = {}
+    for size in sizes():
+        count = "of the data" if size.parameters is None else f"{size.parameters:,}"
+        rows.setdefault(size.model, []).append(f"`{size.size}` {count}" if size.size else size.reason)
+    for model, counted in rows.items():
+        yield f"| `{model}` | {', '.join(counted)} |"
+
+
+def _between(page: str, ends: tuple[str, str], lines: Iterable[str]) -> str:
+    head, _, rest = page.partition(ends[0])
+    return "\n".join([head + ends[0], *lines, ends[1]]) + rest.partition(ends[1])[2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    page = PAGE.read_text()
+    if parser.parse_args().check:
+        table = page.partition(SIZES[0])[2].partition(SIZES[1])[0].strip().splitlines()
+        missing = [kind for kind in REGISTRY if f"`{kind}`" not in page]
+        print("stale" if missing or table != list(named()) else "up to date", *missing)
+        return int(bool(missing) or table != list(named()))
+    page = _between(page, SIZES, named())
+    if reference.CASES:
+        page = _between(page, PARITY, parity())
+    PAGE.write_text(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""LLaVA (Liu et al. 2023, "Visual Instruction Tuning"): a decoder that reads images among its tokens."""
+
+import dataclasses
+from typing import Any, ClassVar, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax import models
+from ssljax.base.schema import setting
+from ssljax.layers.block import ACTIVATIONS, Activation
+from ssljax.layers.dense import Dense
+from ssljax.layers.masks import Causal, Mask
+from ssljax.layers.noise import Noise
+from ssljax.models.family import Encoded
+from ssljax.models.tokens import Readout
+from ssljax.models.vit import ViTConfig
+
+_CLIP_L14 = ViTConfig(
+    size="large",
+    patch_size=14,
+    activation="quick_gelu",
+    norm_eps=1e-5,
+    embedding_norm=True,
+    patch_bias=False,
+    image_shape=(336, 336, 3),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LLaVAConfig:
+    """CLIP's image tower, two linear maps, and a decoder.
+
+    feature_layer: whose tokens are mapped; -1 is what the last block makes, -2 what it reads.
+    image_token: the id whose embeddings give way to the patches, one each.
+    """
+
+    inputs: ClassVar[str] = "image_text"
+
+    image: ViTConfig = setting(_CLIP_L14)
+    text: Any = setting(
+        {"name": "llama", "size": "2-7b"},
+        registry=models.REGISTRY.only("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
+    )
+    feature_layer: int = -2
+    image_token: int = setting(32_000, ge=0)
+    activation: Activation = "gelu"
+
+    def resolved(self) -> Self:
+        """The same with the numbers of both sizes filled in."""
+        return dataclasses.replace(self, image=self.image.resolved(), text=self.text.resolved())
+
+    def standalone(self) -> "LLaVA":
+        """The model by itself; the image's shape, the vocabulary and `max_len` must be known."""
+        return LLaVA(self.resolved())
+
+
+class LLaVA(nn.Module):
+    """Tokens [B, T] and images [I, H, W, C] to hidden states; the images stand where image tokens are, in order."""
+
+    config: LLaVAConfig  # resolved
+
+    def setup(self) -> None:
+        c = self.config
+        self.vision = c.image.standalone()
+        self.language = c.text.standalone()
+        width, init = self.language.width, nn.initializers.normal(0.02)
+        self.project_in = Dense(width, ("embed", "mlp"), initializer=init, dtype=c.text.dtype)
+        self.project_out = Dense(width, ("mlp", "embed"), initializer=init, dtype=c.text.dtype)
+
+    def patches(self, images: jax.Array) -> jax.Array:
+        """[I, H, W, C] -> what the decoder reads of them, [I, N, D]."""
+        states = self.vision(images, states=True).states
+        x = states[self.config.feature_layer][:, self.config.image.prefix :]
+        return self.project_out(ACTIVATIONS[self.config.activation](self.project_in(x)))
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        images: jax.Array | None,
+        *,
+        mask: Mask | None = None,
+        noise: Noise | None = None,
+        states: bool = False,
+    ) -> Encoded:
+        """tokens int [B, T] with as many image tokens as the images have patches -> states [B, T, D]."""
+        vectors = self.language.embed(tokens)
+        if images is not None:
+            patches = self.patches(images).reshape(-1, vectors.shape[-1])
+            here = tokens == self.config.image_token
+            order = jnp.cumsum(here.reshape(-1)).reshape(here.shape) - 1
+            vectors = jnp.where(here[..., None], patches[jnp.clip(order, 0, len(patches) - 1)], vectors)
+        mask = Causal() if mask is None else Causal() & mask
+        return self.language(tokens, mask=mask, noise=noise, states=states, vectors=vectors)
+
+    def readout(self, hidden: jax.Array) -> Readout:
+        """See `TokenTransformer.readout`."""
+        return self.language.readout(hidden)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32 logits [..., V] of hidden states [..., D]."""
+        return self.language.logits(hidden)
+
+    def init_all(self, tokens: jax.Array, images: jax.Array) -> jax.Array:
+        """For `init(..., method="init_all")`: every parameter is made."""
+        return self.logits(self(tokens, images).tokens)
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        images = jnp.zeros((1, *(self.config.image.image_shape or ())))
+        return self.init(key, jnp.zeros((1, 1), jnp.int32), images, method="init_all")

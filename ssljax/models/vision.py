@@ -1,0 +1,142 @@
+"""Recipes over the vision transformer: DeiT, BEiT, I-JEPA, DINOv2 and 3, and AST, which reads spectrograms."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.schema import given, setting
+from ssljax.models.family import Encoded, Size, element_shape, preset
+from ssljax.models.vit import PHOTO, ViT, ViTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DeiTConfig(ViTConfig):
+    """DeiT (Touvron et al. 2021): a ViT with a distillation token beside the class token."""
+
+    distillation: bool = given(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class BEiTConfig(ViTConfig):
+    """BEiT (Bao et al. 2022): learned biases by distance between patches, LayerScale, keys without bias."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "base": preset(768, 12, 12, image_shape=PHOTO),
+        "large": preset(1024, 24, 16, layer_scale=1e-5, image_shape=PHOTO),
+    }
+
+    size: str | None = "base"
+    pool: Literal["cls", "mean", "map"] = "mean"
+    class_token: bool | None = given(True)
+    positions: Literal["learned", "sincos", "none"] = "none"
+    position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
+    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ("k",)
+    layer_scale: float | None = setting(0.1, gt=0)
+    mask_token: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class IJEPAConfig(ViTConfig):
+    """The encoder of I-JEPA (Assran et al. 2023): no class token."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "base": preset(768, 12, 12, image_shape=PHOTO),
+        "huge": preset(1280, 32, 16, patch_size=14, image_shape=PHOTO),
+        "giant": preset(1408, 40, 16, mlp_dim=6144, image_shape=PHOTO),
+    }
+
+    size: str | None = "base"
+    pool: Literal["cls", "mean", "map"] = "mean"
+
+
+@dataclasses.dataclass(frozen=True)
+class DINOv2Config(ViTConfig):
+    """DINOv2 (Oquab et al. 2024): patches of 14 pixels, LayerScale, a mask token; with 4 `registers` (Darcet 2024)."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "small": preset(384, 12, 6, image_shape=(518, 518, 3)),
+        "base": preset(768, 12, 12, image_shape=(518, 518, 3)),
+        "large": preset(1024, 24, 16, image_shape=(518, 518, 3)),
+        "giant": preset(1536, 40, 24, activation="swiglu", mlp_dim=4096, image_shape=(518, 518, 3)),
+    }
+
+    size: str | None = "base"
+    patch_size: int = setting(14, ge=1)
+    layer_scale: float | None = setting(1.0, gt=0)
+    mask_token: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class DINOv3Config(ViTConfig):
+    """DINOv3 (Siméoni et al. 2025): positions are turns of queries and keys by row and column; 4 registers."""
+
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "small": preset(384, 12, 6, image_shape=PHOTO),
+        "small_plus": preset(384, 12, 6, activation="swiglu", mlp_dim=1536, image_shape=PHOTO),
+        "base": preset(768, 12, 12, image_shape=PHOTO),
+        "large": preset(1024, 24, 16, image_shape=PHOTO),
+        "huge_plus": preset(1280, 32, 20, activation="swiglu", mlp_dim=5120, image_shape=PHOTO),
+    }
+
+    size: str | None = "base"
+    positions: Literal["learned", "sincos", "none"] = "none"
+    rope_theta: float | None = setting(100.0, gt=0)
+    registers: int = setting(4, ge=0)
+    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ("k",)
+    norm_eps: float = setting(1e-5, gt=0)
+    layer_scale: float | None = setting(1.0, gt=0)
+    mask_token: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ASTConfig(ViTConfig):
+    """Audio spectrogram transformer (Gong et al. 2021): DeiT on a spectrogram, patches overlap.
+
+    strides: from patch to patch, along frequency and along time.
+    """
+
+    inputs: ClassVar[str] = "spectrograms"
+    presets: ClassVar[Mapping[str, Size]] = {
+        "pico": preset(64, 2, 2),
+        "tiny": preset(192, 12, 3, image_shape=(128, 1024, 1)),
+        "small": preset(384, 12, 6, image_shape=(128, 1024, 1)),
+        "base": preset(768, 12, 12, image_shape=(128, 1024, 1)),
+    }
+
+    size: str | None = "base"
+    norm_eps: float = setting(1e-12, gt=0)
+    distillation: bool = given(True)
+    strides: tuple[int, int] = setting((10, 10), ge=1)
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        return self.strides
+
+    def module(self, spec: Any, path: str = "model") -> "AST":
+        """The encoder for the spectrograms [time, frequency] of `spec`."""
+        time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
+        return AST(self.resolved(), (frequency, time, 1), path)
+
+    def standalone(self) -> "AST":
+        full = self.resolved()
+        assert full.image_shape is not None, "image_shape is not given"
+        return AST(full, full.image_shape)
+
+
+class AST(ViT):
+    """Spectrograms [B, time, frequency] to patch tokens, in rows of one frequency, and a pooled vector."""
+
+    def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:
+        """The same as of an image [B, frequency, time, 1]."""
+        return super().__call__(jnp.swapaxes(spectrograms, 1, 2)[..., None], **keywords)
+
+    def initial(self, key: jax.Array) -> Any:
+        frequency, time, _ = self.image_shape
+        return self.init(key, jnp.zeros((1, time, frequency)), method="init_all")

@@ -1,0 +1,83 @@
+"""Denoising by an encoder-decoder: spans are hidden behind sentinels, and written out.
+
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 3.3.4.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.layers.masks import Causal, Keys
+from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of
+from ssljax.objectives.tokens import valid
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruption(Objective):
+    """Cross-entropy on the target, mean over its tokens.
+
+    rate: share of the tokens that is hidden. mean_span: tokens of a hidden span. The sentinels are the last ids of the
+    model's vocabulary, so `model.vocab_size` must leave room for them above the data's. Packed texts of a row count as
+    one.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("sequences",)
+
+    rate: float = schema.setting(0.15, gt=0, lt=1)
+    mean_span: float = schema.setting(3.0, ge=1)
+
+    def check(self) -> None:
+        spans = int(views.span_counts(self.spec.max_len, self.rate, self.mean_span)[1]) + 1
+        least, given = self.spec.vocab_size + spans, self.model.config.vocab_size
+        if given < least:
+            raise UserError(
+                f"model.vocab_size: {given} leaves no room for {spans} sentinels above the {self.spec.vocab_size} ids "
+                f"of the data (at least {least} is required)"
+            )
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        return Variables({"encoder": self.model.initial(key)["params"]}, {})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        made = views.span_corrupt(
+            key,
+            batch["tokens"],
+            jnp.sum(valid(batch), axis=1),
+            sentinel=self.model.config.vocab_size - 1,
+            rate=self.rate,
+            mean_span=self.mean_span,
+        )
+        return made._asdict()
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        noise, seen = noise_of(ctx), Keys(inputs["valid"])
+        ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
+        read = {"mask": seen, "noise": ends[0], "method": "encode"}
+        memory = apply(self.model, params["encoder"], inputs["tokens"], **read).tokens
+        before = jnp.pad(inputs["target"], ((0, 0), (1, 0)))[:, :-1]  # the decoder begins with id 0
+        write = {"mask": Causal(), "memory_mask": seen, "noise": ends[1], "method": "decode"}
+        return apply(self.model, params["encoder"], before, memory, **write).tokens  # [B, U, D]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        flat = outputs.reshape(-1, outputs.shape[-1])
+        hidden, kernel, bias, cap = apply(self.model, params["encoder"], flat, method="readout")
+        scores = losses.linear_nll(hidden, kernel, bias, inputs["target"].reshape(-1), cap=cap)
+        weights = inputs["counted"].reshape(-1).astype(jnp.float32)
+        count = jnp.sum(weights)
+        return Loss(
+            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
+            {"accuracy": (jnp.sum(scores.correct * weights), count)},
+        )
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        read = {"mask": Keys(valid(batch)), "segment_ids": valid(batch).astype(jnp.int32), "method": "encode"}
+        encoded = apply(self.model, params["encoder"], batch["tokens"], **read)
+        return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+    def flops(self, spec: Any) -> float:
+        return self.model.flops(*views.denoising_lengths(spec.max_len, self.rate, self.mean_span))
