@@ -17,8 +17,8 @@ from rich.table import Table
 
 from ssljax import objectives
 from ssljax.data import DataSpec
-from ssljax.train.microbatch import gradients
 from ssljax.objectives.base import Ctx, stream
+from ssljax.train.microbatch import gradients
 
 LENGTH, BATCH = 64, 4
 

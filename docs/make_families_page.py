@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from ssljax.models.sizes import sizes
 
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
-from ssljax.models.sizes import sizes
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "interop"))
 import parity as reference

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError, nearest
-from ssljax.layers.masks import Causal, Full, Mask, is_causal, may_be_empty
+from ssljax.layers.blockwise import BLOCK, attend_blockwise
+from ssljax.layers.masks import Causal, Full, Mask, Span, is_causal, may_be_empty
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Logits(NamedTuple):
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
-    allowed = mask.block(slice(0, q.shape[1]), slice(0, k.shape[1]))
+    allowed = mask.block(Span(0, q.shape[1]), Span(0, k.shape[1]))
     return _from_heads(_softmax_block(*_to_heads(q, k, v), allowed, may_be_empty(mask), logits), q)
 
 
@@ -106,10 +107,17 @@ def _blocked_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits
     out = []
     for start in range(0, length, rows):
         stop = min(start + rows, length)
-        here = slice(start, stop), slice(0, stop)
         block = qh[:, :, :, start:stop], kh[:, :, :stop], vh[:, :, :stop]
-        out.append(_softmax_block(*block, mask.block(*here), may_be_empty(mask), logits.part(*here)))
+        allowed, how = (
+            mask.block(Span(start, stop - start), Span(0, stop)),
+            logits.part(slice(start, stop), slice(0, stop)),
+        )
+        out.append(_softmax_block(*block, allowed, may_be_empty(mask), how))
     return _from_heads(jnp.concatenate(out, axis=3), q)
+
+
+def _blockwise(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
+    return _from_heads(attend_blockwise(*_to_heads(q, k, v), mask, scale=logits.scale, cap=logits.cap, block=BLOCK), q)
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
@@ -168,6 +176,14 @@ def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logit
     return None
 
 
+def _blockwise_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
+    if logits.bias is not None:
+        return "logits have a bias, which is as large as the square itself"
+    if min(q.shape[1], k.shape[1]) < 2 * BLOCK:
+        return f"{q.shape[1]} queries and {k.shape[1]} keys are under {2 * BLOCK}"
+    return None
+
+
 def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
     if jax.default_backend() != "gpu":
         return "it needs an NVIDIA GPU"
@@ -196,10 +212,11 @@ class Kernel:
 KERNELS = {
     "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True),
     "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),
+    "blockwise": Kernel(_blockwise, _blockwise_refuses),
     "xla": Kernel(_xla, lambda q, k, v, mask, logits: None),
 }
 BACKENDS = {
-    "gpu": ("cudnn", "blocked_causal", "xla"),
-    "tpu": ("blocked_causal", "xla"),
-    "cpu": ("blocked_causal", "xla"),
+    "gpu": ("cudnn", "blocked_causal", "blockwise", "xla"),
+    "tpu": ("blocked_causal", "blockwise", "xla"),
+    "cpu": ("blocked_causal", "blockwise", "xla"),
 }

@@ -95,7 +95,7 @@ class BlockConfig:
     remat: Literal["none", "full", "dots"] = setting("dots", free=True)
     scan: bool = setting(True, free=True)  # one compiled block for all layers, or one each; the same parameters
     # attention kernel to try first; "auto": the first of the backend's list that can do what is asked
-    kernel: Literal["auto", "cudnn", "blocked_causal", "xla"] = setting("auto", free=True)
+    kernel: Literal["auto", "cudnn", "blocked_causal", "blockwise", "xla"] = setting("auto", free=True)
     strict: bool = setting(False, free=True)  # no fallback to a slower attention kernel
 
     def validate(self) -> None:

@@ -6,10 +6,27 @@ Queries and keys are counted from the same start. Integer and boolean arrays ins
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+class Span(NamedTuple):
+    """Some queries or keys in a row; where they start may be traced."""
+
+    start: Any
+    size: int
+
+    def index(self) -> jax.Array:
+        """Their numbers, int [size]."""
+        return self.start + jnp.arange(self.size)
+
+    def of(self, x: jax.Array, axis: int) -> jax.Array:
+        """Their part of an axis. What lies beyond its end is that of the last ones, and must not be used."""
+        if isinstance(self.start, int) and self.start + self.size <= x.shape[axis]:
+            return jax.lax.slice_in_dim(x, self.start, self.start + self.size, axis=axis)
+        return jnp.take(x, self.index(), axis=axis, mode="clip")
 
 
 class Mask:
@@ -22,7 +39,7 @@ class Mask:
                 parts.append(part)
         return parts[0] if len(parts) == 1 else All(tuple(parts)) if parts else Full()
 
-    def block(self, rows: slice, columns: slice) -> jax.Array | None:
+    def block(self, rows: Span, columns: Span) -> jax.Array | None:
         """bool, broadcastable to [B, 1, rows, columns]; None where everything is allowed."""
         raise NotImplementedError
 
@@ -32,7 +49,7 @@ class Mask:
 class Full(Mask):
     """Every query attends to every key."""
 
-    def block(self, rows: slice, columns: slice) -> None:
+    def block(self, rows: Span, columns: Span) -> None:
         return None
 
 
@@ -41,10 +58,11 @@ class Full(Mask):
 class Causal(Mask):
     """Query t attends to keys 0..t."""
 
-    def block(self, rows: slice, columns: slice) -> jax.Array | None:
-        if columns.stop <= rows.start + 1:
-            return None
-        return _index(rows)[:, None] >= _index(columns)
+    def block(self, rows: Span, columns: Span) -> jax.Array | None:
+        if isinstance(rows.start, int) and isinstance(columns.start, int):
+            if columns.start + columns.size <= rows.start + 1:
+                return None
+        return rows.index()[:, None] >= columns.index()
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
@@ -54,9 +72,9 @@ class Prefix(Mask):
 
     length: Any
 
-    def block(self, rows: slice, columns: slice) -> jax.Array:
+    def block(self, rows: Span, columns: Span) -> jax.Array:
         length = jnp.asarray(self.length).reshape(-1, 1, 1, 1)
-        return (_index(rows)[:, None] >= _index(columns)) | (_index(columns) < length)
+        return (rows.index()[:, None] >= columns.index()) | (columns.index() < length)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["window", "causal"])
@@ -67,8 +85,8 @@ class Sliding(Mask):
     window: int
     causal: bool = True
 
-    def block(self, rows: slice, columns: slice) -> jax.Array:
-        distance = _index(rows)[:, None] - _index(columns)
+    def block(self, rows: Span, columns: Span) -> jax.Array:
+        distance = rows.index()[:, None] - columns.index()
         near = distance < self.window
         return near & (distance >= 0 if self.causal else distance > -self.window)
 
@@ -84,9 +102,9 @@ class Segments(Mask):
     q_ids: jax.Array
     kv_ids: jax.Array | None = None
 
-    def block(self, rows: slice, columns: slice) -> jax.Array:
-        q_BxT = self.q_ids[:, rows]
-        kv_BxS = (self.q_ids if self.kv_ids is None else self.kv_ids)[:, columns]
+    def block(self, rows: Span, columns: Span) -> jax.Array:
+        q_BxT = rows.of(self.q_ids, 1)
+        kv_BxS = columns.of(self.q_ids if self.kv_ids is None else self.kv_ids, 1)
         same = q_BxT[:, :, None] == kv_BxS[:, None, :]
         return (same & (kv_BxS != 0)[:, None, :])[:, None]
 
@@ -98,8 +116,8 @@ class Keys(Mask):
 
     valid: jax.Array
 
-    def block(self, rows: slice, columns: slice) -> jax.Array:
-        return self.valid[:, None, None, columns].astype(bool)
+    def block(self, rows: Span, columns: Span) -> jax.Array:
+        return columns.of(self.valid, 1)[:, None, None].astype(bool)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=[])
@@ -109,8 +127,8 @@ class Given(Mask):
 
     array: jax.Array
 
-    def block(self, rows: slice, columns: slice) -> jax.Array:
-        return self.array[:, :, rows, columns]
+    def block(self, rows: Span, columns: Span) -> jax.Array:
+        return columns.of(rows.of(self.array, 2), 3)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
@@ -120,7 +138,7 @@ class All(Mask):
 
     parts: tuple[Mask, ...]
 
-    def block(self, rows: slice, columns: slice) -> jax.Array | None:
+    def block(self, rows: Span, columns: Span) -> jax.Array | None:
         arrays = [a for a in (p.block(rows, columns) for p in self.parts) if a is not None]
         return functools.reduce(jnp.logical_and, arrays) if arrays else None
 
@@ -142,12 +160,8 @@ def may_be_empty(mask: Mask) -> bool:
 
 def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:
     """The mask as bool [B or 1, 1, q_len, kv_len], True = may attend."""
-    array = mask.block(slice(0, q_len), slice(0, kv_len))
+    array = mask.block(Span(0, q_len), Span(0, kv_len))
     if array is None:
         return jnp.ones((1, 1, q_len, kv_len), bool)
     array = array.reshape((1,) * (4 - array.ndim) + array.shape)
     return jnp.broadcast_to(array, (array.shape[0], 1, q_len, kv_len))
-
-
-def _index(part: slice) -> jax.Array:
-    return jnp.arange(part.start, part.stop)

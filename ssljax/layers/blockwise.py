@@ -1,0 +1,158 @@
+"""Attention in memory that grows with the length and not with its square, forward and backward.
+
+Blocks of queries against blocks of keys, with a running maximum and sum (Rabe & Staats 2021, "Self-attention does not
+need O(n^2) memory"; Dao 2022, algorithms 1 and 2): only one block of logits exists at a time, and the backward pass
+computes it again from what the forward pass leaves, a log-sum for each query.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.layers.masks import Mask, Span, is_causal
+
+BLOCK = 512  # queries, and keys, of a block
+_FLOOR = -1e29  # as in `attention`: exp(masked - floor) is exactly 0
+
+
+class _Setting(NamedTuple):
+    """What does not change while it is compiled."""
+
+    scale: float
+    cap: float | None
+    block: int
+    causal: bool
+    keys: int  # real ones; those after them fill up the last block
+
+
+def attend_blockwise(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, scale: float, cap: float | None = None, block: int = BLOCK
+) -> jax.Array:
+    """Attention of q [B, G, R, T, K] to k, v [B, G, S, K] under a mask; float32 [B, G, R, T, K]."""
+    queries, keys = q.shape[3], k.shape[2]
+    block = min(block, max(queries, keys))
+    setting = _Setting(scale, cap, block, is_causal(mask), keys)
+    out = _attend(setting, _filled(q, 3, block), _filled(k, 2, block), _filled(v, 2, block), mask)
+    return out[:, :, :, :queries]
+
+
+def _filled(x: jax.Array, axis: int, block: int) -> jax.Array:
+    """With zeros up to a multiple of the block."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % block)
+    return jnp.pad(x, widths)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+def _attend(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+    return _forward(setting, q, k, v, mask)[0]
+
+
+def _forward(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, Any]:
+    def rows(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mine = _part(q, i, 3, setting.block)
+
+        def add(carry: Any, j: jax.Array) -> Any:
+            top, total, out = carry
+            logits, _, allowed = _logits(setting, mine, k, mask, i, j)
+            top_new = jnp.maximum(top, jnp.max(logits, axis=-1))
+            shrink, weights = jnp.exp(top - top_new), jnp.where(allowed, jnp.exp(logits - top_new[..., None]), 0)
+            values = _part(v, j, 2, setting.block)
+            new = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
+            return top_new, total * shrink + jnp.sum(weights, axis=-1), out * shrink[..., None] + new
+
+        shape = mine.shape[:-1]
+        start = jnp.full(shape, _FLOOR), jnp.zeros(shape), jnp.zeros((*shape, v.shape[-1]))
+        top, total, out = _over(setting, start, add, i, _count(k, 2, setting), rows=True)
+        total = jnp.where(total == 0, 1, total)
+        return out / total[..., None], top + jnp.log(total)
+
+    out, log_sum = jax.lax.map(rows, jnp.arange(_count(q, 3, setting)))
+    out, log_sum = _joined(out), _joined(log_sum[..., None])[..., 0]
+    return out, (q, k, v, mask, out, log_sum)
+
+
+def _backward(setting: _Setting, kept: Any, d_out: jax.Array) -> Any:
+    q, k, v, mask, out, log_sum = kept
+    d_out = d_out.astype(jnp.float32)
+    along = jnp.sum(d_out * out, axis=-1)  # [B, G, R, T]
+    part = functools.partial(_part, size=setting.block)
+
+    def pair(i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Weights of a block, and the gradients of its q k^T."""
+        logits, slope, allowed = _logits(setting, part(q, i, 3), k, mask, i, j)
+        weights = jnp.where(allowed, jnp.exp(logits - part(log_sum, i, 3)[..., None]), 0)
+        values = part(v, j, 2).astype(jnp.float32)
+        d_weights = jnp.einsum("bgrtk,bgsk->bgrts", part(d_out, i, 3), values)
+        return weights, weights * (d_weights - part(along, i, 3)[..., None]) * slope * setting.scale
+
+    def rows(i: jax.Array) -> jax.Array:
+        def add(total: jax.Array, j: jax.Array) -> jax.Array:
+            return total + jnp.einsum("bgrts,bgsk->bgrtk", pair(i, j)[1], part(k, j, 2).astype(jnp.float32))
+
+        zero = jnp.zeros(part(q, i, 3).shape)
+        return _over(setting, zero, add, i, _count(k, 2, setting), rows=True)
+
+    def columns(j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def add(total: Any, i: jax.Array) -> Any:
+            weights, d_logits = pair(i, j)
+            d_k = jnp.einsum("bgrts,bgrtk->bgsk", d_logits, part(q, i, 3).astype(jnp.float32))
+            d_v = jnp.einsum("bgrts,bgrtk->bgsk", weights, part(d_out, i, 3))
+            return total[0] + d_k, total[1] + d_v
+
+        zero = jnp.zeros(part(k, j, 2).shape), jnp.zeros(part(v, j, 2).shape)
+        return _over(setting, zero, add, j, _count(q, 3, setting), rows=False)
+
+    d_q = _joined(jax.lax.map(rows, jnp.arange(_count(q, 3, setting))))
+    d_k, d_v = (_joined(x) for x in jax.lax.map(columns, jnp.arange(_count(k, 2, setting))))
+    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _over(setting: _Setting, carry: Any, add: Any, mine: jax.Array, count: int, rows: bool) -> Any:
+    """`add` over the blocks of the other side; those that a causal mask forbids whole are passed over."""
+
+    def step(carry: Any, other: jax.Array) -> tuple[Any, None]:
+        if not setting.causal:
+            return add(carry, other), None
+        seen = other <= mine if rows else mine <= other
+        return jax.lax.cond(seen, add, lambda carry, other: carry, carry, other), None
+
+    return jax.lax.scan(step, carry, jnp.arange(count))[0]
+
+
+def _logits(
+    setting: _Setting, q: jax.Array, k: jax.Array, mask: Mask, i: jax.Array, j: jax.Array
+) -> tuple[jax.Array, jax.Array | float, jax.Array]:
+    """Of a block of queries and one of keys: logits, their slope under the cap, and which are allowed."""
+    size = setting.block
+    q = q * jnp.asarray(setting.scale, q.dtype)
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", q, _part(k, j, 2, size), preferred_element_type=jnp.float32)
+    slope: jax.Array | float = 1.0
+    if setting.cap is not None:
+        bent = jnp.tanh(logits / setting.cap)
+        logits, slope = setting.cap * bent, 1 - jnp.square(bent)
+    rows, columns = Span(i * size, size), Span(j * size, size)
+    allowed = mask.block(rows, columns)
+    real = columns.index() < setting.keys
+    allowed = real if allowed is None else allowed & real
+    allowed = allowed[:, :, None] if allowed.ndim == 4 else allowed  # [B, 1, 1, t, s]: the same for every head
+    return jnp.where(allowed, logits, -1e30), slope, allowed
+
+
+def _part(x: jax.Array, i: jax.Array, axis: int, size: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
+
+
+def _count(x: jax.Array, axis: int, setting: _Setting) -> int:
+    return x.shape[axis] // setting.block
+
+
+def _joined(blocks: jax.Array) -> jax.Array:
+    """[n, ..., t, K] -> [..., n t, K]."""
+    x = jnp.moveaxis(blocks, 0, -3)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
