@@ -59,9 +59,9 @@ class Causal(Mask):
     """Query t attends to keys 0..t."""
 
     def block(self, rows: Span, columns: Span) -> jax.Array | None:
-        if isinstance(rows.start, int) and isinstance(columns.start, int):
-            if columns.start + columns.size <= rows.start + 1:
-                return None
+        known = isinstance(rows.start, int) and isinstance(columns.start, int)
+        if known and columns.start + columns.size <= rows.start + 1:
+            return None
         return rows.index()[:, None] >= columns.index()
 
 
