@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.interop.rules import Rule
@@ -50,7 +49,6 @@ class Family:
         prefix: of the names of the inner model, which a file of the bare model leaves out.
         ignored: patterns of tensors that are no parameters.
         renames: patterns of names, and what they become, of other versions of the format.
-        tables: our config -> tensors that are no parameters here but belong in a file.
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
     """
 
@@ -65,7 +63,6 @@ class Family:
     outputs: Outputs
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
-    tables: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
 
     def config(self, theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Our keys for their config."""

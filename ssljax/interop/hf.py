@@ -48,7 +48,8 @@ class Model:
     """An imported (or to be exported) model.
 
     module: Flax module. variables: {"params": ...}. config: as in config.json. ours: our configuration, resolved.
-    tokenizer: a `tokenizers.Tokenizer`, None where the folder has none. folder: where it came from.
+    tokenizer: a `tokenizers.Tokenizer`, None where the folder has none. folder: where it came from. bare: the names of
+    its tensors begin inside the inner model (its file has no head).
     """
 
     module: nn.Module
@@ -58,6 +59,7 @@ class Model:
     family: Family
     tokenizer: Any = None
     folder: pathlib.Path | None = None
+    bare: bool = False
 
     def forward(self, **inputs: Any) -> dict[str, np.ndarray]:
         """Outputs by the names that `transformers` gives them, for inputs by its names."""
@@ -109,7 +111,7 @@ def load(
         ours = dataclasses.replace(ours, tied=True)
     module = ours.standalone()
     params = _read_parameters(module, family, ours, tensors, "" if bare else family.prefix, folder, strict, mesh)
-    return Model(module, {"params": params}, theirs, ours, family, _read_tokenizer(folder), folder)
+    return Model(module, {"params": params}, theirs, ours, family, _read_tokenizer(folder), folder, bare)
 
 
 def save(model: Model, folder: str | pathlib.Path) -> None:
@@ -117,7 +119,7 @@ def save(model: Model, folder: str | pathlib.Path) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config or model.family.config_back(model.ours)
-    tensors = {**model.family.tables(model.ours), **tensors_of(model, model.variables["params"])}
+    tensors = tensors_of(model, model.variables["params"])
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
@@ -133,10 +135,11 @@ def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     """Parameters (or their gradients) of a model under the names of `transformers`."""
     flat = _flat(params)
     out: dict[str, np.ndarray] = {}
+    inner = model.family.prefix if model.bare else ""
     for rule in active(model.family.rules(model.ours), flat):
         parts = [flat[name] for name in rule.ours]
         for name, index in rule.names(parts[0].shape):
-            out[name] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
+            out[name.removeprefix(inner)] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
     return out
 
 

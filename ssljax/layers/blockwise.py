@@ -45,7 +45,7 @@ def _filled(x: jax.Array, axis: int, block: int) -> jax.Array:
     return jnp.pad(x, widths)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
     return _forward(setting, q, k, v, mask)[0]
 

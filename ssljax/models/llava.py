@@ -51,6 +51,12 @@ class LLaVAConfig:
         """The same with the numbers of both sizes filled in."""
         return dataclasses.replace(self, image=self.image.resolved(), text=self.text.resolved())
 
+    def module(self, spec: Any, path: str = "model") -> "LLaVA":
+        """The model for the images and tokens of `spec`."""
+        image = self.image.module(spec, f"{path}.image")
+        seen = dataclasses.replace(image.config, image_shape=image.image_shape)
+        return dataclasses.replace(self, image=seen, text=self.text.sized(spec, f"{path}.text")).standalone()
+
     def standalone(self) -> "LLaVA":
         """The model by itself; the image's shape, the vocabulary and `max_len` must be known."""
         return LLaVA(self.resolved())

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.schema import setting
+from ssljax.base.schema import given, setting
 from ssljax.layers.block import Stack
-from ssljax.layers.dense import Dense
+from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
@@ -32,6 +32,7 @@ class MAEDecoder(TransformerConfig):
     }
 
     size: str | None = "micro"
+    learned: bool = given(False)  # positions, with rows for the tokens before the patches; else fixed sine-cosine
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
@@ -69,9 +70,14 @@ class Decoder(nn.Module):
         # slot[b, n]: where patch n stands among the kept ones, or the mask token behind them.
         rows = jnp.arange(batch)[:, None]
         slot = jnp.full((batch, patches), kept, jnp.int32).at[rows, keep].set(jnp.arange(kept, dtype=jnp.int32))
-        x = take_tokens(x, slot) + jnp.asarray(sincos_2d(self.grid, width), x.dtype)
+        x = take_tokens(x, slot)
+        if not c.learned:
+            x = x + jnp.asarray(sincos_2d(self.grid, width), x.dtype)
         if prefix is not None:
             x = jnp.concatenate([embed(prefix), x], axis=1)
+        if c.learned:
+            shape = (x.shape[1], width)
+            x = x + parameter(self, "positions", nn.initializers.normal(0.02), ("positions", "embed"), shape)
         x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
         x = x[:, x.shape[1] - patches :]
         head = Dense(self.patch_dim, ("embed", "patch"), initializer=c.initializer(), dtype=c.dtype, name="head")

@@ -4,6 +4,7 @@ They are sums over the global batch, so the wrapped objective is coupled where s
 first, then the loss sees what all of them sent where.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ def with_router_losses(objective: Objective) -> Objective:
     experts = getattr(getattr(objective.model, "config", None), "experts", None)
     if experts is None or not (experts.balance or experts.z_loss):
         return objective
-    fields = {name: getattr(objective, name) for name in objective.__dataclass_fields__}
+    fields = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
     routed = _routed(type(objective), bool(experts.balance) or objective.coupled)(**fields)
     if hasattr(objective, "_registry_name"):
         object.__setattr__(routed, "_registry_name", objective._registry_name)

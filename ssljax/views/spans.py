@@ -51,7 +51,7 @@ def span_corrupt(
     """
     length = tokens.shape[1]
     hidden_of, spans_of = (jnp.asarray(table) for table in span_counts(np.arange(length + 1), rate, mean_span))
-    most = int(span_counts(np.arange(length + 1), rate, mean_span)[1].max())
+    most = max(int(span_counts(np.arange(length + 1), rate, mean_span)[1].max()), 1)
     sizes = denoising_lengths(length, rate, mean_span)
     u = uniforms(example_keys(key, len(tokens)), 2 * length).reshape(-1, 2, length)
 

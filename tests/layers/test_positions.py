@@ -53,7 +53,13 @@ def test_resized_tables_keep_constants_and_slopes():
     np.testing.assert_allclose(small[..., 1], 1, rtol=1e-5)
     np.testing.assert_allclose(small[1:3, 0, 0], [2.5, 4.5], rtol=1e-4)  # centres of patches twice as large
     large = np.asarray(resize_table(table, (8, 6), (16, 12))).reshape(16, 12, 2)
-    np.testing.assert_allclose(np.diff(large[4:-4, 0, 0]), 0.5, rtol=1e-3)
+    # This kernel (a = -0.75) gives a line a ripple of the old spacing; from one old point to the next it is a line.
+    np.testing.assert_allclose(large[6:-4, 0, 0] - large[4:-6, 0, 0], 1, rtol=1e-5)
+    quarter = [-0.75 * (1.25**3 - 5 * 1.25**2 + 8 * 1.25 - 4), 1.25 * 0.25**3 - 2.25 * 0.25**2 + 1]
+    quarter += [1.25 * 0.75**3 - 2.25 * 0.75**2 + 1, -0.75 * (1.75**3 - 5 * 1.75**2 + 8 * 1.75 - 4)]
+    np.testing.assert_allclose(sum(quarter), 1, rtol=1e-12)
+    # New point 9 stands at old 4.25.
+    np.testing.assert_allclose(large[9, 0, 0], np.dot(quarter, [3, 4, 5, 6]), rtol=1e-5)
 
 
 def test_rows_and_columns_turn_a_half_each():

@@ -26,9 +26,10 @@ class Spec:
     vocab_size: int = 50
 
 
-SPEC = Spec({"image": {"shape": [8, 8, 3]}, "tokens": {"shape": [12]}})
+SPEC = Spec({"image": {"shape": [8, 8, 3]}, "tokens": {"shape": [12]}, "spectrogram": {"shape": [24, 16]}})
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(4, 8, 8, 3)), jnp.float32)
+SPECTROGRAMS = jnp.asarray(RNG.normal(size=(4, 24, 16)), jnp.float32)
 TOKENS = jnp.asarray(RNG.integers(1, 50, size=(4, 12)), jnp.int32)
 SEGMENTS = jnp.array([[1] * 12, [1] * 7 + [0] * 5, [1] * 1 + [0] * 11, [1] * 12], jnp.int32)
 SMALL = {"width": 16, "depth": 2, "heads": 2}
@@ -308,7 +309,17 @@ def create(name, **keys):
         module = models.create({**config, **keys}, SPEC)
         return module, inputs(module)
     cls = models.REGISTRY.get(name)
-    tiny = {"size": None, "width": 16, "depth": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24, "vocab_size": 50}
+    small = {"size": None, "width": 16, "depth": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24}
+    if cls.inputs in ("images", "spectrograms"):
+        module = models.create({"name": name, **small, "patch_size": 2, **keys}, SPEC)
+        return module, (IMAGES if cls.inputs == "images" else SPECTROGRAMS,)
+    if cls.inputs in ("pairs", "image_text"):
+        image = {**small, "patch_size": 2, **keys.get("image", {})}
+        text = {**({"name": "llama"} if name == "llava" else {}), **small, **keys.get("text", {})}
+        own = {"image_token": 7} if name == "llava" else {}
+        module = models.create({"name": name, "image": image, "text": text, **own}, SPEC)
+        return module, (IMAGES, TOKENS) if name == "siglip" else (jnp.full((4, 12), 7), IMAGES)
+    tiny = {**small, "vocab_size": 50}
     recipe = cls()
     tiny |= {"embedding_dim": 8} if recipe.embedding_dim else {}
     tiny |= {"window": 3} if recipe.window else {}
@@ -339,8 +350,8 @@ NOISY = [pytest.param(name, marks=() if name in OWN else pytest.mark.full) for n
 @pytest.mark.parametrize("name", NOISY)
 def test_noise_belongs_to_examples(name):
     rates = {"dropout": 0.3, "drop_path": 0.3}
-    if name == "clip":
-        rates = {tower: {**CLIP[tower], **rates} for tower in ("image", "text")}
+    if models.REGISTRY.get(name).inputs in ("pairs", "image_text"):
+        rates = {tower: {**(CLIP[tower] if name == "clip" else {}), **rates} for tower in ("image", "text")}
     module, inputs = create(name, **rates)
     params = nn.unbox(jax.jit(initialise(name))(jax.random.key(0)))
     more = {"mask": Causal()} if isinstance(module, TokenTransformer) else {}
@@ -360,7 +371,8 @@ def test_noise_belongs_to_examples(name):
 
 
 def test_every_preset_is_possible():
-    spec = Spec({"image": {"shape": [224, 224, 3]}, "tokens": {"shape": [128]}}, 1000)
+    elements = {"image": [224, 224, 3], "tokens": [64], "spectrogram": [1024, 128]}
+    spec = Spec({name: {"shape": shape} for name, shape in elements.items()}, 1000)
     for name in models.REGISTRY:
         config = models.REGISTRY.get(name)
         for size in getattr(config, "presets", {}):

@@ -7,12 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.interop.family import KEYS, Family, activation, activation_back, hidden_states, token_loss
 from ssljax.interop.rules import Op, Rule, blocks, copy, dense, fused, norm, split, under
-from ssljax.layers.positions import sincos_2d
 from ssljax.models.family import Encoded
 from ssljax.views import patches as patching
 
@@ -129,6 +127,7 @@ def _mae(config: Any) -> list[Rule]:
         *under("encoder", "", _encoder(config.encoder, "vit.")),
         *dense("decoder/embed", "decoder.decoder_embed"),
         Rule(("decoder/mask_token",), "decoder.mask_token", LEADING),
+        Rule(("decoder/positions",), "decoder.decoder_pos_embed", LEADING),
         *blocks("decoder.decoder_layers.{i}", BLOCK, "decoder/stack/layers"),
         *norm("decoder/stack/norm", "decoder.decoder_norm"),
         *dense("decoder/head", "decoder.decoder_pred"),
@@ -375,12 +374,12 @@ def _write_ast(ours: Any) -> dict[str, Any]:
 def _read_mae(theirs: Mapping[str, Any]) -> dict[str, Any]:
     both = _read(theirs, pooled=False)
     same = {name: theirs[key] for name, key in OWN_KEYS.items()}
-    own = {"pool": "cls", "positions": "sincos", **both, **same}
+    own = {"pool": "cls", "positions": "learned", **both, **same}  # a file holds its fixed positions
     names = {"width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads"}
     names |= {"mlp_dim": "intermediate_size"}
     decoder = {ours: theirs[f"decoder_{key}"] for ours, key in names.items()}
     shared = {name: both[name] for name in ("activation", "bias_except")} | {"norm_eps": theirs["layer_norm_eps"]}
-    return {"encoder": {"size": None, **own}, "decoder": {"size": None, **shared, **decoder}}
+    return {"encoder": {"size": None, **own}, "decoder": {"size": None, "learned": True, **shared, **decoder}}
 
 
 def _write_mae(ours: Any) -> dict[str, Any]:
@@ -392,13 +391,6 @@ def _write_mae(ours: Any) -> dict[str, Any]:
         **{"decoder_hidden_size": decoder.width, "decoder_num_hidden_layers": decoder.depth},
         **{"decoder_num_attention_heads": decoder.heads, "decoder_intermediate_size": decoder.hidden},
     }
-
-
-def _mae_tables(ours: Any) -> dict[str, np.ndarray]:
-    grid = tuple(n // ours.encoder.patch_size for n in ours.encoder.image_shape[:2])
-    widths = {"vit.embeddings.position_embeddings": ours.encoder.width}
-    widths |= {"decoder.decoder_pos_embed": ours.decoder.width}
-    return {name: np.pad(sincos_2d(grid, width), ((1, 0), (0, 0)))[None] for name, width in widths.items()}
 
 
 DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224, "num_channels": 3, "patch_size": 16}
@@ -511,6 +503,4 @@ MAE = dataclasses.replace(
     prefix="vit.",
     outputs=autoencoder,
     renames=((r"decoder_encoder\.layer\.", "decoder_layers."),),
-    tables=_mae_tables,
-    ignored=(r"position_embeddings$", r"decoder_pos_embed$"),
 )
