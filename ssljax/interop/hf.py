@@ -139,7 +139,9 @@ def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     for rule in active(model.family.rules(model.ours), flat):
         parts = [flat[name] for name in rule.ours]
         for name, index in rule.names(parts[0].shape):
-            out[name.removeprefix(inner)] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
+            out[name.removeprefix(inner)] = np.ascontiguousarray(
+                rule.op.write([np.asarray(part[index]) for part in parts])
+            )
     return out
 
 

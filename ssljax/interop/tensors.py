@@ -1,6 +1,5 @@
 """Tensors in safetensors files, one at a time."""
 
-import functools
 import json
 import pathlib
 import re
@@ -42,7 +41,9 @@ class Tensors:
             except (OSError, safetensors.SafetensorError) as error:
                 raise UserError(f"{folder / name}: not a whole safetensors file ({error})") from error
             for theirs in list(file.keys()):
-                name = functools.reduce(lambda n, pair: re.sub(*pair, n), renames, theirs)
+                name = theirs
+                for pattern, new in renames:
+                    name = re.sub(pattern, new, name)
                 self._files[name] = (file, theirs)
 
     def __iter__(self) -> Iterator[str]:

@@ -260,7 +260,7 @@ def grid_bias(module: nn.Module, c: BlockConfig, pairs: positions.Pairs) -> jax.
     table = parameter(module, "relative_bias", nn.initializers.zeros, names, shape)
     if pairs.stretch is not None:
         table = jnp.asarray(pairs.stretch) @ table
-    return table[jnp.asarray(pairs.index)].transpose(2, 0, 1)[None]
+    return table[jnp.asarray(pairs.rows)].transpose(2, 0, 1)[None]
 
 
 def _of_kind(tables: tuple[Any, ...], kind: Any) -> Any:

@@ -138,7 +138,7 @@ def _logits(
         logits, slope = setting.cap * bent, 1 - jnp.square(bent)
     rows, columns = Span(i * size, size), Span(j * size, size)
     allowed = mask.block(rows, columns)
-    real = columns.index() < setting.keys
+    real = columns.numbers() < setting.keys
     allowed = real if allowed is None else allowed & real
     allowed = allowed[:, :, None] if allowed.ndim == 4 else allowed  # [B, 1, 1, t, s]: the same for every head
     return jnp.where(allowed, logits, -1e30), slope, allowed

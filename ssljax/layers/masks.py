@@ -18,7 +18,7 @@ class Span(NamedTuple):
     start: Any
     size: int
 
-    def index(self) -> jax.Array:
+    def numbers(self) -> jax.Array:
         """Their numbers, int [size]."""
         return self.start + jnp.arange(self.size)
 
@@ -26,7 +26,7 @@ class Span(NamedTuple):
         """Their part of an axis. What lies beyond its end is that of the last ones, and must not be used."""
         if isinstance(self.start, int) and self.start + self.size <= x.shape[axis]:
             return jax.lax.slice_in_dim(x, self.start, self.start + self.size, axis=axis)
-        return jnp.take(x, self.index(), axis=axis, mode="clip")
+        return jnp.take(x, self.numbers(), axis=axis, mode="clip")
 
 
 class Mask:
@@ -62,7 +62,7 @@ class Causal(Mask):
         known = isinstance(rows.start, int) and isinstance(columns.start, int)
         if known and columns.start + columns.size <= rows.start + 1:
             return None
-        return rows.index()[:, None] >= columns.index()
+        return rows.numbers()[:, None] >= columns.numbers()
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
@@ -74,7 +74,7 @@ class Prefix(Mask):
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
         length = jnp.asarray(self.length).reshape(-1, 1, 1, 1)
-        return (rows.index()[:, None] >= columns.index()) | (columns.index() < length)
+        return (rows.numbers()[:, None] >= columns.numbers()) | (columns.numbers() < length)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["window", "causal"])
@@ -86,7 +86,7 @@ class Sliding(Mask):
     causal: bool = True
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
-        distance = rows.index()[:, None] - columns.index()
+        distance = rows.numbers()[:, None] - columns.numbers()
         near = distance < self.window
         return near & (distance >= 0 if self.causal else distance > -self.window)
 

@@ -181,7 +181,7 @@ def rotary_2d(grid: tuple[int, int], width: int, theta: float) -> tuple[np.ndarr
 class Pairs(NamedTuple):
     """Which row of a table of biases each pair of tokens reads."""
 
-    index: np.ndarray  # int [T, T]
+    rows: np.ndarray  # int [T, T]
     stretch: np.ndarray | None = None  # float32 [R', R]: the table at another grid, from the learned one
 
 

@@ -39,9 +39,9 @@ class TextConfig(GPTConfig):
 
 def _published(patch: int, image: Size, text: Size, embed_dim: int | None, side: int = 224, **towers: Any) -> Size:
     """What CLIP was published with: the towers' sizes, and what both towers share."""
-    own = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
+    own: Size = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
     picture = ViTConfig(size=None, patch_size=patch, image_shape=(side, side, 3), **image, **own, **towers)
-    causal = {} if embed_dim else {"attention": "full"}
+    causal: Size = {} if embed_dim else {"attention": "full"}
     return {"image": picture, "text": TextConfig(size=None, **text, **causal, **towers), "embed_dim": embed_dim}
 
 

@@ -54,7 +54,8 @@ class LLaVAConfig:
     def module(self, spec: Any, path: str = "model") -> "LLaVA":
         """The model for the images and tokens of `spec`."""
         image = self.image.module(spec, f"{path}.image")
-        seen = dataclasses.replace(image.config, image_shape=image.image_shape)
+        height, width, channels = image.image_shape
+        seen = dataclasses.replace(image.config, image_shape=(height, width, channels))
         return dataclasses.replace(self, image=seen, text=self.text.sized(spec, f"{path}.text")).standalone()
 
     def standalone(self) -> "LLaVA":
@@ -77,7 +78,7 @@ class LLaVA(nn.Module):
 
     def patches(self, images: jax.Array) -> jax.Array:
         """[I, H, W, C] -> what the decoder reads of them, [I, N, D]."""
-        states = self.vision(images, states=True).states
+        states: Any = self.vision(images, states=True).states
         x = states[self.config.feature_layer][:, self.config.image.prefix :]
         return self.project_out(ACTIVATIONS[self.config.activation](self.project_in(x)))
 

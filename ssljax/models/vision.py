@@ -133,7 +133,7 @@ class ASTConfig(ViTConfig):
 class AST(ViT):
     """Spectrograms [B, time, frequency] to patch tokens, in rows of one frequency, and a pooled vector."""
 
-    def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:
+    def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:  # type: ignore[override]
         """The same as of an image [B, frequency, time, 1]."""
         return super().__call__(jnp.swapaxes(spectrograms, 1, 2)[..., None], **keywords)
 

@@ -232,7 +232,8 @@ class ViT(nn.Module):
         )
         tokens = out[:, c.prefix :]
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
-        return Encoded(tokens, self._pooled(out, tokens), between, prefix=out[:, : c.prefix] if c.prefix else None)
+        prefix = out[:, : c.prefix] if c.prefix else None
+        return Encoded(tokens, self._pooled(out, tokens), between, router=layers.router, prefix=prefix)
 
     def _positions(self, grid: tuple[int, int]) -> tuple[jax.Array | None, jax.Array | None]:
         """What stands before the patches, [P, D], and the positions of the patches, [N, D], at this grid."""

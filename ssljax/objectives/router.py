@@ -35,14 +35,15 @@ def with_router_losses(objective: Objective) -> Objective:
     if experts is None or not (experts.balance or experts.z_loss):
         return objective
     fields = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
-    routed = _routed(type(objective), bool(experts.balance) or objective.coupled)(**fields)
+    kind: Any = type(objective)
+    routed = _routed(kind, bool(experts.balance) or objective.coupled)(**fields)
     if hasattr(objective, "_registry_name"):
         object.__setattr__(routed, "_registry_name", objective._registry_name)
     return routed
 
 
 @functools.cache
-def _routed(cls: type, coupled: bool) -> type:
+def _routed(cls: Any, coupled: bool) -> type:
     return type(cls.__name__, (_Routed, cls), {"coupled": coupled, "__module__": cls.__module__})
 
 

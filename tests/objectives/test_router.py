@@ -67,8 +67,10 @@ def test_slices_equal_one_batch(name):
     )
     np.testing.assert_allclose(four.value, one.value, rtol=1e-5)
     assert set(one.loss.terms) >= {"balance", "router_z"}
+    scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(one.grads))
     for a, b in zip(jax.tree.leaves(four.grads), jax.tree.leaves(one.grads)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+        # Some gradients are zero but for round-off, hence the floor.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(np.abs(b).max(), 1e-2 * scale))
 
 
 def test_even_routers_have_balance_one_a_layer_and_dense_models_none():
