@@ -24,6 +24,13 @@ _MASKED = -1e30  # the logit of a forbidden pair
 _FLOOR = -1e29  # row maxima are kept above it, so that exp(_MASKED - maximum) is exactly 0 in a row of nothing else
 
 
+class Mix(NamedTuple):
+    """Learned sums over heads: head h gives to head n with weight [h, n] (Shazeer 2020, "Talking-Heads Attention")."""
+
+    logits: jax.Array  # [H, H], for scale q k^T
+    weights: jax.Array  # [H, H], for the softmax
+
+
 def attend(
     q: jax.Array,
     k: jax.Array,
@@ -33,6 +40,7 @@ def attend(
     scale: float | None = None,
     bias: jax.Array | None = None,
     cap: float | None = None,
+    mix: Mix | None = None,
     kernel: str = "auto",
     strict: bool = False,
 ) -> jax.Array:
@@ -46,6 +54,7 @@ def attend(
         scale: of the logits; 1/sqrt(K) if None.
         bias: [B or 1, H, T, S] that is added to the scaled logits (distances, say).
         cap: logits x become cap tanh(x / cap), before the bias (Gemma 2).
+        mix: of heads, the logits before all but the scale, the weights after the softmax (Shazeer 2020).
         kernel: "auto" (first of the backend's list that can) or a name to try first.
         strict: refuse to fall back from the named kernel, or from a fused one.
 
@@ -64,7 +73,7 @@ def attend(
             )
         names = (kernel, *(n for n in names if n != kernel))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    logits = Logits(scale, bias, cap)
+    logits = Logits(scale, bias, cap, mix)
     for name in names:
         entry = KERNELS[name]
         reason = entry.refuses(q, k, v, mask, logits)
@@ -83,11 +92,12 @@ def _log_once(level: int, message: str) -> None:
 
 
 class Logits(NamedTuple):
-    """What is done to q k^T before the softmax."""
+    """What is done to q k^T before the softmax, and to the softmax: scale, mix, cap, bias, mask; softmax, mix."""
 
     scale: float
     bias: jax.Array | None = None  # [B or 1, H, T, S]
     cap: float | None = None
+    mix: Mix | None = None
 
     def part(self, rows: slice, columns: slice) -> "Logits":
         """The same for a block of queries and keys."""
@@ -146,6 +156,8 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Arr
     """Attention of q [B, G, R, t, K] to k, v [B, G, s, K]; allowed broadcasts to [B, 1, t, s] or is None."""
     q = q * jnp.asarray(how.scale, q.dtype)
     logits = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
+    if how.mix is not None:
+        logits = _mixed(logits, how.mix.logits)
     if how.cap is not None:
         logits = how.cap * jnp.tanh(logits / how.cap)
     if how.bias is not None:
@@ -162,8 +174,15 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Arr
     total = jnp.sum(weights, axis=-1, keepdims=True)
     if may_be_empty:
         total = jnp.where(total == 0, 1, total)
+    if how.mix is not None:
+        weights, total = _mixed(weights / total, how.mix.weights), jnp.float32(1)
     out = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return out / total  # after the product: K divisions a row and not S
+
+
+def _mixed(x_BxGxRxTxS: jax.Array, by_HxH: jax.Array) -> jax.Array:
+    x_BxHxTxS = x_BxGxRxTxS.reshape(x_BxGxRxTxS.shape[0], -1, *x_BxGxRxTxS.shape[3:])
+    return jnp.einsum("bhts,hn->bnts", x_BxHxTxS, by_HxH.astype(jnp.float32)).reshape(x_BxGxRxTxS.shape)
 
 
 def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
@@ -177,6 +196,8 @@ def _blocked_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logit
 
 
 def _blockwise_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
+    if logits.mix is not None:
+        return "heads are mixed (talking_heads)"
     if logits.bias is not None:
         return "logits have a bias, which is as large as the square itself"
     if min(q.shape[1], k.shape[1]) < 2 * BLOCK:
@@ -187,6 +208,8 @@ def _blockwise_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, log
 def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
     if jax.default_backend() != "gpu":
         return "it needs an NVIDIA GPU"
+    if logits.mix is not None:
+        return "heads are mixed (talking_heads)"
     if logits.bias is not None or logits.cap is not None:
         return "logits have a bias" if logits.cap is None else "logits are capped"
     if not isinstance(mask, Full | Causal):

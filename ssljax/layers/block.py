@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.base.errors import UserError
 from ssljax.base.schema import given, setting
 from ssljax.layers import positions
-from ssljax.layers.attention import attend
-from ssljax.layers.dense import Dense, Norm, constrain, parameter
+from ssljax.layers.attention import Mix, attend
+from ssljax.layers.conv1d import Addend, Convolution, ConvolutionConfig
+from ssljax.layers.dense import Dense, Norm, constrain, normalized, parameter
+from ssljax.layers.disentangled import DisentangledConfig, Distances, logit_scale, position_logits
 from ssljax.layers.experts import Experts, ExpertsConfig
 from ssljax.layers.masks import Full, Given, Mask, Sliding, is_causal
 from ssljax.layers.noise import Noise, drop_path, dropout
@@ -65,8 +69,11 @@ class BlockConfig:
     # parts with a bias where `bias` is false, without one where it is true
     bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ()
     qk_norm: bool = False  # RMSNorm of q and k in every head, before they are turned (Qwen 3)
-    attention_scale: float | None = setting(None, gt=0)  # of the logits; None: 1/sqrt(head_dim)
+    # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
+    attention_scale: float | None = setting(None, gt=0)
     attention_cap: float | None = setting(None, gt=0)  # logits x become cap tanh(x / cap) (Gemma 2)
+    # logits, and after the softmax weights, of all heads are mixed by learned matrices [heads, heads] (Shazeer 2020)
+    talking_heads: bool = False
     # kinds of the layers, repeated to the depth; a "local" one sees `window` keys (the last ones if causal, else those
     # nearer than that on both sides)
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global",)
@@ -77,11 +84,13 @@ class BlockConfig:
     layer_bias: bool = given(False)  # those of the grid are learned by each layer for itself
     bias_rows: int = given(0)  # and how many they are
     relative_buckets: tuple[int, int] = setting((32, 128), ge=2)  # how many, and the distance where the last begins
+    disentangled: DisentangledConfig | None = None  # contents attend to learned vectors of distances too (DeBERTa)
     rope_theta: float | None = setting(None, gt=0)  # base of the frequencies of rotary positions; None: not rotary
     rope_theta_local: float | None = setting(None, gt=0)  # that of local layers; None: the same
     rope_fraction: float = setting(1.0, gt=0, le=1)  # of each head is turned
     rope_scaling: Any = setting(None, registry=positions.SCALINGS)  # for longer contexts than in training
     experts: ExpertsConfig | None = None  # in the place of the feed-forward part
+    convolution: ConvolutionConfig | None = None  # beside the first block (DeBERTa v2)
     repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters (ALBERT)
     dropout: float = setting(0.0, ge=0, lt=1)  # rate after embeddings, attention and MLP; not of attention weights
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
@@ -112,6 +121,9 @@ class BlockConfig:
                 if self.rope_fraction == 1
                 else f"rope_fraction: an even number of elements is turned, got {self.rotary_width}"
             )
+        if self.disentangled is not None and (self.rope_theta is not None or self.qk_norm):
+            other = "rope_theta" if self.rope_theta is not None else "qk_norm"
+            raise ValueError(f"{other}: got {getattr(self, other)}, which disentangled attention excludes")
         if "local" in self.layer_kinds and self.window is None:
             raise ValueError("window: missing; local layers need a number of keys")
         if self.experts is not None and self.repeats > 1:
@@ -186,6 +198,8 @@ class Shared(NamedTuple):
     rotary: tuple[Any, ...]  # cosines and sines for each; None where positions are not rotary
     bias: jax.Array | None = None  # [B or 1, H, T, S], added to the logits of self-attention
     pairs: positions.Pairs | None = None  # for biases that are each layer's own
+    distances: Distances | None = None  # what disentangled attention reads of positions
+    beside: Addend | None = None  # what a convolution adds to the output of the first block
     memory: jax.Array | None = None  # [B, M, D], for cross-attention
     memory_mask: Mask | None = None
     start: jax.Array | None = None  # int32, where the queries stand in the cache
@@ -211,13 +225,10 @@ class Attention(nn.Module):
     def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Cache | None]:
         c = self.config
         heads, width = c.known("heads"), c.head_width
-
-        def project(x: jax.Array, name: str, count: int, axis: str) -> jax.Array:
-            dense = Dense(count * width, ("embed", axis), c.has_bias(name), c.initializer(), c.dtype, name=name)
-            return dense(x).reshape(*x.shape[:2], count, width)
-
+        to_q = self._projection("q", heads, "heads")
+        to_k, to_v = (self._projection(name, c.groups, "kv") for name in ("k", "v"))
         cache = layer.cache
-        q = project(x_BxTxD, "q", heads, "heads")
+        q = to_q(x_BxTxD)
         k: Any
         v: Any
         if self.cross and shared.memory is None:  # an earlier call has left them in the cache
@@ -225,12 +236,14 @@ class Attention(nn.Module):
             k, v = cache.cross_k, cache.cross_v
         else:
             source: Any = shared.memory if self.cross else x_BxTxD
-            k, v = project(source, "k", c.groups, "kv"), project(source, "v", c.groups, "kv")
+            k, v = to_k(source), to_v(source)
         if c.qk_norm:
             q = Norm("rms", c.norm_eps, axis=None, name="q_norm")(q)
             k = Norm("rms", c.norm_eps, axis=None, name="k_norm")(k)
+        terms = c.disentangled.terms if c.disentangled is not None and not self.cross else ()
+        scale = c.attention_scale or logit_scale(width, len(terms))
         attention = functools.partial(
-            attend, scale=c.attention_scale, cap=c.attention_cap, kernel=c.kernel, strict=c.strict
+            attend, scale=scale, cap=c.attention_cap, mix=self._mix(), kernel=c.kernel, strict=c.strict
         )
         if self.cross:
             y = attention(q, k, v, shared.memory_mask or Full())
@@ -244,6 +257,9 @@ class Attention(nn.Module):
                 k, v = write(cache.k, k.astype(cache.k.dtype)), write(cache.v, v.astype(cache.v.dtype))
                 cache = cache._replace(k=k, v=v)
             bias = shared.bias if shared.pairs is None else grid_bias(self, c, shared.pairs)
+            if terms:
+                near = scale * self._position_logits(q, k, to_q, to_k, shared)
+                bias = near if bias is None else bias + near
             ways = [functools.partial(attention, mask=mask, bias=bias) for mask in shared.masks]
             if len(ways) == 1 or isinstance(layer.kind, int):
                 y = ways[layer.kind if len(ways) > 1 else 0](q, k, v)
@@ -252,6 +268,33 @@ class Attention(nn.Module):
         y = y.reshape(*x_BxTxD.shape[:2], -1)
         init = c.initializer(self.depth)
         return Dense(c.known("width"), ("heads", "embed"), c.has_bias("out"), init, c.dtype, name="out")(y), cache
+
+    def _projection(self, name: str, count: int, axis: str, part: str | None = None) -> Callable[..., jax.Array]:
+        """x [..., D] -> [..., count, head width], by the parameters `name`; biased as `part` is."""
+        c = self.config
+        shape = (count, c.head_width)
+        dense = Dense(math.prod(shape), ("embed", axis), c.has_bias(part or name), c.initializer(), c.dtype, name=name)
+        return lambda x: dense(x).reshape(*x.shape[:-1], *shape)
+
+    def _position_logits(self, q: jax.Array, k: jax.Array, to_q: Callable, to_k: Callable, shared: Shared) -> jax.Array:
+        """Logits [B, H, T, S] of contents and distances, before they are scaled."""
+        c, distances = self.config, shared.distances
+        assert c.disentangled is not None and distances is not None
+        if not c.disentangled.shared:
+            to_k = self._projection("distance_k", c.groups, "kv", "k")
+            to_q = self._projection("distance_q", c.known("heads"), "heads", "q")
+        distance_k = to_k(distances.table) if "c2p" in c.disentangled.terms else None
+        distance_q = to_q(distances.table) if "p2c" in c.disentangled.terms else None
+        return position_logits(q, k, distance_k, distance_q, distances.rows)
+
+    def _mix(self) -> Mix | None:
+        """Between heads; at first each keeps to itself."""
+        if not self.config.talking_heads:
+            return None
+        heads = self.config.known("heads")
+        same: Any = lambda key, shape: jnp.eye(*shape)  # noqa: E731
+        names = ("mix_logits", "mix_weights")
+        return Mix(*(parameter(self, name, same, (None, None), (heads, heads)) for name in names))
 
 
 def grid_bias(module: nn.Module, c: BlockConfig, pairs: positions.Pairs) -> jax.Array:
@@ -339,6 +382,9 @@ class Block(nn.Module):
             x = x + y
             if c.norm_position == "post":
                 x = c.new_norm(f"{name}_norm")(x)
+        if shared.beside is not None:
+            value, scale, bias = shared.beside
+            x = jnp.where(layer.index == 0, normalized(x + value, scale, bias, c.norm, c.norm_eps), x)
         x = constrain(x)
         return x, Out(x if self.states else None, cache, router)
 
@@ -391,18 +437,20 @@ class Stack(nn.Module):
         total = self.depth * c.repeats
         kinds = [KINDS.index(c.layer_kinds[i % len(c.layer_kinds)]) for i in range(total)]
         length = x.shape[1] if cache is None else cache.k.shape[2]
+        x = constrain(x.astype(c.dtype))
         shared = Shared(
             self._masks(mask, set(kinds), x.shape[1], length, start),
             (rotary,) if rotary is not None else self._rotary(where, x.shape[1], length, set(kinds)),
             self._bias(mask, x.shape[1], length, start, pairs),
             pairs if c.layer_bias else None,
+            self._distances(x.shape[1], length, start),
+            self._beside(x, mask, noise, cache),
             memory,
             memory_mask,
             start,
             noise,
         )
         layers = Layer(jnp.arange(total), jnp.asarray(kinds), jnp.linspace(0.0, c.drop_path, total), cache)
-        x = constrain(x.astype(c.dtype))
         block = (c, self.depth, self.cross, states)
         size = c.repeats if c.experts is None else c.experts.every  # blocks in what is scanned
         if c.scan or self.is_initializing():
@@ -482,6 +530,32 @@ class Stack(nn.Module):
         shape, names = (c.relative_buckets[0], c.known("heads")), (None, "heads")
         table = parameter(self, "relative_bias", nn.initializers.normal(0.02), names, shape)
         return table[buckets].transpose(2, 0, 1)[None]
+
+    def _distances(self, queries: int, keys: int, start: jax.Array | None) -> Distances | None:
+        """Learned vectors of distances, and which of them each pair has."""
+        c, d = self.config, self.config.disentangled
+        if d is None:
+            return None
+        ends = np.arange(1 - max(queries, keys), max(queries, keys))  # all distances that there are
+        distance = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, None]
+        distance += 0 if start is None else jnp.reshape(start, (-1, 1, 1))
+        rows = jnp.asarray(d.rows(ends))[distance - ends[0]]
+        init, shape = nn.initializers.normal(0.02), (2 * d.span, c.known("width"))
+        table = parameter(self, "distances", init, ("positions", "embed"), shape)
+        return Distances(c.new_norm("distances_norm")(table) if d.norm else table, rows)
+
+    def _beside(self, x: jax.Array, mask: Mask, noise: Noise | None, cache: Cache | None) -> Addend | None:
+        """What the convolution over x adds to the output of the first block."""
+        c, conv = self.config, self.config.convolution
+        if conv is None:
+            return None
+        if cache is not None:
+            raise UserError("model.convolution: cannot read token by token with a cache (None is required)")
+        biased = c.norm == "layer" and c.has_bias("norm")
+        module = Convolution(
+            conv, ACTIVATIONS[conv.activation], biased, c.initializer(), c.dropout, c.dtype, name="convolution"
+        )
+        return module(x, mask, noise)
 
 
 class Repeated(nn.Module):

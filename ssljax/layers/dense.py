@@ -69,10 +69,15 @@ class Norm(nn.Module):
             scale = 1 + parameter(self, "scale", nn.initializers.zeros, names, shape)
         else:
             scale = parameter(self, "scale", nn.initializers.ones, names, shape)
-        y = x.astype(jnp.float32)
-        if self.kind == "layer":
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * (jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps) * scale)
-        if self.kind == "layer" and self.bias:
-            y = y + parameter(self, "bias", nn.initializers.zeros, names, shape)
-        return y.astype(x.dtype)
+        biased = self.kind == "layer" and self.bias
+        bias = parameter(self, "bias", nn.initializers.zeros, names, shape) if biased else None
+        return normalized(x, scale, bias, self.kind, self.eps)
+
+
+def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None, kind: str, eps: float) -> jax.Array:
+    """What `Norm` computes of x [..., D], with scale and bias [D]."""
+    y = x.astype(jnp.float32)
+    if kind == "layer":
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * (jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps) * scale)
+    return (y if bias is None else y + bias).astype(x.dtype)

@@ -27,6 +27,7 @@ REGISTRY = Registry(
         "albert": "ssljax.models.bert:AlbertConfig",
         "electra": "ssljax.models.bert:ElectraConfig",
         "modernbert": "ssljax.models.bert:ModernBertConfig",
+        "deberta": "ssljax.models.deberta:DebertaConfig",
         "gpt": "ssljax.models.gpt:GPTConfig",
         "gpt1": "ssljax.models.gpt:GPT1Config",
         "gpt3": "ssljax.models.gpt:GPT3Config",

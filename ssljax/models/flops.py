@@ -17,7 +17,12 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     projections = 2 * width * inner + 2 * width * config.head_width * config.groups
     feed_forward = (3 if config.activation in GATED else 2) * width * config.hidden
     pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
-    return 2.0 * depth * (tokens * (projections + feed_forward) + 2 * pairs * inner)
+    per_pair = 2 * inner + (2 * config.known("heads") ** 2 if config.talking_heads else 0)
+    flops = tokens * (projections + feed_forward) + pairs * per_pair
+    if config.disentangled is not None:  # each token with every distance; projecting those costs once a batch
+        flops += len(config.disentangled.terms) * 2 * config.disentangled.span * tokens * inner
+    beside = 0 if config.convolution is None else tokens * config.convolution.size * width * width
+    return 2.0 * (depth * flops + beside)
 
 
 def dense_flops(rows: int, inputs: int, outputs: int) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax.base.errors import UserError
 from ssljax.layers import attention
-from ssljax.layers.attention import KERNELS, Logits, attend
+from ssljax.layers.attention import KERNELS, Logits, Mix, attend
 from ssljax.layers.masks import Causal, Full, Keys, Prefix, Segments, Sliding, materialize, may_be_empty
 
 B, T, K = 2, 130, 8
@@ -124,6 +124,33 @@ def test_biased_and_capped_logits(kernel, cap, rows):
     exact = [np.asarray(a, np.float64) for a in (q, k, v, bias)]
     out, vjp = jax.vjp(jax.jit(ours), q, k, v, bias)
     np.testing.assert_allclose(out, definition(*exact), atol=2e-5, rtol=2e-5)
+    for i, grad in enumerate(vjp(do)):
+        way = RNG.normal(size=exact[i].shape)
+        ends = [definition(*exact[:i], exact[i] + step * way, *exact[i + 1 :]) for step in (1e-5, -1e-5)]
+        slope = np.vdot(ends[0] - ends[1], np.asarray(do, np.float64)) / 2e-5
+        np.testing.assert_allclose(np.vdot(np.asarray(grad, np.float64), way), slope, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("kernel", ["xla", "blocked_causal"])
+def test_talking_heads(kernel):
+    """Logits and weights mixed over all heads, groups or not, in float64; a query without keys still gets zeros."""
+    q, k, v, do = inputs(4, 2)
+    mix = Mix(*(jnp.asarray(np.eye(4) + 0.5 * RNG.normal(size=(4, 4)), jnp.float32) for _ in range(2)))
+    mask = Causal() & Keys(jnp.array(VALID))
+    seen = allowed("causal_keys")
+
+    def definition(q, k, v, before, after):
+        s = 0.3 * np.einsum("bthk,bshk->bhts", q, np.repeat(k, 2, axis=2))
+        p = np.where(seen, np.exp(np.einsum("bhts,hn->bnts", s, before)), 0)
+        total = p.sum(-1, keepdims=True)
+        p = np.einsum("bhts,hn->bnts", p / np.where(total == 0, 1, total), after)
+        return np.einsum("bhts,bshk->bthk", p, np.repeat(v, 2, axis=2))
+
+    exact = [np.asarray(a, np.float64) for a in (q, k, v, *mix)]
+    ours = lambda q, k, v, *m: attend(q, k, v, mask, scale=0.3, mix=Mix(*m), kernel=kernel, strict=True)  # noqa: E731
+    out, vjp = jax.vjp(jax.jit(ours), q, k, v, *mix)
+    np.testing.assert_allclose(out, definition(*exact), atol=2e-5, rtol=2e-5)
+    assert not np.asarray(out[1, :3]).any()
     for i, grad in enumerate(vjp(do)):
         way = RNG.normal(size=exact[i].shape)
         ends = [definition(*exact[:i], exact[i] + step * way, *exact[i + 1 :]) for step in (1e-5, -1e-5)]
@@ -255,6 +282,8 @@ def test_fused_kernel_refuses_what_it_cannot_do(monkeypatch):
     assert "7 queries" in refuses(q[:, :7], k, v, Causal(), Logits(1.0))
     assert refuses(q, k, v, Full(), Logits(1.0, jnp.zeros((1, 2, T, T)))) == "logits have a bias"
     assert refuses(q, k, v, Full(), Logits(1.0, None, 30.0)) == "logits are capped"
+    mix = Mix(jnp.eye(2), jnp.eye(2))
+    assert refuses(q, k, v, Full(), Logits(1.0, mix=mix)) == "heads are mixed (talking_heads)"
     assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full(), Logits(1.0))
     with pytest.raises(UserError, match="mask Sliding"):
         attend(q, k, v, Sliding(3), strict=True)

@@ -13,6 +13,8 @@ from scipy.special import erf
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.layers.block import BlockConfig, Stack, stack_layers, unstack_layers
+from ssljax.layers.conv1d import ConvolutionConfig
+from ssljax.layers.disentangled import DisentangledConfig, log_buckets
 from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
 
@@ -40,6 +42,22 @@ CONFIGS = {
     "relative": dataclasses.replace(BASE, position_bias="relative", relative_buckets=(6, 5)),
     "alibi": dataclasses.replace(BASE, position_bias="alibi", activation="quick_gelu"),
     "repeats": dataclasses.replace(BASE, repeats=2, norm_position="post", activation="tanh"),
+    "talking_heads": dataclasses.replace(BASE, talking_heads=True, kv_heads=2, attention_cap=3.0),
+    "disentangled": dataclasses.replace(
+        BASE,
+        norm_position="post",
+        disentangled=DisentangledConfig(buckets=4, max_distance=6),
+        convolution=ConvolutionConfig(activation="tanh"),
+    ),
+    "disentangled_apart": dataclasses.replace(
+        BASE,
+        kv_heads=2,
+        bias=False,
+        disentangled=DisentangledConfig(buckets=None, max_distance=3, shared=False, norm=False),
+        convolution=ConvolutionConfig(size=5),
+    ),
+    "content_to_position": dataclasses.replace(BASE, disentangled=DisentangledConfig(("c2p",), 6, 9, shared=False)),
+    "position_to_content": dataclasses.replace(BASE, disentangled=DisentangledConfig(("p2c",), None, 9)),
 }
 
 
@@ -94,46 +112,100 @@ def np_bias(c, h, t, s, causal, table):
     return table[np_bucket(c, s - t, causal), h] if c.position_bias == "relative" else 0.0
 
 
-def np_attention(x, p, c, causal, kind="global", table=None):
+def np_row(d, distance):
+    """Where the vector of query position - key position stands: exact up to half of the buckets, then logarithmic."""
+    if d.buckets and abs(distance) > d.buckets // 2:
+        half = d.buckets // 2
+        share = np.log(abs(distance) / half) / np.log((d.max_distance - 1) / half)
+        distance = np.sign(distance) * (np.ceil(share * (half - 1)) + half)
+    span = d.buckets or d.max_distance
+    return int(min(max(distance + span, 0), 2 * span - 1))
+
+
+def np_positions(q, k, p, c, stack):
+    """He et al. 2021, equation 4: the query with the key of the distance, and the key with the query of the distance.
+
+    k has a head for each of q. Both terms take the distance of the query from the key, as the published models do.
+    """
+    d, table, out = c.disentangled, stack["distances"], np.zeros((len(q), c.heads, q.shape[1], k.shape[1]))
+    if d.norm:
+        table = np_norm(table, stack["distances_norm"], c)
+    for t in range(q.shape[1]):
+        for s in range(k.shape[1]):
+            r = table[np_row(d, t - s)]
+            if "c2p" in d.terms:
+                key = np_dense(r, p["k" if d.shared else "distance_k"]).reshape(-1, c.head_width)
+                out[:, :, t, s] += (q[:, t] * np.repeat(key, c.heads // c.groups, 0)).sum(-1)
+            if "p2c" in d.terms:
+                query = np_dense(r, p["q" if d.shared else "distance_q"]).reshape(-1, c.head_width)
+                out[:, :, t, s] += (k[:, s] * query).sum(-1)
+    return out
+
+
+def np_attention(x, p, c, causal, kind="global", stack=None):
     q, k, v = (np_dense(x, p[n]).reshape(*x.shape[:2], -1, c.head_width) for n in "qkv")
     if c.qk_norm:
         q, k = np_norm(q, p["q_norm"], c, "rms"), np_norm(k, p["k_norm"], c, "rms")
     if c.rope_theta:
         q, k = (np_rotate(a, c.rope_theta, c.rope_fraction) for a in (q, k))
-    out = np.zeros_like(q)
-    for h in range(c.heads):
-        g = h // (c.heads // c.groups)
-        for t in range(x.shape[1]):
-            seen = [s for s in range(t + 1 if causal else x.shape[1]) if kind == "global" or abs(t - s) < c.window]
-            s = np.einsum("bk,bsk->bs", q[:, t, h], k[:, seen, g]) * (c.attention_scale or c.head_width**-0.5)
-            s = c.attention_cap * np.tanh(s / c.attention_cap) if c.attention_cap else s
-            w = np.exp(s + np.array([np_bias(c, h, t, i, causal, table) for i in seen]))
-            out[:, t, h] = np.einsum("bs,bsk->bk", w / w.sum(-1, keepdims=True), v[:, seen, g])
-    return np_dense(out.reshape(*x.shape[:2], -1), p["out"])
+    k, v = (np.repeat(a, c.heads // c.groups, 2) for a in (k, v))
+    terms = len(c.disentangled.terms) if c.disentangled else 0
+    scale = c.attention_scale or (c.head_width * (1 + terms)) ** -0.5
+    logits = np.einsum("bthk,bshk->bhts", q, k) * scale
+    if c.talking_heads:  # Shazeer et al. 2020
+        logits = np.einsum("bhts,hn->bnts", logits, p["mix_logits"])
+    if c.attention_cap:
+        logits = c.attention_cap * np.tanh(logits / c.attention_cap)
+    if terms:
+        logits = logits + scale * np_positions(q, k, p, c, stack)
+    every = range(x.shape[1])
+    table = stack.get("relative_bias")
+    logits = logits + [[[np_bias(c, h, t, s, causal, table) for s in every] for t in every] for h in range(c.heads)]
+    seen = [[(s <= t or not causal) and (kind == "global" or abs(t - s) < c.window) for s in every] for t in every]
+    w = np.exp(logits) * np.array(seen)
+    w = w / w.sum(-1, keepdims=True)
+    if c.talking_heads:
+        w = np.einsum("bhts,hn->bnts", w, p["mix_weights"])
+    return np_dense(np.einsum("bhts,bshk->bthk", w, v).reshape(*x.shape[:2], -1), p["out"])
+
+
+PHI = {
+    "gelu": lambda a: a * (1 + erf(a / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda a: a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3))) / 2,
+    "relu": lambda a: np.maximum(a, 0),
+    "silu": lambda a: a / (1 + np.exp(-a)),
+    "quick_gelu": lambda a: a / (1 + np.exp(-1.702 * a)),
+    "tanh": np.tanh,
+}
 
 
 def np_mlp(x, p, c):
-    phi = {
-        "gelu": lambda a: a * (1 + erf(a / np.sqrt(2))) / 2,
-        "gelu_tanh": lambda a: a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3))) / 2,
-        "relu": lambda a: np.maximum(a, 0),
-        "silu": lambda a: a / (1 + np.exp(-a)),
-        "quick_gelu": lambda a: a / (1 + np.exp(-1.702 * a)),
-        "tanh": np.tanh,
-    }
     gates = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "reglu": "relu"}
     h = np_dense(x, p["in"])
     if c.activation in gates:
-        h = phi[gates[c.activation]](np_dense(x, p["gate"])) * h
+        h = PHI[gates[c.activation]](np_dense(x, p["gate"])) * h
     else:
-        h = phi[c.activation](h)
+        h = PHI[c.activation](h)
     return np_dense(h, p["out"])
 
 
+def np_convolution(x, p, c, causal):
+    """Each token: the matrix of an offset times the token at that offset, summed; none comes later if causal."""
+    size, y = c.convolution.size, np.zeros_like(x) + p["conv"]["bias"]
+    matrices = p["conv"]["kernel"].reshape(size, x.shape[-1], -1)
+    for t in range(x.shape[1]):
+        for i in range(size):
+            s = t + i - size // 2
+            if 0 <= s < (t + 1 if causal else x.shape[1]):
+                y[:, t] += x[:, s] @ matrices[i]
+    return PHI[c.convolution.activation](y)
+
+
 def np_stack(params, x, c, causal):
+    first = x
     for i, p in enumerate(p for p in unstack_layers(params["layers"], DEPTH) for _ in range(c.repeats)):
         p, entry, kind = p.get("block", p), x, c.layer_kinds[i % len(c.layer_kinds)]
-        attention = functools.partial(np_attention, causal=causal, kind=kind, table=params.get("relative_bias"))
+        attention = functools.partial(np_attention, causal=causal, kind=kind, stack=params)
         for name, part in (("attention", attention), ("mlp", np_mlp)):
             h = x
             if c.norm_position.startswith("parallel"):
@@ -144,6 +216,8 @@ def np_stack(params, x, c, causal):
             x = x + (np_norm(y, p[f"{name}_norm_after"], c) if c.norm_position == "sandwich" else y)
             if c.norm_position == "post":
                 x = np_norm(x, p[f"{name}_norm"], c)
+        if i == 0 and c.convolution:
+            x = np_norm(x + np_convolution(first, params["convolution"], c, causal), params["convolution"], c)
     return np_norm(x, params["norm"], c) if c.norm_position != "post" else x
 
 
@@ -173,6 +247,20 @@ def test_values_and_gradients(name, causal):
         slope = (ends[0] - ends[1]) / 2e-5
         got = sum(np.vdot(np.asarray(g, np.float64), d) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(way)))
         np.testing.assert_allclose(got, slope, rtol=1e-3, atol=1e-3 * np.abs(slope) + 1e-2)
+
+
+def test_buckets_of_distances():
+    """Exact to half of the buckets, odd, growing, the last one at the end; between, the definition in float64."""
+    distance = np.arange(-511, 512)
+    got = log_buckets(distance, 256, 512)
+    np.testing.assert_array_equal(got[383:640], distance[383:640])
+    np.testing.assert_array_equal(got, -got[::-1])
+    assert (np.diff(got) >= 0).all() and got[-1] == 255
+    share = np.log(distance[640:] / 128) / np.log(511 / 128) * 127
+    clear = np.abs(share - np.round(share)) > 1e-3  # where rounding to float32 cannot decide
+    np.testing.assert_array_equal(got[640:][clear], (np.ceil(share) + 128)[clear])
+    config = DisentangledConfig(buckets=None, max_distance=4)
+    np.testing.assert_array_equal(config.rows(np.arange(-6, 7)), [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7])
 
 
 NOISY = dataclasses.replace(BASE, dropout=0.2, drop_path=0.5)
@@ -287,6 +375,11 @@ def test_residual_initialisation_shrinks_with_depth():
         ({"width": 16}, "block.heads: missing"),
         ({"width": 16, "heads": 4, "dropout": 1.0}, "block.dropout: got 1.0, must be < 1"),
         ({"width": 16, "heads": 4, "activation": "gleu"}, "did you mean 'gelu'"),
+        (
+            {"width": 16, "heads": 4, "rope_theta": 10.0, "disentangled": {}},
+            "block.rope_theta: got 10.0, which disentangled attention excludes",
+        ),
+        ({"width": 16, "heads": 4, "convolution": {"size": 4}}, "block.convolution.size: got 4, must be odd"),
     ],
 )
 def test_impossible_values_are_named(values, message):

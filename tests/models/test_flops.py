@@ -55,6 +55,16 @@ def test_token_families(name):
     assert module.flops(64) - module.flops(64, causal=True) == 2 * 2 * pairs * 256 * 2
 
 
+@pytest.mark.parametrize(
+    "keys", [{"talking_heads": True, "kv_heads": 2}, {"disentangled": {"buckets": 32}, "convolution": {"size": 5}}]
+)
+def test_what_attention_may_do_besides(keys):
+    module = models.create({"name": "bert", **UNROLLED, "positions": "none", **keys}, spec())
+    batch = jnp.zeros((16, 64), jnp.int32)  # distances are projected once for all
+    got = counted(module, batch, method="init_all", mask=Full()) / 16
+    assert got == pytest.approx(module.flops(64, predicted=64), rel=0.04)
+
+
 def test_clip_and_mae_decoder():
     config = {"name": "clip", "image": {**UNROLLED, "patch_size": 4}, "text": {**UNROLLED, "attention": "full"}}
     module = models.create(config, spec())
@@ -89,3 +99,13 @@ def test_published_sizes():
     head = (768 * 768 + 768) + 2 * 768 + 30_522  # dense, norm, bias of the vocabulary
     assert with_head == 109_514_298
     assert with_head - head + (768 * 768 + 768) == 109_482_240
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "published"), [("v3-base", 768, 183_831_552), ("v3-large", 1024, 434_012_160)]
+)
+def test_published_sizes_of_deberta(size, width, published):
+    """Without the head of language modelling."""
+    head = (width * width + width) + 2 * width + 128_100
+    config = {"name": "deberta", "size": size}
+    assert parameters(config, spec(length=512, vocab=128_100), "init_all") == published + head

@@ -34,7 +34,8 @@ TOKENS = jnp.asarray(RNG.integers(1, 50, size=(4, 12)), jnp.int32)
 SEGMENTS = jnp.array([[1] * 12, [1] * 7 + [0] * 5, [1] * 1 + [0] * 11, [1] * 12], jnp.int32)
 SMALL = {"width": 16, "depth": 2, "heads": 2}
 VIT = {"name": "vit", "patch_size": 2, **SMALL}
-TEXT = {"bert": {"name": "bert", **SMALL}, "gpt": {"name": "gpt", **SMALL}}
+TEXT = {name: {"name": name, **SMALL} for name in ("bert", "gpt", "deberta")}
+TEXT["deberta"] |= {"convolution": {"size": 3}, "disentangled": {"buckets": 4, "max_distance": 12}}
 LLAMA = {
     **TEXT["gpt"],
     "norm": "rms",
@@ -165,7 +166,7 @@ class TestViT:
 
 
 class TestTokens:
-    @pytest.mark.parametrize("name", ["bert", "gpt", "llama"])
+    @pytest.mark.parametrize("name", ["bert", "gpt", "llama", "deberta"])
     def test_the_objective_chooses_the_mask(self, name):
         module, params = text(name)
         run = lambda t, mask: apply(module, params, t, mask=mask).tokens  # noqa: E731
@@ -174,7 +175,7 @@ class TestTokens:
         assert (np.abs(run(TOKENS, Causal()) - run(changed, Causal()))[:, 6] > 1e-4).any()
         assert (np.abs(run(TOKENS, Full()) - run(changed, Full()))[:, :6] > 1e-5).any()
 
-    @pytest.mark.parametrize("name", ["bert", "gpt", "llama"])
+    @pytest.mark.parametrize("name", ["bert", "gpt", "llama", "deberta"])
     def test_packed_rows_equal_rows_of_their_own(self, name):
         module, params = text(name)
         segments = jnp.array([[1] * 5 + [2] * 7] * 4, jnp.int32)
@@ -195,7 +196,7 @@ class TestTokens:
         close(a.pooled[1], want)
         assert np.isfinite(apply(module, params, TOKENS, mask=Full(), segment_ids=jnp.zeros_like(TOKENS)).pooled).all()
 
-    @pytest.mark.parametrize("name", ["bert", "gpt", "llama"])
+    @pytest.mark.parametrize("name", ["bert", "gpt", "llama", "deberta"])
     def test_readout_is_the_logits(self, name):
         module, params = text(name, vocab_multiple=8)
         hidden = jnp.asarray(RNG.normal(size=(5, 16)), jnp.float32)
