@@ -144,7 +144,7 @@ def _apart(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 def _with(instance: Any, passed: Mapping[str, Any]) -> Any:
     inner = {k: _with(getattr(instance, k), v) if isinstance(v, Mapping) else v for k, v in passed.items()}
-    whole = dataclasses.replace(instance, **inner)
+    whole = dataclasses.replace(instance, **{k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()})
     if hasattr(instance, "_registry_name"):
         object.__setattr__(whole, "_registry_name", instance._registry_name)
     return whole

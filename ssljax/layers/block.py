@@ -48,7 +48,8 @@ KINDS = ("global", "local")
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """What a block computes. Families inherit these keys and set their own defaults."""
+    """What a block computes. Families inherit these keys and set their own defaults; what is `given()` is no key but
+    belongs to a family."""
 
     width: int | None = setting(None, ge=1)  # of the tokens between blocks (d_model); None: that of `size`
     heads: int | None = setting(None, ge=1)  # of attention; None: that of `size`
@@ -67,10 +68,10 @@ class BlockConfig:
     activation: Activation = "gelu"
     bias: bool = True  # of the blocks' linear maps and LayerNorms
     # parts with a bias where `bias` is false, without one where it is true
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ()
+    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = given(())
     qk_norm: bool = False  # RMSNorm of q and k in every head, before they are turned (Qwen 3)
     # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
-    attention_scale: float | None = setting(None, gt=0)
+    attention_scale: float | None = given(None)
     attention_cap: float | None = setting(None, gt=0)  # logits x become cap tanh(x / cap) (Gemma 2)
     # logits, and after the softmax weights, of all heads are mixed by learned matrices [heads, heads] (Shazeer 2020)
     talking_heads: bool = False
@@ -90,7 +91,7 @@ class BlockConfig:
     rope_fraction: float = setting(1.0, gt=0, le=1)  # of each head is turned
     rope_scaling: Any = setting(None, registry=positions.SCALINGS)  # for longer contexts than in training
     experts: ExpertsConfig | None = None  # in the place of the feed-forward part
-    convolution: ConvolutionConfig | None = None  # beside the first block (DeBERTa v2)
+    convolution: ConvolutionConfig | None = given(None)  # beside the first block (DeBERTa v2)
     repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters (ALBERT)
     dropout: float = setting(0.0, ge=0, lt=1)  # rate after embeddings, attention and MLP; not of attention weights
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first

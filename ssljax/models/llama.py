@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from ssljax.base.schema import setting
+from ssljax.base.schema import given, setting
 from ssljax.layers.block import Activation, NormPosition
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.models.family import Size, preset
@@ -83,7 +83,7 @@ class Qwen2Config(LlamaConfig):
 
     norm_eps: float = setting(1e-6, gt=0)
     rope_theta: float | None = setting(1e6, gt=0)
-    bias_except: tuple[Part, ...] = ("q", "k", "v")
+    bias_except: tuple[Part, ...] = given(("q", "k", "v"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class PaLMConfig(LlamaConfig):
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "layer"
     norm_position: NormPosition = "parallel_one"
-    bias_except: tuple[Part, ...] = ()
+    bias_except: tuple[Part, ...] = given(())
     kv_heads: int | None = setting(1, ge=1)
     head_dim: int | None = setting(256, ge=1)
     tied: bool = True

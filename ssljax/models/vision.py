@@ -34,7 +34,7 @@ class BEiTConfig(ViTConfig):
     class_token: bool | None = given(True)
     positions: Literal["learned", "sincos", "none"] = "none"
     position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ("k",)
+    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = given(("k",))
     layer_scale: float | None = setting(0.1, gt=0)
     mask_token: bool = True
 
@@ -89,7 +89,7 @@ class DINOv3Config(ViTConfig):
     positions: Literal["learned", "sincos", "none"] = "none"
     rope_theta: float | None = setting(100.0, gt=0)
     registers: int = setting(4, ge=0)
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ("k",)
+    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = given(("k",))
     norm_eps: float = setting(1e-5, gt=0)
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True
