@@ -103,7 +103,8 @@ def run(row: Row, seed: int, core: int) -> None:
     print(f"{row.name}, seed {seed}: on core {core}, log in {RUNS.relative_to(ROOT)}/{key}.log", flush=True)
     workdir = RUNS / key
     shutil.rmtree(workdir, ignore_errors=True)  # a unit that was cut off begins again: its minutes count
-    commit = _output("git", "describe", "--always", "--dirty", "--exclude=*")
+    changed = _output("git", "status", "--porcelain", "--", "ssljax", "configs")
+    commit = _output("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     arguments = [f"--config.{name}={value}" for name, value in overrides]
     command = [sys.executable, "-m", "ssljax.cli", "train", "--config", row.config, "--workdir", str(workdir)]
     with open(f"{workdir}.log", "w") as log:

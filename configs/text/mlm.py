@@ -35,6 +35,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=16,
-            steps=850,
+            steps=750,
         )
     )
