@@ -266,14 +266,14 @@ def language_model(folder: str | pathlib.Path, step: int | None = None) -> promp
         ids = program.dataset.spec.special_ids
         whole = program.config.data.mode == "documents"  # then a text was trained on with what stands around it
         causal = is_causal(objective.attention)
-        before, after = ([i] if whole and i is not None else [] for i in (first_token(ids), last_token(ids)))
+        first, last = (() if i is None else (i,) for i in (first_token(ids), last_token(ids)))
         return prompts.LanguageModel(
             objective.model,
             evaluated(state)["encoder"],
             tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")),
             causal=causal,
-            around=(tuple(before), () if causal else tuple(after)),
-            ends=() if last_token(ids) is None else (last_token(ids),),
+            around=(first if whole else (), last if whole and not causal else ()),
+            ends=last,
             mesh=program.mesh,
             title=str(folder),
         )

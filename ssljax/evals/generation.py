@@ -124,9 +124,7 @@ def generate(
     return [ids[:n] for ids, n in zip(made[: len(rows)], counts)]
 
 
-def pad(
-    rows: Sequence[np.ndarray], max_len: int, mesh: jax.sharding.Mesh | None
-) -> tuple[np.ndarray, np.ndarray]:
+def pad(rows: Sequence[np.ndarray], max_len: int, mesh: jax.sharding.Mesh | None) -> tuple[np.ndarray, np.ndarray]:
     """Rows of tokens as an array int32 [B, P], padded on the right, and their lengths int32 [B].
 
     P is a multiple of 64, or `max_len`; B is what the mesh divides, with rows of a single token at the end.
@@ -212,7 +210,7 @@ class Rules(NamedTuple):
     stop: Any = None  # int32 [N, W], padded on the left with _NO_TOKEN
 
 
-def choose(logits_BxV: jax.Array, rules: Rules, keys_B: jax.Array | None, seen_BxV: jax.Array | None) -> jax.Array:
+def choose(logits_BxV: jax.Array, rules: Rules, keys_B: Any = None, seen_BxV: Any = None) -> jax.Array:
     """The next token int32 [B] by the rules; see `Sampling`.
 
     Args:
@@ -240,7 +238,7 @@ def choose(logits_BxV: jax.Array, rules: Rules, keys_B: jax.Array | None, seen_B
     return jnp.take_along_axis(order_BxV, _draw(keys_B, sorted_BxV)[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
-def _draw(keys_B: jax.Array | None, logits_BxV: jax.Array) -> jax.Array:
+def _draw(keys_B: jax.Array, logits_BxV: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.categorical)(keys_B, logits_BxV).astype(jnp.int32)
 
 
@@ -351,13 +349,11 @@ def _rounded(length: int) -> int:
 
 
 def without_strict(module: Any) -> Any:
-    """The module free to take any kernel: what fused ones cannot do (padding, one query at a time) is asked for here."""
+    """The module free to take any kernel: padding, and one query at a time, are not for the fused ones."""
     return module.clone(config=dataclasses.replace(module.config, strict=False))
 
 
-def _check(
-    module: Any, rows: list[np.ndarray], sampling: Sampling, start: Sequence[int], first_row: int
-) -> None:
+def _check(module: Any, rows: list[np.ndarray], sampling: Sampling, start: Sequence[int], first_row: int) -> None:
     """The prompts against the model (UserError)."""
     c = module.config
     both = isinstance(module, EncoderDecoder)
@@ -378,6 +374,6 @@ def _check(
         limit, why = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
     if before + sampling.max_new_tokens > limit:
         raise UserError(
-            f"sampling.max_new_tokens: {before} tokens of the prompt and {sampling.max_new_tokens} new ones are more than the "
-            f"{limit} positions of the model ({why})"
+            f"sampling.max_new_tokens: {before} tokens of the prompt and {sampling.max_new_tokens} new ones are more "
+            f"than the {limit} positions of the model ({why})"
         )

@@ -188,13 +188,14 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
 @functools.partial(jax.jit, static_argnames=("module", "top"))
 def _masked(
     module: Any, params: Any, tokens_BxT: jax.Array, lengths_B: jax.Array, where_BxK: jax.Array, *, top: int
-) -> list[jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """The largest probabilities float32 [B, K, top] at places `where`, and their ids."""
     valid = jnp.arange(tokens_BxT.shape[1]) < lengths_B[:, None]
     encoded = module.apply({"params": params}, tokens_BxT, mask=Keys(valid))
     hidden_BxKxD = jnp.take_along_axis(encoded.tokens, where_BxK[..., None], axis=1)
     logits = module.apply({"params": params}, hidden_BxKxD, method="logits")
-    return jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
+    p_BxKxN, id_BxKxN = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
+    return p_BxKxN, id_BxKxN
 
 
 def _present(prompts: Sequence[str]) -> Sequence[str]:

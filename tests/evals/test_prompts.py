@@ -112,7 +112,8 @@ def words_tokenizer(folder, name, size=211, mask="[MASK]", end=None):
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in ("[UNK]", "</s>", mask)])
     if end is not None:
-        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+        processor = tokenizers.processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+        tokenizer.post_processor = processor
     tokenizer.enable_truncation(2)  # which is for batches of training
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
@@ -188,7 +189,7 @@ def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
 @fixtures
 def test_mistakes_on_folders(tmp_path):
     for name in ("gpt2", "t5"):
-        with pytest.raises(UserError, match="has no tokenizer.json"):
+        with pytest.raises(UserError, match=r"has no tokenizer\.json"):
             run.generate(FOLDER / name, ["w4"])
     with pytest.raises(UserError, match="is an encoder, no decoder"):
         run.generate(words_tokenizer(tmp_path / "bert", "bert"), ["w4"])
