@@ -6,6 +6,7 @@ may run the same command again, and it continues).
 
 import argparse
 import errno
+import json
 import logging
 import os
 import pathlib
@@ -51,6 +52,22 @@ def _run(arguments: list[str]) -> int:
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    generate = commands.add_parser("generate", help="continue prompts of text")
+    fill_mask = commands.add_parser("fill-mask", help="put words in the place of masks")
+    for command in (generate, fill_mask):
+        command.add_argument("folder", metavar="DIR", help="a workdir, or a model in the Hugging Face format")
+        command.add_argument("--prompt", action="append", default=[], help="may be given again")
+        command.add_argument("--file", help="with a prompt a line")
+        command.add_argument("--step", type=int, help="of the checkpoint of a workdir (default: the newest)")
+        command.add_argument("--json", action="store_true", help="a JSON object a line")
+    generate.add_argument("--max-new-tokens", type=int, default=64)
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 (the default): the most probable token")
+    generate.add_argument("--top-k", type=int, help="draw from so many tokens only")
+    generate.add_argument("--top-p", type=float, help="draw from the fewest tokens with this probability together")
+    generate.add_argument("--repetition-penalty", type=float, default=1.0)
+    generate.add_argument("--stop", action="append", default=[], help="text that ends it; may be given again")
+    generate.add_argument("--seed", type=int, default=0)
+    fill_mask.add_argument("--top", type=int, default=5, help="how many words for each mask")
     report = commands.add_parser("report", help="draw report.html again from what a run wrote")
     report.add_argument("workdir", metavar="DIR")
     listing = commands.add_parser("list", help="what can be named in a config")
@@ -60,7 +77,9 @@ def _run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     known, rest = parser.parse_known_args(arguments)
     overrides = _overrides(rest, known.command)
-    return {"train": _train, "eval": _eval, "report": _report, "list": _list}[known.command](known, overrides)
+    calls = {"train": _train, "eval": _eval, "report": _report, "list": _list}
+    calls |= {"generate": _generate, "fill-mask": _fill_mask}
+    return calls[known.command](known, overrides)
 
 
 def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
@@ -103,6 +122,51 @@ def _eval(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     run.evaluate(known.workdir, known.evals.split(",") if known.evals else None, known.step)
     return 0
+
+
+def _generate(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _compilation_cache()
+    from ssljax import run
+    from ssljax.base import schema
+    from ssljax.evals.generation import Sampling
+
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
+    sampling = schema.build(Sampling, {name: getattr(known, name) for name in names}, "generate")
+    texts = _prompts(known)
+    made = run.generate(known.folder, texts, sampling, stop=known.stop, seed=known.seed, step=known.step)
+    for prompt, text in zip(texts, made):
+        print(json.dumps({"prompt": prompt, "text": text}) if known.json else text)
+    return 0
+
+
+def _fill_mask(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _compilation_cache()
+    from ssljax import run
+
+    texts = _prompts(known)
+    for prompt, masks in zip(texts, run.fill_mask(known.folder, texts, known.top, known.step)):
+        if known.json:
+            print(json.dumps({"prompt": prompt, "masks": [[guess._asdict() for guess in mask] for mask in masks]}))
+            continue
+        print(prompt)
+        for number, mask in enumerate(masks, 1):
+            for guess in mask:
+                print(f"  {number}  {guess.probability:.4f}  {guess.token}")
+    return 0
+
+
+def _prompts(known: argparse.Namespace) -> list[str]:
+    """Those of --prompt, then the lines of --file."""
+    lines: list[str] = []
+    if known.file is not None:
+        try:
+            lines = pathlib.Path(known.file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--file: cannot read {known.file!r} ({error})") from error
+    texts = [*known.prompt, *(line for line in lines if line.strip())]
+    if not texts:
+        raise UserError("--prompt: missing; give --prompt TEXT, or --file with a prompt a line")
+    return texts
 
 
 def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

@@ -22,7 +22,12 @@ from ssljax import data, evals, losses, objectives, parallel, report
 from ssljax.base import durations, hashing
 from ssljax.base.errors import UserError
 from ssljax.config import RunConfig, build, difference
+from ssljax.data.rows import first_token, last_token
+from ssljax.evals import generation, prompts
+from ssljax.interop import hf
+from ssljax.layers.masks import is_causal
 from ssljax.objectives.base import Ctx, Variables, stream, total
+from ssljax.objectives.tokens import TokenObjective
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Signals, fit
 from ssljax.train.metrics import Progress, Speedometer, Writer
@@ -212,6 +217,17 @@ def evaluate(
     workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir: {str(workdir)!r} holds no config.json; it is not a workdir of `ssljax train`")
+    with restored(workdir, step) as (program, state):
+        return finish(program, make_evaluator(program), state, workdir, names)
+
+
+@contextlib.contextmanager
+def restored(workdir: pathlib.Path, step: int | None = None) -> Iterator[tuple[Program, State]]:
+    """The program of a workdir, its state at a checkpoint (the newest if None), and the context of its mesh.
+
+    Raises:
+        UserError: no checkpoint.
+    """
     config = build(read_json(workdir / "config.json"))
     # Whatever mesh it was trained on: here it is this machine's devices, as many as share the batch evenly.
     count = max(n for n in range(1, jax.device_count() + 1) if config.batch_size % n == 0)
@@ -219,11 +235,68 @@ def evaluate(
     program = assemble(config, jax.devices()[:count])
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity(), read_only=True)
     with parallel.mesh_context(program.mesh):
-        restored = checkpoints.restore(program.target(), step, force=True)
+        found = checkpoints.restore(program.target(), step, force=True)
         checkpoints.close()
-        if restored is None:
+        if found is None:
             raise UserError(f"--workdir: {str(workdir)!r} has no checkpoint yet")
-        return finish(program, make_evaluator(program), restored[0], workdir, names)
+        yield program, found[0]
+
+
+def language_model(folder: str | pathlib.Path, step: int | None = None) -> prompts.LanguageModel:
+    """The model of a workdir (at a checkpoint; the newest if None) or of a folder in the Hugging Face format.
+
+    Raises:
+        UserError: neither of both, or it reads no text.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
+    if "model_type" in read_json(folder / "config.json"):
+        if step is not None:
+            raise UserError(f"--step: got {step}, but {str(folder)!r} is no workdir and has no checkpoints")
+        mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1))
+        return prompts.imported(hf.load(folder, mesh=mesh), mesh)
+    with restored(folder, step) as (program, state):
+        objective = program.objective
+        if not isinstance(objective, TokenObjective):
+            name = program.config.to_dict()["objective"]["name"]
+            raise UserError(f"{folder}: its objective {name!r} trains no model that reads text and writes it")
+        import tokenizers
+
+        ids = program.dataset.spec.special_ids
+        whole = program.config.data.mode == "documents"  # then a text was trained on with what stands around it
+        causal = is_causal(objective.attention)
+        first, last = (() if i is None else (i,) for i in (first_token(ids), last_token(ids)))
+        return prompts.LanguageModel(
+            objective.model,
+            evaluated(state)["encoder"],
+            tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")),
+            causal=causal,
+            around=(first if whole else (), last if whole and not causal else ()),
+            ends=last,
+            mesh=program.mesh,
+            title=str(folder),
+        )
+
+
+def generate(
+    folder: str | pathlib.Path,
+    texts: Sequence[str],
+    sampling: generation.Sampling | None = None,
+    *,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    step: int | None = None,
+) -> list[str]:
+    """What the model of a folder (see `language_model`) writes after each text; see `evals.prompts.complete`."""
+    return prompts.complete(language_model(folder, step), texts, sampling, jax.random.key(seed), stop)
+
+
+def fill_mask(
+    folder: str | pathlib.Path, texts: Sequence[str], top: int = 5, step: int | None = None
+) -> list[list[list[prompts.Guess]]]:
+    """What the model of a folder (see `language_model`) puts in the place of masks; see `evals.prompts.fill`."""
+    return prompts.fill(language_model(folder, step), texts, top)
 
 
 class Recorder:

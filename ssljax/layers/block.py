@@ -175,12 +175,24 @@ class BlockConfig:
 
 
 class Cache(NamedTuple):
-    """What attention remembers of the tokens before. With a leading axis of layers: of a stack."""
+    """Keys and values that attention remembers, slot s of a row those of its token at position s. With a leading axis
+    of layers: of a stack."""
 
     k: jax.Array  # [B, S, G, K], S the most tokens that there may be
     v: jax.Array
     cross_k: jax.Array | None = None  # of the memory, [B, M, G, K]
     cross_v: jax.Array | None = None
+
+    def with_tokens(self, new: "Cache", start: jax.Array | None) -> "Cache":
+        """With the keys and values of T tokens from position `start` (int [B]; None: 0) on."""
+        cross = (self.cross_k, self.cross_v) if new.cross_k is None else (new.cross_k, new.cross_v)
+        return Cache(_write(self.k, new.k, start), _write(self.v, new.v, start), *cross)
+
+
+def empty_cache(config: BlockConfig, depth: int, rows: int, slots: int) -> Cache:
+    """That of a stack for `rows` sequences of at most `slots` tokens."""
+    shape = depth * config.repeats, rows, slots, config.groups, config.head_width
+    return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
 
 class Layer(NamedTuple):
@@ -203,7 +215,7 @@ class Shared(NamedTuple):
     beside: Addend | None = None  # what a convolution adds to the output of the first block
     memory: jax.Array | None = None  # [B, M, D], for cross-attention
     memory_mask: Mask | None = None
-    start: jax.Array | None = None  # int32, where the queries stand in the cache
+    start: jax.Array | None = None  # int32 [B], where the queries stand in the cache
     noise: Noise | None = None
 
 
@@ -211,7 +223,7 @@ class Out(NamedTuple):
     """What a layer gives besides its tokens."""
 
     state: jax.Array | None  # [B, T, D], if asked for
-    cache: Cache | None
+    cache: Cache | None  # of these tokens, where there is one for them
     router: jax.Array | None = None  # float32 logits [B, T, E] where there are experts
 
 
@@ -223,7 +235,8 @@ class Attention(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Cache | None]:
+    def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, tuple[Any, Any]]:
+        """Also gives keys and values, for the cache; (None, None) where it has them already."""
         c = self.config
         heads, width = c.known("heads"), c.head_width
         to_q = self._projection("q", heads, "heads")
@@ -232,7 +245,9 @@ class Attention(nn.Module):
         q = to_q(x_BxTxD)
         k: Any
         v: Any
-        if self.cross and shared.memory is None:  # an earlier call has left them in the cache
+        new: tuple[Any, Any]
+        known = self.cross and shared.memory is None  # an earlier call has left them in the cache
+        if known:
             assert cache is not None
             k, v = cache.cross_k, cache.cross_v
         else:
@@ -240,7 +255,7 @@ class Attention(nn.Module):
             k, v = to_k(source), to_v(source)
         if c.qk_norm:
             q = Norm("rms", c.norm_eps, axis=None, name="q_norm")(q)
-            k = Norm("rms", c.norm_eps, axis=None, name="k_norm")(k)
+            k = k if known else Norm("rms", c.norm_eps, axis=None, name="k_norm")(k)
         terms = c.disentangled.terms if c.disentangled is not None and not self.cross else ()
         scale = c.attention_scale or logit_scale(width, len(terms))
         attention = functools.partial(
@@ -248,15 +263,14 @@ class Attention(nn.Module):
         )
         if self.cross:
             y = attention(q, k, v, shared.memory_mask or Full())
-            cache = None if cache is None else cache._replace(cross_k=k, cross_v=v)
+            new = (None, None) if known else (k, v)
         else:
             if shared.rotary[0] is not None:
                 tables = _of_kind(shared.rotary, layer.kind)
                 q, k = positions.rotate(q, tables), positions.rotate(k, tables)
+            new = k, v
             if cache is not None and shared.start is not None:
-                write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=shared.start, axis=1)
-                k, v = write(cache.k, k.astype(cache.k.dtype)), write(cache.v, v.astype(cache.v.dtype))
-                cache = cache._replace(k=k, v=v)
+                k, v = _write(cache.k, k, shared.start), _write(cache.v, v, shared.start)
             bias = shared.bias if shared.pairs is None else grid_bias(self, c, shared.pairs)
             if terms:
                 near = scale * self._position_logits(q, k, to_q, to_k, shared)
@@ -268,7 +282,7 @@ class Attention(nn.Module):
                 y = jax.lax.switch(layer.kind, ways, q, k, v)
         y = y.reshape(*x_BxTxD.shape[:2], -1)
         init = c.initializer(self.depth)
-        return Dense(c.known("width"), ("heads", "embed"), c.has_bias("out"), init, c.dtype, name="out")(y), cache
+        return Dense(c.known("width"), ("heads", "embed"), c.has_bias("out"), init, c.dtype, name="out")(y), new
 
     def _projection(self, name: str, count: int, axis: str, part: str | None = None) -> Callable[..., jax.Array]:
         """x [..., D] -> [..., count, head width], by the parameters `name`; biased as `part` is."""
@@ -296,6 +310,16 @@ class Attention(nn.Module):
         same: Any = lambda key, shape: jnp.eye(*shape)  # noqa: E731
         names = ("mix_logits", "mix_weights")
         return Mix(*(parameter(self, name, same, (None, None), (heads, heads)) for name in names))
+
+
+def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Array:
+    """slots [..., B, S, G, K] with `new` [..., B, T, G, K] from slot `start` int [B] (None: 0) on."""
+    new = new.astype(slots.dtype)
+    if start is None:
+        return jax.lax.dynamic_update_slice(slots, new, (0,) * slots.ndim)
+    rows, length = new.shape[-4:-2]
+    places = start[:, None] + jnp.arange(length)
+    return slots.at[..., jnp.arange(rows)[:, None], places, :, :].set(new)
 
 
 def grid_bias(module: nn.Module, c: BlockConfig, pairs: positions.Pairs) -> jax.Array:
@@ -344,7 +368,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Out]:
         c = self.config
-        cache, router = layer.cache, None
+        kept: list[Any] = []  # keys and values
+        router = None
         here = shared.noise.at(layer.index) if shared.noise is not None else None
         parts: dict[str, Any] = {"attention": Attention(c, self.depth, name="attention")}
         if self.cross:
@@ -366,7 +391,8 @@ class Block(nn.Module):
                         normed = jnp.where(layer.index == 0, x, normed)
                 h = normed
             if isinstance(part, Attention):
-                y, cache = part(h, layer._replace(cache=cache), shared)
+                y, new = part(h, layer, shared)
+                kept += new
             elif isinstance(part, Experts):
                 y, router = part(h)
             else:
@@ -387,7 +413,7 @@ class Block(nn.Module):
             value, scale, bias = shared.beside
             x = jnp.where(layer.index == 0, normalized(x + value, scale, bias, c.norm, c.norm_eps), x)
         x = constrain(x)
-        return x, Out(x if self.states else None, cache, router)
+        return x, Out(x if self.states else None, None if layer.cache is None else Cache(*kept), router)
 
 
 class Stack(nn.Module):
@@ -421,12 +447,13 @@ class Stack(nn.Module):
 
         Args:
             x: [B, T, D].
-            mask: who attends to whom; local layers see less. With a cache: which of its slots may be seen,
-                of those before each query.
+            mask: who attends to whom; local layers see less. With `start`: which slots of the cache may be seen,
+                of those up to each query.
             where: positions int [B, T] for rotary ones; 0..T-1 if None.
             noise: for dropout and stochastic depth; None = neither.
             memory: [B, M, D] for cross-attention, under `memory_mask`. None with a filled cache.
-            cache: of earlier tokens, leaves [depth, ...]; the queries stand at `start` in it.
+            cache: of earlier tokens, leaves [depth * repeats, ...].
+            start: int32 [B], the position in each row of the first of these tokens. None with a cache: it is empty.
             rotary: cosines and sines [B or 1, T, 1, R / 2], where they are not those of a sequence.
             pairs: which bias each pair of tokens has, with `position_bias` "grid".
             states: also give what every block made.
@@ -437,14 +464,19 @@ class Stack(nn.Module):
         c = self.config
         total = self.depth * c.repeats
         kinds = [KINDS.index(c.layer_kinds[i % len(c.layer_kinds)]) for i in range(total)]
-        length = x.shape[1] if cache is None else cache.k.shape[2]
+        keys = x.shape[1] if cache is None or start is None else cache.k.shape[2]
         x = constrain(x.astype(c.dtype))
+        if rotary is None:
+            # With a cache no length is known, so what depends on it (`Dynamic`) is that of short sequences.
+            tables = self._rotary(where, x.shape[1], x.shape[1] if cache is None else 0, set(kinds))
+        else:
+            tables = (rotary,)
         shared = Shared(
-            self._masks(mask, set(kinds), x.shape[1], length, start),
-            (rotary,) if rotary is not None else self._rotary(where, x.shape[1], length, set(kinds)),
-            self._bias(mask, x.shape[1], length, start, pairs),
+            self._masks(mask, set(kinds), x.shape[1], keys, start),
+            tables,
+            self._bias(mask, x.shape[1], keys, start, pairs),
             pairs if c.layer_bias else None,
-            self._distances(x.shape[1], length, start),
+            self._distances(x.shape[1], keys, start),
             self._beside(x, mask, noise, cache),
             memory,
             memory_mask,
@@ -480,17 +512,20 @@ class Stack(nn.Module):
                 x, made = one.apply({"params": params}, x, layer, shared)
                 outs.append(made)
             out = Out(*(_stacked([leaf for leaf in leaves if leaf is not None]) for leaves in zip(*outs)))
+        if cache is not None:
+            assert out.cache is not None
+            out = out._replace(cache=cache.with_tokens(out.cache, start))
         if c.norm_position != "post" and self.final_norm:
             x = c.new_norm("norm")(x)
         return x, out
 
     def _masks(self, mask: Mask, kinds: set[int], queries: int, keys: int, start: jax.Array | None) -> tuple[Mask, ...]:
         c = self.config
-        if start is not None:  # queries stand at `start` in a cache and see what is before them
-            distance = start + jnp.arange(queries)[:, None] - jnp.arange(keys)
-            ways = [Given((distance >= 0)[None, None]) & mask]
+        if start is not None:  # slots of a cache; what lies behind a query is of nothing yet
+            distance = _distance(queries, keys, start)[:, None]
+            ways = [Given(distance <= 0) & mask]
             if 1 in kinds:
-                ways.append(Given(((distance >= 0) & (distance < c.known("window")))[None, None]) & mask)
+                ways.append(Given((distance <= 0) & (distance > -c.known("window"))) & mask)
         else:
             ways = [mask]
             if 1 in kinds:
@@ -511,26 +546,22 @@ class Stack(nn.Module):
     def _bias(
         self, mask: Mask, queries: int, keys: int, start: jax.Array | None, pairs: positions.Pairs | None
     ) -> jax.Array | None:
-        """[1, H, queries, keys] of distances, which no mask of padding changes."""
+        """[B or 1, H, queries, keys] of distances, which no mask of padding changes."""
         c = self.config
         if c.position_bias == "none" or (c.position_bias == "grid" and c.layer_bias):
             return None
         if c.position_bias == "grid":
             assert pairs is not None
             return grid_bias(self, c, pairs)
-        distance = np.arange(keys) - np.arange(keys if start is not None else queries)[:, None]
         if c.position_bias == "alibi":
-            bias = -jnp.asarray(positions.alibi_slopes(c.known("heads")))[:, None, None] * np.abs(distance)
-            if start is not None:
-                bias = jax.lax.dynamic_slice_in_dim(bias, start, queries, 1)
-            return bias[None]
-        both = start is None and not is_causal(mask)
-        buckets = jnp.asarray(positions.relative_buckets(distance, *c.relative_buckets, both))
-        if start is not None:
-            buckets = jax.lax.dynamic_slice_in_dim(buckets, start, queries, 0)
+            slopes = jnp.asarray(positions.alibi_slopes(c.known("heads")))
+            return -slopes[:, None, None] * jnp.abs(_distance(queries, keys, start))[:, None]
         shape, names = (c.relative_buckets[0], c.known("heads")), (None, "heads")
         table = parameter(self, "relative_bias", nn.initializers.normal(0.02), names, shape)
-        return table[buckets].transpose(2, 0, 1)[None]
+        both = start is None and not is_causal(mask)
+        ends = np.arange(1 - max(queries, keys), max(queries, keys))  # all distances that there are
+        bias_NxH = table[jnp.asarray(positions.relative_buckets(ends, *c.relative_buckets, both))]
+        return bias_NxH[_distance(queries, keys, start) - ends[0]].transpose(0, 3, 1, 2)
 
     def _distances(self, queries: int, keys: int, start: jax.Array | None) -> Distances | None:
         """Learned vectors of distances, and which of them each pair has."""
@@ -557,6 +588,12 @@ class Stack(nn.Module):
             conv, ACTIVATIONS[conv.activation], biased, c.initializer(), c.dropout, c.dtype, name="convolution"
         )
         return module(x, mask, noise)
+
+
+def _distance(queries: int, keys: int, start: jax.Array | None) -> jax.Array:
+    """int [B or 1, queries, keys]: position of the key - position of the query, the first of which is `start`."""
+    first = jnp.zeros(1, jnp.int32) if start is None else start
+    return jnp.arange(keys) - first[:, None, None] - jnp.arange(queries)[:, None]
 
 
 class Repeated(nn.Module):

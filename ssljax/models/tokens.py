@@ -193,8 +193,9 @@ class TokenTransformer(nn.Module):
             token_types: int [B, T] for a model with token types; all 0 if None.
             noise: for dropout and stochastic depth; None = neither.
             states: also give the hidden states between the blocks.
-            cache: what attention remembers of the tokens before; these stand at `start` in it, and `mask` says which
-                of its slots may be seen (of those before each token).
+            cache: what attention remembers of the tokens before; empty without `start`.
+            start: int32 [B], the position in each row of the first of these tokens; `mask` then says which slots of
+                the cache may be seen (of those up to each token).
             memory: [B, S, D] for cross-attention, under `memory_mask`.
             vectors: [B, T, D] in the place of the embeddings of the tokens (of images, say).
 
@@ -203,7 +204,7 @@ class TokenTransformer(nn.Module):
         """
         c = self.config
         if positions is None:
-            positions = jnp.arange(tokens.shape[1])[None] + (0 if start is None else start)
+            positions = jnp.arange(tokens.shape[1])[None] + (0 if start is None else start[:, None])
         x = self.embedded(tokens, positions, token_types, noise, vectors)
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)

@@ -1,0 +1,216 @@
+"""Text in and text out: workdirs and folders in the Hugging Face format, through the command line."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+
+from ssljax import cli, run
+from ssljax.base.errors import UserError
+from ssljax.evals import prompts
+from ssljax.evals.generation import Sampling, generate
+from ssljax.interop import hf
+
+FOLDER = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
+fixtures = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no reference models in {FOLDER}")
+
+TINY = {"size": None, "width": 16, "depth": 1, "heads": 2}
+RUN = {
+    "optimizer": {"name": "adamw"},
+    "steps": 2,
+    "batch_size": 8,
+    "log": {"progress": False, "tensorboard": False},
+}
+
+
+def trained(folder, model, objective, **data):
+    text = folder / "text.jsonl"
+    lines = [json.dumps({"text": f"the {word} sat on the mat and saw the {word}"}) for word in ("cat", "dog") * 20]
+    text.write_text("\n".join(lines))
+    source = {"source": f"jsonl:{text}", "seq_len": 24, "cache_dir": str(folder / "cache"), **data}
+    config = {**RUN, "model": {"name": model, **TINY}, "objective": {"name": objective}, "data": source}
+    run.train(config, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("decoder"), "gpt", "causal_lm")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    tokenizer = {"name": "wordpiece", "vocab_size": 300}
+    return trained(tmp_path_factory.mktemp("encoder"), "bert", "mlm", tokenizer=tokenizer, mode="documents")
+
+
+def command(capsys, *words):
+    """(exit code, lines of stdout, the error line)."""
+    capsys.readouterr()
+    code = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in captured.err and len(errors) == (code == 2)
+    return code, captured.out.splitlines(), "".join(errors)
+
+
+def test_generate_on_a_workdir(decoder, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("the dog\n\nthe mat\n")
+    words = ["generate", decoder, "--prompt", "the cat", "--file", tmp_path / "prompts.txt", "--max-new-tokens", 6]
+    code, lines, _ = command(capsys, *words, "--json")
+    answers = [json.loads(line) for line in lines]
+    assert code == 0 and [a["prompt"] for a in answers] == ["the cat", "the dog", "the mat"]
+    model = run.language_model(decoder)
+    assert model.ends == (258,) and model.around == ((), ())
+    ids = [list(a["prompt"].encode()) for a in answers]
+    made = generate(model.module, model.params, ids, Sampling(max_new_tokens=6, stop=((258,),)), mesh=model.mesh)
+    assert [a["text"] for a in answers] == [bytes(i for i in row if i < 256).decode(errors="replace") for row in made]
+    drawn = [command(capsys, *words, "--temperature", 2, "--top-k", 50, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_text_ends_before_a_stop_text(decoder):
+    model, sampling, key = run.language_model(decoder), Sampling(max_new_tokens=17, temperature=3.0), jax.random.key(0)
+    (whole,) = prompts.complete(model, ["the cat"], sampling, key)
+    stop = whole[4:6]
+    assert len(stop) == 2
+    (cut,) = prompts.complete(model, ["the cat"], sampling, key, stop=["never seen", stop])
+    assert cut == whole[: whole.index(stop)]
+
+
+def test_fill_mask_on_a_workdir(encoder, capsys):
+    texts = ["the [MASK] sat on the [MASK]", "[MASK] cat"]
+    code, lines, _ = command(
+        capsys, "fill-mask", encoder, "--prompt", texts[0], "--prompt", texts[1], "--top", 3, "--json"
+    )
+    answers = [json.loads(line) for line in lines]
+    assert code == 0 and [len(a["masks"]) for a in answers] == [2, 1]
+    model = run.language_model(encoder)
+    size = model.tokenizer.get_vocab_size()
+    everything = prompts.fill(model, texts, top=10_000)
+    for answer, masks in zip(answers, everything):
+        for few, all_ in zip(answer["masks"], masks):
+            assert few == [guess._asdict() for guess in all_[:3]]
+            assert len(all_) == size and {guess.id for guess in all_} == set(range(size))
+            np.testing.assert_allclose(sum(guess.probability for guess in all_), 1, rtol=1e-5)
+    # [CLS] and [SEP] stand around a text, as in training.
+    assert model.encode("cat").tolist()[0] == 2 and model.encode("cat").tolist()[-1] == 3
+    code, lines, _ = command(capsys, "fill-mask", encoder, "--prompt", texts[0], "--top", 3)
+    assert lines[0] == texts[0] and len(lines) == 7 and lines[4].split()[0] == "2"
+
+
+def words_tokenizer(folder, name, size=211, mask="[MASK]", end=None):
+    """A reference model with a tokenizer of words w3, w4, ..."""
+    shutil.copytree(FOLDER / name, folder, dirs_exist_ok=True)
+    vocabulary = {"[UNK]": 0, "</s>": 1, mask: 2} | {f"w{i}": i for i in range(3, size)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in ("[UNK]", "</s>", mask)])
+    if end is not None:
+        processor = tokenizers.processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+        tokenizer.post_processor = processor
+    tokenizer.enable_truncation(2)  # which is for batches of training
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@fixtures
+def test_a_decoder_of_hugging_face(tmp_path, capsys):
+    folder = words_tokenizer(tmp_path, "gpt2")
+    model = hf.load(folder)
+    texts = ["w5 w9 w7 w20", "w6"]
+    code, lines, _ = command(
+        capsys, "generate", folder, "--prompt", texts[0], "--prompt", texts[1], "--max-new-tokens", 8, "--json"
+    )
+    ids = [[5, 9, 7, 20], [6]]
+    made = generate(model.module, model.variables["params"], ids, Sampling(max_new_tokens=8))
+    assert code == 0
+    for line, row in zip(lines, made):
+        assert json.loads(line)["text"].split() == [f"w{i}" for i in row if i > 2]
+
+
+@fixtures
+@pytest.mark.parametrize("ends", [[1, 7], None])
+def test_an_encoder_decoder_of_hugging_face(tmp_path, ends):
+    folder = words_tokenizer(tmp_path, "t5", end="</s>")
+    model = prompts.imported(hf.load(folder))
+    assert model.start == (0,) and model.ends == (1,) and model.encode("w5 w9 w4").tolist() == [5, 9, 4, 1]
+    if ends is not None:
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "forced_bos_token_id": 4}))
+        model = prompts.imported(hf.load(folder))
+        assert model.start == (0, 4) and model.ends == (1, 7)
+    texts = ["w5 w9 w4", "w8"]
+    rows = [model.encode(text) for text in texts]
+    stop = tuple((i,) for i in model.ends)
+    made = generate(model.module, model.params, rows, Sampling(9, stop=stop), start=model.start)
+    want = [" ".join(f"w{i}" for i in row if i > 2) for row in made]
+    assert [" ".join(text.split()) for text in prompts.complete(model, texts, Sampling(9))] == want
+
+
+@fixtures
+@pytest.mark.parametrize(("name", "mask"), [("bert", "[MASK]"), ("roberta", "<mask>")])
+def test_masks_of_hugging_face_models(tmp_path, name, mask):
+    model = hf.load(words_tokenizer(tmp_path, name, mask=mask))
+    (few, (second,)) = prompts.fill(prompts.imported(model), ["w5 [MASK] w9 [MASK] w4", f"{mask} w8"], top=4)
+    for masks, ids in ((few, [5, 2, 9, 2, 4]), ([second], [2, 8])):
+        logits = model.forward(input_ids=np.array([ids]))["logits"][0]
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        for guesses, place in zip(masks, [i for i, token in enumerate(ids) if token == 2], strict=True):
+            assert [guess.id for guess in guesses] == np.argsort(-p[place])[:4].tolist()
+            np.testing.assert_allclose([guess.probability for guess in guesses], np.sort(p[place])[::-1][:4], rtol=1e-4)
+            assert all(guess.token in (f"w{guess.id}", "[UNK]", "</s>", mask) for guess in guesses)
+
+
+def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
+    def refused(message, *words):
+        code, _, error = command(capsys, *words)
+        assert code == 2 and message in error, error
+
+    refused("holds no config.json", "generate", tmp_path, "--prompt", "a")
+    refused("--prompt: missing", "generate", decoder)
+    refused("prompt 1: is empty", "generate", decoder, "--prompt", "")
+    refused("24 positions of the model (model.max_len)", "generate", decoder, "--prompt", "the cat " * 3)
+    refused("generate.top_p: got 2.0, must be <= 1", "generate", decoder, "--prompt", "a", "--top-p", "2")
+    refused("is an encoder, no decoder", "generate", encoder, "--prompt", "a")
+    refused("is a decoder; masks are filled by", "fill-mask", decoder, "--prompt", "a <mask>")
+    refused("prompt 1: has no [MASK] to fill", "fill-mask", encoder, "--prompt", "a cat")
+    refused("must be at most 24 (model.max_len)", "fill-mask", encoder, "--prompt", "[MASK] " * 30)
+    refused("top: got 0, must be at least 1", "fill-mask", encoder, "--prompt", "[MASK]", "--top", 0)
+    refused("--file: cannot read", "generate", decoder, "--file", tmp_path / "none.txt")
+    refused("step 7", "generate", decoder, "--prompt", "a", "--step", 7)
+
+
+@fixtures
+def test_mistakes_on_folders(tmp_path):
+    for name in ("gpt2", "t5"):
+        with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+            run.generate(FOLDER / name, ["w4"])
+    with pytest.raises(UserError, match="is an encoder, no decoder"):
+        run.generate(words_tokenizer(tmp_path / "bert", "bert"), ["w4"])
+    with pytest.raises(UserError, match="is an encoder-decoder; masks are filled by"):
+        run.fill_mask(words_tokenizer(tmp_path / "t5", "t5"), ["[MASK]"])
+    with pytest.raises(UserError, match="is an encoder; masks are filled by"):
+        run.fill_mask(words_tokenizer(tmp_path / "electra", "electra_discriminator"), ["[MASK]"])
+    with pytest.raises(UserError, match=r"prompt 1: got token 299, must be in 0\.\.210"):
+        run.generate(words_tokenizer(tmp_path / "large", "gpt2", size=300), ["w299"], Sampling(4))
+    with pytest.raises(UserError, match="--step: got 3"):
+        run.generate(tmp_path / "large", ["w4"], step=3)
+
+
+def test_an_objective_without_text(tmp_path):
+    config = {
+        **RUN,
+        "model": {"name": "vit", **TINY, "patch_size": 4},
+        "objective": {"name": "classification"},
+        "data": {"source": "builtin:digits"},
+        "steps": 1,
+    }
+    run.train(config, tmp_path)
+    with pytest.raises(UserError, match="its objective 'classification' trains no model that reads text"):
+        run.generate(tmp_path, ["a"])
