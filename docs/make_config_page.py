@@ -71,7 +71,11 @@ def sections() -> list[Section]:
     classes = {name: models.REGISTRY.get(name) for name in models.REGISTRY}
     parents = {name: cls.__mro__[1] for name, cls in classes.items()}
     out += entries("model", models.REGISTRY, {n: cls for n, cls in parents.items() if dataclasses.is_dataclass(cls)})
-    out += [Section("experts", ExpertsConfig), Section("disentangled", DisentangledConfig), *entries("rotary scaling", SCALINGS, {})]
+    out += [
+        Section("experts", ExpertsConfig),
+        Section("disentangled", DisentangledConfig),
+        *entries("rotary scaling", SCALINGS, {}),
+    ]
     out += [Section("clip text tower", TextConfig, GPTConfig)]
     out += [Section("every image objective", image)]
     out += entries("objective", objectives.REGISTRY, on_images)

@@ -32,7 +32,7 @@ TINY = {
     "log": {"every_steps": 3, "progress": False, "tensorboard": False, "batch_hash": True},
     "checkpoint": {"every_steps": 2},
 }
-CLOCK = {"seconds", "examples_per_second", "data_wait_share", "model_flops_per_second"}
+CLOCK = {"seconds", "examples_per_second", "tokens_per_second", "data_wait_share", "model_flops_per_second", "mfu"}
 
 
 def metrics(workdir):
@@ -125,7 +125,7 @@ WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap
 def test_every_objective_survives_kill_minus_9(name, tmp_path):
     """Dropout, teachers, queues and text caches included: parameters and metrics bit for bit."""
     rng = np.random.default_rng(0)
-    lines = [json.dumps({"text": " ".join(rng.choice(WORDS, 12))}) + "\n" for _ in range(200)]
+    lines = [json.dumps({"text": " ".join(rng.choice(WORDS, 12))}) + "\n" for _ in range(1437)]  # a row for each digit
     (tmp_path / "captions.jsonl").write_text("".join(lines))
     captions = f"jsonl:{tmp_path}/captions.jsonl"
     text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
@@ -133,10 +133,11 @@ def test_every_objective_survives_kill_minus_9(name, tmp_path):
         "clip": {"source": f"builtin:digits+{captions}", "mode": "documents", **text},
         "mlm": {"source": captions, "mode": "windows", **text},
         "causal_lm": {"source": captions, "mode": "windows", "overlap": 1, **text},
+        "span_corruption": {"source": captions, "mode": "windows", **text},
     }.get(name, TINY["data"])
     config = {
         **TINY,
-        **tiny.config(name),
+        **tiny.config(name, bytes=True),
         "data": data,
         "steps": 30,
         "log": {**TINY["log"], "every_steps": 1},

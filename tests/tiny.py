@@ -65,12 +65,13 @@ SPEC = DataSpec(
 )
 
 
-def config(name: str) -> dict[str, Any]:
-    """The groups `model` and `objective` of the smallest config of a registered objective."""
+def config(name: str, bytes: bool = False) -> dict[str, Any]:
+    """The groups `model` and `objective` of the smallest config of a registered objective; of text as bytes, or SPEC's."""
     if name not in CONFIGS:
         raise AssertionError(f"objective {name!r} is registered but has no entry in tests/tiny.py, so nothing tests it")
     entry = CONFIGS[name]
-    return {"model": entry["model"], "objective": {"name": name, **entry["objective"]}}
+    room = {"vocab_size": 320} if bytes and "vocab_size" in entry["model"] else {}
+    return {"model": {**entry["model"], **room}, "objective": {"name": name, **entry["objective"]}}
 
 
 def make(name: str, **model: Any) -> Any:
