@@ -66,7 +66,7 @@ SPEC = DataSpec(
 
 
 def config(name: str, bytes: bool = False) -> dict[str, Any]:
-    """The groups `model` and `objective` of the smallest config of a registered objective; of text as bytes, or SPEC's."""
+    """The groups `model` and `objective` of the smallest config of an objective, for text as bytes or that of SPEC."""
     if name not in CONFIGS:
         raise AssertionError(f"objective {name!r} is registered but has no entry in tests/tiny.py, so nothing tests it")
     entry = CONFIGS[name]
