@@ -25,6 +25,7 @@ from ssljax.base import schema
 from ssljax.config import RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
 from ssljax.layers.block import BlockConfig
+from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import SCALINGS
@@ -74,6 +75,7 @@ def sections() -> list[Section]:
     out += [
         Section("experts", ExpertsConfig),
         Section("disentangled", DisentangledConfig),
+        Section("convolution", ConvolutionConfig),
         *entries("rotary scaling", SCALINGS, {}),
     ]
     out += [Section("clip text tower", TextConfig, GPTConfig)]

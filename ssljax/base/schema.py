@@ -134,12 +134,20 @@ def _apart(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     for name, value in values.items():
         if name in fields and fields[name].metadata.get("given"):
             passed[name] = value
-        elif isinstance(value, Mapping) and dataclasses.is_dataclass(hints.get(name)):
-            asked[name], inner = _apart(hints[name], value)
+        elif isinstance(value, Mapping) and (group := _group(fields.get(name), hints.get(name), value)):
+            asked[name], inner = _apart(group, value)
             passed |= {name: inner} if inner else {}
         else:
             asked[name] = value
     return asked, passed
+
+
+def _group(field: Any, hint: Any, value: Mapping[str, Any]) -> Any:
+    """The dataclass that a nested mapping is built to, None for other mappings."""
+    registry = field.metadata.get("registry") if field is not None else None
+    if registry is not None:
+        return registry.get(value["name"]) if "name" in value else None
+    return hint if dataclasses.is_dataclass(hint) else None
 
 
 def _with(instance: Any, passed: Mapping[str, Any]) -> Any:

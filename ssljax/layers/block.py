@@ -91,8 +91,8 @@ class BlockConfig:
     rope_fraction: float = setting(1.0, gt=0, le=1)  # of each head is turned
     rope_scaling: Any = setting(None, registry=positions.SCALINGS)  # for longer contexts than in training
     experts: ExpertsConfig | None = None  # in the place of the feed-forward part
-    convolution: ConvolutionConfig | None = given(None)  # beside the first block (DeBERTa v2)
-    repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters (ALBERT)
+    convolution: ConvolutionConfig | None = None  # beside the first block (DeBERTa v2)
+    repeats: int = given(1)  # how often each block is applied in a row with the same parameters (ALBERT)
     dropout: float = setting(0.0, ge=0, lt=1)  # rate after embeddings, attention and MLP; not of attention weights
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
     layer_scale: float | None = setting(None, gt=0)  # initial value (Touvron 2021)

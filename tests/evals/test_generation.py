@@ -57,7 +57,7 @@ FIRST = ("learned", "alibi", "relative", "gemma2", "mixtral", "t5", "bart")
 @functools.cache
 def make(name):
     """A model and random parameters, none of them constant."""
-    module = schema.build_named(models.REGISTRY, {**SMALL, **CONFIGS[name]}, "model").standalone()
+    module = schema.build_whole(models.REGISTRY, {**SMALL, **CONFIGS[name]}, "model").standalone()
     shapes = parallel.unboxed(jax.eval_shape(module.initial, jax.random.key(0))["params"])
     rng = np.random.default_rng(0)
 
@@ -308,7 +308,9 @@ def test_mistakes_are_told_in_one_line():
         r"sampling.temperature: got -1.0, must be >= 0": Sampling(temperature=-1),
         r"sampling.max_new_tokens: got 0, must be >= 1": Sampling(max_new_tokens=0),
         r"sampling.stop: holds an empty sequence": Sampling(stop=((),)),
-        r"sampling.temperature: 0.5 draws tokens at random and needs a key": Sampling(temperature=0.5),
+        r"sampling.temperature: 0.5 draws tokens at random and needs a key": Sampling(
+            max_new_tokens=3, temperature=0.5
+        ),
     }.items():
         with pytest.raises(UserError, match=message):
             generate(module, params, [[1]], sampling)

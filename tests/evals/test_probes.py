@@ -105,7 +105,7 @@ def test_logistic_regression_is_scikit_learns(l2):
     np.testing.assert_allclose(weight, reference.coef_.T, atol=3e-3, rtol=3e-3)
 
 
-@pytest.mark.parametrize("columns", [100, 500])
+@pytest.mark.parametrize("columns", [100, pytest.param(500, marks=pytest.mark.full)])
 def test_logistic_regression_converges_on_correlated_features(columns):
     """Neighbouring columns are almost the same, as pixels are; with more rows than columns and with fewer."""
     n, l2, rng = 300, 1e-6, np.random.default_rng(0)

@@ -56,7 +56,7 @@ def test_terms_are_the_definitions():
     np.testing.assert_allclose([total, weight], [z, n], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["causal_lm", "simclr"])
+@pytest.mark.parametrize("name", ["causal_lm", pytest.param("simclr", marks=pytest.mark.full)])
 def test_slices_equal_one_batch(name):
     objective = made(name)
     assert objective.coupled
