@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from ssljax.layers.dense import Dense, Norm, constrain, parameter
 from ssljax.layers.experts import Experts, ExpertsConfig
 from ssljax.layers.masks import Full, Given, Mask, Sliding, is_causal
 from ssljax.layers.noise import Noise, drop_path, dropout
+from ssljax.layers.relative import Relative, RelativeLogits
 
 _gelu = functools.partial(nn.gelu, approximate=False)
 _gelu_tanh = functools.partial(nn.gelu, approximate=True)
@@ -39,6 +40,8 @@ Activation = Literal[
     "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "swiglu", "geglu", "geglu_tanh", "reglu"
 ]
 NormPosition = Literal["pre", "post", "sandwich", "parallel", "parallel_one"]
+Part = Literal["q", "k", "v", "out", "mlp", "norm", "readout"]
+PARTS: tuple[Part, ...] = get_args(Part)
 KINDS = ("global", "local")
 
 
@@ -63,7 +66,7 @@ class BlockConfig:
     activation: Activation = "gelu"
     bias: bool = True  # of the blocks' linear maps and LayerNorms
     # parts with a bias where `bias` is false, without one where it is true
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = ()
+    bias_except: tuple[Part, ...] = ()
     qk_norm: bool = False  # RMSNorm of q and k in every head, before they are turned (Qwen 3)
     attention_scale: float | None = setting(None, gt=0)  # of the logits; None: 1/sqrt(head_dim)
     attention_cap: float | None = setting(None, gt=0)  # logits x become cap tanh(x / cap) (Gemma 2)
@@ -71,8 +74,9 @@ class BlockConfig:
     # nearer than that on both sides)
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global",)
     window: int | None = setting(None, ge=1)
-    # added to logits: the distance times a slope of the head, or learned numbers for buckets of it (T5)
-    position_bias: Literal["none", "alibi", "relative"] = "none"
+    # added to logits: the distance times a slope of the head, learned numbers for buckets of it (T5), or products of
+    # the query with learned vectors of the distance and of the segment (XLNet)
+    position_bias: Literal["none", "alibi", "relative", "xlnet"] = "none"
     relative_buckets: tuple[int, int] = setting((32, 128), ge=2)  # how many, and the distance where the last begins
     rope_theta: float | None = setting(None, gt=0)  # base of the frequencies of rotary positions; None: not rotary
     rope_theta_local: float | None = setting(None, gt=0)  # that of local layers; None: the same
@@ -103,16 +107,14 @@ class BlockConfig:
             raise ValueError(f"heads: {heads} does not divide the width {width}; change one, or give head_dim")
         if heads % self.groups:
             raise ValueError(f"kv_heads: {self.kv_heads} does not divide the {heads} heads")
-        if self.rope_theta is not None and self.rotary_width % 2:
-            raise ValueError(
-                f"rope_theta: rotary positions need an even head width, got {self.head_width}"
-                if self.rope_fraction == 1
-                else f"rope_fraction: an even number of elements is turned, got {self.rotary_width}"
-            )
+        if self.rope_theta is not None and self.rotary_width == self.head_width and self.head_width % 2:
+            raise ValueError(f"rope_theta: rotary positions need an even head width, got {self.head_width}")
         if "local" in self.layer_kinds and self.window is None:
             raise ValueError("window: missing; local layers need a number of keys")
         if self.experts is not None and self.repeats > 1:
             raise ValueError(f"repeats: got {self.repeats}, must be 1 with experts")
+        if self.position_bias == "xlnet" and width % 2:
+            raise ValueError(f"position_bias: the sinusoids of 'xlnet' need an even width, got {width}")
         if not self.layer_kinds:
             raise ValueError("layer_kinds: got an empty list, must hold at least one kind")
 
@@ -123,7 +125,7 @@ class BlockConfig:
 
     @property
     def rotary_width(self) -> int:
-        """How many elements of a head are turned."""
+        """How many elements of a head are turned; an odd number is rounded up, its frequencies are not (GPT-NeoX)."""
         return int(self.head_width * self.rope_fraction)
 
     @property
@@ -143,7 +145,7 @@ class BlockConfig:
         return value
 
     def has_bias(self, part: str) -> bool:
-        """Whether a part (q, k, v, out, mlp, norm) has a bias."""
+        """Whether a part has a bias; "readout": its transform."""
         return self.bias != (part in self.bias_except)
 
     def new_norm(self, name: str | None = None) -> Norm:
@@ -182,6 +184,7 @@ class Shared(NamedTuple):
     masks: tuple[Mask, ...]  # of each of KINDS; one if all layers are global
     rotary: tuple[Any, ...]  # cosines and sines for each; None where positions are not rotary
     bias: jax.Array | None = None  # [B or 1, H, T, S], added to the logits of self-attention
+    relative: Relative | None = None  # the same, where it depends on the query
     memory: jax.Array | None = None  # [B, M, D], for cross-attention
     memory_mask: Mask | None = None
     start: jax.Array | None = None  # int32, where the queries stand in the cache
@@ -220,7 +223,8 @@ class Attention(nn.Module):
             assert cache is not None
             k, v = cache.cross_k, cache.cross_v
         else:
-            source: Any = shared.memory if self.cross else x_BxTxD
+            attended = x_BxTxD if shared.relative is None else x_BxTxD[:, : shared.relative.row.shape[-1]]
+            source: Any = shared.memory if self.cross else attended
             k, v = project(source, "k", c.groups, "kv"), project(source, "v", c.groups, "kv")
         if c.qk_norm:
             q = Norm("rms", c.norm_eps, axis=None, name="q_norm")(q)
@@ -239,7 +243,12 @@ class Attention(nn.Module):
                 write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=shared.start, axis=1)
                 k, v = write(cache.k, k.astype(cache.k.dtype)), write(cache.v, v.astype(cache.v.dtype))
                 cache = cache._replace(k=k, v=v)
-            ways = [functools.partial(attention, mask=mask, bias=shared.bias) for mask in shared.masks]
+            bias = shared.bias
+            if shared.relative is not None:
+                scale = c.attention_scale or width**-0.5
+                logits = RelativeLogits(c.initializer(), c.dtype, name="relative")
+                q, bias = logits(q, shared.relative, scale)
+            ways = [functools.partial(attention, mask=mask, bias=bias) for mask in shared.masks]
             if len(ways) == 1 or isinstance(layer.kind, int):
                 y = ways[layer.kind if len(ways) > 1 else 0](q, k, v)
             else:  # each kind is a branch of its own, so that its mask and its kernel are known when it is compiled
@@ -353,6 +362,8 @@ class Stack(nn.Module):
         cache: Cache | None = None,
         start: jax.Array | None = None,
         states: bool = False,
+        segments: jax.Array | None = None,
+        keys: int | None = None,
     ) -> tuple[jax.Array, Out]:
         """Runs the blocks.
 
@@ -365,6 +376,8 @@ class Stack(nn.Module):
             memory: [B, M, D] for cross-attention, under `memory_mask`. None with a filled cache.
             cache: of earlier tokens, leaves [depth, ...]; the queries stand at `start` in it.
             states: also give what every block made.
+            segments: int [B, T], for logits that depend on them.
+            keys: only so many tokens, the first, are attended to.
 
         Returns:
             tokens [B, T, D]; states [depth * repeats, B, T, D] if asked for, before the final norm; the new cache.
@@ -377,6 +390,7 @@ class Stack(nn.Module):
             self._masks(mask, set(kinds), x.shape[1], length, start),
             self._rotary(where, x.shape[1], length, set(kinds)),
             self._bias(mask, x.shape[1], length, start),
+            self._relative(where, x.shape[1], keys or length, segments, start),
             memory,
             memory_mask,
             start,
@@ -404,7 +418,7 @@ class Stack(nn.Module):
             trees = unstack_layers(nn.unbox(self.variables["params"]["layers"]), total // size)
             outs = []
             for i in range(total):
-                sparse = c.experts is None or (i + 1) % c.experts.every == 0
+                sparse = c.experts is None or c.experts.at(i)
                 name = "block" if c.repeats > 1 else f"block_{i % size}"
                 params = trees[i // size][name] if size > 1 else trees[i]
                 layer = jax.tree.map(lambda a, i=i: a[i], layers)._replace(kind=kinds[i])
@@ -443,7 +457,7 @@ class Stack(nn.Module):
     def _bias(self, mask: Mask, queries: int, keys: int, start: jax.Array | None) -> jax.Array | None:
         """[1, H, queries, keys] of distances, which no mask of padding changes."""
         c = self.config
-        if c.position_bias == "none":
+        if c.position_bias in ("none", "xlnet"):
             return None
         distance = np.arange(keys) - np.arange(keys if start is not None else queries)[:, None]
         if c.position_bias == "alibi":
@@ -458,6 +472,19 @@ class Stack(nn.Module):
         shape, names = (c.relative_buckets[0], c.known("heads")), (None, "heads")
         table = parameter(self, "relative_bias", nn.initializers.normal(0.02), names, shape)
         return table[buckets].transpose(2, 0, 1)[None]
+
+    def _relative(
+        self, where: jax.Array | None, queries: int, keys: int, segments: jax.Array | None, start: jax.Array | None
+    ) -> Relative | None:
+        """Of the queries to the first `keys` tokens (of a cache, where queries stand in one)."""
+        if self.config.position_bias != "xlnet":
+            return None
+        where = jnp.arange(queries)[None] if where is None else where
+        of_keys = where[:, :keys] if start is None else jnp.arange(keys)[None]
+        table = positions.sinusoidal(np.arange(1 - keys, keys), self.config.known("width"))
+        row = where[:, :, None] - of_keys[:, None] + keys - 1
+        apart = None if segments is None else segments[:, :, None] != segments[:, None, :keys]
+        return Relative(jnp.asarray(table, self.config.dtype), row, apart)
 
 
 class Repeated(nn.Module):
@@ -482,7 +509,7 @@ class Repeated(nn.Module):
 
 
 class Period(nn.Module):
-    """Blocks in a row of which the last has experts."""
+    """Blocks in a row of which one has experts."""
 
     config: BlockConfig
     depth: int
@@ -496,7 +523,7 @@ class Period(nn.Module):
         outs = []
         for i in range(c.experts.every):
             block = _remat(c.remat, scanned=True)(
-                c, self.depth, self.cross, self.states, i + 1 == c.experts.every, name=f"block_{i}"
+                c, self.depth, self.cross, self.states, c.experts.at(i), name=f"block_{i}"
             )
             x, out = block(x, jax.tree.map(lambda a, i=i: a[i], layers), shared)
             outs.append(out)

@@ -21,6 +21,7 @@ REGISTRY = Registry(
         "albert": "ssljax.models.bert:AlbertConfig",
         "electra": "ssljax.models.bert:ElectraConfig",
         "modernbert": "ssljax.models.bert:ModernBertConfig",
+        "xlnet": "ssljax.models.xlnet:XLNetConfig",
         "gpt": "ssljax.models.gpt:GPTConfig",
         "gpt1": "ssljax.models.gpt:GPT1Config",
         "gpt3": "ssljax.models.gpt:GPT3Config",
@@ -41,6 +42,7 @@ REGISTRY = Registry(
         "bart": "ssljax.models.seq2seq:BARTConfig",
         "pegasus": "ssljax.models.seq2seq:PegasusConfig",
         "clip": "ssljax.models.clip:CLIPConfig",
+        "resnet": "ssljax.models.resnet:ResNetConfig",
     },
 )
 

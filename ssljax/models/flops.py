@@ -17,7 +17,8 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     projections = 2 * width * inner + 2 * width * config.head_width * config.groups
     feed_forward = (3 if config.activation in GATED else 2) * width * config.hidden
     pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
-    return 2.0 * depth * (tokens * (projections + feed_forward) + 2 * pairs * inner)
+    distances = tokens * (2 * tokens - 1) if config.position_bias == "xlnet" else 0
+    return 2.0 * depth * (tokens * (projections + feed_forward) + (2 * pairs + distances) * inner)
 
 
 def dense_flops(rows: int, inputs: int, outputs: int) -> float:
