@@ -177,8 +177,20 @@ def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _list(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    if known.kind == "models":
+        return _list_models()
     for name in _names(known.kind):
         print(name)
+    return 0
+
+
+def _list_models() -> int:
+    from ssljax.models.sizes import sizes
+
+    logging.getLogger("ssljax").setLevel(logging.WARNING)
+    for model, size, parameters, reason in sizes():
+        count = "-" if parameters is None else f"{parameters:,}"
+        print(f"{model:12} {size or '-':16} {count:>16} {reason}".rstrip(), flush=True)
     return 0
 
 
@@ -187,8 +199,6 @@ def _names(kind: str) -> Any:
         return sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
     if kind == "objectives":
         from ssljax.objectives import REGISTRY
-    elif kind == "models":
-        from ssljax.models import REGISTRY
     elif kind == "data":
         from ssljax.data import REGISTRY
     elif kind == "evals":

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssljax import cli
+from ssljax import cli, models
 
 BASE = {
     "model": {"name": "vit", "size": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
@@ -175,10 +175,20 @@ def test_a_replaced_group_says_what_fell_away(ssljax_train):
     assert code == 2
 
 
-@pytest.mark.parametrize("kind", ["objectives", "models", "data", "evals", "optimizers", "schedules"])
+@pytest.mark.parametrize("kind", ["objectives", "data", "evals", "optimizers", "schedules"])
 def test_lists(capsys, kind):
     assert cli.main(["list", kind]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_the_list_of_models_has_their_sizes(capsys, monkeypatch):
+    few = {name: models.REGISTRY.entries[name] for name in ("gpt", "clip")}
+    monkeypatch.setattr(models.REGISTRY, "entries", few)
+    assert cli.main(["list", "models"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {row[0] for row in rows} == set(few)
+    assert ["gpt", "gpt2", "124,439,808"] in rows
+    assert ["gpt", "micro", "-", "vocab_size,", "max_len:", "of", "the", "data"] in rows
 
 
 def test_import_is_fast():

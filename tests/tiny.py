@@ -74,10 +74,12 @@ def config(name: str, bytes: bool = False) -> dict[str, Any]:
     return {"model": {**entry["model"], **room}, "objective": {"name": name, **entry["objective"]}}
 
 
-def make(name: str, **model: Any) -> Any:
-    """A registered objective with its model; keys of `model` override those of the smallest config."""
-    groups = config(name)
-    return objectives.create({**groups, "model": {**groups["model"], **model}}, SPEC, STEPS)
+def make(objective: str, **model: Any) -> Any:
+    """A registered objective with its model; keys of `model` override those of the smallest config, or with a `name`
+    replace them."""
+    groups = config(objective)
+    model = model if "name" in model else {**groups["model"], **model}
+    return objectives.create({**groups, "model": model}, SPEC, STEPS)
 
 
 def batch(seed: int = 0) -> dict[str, jax.Array]:

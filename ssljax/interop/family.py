@@ -1,20 +1,28 @@
 """What a family needs to cross over: its keys there and here, its table of names, and what `forward` gives."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ssljax import models
+from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.interop.meaning import meaning
 from ssljax.interop.rules import Rule
 from ssljax.layers.masks import Causal, Keys
+from ssljax.models.tokens import TokenConfig
 
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_python": "gelu",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
@@ -47,9 +55,12 @@ class Family:
         rules: our config -> the table of names.
         architecture: class name of the model with its head.
         prefix: of the names of the inner model, which a file of the bare model leaves out.
-        ignored: patterns of tensors that are no parameters.
         renames: patterns of names, and what they become, of other versions of the format.
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
+        only: of their keys, the one value that is supported.
+        ignored: patterns of tensors that are no parameters.
+        copies: {tensor: the one that it repeats, where a file has both}.
+        constants: our config -> tensors that theirs has and ours does without.
     """
 
     model: str
@@ -61,12 +72,18 @@ class Family:
     architecture: str
     prefix: str
     outputs: Outputs
+    only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    constants: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
 
     def config(self, theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Our keys for their config."""
-        full = {**self.defaults, **{k: v for k, v in theirs.items() if v is not None or k not in self.defaults}}
+        full = {**self.defaults, **theirs}
+        for key, value in self.only.items():
+            if (full.get(key, value) or None) != (value or None):  # none and false are one
+                raise UserError(f"{path}: {key}: {full[key]!r} is not supported (only {value!r})")
         for key in self.keys.values():
             value = full.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
@@ -75,11 +92,28 @@ class Family:
         size = {"size": None} if self.keys else {}
         return {"name": self.model, **size, **ours, **self.read(full)}
 
+    def built(self, theirs: Mapping[str, Any], path: str, **keys: Any) -> Any:
+        """Our configuration for theirs, with keys of ours over it, resolved."""
+        return schema.build_whole(models.REGISTRY, in_every_stack(self.config(theirs, path), keys), path).resolved()
+
     def config_back(self, ours: Any) -> dict[str, Any]:
-        """Their config for ours, resolved."""
+        """Their config for ours, resolved; `lost` tells what it cannot say."""
         computed = {"kv_heads": "groups", "head_dim": "head_width", "mlp_dim": "hidden"}
         same = {key: getattr(ours, computed.get(name, name)) for name, key in self.keys.items()}
-        return {**self.defaults, **same, **self.write(ours), "architectures": [self.architecture]}
+        # The defaults of special ids there fit another vocabulary.
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) if isinstance(ours, TokenConfig) else {}
+        return {**ids, **self.defaults, **same, "architectures": [self.architecture], **self.write(ours)}
+
+    def lost(self, ours: Any, theirs: Mapping[str, Any]) -> list[str]:
+        """The keys of ours, with their values, that have other ones when their config for it is read again."""
+        mine, read = meaning(ours), meaning(self.built(theirs, "export"))
+        return [f"model.{name}: {mine[name]!r}" for name in mine if mine[name] != read.get(name)]
+
+
+def in_every_stack(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with keys added to their groups that are stacks of blocks, if there are such, else to themselves."""
+    parts = {k: in_every_stack(v, keys) for k, v in values.items() if isinstance(v, Mapping) and "size" in v}
+    return {**values, **(parts or keys)}
 
 
 def activation(theirs: str, path: str, gated: bool = False) -> str:
@@ -102,50 +136,52 @@ def kinds_of(theirs: Sequence[str]) -> list[str]:
     return next(kinds[:n] for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
 
 
-def rotary(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Our keys for rotary positions, from either style of config."""
-    given = theirs.get("rope_parameters") or {}
-    legacy = theirs.get("rope_scaling") or {}
-    both = {**legacy, **given}
+def kinds_back(ours: Any) -> list[str]:
+    """Their kind of every layer."""
+    names = {"local": "sliding_attention", "global": "full_attention"}
+    return [names[ours.layer_kinds[i % len(ours.layer_kinds)]] for i in range(ours.depth)]
+
+
+def rotary(theirs: Mapping[str, Any], partial: bool = False) -> dict[str, Any]:
+    """Our keys for rotary positions, from either style of config; `partial`: a part of each head may be turned."""
+    both = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
     out: dict[str, Any] = {"rope_theta": float(both.get("rope_theta") or theirs.get("rope_theta") or 10_000.0)}
-    kind = both.get("rope_type") or both.get("type") or "default"
-    original = both.get("original_max_position_embeddings") or theirs.get("max_position_embeddings")
+    fraction = both.get("partial_rotary_factor") or theirs.get("partial_rotary_factor") or 1.0
+    if partial:
+        out["rope_fraction"] = fraction
+    elif fraction != 1:
+        raise UserError(f"config.json: partial_rotary_factor: {fraction} is not supported (only 1)")
+    kind, longest = both.get("rope_type") or both.get("type") or "default", theirs.get("max_position_embeddings")
+    original = both.get("original_max_position_embeddings") or longest
+    factor = both.get("factor") or (longest / original if longest and original else 1.0)
     if kind == "linear":
-        out["rope_scaling"] = {"name": "linear", "factor": float(both["factor"])}
+        out["rope_scaling"] = {"name": "linear", "factor": factor}
     elif kind == "dynamic":
-        out["rope_scaling"] = {"name": "dynamic", "factor": float(both["factor"]), "original_len": original}
+        out["rope_scaling"] = {"name": "dynamic", "factor": factor, "original_len": longest}
     elif kind == "llama3":
-        low, high = float(both["low_freq_factor"]), float(both["high_freq_factor"])
-        out["rope_scaling"] = {"name": "llama3", "factor": float(both["factor"]), "low": low, "high": high}
-        out["rope_scaling"]["original_len"] = original
+        low, high = both["low_freq_factor"], both["high_freq_factor"]
+        out["rope_scaling"] = {"name": "llama3", "factor": factor, "low": low, "high": high, "original_len": original}
     elif kind == "yarn":
-        names = {"beta_fast": "beta_fast", "beta_slow": "beta_slow", "attention_factor": "attention_factor"}
-        more = {k: float(both[n]) for k, n in names.items() if both.get(n) is not None}
-        scaling = {"name": "yarn", "factor": float(both["factor"]), "original_len": original, **more}
-        out["rope_scaling"] = {**scaling, "truncate": both.get("truncate", True)}
+        more = {name: both[name] for name in ("beta_fast", "beta_slow", "attention_factor") if both.get(name)}
+        above, below = both.get("mscale"), both.get("mscale_all_dim")
+        if "attention_factor" not in more and above and below and factor > 1:
+            more["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+        truncate = both.get("truncate", True)
+        out["rope_scaling"] = {"name": "yarn", "factor": factor, "original_len": original, "truncate": truncate, **more}
     elif kind != "default":
         raise UserError(f"config.json: rope_type {kind!r} is not supported (linear, dynamic, llama3, yarn)")
     return out
 
 
 def rotary_back(ours: Any) -> dict[str, Any]:
-    """Their rope_parameters."""
-    out: dict[str, Any] = {"rope_type": "default", "rope_theta": ours.rope_theta}
-    if ours.rope_fraction != 1:
-        out["partial_rotary_factor"] = ours.rope_fraction
+    """Their rope_parameters, and what else tells of them."""
     scaling = ours.rope_scaling
-    if scaling is not None:
-        theirs = {
-            "low": "low_freq_factor",
-            "high": "high_freq_factor",
-            "original_len": "original_max_position_embeddings",
-        }
-        values = dataclasses.asdict(scaling)
-        out |= {theirs.get(k, k): v for k, v in values.items() if v is not None}
-        out["rope_type"] = {"Linear": "linear", "Dynamic": "dynamic", "Llama3": "llama3", "YaRN": "yarn"}[
-            type(scaling).__name__
-        ]
-    return {"rope_parameters": out}
+    values = {} if scaling is None else {k: v for k, v in dataclasses.asdict(scaling).items() if v is not None}
+    kind = "default" if scaling is None else type(scaling).__name__.lower()
+    theirs = {"low": "low_freq_factor", "high": "high_freq_factor", "original_len": "original_max_position_embeddings"}
+    more = {"max_position_embeddings": values.pop("original_len")} if kind == "dynamic" else {}
+    given = {theirs.get(k, k): v for k, v in values.items()}
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": ours.rope_theta, **given}, **more}
 
 
 def hidden_states(states: jax.Array, last: jax.Array | None, name: str = "hidden_states") -> dict[str, jax.Array]:
@@ -174,8 +210,9 @@ def causal_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappi
         where = jnp.maximum(jnp.cumsum(valid, axis=1) * valid - 1, -module.config.position_offset)
     encoded = module.apply({"params": params}, tokens, mask=mask, positions=where, states=True)
     logits = module.apply({"params": params}, encoded.tokens, method="logits")
-    out = {"logits": logits, "last_hidden_state": encoded.tokens, "base.last_hidden_state": encoded.tokens}
-    out |= hidden_states(encoded.states, encoded.tokens)
+    last = module.apply({"params": params}, encoded.tokens, method="narrowed")
+    out = {"logits": logits, "last_hidden_state": last, "base.last_hidden_state": last}
+    out |= hidden_states(encoded.states, last)
     if "labels" in inputs:
         out["loss"] = token_loss(logits[:, :-1], inputs["labels"][:, 1:])
     if encoded.router is not None:

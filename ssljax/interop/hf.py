@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from ssljax import models, parallel
+from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
@@ -28,6 +28,7 @@ from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.interop.rules import active
 from ssljax.interop.tensors import Tensors
+from ssljax.models.tokens import TokenConfig
 
 _TOKENIZER = (
     "tokenizer.json",
@@ -72,7 +73,8 @@ class Model:
 
     @functools.cached_property
     def _run(self) -> Any:
-        return jax.jit(lambda params, inputs: self.family.outputs(self.module, params, inputs, self.config))
+        theirs = {**self.family.defaults, **self.config}
+        return jax.jit(lambda params, inputs: self.family.outputs(self.module, params, inputs, theirs))
 
 
 def load(
@@ -98,28 +100,38 @@ def load(
     family: Family = REGISTRY.get(kind)
     path = str(folder / "config.json")
     try:
-        values = family.config(theirs, path)
+        ours = family.built(theirs, path, **keys)
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}: missing") from error
     tensors = Tensors(folder, family.renames)
-    bare = not any(name.startswith(family.prefix) for name in tensors)
-    ours = schema.build_whole(models.REGISTRY, _in_every_stack(values, keys), path).resolved()
-    readouts = [rule.theirs for rule in family.rules(ours) if rule.ours[0].endswith("head_kernel")]
-    if (
-        hasattr(ours, "tied") and readouts and not any(name in tensors for name in readouts)
-    ):  # a bare model, or tied whatever its config says
-        ours = dataclasses.replace(ours, tied=True)
+    left_out = "" if any(name.startswith(family.prefix) for name in tensors) else family.prefix
+    ours, repeated = _readouts(family, ours, tensors, left_out, strict)
     module = ours.standalone()
-    params = _read_parameters(module, family, ours, tensors, "" if bare else family.prefix, folder, strict, mesh)
-    return Model(module, {"params": params}, theirs, ours, family, _read_tokenizer(folder), folder, bare)
+    params = _read_parameters(module, family, ours, tensors, left_out, repeated, folder, strict, mesh)
+    return Model(module, {"params": params}, theirs, ours, family, _read_tokenizer(folder), folder, bool(left_out))
 
 
 def save(model: Model, folder: str | pathlib.Path) -> None:
-    """Writes what `AutoModel.from_pretrained(folder)` opens: config, tensors, tokenizer, model card."""
+    """Writes what `AutoModel.from_pretrained(folder)` opens: config, tensors, tokenizer, model card.
+
+    Raises:
+        UserError: the architecture of `transformers` cannot compute what the model does.
+    """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.config or model.family.config_back(model.ours)
-    tensors = tensors_of(model, model.variables["params"])
+    config = model.config
+    if not config:
+        config = model.family.config_back(model.ours)
+        if lost := model.family.lost(model.ours, config):
+            raise UserError(f"{', '.join(lost)}: cannot be written as {config['model_type']}")
+    params = model.variables["params"]
+    covered = {name for rule in model.family.rules(model.ours) for name in rule.ours}
+    lost = [name for name in _flat(params) if name not in covered]
+    if lost:
+        raise UserError(f"{config['model_type']} has no tensor for: {', '.join(lost)}")
+    inner = model.family.prefix if model.bare else ""
+    constants = {name.removeprefix(inner): value for name, value in model.family.constants(model.ours).items()}
+    tensors = {**tensors_of(model, params), **constants}
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
@@ -139,10 +151,39 @@ def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     for rule in active(model.family.rules(model.ours), flat):
         parts = [flat[name] for name in rule.ours]
         for name, index in rule.names(parts[0].shape):
-            out[name.removeprefix(inner)] = np.ascontiguousarray(
-                rule.op.write([np.asarray(part[index]) for part in parts])
-            )
-    return out
+            out[name] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
+    return {name.removeprefix(inner): value for name, value in out.items()}
+
+
+_EXTRAS = {"pooler": "pooler/kernel", "pair": "pair/kernel", "replaced": "replaced_dense/kernel"}
+
+
+def _readouts(family: Family, ours: Any, tensors: Tensors, left_out: str, strict: bool) -> tuple[Any, Sequence[str]]:
+    """The configuration with the read-outs that the tensors have, and the tensors that repeat the token table.
+
+    As in `transformers` a read-out is tied where its matrix is missing, or where the config says so and the matrix is
+    the table. A file of the bare model has no other read-outs either.
+    """
+    if not isinstance(ours, TokenConfig):
+        return ours, ()
+
+    def names(*paths: str) -> list[str]:
+        found = [rule.theirs.removeprefix(left_out) for rule in family.rules(ours) if _within(rule.ours[0]) in paths]
+        return [name for name in found if name in tensors]
+
+    own, tables = names("head_kernel"), names("embed/embedding")
+    tied = not own or (ours.tied and bool(tables) and np.array_equal(tensors[own[0]], tensors[tables[0]]))
+    ours = dataclasses.replace(ours, tied=tied)
+    if strict:
+        ours = dataclasses.replace(ours, extras=tuple(name for name, path in _EXTRAS.items() if names(path)))
+        if not names("head_dense/kernel", "head_norm/scale", "head_bias"):
+            ours = dataclasses.replace(ours, readout_transform=False, readout_bias=False)
+    return ours, own if tied else ()
+
+
+def _within(path: str) -> str:
+    """A path in the part of an encoder-decoder that has the read-out."""
+    return path.removeprefix("decoder/")
 
 
 def _read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -153,12 +194,6 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
-
-
-def _in_every_stack(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with keys added to their groups that are stacks of blocks, if there are such, else to themselves."""
-    parts = {k: _in_every_stack(v, keys) for k, v in values.items() if isinstance(v, Mapping) and "size" in v}
-    return {**values, **(parts or keys)}
 
 
 def _read_tokenizer(folder: pathlib.Path) -> Any:
@@ -174,7 +209,8 @@ def _read_parameters(
     family: Family,
     ours: Any,
     tensors: Tensors,
-    prefix: str,
+    left_out: str,
+    repeated: Sequence[str],
     folder: pathlib.Path,
     strict: bool,
     mesh: jax.sharding.Mesh | None,
@@ -185,8 +221,8 @@ def _read_parameters(
     if mesh is not None:
         places = _flat(parallel.shardings(parallel.logical_axes(boxed), parallel.unboxed(boxed), mesh))
     rules = active(family.rules(ours), shapes)
-    if not prefix:
-        rules = [rule._replace(theirs=rule.theirs.removeprefix(family.prefix)) for rule in rules]
+    if left_out:
+        rules = [rule._replace(theirs=rule.theirs.removeprefix(left_out)) for rule in rules]
     problems, used = [], set()
     params: dict[str, jax.Array] = {}
     if not strict:  # a block whose tensor is missing keeps its initial values, the other blocks of the stack do not
@@ -209,8 +245,12 @@ def _read_parameters(
                 params[mine] = _put(params.get(mine), part, index, shapes[mine], places[mine])
     covered = {name for rule in rules for name in rule.ours}
     problems += [f"no rule: {name}" for name in shapes if name not in covered]
-    ignored = [*family.ignored, *([r"(lm_head|embed_out)\.weight$"] if getattr(ours, "tied", False) else [])]
-    problems += [f"extra: {n}" for n in tensors if n not in used and not any(re.search(p, n) for p in ignored)]
+    copies = {a.removeprefix(left_out): b.removeprefix(left_out) for a, b in family.copies.items()}
+    rest = [name for name in tensors if name not in used and name not in repeated]
+    for name in (name for name in rest if not any(re.search(pattern, name) for pattern in family.ignored)):
+        same = copies.get(name)
+        if same is None or same not in tensors or not np.array_equal(tensors[name], tensors[same]):
+            problems.append(f"extra: {name}" + (f", other than {same}" if same else ""))
     if problems and strict:
         shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise UserError(f"{folder}: {len(problems)} tensors do not match: {shown}")

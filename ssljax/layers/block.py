@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,7 @@ from ssljax.layers.disentangled import DisentangledConfig, Distances, logit_scal
 from ssljax.layers.experts import Experts, ExpertsConfig
 from ssljax.layers.masks import Full, Given, Mask, Sliding, is_causal
 from ssljax.layers.noise import Noise, drop_path, dropout
+from ssljax.layers.relative import Relative, RelativeLogits
 
 _gelu = functools.partial(nn.gelu, approximate=False)
 _gelu_tanh = functools.partial(nn.gelu, approximate=True)
@@ -43,6 +44,8 @@ Activation = Literal[
     "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "swiglu", "geglu", "geglu_tanh", "reglu"
 ]
 NormPosition = Literal["pre", "post", "sandwich", "parallel", "parallel_one"]
+Part = Literal["q", "k", "v", "out", "mlp", "norm", "readout"]
+PARTS: tuple[Part, ...] = get_args(Part)
 KINDS = ("global", "local")
 
 
@@ -68,7 +71,7 @@ class BlockConfig:
     activation: Activation = "gelu"
     bias: bool = True  # of the blocks' linear maps and LayerNorms
     # parts with a bias where `bias` is false, without one where it is true
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = given(())
+    bias_except: tuple[Part, ...] = given(())
     qk_norm: bool = False  # RMSNorm of q and k in every head, before they are turned (Qwen 3)
     # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
     attention_scale: float | None = given(None)
@@ -79,9 +82,10 @@ class BlockConfig:
     # nearer than that on both sides)
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global",)
     window: int | None = setting(None, ge=1)
-    # added to logits: the distance times a slope of the head; learned numbers for buckets of it (T5); or for distances
-    # in rows and columns of patches (BEiT)
-    position_bias: Literal["none", "alibi", "relative", "grid"] = "none"
+    # added to logits: the distance times a slope of the head; learned numbers for buckets of it (T5), or for distances
+    # in rows and columns of patches (BEiT); products of the query with learned vectors of the distance and of the
+    # segment (XLNet)
+    position_bias: Literal["none", "alibi", "relative", "grid", "xlnet"] = "none"
     layer_bias: bool = given(False)  # those of the grid are learned by each layer for itself
     bias_rows: int = given(0)  # and how many they are
     relative_buckets: tuple[int, int] = setting((32, 128), ge=2)  # how many, and the distance where the last begins
@@ -116,12 +120,8 @@ class BlockConfig:
             raise ValueError(f"heads: {heads} does not divide the width {width}; change one, or give head_dim")
         if heads % self.groups:
             raise ValueError(f"kv_heads: {self.kv_heads} does not divide the {heads} heads")
-        if self.rope_theta is not None and self.rotary_width % 2:
-            raise ValueError(
-                f"rope_theta: rotary positions need an even head width, got {self.head_width}"
-                if self.rope_fraction == 1
-                else f"rope_fraction: an even number of elements is turned, got {self.rotary_width}"
-            )
+        if self.rope_theta is not None and self.rotary_width == self.head_width and self.head_width % 2:
+            raise ValueError(f"rope_theta: rotary positions need an even head width, got {self.head_width}")
         if self.disentangled is not None and (self.rope_theta is not None or self.qk_norm):
             other = "rope_theta" if self.rope_theta is not None else "qk_norm"
             raise ValueError(f"{other}: got {getattr(self, other)}, which disentangled attention excludes")
@@ -129,6 +129,8 @@ class BlockConfig:
             raise ValueError("window: missing; local layers need a number of keys")
         if self.experts is not None and self.repeats > 1:
             raise ValueError(f"repeats: got {self.repeats}, must be 1 with experts")
+        if self.position_bias == "xlnet" and width % 2:
+            raise ValueError(f"position_bias: the sinusoids of 'xlnet' need an even width, got {width}")
         if not self.layer_kinds:
             raise ValueError("layer_kinds: got an empty list, must hold at least one kind")
 
@@ -139,7 +141,7 @@ class BlockConfig:
 
     @property
     def rotary_width(self) -> int:
-        """How many elements of a head are turned."""
+        """How many elements of a head are turned; an odd number is rounded up, its frequencies are not (GPT-NeoX)."""
         return int(self.head_width * self.rope_fraction)
 
     @property
@@ -159,7 +161,7 @@ class BlockConfig:
         return value
 
     def has_bias(self, part: str) -> bool:
-        """Whether a part (q, k, v, out, mlp, norm) has a bias."""
+        """Whether a part has a bias; "readout": its transform."""
         return self.bias != (part in self.bias_except)
 
     def new_norm(self, name: str | None = None) -> Norm:
@@ -213,6 +215,7 @@ class Shared(NamedTuple):
     pairs: positions.Pairs | None = None  # for biases that are each layer's own
     distances: Distances | None = None  # what disentangled attention reads of positions
     beside: Addend | None = None  # what a convolution adds to the output of the first block
+    relative: Relative | None = None  # distances and segments, for logits of a query with them
     memory: jax.Array | None = None  # [B, M, D], for cross-attention
     memory_mask: Mask | None = None
     start: jax.Array | None = None  # int32 [B], where the queries stand in the cache
@@ -251,7 +254,8 @@ class Attention(nn.Module):
             assert cache is not None
             k, v = cache.cross_k, cache.cross_v
         else:
-            source: Any = shared.memory if self.cross else x_BxTxD
+            attended = x_BxTxD if shared.relative is None else x_BxTxD[:, : shared.relative.row.shape[-1]]
+            source: Any = shared.memory if self.cross else attended
             k, v = to_k(source), to_v(source)
         if c.qk_norm:
             q = Norm("rms", c.norm_eps, axis=None, name="q_norm")(q)
@@ -275,6 +279,8 @@ class Attention(nn.Module):
             if terms:
                 near = scale * self._position_logits(q, k, to_q, to_k, shared)
                 bias = near if bias is None else bias + near
+            if shared.relative is not None:
+                q, bias = RelativeLogits(c.initializer(), c.dtype, name="relative")(q, shared.relative, scale)
             ways = [functools.partial(attention, mask=mask, bias=bias) for mask in shared.masks]
             if len(ways) == 1 or isinstance(layer.kind, int):
                 y = ways[layer.kind if len(ways) > 1 else 0](q, k, v)
@@ -442,6 +448,8 @@ class Stack(nn.Module):
         rotary: tuple[jax.Array, jax.Array] | None = None,
         pairs: positions.Pairs | None = None,
         states: bool = False,
+        segments: jax.Array | None = None,
+        keys: int | None = None,
     ) -> tuple[jax.Array, Out]:
         """Runs the blocks.
 
@@ -457,6 +465,8 @@ class Stack(nn.Module):
             rotary: cosines and sines [B or 1, T, 1, R / 2], where they are not those of a sequence.
             pairs: which bias each pair of tokens has, with `position_bias` "grid".
             states: also give what every block made.
+            segments: int [B, T], for logits that depend on them.
+            keys: only so many tokens, the first, are attended to.
 
         Returns:
             tokens [B, T, D]; states [depth * repeats, B, T, D] if asked for, before the final norm; the new cache.
@@ -464,7 +474,7 @@ class Stack(nn.Module):
         c = self.config
         total = self.depth * c.repeats
         kinds = [KINDS.index(c.layer_kinds[i % len(c.layer_kinds)]) for i in range(total)]
-        keys = x.shape[1] if cache is None or start is None else cache.k.shape[2]
+        slots = x.shape[1] if cache is None or start is None else cache.k.shape[2]
         x = constrain(x.astype(c.dtype))
         if rotary is None:
             # With a cache no length is known, so what depends on it (`Dynamic`) is that of short sequences.
@@ -472,12 +482,13 @@ class Stack(nn.Module):
         else:
             tables = (rotary,)
         shared = Shared(
-            self._masks(mask, set(kinds), x.shape[1], keys, start),
+            self._masks(mask, set(kinds), x.shape[1], slots, start),
             tables,
-            self._bias(mask, x.shape[1], keys, start, pairs),
+            self._bias(mask, x.shape[1], slots, start, pairs),
             pairs if c.layer_bias else None,
-            self._distances(x.shape[1], keys, start),
+            self._distances(x.shape[1], slots, start),
             self._beside(x, mask, noise, cache),
+            self._relative(where, x.shape[1], keys or slots, segments, start),
             memory,
             memory_mask,
             start,
@@ -504,7 +515,7 @@ class Stack(nn.Module):
             trees = unstack_layers(nn.unbox(self.variables["params"]["layers"]), total // size)
             outs = []
             for i in range(total):
-                sparse = c.experts is None or (i + 1) % c.experts.every == 0
+                sparse = c.experts is None or c.experts.at(i)
                 name = "block" if c.repeats > 1 else f"block_{i % size}"
                 params = trees[i // size][name] if size > 1 else trees[i]
                 layer = jax.tree.map(lambda a, i=i: a[i], layers)._replace(kind=kinds[i])
@@ -548,7 +559,7 @@ class Stack(nn.Module):
     ) -> jax.Array | None:
         """[B or 1, H, queries, keys] of distances, which no mask of padding changes."""
         c = self.config
-        if c.position_bias == "none" or (c.position_bias == "grid" and c.layer_bias):
+        if c.position_bias in ("none", "xlnet") or (c.position_bias == "grid" and c.layer_bias):
             return None
         if c.position_bias == "grid":
             assert pairs is not None
@@ -589,6 +600,19 @@ class Stack(nn.Module):
         )
         return module(x, mask, noise)
 
+    def _relative(
+        self, where: jax.Array | None, queries: int, keys: int, segments: jax.Array | None, start: jax.Array | None
+    ) -> Relative | None:
+        """Of the queries to the first `keys` tokens (of a cache, where queries stand in one)."""
+        if self.config.position_bias != "xlnet":
+            return None
+        where = jnp.arange(queries)[None] if where is None else where
+        of_keys = where[:, :keys] if start is None else jnp.arange(keys)[None]
+        table = positions.sinusoidal(np.arange(1 - keys, keys), self.config.known("width"))
+        row = where[:, :, None] - of_keys[:, None] + keys - 1
+        apart = None if segments is None else segments[:, :, None] != segments[:, None, :keys]
+        return Relative(jnp.asarray(table, self.config.dtype), row, apart)
+
 
 def _distance(queries: int, keys: int, start: jax.Array | None) -> jax.Array:
     """int [B or 1, queries, keys]: position of the key - position of the query, the first of which is `start`."""
@@ -618,7 +642,7 @@ class Repeated(nn.Module):
 
 
 class Period(nn.Module):
-    """Blocks in a row of which the last has experts."""
+    """Blocks in a row of which one has experts."""
 
     config: BlockConfig
     depth: int
@@ -632,7 +656,7 @@ class Period(nn.Module):
         outs = []
         for i in range(c.experts.every):
             block = _remat(c.remat, scanned=True)(
-                c, self.depth, self.cross, self.states, i + 1 == c.experts.every, name=f"block_{i}"
+                c, self.depth, self.cross, self.states, c.experts.at(i), name=f"block_{i}"
             )
             x, out = block(x, jax.tree.map(lambda a, i=i: a[i], layers), shared)
             outs.append(out)

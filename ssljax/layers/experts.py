@@ -26,12 +26,19 @@ class ExpertsConfig:
     balance: float = setting(0.01, ge=0)  # coefficient of the loss that evens out their shares (Fedus 2022: 0.01)
     z_loss: float = setting(0.001, ge=0)  # that of the square of the router's log-partition (Zoph 2022: 0.001)
     every: int = setting(1, ge=1)  # every n-th block has experts, the others are dense (Switch Transformers: 2)
+    place: int | None = setting(None, ge=0)  # which one of n blocks that is, counted from 0; None: the last
 
     def validate(self) -> None:
         if self.top_k > self.count:
             raise ValueError(f"top_k: got {self.top_k}, must be at most the {self.count} experts")
         if self.capacity is not None and self.slots is not None:
             raise ValueError("slots: give either this or capacity")
+        if self.place is not None and self.place >= self.every:
+            raise ValueError(f"place: got {self.place}, must be below every, which is {self.every}")
+
+    def at(self, block: int) -> bool:
+        """Has this block experts?"""
+        return block % self.every == (self.every - 1 if self.place is None else self.place)
 
 
 class Experts(nn.Module):

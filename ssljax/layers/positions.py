@@ -19,8 +19,8 @@ class Linear:
 
     factor: float = setting(gt=0)
 
-    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
-        return frequencies / self.factor, 1.0
+    def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
+        return _frequencies(width, theta) / self.factor, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,7 @@ class Dynamic:
     factor: float = setting(gt=0)
     original_len: int = setting(ge=1)
 
-    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
-        width = 2 * len(frequencies)
+    def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         grown = self.factor * max(length, self.original_len) / self.original_len - (self.factor - 1)
         return _frequencies(width, theta * grown ** (width / (width - 2))), 1.0
 
@@ -45,7 +44,8 @@ class Llama3:
     high: float = setting(4.0, gt=0)  # wavelengths under original_len / high are kept
     original_len: int = setting(8192, ge=1)
 
-    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
+    def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
+        frequencies = _frequencies(width, theta)
         turns = self.original_len * frequencies / (2 * math.pi)  # of each frequency over the original context
         keep = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
         return frequencies * (keep + (1 - keep) / self.factor), 1.0
@@ -62,18 +62,18 @@ class YaRN:
     attention_factor: float | None = setting(None, gt=0)  # multiplies cosines and sines; None: 0.1 ln(factor) + 1
     truncate: bool = True  # the ends of the blend are whole numbers
 
-    def __call__(self, frequencies: np.ndarray, theta: float, length: int) -> tuple[np.ndarray, float]:
-        half = len(frequencies)
+    def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
+        frequencies = _frequencies(width, theta)
 
         def index(turns: float) -> float:
             """Which frequency makes so many turns over the original context."""
-            return half * math.log(self.original_len / (turns * 2 * math.pi)) / math.log(theta)
+            return width / 2 * math.log(self.original_len / (turns * 2 * math.pi)) / math.log(theta)
 
         low, high = index(self.beta_fast), index(self.beta_slow)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, 2 * half - 1)
-        ramp = np.clip((np.arange(half) - low) / (high - low or 0.001), 0, 1)
+        low, high = max(low, 0), min(high, width - 1)
+        ramp = np.clip((np.arange(len(frequencies)) - low) / (high - low or 0.001), 0, 1)
         factor = self.attention_factor
         if factor is None:
             factor = 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
@@ -95,10 +95,14 @@ def _frequencies(width: int, theta: float) -> np.ndarray:
     return theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
 
 
+def _unscaled(width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
+    return _frequencies(width, theta), 1.0
+
+
 def rotary_tables(
     positions: jax.Array, width: int, theta: float, scaling: object = None, length: int = 0
 ) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [B or 1, T, 1, width / 2] for positions int [B or 1, T] (Su 2021, section 3.4.2).
+    """Cosines and sines [B or 1, T, 1, ceil(width / 2)] for positions int [B or 1, T] (Su 2021, section 3.4.2).
 
     Args:
         positions: of the tokens.
@@ -107,9 +111,7 @@ def rotary_tables(
         scaling: one of SCALINGS, for contexts longer than the model was trained on.
         length: of the sequence, where the scaling depends on it.
     """
-    frequencies, factor = _frequencies(width, theta), 1.0
-    if scaling is not None:
-        frequencies, factor = scaling(frequencies, theta, length)  # type: ignore[operator]
+    frequencies, factor = (scaling or _unscaled)(width, theta, length)  # type: ignore[operator]
     angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 

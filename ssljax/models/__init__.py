@@ -28,6 +28,7 @@ REGISTRY = Registry(
         "electra": "ssljax.models.bert:ElectraConfig",
         "modernbert": "ssljax.models.bert:ModernBertConfig",
         "deberta": "ssljax.models.deberta:DebertaConfig",
+        "xlnet": "ssljax.models.xlnet:XLNetConfig",
         "gpt": "ssljax.models.gpt:GPTConfig",
         "gpt1": "ssljax.models.gpt:GPT1Config",
         "gpt3": "ssljax.models.gpt:GPT3Config",
@@ -50,6 +51,7 @@ REGISTRY = Registry(
         "clip": "ssljax.models.clip:CLIPConfig",
         "siglip": "ssljax.models.clip:SigLIPConfig",
         "llava": "ssljax.models.llava:LLaVAConfig",
+        "resnet": "ssljax.models.resnet:ResNetConfig",
     },
 )
 

@@ -6,8 +6,12 @@ from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
 from ssljax.layers.block import Activation, NormPosition
-from ssljax.models.family import Size, preset
+from ssljax.models.family import Published, Size, preset
 from ssljax.models.tokens import TokenConfig
+
+_BARE = {"readout_transform": False, "readout_bias": False}
+_WITH_POOLER = {**_BARE, "extras": ("pooler",)}
+_UNCASED = {"vocab_size": 30_522, "max_len": 512}  # word pieces of BERT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +25,10 @@ class BertConfig(TokenConfig):
         "mini": preset(256, 4, 4),
         "small": preset(512, 4, 8),
         "medium": preset(512, 8, 8),
-        "base": preset(768, 12, 12),
-        "large": preset(1024, 24, 16),
+        "base": preset(768, 12, 12, token_types=2, **_UNCASED),
+        "large": preset(1024, 24, 16, token_types=2, **_UNCASED),
     }
+    published: ClassVar[Published] = Published(_WITH_POOLER)
 
     size: str | None = "tiny"
     norm_position: NormPosition = "post"
@@ -56,8 +61,9 @@ class DistilBertConfig(BertConfig):
 
     presets: ClassVar[Mapping[str, Size]] = {
         "tiny": preset(128, 2, 2),
-        "base": preset(768, 6, 12, vocab_size=30_522, max_len=512),
+        "base": preset(768, 6, 12, **_UNCASED),
     }
+    published: ClassVar[Published] = Published(_BARE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +89,11 @@ class ElectraConfig(BertConfig):
 
     presets: ClassVar[Mapping[str, Size]] = {
         "tiny": preset(128, 2, 2, embedding_dim=64),
-        "small": preset(256, 12, 4, embedding_dim=128, mlp_dim=1024, vocab_size=30_522, max_len=512),
-        "base": preset(768, 12, 12, vocab_size=30_522, max_len=512),
-        "large": preset(1024, 24, 16, vocab_size=30_522, max_len=512),
+        "small": preset(256, 12, 4, embedding_dim=128, mlp_dim=1024, **_UNCASED),
+        "base": preset(768, 12, 12, **_UNCASED),
+        "large": preset(1024, 24, 16, **_UNCASED),
     }
+    published: ClassVar[Published] = Published(_BARE)
 
     token_types: int = setting(2, ge=0)
     readout_activation: Activation | None = "gelu"
@@ -101,6 +108,7 @@ class ModernBertConfig(BertConfig):
         "base": preset(768, 22, 12, mlp_dim=1152, vocab_size=50_368, max_len=8192),
         "large": preset(1024, 28, 16, mlp_dim=2624, vocab_size=50_368, max_len=8192),
     }
+    published: ClassVar[Published] = Published(_BARE)
 
     norm_position: NormPosition = "pre"
     first_norm: bool = False

@@ -21,6 +21,8 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     flops = tokens * (projections + feed_forward) + pairs * per_pair
     if config.disentangled is not None:  # each token with every distance; projecting those costs once a batch
         flops += len(config.disentangled.terms) * 2 * config.disentangled.span * tokens * inner
+    if config.position_bias == "xlnet":
+        flops += tokens * (2 * tokens - 1) * inner
     beside = 0 if config.convolution is None else tokens * config.convolution.size * width * width
     return 2.0 * (depth * flops + beside)
 

@@ -1,4 +1,5 @@
-"""GPT-1, 2 and 3 (Radford et al. 2018, 2019; Brown et al. 2020), OPT (Zhang et al. 2022) and Image GPT (Chen 2020)."""
+"""GPT-1, 2 and 3 (Radford et al. 2018, 2019; Brown et al. 2020), Megatron-LM (Shoeybi et al. 2019), OPT (Zhang et al.
+2022) and Image GPT (Chen 2020)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +13,11 @@ from ssljax.models.tokens import TokenConfig
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig(TokenConfig):
-    """GPT-2: norms before the parts, learned positions, tied read-out."""
+    """GPT-2: norms before the parts, learned positions, tied read-out.
+
+    Megatron-LM is larger GPT-2s, its vocabulary padded to 51,200; so is Turing-NLG (Rosset 2020), for which GPT-2's
+    vocabulary is an assumption.
+    """
 
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 4, 4),
@@ -21,6 +26,11 @@ class GPTConfig(TokenConfig):
         "gpt2-medium": preset(1024, 24, 16, vocab_size=50_257, max_len=1024),
         "gpt2-large": preset(1280, 36, 20, vocab_size=50_257, max_len=1024),
         "gpt2-xl": preset(1600, 48, 25, vocab_size=50_257, max_len=1024),
+        "megatron-1.2b": preset(1536, 40, 16, vocab_size=51_200, max_len=1024),
+        "megatron-2.5b": preset(1920, 54, 20, vocab_size=51_200, max_len=1024),
+        "megatron-4.2b": preset(2304, 64, 24, vocab_size=51_200, max_len=1024),
+        "megatron-8.3b": preset(3072, 72, 32, vocab_size=51_200, max_len=1024),
+        "turing-nlg-17b": preset(4256, 78, 28, vocab_size=50_257, max_len=1024),
     }
 
     size: str | None = "micro"
@@ -46,7 +56,7 @@ class GPT1Config(GPTConfig):
 class GPT3Config(GPTConfig):
     """GPT-3: GPT-2 with every second layer locally banded; sizes and head widths of Table 2.1.
 
-    The paper does not give the width of the band; `window` is a choice.
+    The paper does not give the width of the band; `window` is a choice. It prints 5140 for the width of 13B.
     """
 
     presets: ClassVar[Mapping[str, Size]] = {
@@ -57,12 +67,15 @@ class GPT3Config(GPTConfig):
         "1.3b": preset(2048, 24, 24, head_dim=128, vocab_size=50_257, max_len=2048),
         "2.7b": preset(2560, 32, 32, head_dim=80, vocab_size=50_257, max_len=2048),
         "6.7b": preset(4096, 32, 32, head_dim=128, vocab_size=50_257, max_len=2048),
-        "13b": preset(5140, 40, 40, head_dim=128, vocab_size=50_257, max_len=2048),
+        "13b": preset(5120, 40, 40, head_dim=128, vocab_size=50_257, max_len=2048),
         "175b": preset(12_288, 96, 96, head_dim=128, vocab_size=50_257, max_len=2048),
     }
 
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global", "local")
     window: int | None = setting(256, ge=1)
+
+
+_NARROW = {"norm_position": "post", "embedding_dim": 512, "embedding_map": "tokens"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +85,14 @@ class OPTConfig(GPTConfig):
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 4, 4),
         "125m": preset(768, 12, 12, vocab_size=50_272, max_len=2048),
+        "350m": preset(1024, 24, 16, vocab_size=50_272, max_len=2048, **_NARROW),
         "1.3b": preset(2048, 24, 32, vocab_size=50_272, max_len=2048),
         "2.7b": preset(2560, 32, 32, vocab_size=50_272, max_len=2048),
         "6.7b": preset(4096, 32, 32, vocab_size=50_272, max_len=2048),
         "13b": preset(5120, 40, 40, vocab_size=50_272, max_len=2048),
         "30b": preset(7168, 48, 56, vocab_size=50_272, max_len=2048),
         "66b": preset(9216, 64, 72, vocab_size=50_272, max_len=2048),
+        "175b": preset(12_288, 96, 96, vocab_size=50_272, max_len=2048),
     }
 
     activation: Activation = "relu"
@@ -90,9 +105,9 @@ class ImageGPTConfig(GPTConfig):
 
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 4, 4),
-        "small": preset(512, 24, 8, vocab_size=513, max_len=1024),
-        "medium": preset(1024, 36, 8, vocab_size=513, max_len=1024),
-        "large": preset(1536, 48, 16, vocab_size=513, max_len=1024),
+        "small": preset(512, 24, 8, vocab_size=513, max_len=1024, readout_size=512),
+        "medium": preset(1024, 36, 8, vocab_size=513, max_len=1024, readout_size=512),
+        "large": preset(1536, 48, 16, vocab_size=513, max_len=1024, readout_size=512),
     }
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "rms"

@@ -2,32 +2,43 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ssljax.base.schema import given, setting
-from ssljax.layers.block import Activation, NormPosition
+from ssljax.layers.block import Activation, NormPosition, Part
 from ssljax.layers.experts import ExpertsConfig
+from ssljax.layers.positions import Llama3
 from ssljax.models.family import Size, preset
 from ssljax.models.tokens import TokenConfig
 
-Part = Literal["q", "k", "v", "out", "mlp", "norm"]
+
+def _llama3(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Size:
+    """A size of LLaMA 3 with eight key and value heads."""
+    more = {"max_len": 8192, "vocab_size": 128_256, "rope_theta": 5e5, **more}
+    return preset(width, depth, heads, kv_heads=8, mlp_dim=mlp_dim, **more)
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(TokenConfig):
-    """LLaMA 1 to 3: RMSNorm, SwiGLU, rotary positions, no biases."""
+    """LLaMA 1 to 3: RMSNorm, SwiGLU, rotary positions, no biases. Sizes of the second and third begin with their
+    version."""
 
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 4, 4, mlp_dim=352),
-        "7b": preset(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=2048),
-        "13b": preset(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=2048),
-        "30b": preset(6656, 60, 52, mlp_dim=17_920, vocab_size=32_000, max_len=2048),
+        "7b": preset(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
+        "13b": preset(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
+        "33b": preset(6656, 60, 52, mlp_dim=17_920, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
         "65b": preset(8192, 80, 64, mlp_dim=22_016, vocab_size=32_000, max_len=2048),
         "2-7b": preset(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=4096),
         "2-13b": preset(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=4096),
         "2-70b": preset(8192, 80, 64, kv_heads=8, mlp_dim=28_672, vocab_size=32_000, max_len=4096),
-        "3-8b": preset(4096, 32, 32, kv_heads=8, mlp_dim=14_336, vocab_size=128_256, max_len=8192, rope_theta=5e5),
-        "3-70b": preset(8192, 80, 64, kv_heads=8, mlp_dim=28_672, vocab_size=128_256, max_len=8192, rope_theta=5e5),
+        "3-8b": _llama3(4096, 32, 32, 14_336),
+        "3-70b": _llama3(8192, 80, 64, 28_672),
+        "3.1-8b": _llama3(4096, 32, 32, 14_336, rope_scaling=Llama3(8.0), max_len=131_072),
+        "3.1-70b": _llama3(8192, 80, 64, 28_672, rope_scaling=Llama3(8.0), max_len=131_072),
+        "3.1-405b": _llama3(16_384, 126, 128, 53_248, rope_scaling=Llama3(8.0), max_len=131_072),
+        "3.2-1b": _llama3(2048, 16, 32, 8192, rope_scaling=Llama3(32.0), max_len=131_072, tied=True),
+        "3.2-3b": _llama3(3072, 28, 24, 8192, rope_scaling=Llama3(32.0), max_len=131_072, tied=True),
     }
 
     size: str | None = "micro"
@@ -79,6 +90,9 @@ class Qwen2Config(LlamaConfig):
         "1.5b": preset(1536, 28, 12, kv_heads=2, mlp_dim=8960, vocab_size=151_936, max_len=32_768, tied=True),
         "7b": preset(3584, 28, 28, kv_heads=4, mlp_dim=18_944, vocab_size=152_064, max_len=32_768),
         "72b": preset(8192, 80, 64, kv_heads=8, mlp_dim=29_568, vocab_size=152_064, max_len=32_768),
+        "2.5-3b": preset(2048, 36, 16, kv_heads=2, mlp_dim=11_008, vocab_size=151_936, max_len=32_768, tied=True),
+        "2.5-14b": preset(5120, 48, 40, kv_heads=8, mlp_dim=13_824, vocab_size=152_064, max_len=131_072),
+        "2.5-32b": preset(5120, 64, 40, kv_heads=8, mlp_dim=27_648, vocab_size=152_064, max_len=131_072),
     }
 
     norm_eps: float = setting(1e-6, gt=0)

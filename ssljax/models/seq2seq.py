@@ -8,15 +8,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.base.schema import given, setting
-from ssljax.layers.block import Activation, Cache, NormPosition
+from ssljax.layers.block import Activation, BlockConfig, Cache, NormPosition
 from ssljax.layers.embeddings import Table
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Size, preset
+from ssljax.models.family import Encoded, Published, Size, preset
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
+
+
+def _t5(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Size:
+    """A published size of T5; a tied read-out sees hidden states divided by sqrt(width)."""
+    more = {"head_dim": 64, "readout_scale": width**-0.5 if more.get("tied", True) else None, **more}
+    return preset(width, depth, heads, mlp_dim=mlp_dim, vocab_size=32_128, max_len=512, **more)
+
+
+_V1_1 = {"activation": "geglu_tanh", "tied": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +53,14 @@ class Seq2SeqConfig(TokenConfig):
     positions: Literal["learned", "sinusoidal", "none"] = "sinusoidal"
     embedding_scale: bool = True
 
+    def validate(self) -> None:
+        super().validate()
+        decoder = self.resolved().decoder()
+        BlockConfig.validate(decoder)
+        if decoder.experts is not None and decoder.known("depth") % decoder.experts.every:
+            every = decoder.experts.every
+            raise ValueError(f"experts.every: {every} does not divide the depth {decoder.depth} of the decoder")
+
     def decoder(self) -> "Seq2SeqConfig":
         """The same for the decoder."""
         return dataclasses.replace(
@@ -63,15 +81,21 @@ class Seq2SeqConfig(TokenConfig):
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(Seq2SeqConfig):
-    """T5 (Raffel et al. 2020): RMSNorm before the parts, learned biases by distance, logits that are not scaled."""
+    """T5 (Raffel et al. 2020): RMSNorm before the parts, learned biases by distance, logits that are not scaled. Its
+    version 1.1 has GeGLU and a read-out of its own (Shazeer 2020)."""
 
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 2, 4),
-        "small": preset(512, 6, 8, mlp_dim=2048, head_dim=64, vocab_size=32_128, max_len=512),
-        "base": preset(768, 12, 12, mlp_dim=3072, head_dim=64, vocab_size=32_128, max_len=512),
-        "large": preset(1024, 24, 16, mlp_dim=4096, head_dim=64, vocab_size=32_128, max_len=512),
-        "3b": preset(1024, 24, 32, mlp_dim=16_384, head_dim=128, vocab_size=32_128, max_len=512),
-        "11b": preset(1024, 24, 128, mlp_dim=65_536, head_dim=128, vocab_size=32_128, max_len=512),
+        "small": _t5(512, 6, 8, 2048),
+        "base": _t5(768, 12, 12, 3072),
+        "large": _t5(1024, 24, 16, 4096),
+        "3b": _t5(1024, 24, 32, 16_384, head_dim=128),
+        "11b": _t5(1024, 24, 128, 65_536, head_dim=128),
+        "1.1-small": _t5(512, 8, 6, 1024, **_V1_1),
+        "1.1-base": _t5(768, 12, 12, 2048, **_V1_1),
+        "1.1-large": _t5(1024, 24, 16, 2816, **_V1_1),
+        "1.1-xl": _t5(2048, 24, 32, 5120, **_V1_1),
+        "1.1-xxl": _t5(4096, 24, 64, 10_240, **_V1_1),
     }
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "rms"
@@ -85,11 +109,13 @@ class T5Config(Seq2SeqConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SwitchConfig(T5Config):
-    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, one for each token."""
+    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, one for each token. Sizes end
+    with the number of experts."""
 
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 2, 4),
-        "base-8": preset(768, 12, 12, mlp_dim=3072, head_dim=64, vocab_size=32_128, max_len=512),
+        "base-8": _t5(768, 12, 12, 3072),
+        "base-128": _t5(768, 12, 12, 3072, experts=ExpertsConfig(128, top_k=1, normalize=False, every=2)),
     }
 
     experts: ExpertsConfig | None = ExpertsConfig(top_k=1, normalize=False, every=2)
@@ -104,6 +130,7 @@ class BARTConfig(Seq2SeqConfig):
         "base": preset(768, 6, 12, vocab_size=50_265, max_len=1024),
         "large": preset(1024, 12, 16, vocab_size=50_265, max_len=1024),
     }
+    published: ClassVar[Published] = Published({"readout_bias": False})
 
     norm_eps: float = setting(1e-5, gt=0)
     activation: Activation = "gelu"
@@ -116,13 +143,15 @@ class BARTConfig(Seq2SeqConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PegasusConfig(Seq2SeqConfig):
-    """PEGASUS (Zhang et al. 2020): the Transformer with norms before the parts."""
+    """PEGASUS (Zhang et al. 2020): the Transformer with norms before the parts. No checkpoint of "base" was published:
+    its vocabulary is that of the data."""
 
     presets: ClassVar[Mapping[str, Size]] = {
         "micro": preset(128, 2, 4),
-        "base": preset(768, 12, 12, vocab_size=96_103, max_len=512),
+        "base": preset(768, 12, 12),
         "large": preset(1024, 16, 16, vocab_size=96_103, max_len=1024),
     }
+    published: ClassVar[Published] = Published({"readout_bias": False})
 
     norm_position: NormPosition = "pre"
     norm_eps: float = setting(1e-5, gt=0)

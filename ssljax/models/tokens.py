@@ -41,7 +41,10 @@ class TokenConfig(TransformerConfig):
 
     vocab_size, max_len: those of the data if None; smaller ones are refused.
     vocab_multiple: the table is padded up to a multiple of it; ids beyond the vocabulary have probability 0.
-    embedding_dim: width of the embeddings, mapped to `width`, and of the read-out (ALBERT, ELECTRA); None: `width`.
+    embedding_dim: width of the embeddings, mapped to `width`, and of the read-out (ALBERT, ELECTRA); None: `width`,
+        without a map.
+    embedding_map: what is mapped, the sum of all embeddings, or those of tokens alone, without bias, and states are
+        mapped back before the read-out ("tokens", OPT 350M).
     embedding_scale: token embeddings are multiplied by sqrt(width) (Vaswani 2017, Gemma).
     positions: a learned table, fixed sinusoids, or none (with `rope_theta`, say).
     position_offset: rows of the learned table before that of position 0 (OPT and RoBERTa: 2).
@@ -67,6 +70,7 @@ class TokenConfig(TransformerConfig):
     vocab_multiple: int = setting(1, ge=1)
     max_len: int | None = setting(None, ge=1)
     embedding_dim: int | None = setting(None, ge=1)
+    embedding_map: Literal["sum", "tokens"] = "sum"
     embedding_scale: bool = False
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     position_offset: int = setting(0, ge=0)
@@ -137,22 +141,30 @@ class TokenTransformer(nn.Module):
         """Width of the token table, and of the read-out."""
         return self.config.embedding_dim or self.width
 
+    @property
+    def maps_tokens(self) -> bool:
+        """Are token embeddings mapped to the width by themselves, and states back?"""
+        return self.config.embedding_dim is not None and self.config.embedding_map == "tokens"
+
     def setup(self) -> None:
         c, inner = self.config, self.embedding_dim
         init = nn.initializers.normal(0.02)
         dense = functools.partial(Dense, initializer=init, dtype=c.dtype)
         self.embed = self.table or Table(self.table_rows, inner, dtype=c.dtype)
+        summed = self.width if self.maps_tokens else inner
         if c.positions == "learned":
-            self.position_embed = Table(c.known("max_len") + c.position_offset, inner, "positions", dtype=c.dtype)
+            self.position_embed = Table(c.known("max_len") + c.position_offset, summed, "positions", dtype=c.dtype)
         if c.token_types:
-            self.type_embed = Table(c.token_types, inner, "classes", dtype=c.dtype)
+            self.type_embed = Table(c.token_types, summed, "classes", dtype=c.dtype)
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
-        if inner != self.width:
-            self.embed_project = dense(self.width, ("embed", "mlp"))
+        if c.embedding_dim is not None:
+            self.embed_project = dense(self.width, ("embed", "mlp"), not self.maps_tokens)
+        if self.maps_tokens:
+            self.readout_project = dense(inner, ("embed", "mlp"), False)
         self.stack = Stack(c, c.known("depth"), self.cross, c.final_norm)
         if c.readout_transform:
-            self.head_dense = dense(inner, ("embed", "mlp"), c.bias)
+            self.head_dense = dense(inner, ("embed", "mlp"), c.has_bias("readout"))
             self.head_norm = c.new_norm()
         if c.readout_bias:
             self.head_bias = parameter(self, "head_bias", nn.initializers.zeros, ("vocab",), (self.table_rows,))
@@ -164,7 +176,8 @@ class TokenTransformer(nn.Module):
             self.replaced_dense = dense(self.width, ("embed", "mlp"))
             self.replaced_logit = dense(1, ("embed", "classes"))
         if not c.tied:
-            shape = (inner if c.readout_transform else self.width, c.readout_size or self.table_rows)
+            narrow = c.readout_transform or self.maps_tokens
+            shape = (inner if narrow else self.width, c.readout_size or self.table_rows)
             self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape)
 
     def __call__(
@@ -218,6 +231,7 @@ class TokenTransformer(nn.Module):
             cache=cache,
             start=start,
             states=states,
+            segments=token_types,
         )
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)
@@ -238,6 +252,8 @@ class TokenTransformer(nn.Module):
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
         x = self.embed(tokens) if vectors is None else vectors
+        if self.maps_tokens and vectors is None:
+            x = self.embed_project(x)
         if c.embedding_scale:
             x = x * jnp.asarray(self.width**0.5, x.dtype)
         if c.positions == "learned":
@@ -250,11 +266,15 @@ class TokenTransformer(nn.Module):
             x = self.embed_norm(x)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        return self.embed_project(x) if self.embedding_dim != self.width else x
+        return x if c.embedding_dim is None or self.maps_tokens else self.embed_project(x)
+
+    def narrowed(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [..., D] as the read-out takes them: mapped back where the tokens' embeddings were mapped."""
+        return self.readout_project(hidden) if self.maps_tokens else hidden
 
     def readout(self, hidden: jax.Array) -> "Readout":
         """The parts of the projection of hidden states [..., D], for a loss that fuses it."""
-        c = self.config
+        c, hidden = self.config, self.narrowed(hidden)
         if c.readout_transform:
             hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
         if c.readout_scale is not None:
@@ -288,7 +308,8 @@ class TokenTransformer(nn.Module):
         if "replaced" in self.config.extras:
             self.replaced_logits(encoded.tokens)
         # A discriminator has no read-out, whose table may have another width than its states.
-        readable = self.embedding_dim == self.width or self.config.readout_transform or not self.config.tied
+        narrow = self.embedding_dim == self.width or self.config.readout_transform or self.maps_tokens
+        readable = narrow or not self.config.tied
         return self.logits(encoded.tokens) if readable else encoded.tokens
 
     def initial(self, key: jax.Array) -> Any:

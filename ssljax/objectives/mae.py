@@ -32,6 +32,8 @@ class MAE(ImageObjective):
 
     def check(self) -> None:
         super().check()
+        if not hasattr(self.model, "grid"):
+            raise UserError("model.name: this model has no patches that could be hidden (fitting: vit)")
         rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
         patches = rows * columns
         hidden = round(patches * self.mask_ratio)  # as views.visible_patches counts

@@ -300,6 +300,7 @@ FAMILIES = {
     "bert": (TEXT["bert"] | {"token_types": 2}, lambda m: (TOKENS,)),
     "gpt": (LLAMA, lambda m: (TOKENS,)),
     "clip": (CLIP, lambda m: (IMAGES, TOKENS)),
+    "resnet": ({"name": "resnet", "size": None, "channels": 8, "depths": [1, 2], "groups": 4}, lambda m: (IMAGES,)),
 }
 
 
@@ -344,7 +345,7 @@ def test_every_parameter_has_axes_of_the_table(name):
 
 
 # Families that differ in numbers only follow under `-m full`.
-OWN = {*FAMILIES, "albert", "modernbert", "mixtral", "gemma2", "t5"}
+OWN = {*FAMILIES, "albert", "modernbert", "xlnet", "mixtral", "gemma2", "t5"}
 NOISY = [pytest.param(name, marks=() if name in OWN else pytest.mark.full) for name in models.REGISTRY]
 
 
@@ -353,6 +354,8 @@ def test_noise_belongs_to_examples(name):
     rates = {"dropout": 0.3, "drop_path": 0.3}
     if models.REGISTRY.get(name).inputs in ("pairs", "image_text"):
         rates = {tower: {**(CLIP[tower] if name == "clip" else {}), **rates} for tower in ("image", "text")}
+    if name == "resnet":
+        rates = {"drop_path": 0.6}
     module, inputs = create(name, **rates)
     params = nn.unbox(jax.jit(initialise(name))(jax.random.key(0)))
     more = {"mask": Causal()} if isinstance(module, TokenTransformer) else {}

@@ -102,9 +102,9 @@ def test_the_weights_pass_has_no_encoder():
     assert products(2) == products(1)
 
 
-def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw"):
+def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None):
     """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor)."""
-    objective = tiny.make(name)
+    objective = tiny.make(name, **model or {})
     count = int(np.prod(mesh_shape))
     mesh = parallel.make_mesh(parallel.MeshConfig(*mesh_shape), jax.devices()[:count])
     batch = tiny.batch()
@@ -163,6 +163,19 @@ def test_a_mesh_with_slices_equals_one_device(name):
     close(first_moments(sharded), first_moments(state), 1e-3, "first moment")
     assert all(np.isfinite(v) for line in one for v in line.values())
     compare(many, one)
+
+
+RESNET = {"name": "resnet", "size": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}
+
+
+@pytest.mark.parametrize("name", ["simclr", "classification"])
+def test_convolutions_on_a_mesh_with_slices_equal_one_device(name):
+    model = {**RESNET, "drop_path": 0.1}
+    one, state = make_run(name, model=model)[0](5)
+    many, sharded = make_run(name, (2, 2, 2), microbatches=2, model=model)[0](5)
+    close(first_moments(sharded), first_moments(state), 1e-3, "first moment")
+    compare(many, one)
+    assert one[-1]["loss"] < one[0]["loss"]
 
 
 @pytest.mark.full

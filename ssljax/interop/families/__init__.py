@@ -39,5 +39,6 @@ REGISTRY = Registry(
         "albert": "ssljax.interop.families.bert:ALBERT",
         "electra": "ssljax.interop.families.bert:ELECTRA",
         "modernbert": "ssljax.interop.families.bert:MODERNBERT",
+        "xlnet": "ssljax.interop.families.xlnet:XLNET",
     },
 )

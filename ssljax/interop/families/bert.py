@@ -1,11 +1,12 @@
 """BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA (both halves) and ModernBERT."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.interop.family import (
@@ -14,10 +15,13 @@ from ssljax.interop.family import (
     activation,
     activation_back,
     hidden_states,
+    kinds_back,
     kinds_of,
+    rotary,
+    rotary_back,
     token_loss,
 )
-from ssljax.interop.rules import Rule, blocks, copy, dense, fused, norm, readout, split, table
+from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, dense, fused, norm, readout, split, table
 from ssljax.layers.masks import Full, Keys
 
 OWN_KEYS = {**KEYS, "norm_eps": "layer_norm_eps", "token_types": "type_vocab_size"}
@@ -88,6 +92,12 @@ def _embeddings(inner: str) -> list[Rule]:
     ]
 
 
+def _head(config: Any, tied: str, own: str) -> list[Rule]:
+    """The read-out's matrix where it has its own, and its bias: `tied` where the matrix is the table's, else `own`."""
+    matrix = Rule(("head_kernel",), f"{own}.weight", TRANSPOSE)
+    return [matrix, *copy("head_bias", tied if config.tied else f"{own}.bias")]
+
+
 def _bert(config: Any) -> list[Rule]:
     return [
         *_embeddings("bert"),
@@ -95,7 +105,7 @@ def _bert(config: Any) -> list[Rule]:
         *dense("pooler", "bert.pooler.dense"),
         *dense("head_dense", "cls.predictions.transform.dense"),
         *norm("head_norm", "cls.predictions.transform.LayerNorm"),
-        *copy("head_bias", "cls.predictions.bias"),
+        *_head(config, "cls.predictions.bias", "cls.predictions.decoder"),
         *dense("pair", "cls.seq_relationship"),
     ]
 
@@ -104,9 +114,10 @@ def _roberta(config: Any) -> list[Rule]:
     return [
         *_embeddings("roberta"),
         *blocks("roberta.encoder.layer.{i}", BLOCK),
+        *dense("pooler", "roberta.pooler.dense"),
         *dense("head_dense", "lm_head.dense"),
         *norm("head_norm", "lm_head.layer_norm"),
-        *copy("head_bias", "lm_head.bias"),
+        *_head(config, "lm_head.bias", "lm_head.decoder"),
     ]
 
 
@@ -114,11 +125,11 @@ def _distilbert(config: Any) -> list[Rule]:
     names = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
     names |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
     return [
-        *_embeddings("distilbert"),
+        *(rule for rule in _embeddings("distilbert") if rule.ours != ("type_embed/embedding",)),
         *blocks("distilbert.transformer.layer.{i}", {**names, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
         *dense("head_dense", "vocab_transform"),
         *norm("head_norm", "vocab_layer_norm"),
-        *copy("head_bias", "vocab_projector.bias"),
+        *readout("vocab_projector"),
     ]
 
 
@@ -134,7 +145,7 @@ def _albert(config: Any) -> list[Rule]:
         *dense("pooler", "albert.pooler"),
         *dense("head_dense", "predictions.dense"),
         *norm("head_norm", "predictions.LayerNorm"),
-        *copy("head_bias", "predictions.bias"),
+        *_head(config, "predictions.bias", "predictions.decoder"),
         *dense("pair", "sop_classifier.classifier"),
     ]
 
@@ -146,7 +157,7 @@ def _electra(config: Any) -> list[Rule]:
         *blocks("electra.encoder.layer.{i}", BLOCK),
         *dense("head_dense", "generator_predictions.dense"),
         *norm("head_norm", "generator_predictions.LayerNorm"),
-        *copy("head_bias", "generator_lm_head.bias"),
+        *readout("generator_lm_head"),
         *dense("replaced_dense", "discriminator_predictions.dense"),
         *dense("replaced_logit", "discriminator_predictions.dense_prediction"),
     ]
@@ -171,92 +182,156 @@ def _modernbert(config: Any) -> list[Rule]:
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    if theirs.get("position_embedding_type", "absolute") != "absolute":
-        raise UserError("config.json: position_embedding_type: only 'absolute' is supported")
-    out: dict[str, Any] = {"activation": activation(theirs["hidden_act"], "hidden_act")}
-    heads = " ".join(theirs.get("architectures") or ())
-    if "ForPreTraining" in heads or not heads.endswith("LM"):
-        out["extras"] = ["pooler", "pair"]
-    return out
+    return {"activation": activation(theirs["hidden_act"], "hidden_act"), **_read_heads(theirs)}
+
+
+def _read_heads(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The read-outs of the class that a config names; `hf.load` looks which ones the tensors have."""
+    name = "".join(theirs.get("architectures") or ())
+    if "ForPreTraining" in name:
+        return {"extras": ["pooler", "pair"]}
+    return {} if "LM" in name or not name else {"readout_transform": False, "readout_bias": False}
 
 
 def _write(ours: Any) -> dict[str, Any]:
-    return {"hidden_act": activation_back(ours.activation)}
+    return {"hidden_act": activation_back(ours.activation), "type_vocab_size": max(ours.token_types, 1)}
+
+
+def _named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
+    """The class that has the read-outs of a model: of words and pairs, of words, none."""
+    words = ours.readout_transform
+    return {"architectures": [whole if words and "pair" in ours.extras else masked if words else bare]}
 
 
 def _read_roberta(theirs: Mapping[str, Any]) -> dict[str, Any]:
     offset = theirs["pad_token_id"] + 1
-    return {
-        **_read(theirs),
-        "extras": [],
-        "position_offset": offset,
-        "max_len": theirs["max_position_embeddings"] - offset,
-    }
+    return {**_read(theirs), "position_offset": offset, "max_len": theirs["max_position_embeddings"] - offset}
+
+
+def _write_roberta(ours: Any) -> dict[str, Any]:
+    places = {"pad_token_id": ours.position_offset - 1, "max_position_embeddings": ours.max_len + ours.position_offset}
+    named = _named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
+    return {**_write(ours), **named, **places}
 
 
 def _read_albert(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    groups = theirs["num_hidden_groups"]
-    if theirs["inner_group_num"] != 1:
-        raise UserError(f"config.json: inner_group_num: {theirs['inner_group_num']} is not supported (only 1)")
-    return {**_read(theirs), "depth": groups, "repeats": theirs["num_hidden_layers"] // groups}
+    layers, groups = theirs["num_hidden_layers"], theirs["num_hidden_groups"]
+    if layers % groups:
+        raise UserError(f"config.json: num_hidden_groups: {groups} does not divide the {layers} layers")
+    return {**_read(theirs), "depth": groups, "repeats": layers // groups}
+
+
+def _write_albert(ours: Any) -> dict[str, Any]:
+    layers = {"num_hidden_groups": ours.depth, "num_hidden_layers": ours.depth * ours.repeats}
+    return {**_write(ours), **_named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
 
 
 def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    masked = "ElectraForMaskedLM" in (theirs.get("architectures") or ())
-    out: dict[str, Any] = {"extras": []} if masked else {"extras": ["replaced"]}
-    if not masked:
-        out |= {"readout_transform": False, "readout_bias": False}
-    return {**_read(theirs), **out}
+    width = theirs["embedding_size"]
+    out = {**_read(theirs), "embedding_dim": None if width == theirs["hidden_size"] else width}
+    if "ElectraForPreTraining" in (theirs.get("architectures") or ()):
+        out |= {"extras": ["replaced"], "readout_transform": False, "readout_bias": False}
+    return out
+
+
+def _write_electra(ours: Any) -> dict[str, Any]:
+    bare = "ElectraForPreTraining" if "replaced" in ours.extras else "ElectraModel"
+    named = _named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
+    return {**_write(ours), **named, "embedding_size": ours.embedding_dim or ours.width}
+
+
+_BIASES = {
+    "attention_bias": ("q", "k", "v", "out"),
+    "mlp_bias": ("mlp",),
+    "norm_bias": ("norm",),
+    "classifier_bias": ("readout",),
+}
 
 
 def _read_modernbert(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    every = theirs.get("global_attn_every_n_layers", 3)
-    kinds = theirs.get("layer_types") or [
-        "full_attention" if i % every == 0 else "sliding_attention" for i in range(theirs["num_hidden_layers"])
+    every, layers = theirs["global_attn_every_n_layers"], range(theirs["num_hidden_layers"])
+    kinds = theirs["layer_types"] or ["sliding_attention" if i % every else "full_attention" for i in layers]
+    rope, thetas = theirs.get("rope_parameters") or {}, ("global_rope_theta", "local_rope_theta")
+    both = [
+        rotary({**theirs, "rope_parameters": rope.get(kind), "rope_theta": theirs[theta]})
+        for kind, theta in zip(("full_attention", "sliding_attention"), thetas)
     ]
-    rope = theirs.get("rope_parameters") or {}
-    thetas = {
-        "rope_theta": rope.get("full_attention", {}).get("rope_theta") or theirs.get("global_rope_theta", 160_000.0),
-        "rope_theta_local": rope.get("sliding_attention", {}).get("rope_theta")
-        or theirs.get("local_rope_theta")
-        or 10_000.0,
-    }
-    parts = {"attention_bias": ("q", "k", "v", "out"), "mlp_bias": ("mlp",), "norm_bias": ("norm",)}
+    if both[0].get("rope_scaling") != both[1].get("rope_scaling"):
+        raise UserError("config.json: rope_parameters: scalings that differ between kinds of layers are not supported")
     return {
-        **thetas,
+        **_read_heads(theirs),
+        **both[0],
+        "rope_theta_local": both[1]["rope_theta"],
         "activation": activation(theirs["hidden_activation"], "hidden_activation", gated=True),
         "readout_activation": activation(theirs["classifier_activation"], "classifier_activation"),
         "layer_kinds": kinds_of(kinds),
         "window": theirs["local_attention"] // 2 + 1,
-        "bias_except": [part for key, names in parts.items() if theirs.get(key) for part in names],
-        "readout_bias": theirs.get("decoder_bias", True),
+        "bias_except": [part for key, parts in _BIASES.items() if theirs[key] for part in parts],
+        **({} if theirs["decoder_bias"] else {"readout_bias": False}),
     }
 
 
+def _write_modernbert(ours: Any) -> dict[str, Any]:
+    rotation = rotary_back(ours)
+    full = rotation.pop("rope_parameters")
+    local = {**full, "rope_theta": ours.rope_theta_local or ours.rope_theta}
+    return {
+        **_named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
+        **rotation,
+        **{key: ours.has_bias(parts[0]) for key, parts in _BIASES.items()},
+        "rope_parameters": {"full_attention": full, "sliding_attention": local},
+        "hidden_activation": activation_back(ours.activation),
+        "classifier_activation": activation_back(ours.readout_activation or ours.activation),
+        "local_attention": 2 * ((ours.window or 1) - 1),
+        "layer_types": kinds_back(ours),
+        "decoder_bias": ours.readout_bias,
+    }
+
+
+def _nothing(ours: Any) -> dict[str, np.ndarray]:
+    return {}
+
+
+def _one_type(inner: str) -> Callable[[Any], dict[str, np.ndarray]]:
+    """A model without token types has one there, of zeros."""
+    name = f"{inner}.embeddings.token_type_embeddings.weight"
+
+    def constants(ours: Any) -> dict[str, np.ndarray]:
+        return {} if ours.token_types else {name: np.zeros((1, ours.embedding_dim or ours.width), np.float32)}
+
+    return constants
+
+
 SAME = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "tie_word_embeddings": True, "max_position_embeddings": 512}
+ENCODER = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
 BERT = Family(
     model="bert",
     keys=OWN_KEYS,
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     read=_read,
-    write=_write,
+    write=lambda ours: {**_write(ours), **_named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
     rules=_bert,
     architecture="BertForPreTraining",
     prefix="bert.",
     outputs=masked_lm,
-    ignored=(r"position_ids$", r"cls\.predictions\.decoder\.(weight|bias)$"),
+    only=ENCODER,
+    ignored=(r"position_ids$",),
+    copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
+    constants=_one_type("bert"),
 )
 ROBERTA = dataclasses.replace(
     BERT,
     model="roberta",
     keys={k: v for k, v in OWN_KEYS.items() if k != "max_len"},
-    defaults={**SAME, "model_type": "roberta", "type_vocab_size": 1, "pad_token_id": 1},
+    defaults={**SAME, "model_type": "roberta", "type_vocab_size": 2, "pad_token_id": 1},
     read=_read_roberta,
+    write=_write_roberta,
     rules=_roberta,
     architecture="RobertaForMaskedLM",
     prefix="roberta.",
-    ignored=(r"position_ids$", r"lm_head\.decoder\.(weight|bias)$", r"roberta\.pooler"),
+    copies={"lm_head.decoder.bias": "lm_head.bias"},
+    constants=_one_type("roberta"),
 )
 DISTILBERT = dataclasses.replace(
     BERT,
@@ -272,40 +347,44 @@ DISTILBERT = dataclasses.replace(
     },
     defaults={"model_type": "distilbert", "activation": "gelu", "tie_word_embeddings": True}
     | {"max_position_embeddings": 512},
-    read=lambda theirs: {"activation": activation(theirs["activation"], "activation")},
-    write=lambda ours: {"activation": activation_back(ours.activation)},
+    read=lambda theirs: {"activation": activation(theirs["activation"], "activation"), **_read_heads(theirs)},
+    write=lambda ours: {
+        "activation": activation_back(ours.activation),
+        **_named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
+    },
     rules=_distilbert,
     architecture="DistilBertForMaskedLM",
     prefix="distilbert.",
-    ignored=(r"position_ids$", r"vocab_projector\.weight$"),
+    only={},
+    copies={},
+    constants=_nothing,
 )
 ALBERT = dataclasses.replace(
     BERT,
     model="albert",
     keys={**{k: v for k, v in OWN_KEYS.items() if k != "depth"}, "embedding_dim": "embedding_size"},
     defaults={**BERT.defaults, "model_type": "albert", "hidden_act": "gelu_new", "embedding_size": 128}
-    | {"num_hidden_groups": 1, "inner_group_num": 1},
+    | {"num_hidden_groups": 1},
     read=_read_albert,
-    write=lambda ours: {
-        **_write(ours),
-        "num_hidden_groups": ours.depth,
-        "num_hidden_layers": ours.depth * ours.repeats,
-    },
+    write=_write_albert,
     rules=_albert,
     architecture="AlbertForPreTraining",
     prefix="albert.",
-    ignored=(r"position_ids$", r"predictions\.decoder\.(weight|bias)$"),
+    only={**ENCODER, "inner_group_num": 1},
+    copies={"predictions.decoder.bias": "predictions.bias"},
+    constants=_one_type("albert"),
 )
 ELECTRA = dataclasses.replace(
     BERT,
     model="electra",
-    keys={**OWN_KEYS, "embedding_dim": "embedding_size"},
     defaults={**BERT.defaults, "model_type": "electra", "embedding_size": 128},
     read=_read_electra,
+    write=_write_electra,
     rules=_electra,
     architecture="ElectraForPreTraining",
     prefix="electra.",
-    ignored=(r"position_ids$", r"generator_lm_head\.weight$"),
+    copies={},
+    constants=_one_type("electra"),
 )
 MODERNBERT = dataclasses.replace(
     BERT,
@@ -317,16 +396,21 @@ MODERNBERT = dataclasses.replace(
         "classifier_activation": "gelu",
         "norm_eps": 1e-5,
         "local_attention": 128,
+        "global_attn_every_n_layers": 3,
+        "layer_types": None,
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "decoder_bias": True,
         "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
+        **dict.fromkeys(_BIASES, False),
     },
     read=_read_modernbert,
-    write=lambda ours: {
-        "hidden_activation": activation_back(ours.activation),
-        "local_attention": 2 * (ours.window - 1),
-    },
+    write=_write_modernbert,
     rules=_modernbert,
     architecture="ModernBertForMaskedLM",
     prefix="model.",
-    ignored=(r"decoder\.weight$",),
+    only={},
+    copies={},
+    constants=_nothing,
 )

@@ -1,5 +1,6 @@
 """GPT-1, GPT-2 and Image GPT."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,26 +39,35 @@ def _rules(tokens: str, positions: str, final: str | None) -> Callable[[Any], li
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if theirs.get(key, value) != value:
-            raise UserError(f"config.json: {key}: {theirs[key]} is not supported")
-    out: dict[str, Any] = {"activation": activation(theirs["activation_function"], "activation_function")}
-    return out | ({"mlp_dim": theirs["n_inner"]} if theirs.get("n_inner") else {})
+    return {
+        "activation": activation(theirs["activation_function"], "activation_function"),
+        "mlp_dim": theirs["n_inner"] or 4 * theirs["n_embd"],
+        "attention_scale": None if theirs["scale_attn_weights"] else 1.0,
+    }
 
 
 def _write(ours: Any) -> dict[str, Any]:
-    inner = None if ours.hidden == 4 * ours.width else ours.hidden
-    return {"activation_function": activation_back(ours.activation), "n_inner": inner}
+    return {
+        "activation_function": activation_back(ours.activation),
+        "n_inner": None if ours.hidden == 4 * ours.width else ours.hidden,
+        "scale_attn_weights": ours.attention_scale is None,
+    }
+
+
+_AFN = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}  # its gelu is the approximation
 
 
 def _read1(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    if theirs["afn"] not in ("gelu", "relu", "swish"):
-        raise UserError(f"config.json: afn: {theirs['afn']!r} is not supported (supported: gelu, relu, swish)")
-    return {"activation": {"gelu": "gelu_tanh", "relu": "relu", "swish": "silu"}[theirs["afn"]]}  # its gelu is tanh's
+    if theirs["afn"] not in _AFN:
+        raise UserError(f"config.json: afn: {theirs['afn']!r} is not supported (supported: {', '.join(_AFN)})")
+    return {"activation": _AFN[theirs["afn"]]}
 
 
 def _write1(ours: Any) -> dict[str, Any]:
-    return {"afn": {"gelu_tanh": "gelu", "relu": "relu", "silu": "swish"}[ours.activation]}
+    back = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
+    if ours.activation not in back:
+        raise UserError(f"model.activation: {ours.activation!r} cannot be written as openai-gpt")
+    return {"afn": back[ours.activation]}
 
 
 SAME = {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "n_positions": 1024}
@@ -65,13 +75,15 @@ IGNORED = (r"\.attn\.(masked_)?bias$",)  # tables of the causal mask
 GPT2 = Family(
     model="gpt",
     keys=KEYS,
-    defaults={**SAME, "model_type": "gpt2", "activation_function": "gelu_new"},
+    defaults={**SAME, "model_type": "gpt2", "activation_function": "gelu_new", "n_inner": None}
+    | {"scale_attn_weights": True},
     read=_read,
     write=_write,
     rules=_rules("wte", "wpe", "ln_f"),
     architecture="GPT2LMHeadModel",
     prefix="transformer.",
     outputs=causal_lm,
+    only={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     ignored=IGNORED,
 )
 GPT1 = Family(
@@ -86,15 +98,11 @@ GPT1 = Family(
     outputs=causal_lm,
     ignored=IGNORED,
 )
-IMAGE_GPT = Family(
+IMAGE_GPT = dataclasses.replace(
+    GPT2,
     model="imagegpt",
-    keys=KEYS,
-    defaults={**SAME, "model_type": "imagegpt", "activation_function": "quick_gelu", "tie_word_embeddings": False},
+    defaults={**GPT2.defaults, "model_type": "imagegpt", "activation_function": "quick_gelu"}
+    | {"tie_word_embeddings": False},
     read=lambda theirs: {**_read(theirs), "readout_size": theirs["vocab_size"] - 1},
-    write=_write,
-    rules=_rules("wte", "wpe", "ln_f"),
     architecture="ImageGPTForCausalImageModeling",
-    prefix="transformer.",
-    outputs=causal_lm,
-    ignored=IGNORED,
 )

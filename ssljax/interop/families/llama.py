@@ -4,8 +4,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm, kinds_of, rotary, rotary_back
+from ssljax.interop.family import (
+    KEYS,
+    Family,
+    activation,
+    activation_back,
+    causal_lm,
+    kinds_back,
+    kinds_of,
+    rotary,
+    rotary_back,
+)
 from ssljax.interop.rules import TRANSPOSE, Rule, dense, norm, readout, table
+from ssljax.layers.experts import ExpertsConfig
 
 OWN_KEYS = {**KEYS, "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "norm_eps": "rms_norm_eps"}
 
@@ -36,60 +47,65 @@ def rules(config: Any) -> list[Rule]:
     ]
 
 
-def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    name = "hidden_activation" if theirs.get("hidden_activation") else "hidden_act"
-    out: dict[str, Any] = {"activation": activation(theirs[name], name, gated=True), **rotary(theirs)}
-    if not theirs.get("head_dim"):
-        out["head_dim"] = theirs["hidden_size"] // theirs["num_attention_heads"]
-    except_ = ["q", "k", "v", "out"] if theirs.get("attention_bias") else []
-    out["bias_except"] = except_ + (["mlp"] if theirs.get("mlp_bias") else [])
-    kinds = theirs.get("layer_types")
-    window = theirs.get("sliding_window")
-    if kinds:
-        out["layer_kinds"] = kinds_of(kinds)
-        out["window"] = window if "local" in out["layer_kinds"] else None
-    return out
-
-
-def _write(ours: Any) -> dict[str, Any]:
-    kinds = [ours.layer_kinds[i % len(ours.layer_kinds)] for i in range(ours.depth)]
+def _read(theirs: Mapping[str, Any], *biases: str) -> dict[str, Any]:
+    """What all have; `biases` are the keys of theirs that may ask for some."""
+    parts = {"attention_bias": ["q", "k", "v", "out"], "mlp_bias": ["mlp"]}
     return {
-        "hidden_act": activation_back(ours.activation),
-        "attention_bias": "q" in ours.bias_except,
-        "mlp_bias": "mlp" in ours.bias_except,
-        "sliding_window": ours.window if "local" in kinds else None,
-        "layer_types": ["sliding_attention" if kind == "local" else "full_attention" for kind in kinds],
-        **rotary_back(ours),
+        **rotary(theirs),
+        "activation": activation(theirs["hidden_act"], "hidden_act", gated=True),
+        "head_dim": theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"],
+        "bias_except": [part for key in biases if theirs[key] for part in parts[key]],
+        "layer_kinds": ["global"],
+        "window": None,
     }
 
 
+def _write(ours: Any) -> dict[str, Any]:
+    return {**rotary_back(ours), "hidden_act": activation_back(ours.activation)}
+
+
+def _write_biases(ours: Any) -> dict[str, Any]:
+    return {**_write(ours), "attention_bias": "q" in ours.bias_except, "mlp_bias": "mlp" in ours.bias_except}
+
+
+def _windows_back(ours: Any) -> dict[str, Any]:
+    return {"sliding_window": ours.window, "layer_types": kinds_back(ours)}
+
+
 def _mistral(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    window = theirs.get("sliding_window")
+    window = theirs["sliding_window"]
     return {**_read(theirs), "layer_kinds": ["local" if window else "global"], "window": window}
 
 
-def _qwen2(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    out = _read(theirs)
-    if not theirs.get("use_sliding_window"):
-        out |= {"layer_kinds": ["global"], "window": None}
-    elif not theirs.get("layer_types"):  # the first layers see everything
-        first = theirs.get("max_window_layers", 28)
-        kinds = ["global" if i < first else "local" for i in range(theirs["num_hidden_layers"])]
-        out |= {"layer_kinds": kinds, "window": theirs["sliding_window"]}
-    return out | {"bias_except": ["q", "k", "v"]}
+def _mistral_back(ours: Any) -> dict[str, Any]:
+    return {**_write(ours), "sliding_window": ours.window if "local" in ours.layer_kinds else None}
 
 
-def _qwen2_back(ours: Any) -> dict[str, Any]:
-    out = {**_write(ours), "use_sliding_window": "local" in ours.layer_kinds}
-    del out["attention_bias"], out["mlp_bias"]
-    return out
+def _qwen(theirs: Mapping[str, Any], *biases: str) -> dict[str, Any]:
+    window = theirs["sliding_window"] if theirs["use_sliding_window"] else None
+    kinds = theirs["layer_types"]
+    if not kinds:  # the first layers see everything
+        far = theirs["num_hidden_layers"] if window is None else theirs["max_window_layers"]
+        kinds = ["full_attention" if i < far else "sliding_attention" for i in range(theirs["num_hidden_layers"])]
+    return {**_read(theirs, *biases), "layer_kinds": kinds_of(kinds), "window": window}
+
+
+def _qwen_back(ours: Any) -> dict[str, Any]:
+    return {**_write(ours), **_windows_back(ours), "use_sliding_window": "local" in ours.layer_kinds}
+
+
+def _gemma(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    exact = theirs["hidden_act"] == "gelu"  # as the first files say, who mean its approximation
+    return _read({**theirs, "hidden_act": "gelu_pytorch_tanh" if exact else theirs["hidden_act"]}, "attention_bias")
 
 
 def _gemma2(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    out = _read({**theirs, "hidden_activation": theirs.get("hidden_activation") or "gelu_pytorch_tanh"})
-    if not theirs.get("layer_types"):
-        out |= {"layer_kinds": ["local", "global"], "window": theirs["sliding_window"]}
-    return out | {
+    layers = range(theirs["num_hidden_layers"])
+    kinds = theirs["layer_types"] or ["full_attention" if i % 2 else "sliding_attention" for i in layers]
+    return {
+        **_read({**theirs, "hidden_act": theirs["hidden_activation"]}, "attention_bias"),
+        "layer_kinds": kinds_of(kinds),
+        "window": theirs["sliding_window"],
         "attention_scale": theirs["query_pre_attn_scalar"] ** -0.5,
         "attention_cap": theirs["attn_logit_softcapping"],
         "readout_cap": theirs["final_logit_softcapping"],
@@ -99,7 +115,8 @@ def _gemma2(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _gemma2_back(ours: Any) -> dict[str, Any]:
     scale = ours.attention_scale or ours.head_width**-0.5
     return {
-        **_write(ours),
+        **_write_biases(ours),
+        **_windows_back(ours),
         "hidden_activation": activation_back(ours.activation),
         "query_pre_attn_scalar": round(scale**-2),
         "attn_logit_softcapping": ours.attention_cap,
@@ -107,13 +124,13 @@ def _gemma2_back(ours: Any) -> dict[str, Any]:
     }
 
 
-SAME = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+SAME = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_bias": False}
 LLAMA = Family(
     model="llama",
     keys=OWN_KEYS,
-    defaults={**SAME, "model_type": "llama", "max_position_embeddings": 2048},
-    read=_read,
-    write=_write,
+    defaults={**SAME, "model_type": "llama", "max_position_embeddings": 2048, "mlp_bias": False},
+    read=lambda theirs: _read(theirs, "attention_bias", "mlp_bias"),
+    write=_write_biases,
     rules=rules,
     architecture="LlamaForCausalLM",
     prefix="model.",
@@ -126,36 +143,42 @@ MISTRAL = dataclasses.replace(
     defaults={**SAME, "model_type": "mistral", "num_key_value_heads": 8, "sliding_window": 4096}
     | {"max_position_embeddings": 131_072},
     read=_mistral,
+    write=_mistral_back,
     architecture="MistralForCausalLM",
 )
 QWEN2 = dataclasses.replace(
     LLAMA,
     model="qwen2",
-    defaults={**SAME, "model_type": "qwen2", "max_position_embeddings": 32_768},
-    read=_qwen2,
-    write=_qwen2_back,
+    defaults={**SAME, "model_type": "qwen2", "max_position_embeddings": 32_768, "num_key_value_heads": 32}
+    | {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None},
+    read=lambda theirs: {**_qwen(theirs), "bias_except": ["q", "k", "v"]},
+    write=_qwen_back,
     architecture="Qwen2ForCausalLM",
 )
 QWEN3 = dataclasses.replace(
-    LLAMA,
+    QWEN2,
     model="qwen3",
-    defaults={**SAME, "model_type": "qwen3", "max_position_embeddings": 32_768, "head_dim": 128},
-    read=lambda theirs: {**_qwen2(theirs), "bias_except": _read(theirs)["bias_except"]},
-    write=lambda ours: {**_write(ours), "use_sliding_window": "local" in ours.layer_kinds},
+    defaults={**QWEN2.defaults, "model_type": "qwen3", "head_dim": 128},
+    read=lambda theirs: _qwen(theirs, "attention_bias"),
+    write=lambda ours: {**_qwen_back(ours), "attention_bias": "q" in ours.bias_except},
     architecture="Qwen3ForCausalLM",
 )
 GEMMA = dataclasses.replace(
     LLAMA,
     model="gemma",
     defaults={**SAME, "model_type": "gemma", "max_position_embeddings": 8192, "head_dim": 256}
-    | {"tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh"},
+    | {"tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 16},
+    read=_gemma,
+    write=_write_biases,
     architecture="GemmaForCausalLM",
+    only={"use_bidirectional_attention": False},
 )
 GEMMA2 = dataclasses.replace(
     GEMMA,
     model="gemma2",
     defaults={**GEMMA.defaults, "model_type": "gemma2", "sliding_window": 4096, "query_pre_attn_scalar": 256}
-    | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh"}
+    | {"num_key_value_heads": 4, "layer_types": None},
     read=_gemma2,
     write=_gemma2_back,
     architecture="Gemma2ForCausalLM",
@@ -164,15 +187,15 @@ MIXTRAL = dataclasses.replace(
     MISTRAL,
     model="mixtral",
     defaults={**MISTRAL.defaults, "model_type": "mixtral", "sliding_window": None, "router_aux_loss_coef": 0.001}
-    | {"num_experts_per_tok": 2, "num_local_experts": 8},
+    | {"num_experts_per_tok": 2, "num_local_experts": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6},
     read=lambda theirs: {
         **_mistral(theirs),
         "experts": {"count": theirs["num_local_experts"], "top_k": theirs["num_experts_per_tok"]},
     },
     write=lambda ours: {
-        **_write(ours),
-        "num_local_experts": ours.experts.count,
-        "num_experts_per_tok": ours.experts.top_k,
+        **_mistral_back(ours),
+        "num_local_experts": (ours.experts or ExpertsConfig()).count,
+        "num_experts_per_tok": (ours.experts or ExpertsConfig()).top_k,
     },
     architecture="MixtralForCausalLM",
 )

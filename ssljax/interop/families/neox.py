@@ -26,12 +26,10 @@ def rules(config: Any) -> list[Rule]:
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    given = theirs.get("rope_parameters") or {}
-    theta = given.get("rope_theta") or theirs.get("rope_theta") or theirs.get("rotary_emb_base") or 10_000
-    fraction = given.get("partial_rotary_factor") or theirs.get("partial_rotary_factor") or theirs.get("rotary_pct")
+    fraction = theirs.get("partial_rotary_factor") or theirs["rotary_pct"]
+    theta = theirs.get("rope_theta") or theirs["rotary_emb_base"]
     return {
-        **rotary({**theirs, "rope_theta": theta}),
-        "rope_fraction": 0.25 if fraction is None else fraction,
+        **rotary({**theirs, "rope_theta": theta, "partial_rotary_factor": fraction}, partial=True),
         "activation": activation(theirs["hidden_act"], "hidden_act"),
         "norm_position": "parallel" if theirs["use_parallel_residual"] else "pre",
         "bias_except": [] if theirs["attention_bias"] else ["q", "k", "v", "out"],
@@ -39,9 +37,10 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(ours: Any) -> dict[str, Any]:
-    rope = rotary_back(ours)
+    rotation = rotary_back(ours)
+    rotation["rope_parameters"]["partial_rotary_factor"] = ours.rope_fraction
     return {
-        **rope,
+        **rotation,
         "hidden_act": activation_back(ours.activation),
         "use_parallel_residual": ours.norm_position == "parallel",
         "attention_bias": "q" not in ours.bias_except,
@@ -59,6 +58,8 @@ NEOX = Family(
         "use_parallel_residual": True,
         "attention_bias": True,
         "tie_word_embeddings": False,
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10_000,
     },
     read=_read,
     write=_write,

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ssljax.base.errors import UserError
 from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm
 from ssljax.interop.rules import Rule, dense, norm, readout, table
 
@@ -17,6 +16,8 @@ def rules(config: Any) -> list[Rule]:
     return [
         *table("embed", f"{inner}.embed_tokens"),
         *table("position_embed", f"{inner}.embed_positions"),
+        *dense("embed_project", f"{inner}.project_in"),
+        *dense("readout_project", f"{inner}.project_out"),
         *(rule for n, t in projections.items() for rule in dense(f"{here}/attention/{n}", f"{block}.self_attn.{t}")),
         *norm(f"{here}/attention_norm", f"{block}.self_attn_layer_norm"),
         *norm(f"{here}/mlp_norm", f"{block}.final_layer_norm"),
@@ -28,15 +29,13 @@ def rules(config: Any) -> list[Rule]:
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    if theirs.get("word_embed_proj_dim", theirs["hidden_size"]) != theirs["hidden_size"]:
-        raise UserError("config.json: word_embed_proj_dim: only that of hidden_size is supported")
-    if not theirs.get("layer_norm_elementwise_affine", True):
-        raise UserError("config.json: layer_norm_elementwise_affine: false is not supported")
-    before = theirs["do_layer_norm_before"]
+    before, narrow = theirs["do_layer_norm_before"], theirs["word_embed_proj_dim"]
     return {
         "activation": activation(theirs["activation_function"], "activation_function"),
         "norm_position": "pre" if before else "post",
-        "final_norm": before and not theirs.get("_remove_final_layer_norm", False),
+        "embedding_dim": None if narrow == theirs["hidden_size"] else narrow,
+        "embedding_map": "tokens",
+        "final_norm": before and not theirs["_remove_final_layer_norm"],
         "bias_except": [] if theirs["enable_bias"] else ["norm"],
     }
 
@@ -46,7 +45,7 @@ def _write(ours: Any) -> dict[str, Any]:
         "activation_function": activation_back(ours.activation),
         "do_layer_norm_before": ours.norm_position == "pre",
         "_remove_final_layer_norm": ours.norm_position == "pre" and not ours.final_norm,
-        "word_embed_proj_dim": ours.width,
+        "word_embed_proj_dim": ours.embedding_dim or ours.width,
     }
 
 
@@ -58,6 +57,8 @@ OPT = Family(
         "activation_function": "relu",
         "max_position_embeddings": 2048,
         "do_layer_norm_before": True,
+        "_remove_final_layer_norm": False,
+        "word_embed_proj_dim": None,
         "enable_bias": True,
         "tie_word_embeddings": True,
     },
@@ -67,4 +68,5 @@ OPT = Family(
     architecture="OPTForCausalLM",
     prefix="model.",
     outputs=causal_lm,
+    only={"layer_norm_elementwise_affine": True},
 )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ssljax.base.errors import UserError
 from ssljax.interop.family import Family, activation, activation_back, hidden_states, token_loss
 from ssljax.interop.rules import TRANSPOSE, Op, Rule, copy, dense, norm, readout, table
+from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Keys
 
 
@@ -29,7 +30,7 @@ def seq2seq(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping
         variables, tokens, encoded.tokens, mask=causal, memory_mask=mask, states=True, method="decode"
     )
     logits = module.apply(variables, decoded.tokens, method="logits")
-    out = {"logits": logits, "encoder_last_hidden_state": encoded.tokens}
+    out = {"logits": logits, "last_hidden_state": decoded.tokens, "encoder_last_hidden_state": encoded.tokens}
     out |= hidden_states(encoded.states, encoded.tokens, "encoder_hidden_states")
     out |= hidden_states(decoded.states, decoded.tokens, "decoder_hidden_states")
     if "labels" in inputs:
@@ -104,33 +105,56 @@ def _read_t5(theirs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "activation": activation(act, "feed_forward_proj", gated),
         "relative_buckets": [theirs[f"relative_attention_{name}"] for name in ("num_buckets", "max_distance")],
-        "max_len": theirs.get("n_positions", 512),
         "tied": theirs["tie_word_embeddings"],
         "readout_scale": theirs["d_model"] ** -0.5 if scaled else None,
     }
 
 
 def _write_t5(ours: Any) -> dict[str, Any]:
-    gated = "glu" in ours.activation
-    act = {"gelu_tanh": "gelu_new"}.get(ours.activation, activation_back(ours.activation))
-    act = "gelu" if ours.activation == "geglu_tanh" else act
+    act = {"gelu_tanh": "gelu_new", "geglu_tanh": "gelu"}.get(ours.activation) or activation_back(ours.activation)
     return {
-        "feed_forward_proj": f"gated-{act}" if gated else act,
+        "feed_forward_proj": f"gated-{act}" if "glu" in ours.activation else act,
         "relative_attention_num_buckets": ours.relative_buckets[0],
         "relative_attention_max_distance": ours.relative_buckets[1],
         "tie_word_embeddings": ours.tied,
         "scale_decoder_outputs": ours.readout_scale is not None,
+        "num_decoder_layers": ours.decoder().depth,
     }
 
 
+_NO_LIMIT = 1 << 20  # tokens of an expert: more than any sequence has
+
+
 def _read_switch(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    step = theirs["encoder_sparse_step"]
-    if step not in (1, 2) or theirs["decoder_sparse_step"] != step or theirs.get("router_bias"):
-        raise UserError("config.json: encoder_sparse_step: 1 or 2, the same for the decoder, without router_bias")
-    experts = {"count": theirs["num_experts"], "slots": theirs["expert_capacity"], "every": step}
-    act = {"activation": activation(theirs["dense_act_fn"], "dense_act_fn")}
+    steps = {_sparse_step(theirs, side) for side in ("encoder", "decoder")}
+    if len(steps) > 1:
+        raise UserError("config.json: decoder_sparse_step: only that of the encoder is supported")
+    (step,) = steps
+    capacity = theirs["expert_capacity"]
+    experts = {"count": theirs["num_experts"], "slots": capacity if capacity < _NO_LIMIT else None}
     values = _read_t5({**theirs, "feed_forward_proj": theirs["dense_act_fn"], "scale_decoder_outputs": None})
-    return {**values, **act, "experts": {**experts, "top_k": 1, "normalize": False}}
+    experts |= {"top_k": 1, "normalize": False, "every": step, "place": min(step - 1, 1)}
+    return {**values, "experts": experts}
+
+
+def _sparse_step(theirs: Mapping[str, Any], side: str) -> int:
+    """Blocks 1, 1 + step, 1 + 2 step, ... have experts; all of them where it is 1."""
+    layers = theirs["num_layers"] if side == "encoder" else theirs["num_decoder_layers"] or theirs["num_layers"]
+    sparse = theirs[f"num_sparse_{side}_layers"]
+    return theirs[f"{side}_sparse_step"] or (layers // sparse if sparse else layers)
+
+
+def _write_switch(ours: Any) -> dict[str, Any]:
+    experts, depths = ours.experts or ExpertsConfig(), {"encoder": ours.depth, "decoder": ours.decoder().depth}
+    t5 = _write_t5(ours)
+    return {
+        **t5,
+        "dense_act_fn": t5["feed_forward_proj"],
+        "num_experts": experts.count,
+        "expert_capacity": experts.slots or _NO_LIMIT,
+        **{f"{side}_sparse_step": experts.every for side in depths},
+        **{f"num_sparse_{side}_layers": depth // experts.every for side, depth in depths.items()},
+    }
 
 
 BART_KEYS = {
@@ -151,6 +175,7 @@ ROW = Op(lambda t: (t[0],), lambda parts: parts[0][None])  # [1, V]
 
 def _bart(config: Any) -> list[Rule]:
     rules = [*table("embed", "model.shared"), Rule(("decoder/head_bias",), "final_logits_bias", ROW)]
+    rules.append(Rule(("decoder/head_kernel",), "lm_head.weight", TRANSPOSE))
     for side in ("encoder", "decoder"):
         block, here = f"model.{side}.layers.{{i}}", f"{side}/stack/layers"
         for ours, theirs in (("attention", "self_attn"), ("cross", "encoder_attn")):
@@ -168,6 +193,18 @@ def _bart(config: Any) -> list[Rule]:
     return rules
 
 
+def _write_bart(ours: Any) -> dict[str, Any]:
+    decoder = ours.decoder()
+    shape = {"decoder_layers": decoder.depth, "decoder_attention_heads": decoder.heads}
+    shape |= {"decoder_ffn_dim": decoder.hidden}
+    return {"activation_function": activation_back(ours.activation), **shape}
+
+
+def _shared(inner: str = "") -> dict[str, str]:
+    """Both sides read the same table of tokens."""
+    return {f"{inner}{side}.embed_tokens.weight": f"{inner}shared.weight" for side in ("encoder", "decoder")}
+
+
 T5 = Family(
     model="t5",
     keys=T5_KEYS,
@@ -175,6 +212,7 @@ T5 = Family(
         "model_type": "t5",
         "feed_forward_proj": "relu",
         "layer_norm_epsilon": 1e-6,
+        "d_kv": 64,
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
         "tie_word_embeddings": True,
@@ -187,16 +225,20 @@ T5 = Family(
     architecture="T5ForConditionalGeneration",
     prefix="",
     outputs=seq2seq,
-    ignored=(r"(encoder|decoder)\.embed_tokens\.weight$", r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative"),
+    ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative",),
+    copies=_shared(),
 )
 SWITCH = dataclasses.replace(
     T5,
     model="switch",
     defaults={**T5.defaults, "model_type": "switch_transformers", "dense_act_fn": "relu", "expert_capacity": 64}
-    | {"encoder_sparse_step": 2, "decoder_sparse_step": 2, "num_experts": 8}
+    | {"encoder_sparse_step": None, "decoder_sparse_step": None, "num_experts": 8, "num_decoder_layers": None}
+    | {"num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3}
     | {"router_z_loss_coef": 0.001, "router_aux_loss_coef": 0.001},
     read=_read_switch,
+    write=_write_switch,
     architecture="SwitchTransformersForConditionalGeneration",
+    only={"router_bias": False, "router_ignore_padding_tokens": False},
 )
 BART = Family(
     model="bart",
@@ -211,18 +253,17 @@ BART = Family(
         "pad_token_id": 1,
     },
     read=lambda theirs: {"activation": activation(theirs["activation_function"], "activation_function")},
-    write=lambda ours: {"activation_function": activation_back(ours.activation)},
+    write=_write_bart,
     rules=_bart,
     architecture="BartForConditionalGeneration",
     prefix="model.",
     outputs=seq2seq,
-    ignored=(r"(encoder|decoder)\.embed_tokens\.weight$",),
+    copies=_shared("model."),
 )
 PEGASUS = dataclasses.replace(
     BART,
     model="pegasus",
-    defaults={**BART.defaults, "model_type": "pegasus", "scale_embedding": True, "activation_function": "relu"}
-    | {"decoder_start_token_id": 0, "pad_token_id": 0},
+    defaults={**BART.defaults, "model_type": "pegasus", "decoder_start_token_id": 0, "pad_token_id": 0},
     architecture="PegasusForConditionalGeneration",
-    ignored=(*BART.ignored, r"(encoder|decoder)\.embed_positions\.weight$"),
+    ignored=(r"(encoder|decoder)\.embed_positions\.weight$",),
 )

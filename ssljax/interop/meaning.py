@@ -1,0 +1,64 @@
+"""What a configuration computes, in one form: two that compute the same are equal, however they are written."""
+
+import dataclasses
+from typing import Any
+
+from ssljax.layers.block import PARTS, BlockConfig
+from ssljax.models.tokens import TokenConfig
+
+# Keys that no output depends on, or that are told otherwise below.
+_APART = {"size", "dropout", "drop_path", "init", "dtype", "pool", "mlp_ratio", "bias_except", "extras"}
+_APART |= {"vocab_multiple", "every"}
+
+
+def meaning(config: Any) -> dict[str, Any]:
+    """{key: value} of a resolved configuration."""
+    fields = [field for field in dataclasses.fields(config) if not field.metadata.get("free")]
+    out = {field.name: _plain(getattr(config, field.name)) for field in fields if field.name not in _APART}
+    if isinstance(config, BlockConfig) and config.width is not None:
+        out |= _of_blocks(config)
+    if isinstance(config, TokenConfig):
+        out |= _of_tokens(config)
+    return out
+
+
+def _of_blocks(c: BlockConfig) -> dict[str, Any]:
+    depth = c.known("depth") * c.repeats if hasattr(c, "depth") else len(c.layer_kinds)
+    kinds = [c.layer_kinds[i % len(c.layer_kinds)] for i in range(depth)]
+    absent = ["norm"] * c.norm.startswith("rms") + ["readout"] * (not getattr(c, "readout_transform", False))
+    out = {
+        "kv_heads": c.groups,
+        "head_dim": c.head_width,
+        "mlp_dim": c.hidden,
+        "layer_kinds": kinds,
+        "window": c.window if "local" in kinds else None,
+        "bias": [part for part in PARTS if c.has_bias(part) and part not in absent],
+        "rope_theta_local": (c.rope_theta_local or c.rope_theta) if "local" in kinds else None,
+        "rope_fraction": c.rotary_width if c.rope_theta else None,
+        "relative_buckets": c.relative_buckets if c.position_bias == "relative" else None,
+    }
+    if c.disentangled is None:
+        out["attention_scale"] = c.attention_scale or c.head_width**-0.5
+    if c.experts is not None:
+        out["experts"] = {**_plain(c.experts), "at": [c.experts.at(i) for i in range(c.experts.every)], "place": None}
+    return out
+
+
+def _of_tokens(c: TokenConfig) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "token_types": max(c.token_types, 1),
+        "embedding_map": c.embedding_map if c.embedding_dim else None,
+        "readout_activation": (c.readout_activation or c.activation) if c.readout_transform else None,
+    }
+    if c.positions == "none":
+        out |= {"max_len": None, "position_offset": None}
+    if hasattr(c, "decoder"):
+        decoder = c.decoder()
+        out |= {"decoder_depth": decoder.depth, "decoder_heads": decoder.heads, "decoder_mlp_dim": decoder.hidden}
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"": type(value).__name__, **meaning(value)}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

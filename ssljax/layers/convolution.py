@@ -1,0 +1,51 @@
+"""Convolutions over images and the norm that goes with them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax.layers.dense import parameter
+
+
+class Conv(nn.Module):
+    """x [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features], a square kernel of odd side, no bias.
+
+    The kernel is kept as the matrix [side * side * I, features] that maps patches, so that optimisers see a matrix.
+    """
+
+    features: int
+    side: int
+    stride: int = 1
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.side, self.side, x.shape[-1], self.features)
+        rows = self.side * self.side * x.shape[-1]
+        kernel = parameter(self, "kernel", nn.initializers.he_normal(), ("embed", "mlp"), (rows, self.features))
+        margin = (self.side // 2, self.side // 2)
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype).reshape(shape),
+            (self.stride, self.stride),
+            (margin, margin),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class GroupNorm(nn.Module):
+    """Each example of x [B, ..., C] over its positions and `groups` groups of channels (Wu & He 2018), in float32."""
+
+    groups: int
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
+        y = y - jnp.mean(y, axis=(1, 3), keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=(1, 3), keepdims=True) + self.eps)
+        scale = parameter(self, "scale", nn.initializers.ones, ("mlp",), x.shape[-1:])
+        bias = parameter(self, "bias", nn.initializers.zeros, ("mlp",), x.shape[-1:])
+        return (y.reshape(x.shape) * scale + bias).astype(x.dtype)

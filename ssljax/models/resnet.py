@@ -1,0 +1,165 @@
+"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition"): the convolutional reference."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.base.schema import setting
+from ssljax.layers.convolution import Conv, GroupNorm
+from ssljax.layers.dense import constrain_rows
+from ssljax.layers.heads import BatchNorm
+from ssljax.layers.noise import Noise, drop_path
+from ssljax.models.family import Encoded, Published, Size, check_size, element_shape, resolve
+from ssljax.models.flops import dense_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet; the middle convolution of a bottleneck has its stride, as in most implementations.
+
+    norm: "group", of each example by itself, or "batch". The statistics of "batch" are those of the images that are
+        encoded together (a slice of a micro-batched step, a batch of an evaluation) and nothing is remembered: with it
+        micro-batches are not exact, and features depend on their batch.
+    stem: "large" divides the sides of the image by four (7 x 7 with stride 2, then max-pooling), "small" keeps them
+        (3 x 3; Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels).
+    """
+
+    inputs: ClassVar[str] = "images"
+    presets: ClassVar[Mapping[str, Size]] = {
+        "micro": {"channels": 32, "depths": (1, 1, 1), "groups": 8},
+        "18": {"depths": (2, 2, 2, 2)},
+        "34": {"depths": (3, 4, 6, 3)},
+        "50": {"depths": (3, 4, 6, 3), "bottleneck": True},
+        "101": {"depths": (3, 4, 23, 3), "bottleneck": True},
+        "152": {"depths": (3, 8, 36, 3), "bottleneck": True},
+    }
+    published: ClassVar[Published] = Published(classes=1000)
+
+    size: str | None = "micro"  # named depths (an unknown name lists them); None: give `depths`
+    channels: int = setting(64, ge=1)  # of the stem; the blocks of stage i have 2^i times as many
+    depths: tuple[int, ...] | None = setting(None, ge=1)  # blocks of each stage; None: those of `size`
+    bottleneck: bool = False  # blocks of three convolutions with four times the channels at their ends
+    stem: Literal["large", "small"] = "large"
+    norm: Literal["group", "batch"] = "group"
+    groups: int = setting(32, ge=1)  # of channels, for the norm "group"
+    drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
+
+    def resolved(self) -> Self:
+        """The same with the numbers of its size filled in."""
+        return resolve(self)
+
+    def validate(self) -> None:
+        check_size(self)
+        full = self.resolved()
+        if not full.depths:
+            raise ValueError("depths: missing; a list of numbers or a size is required")
+        if self.norm == "group" and full.channels % full.groups:
+            raise ValueError(f"groups: {full.groups} does not divide the {full.channels} channels")
+
+    def module(self, spec: Any, path: str = "model") -> "ResNet":
+        """The encoder for the images of `spec`."""
+        return ResNet(self.resolved(), element_shape(spec, "image", f"{path}.name"))
+
+    def standalone(self) -> "ResNet":
+        """The encoder of colour images."""
+        return ResNet(self.resolved(), (224, 224, 3))
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """(channels inside, stride) of every block."""
+        stages = enumerate(self.depths or ())
+        return [(self.channels * 2**i, 2 if i and not j else 1) for i, depth in stages for j in range(depth)]
+
+    def path(self, inner: int, stride: int) -> list[tuple[int, int, int]]:
+        """(channels, side, stride) of the convolutions of a block."""
+        if self.bottleneck:
+            return [(inner, 1, 1), (inner, 3, stride), (4 * inner, 1, 1)]
+        return [(inner, 3, stride), (inner, 3, 1)]
+
+    @property
+    def entry(self) -> tuple[int, int, int]:
+        """(channels, side, stride) of the stem."""
+        return (self.channels, 7, 2) if self.stem == "large" else (self.channels, 3, 1)
+
+    def new_norm(self, name: str) -> nn.Module:
+        """A norm over the channels."""
+        return BatchNorm(name=name) if self.norm == "batch" else GroupNorm(self.groups, name=name)
+
+
+class Residual(nn.Module):
+    """relu(shortcut(x) + path(x)), the shortcut a projection where shapes differ."""
+
+    config: ResNetConfig
+    inner: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
+        c, y = self.config, x
+        for i, (features, side, stride) in enumerate(c.path(self.inner, self.stride)):
+            y = nn.relu(y) if i else y
+            y = c.new_norm(f"norm_{i}")(Conv(features, side, stride, c.dtype, name=f"conv_{i}")(y))
+        if x.shape != y.shape:
+            x = c.new_norm("norm")(Conv(y.shape[-1], 1, self.stride, c.dtype, name="shortcut")(x))
+        return nn.relu(x + drop_path(y, rate, noise))
+
+
+class ResNet(nn.Module):
+    """Images [B, H, W, C] to vectors of places and their mean."""
+
+    config: ResNetConfig  # resolved
+    image_shape: tuple[int, ...]  # [H, W, C] of the data; other sizes are read too
+
+    @property
+    def width(self) -> int:
+        """Width of the tokens and of the pooled vector."""
+        inner, stride = self.config.blocks[-1]
+        return self.config.path(inner, stride)[-1][0]
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, noise: Noise | None = None) -> Encoded:
+        """images [B, H, W, C], normalised -> tokens [B, h w, D] of the places of the last stage, pooled [B, D]."""
+        c = self.config
+        features, side, stride = c.entry
+        x = nn.relu(c.new_norm("norm")(Conv(features, side, stride, c.dtype, name="stem")(images)))
+        if c.stem == "large":
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        rates = np.linspace(0.0, c.drop_path, len(c.blocks))
+        for i, ((inner, stride), rate) in enumerate(zip(c.blocks, rates)):
+            here = None if noise is None else noise.at(i)
+            x = constrain_rows(Residual(c, inner, stride, name=f"block_{i}")(x, float(rate), here))
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        return Encoded(tokens, jnp.mean(tokens.astype(jnp.float32), axis=1).astype(tokens.dtype))
+
+    def initial(self, key: jax.Array) -> Any:
+        """Variables from a key, no data needed."""
+        return self.init(key, jnp.zeros((1, *self.image_shape)))
+
+    def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
+        """Forward FLOPs of an image."""
+        c = self.config
+        x, total = _convolved(image_shape or self.image_shape, c.entry)
+        if c.stem == "large":
+            x = (-(-x[0] // 2), -(-x[1] // 2), x[2])
+        for inner, stride in c.blocks:
+            path = c.path(inner, stride)
+            end, spent = functools.reduce(lambda sofar, conv: _convolved(sofar[0], conv, sofar[1]), path, (x, total))
+            shortcut = _convolved(x, (end[2], 1, stride))[1] if end != x else 0.0
+            x, total = end, spent + shortcut
+        return total
+
+
+def _convolved(
+    shape: tuple[int, ...], conv: tuple[int, int, int], before: float = 0.0
+) -> tuple[tuple[int, ...], float]:
+    """The shape [h, w, C] behind a convolution, and its FLOPs on top of those `before` it."""
+    (height, width, channels), (features, side, stride) = shape, conv
+    out = (-(-height // stride), -(-width // stride), features)
+    return out, before + dense_flops(out[0] * out[1], side * side * channels, features)

@@ -1,0 +1,56 @@
+"""The named sizes of all families and their numbers of parameters, by shape evaluation: nothing is allocated."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from ssljax.models import REGISTRY
+
+_OF_THE_DATA = ("vocab_size", "max_len", "image_shape")  # keys whose None means: that of the data
+
+
+class NamedSize(NamedTuple):
+    """A size of a family."""
+
+    model: str
+    size: str  # "": the family has no named sizes
+    parameters: int | None  # counted as published; None: see `reason`
+    reason: str = ""  # why there is no number
+
+
+def sizes() -> Iterator[NamedSize]:
+    """Every size of every registered family, one at a time, as they are counted."""
+    for model in REGISTRY:
+        cls = REGISTRY.get(model)
+        names = getattr(cls, "presets", {})
+        if not names:
+            yield NamedSize(model, "", None, "no named sizes")
+        for name in names:
+            config = published(cls, name)
+            reason = uncountable(config)
+            yield NamedSize(model, name, None if reason else parameters(config), reason)
+
+
+def published(cls: Any, size: str) -> Any:
+    """The configuration that the published number of parameters of a named size is counted on."""
+    return dataclasses.replace(cls(size=size).resolved(), size=None, **cls.published.keys)
+
+
+def uncountable(config: Any) -> str:
+    """Why a configuration alone does not decide the number of parameters; "" if it does."""
+    if not hasattr(config, "standalone"):
+        return "shapes come from the data"
+    unknown = [name for name in _OF_THE_DATA if getattr(config, name, 0) is None]
+    return f"{', '.join(unknown)}: of the data" if unknown else ""
+
+
+def parameters(config: Any) -> int:
+    """The number of parameters of a configuration, with the classifier that its family's published numbers include."""
+    module = config.standalone()
+    shapes = jax.eval_shape(lambda: module.initial(jax.random.key(0)))["params"]
+    stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    unused = 0 if getattr(config, "first_norm", True) else module.width  # stacked with the norms of the other blocks
+    return stored - unused + config.published.classes * (module.width + 1)

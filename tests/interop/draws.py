@@ -1,0 +1,310 @@
+"""Small random configurations of architectures of `transformers`: keyword arguments of their config classes.
+
+Nothing here needs `transformers`. `CASES[model_type]` says which classes to build and how to draw their settings.
+"""
+
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+PLAIN = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "quick_gelu", "tanh"]
+GATES = ["gelu", "gelu_pytorch_tanh", "relu", "silu"]
+one_of = st.sampled_from
+
+
+class Case(NamedTuple):
+    """Classes with and without heads, and a strategy for the settings."""
+
+    classes: tuple[str, ...]
+    settings: st.SearchStrategy
+
+
+@st.composite
+def shape(draw, depth=(1, 2, 3), widths=(4, 6, 10, 16)):
+    """Vocabulary, heads, width of a head, groups, width inside and number of layers."""
+    heads = draw(one_of([1, 2, 3, 4]))
+    groups = draw(one_of([g for g in (1, 2, 3, 4) if heads % g == 0]))
+    numbers = {"heads": heads, "groups": groups, "head": draw(one_of(widths)), "vocab": draw(one_of([31, 40, 53]))}
+    return {**numbers, "inner": draw(one_of([8, 20, 33])), "depth": draw(one_of(depth))}
+
+
+@st.composite
+def rope(draw, kinds=("default", "linear", "dynamic", "llama3", "yarn")):
+    """Rotary positions, with lengths that the sequences of the tests exceed."""
+    kind, longest = draw(one_of(kinds)), draw(one_of([4, 8, 64]))
+    out = {"rope_type": kind, "rope_theta": draw(one_of([50.0, 10_000.0, 1e6]))}
+    if kind != "default":
+        out["factor"] = draw(one_of([1.0, 1.5, 4.0]))
+    if kind == "llama3":
+        low = draw(one_of([0.5, 1.0]))
+        out |= {"low_freq_factor": low, "high_freq_factor": draw(one_of([2.0, 4.0]))}
+    if kind in ("llama3", "yarn"):
+        out["original_max_position_embeddings"] = draw(one_of([4, 16, 64]))
+    if kind == "yarn":
+        out |= draw(one_of([{}, {"attention_factor": 1.3}, {"mscale": 1.0, "mscale_all_dim": 0.5}]))
+        out |= draw(one_of([{}, {"beta_fast": 16.0, "beta_slow": 2.0}, {"truncate": False}]))
+    return {"rope_parameters": out, "max_position_embeddings": longest}
+
+
+@st.composite
+def llama(draw, biases=(), windows=None, acts=GATES, head_dim=True, act="hidden_act"):
+    """LLaMA and its kin; `windows`: how the family says which layers are local."""
+    s = draw(shape())
+    out = {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "num_key_value_heads": s["groups"],
+        "rms_norm_eps": draw(one_of([1e-6, 1e-5, 1e-2])),
+        "tie_word_embeddings": draw(st.booleans()),
+        act: draw(one_of(acts)),
+        **draw(rope()),
+        **{key: draw(st.booleans()) for key in biases},
+    }
+    own = draw(one_of([None, 4, 8, 14]))
+    if head_dim:
+        out["head_dim"] = own or s["head"]
+    window = draw(one_of([1, 2, 5, 32]))
+    kinds = [draw(one_of(["sliding_attention", "full_attention"])) for _ in range(s["depth"])]
+    if windows == "all":
+        out["sliding_window"] = draw(one_of([None, window]))
+    elif windows == "some":
+        out |= {"sliding_window": window, "layer_types": kinds}
+    elif windows == "asked":
+        asked = draw(st.booleans())
+        out |= {"sliding_window": window, "use_sliding_window": asked}
+        first = draw(one_of([0, 1, 2]))
+        out |= draw(one_of([{"max_window_layers": first}, {"layer_types": kinds}])) if asked else {}
+    return out
+
+
+@st.composite
+def gemma2(draw):
+    caps = {"attn_logit_softcapping": draw(one_of([None, 0.5, 50.0]))}
+    caps |= {"final_logit_softcapping": draw(one_of([None, 1.0, 30.0]))}
+    scale = {"query_pre_attn_scalar": draw(one_of([4, 7, 256]))}
+    return {**draw(llama(("attention_bias",), "some", act="hidden_activation")), **caps, **scale}
+
+
+@st.composite
+def mixtral(draw):
+    experts = draw(one_of([1, 2, 4, 5]))
+    chosen = draw(one_of([k for k in (1, 2, 3) if k <= experts]))
+    out = draw(llama((), "all"))
+    return {**out, "num_local_experts": experts, "num_experts_per_tok": chosen, "router_aux_loss_coef": 0.02}
+
+
+@st.composite
+def neox(draw):
+    s = draw(shape(widths=(4, 8, 12, 20)))
+    positions = draw(rope())
+    positions["rope_parameters"]["partial_rotary_factor"] = draw(one_of([0.25, 0.5, 1.0]))
+    return {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "layer_norm_eps": draw(one_of([1e-5, 1e-2])),
+        "hidden_act": draw(one_of(PLAIN)),
+        "use_parallel_residual": draw(st.booleans()),
+        "attention_bias": draw(st.booleans()),
+        "tie_word_embeddings": draw(st.booleans()),
+        **positions,
+    }
+
+
+@st.composite
+def gpt(draw, kind):
+    s = draw(shape(widths=(3, 4, 10)))
+    out = {"vocab_size": s["vocab"], "n_positions": 16, "n_embd": s["heads"] * s["head"], "n_layer": s["depth"]}
+    out |= {"n_head": s["heads"], "layer_norm_epsilon": draw(one_of([1e-5, 1e-2]))}
+    if kind == "openai-gpt":
+        return {
+            **out,
+            "afn": draw(one_of(["gelu", "relu", "silu", "swish"])),
+            "tie_word_embeddings": draw(st.booleans()),
+        }
+    out |= {"n_inner": draw(one_of([None, s["inner"]])), "activation_function": draw(one_of(PLAIN))}
+    out["scale_attn_weights"] = draw(st.booleans())
+    return out if kind == "imagegpt" else {**out, "tie_word_embeddings": draw(st.booleans())}
+
+
+@st.composite
+def opt(draw):
+    s = draw(shape(widths=(3, 4, 10)))
+    return {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "ffn_dim": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": 16,
+        "activation_function": draw(one_of(PLAIN)),
+        "do_layer_norm_before": draw(st.booleans()),
+        "word_embed_proj_dim": draw(one_of([None, 5])),
+        "enable_bias": draw(st.booleans()),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+
+
+@st.composite
+def bert(draw, kind="bert"):
+    s = draw(shape(widths=(3, 4, 10)))
+    out = {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": 20,
+        "type_vocab_size": draw(one_of([1, 2, 3])),
+        "hidden_act": draw(one_of(PLAIN)),
+        "layer_norm_eps": draw(one_of([1e-12, 1e-5, 1e-2])),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+    if kind == "roberta":
+        out["pad_token_id"] = draw(one_of([0, 1, 3]))
+    if kind in ("albert", "electra"):
+        out["embedding_size"] = draw(one_of([5, 8, out["hidden_size"]]))
+    if kind == "albert":
+        groups = draw(one_of([1, 2]))
+        out |= {"num_hidden_groups": groups, "num_hidden_layers": groups * s["depth"]}
+    return out
+
+
+@st.composite
+def distilbert(draw):
+    s = draw(shape(widths=(3, 4, 10)))
+    return {
+        "vocab_size": s["vocab"],
+        "dim": s["heads"] * s["head"],
+        "hidden_dim": s["inner"],
+        "n_layers": s["depth"],
+        "n_heads": s["heads"],
+        "max_position_embeddings": 16,
+        "sinusoidal_pos_embds": False,
+        "activation": draw(one_of(["gelu", "relu"])),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+
+
+@st.composite
+def modernbert(draw):
+    s = draw(shape(depth=(1, 2, 4)))
+    full, local = (draw(one_of([50.0, 10_000.0, 160_000.0])) for _ in range(2))
+    scaling = draw(one_of([{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0}]))
+    kinds = [draw(one_of(["sliding_attention", "full_attention"])) for _ in range(s["depth"])]
+    biases = ("attention_bias", "mlp_bias", "norm_bias", "decoder_bias", "classifier_bias")
+    return {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": 16,
+        "local_attention": draw(one_of([2, 4, 6, 128])),
+        "hidden_activation": draw(one_of(GATES)),
+        "classifier_activation": draw(one_of(PLAIN)),
+        "norm_eps": draw(one_of([1e-5, 1e-2])),
+        "rope_parameters": {
+            "full_attention": {**scaling, "rope_theta": full},
+            "sliding_attention": {**scaling, "rope_theta": local},
+        },
+        **draw(one_of([{}, {"layer_types": kinds}])),
+        **{key: draw(st.booleans()) for key in biases},
+        "tie_word_embeddings": draw(st.booleans()),
+        "pad_token_id": 0,
+    }
+
+
+@st.composite
+def xlnet(draw):
+    s = draw(shape())
+    return {
+        "vocab_size": s["vocab"],
+        "d_model": s["heads"] * s["head"],
+        "n_layer": s["depth"],
+        "n_head": s["heads"],
+        "d_inner": s["inner"],
+        "ff_activation": draw(one_of(PLAIN)),
+        "layer_norm_eps": draw(one_of([1e-12, 1e-2])),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+
+
+@st.composite
+def t5(draw, switch=False):
+    s = draw(shape(widths=(3, 4, 10)))
+    out = {
+        "vocab_size": s["vocab"],
+        "d_model": draw(one_of([6, 12, 20])),
+        "d_kv": s["head"],
+        "d_ff": s["inner"],
+        "num_layers": s["depth"],
+        "num_decoder_layers": draw(one_of([None, 1, 3])),
+        "num_heads": s["heads"],
+        "relative_attention_num_buckets": draw(one_of([4, 8, 32])),
+        "relative_attention_max_distance": draw(one_of([6, 9, 128])),
+        "layer_norm_epsilon": draw(one_of([1e-6, 1e-2])),
+        "decoder_start_token_id": 0,
+    }
+    if not switch:
+        act = draw(one_of(["relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-silu", "gated-relu"]))
+        return {**out, "feed_forward_proj": act}
+    step, periods = draw(one_of([1, 2, 3])), draw(one_of([1, 2]))
+    out |= {"num_layers": step * periods, "num_sparse_encoder_layers": periods}
+    periods = draw(one_of([1, 2]))
+    out |= {"num_decoder_layers": step * periods, "num_sparse_decoder_layers": periods}
+    out |= {"num_experts": draw(one_of([1, 2, 5])), "expert_capacity": draw(one_of([1, 2, 64]))}
+    return {**out, "dense_act_fn": draw(one_of(["relu", "gelu", "gelu_new"])), "router_z_loss_coef": 0.03}
+
+
+@st.composite
+def bart(draw, even=False):
+    s, heads = draw(shape(widths=(6, 12))), draw(one_of([1, 2, 3]))
+    return {
+        "vocab_size": s["vocab"],
+        "d_model": 12,
+        "encoder_layers": s["depth"],
+        "decoder_layers": draw(one_of([1, 2])),
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": draw(one_of([1, 2, 4])),
+        "encoder_ffn_dim": s["inner"],
+        "decoder_ffn_dim": draw(one_of([8, 20])),
+        "max_position_embeddings": 16,
+        "activation_function": draw(one_of(PLAIN)),
+        "scale_embedding": draw(st.booleans()),
+        "decoder_start_token_id": 0,
+    }
+
+
+CASES = {
+    "openai-gpt": Case(("OpenAIGPTLMHeadModel", "OpenAIGPTModel"), gpt("openai-gpt")),
+    "gpt2": Case(("GPT2LMHeadModel", "GPT2Model"), gpt("gpt2")),
+    "imagegpt": Case(("ImageGPTForCausalImageModeling", "ImageGPTModel"), gpt("imagegpt")),
+    "opt": Case(("OPTForCausalLM", "OPTModel"), opt()),
+    "gpt_neox": Case(("GPTNeoXForCausalLM", "GPTNeoXModel"), neox()),
+    "llama": Case(("LlamaForCausalLM", "LlamaModel"), llama(("attention_bias", "mlp_bias"))),
+    "mistral": Case(("MistralForCausalLM", "MistralModel"), llama((), "all")),
+    "qwen2": Case(("Qwen2ForCausalLM", "Qwen2Model"), llama((), "asked", head_dim=False)),
+    "qwen3": Case(("Qwen3ForCausalLM", "Qwen3Model"), llama(("attention_bias",), "asked")),
+    "gemma": Case(("GemmaForCausalLM", "GemmaModel"), llama(("attention_bias",))),
+    "gemma2": Case(("Gemma2ForCausalLM", "Gemma2Model"), gemma2()),
+    "mixtral": Case(("MixtralForCausalLM", "MixtralModel"), mixtral()),
+    "t5": Case(("T5ForConditionalGeneration", "T5Model"), t5()),
+    "switch_transformers": Case(
+        ("SwitchTransformersForConditionalGeneration", "SwitchTransformersModel"), t5(switch=True)
+    ),
+    "bart": Case(("BartForConditionalGeneration", "BartModel"), bart()),
+    "pegasus": Case(("PegasusForConditionalGeneration", "PegasusModel"), bart()),
+    "bert": Case(("BertForPreTraining", "BertForMaskedLM", "BertModel"), bert()),
+    "roberta": Case(("RobertaForMaskedLM", "RobertaModel"), bert("roberta")),
+    "distilbert": Case(("DistilBertForMaskedLM", "DistilBertModel"), distilbert()),
+    "albert": Case(("AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), bert("albert")),
+    "electra": Case(("ElectraForPreTraining", "ElectraForMaskedLM", "ElectraModel"), bert("electra")),
+    "modernbert": Case(("ModernBertForMaskedLM", "ModernBertModel"), modernbert()),
+    "xlnet": Case(("XLNetLMHeadModel", "XLNetModel"), xlnet()),
+}

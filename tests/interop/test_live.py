@@ -1,0 +1,269 @@
+"""Randomly drawn models of `transformers` and their copies here, in both directions, output by output.
+
+Needs the extra `parity` (torch, transformers). A few draws a family by default, 20 under `-m full`.
+"""
+
+import dataclasses
+import json
+
+import hypothesis
+import numpy as np
+import pytest
+from draws import CASES
+from hypothesis import strategies as st
+
+from ssljax.base.errors import UserError
+from ssljax.interop import hf
+from ssljax.interop.families import REGISTRY
+from ssljax.interop.meaning import meaning
+
+TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+KINDS = list(REGISTRY)
+
+
+def drawn(count):
+    """A test with so many examples, which are not shrunk: each compiles a model."""
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    checks = list(hypothesis.HealthCheck)
+    return hypothesis.settings(max_examples=count, phases=phases, suppress_health_check=checks, deadline=None)
+
+
+def case(kind):
+    if kind not in CASES:
+        pytest.skip(f"tests/interop/draws.py draws no settings of {kind}")
+    return CASES[kind]
+
+
+# ---- configurations, without `transformers`
+
+
+def legacy(settings):
+    """The settings as older versions wrote them."""
+    old = {k: v for k, v in settings.items() if k != "rope_parameters"}
+    rope = settings.get("rope_parameters")
+    if rope is None:
+        return old
+    if "full_attention" in rope:
+        full, local = rope["full_attention"], rope["sliding_attention"]
+        old |= {"global_rope_theta": full["rope_theta"], "local_rope_theta": local["rope_theta"]}
+        rope = {k: v for k, v in full.items() if k != "rope_theta"}
+        return {**old, "rope_scaling": rope} if rope["rope_type"] != "default" else old
+    rope = dict(rope)
+    old["rope_theta"] = rope.pop("rope_theta")
+    fraction = rope.pop("partial_rotary_factor", None)
+    if fraction is not None:
+        old |= {"rotary_pct": fraction, "rotary_emb_base": old.pop("rope_theta")}
+    return {**old, "rope_scaling": {"type": rope.pop("rope_type"), **rope} if rope["rope_type"] != "default" else None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_configs_there_and_back(kind):
+    family, drawing = REGISTRY.get(kind), case(kind)
+
+    @hypothesis.settings(max_examples=100, deadline=None)
+    @hypothesis.given(drawing.settings, st.sampled_from(drawing.classes))
+    def check(settings, name):
+        theirs = {"model_type": kind, "architectures": [name], **settings}
+        ours = family.built(theirs, "config.json")
+        assert meaning(family.built(legacy(theirs), "config.json")) == meaning(ours)
+        back = json.loads(json.dumps(family.config_back(ours)))
+        assert meaning(family.built(back, "config.json")) == meaning(ours)
+        assert back["model_type"] == kind
+
+    check()
+
+
+# ---- models
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    pytest.importorskip("torch", reason="needs the extra `parity`: torch is not installed")
+    module = pytest.importorskip("transformers", reason="needs the extra `parity`: transformers is not installed")
+    module.logging.set_verbosity_error()
+    return module
+
+
+def randomise(model, seed):
+    """All parameters and buffers that are saved are random, so that one that is not read shows."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    saved = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name not in saved or not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=draw)
+            if tensor.ndim > 1:
+                tensor.copy_(noise * (0.5 if "embed" in name or "wte" in name else tensor.shape[-1] ** -0.5))
+            else:
+                tensor.add_(0.2 * noise)
+    return model.eval()
+
+
+def reference(transformers, kind, name, settings, seed, untied):
+    """A random model of a class; `untied`: its read-out is not the table, though its config says so."""
+    import torch
+
+    config = transformers.AutoConfig.for_model(kind, **settings)
+    config._attn_implementation = "eager"
+    model = randomise(getattr(transformers, name)(config), seed)
+    head = model.get_output_embeddings()
+    if untied and head is not None and head.weight is model.get_input_embeddings().weight:
+        generator = torch.Generator().manual_seed(seed + 1)
+        head.weight = torch.nn.Parameter(torch.randn(head.weight.shape, generator=generator) * 0.3)
+    return model
+
+
+def inputs_for(kind, name, config, rng, padding):
+    """The inputs that a class takes: tokens, a mask of padding on one side, sentence types, labels."""
+    vocab, length, batch = config.vocab_size, 11, 2
+    ids = rng.integers(0, vocab, (batch, length))
+    mask = np.ones_like(ids)
+    if padding == "right":
+        mask[0, -4:] = 0
+    elif padding == "left":
+        mask[0, :4] = 0
+    out = {"input_ids": np.where(mask == 1, ids, 0)}
+    if padding != "none":
+        out["attention_mask"] = mask
+    if kind == "roberta":
+        out["input_ids"] = np.where(mask == 1, ids, config.pad_token_id)
+    types = {"xlnet": 2}.get(kind) or getattr(config, "type_vocab_size", 1)
+    if types > 1:
+        out["token_type_ids"] = rng.integers(0, types, ids.shape)
+    labels = np.where((mask == 1) & (rng.random(ids.shape) < 0.7), rng.integers(0, vocab - 1, ids.shape), -100)
+    if config.is_encoder_decoder:
+        target = rng.integers(0, vocab, (batch, 7))
+        seen = np.ones_like(target)
+        seen[1, 5:] = 0
+        out |= {"decoder_input_ids": target, "decoder_attention_mask": seen}
+        labels = np.where(seen == 1, rng.integers(0, vocab, target.shape), -100)
+    if name == "ElectraForPreTraining":
+        labels = rng.integers(0, 2, ids.shape)
+    if name.endswith("Model") and not name.endswith("LMHeadModel"):
+        return out
+    if name == "BertForPreTraining":
+        out["next_sentence_label"] = rng.integers(0, 2, batch)
+    if name == "AlbertForPreTraining":
+        out["sentence_order_label"] = rng.integers(0, 2, batch)
+    return {**out, "labels": labels}
+
+
+def run(model, inputs):
+    """Outputs of a model of `transformers` by name, NumPy."""
+    import torch
+
+    sparse = {"output_router_logits": True} if hasattr(model.config, "router_aux_loss_coef") else {}
+    with torch.no_grad():
+        out = model(**{k: torch.tensor(v) for k, v in inputs.items()}, output_hidden_states=True, **sparse)
+    flat = {}
+    for name, value in out.items():
+        if isinstance(value, torch.Tensor):
+            flat[name] = value.numpy()
+        elif name.endswith(("hidden_states", "router_logits")) and value is not None:
+            flat |= {f"{name}.{i}": part.numpy() for i, part in enumerate(value)}
+    return flat
+
+
+def compared(names, name, config):
+    """The outputs that both give; what `transformers` counts otherwise than its papers is left out."""
+    names = [n for n in names if not n.startswith(("past_key", "mems"))]
+    if getattr(config, "encoder_sparse_step", 2) == 1:  # it then leaves out the losses of routers
+        names = [n for n in names if not n.endswith("loss")]
+    return names
+
+
+def close(got, want, inputs, name):
+    """Equal where there is no padding."""
+    for key in ("decoder_attention_mask", "attention_mask"):
+        mask = inputs.get(key)
+        if mask is not None and got.ndim > 1 and got.shape[:2] == mask.shape:
+            got, want = got[mask == 1], want[mask == 1]
+        elif mask is not None and got.ndim == 2 and len(got) == mask.size:
+            got, want = got[mask.reshape(-1) == 1], want[mask.reshape(-1) == 1]
+    np.testing.assert_allclose(got, want, **TOLERANCE, err_msg=name)
+
+
+def both_ways(transformers, folder, kind, name, settings, seed, padding, untied):
+    model = reference(transformers, kind, name, settings, seed, untied)
+    model.save_pretrained(folder / "theirs")
+    inputs = inputs_for(kind, name, model.config, np.random.default_rng(seed), padding)
+    want = run(model, inputs)
+
+    ours = hf.load(folder / "theirs")
+    got = ours.forward(**inputs)
+    names = compared(want, name, model.config)
+    assert names and set(names) <= set(got), sorted(set(names) - set(got))
+    for key in names:
+        assert got[key].shape == want[key].shape, key
+        close(got[key], want[key], inputs, key)
+
+    # The configuration is written from ours alone, as for a model that was trained here.
+    hf.save(dataclasses.replace(ours, config={}, folder=None), folder / "ours")
+    auto = transformers.AutoConfig.from_pretrained(folder / "ours")
+    assert auto.model_type == kind
+    cls = getattr(transformers, auto.architectures[0])
+    opened, told = cls.from_pretrained(folder / "ours", attn_implementation="eager", output_loading_info=True)
+    assert not told["unexpected_keys"] and not told["mismatched_keys"], told
+    again = run(opened.eval(), {k: v for k, v in inputs.items() if k != "labels" or "loss" in want})
+    for key in names:
+        if key in again:
+            close(again[key], want[key], inputs, key)
+    assert "logits" not in want or "logits" in again
+    base = transformers.AutoModel.from_pretrained(folder / "ours", attn_implementation="eager")
+    assert base is not None
+
+
+def check(transformers, tmp_path_factory, kind, count):
+    drawing = case(kind)
+
+    @drawn(count)
+    @hypothesis.given(
+        drawing.settings,
+        st.sampled_from(drawing.classes),
+        st.integers(0, 2**16),
+        st.sampled_from(["none", "right", "left"]),
+        st.booleans(),
+    )
+    def one(settings, name, seed, padding, untied):
+        folder = tmp_path_factory.mktemp(kind)
+        both_ways(transformers, folder, kind, name, settings, seed, padding, untied)
+
+    one()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_few_models(transformers, tmp_path_factory, kind):
+    check(transformers, tmp_path_factory, kind, 2)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_models(transformers, tmp_path_factory, kind):
+    check(transformers, tmp_path_factory, kind, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_config_leaves_out_is_what_transformers_takes(transformers, kind):
+    case(kind)
+    config = transformers.AutoConfig.for_model(kind)
+    family = REGISTRY.get(kind)
+    complete = json.loads(config.to_json_string(use_diff=False))
+    known = {"model_type", *family.keys.values()}
+    sizes = {k: v for k, v in complete.items() if k in known and isinstance(v, int) and not isinstance(v, bool)}
+    assert meaning(family.built({**sizes, "model_type": kind}, "config.json")) == meaning(
+        family.built(complete, "config.json")
+    )
+
+
+def test_what_cannot_be_written_is_refused():
+    llama = REGISTRY.get("llama")
+    theirs = {"model_type": "llama", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1}
+    ours = llama.built({**theirs, "num_attention_heads": 2, "intermediate_size": 9}, "config.json")
+    for change in ({"norm_position": "post"}, {"norm": "layer"}, {"layer_kinds": ("local",), "window": 3}):
+        with pytest.raises(UserError, match=rf"model\.{next(iter(change))}: .* cannot be written as llama"):
+            llama.config_back(dataclasses.replace(ours, **change))
+    free = dataclasses.replace(ours, dropout=0.1, remat="none", init="xavier", pool="mean")
+    assert llama.config_back(free) == llama.config_back(ours)

@@ -1,0 +1,187 @@
+"""The named sizes have the published numbers of parameters, by shape evaluation."""
+
+import functools
+
+import pytest
+
+from ssljax import models
+from ssljax.models import sizes
+
+# What transformers 5.23 counts on the meta device for the config values of each model on the Hub: the model with its
+# language-modelling head where that is trained with it (decoders, encoder-decoders), the bare encoder otherwise, with
+# the pooler where it has one. Two differ by what this version counts: Pegasus is less its tables of sinusoids
+# (2 x 1024 x 1024), which are computed here; T5 1.1 has its own read-out (32,128 x width more), which it ties.
+EXACT = {
+    ("gpt", "gpt2"): 124_439_808,
+    ("gpt", "gpt2-medium"): 354_823_168,
+    ("gpt", "gpt2-large"): 774_030_080,
+    ("gpt", "gpt2-xl"): 1_557_611_200,
+    ("gpt1", "gpt1"): 116_534_784,
+    ("opt", "125m"): 125_239_296,
+    ("opt", "1.3b"): 1_315_758_080,
+    ("opt", "2.7b"): 2_651_596_800,
+    ("opt", "6.7b"): 6_658_473_984,
+    ("opt", "13b"): 12_853_473_280,
+    ("opt", "30b"): 29_974_540_288,
+    ("opt", "66b"): 65_719_701_504,
+    ("opt", "350m"): 331_196_416,
+    ("opt", "175b"): 174_604_468_224,
+    ("imagegpt", "small"): 76_682_240,
+    ("imagegpt", "medium"): 455_489_536,
+    ("imagegpt", "large"): 1_362_914_304,
+    ("llama", "7b"): 6_738_415_616,
+    ("llama", "13b"): 13_015_864_320,
+    ("llama", "33b"): 32_528_943_616,
+    ("llama", "65b"): 65_285_660_672,
+    ("llama", "2-7b"): 6_738_415_616,
+    ("llama", "2-13b"): 13_015_864_320,
+    ("llama", "2-70b"): 68_976_648_192,
+    ("llama", "3-8b"): 8_030_261_248,
+    ("llama", "3-70b"): 70_553_706_496,
+    ("llama", "3.1-8b"): 8_030_261_248,
+    ("llama", "3.1-70b"): 70_553_706_496,
+    ("llama", "3.1-405b"): 405_853_388_800,
+    ("llama", "3.2-1b"): 1_235_814_400,
+    ("llama", "3.2-3b"): 3_212_749_824,
+    ("mistral", "7b"): 7_241_732_096,
+    ("mixtral", "8x7b"): 46_702_792_704,
+    ("mixtral", "8x22b"): 140_630_071_296,
+    ("qwen2", "0.5b"): 494_032_768,
+    ("qwen2", "1.5b"): 1_543_714_304,
+    ("qwen2", "7b"): 7_615_616_512,
+    ("qwen2", "72b"): 72_706_203_648,
+    ("qwen2", "2.5-3b"): 3_085_938_688,
+    ("qwen2", "2.5-14b"): 14_770_033_664,
+    ("qwen2", "2.5-32b"): 32_763_876_352,
+    ("qwen3", "0.6b"): 596_049_920,
+    ("qwen3", "1.7b"): 1_720_574_976,
+    ("qwen3", "4b"): 4_022_468_096,
+    ("qwen3", "8b"): 8_190_735_360,
+    ("qwen3", "14b"): 14_768_307_200,
+    ("qwen3", "32b"): 32_762_123_264,
+    ("gemma", "2b"): 2_506_172_416,
+    ("gemma", "7b"): 8_537_680_896,
+    ("gemma2", "2b"): 2_614_341_888,
+    ("gemma2", "9b"): 9_241_705_984,
+    ("gemma2", "27b"): 27_227_128_320,
+    ("neox", "pythia-70m"): 70_426_624,
+    ("neox", "pythia-160m"): 162_322_944,
+    ("neox", "pythia-410m"): 405_334_016,
+    ("neox", "pythia-1b"): 1_011_781_632,
+    ("neox", "pythia-1.4b"): 1_414_647_808,
+    ("neox", "pythia-2.8b"): 2_775_208_960,
+    ("neox", "pythia-6.9b"): 6_857_302_016,
+    ("neox", "pythia-12b"): 11_846_072_320,
+    ("neox", "20b"): 20_554_567_680,
+    ("bert", "base"): 109_482_240,
+    ("bert", "large"): 335_141_888,
+    ("roberta", "base"): 124_645_632,
+    ("roberta", "large"): 355_359_744,
+    ("distilbert", "base"): 66_362_880,
+    ("albert", "base"): 11_683_584,
+    ("albert", "large"): 17_683_968,
+    ("albert", "xlarge"): 58_724_864,
+    ("albert", "xxlarge"): 222_595_584,
+    ("electra", "small"): 13_483_008,
+    ("electra", "base"): 108_891_648,
+    ("electra", "large"): 334_092_288,
+    ("modernbert", "base"): 149_014_272,
+    ("modernbert", "large"): 394_781_696,
+    ("t5", "small"): 60_506_624,
+    ("t5", "base"): 222_903_552,
+    ("t5", "large"): 737_668_096,
+    ("t5", "3b"): 2_851_598_336,
+    ("t5", "11b"): 11_307_321_344,
+    ("t5", "1.1-small"): 76_961_152,
+    ("t5", "1.1-base"): 247_577_856,
+    ("t5", "1.1-large"): 783_150_080,
+    ("t5", "1.1-xl"): 2_849_757_184,
+    ("t5", "1.1-xxl"): 11_135_332_352,
+    ("switch", "base-8"): 619_339_008,
+    ("switch", "base-128"): 7_415_217_408,
+    ("bart", "base"): 139_420_416,
+    ("bart", "large"): 406_291_456,
+    ("pegasus", "large"): 568_699_904,
+    ("xlnet", "base"): 116_718_336,
+    ("xlnet", "large"): 360_268_800,
+    ("resnet", "18"): 11_689_512,
+    ("resnet", "50"): 25_557_032,
+    ("resnet", "34"): 21_797_672,
+    ("resnet", "101"): 44_549_160,
+    ("resnet", "152"): 60_192_808,
+}
+
+# The papers' own numbers, in millions, for families that no public implementation fixes to the last digit.
+ROUNDED = {
+    ("gpt3", "125m"): 125,
+    ("gpt3", "350m"): 356,  # printed 350
+    ("gpt3", "760m"): 760,
+    ("gpt3", "1.3b"): 1_516,  # printed 1.3B, which 16 heads of 128 would be; printed are 24
+    ("gpt3", "2.7b"): 2_650,
+    ("gpt3", "6.7b"): 6_660,
+    ("gpt3", "13b"): 12_850,  # printed 13.0B
+    ("gpt3", "175b"): 175_000,
+    ("gpt", "megatron-1.2b"): 1_213,  # printed 1.2B
+    ("gpt", "megatron-2.5b"): 2_500,
+    ("gpt", "megatron-4.2b"): 4_200,
+    ("gpt", "megatron-8.3b"): 8_300,
+    ("gpt", "turing-nlg-17b"): 17_200,  # announced as 17B
+    ("imagegpt", "small"): 76,
+    ("imagegpt", "medium"): 455,
+    ("imagegpt", "large"): 1_360,
+    ("opt", "175b"): 175_000,
+    ("palm", "8b"): 8_630,
+    ("palm", "62b"): 62_500,
+    ("palm", "540b"): 540_350,
+    ("switch", "base-128"): 7_410,
+    ("transformer", "base"): 63.1,  # printed 65, for a vocabulary of "about 37000"
+    ("transformer", "big"): 214,  # printed 213
+}
+
+
+@functools.cache
+def listed():
+    return {(s.model, s.size): s for s in sizes.sizes()}
+
+
+def counted(model, size):
+    return listed()[model, size].parameters
+
+
+@pytest.mark.parametrize(("model", "size"), EXACT)
+def test_exact(model, size):
+    assert counted(model, size) == EXACT[model, size]
+
+
+@pytest.mark.parametrize(("model", "size"), ROUNDED)
+def test_rounded(model, size):
+    assert counted(model, size) / 1e6 == pytest.approx(ROUNDED[model, size], rel=0.01)
+
+
+def test_gpt3_is_its_formula():
+    """Table, positions, and for each block norms, four matrices of attention and two of the feed-forward part."""
+    for size, width, depth, heads, head in (
+        ("125m", 768, 12, 12, 64),
+        ("350m", 1024, 24, 16, 64),
+        ("760m", 1536, 24, 16, 96),
+        ("1.3b", 2048, 24, 24, 128),
+        ("2.7b", 2560, 32, 32, 80),
+        ("6.7b", 4096, 32, 32, 128),
+        ("13b", 5120, 40, 40, 128),
+        ("175b", 12_288, 96, 96, 128),
+    ):
+        inner = heads * head
+        attention = 3 * (width * inner + inner) + inner * width + width
+        block = attention + (8 * width * width + 5 * width) + 4 * width
+        assert counted("gpt3", size) == (50_257 + 2048) * width + depth * block + 2 * width
+
+
+def test_every_size_is_counted_or_says_why_not():
+    assert {model for model, _ in listed()} == set(models.REGISTRY)
+    for (model, size), entry in listed().items():
+        assert (entry.parameters is None) == bool(entry.reason)
+        assert not size or size in models.REGISTRY.get(model).presets
+    complete = {key for key, entry in listed().items() if entry.parameters}
+    untested = complete - EXACT.keys() - ROUNDED.keys()
+    assert not {key for key in untested if key[0] not in ("vit", "clip") and key[1] != "micro"}, "published, untested"
+    assert listed()["bert", "tiny"].reason == "vocab_size, max_len: of the data"
