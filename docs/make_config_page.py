@@ -24,7 +24,10 @@ from ssljax import evals, models, objectives, views
 from ssljax.base import schema
 from ssljax.config import RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
+from ssljax.interop.init_from import InitFrom
 from ssljax.layers.block import BlockConfig
+from ssljax.layers.conv1d import ConvolutionConfig
+from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import SCALINGS
 from ssljax.models.clip import TextConfig
@@ -70,6 +73,7 @@ def sections() -> list[Section]:
     classes = {name: models.REGISTRY.get(name) for name in models.REGISTRY}
     parents = {name: cls.__mro__[1] for name, cls in classes.items()}
     out += entries("model", models.REGISTRY, {n: cls for n, cls in parents.items() if dataclasses.is_dataclass(cls)})
+    out += [Section("disentangled attention", DisentangledConfig), Section("convolution", ConvolutionConfig)]
     out += [Section("experts", ExpertsConfig), *entries("rotary scaling", SCALINGS, {})]
     out += [Section("clip text tower", TextConfig, GPTConfig)]
     out += [Section("every image objective", image)]
@@ -93,7 +97,8 @@ def sections() -> list[Section]:
     out += [Section("every probe of drawn labels", evals.DrawnProbe, evals.Probe, True)]
     probes = {"knn": evals.DrawnProbe, "linear": evals.DrawnProbe, "few_shot": evals.Probe}
     out += entries("evaluation", evals.REGISTRY, {"": evals.Evaluation, **probes}, True)
-    return [*out, Section("checkpoint", CheckpointConfig), Section("best", Best), Section("log", LogConfig)]
+    out += [Section("init from", InitFrom), Section("checkpoint", CheckpointConfig), Section("best", Best)]
+    return [*out, Section("log", LogConfig)]
 
 
 @functools.cache

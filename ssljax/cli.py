@@ -51,6 +51,13 @@ def _run(arguments: list[str]) -> int:
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    importing = commands.add_parser("import", help="check a Hugging Face folder and write it anew")
+    importing.add_argument("source", metavar="HF_DIR")
+    importing.add_argument("folder", metavar="OUT_DIR")
+    export = commands.add_parser("export", help="write the model of a workdir as transformers opens it")
+    export.add_argument("workdir", metavar="WORKDIR")
+    export.add_argument("folder", metavar="HF_DIR")
+    export.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     report = commands.add_parser("report", help="draw report.html again from what a run wrote")
     report.add_argument("workdir", metavar="DIR")
     listing = commands.add_parser("list", help="what can be named in a config")
@@ -60,7 +67,8 @@ def _run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     known, rest = parser.parse_known_args(arguments)
     overrides = _overrides(rest, known.command)
-    return {"train": _train, "eval": _eval, "report": _report, "list": _list}[known.command](known, overrides)
+    run = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
+    return run[known.command](known, overrides)
 
 
 def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
@@ -103,6 +111,24 @@ def _eval(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     run.evaluate(known.workdir, known.evals.split(",") if known.evals else None, known.step)
     return 0
+
+
+def _import(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.interop.export import convert
+
+    _print_model(known.folder, convert(known.source, known.folder))
+    return 0
+
+
+def _export(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.interop.export import export
+
+    _print_model(known.folder, export(known.workdir, known.folder, known.step))
+    return 0
+
+
+def _print_model(folder: str, model: Any) -> None:
+    print(f"{folder}: {model.config['model_type']}, {model.parameters:,} parameters")
 
 
 def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

@@ -1,7 +1,7 @@
 """What a family needs to cross over: its keys there and here, its table of names, and what `forward` gives."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ class Family:
         architecture: class name of the model with its head.
         prefix: of the names of the inner model, which a file of the bare model leaves out.
         ignored: patterns of tensors that are no parameters.
+        variant: (their config, names of the tensors) -> the family itself or its like with another table of names.
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
     """
 
@@ -61,6 +62,12 @@ class Family:
     prefix: str
     outputs: Outputs
     ignored: tuple[str, ...] = ()
+    variant: Callable[[Mapping[str, Any], Container[str]], "Family"] | None = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return self.outputs is causal_lm
 
     def config(self, theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Our keys for their config."""
@@ -76,7 +83,7 @@ class Family:
         """Their config for ours, resolved."""
         complete = {"kv_heads": ours.groups, "head_dim": ours.head_width, "mlp_dim": ours.hidden}
         same = {key: complete.get(name) or getattr(ours, name) for name, key in self.keys.items()}
-        return {**self.defaults, **same, **self.write(ours), "architectures": [self.architecture]}
+        return {**self.defaults, **same, "architectures": [self.architecture], **self.write(ours)}
 
 
 def activation(theirs: str, path: str, gated: bool = False) -> str:

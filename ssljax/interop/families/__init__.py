@@ -27,5 +27,7 @@ REGISTRY = Registry(
         "albert": "ssljax.interop.families.bert:ALBERT",
         "electra": "ssljax.interop.families.bert:ELECTRA",
         "modernbert": "ssljax.interop.families.bert:MODERNBERT",
+        "deberta-v2": "ssljax.interop.families.deberta:DEBERTA",
+        "esm": "ssljax.interop.families.esm:ESM",
     },
 )

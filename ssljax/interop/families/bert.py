@@ -1,7 +1,7 @@
 """BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA (both halves) and ModernBERT."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -54,6 +54,8 @@ def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappi
             values = jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
             out["loss"] = jnp.sum(values * weights) / jnp.sum(weights)
         return out
+    if not c.readout_transform:  # a file without the head of language modelling
+        return out
     logits = apply("logits", encoded.tokens)
     out |= {"logits": logits, "prediction_logits": logits}
     pair = apply("pair_logits", encoded.pooled) if "pair" in c.extras else None
@@ -67,7 +69,7 @@ def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappi
     return out
 
 
-def _blocks(block: str, names: Mapping[str, str], here: str = "stack/layers") -> list[Rule]:
+def blocks(block: str, names: Mapping[str, str], here: str = "stack/layers") -> list[Rule]:
     rules: list[Rule] = []
     for ours, theirs in names.items():
         rules += (norm if ours.endswith("_norm") else dense)(f"{here}/{ours}", f"{block}.{theirs}")
@@ -86,7 +88,7 @@ BLOCK = {
 }
 
 
-def _embeddings(inner: str) -> list[Rule]:
+def embeddings(inner: str) -> list[Rule]:
     return [
         *table("embed", f"{inner}.embeddings.word_embeddings"),
         *table("position_embed", f"{inner}.embeddings.position_embeddings"),
@@ -97,8 +99,8 @@ def _embeddings(inner: str) -> list[Rule]:
 
 def _bert(config: Any) -> list[Rule]:
     return [
-        *_embeddings("bert"),
-        *_blocks("bert.encoder.layer.{i}", BLOCK),
+        *embeddings("bert"),
+        *blocks("bert.encoder.layer.{i}", BLOCK),
         *dense("pooler", "bert.pooler.dense"),
         *dense("head_dense", "cls.predictions.transform.dense"),
         *norm("head_norm", "cls.predictions.transform.LayerNorm"),
@@ -109,8 +111,8 @@ def _bert(config: Any) -> list[Rule]:
 
 def _roberta(config: Any) -> list[Rule]:
     return [
-        *_embeddings("roberta"),
-        *_blocks("roberta.encoder.layer.{i}", BLOCK),
+        *embeddings("roberta"),
+        *blocks("roberta.encoder.layer.{i}", BLOCK),
         *dense("head_dense", "lm_head.dense"),
         *norm("head_norm", "lm_head.layer_norm"),
         *copy("head_bias", "lm_head.bias"),
@@ -121,8 +123,8 @@ def _distilbert(config: Any) -> list[Rule]:
     names = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
     names |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
     return [
-        *_embeddings("distilbert"),
-        *_blocks("distilbert.transformer.layer.{i}", {**names, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
+        *embeddings("distilbert"),
+        *blocks("distilbert.transformer.layer.{i}", {**names, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
         *dense("head_dense", "vocab_transform"),
         *norm("head_norm", "vocab_layer_norm"),
         *copy("head_bias", "vocab_projector.bias"),
@@ -135,9 +137,9 @@ def _albert(config: Any) -> list[Rule]:
     names |= {"mlp/in": "ffn", "mlp/out": "ffn_output", "mlp_norm": "full_layer_layer_norm"}
     here = "stack/layers/block" if config.repeats > 1 else "stack/layers"
     return [
-        *_embeddings("albert"),
+        *embeddings("albert"),
         *dense("embed_project", "albert.encoder.embedding_hidden_mapping_in"),
-        *_blocks("albert.encoder.albert_layer_groups.{i}.albert_layers.0", names, here),
+        *blocks("albert.encoder.albert_layer_groups.{i}.albert_layers.0", names, here),
         *dense("pooler", "albert.pooler"),
         *dense("head_dense", "predictions.dense"),
         *norm("head_norm", "predictions.LayerNorm"),
@@ -148,9 +150,9 @@ def _albert(config: Any) -> list[Rule]:
 
 def _electra(config: Any) -> list[Rule]:
     return [
-        *_embeddings("electra"),
+        *embeddings("electra"),
         *dense("embed_project", "electra.embeddings_project"),
-        *_blocks("electra.encoder.layer.{i}", BLOCK),
+        *blocks("electra.encoder.layer.{i}", BLOCK),
         *dense("head_dense", "generator_predictions.dense"),
         *norm("head_norm", "generator_predictions.LayerNorm"),
         *copy("head_bias", "generator_lm_head.bias"),
@@ -189,6 +191,11 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(ours: Any) -> dict[str, Any]:
     return {"hidden_act": activation_back(ours.activation)}
+
+
+def _heads_of(name: str, whole: str) -> Callable[[Any], dict[str, Any]]:
+    """Their keys, with the class that has the heads of ours: `whole` those besides language modelling too."""
+    return lambda ours: {**_write(ours), "architectures": [whole if ours.extras else f"{name}ForMaskedLM"]}
 
 
 def _read_roberta(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,13 +247,30 @@ def _read_modernbert(theirs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _write_modernbert(ours: Any) -> dict[str, Any]:
+    kinds = [ours.layer_kinds[i % len(ours.layer_kinds)] for i in range(ours.depth)]
+    local = ours.rope_theta_local or ours.rope_theta
+    thetas = {"full_attention": ours.rope_theta, "sliding_attention": local}
+    return {
+        "hidden_activation": activation_back(ours.activation),
+        "classifier_activation": activation_back(ours.readout_activation or ours.activation),
+        **({"local_attention": 2 * (ours.window - 1)} if ours.window else {}),
+        "layer_types": ["sliding_attention" if kind == "local" else "full_attention" for kind in kinds],
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
+        "attention_bias": ours.has_bias("q"),
+        "mlp_bias": ours.has_bias("mlp"),
+        "norm_bias": ours.has_bias("norm"),
+        "decoder_bias": ours.readout_bias,
+    }
+
+
 SAME = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "tie_word_embeddings": True, "max_position_embeddings": 512}
 BERT = Family(
     model="bert",
     keys=OWN_KEYS,
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
     read=_read,
-    write=_write,
+    write=_heads_of("Bert", "BertForPreTraining"),
     rules=_bert,
     architecture="BertForPreTraining",
     prefix="bert.",
@@ -259,6 +283,11 @@ ROBERTA = dataclasses.replace(
     keys={k: v for k, v in OWN_KEYS.items() if k != "max_len"},
     defaults={**SAME, "model_type": "roberta", "type_vocab_size": 1, "pad_token_id": 1},
     read=_read_roberta,
+    write=lambda ours: {
+        **_write(ours),
+        "pad_token_id": ours.position_offset - 1,
+        "max_position_embeddings": ours.max_len + ours.position_offset,
+    },
     rules=_roberta,
     architecture="RobertaForMaskedLM",
     prefix="roberta.",
@@ -293,7 +322,7 @@ ALBERT = dataclasses.replace(
     | {"num_hidden_groups": 1, "inner_group_num": 1},
     read=_read_albert,
     write=lambda ours: {
-        **_write(ours),
+        **_heads_of("Albert", "AlbertForPreTraining")(ours),
         "num_hidden_groups": ours.depth,
         "num_hidden_layers": ours.depth * ours.repeats,
     },
@@ -308,6 +337,7 @@ ELECTRA = dataclasses.replace(
     keys={**OWN_KEYS, "embedding_dim": "embedding_size"},
     defaults={**BERT.defaults, "model_type": "electra", "embedding_size": 128},
     read=_read_electra,
+    write=_heads_of("Electra", "ElectraForPreTraining"),
     rules=_electra,
     architecture="ElectraForPreTraining",
     prefix="electra.",
@@ -327,10 +357,7 @@ MODERNBERT = dataclasses.replace(
         "tie_word_embeddings": True,
     },
     read=_read_modernbert,
-    write=lambda ours: {
-        "hidden_activation": activation_back(ours.activation),
-        "local_attention": 2 * (ours.window - 1),
-    },
+    write=_write_modernbert,
     rules=_modernbert,
     architecture="ModernBertForMaskedLM",
     prefix="model.",

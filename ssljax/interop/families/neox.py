@@ -39,9 +39,9 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(ours: Any) -> dict[str, Any]:
-    rope = rotary_back(ours)
+    rope = rotary_back(ours)["rope_parameters"] | {"partial_rotary_factor": ours.rope_fraction}  # else it is 0.25
     return {
-        **rope,
+        "rope_parameters": rope,
         "hidden_act": activation_back(ours.activation),
         "use_parallel_residual": ours.norm_position == "parallel",
         "attention_bias": "q" not in ours.bias_except,
