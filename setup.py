@@ -49,7 +49,7 @@ setup(
             "mypy>=1.14",
             "import-linter>=2.1",
         ],
-        "parity": ["torch==2.13.0", "transformers>=5,<6", "safetensors>=0.5"],
+        "parity": ["torch==2.13.0", "transformers>=5,<6", "sentencepiece>=0.2"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "docs": ["mkdocs>=1.6,<2"],

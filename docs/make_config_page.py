@@ -24,6 +24,7 @@ from ssljax import evals, models, objectives, views
 from ssljax.base import schema
 from ssljax.config import RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
+from ssljax.interop.init_from import InitFrom
 from ssljax.layers.block import BlockConfig
 from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.disentangled import DisentangledConfig
@@ -100,7 +101,8 @@ def sections() -> list[Section]:
     out += [Section("every probe of drawn labels", evals.DrawnProbe, evals.Probe, True)]
     probes = {"knn": evals.DrawnProbe, "linear": evals.DrawnProbe, "few_shot": evals.Probe}
     out += entries("evaluation", evals.REGISTRY, {"": evals.Evaluation, **probes}, True)
-    return [*out, Section("checkpoint", CheckpointConfig), Section("best", Best), Section("log", LogConfig)]
+    out += [Section("init from", InitFrom), Section("checkpoint", CheckpointConfig), Section("best", Best)]
+    return [*out, Section("log", LogConfig)]
 
 
 @functools.cache

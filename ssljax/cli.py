@@ -68,6 +68,13 @@ def _run(arguments: list[str]) -> int:
     generate.add_argument("--stop", action="append", default=[], help="text that ends it; may be given again")
     generate.add_argument("--seed", type=int, default=0)
     fill_mask.add_argument("--top", type=int, default=5, help="how many words for each mask")
+    importing = commands.add_parser("import", help="check a Hugging Face folder and write it anew")
+    importing.add_argument("source", metavar="HF_DIR")
+    importing.add_argument("folder", metavar="OUT_DIR")
+    export = commands.add_parser("export", help="write the model of a workdir as transformers opens it")
+    export.add_argument("workdir", metavar="WORKDIR")
+    export.add_argument("folder", metavar="HF_DIR")
+    export.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     report = commands.add_parser("report", help="draw report.html again from what a run wrote")
     report.add_argument("workdir", metavar="DIR")
     listing = commands.add_parser("list", help="what can be named in a config")
@@ -77,7 +84,7 @@ def _run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     known, rest = parser.parse_known_args(arguments)
     overrides = _overrides(rest, known.command)
-    calls = {"train": _train, "eval": _eval, "report": _report, "list": _list}
+    calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
     calls |= {"generate": _generate, "fill-mask": _fill_mask}
     return calls[known.command](known, overrides)
 
@@ -167,6 +174,24 @@ def _prompts(known: argparse.Namespace) -> list[str]:
     if not texts:
         raise UserError("--prompt: missing; give --prompt TEXT, or --file with a prompt a line")
     return texts
+
+
+def _import(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.interop.export import convert
+
+    _print_model(known.folder, convert(known.source, known.folder))
+    return 0
+
+
+def _export(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.interop.export import export
+
+    _print_model(known.folder, export(known.workdir, known.folder, known.step))
+    return 0
+
+
+def _print_model(folder: str, model: Any) -> None:
+    print(f"{folder}: {model.config['model_type']}, {model.parameters:,} parameters")
 
 
 def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

@@ -18,6 +18,7 @@ from ssljax.base import durations, schema
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data import DataConfig
+from ssljax.interop.init_from import InitFrom
 from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
 from ssljax.train.checkpoint import CheckpointConfig
@@ -42,6 +43,7 @@ class RunConfig:
     seed: int = schema.setting(0, ge=0, lt=2**31)  # of parameters, views, noise, and data unless `data.seed` is given
     microbatches: int = schema.setting(1, gt=0, free=True)  # slices a batch is encoded in, to save memory; same result
     ema: float | None = schema.setting(None, gt=0, lt=1)  # decay of averaged parameters, which evaluations then use
+    init_from: InitFrom | None = schema.setting(None)  # learned parameters to start from, where there are some
 
     def validate(self) -> None:
         durations.parse(self.steps, "steps")

@@ -24,7 +24,8 @@ from ssljax.base.errors import UserError
 from ssljax.config import RunConfig, build, difference
 from ssljax.data.rows import first_token, last_token
 from ssljax.evals import generation, prompts
-from ssljax.interop import hf
+from ssljax.interop import hf, init_from
+from ssljax.interop.workdir import read_json
 from ssljax.layers.masks import is_causal
 from ssljax.objectives.base import Ctx, Variables, stream, total
 from ssljax.objectives.tokens import TokenObjective
@@ -64,7 +65,7 @@ class Program:
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A host batch as global arrays, split over the devices; ids stay on the host."""
         sharding = parallel.batch_sharding(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), _device_part(batch))
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_part(batch))
 
     def rows_for(self, wanted: int, at_least: bool = False) -> int:
         """The number of rows nearest to `wanted` that the devices share evenly and (unless `at_least`) a batch has."""
@@ -111,7 +112,8 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Prog
     sizes = dataclasses.replace(sizes, total_steps=steps)
     objective = objectives.create({"objective": config.objective, "model": config.model}, spec, steps)
     schedule = config.schedule.resolve(sizes)
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _device_part(spec.zeros(config.batch_size)))
+    zeros = data.device_part(spec.zeros(config.batch_size))
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)
 
     with parallel.mesh_context(mesh):
         shapes, axes = abstract_variables(objective, batch)
@@ -165,7 +167,7 @@ def train(
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
         restored = checkpoints.restore(program.target(), force=resume == "force")
-        state, start = restored if restored else (program.jitted_init()(config.seed), 0)
+        state, start = restored if restored else (begin(program, workdir), 0)
         if start > program.steps:
             raise UserError(
                 f"steps: got {program.steps}, but {str(workdir)!r} has a checkpoint of step {start} already"
@@ -200,6 +202,23 @@ def train(
         checkpoints.wait()
         signals.saved(program.steps)
         return finish(program, evaluator, state, workdir, results=recorder.results.get(program.steps))
+
+
+def begin(program: Program, workdir: pathlib.Path) -> State:
+    """The state before the first step: initial values, and in their place what `init_from` finds.
+
+    Raises:
+        UserError: `init_from` names nothing that fits.
+    """
+    config = program.config
+    if config.init_from is None:
+        return program.jitted_init()(config.seed)
+    source = init_from.open_source(config.init_from)  # what is wrong with it is told before anything is compiled
+    values, taken = init_from.take(config.init_from, source, program.objective, program.shapes.params)
+    for line in taken.lines():
+        log.info("init_from: %s", line)
+    write_json(workdir / "init_from.json", dataclasses.asdict(taken))
+    return init_from.put(values, program.jitted_init()(config.seed), program.optimization.init)
 
 
 def evaluate(
@@ -460,14 +479,6 @@ def _refuse(workdir: pathlib.Path, what: str, changed: list[str], resume: Resume
         raise UserError(f"--workdir: {str(workdir)!r} holds {what} ({shown}); take a new folder, or --resume=force")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file of a workdir (UserError when it is damaged)."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); restore it or take a new workdir") from error
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
     """A JSON file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
@@ -557,11 +568,6 @@ def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
             raise UserError(
                 f"evals.{name}.batch_size: got {rows}, must be a multiple of {devices} (devices that share it)"
             )
-
-
-def _device_part(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch without what stays on the host."""
-    return {k: _device_part(v) if isinstance(v, Mapping) else v for k, v in batch.items() if k != "id"}
 
 
 def _print_table(table: report.Table) -> None:

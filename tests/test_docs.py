@@ -6,12 +6,14 @@ import pathlib
 import re
 import shlex
 import sys
+import types
 
 import jax
 import pytest
 
 from ssljax import cli, run
 from ssljax.config import load
+from ssljax.interop import export
 from ssljax.objectives import REGISTRY as OBJECTIVES
 from ssljax.parallel.rules import RULES
 from ssljax.train.metrics import PEAK_FLOPS
@@ -87,6 +89,9 @@ def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
     monkeypatch.setattr(run, "evaluate", lambda *args: None)
     monkeypatch.setattr(run, "generate", lambda *args, **options: [])
     monkeypatch.setattr(run, "fill_mask", lambda *args: [])
+    model = types.SimpleNamespace(config={"model_type": "gpt2"}, parameters=1)
+    monkeypatch.setattr(export, "convert", lambda *args: model)
+    monkeypatch.setattr(export, "export", lambda *args: model)
     if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
         examples(tmp_path, monkeypatch)
     with_commands = ("README.md", "config.md", "evaluation.md", "extending.md", "generation.md")

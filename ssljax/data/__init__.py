@@ -4,7 +4,7 @@ from ssljax.data.config import DataConfig, MixturePart, Part, StreamPart, Tokeni
 from ssljax.data.dataset import Dataset, Split, describe, load_split, open_data
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
-from ssljax.data.spec import DataSpec
+from ssljax.data.spec import DataSpec, device_part
 from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, save_tokenizer
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "StreamPart",
     "TokenizerConfig",
     "describe",
+    "device_part",
     "load_split",
     "load_tokenizer",
     "open_data",

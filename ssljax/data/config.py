@@ -54,7 +54,7 @@ class TokenizerConfig:
         name: `bytes` (256 bytes and the specials), `bpe` (byte-level byte-pair encoding), `wordpiece`, or `file`.
         vocab_size: specials included; `bpe` and `wordpiece` only.
         lowercase: lower-case the text first; `bpe` and `wordpiece` only.
-        path: a tokenizer.json of the `tokenizers` library; `file` only.
+        path: a tokenizer.json of the `tokenizers` library, or a SentencePiece model (`*.model`); `file` only.
     """
 
     name: Literal["bytes", "bpe", "wordpiece", "file"] = "bytes"

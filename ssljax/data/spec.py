@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,3 +57,8 @@ class DataSpec:
 
 def _zeros(elements: dict[str, dict[str, Any]], rows: int) -> dict[str, np.ndarray]:
     return {key: np.zeros((rows, *e["shape"]), e["dtype"]) for key, e in elements.items()}
+
+
+def device_part(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without what stays on the host."""
+    return {k: device_part(v) if isinstance(v, Mapping) else v for k, v in batch.items() if k != "id"}

@@ -17,6 +17,7 @@ from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, Part, TokenizerConfig, cache_root
 from ssljax.data.rows import fill_rows
+from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.sources import Blobs, expand, fingerprint, read
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ _BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
 _WORDPIECE = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _OTHERS = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
 _SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHERS
+
+# What lies beside a tokenizer and says how it is used: special tokens, the side of padding, chat template.
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
 
 class Tokenizer(abc.ABC):
@@ -94,30 +98,29 @@ class ByteTokenizer(Tokenizer):
 
 
 class LibraryTokenizer(Tokenizer):
-    """A tokenizer.json of the `tokenizers` library."""
+    """A tokenizer.json of the `tokenizers` library, or a SentencePiece model (`*.model`)."""
 
     def __init__(self, path: pathlib.Path):
-        from tokenizers import Tokenizer
-
         try:
-            content = path.read_text(encoding="utf-8")
-            self._model = Tokenizer.from_str(content)
+            content = path.read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"data.tokenizer.path: {path} does not exist") from error
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"data.tokenizer.path: {path} is not a tokenizer.json ({error})") from error
-        self._model.no_padding()
-        self._model.no_truncation()
+        except OSError as error:
+            raise UserError(f"data.tokenizer.path: {path} cannot be read ({error.strerror})") from error
+        self._pieced = path.suffix == ".model"
+        self._model: Any = SentencePiece(path) if self._pieced else _library_model(path, content)
         vocabulary = self._model.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.special_ids: dict[str, int] = {}
         for text, role in _SPECIALS.items():
             if text in vocabulary:
                 self.special_ids.setdefault(role, vocabulary[text])
-        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
-        self.byte_lengths = _byte_lengths(json.loads(content), vocabulary, self.vocab_size)
+        self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        self.byte_lengths = None if self._pieced else _byte_lengths(json.loads(content), vocabulary, self.vocab_size)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
+        if self._pieced:
+            return [np.array(self._model.encode(text).ids, np.int32) for text in texts]
         # The library spreads a batch over threads; long texts are cut where no token can reach across.
         pieces = [_pieces(text) for text in texts]
         flat = [piece for group in pieces for piece in group]
@@ -133,6 +136,18 @@ class LibraryTokenizer(Tokenizer):
 
     def save(self, path: pathlib.Path) -> None:
         self._model.save(str(path))
+
+
+def _library_model(path: pathlib.Path, content: bytes) -> "tokenizers.Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        model = Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"data.tokenizer.path: {path} is not a tokenizer.json ({error})") from error
+    model.no_padding()
+    model.no_truncation()
+    return model
 
 
 def _pieces(text: str, size: int = 1 << 16) -> list[str]:
@@ -180,17 +195,23 @@ def open_tokenizer(config: DataConfig) -> Tokenizer:
 
 
 def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
-    """A saved tokenizer.json."""
+    """A saved tokenizer.json, or a SentencePiece model."""
     return LibraryTokenizer(pathlib.Path(path))
 
 
 def save_tokenizer(config: DataConfig, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Writes the tokenizer of a config as `workdir/tokenizer.json`; `load_tokenizer` reads it again."""
+    """Writes the tokenizer of a config as `workdir/tokenizer.json` (a SentencePiece model: `tokenizer.model`);
+    `load_tokenizer` reads it again. Of a file, what says how it is used (`SETTINGS`) comes with it."""
     path = pathlib.Path(workdir) / "tokenizer.json"
     if config.tokenizer.name == "bytes":
         ByteTokenizer().save(path)
-    else:
-        shutil.copyfile(_tokenizer_file(config), path)
+        return path
+    file = _tokenizer_file(config)
+    path = path.with_suffix(".model") if file.suffix == ".model" else path
+    shutil.copyfile(file, path)
+    for name in SETTINGS if config.tokenizer.name == "file" else ():
+        if file.with_name(name).is_file():
+            shutil.copyfile(file.with_name(name), path.with_name(name))
     return path
 
 

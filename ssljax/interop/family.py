@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,7 @@ class Family:
         architecture: class name of the model with its head.
         prefix: of the names of the inner model, which a file of the bare model leaves out.
         renames: patterns of names, and what they become, of other versions of the format.
+        variant: (their config, names of the tensors) -> the family itself or its like with another table of names.
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
         only: of their keys, the one value that is supported.
         ignored: patterns of tensors that are no parameters.
@@ -77,6 +78,12 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
+    variant: Callable[[Mapping[str, Any], Container[str]], "Family"] | None = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return self.outputs is causal_lm
 
     def config(self, theirs: Mapping[str, Any], path: str) -> dict[str, Any]:
         """Our keys for their config."""
@@ -93,8 +100,16 @@ class Family:
         return {"name": self.model, **size, **ours, **self.read(full)}
 
     def built(self, theirs: Mapping[str, Any], path: str, **keys: Any) -> Any:
-        """Our configuration for theirs, with keys of ours over it, resolved."""
-        return schema.build_whole(models.REGISTRY, in_every_stack(self.config(theirs, path), keys), path).resolved()
+        """Our configuration for theirs, with keys of ours over it, resolved.
+
+        Raises:
+            UserError: it has none, or a key is missing; `path` is the file to blame.
+        """
+        try:
+            values = self.config(theirs, path)
+        except KeyError as error:
+            raise UserError(f"{path}: {error.args[0]}: missing") from error
+        return schema.build_whole(models.REGISTRY, in_every_stack(values, keys), path).resolved()
 
     def config_back(self, ours: Any) -> dict[str, Any]:
         """Their config for ours, resolved; `lost` tells what it cannot say."""

@@ -12,7 +12,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,23 +24,26 @@ from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
+from ssljax.data.sentence_piece import SentencePiece
+from ssljax.data.tokenizers import SETTINGS
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.interop.rules import active
 from ssljax.interop.tensors import Tensors
 from ssljax.models.tokens import TokenConfig
 
-_TOKENIZER = (
+# Where there is no tokenizer.json; without the specials that other classes of `transformers` add to it.
+_SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model")
+_COPIED = (
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    *_SENTENCE_PIECE,
+    *SETTINGS,
     "vocab.json",
     "vocab.txt",
     "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "added_tokens.json",
-    "chat_template.jinja",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 
 
@@ -49,8 +52,10 @@ class Model:
     """An imported (or to be exported) model.
 
     module: Flax module. variables: {"params": ...}. config: as in config.json. ours: our configuration, resolved.
-    tokenizer: a `tokenizers.Tokenizer`, None where the folder has none. folder: where it came from. bare: the names of
-    its tensors begin inside the inner model (its file has no head).
+    tokenizer: a `tokenizers.Tokenizer`, or one of a SentencePiece model with the same methods (see
+    `ssljax.data.sentence_piece`); None where the folder has none. folder: where it came from. bare: the names of its
+    tensors begin inside the inner model (its file has no head). missing: parameters that kept initial values, at least
+    in part; unused: tensors that have no parameter (both empty unless the model was loaded with `strict=False`).
     """
 
     module: nn.Module
@@ -61,6 +66,13 @@ class Model:
     tokenizer: Any = None
     folder: pathlib.Path | None = None
     bare: bool = False
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     def forward(self, **inputs: Any) -> dict[str, np.ndarray]:
         """Outputs by the names that `transformers` gives them, for inputs by its names."""
@@ -83,7 +95,7 @@ def load(
     """Reads a model, tensor by tensor, onto a mesh (or the default device).
 
     Args:
-        folder: with config.json and *.safetensors.
+        folder: with config.json and *.safetensors (or pytorch_model.bin, where torch is installed).
         strict: every parameter must have a tensor and every tensor a parameter; else the model keeps its initial
             values for those that are missing.
         mesh: where parameters are split by the rules of `ssljax.parallel`.
@@ -98,21 +110,32 @@ def load(
     if kind not in REGISTRY:
         raise UserError(f"{folder / 'config.json'}: model_type {kind!r} is not supported{nearest(kind, REGISTRY)}")
     family: Family = REGISTRY.get(kind)
-    path = str(folder / "config.json")
-    try:
-        ours = family.built(theirs, path, **keys)
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}: missing") from error
+    ours = family.built(theirs, str(folder / "config.json"), **keys)
     tensors = Tensors(folder, family.renames)
+    family = family.variant(theirs, tensors) if family.variant else family
     left_out = "" if any(name.startswith(family.prefix) for name in tensors) else family.prefix
     ours, repeated = _readouts(family, ours, tensors, left_out, strict)
     module = ours.standalone()
-    params = _read_parameters(module, family, ours, tensors, left_out, repeated, folder, strict, mesh)
-    return Model(module, {"params": params}, theirs, ours, family, _read_tokenizer(folder), folder, bool(left_out))
+    read = _read_parameters(module, family, ours, tensors, left_out, repeated, folder, strict, mesh)
+    return Model(
+        module,
+        {"params": read.params},
+        theirs,
+        ours,
+        family,
+        _read_tokenizer(folder, kind),
+        folder,
+        bool(left_out),
+        read.missing,
+        read.unused,
+    )
 
 
-def save(model: Model, folder: str | pathlib.Path) -> None:
+def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     """Writes what `AutoModel.from_pretrained(folder)` opens: config, tensors, tokenizer, model card.
+
+    Files of `model.folder` that say how to use the tokenizer, how to prepare images and how to generate come with it.
+    `note` is a sentence for the model card.
 
     Raises:
         UserError: the architecture of `transformers` cannot compute what the model does.
@@ -126,7 +149,7 @@ def save(model: Model, folder: str | pathlib.Path) -> None:
             raise UserError(f"{', '.join(lost)}: cannot be written as {config['model_type']}")
     params = model.variables["params"]
     covered = {name for rule in model.family.rules(model.ours) for name in rule.ours}
-    lost = [name for name in _flat(params) if name not in covered]
+    lost = [name for name in flat(params) if name not in covered]
     if lost:
         raise UserError(f"{config['model_type']} has no tensor for: {', '.join(lost)}")
     inner = model.family.prefix if model.bare else ""
@@ -135,21 +158,21 @@ def save(model: Model, folder: str | pathlib.Path) -> None:
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
-        for name in _TOKENIZER:
-            if (model.folder / name).is_file():
+        for name in _COPIED:
+            if (model.folder / name).is_file() and model.folder.resolve() != folder.resolve():
                 shutil.copyfile(model.folder / name, folder / name)
     elif model.tokenizer is not None:
         model.tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "README.md").write_text(_card(model, config))
+    (folder / "README.md").write_text(_card(model, config, note))
 
 
 def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     """Parameters (or their gradients) of a model under the names of `transformers`."""
-    flat = _flat(params)
+    arrays = flat(params)
     out: dict[str, np.ndarray] = {}
     inner = model.family.prefix if model.bare else ""
-    for rule in active(model.family.rules(model.ours), flat):
-        parts = [flat[name] for name in rule.ours]
+    for rule in active(model.family.rules(model.ours), arrays):
+        parts = [arrays[name] for name in rule.ours]
         for name, index in rule.names(parts[0].shape):
             out[name] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
     return {name.removeprefix(inner): value for name, value in out.items()}
@@ -196,12 +219,20 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error})") from error
 
 
-def _read_tokenizer(folder: pathlib.Path) -> Any:
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    import tokenizers
+def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
+    if (folder / "tokenizer.json").is_file():
+        import tokenizers
 
-    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if kind == "pegasus":  # whose ids are not those of the file
+        return None
+    return next((SentencePiece(folder / name) for name in _SENTENCE_PIECE if (folder / name).is_file()), None)
+
+
+class _Read(NamedTuple):
+    params: Any
+    missing: tuple[str, ...]  # parameters
+    unused: tuple[str, ...]  # tensors
 
 
 def _read_parameters(
@@ -214,24 +245,27 @@ def _read_parameters(
     folder: pathlib.Path,
     strict: bool,
     mesh: jax.sharding.Mesh | None,
-) -> Any:
+) -> _Read:
     boxed = jax.eval_shape(module.initial, jax.random.key(0))["params"]
-    shapes = _flat(parallel.unboxed(boxed))
+    shapes = flat(parallel.unboxed(boxed))
     places: Mapping[str, Any] = dict.fromkeys(shapes)
     if mesh is not None:
-        places = _flat(parallel.shardings(parallel.logical_axes(boxed), parallel.unboxed(boxed), mesh))
+        places = flat(parallel.shardings(parallel.logical_axes(boxed), parallel.unboxed(boxed), mesh))
     rules = active(family.rules(ours), shapes)
     if left_out:
         rules = [rule._replace(theirs=rule.theirs.removeprefix(left_out)) for rule in rules]
-    problems, used = [], set()
+    problems: list[str] = []
+    used: set[str] = set()
+    missing: set[str] = set()
     params: dict[str, jax.Array] = {}
     if not strict:  # a block whose tensor is missing keeps its initial values, the other blocks of the stack do not
-        initial = _flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
+        initial = flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
         params = {name: jax.device_put(value, places[name]) for name, value in initial.items()}
     for rule in rules:
         for name, index in rule.names(shapes[rule.ours[0]].shape):
             if name not in tensors:
                 problems.append(f"missing: {name}")
+                missing.update(rule.ours)
                 continue
             used.add(name)
             try:
@@ -240,6 +274,7 @@ def _read_parameters(
                 parts = ()
             if [part.shape for part in parts] != [shapes[mine].shape[len(index) :] for mine in rule.ours]:
                 problems.append(f"shape: {name} {list(tensors.shape(name))} does not fit the configuration")
+                missing.update(rule.ours)
                 continue
             for mine, part in zip(rule.ours, parts):
                 params[mine] = _put(params.get(mine), part, index, shapes[mine], places[mine])
@@ -247,14 +282,16 @@ def _read_parameters(
     problems += [f"no rule: {name}" for name in shapes if name not in covered]
     copies = {a.removeprefix(left_out): b.removeprefix(left_out) for a, b in family.copies.items()}
     rest = [name for name in tensors if name not in used and name not in repeated]
+    unused = []
     for name in (name for name in rest if not any(re.search(pattern, name) for pattern in family.ignored)):
         same = copies.get(name)
         if same is None or same not in tensors or not np.array_equal(tensors[name], tensors[same]):
+            unused.append(name)
             problems.append(f"extra: {name}" + (f", other than {same}" if same else ""))
     if problems and strict:
         shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise UserError(f"{folder}: {len(problems)} tensors do not match: {shown}")
-    return _tree(params)
+    return _Read(tree(params), tuple(sorted({*missing, *(shapes.keys() - covered)})), tuple(unused))
 
 
 def _put(whole: Any, part: np.ndarray, index: tuple[int, ...], shape: Any, place: Any) -> jax.Array:
@@ -273,14 +310,16 @@ def _set(whole: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) -> jax
     return jax.lax.dynamic_update_slice(whole, part.reshape(*[1] * len(index), *part.shape), start)
 
 
-def _flat(tree: Any, before: str = "") -> dict[str, Any]:
+def flat(tree: Any, before: str = "") -> dict[str, Any]:
+    """{"a/b": leaf} of nested mappings."""
     out: dict[str, Any] = {}
     for name, value in tree.items():
-        out |= _flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
+        out |= flat(value, f"{before}{name}/") if isinstance(value, Mapping) else {f"{before}{name}": value}
     return out
 
 
-def _tree(flat: Mapping[str, Any]) -> dict[str, Any]:
+def tree(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings of {"a/b": leaf}."""
     out: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, last = path.split("/")
@@ -291,10 +330,9 @@ def _tree(flat: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _card(model: Model, config: Mapping[str, Any]) -> str:
-    ours = schema.to_dict(model.ours)
-    count = sum(x.size for x in jax.tree.leaves(model.variables["params"]))
+def _card(model: Model, config: Mapping[str, Any], note: str) -> str:
+    hashed = digest(json.loads(json.dumps(schema.to_dict(model.ours))))
     return (
         f"---\nlibrary_name: transformers\n---\n# {config.get('model_type')}\n\n"
-        f"Written by ssljax. {count:,} parameters; configuration {digest(json.loads(json.dumps(ours)))}.\n"
+        f"Written by ssljax. {model.parameters:,} parameters; configuration {hashed}.\n{note}\n"
     )

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.errors import UserError
 from ssljax.base.schema import given, setting
 from ssljax.layers.block import Activation, BlockConfig, Cache, NormPosition
 from ssljax.layers.embeddings import Table

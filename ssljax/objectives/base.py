@@ -72,6 +72,8 @@ class Objective:
     total_dependent: ClassVar[bool] = False
     # The kinds of input that `views` can make, matched with the model's: "images", "tokens", "pairs".
     inputs: ClassVar[tuple[str, ...]]
+    # Where among its parameters those of the model are; None: they are all of them.
+    model_key: ClassVar[str | None] = "encoder"
 
     model: Any = schema.given()
     spec: Any = schema.given()
@@ -103,6 +105,10 @@ class Objective:
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         """Extra state after the optimiser's step; `params` are the new ones."""
         return extra
+
+    def model_params(self, params: Params, extra: Any) -> Params:
+        """The parameters of `model` that are evaluated."""
+        return params if self.model_key is None else params[self.model_key]
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         """Representations of a prepared batch: "pooled" [B, D] always; "image", "text", "tokens" where they exist."""

@@ -26,6 +26,7 @@ class CLIP(ImageObjective):
 
     coupled: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("pairs",)
+    model_key: ClassVar[str | None] = None
 
     max_scale: float = schema.setting(100.0, gt=0)
     augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))

@@ -107,8 +107,8 @@ class DINO(ImageObjective):
             "center": decay * extra["center"] + (1 - decay) * mean,
         }
 
-    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        return super().features(extra["teacher"], extra, batch)  # section 4: the teacher is what is evaluated
+    def model_params(self, params: Params, extra: Any) -> Params:
+        return extra["teacher"]["encoder"]  # section 4: the teacher is what is evaluated
 
     def flops(self, spec: Any) -> float:
         views_flops = crop_flops(self.model, self.augment, spec)

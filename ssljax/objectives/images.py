@@ -49,7 +49,7 @@ class ImageObjective(Objective):
         return pooled.reshape(*images.shape[:2], -1)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        encoded = apply(self.model, params["encoder"], self.pixels(batch["image"]))
+        encoded = apply(self.model, self.model_params(params, extra), self.pixels(batch["image"]))
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
 
 

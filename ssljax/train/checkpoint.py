@@ -11,10 +11,11 @@ import logging
 import math
 import pathlib
 import shutil
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -42,6 +43,14 @@ class CheckpointConfig:
     every_steps: int | None = schema.setting(None, gt=0, free=True)  # None: only at the end and at a stop
     keep: int = schema.setting(2, gt=0, free=True)  # the newest so many
     best: Best | None = schema.setting(None, free=True)  # one more: the best by a metric
+
+
+class Part(NamedTuple):
+    """What a run has learned, of all its state."""
+
+    params: Any
+    extra: Any
+    ema: Any = None
 
 
 class Checkpoints:
@@ -112,13 +121,14 @@ class Checkpoints:
         """Steps with a finished checkpoint, newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
 
-    def restore(self, target: State, step: int | None = None, *, force: bool = False) -> tuple[State, int] | None:
+    def restore(self, target: Any, step: int | None = None, *, force: bool = False) -> tuple[Any, int] | None:
         """The newest sound checkpoint, placed as `target` says, or None when there is none at all.
 
         Newer ones that are damaged are moved aside (`damaged-STEP`), so that the run can save these steps again.
 
         Args:
-            target: tree of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices).
+            target: State of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices), or `Part` of one
+                without shardings: only that is read, into the memory of the host.
             step: this one and no other.
             force: accept the checkpoint of a run with another identity.
 
@@ -146,8 +156,7 @@ class Checkpoints:
                     f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force goes on with it"
                 )
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-                state = self.manager.restore(candidate, args=args)["state"]
+                state = self._read(candidate, target)
             except Exception as error:
                 if "RESOURCE_EXHAUSTED" in str(error):
                     raise  # no room on the device says nothing about the file
@@ -162,6 +171,20 @@ class Checkpoints:
         if steps:
             raise UserError(f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem})")
         return None
+
+    def identity_of(self, step: int) -> dict[str, Any]:
+        """The identity of the run that saved it."""
+        return self._meta(step)["identity"]
+
+    def _read(self, step: int, target: Any) -> Any:
+        if not isinstance(target, Part):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            return self.manager.restore(step, args=args)["state"]
+        parts = {name: tree for name, tree in target._asdict().items() if jax.tree.leaves(tree)}
+        host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), parts)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            args = ocp.args.PyTreeRestore(item=parts, restore_args=host, partial_restore=True)
+            return target._replace(**checkpointer.restore(self.folder / str(step) / "state", args=args))
 
     def _damaged(self, step: int, problem: str) -> None:
         log.warning("checkpoint %d is damaged and skipped: %s", step, problem)
@@ -209,7 +232,7 @@ def checksum(x: jax.Array) -> jax.Array:
     return jnp.sum(words * factor, dtype=jnp.uint32)
 
 
-def _mismatch(meta: dict[str, Any], target: State) -> str:
+def _mismatch(meta: dict[str, Any], target: Any) -> str:
     """What keeps a checkpoint from filling `target`, or an empty text."""
     if meta["format"] != FORMAT:
         return f"format {meta['format']}, this version reads {FORMAT}"
@@ -218,7 +241,7 @@ def _mismatch(meta: dict[str, Any], target: State) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }
     saved = {path: (leaf["shape"], leaf["dtype"]) for path, leaf in meta["leaves"].items()}
-    for path in [*wanted, *saved]:
+    for path in wanted if isinstance(target, Part) else [*wanted, *saved]:
         if wanted.get(path) != saved.get(path):
             return f"{path}: saved as {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
     return ""

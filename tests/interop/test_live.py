@@ -12,7 +12,6 @@ import pytest
 from draws import CASES
 from hypothesis import strategies as st
 
-from ssljax.base.errors import UserError
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.meaning import meaning
@@ -67,6 +66,7 @@ def test_configs_there_and_back(kind):
         ours = family.built(theirs, "config.json")
         assert meaning(family.built(legacy(theirs), "config.json")) == meaning(ours)
         back = json.loads(json.dumps(family.config_back(ours)))
+        assert not family.lost(ours, back)
         assert meaning(family.built(back, "config.json")) == meaning(ours)
         assert back["model_type"] == kind
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_written_is_refused():
     theirs = {"model_type": "llama", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1}
     ours = llama.built({**theirs, "num_attention_heads": 2, "intermediate_size": 9}, "config.json")
     for change in ({"norm_position": "post"}, {"norm": "layer"}, {"layer_kinds": ("local",), "window": 3}):
-        with pytest.raises(UserError, match=rf"model\.{next(iter(change))}: .* cannot be written as llama"):
-            llama.config_back(dataclasses.replace(ours, **change))
+        other = dataclasses.replace(ours, **change)
+        assert llama.lost(other, llama.config_back(other))[0].startswith(f"model.{next(iter(change))}: ")
     free = dataclasses.replace(ours, dropout=0.1, remat="none", init="xavier", pool="mean")
     assert llama.config_back(free) == llama.config_back(ours)

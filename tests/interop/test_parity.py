@@ -63,7 +63,7 @@ def test_old_configs_and_back(name, tmp_path):
 
 
 # One of each file of rules, and of each way of the block; the others under `full`.
-FIRST = ("llama", "albert", "t5", "beit", "siglip")
+FIRST = ("llama", "albert", "deberta_v2", "t5", "beit", "siglip")
 TIERED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
 
 
@@ -139,3 +139,42 @@ def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
         model.forward(input_ids=np.array([[1, 211]]))
     with pytest.raises(UserError, match=r"model.max_len: 40 positions, but a sequence has 41 tokens"):
         model.forward(input_ids=np.zeros((1, 41), np.int32))
+
+
+def test_the_newer_names_of_deberta(tmp_path):
+    """The published third version names its read-out otherwise, with or without saying so, and has a second head."""
+    tensors = safetensors.numpy.load_file(spoil(tmp_path, "deberta_v3") / "model.safetensors")
+    want = hf.load(tmp_path).variables["params"]
+    names = (("cls.predictions.transform", "lm_predictions.lm_head"), ("cls.predictions", "lm_predictions.lm_head"))
+    renamed = {functools.reduce(lambda k, pair: k.replace(*pair), names, k): v for k, v in tensors.items()}
+    extra = {"mask_predictions.dense.weight": np.zeros((48, 48), np.float32)}
+    safetensors.numpy.save_file(renamed | extra, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for legacy in ({}, {"legacy": False}, {"legacy": True}):
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "legacy"} | legacy))
+        model = hf.load(tmp_path)
+        jax.tree.map(np.testing.assert_array_equal, model.variables["params"], want)
+        hf.save(model, tmp_path / "out")
+        assert safetensors.numpy.load_file(tmp_path / "out/model.safetensors").keys() == renamed.keys()
+
+
+@pytest.mark.parametrize(
+    ("lost", "ours"),
+    [
+        ("cls.seq_relationship", {"extras": ("pooler",)}),
+        ("bert.pooler|cls.seq_relationship", {"extras": ()}),
+        ("cls.", {"extras": ("pooler",), "readout_transform": False, "readout_bias": False}),
+    ],
+)
+def test_a_model_has_the_heads_of_its_file(tmp_path, lost, ours):
+    inputs, expected, _ = case("bert")
+    tensors = safetensors.numpy.load_file(spoil(tmp_path, "bert") / "model.safetensors")
+    kept = {k: v for k, v in tensors.items() if not re.match(lost, k)}
+    bare = not any(k.startswith("cls.") for k in kept)
+    kept = {k.removeprefix("bert.") if bare else k: v for k, v in kept.items()}
+    safetensors.numpy.save_file(kept, tmp_path / "model.safetensors")
+    model = hf.load(tmp_path)
+    assert {key: getattr(model.ours, key) for key in ours} == ours
+    got = model.forward(**inputs)
+    for key in ("base.last_hidden_state", *(() if bare else ("prediction_logits",))):
+        np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(expected[key], inputs), **TOLERANCE)

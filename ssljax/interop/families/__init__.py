@@ -39,6 +39,8 @@ REGISTRY = Registry(
         "albert": "ssljax.interop.families.bert:ALBERT",
         "electra": "ssljax.interop.families.bert:ELECTRA",
         "modernbert": "ssljax.interop.families.bert:MODERNBERT",
+        "deberta-v2": "ssljax.interop.families.deberta:DEBERTA",
         "xlnet": "ssljax.interop.families.xlnet:XLNET",
+        "esm": "ssljax.interop.families.esm:ESM",
     },
 )

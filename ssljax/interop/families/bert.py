@@ -58,6 +58,8 @@ def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappi
             values = jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z)))
             out["loss"] = jnp.sum(values * weights) / jnp.sum(weights)
         return out
+    if not c.readout_transform:  # a file without the head of language modelling
+        return out
     logits = apply("logits", encoded.tokens)
     out |= {"logits": logits, "prediction_logits": logits}
     pair = apply("pair_logits", encoded.pooled) if "pair" in c.extras else None
@@ -83,7 +85,7 @@ BLOCK = {
 }
 
 
-def _embeddings(inner: str) -> list[Rule]:
+def embeddings(inner: str) -> list[Rule]:
     return [
         *table("embed", f"{inner}.embeddings.word_embeddings"),
         *table("position_embed", f"{inner}.embeddings.position_embeddings"),
@@ -100,7 +102,7 @@ def _head(config: Any, tied: str, own: str) -> list[Rule]:
 
 def _bert(config: Any) -> list[Rule]:
     return [
-        *_embeddings("bert"),
+        *embeddings("bert"),
         *blocks("bert.encoder.layer.{i}", BLOCK),
         *dense("pooler", "bert.pooler.dense"),
         *dense("head_dense", "cls.predictions.transform.dense"),
@@ -112,7 +114,7 @@ def _bert(config: Any) -> list[Rule]:
 
 def _roberta(config: Any) -> list[Rule]:
     return [
-        *_embeddings("roberta"),
+        *embeddings("roberta"),
         *blocks("roberta.encoder.layer.{i}", BLOCK),
         *dense("pooler", "roberta.pooler.dense"),
         *dense("head_dense", "lm_head.dense"),
@@ -125,7 +127,7 @@ def _distilbert(config: Any) -> list[Rule]:
     names = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
     names |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
     return [
-        *(rule for rule in _embeddings("distilbert") if rule.ours != ("type_embed/embedding",)),
+        *(rule for rule in embeddings("distilbert") if rule.ours != ("type_embed/embedding",)),
         *blocks("distilbert.transformer.layer.{i}", {**names, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
         *dense("head_dense", "vocab_transform"),
         *norm("head_norm", "vocab_layer_norm"),
@@ -139,7 +141,7 @@ def _albert(config: Any) -> list[Rule]:
     names |= {"mlp/in": "ffn", "mlp/out": "ffn_output", "mlp_norm": "full_layer_layer_norm"}
     here = "stack/layers/block" if config.repeats > 1 else "stack/layers"
     return [
-        *_embeddings("albert"),
+        *embeddings("albert"),
         *dense("embed_project", "albert.encoder.embedding_hidden_mapping_in"),
         *blocks("albert.encoder.albert_layer_groups.{i}.albert_layers.0", names, here),
         *dense("pooler", "albert.pooler"),
@@ -152,7 +154,7 @@ def _albert(config: Any) -> list[Rule]:
 
 def _electra(config: Any) -> list[Rule]:
     return [
-        *_embeddings("electra"),
+        *embeddings("electra"),
         *dense("embed_project", "electra.embeddings_project"),
         *blocks("electra.encoder.layer.{i}", BLOCK),
         *dense("head_dense", "generator_predictions.dense"),
@@ -197,7 +199,7 @@ def _write(ours: Any) -> dict[str, Any]:
     return {"hidden_act": activation_back(ours.activation), "type_vocab_size": max(ours.token_types, 1)}
 
 
-def _named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
+def named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
     """The class that has the read-outs of a model: of words and pairs, of words, none."""
     words = ours.readout_transform
     return {"architectures": [whole if words and "pair" in ours.extras else masked if words else bare]}
@@ -210,8 +212,8 @@ def _read_roberta(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_roberta(ours: Any) -> dict[str, Any]:
     places = {"pad_token_id": ours.position_offset - 1, "max_position_embeddings": ours.max_len + ours.position_offset}
-    named = _named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
-    return {**_write(ours), **named, **places}
+    classes = named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
+    return {**_write(ours), **classes, **places}
 
 
 def _read_albert(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +225,7 @@ def _read_albert(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_albert(ours: Any) -> dict[str, Any]:
     layers = {"num_hidden_groups": ours.depth, "num_hidden_layers": ours.depth * ours.repeats}
-    return {**_write(ours), **_named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
+    return {**_write(ours), **named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
 
 
 def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,8 +238,8 @@ def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_electra(ours: Any) -> dict[str, Any]:
     bare = "ElectraForPreTraining" if "replaced" in ours.extras else "ElectraModel"
-    named = _named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
-    return {**_write(ours), **named, "embedding_size": ours.embedding_dim or ours.width}
+    classes = named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
+    return {**_write(ours), **classes, "embedding_size": ours.embedding_dim or ours.width}
 
 
 _BIASES = {
@@ -276,7 +278,7 @@ def _write_modernbert(ours: Any) -> dict[str, Any]:
     full = rotation.pop("rope_parameters")
     local = {**full, "rope_theta": ours.rope_theta_local or ours.rope_theta}
     return {
-        **_named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
+        **named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
         **rotation,
         **{key: ours.has_bias(parts[0]) for key, parts in _BIASES.items()},
         "rope_parameters": {"full_attention": full, "sliding_attention": local},
@@ -288,7 +290,7 @@ def _write_modernbert(ours: Any) -> dict[str, Any]:
     }
 
 
-def _nothing(ours: Any) -> dict[str, np.ndarray]:
+def nothing(ours: Any) -> dict[str, np.ndarray]:
     return {}
 
 
@@ -310,7 +312,7 @@ BERT = Family(
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     read=_read,
-    write=lambda ours: {**_write(ours), **_named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
+    write=lambda ours: {**_write(ours), **named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
     rules=_bert,
     architecture="BertForPreTraining",
     prefix="bert.",
@@ -350,14 +352,14 @@ DISTILBERT = dataclasses.replace(
     read=lambda theirs: {"activation": activation(theirs["activation"], "activation"), **_read_heads(theirs)},
     write=lambda ours: {
         "activation": activation_back(ours.activation),
-        **_named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
+        **named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
     },
     rules=_distilbert,
     architecture="DistilBertForMaskedLM",
     prefix="distilbert.",
     only={},
     copies={},
-    constants=_nothing,
+    constants=nothing,
 )
 ALBERT = dataclasses.replace(
     BERT,
@@ -412,5 +414,5 @@ MODERNBERT = dataclasses.replace(
     prefix="model.",
     only={},
     copies={},
-    constants=_nothing,
+    constants=nothing,
 )

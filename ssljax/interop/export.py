@@ -1,0 +1,166 @@
+"""A trained model as one of `transformers`: the architecture is chosen by what the configuration computes.
+
+An architecture fits if its config, written from ours and read again, gives ours back: then no option of ours is lost.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssljax import models, parallel
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
+from ssljax.interop import hf, workdir
+from ssljax.interop.families import REGISTRY
+from ssljax.interop.family import Family
+from ssljax.layers.masks import Full, is_causal
+from ssljax.models.tokens import TokenConfig
+
+_PADDED = ("embed/embedding", "head_kernel", "head_bias")  # by `vocab_multiple`
+
+
+def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | None = None) -> hf.Model:
+    """Writes the model of a workdir as a folder that `AutoModel.from_pretrained` opens.
+
+    Args:
+        source: the workdir.
+        folder: made if missing.
+        step: of the checkpoint (the newest if None).
+
+    Raises:
+        UserError: no workdir or checkpoint, or a model that no architecture there computes; the key is named.
+    """
+    learned = workdir.read(pathlib.Path(source), step)
+    objective, folder = learned.objective, pathlib.Path(folder)
+    model = of_module(objective.model, learned.model_params, is_causal(getattr(objective, "attention", Full())))
+    ids = {f"{role}_token_id": objective.spec.special_ids.get(role) for role in ("bos", "eos", "pad")}
+    config = {**ids, **model.config} if isinstance(model.ours, TokenConfig) else model.config
+    model = dataclasses.replace(model, config=config, folder=learned.folder)
+    run = f"objective {learned.config['objective']['name']}, step {learned.step}, run {digest(learned.identity)}"
+    hf.save(model, folder, f"Trained by ssljax: {run}.")
+    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        _write(folder / "tokenizer_config.json", _tokenizer_config(folder, objective.spec))
+    if "image" in objective.spec.elements and hasattr(objective, "mean"):
+        _write(folder / "preprocessor_config.json", _image_config(objective))
+    return model
+
+
+def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
+    """Writes a Hugging Face folder anew, checked: one safetensors file under the names of today, and `ssljax.json`, the
+    group `model` of a config that builds it.
+
+    Raises:
+        UserError: what `hf.load` raises, or both are one folder.
+    """
+    source, folder = pathlib.Path(source), pathlib.Path(folder)
+    if source.resolve() == folder.resolve():
+        raise UserError(f"{folder}: is the folder that is read; give another one to write")
+    model = hf.load(source)
+    hf.save(model, folder)
+    _write(folder / "ssljax.json", {"model": group(model)})
+    return model
+
+
+def group(model: hf.Model) -> dict[str, Any]:
+    """The group `model` of a config: the keys that are not the family's defaults."""
+    plain = schema.to_dict(type(model.ours)())
+    ours = schema.to_dict(model.ours)
+    return {"name": model.family.model, "size": None, **{k: v for k, v in ours.items() if v != plain[k]}}
+
+
+def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
+    """A model in the form of the first architecture that computes the same.
+
+    Args:
+        module: of `ssljax.models`. params: its parameters, those of heads may be missing.
+        causal: whether a token sees only those before it.
+
+    Raises:
+        UserError: there is none; what the nearest one does otherwise is named.
+    """
+    ours = getattr(module, "config", None)
+    families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the table
+    own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(ours)]
+    kind_of_input = getattr(ours, "inputs", None)
+    others = [k for k, f in families.items() if models.REGISTRY.get(f.model).inputs == kind_of_input and k not in own]
+    reasons = {}
+    for kind in [*own, *others]:
+        family = families[kind]
+        theirs, reasons[kind] = _fit(family, ours, causal)
+        if not reasons[kind]:
+            back = family.built(theirs, "export")
+            return _filled(family, theirs, back, params)
+    if not own:
+        raise UserError(f"model: {type(ours).__name__} has no counterpart in the Hugging Face format")
+    kind = min(own, key=lambda kind: len(reasons[kind]))
+    shown = ", ".join(reasons[kind][:4]) + (f" and {len(reasons[kind]) - 4} more" if len(reasons[kind]) > 4 else "")
+    raise UserError(f"{shown}: without counterpart in {kind!r}, and no other architecture of transformers fits")
+
+
+def _fit(family: Family, ours: Any, causal: bool) -> tuple[dict[str, Any], list[str]]:
+    """(their config, the keys of ours that it loses)."""
+    if causal != family.causal:
+        return {}, [f"objective.name: attends {'to what comes before' if causal else 'to both sides'}"]
+    try:
+        theirs = family.config_back(ours)
+        return theirs, family.lost(ours, theirs)
+    except (UserError, LookupError, AttributeError, TypeError) as error:  # an option that it has no word for
+        return {}, [f"model: {str(error).removeprefix('export: ')}"]
+
+
+def _filled(family: Family, theirs: dict[str, Any], ours: Any, params: Any) -> hf.Model:
+    """The model with the parameters that there are, rows that only pad a vocabulary left out."""
+    module = ours.standalone()
+    shapes = hf.flat(parallel.unboxed(jax.eval_shape(module.initial, jax.random.key(0))["params"]))
+    values = {name: np.asarray(value) for name, value in hf.flat(params).items()}
+    for name, value in values.items():
+        if name in _PADDED and name in shapes:
+            values[name] = value[tuple(slice(size) for size in shapes[name].shape)]
+    wrong = [n for n, v in values.items() if n not in shapes or v.shape != shapes[n].shape]
+    if wrong:
+        raise UserError(f"{family.architecture} has no parameter like {wrong[0]} {list(values[wrong[0]].shape)}")
+    lost = [name for name in shapes if name not in values]
+    config = {**theirs, "dtype": "float32"}
+    if lost:  # an encoder that was trained without these heads
+        if "head_dense/kernel" in lost:  # nor is the bias of the logits of use then
+            values = {name: value for name, value in values.items() if not name.startswith("head_")}
+        inner = re.sub(r"(LMHead|For[A-Z]\w*?)(Model)?$", "", family.architecture) + "Model"
+        config["architectures"] = [inner]
+    return hf.Model(module, {"params": hf.tree(values)}, config, ours, family)
+
+
+def _tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": spec.max_len,
+        "padding_side": "right",
+        **{f"{role}_token": tokenizer.id_to_token(i) for role, i in spec.special_ids.items()},
+    }
+
+
+def _image_config(objective: Any) -> dict[str, Any]:
+    height, width, channels = objective.spec.elements["image"]["shape"]
+    stats = {"image_mean": objective.mean, "image_std": objective.std}
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        **{name: list(values) * (channels if len(values) == 1 else 1) for name, values in stats.items()},
+    }
+
+
+def _write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

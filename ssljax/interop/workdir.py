@@ -1,0 +1,75 @@
+"""What a run has learned, read from its workdir; its data are not opened."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from ssljax import data, objectives
+from ssljax.base.errors import UserError
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, Part
+from ssljax.train.state import abstract_variables
+
+
+class Learned(NamedTuple):
+    """A checkpoint of a run.
+
+    objective: with its model. params: those that evaluations use, the averaged ones where the run keeps them; arrays
+    of the host, as those of `extra`. config: as in config.json. identity: of the run, as the checkpoint has it.
+    """
+
+    objective: Any
+    params: Any
+    extra: Any
+    step: int
+    config: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    folder: pathlib.Path
+
+    @property
+    def model_params(self) -> Any:
+        """The parameters of `objective.model`."""
+        return self.objective.model_params(self.params, self.extra)
+
+
+def is_workdir(folder: pathlib.Path) -> bool:
+    """Whether a folder holds the config of a run."""
+    config = folder / "config.json"
+    return config.is_file() and (folder / "data.json").is_file() and "objective" in read_json(config)
+
+
+def read(folder: pathlib.Path, step: int | None = None) -> Learned:
+    """The checkpoint of a step (the newest if None).
+
+    Raises:
+        UserError: no workdir, no checkpoint, a damaged one.
+    """
+    if not is_workdir(folder):
+        raise UserError(f"{folder}: is not a workdir of `ssljax train` (config.json and data.json of a run)")
+    config = read_json(folder / "config.json")
+    spec = data.DataSpec.from_json((folder / "data.json").read_text())
+    objective = objectives.create({"objective": config["objective"], "model": config["model"]}, spec)
+    zeros = data.device_part(spec.zeros(config["batch_size"]))
+    shapes, _ = abstract_variables(objective, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros))
+    target = Part(shapes.params, shapes.extra, shapes.params if config.get("ema") is not None else None)
+    checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(), {}, read_only=True)
+    try:
+        restored = checkpoints.restore(target, step, force=True)
+        if restored is None:
+            raise UserError(f"{folder}: has no checkpoint yet")
+        part, at = restored
+        identity = checkpoints.identity_of(at)
+    finally:
+        checkpoints.close()
+    params = part.params if part.ema is None else part.ema
+    return Learned(objective, params, part.extra, at, config, identity, folder)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file (UserError when it is damaged)."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); restore it or take a new workdir") from error

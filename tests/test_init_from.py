@@ -1,0 +1,291 @@
+"""Runs that start from learned parameters: what is taken, what is not, and that nothing else changes."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from ssljax import run
+from ssljax.base.errors import UserError
+from ssljax.config import build
+from ssljax.interop import hf, workdir
+from ssljax.interop.export import export
+from ssljax.interop.init_from import InitFrom, stretched
+from ssljax.layers.positions import resize_table
+from ssljax.train.loop import Stopped
+
+VIT = {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}
+IMAGES = {
+    "model": VIT,
+    "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
+    "data": {"source": "builtin:digits", "max_examples": 100},
+    "optimizer": {"name": "adamw", "learning_rate": 0.01},
+    "mesh": {"data": 8},
+    "steps": 4,
+    "batch_size": 16,
+    "log": {"every_steps": 2, "progress": False, "tensorboard": False},
+    "checkpoint": {"every_steps": 2},
+}
+CLASSES = {**IMAGES, "objective": {"name": "classification"}}
+WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
+
+
+@pytest.fixture(scope="module")
+def simclr(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simclr")
+    run.train(IMAGES, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "text.jsonl"
+    rng = np.random.default_rng(0)
+    path.write_text("".join(json.dumps({"text": " ".join(rng.choice(WORDS, 12))}) + "\n" for _ in range(60)))
+    return path
+
+
+def texts(corpus, model="gpt", objective="causal_lm", length=16, **keys):
+    data = {"source": f"jsonl:{corpus}", "mode": "windows", "tokenizer": {"name": "bytes"}, "seq_len": length}
+    size = {"size": None, "width": 16, "depth": 2, "heads": 2}
+    return {**IMAGES, "model": {"name": model, **size, **keys}, "objective": {"name": objective}, "data": data}
+
+
+@pytest.fixture(scope="module")
+def gpt(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gpt")
+    run.train(texts(corpus), folder)
+    return folder
+
+
+def started(config, source, folder, **keys):
+    """(state before the first step, state without init_from, what init_from.json says) as {path: array}."""
+    program = run.assemble(build({**config, "init_from": {"path": str(source), **keys}}))
+    with run.parallel.mesh_context(program.mesh):
+        state, fresh = run.begin(program, folder), program.jitted_init()(program.config.seed)
+    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(program.shardings)):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    return state, fresh, json.loads((folder / "init_from.json").read_text())
+
+
+def same(a, b):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_an_encoder_for_a_classifier(simclr, tmp_path):
+    state, fresh, said = started(CLASSES, simclr, tmp_path)
+    learned = workdir.read(simclr)
+    for path, value in hf.flat(state.params).items():
+        expected = learned.params if path.startswith("encoder/") else fresh.params
+        same(value, hf.flat(expected)[path])
+    assert sorted(said["taken"]) == sorted(p for p in hf.flat(state.params) if p.startswith("encoder/"))
+    assert said["kept"] == {"head/linear/kernel": "not there", "head/linear/bias": "not there"}
+    assert said["unused"] and all(path.startswith("projector/") for path in said["unused"])
+    assert "step 4" in said["where"]
+    for name in ("step", "seed", "meters", "guard", "extra", "opt_state"):
+        jax.tree.map(same, getattr(state, name), getattr(fresh, name))
+
+
+def test_the_same_objective_goes_on_with_all_of_it(simclr, tmp_path):
+    state, _, said = started(IMAGES, simclr / "checkpoints" / "2", tmp_path)
+    jax.tree.map(same, state.params, workdir.read(simclr, 2).params)
+    assert not said["kept"] and not said["unused"] and "step 2" in said["where"]
+
+
+def test_patterns(simclr, tmp_path):
+    state, fresh, said = started(
+        CLASSES, simclr, tmp_path, include=["^encoder/stack/", "positions"], exclude=["mlp/", "norm"]
+    )
+    learned = hf.flat(workdir.read(simclr).params)
+    for path, value in hf.flat(state.params).items():
+        wanted = path == "encoder/positions" or path.startswith("encoder/stack/layers/attention/")
+        assert (path in said["taken"]) == wanted
+        same(value, (learned if wanted else hf.flat(fresh.params))[path])
+    assert said["kept"]["encoder/patch/kernel"] == "left out"
+
+
+def test_positions_of_another_image_size(simclr, tmp_path):
+    config = {**CLASSES, "data": {**CLASSES["data"], "image_size": 16}}
+    state, _, said = started(config, simclr, tmp_path)
+    learned = workdir.read(simclr).params["encoder"]
+    assert said["resized"] == {"encoder/positions": "[4, 16] -> [16, 16]"}
+    same(state.params["encoder"]["positions"], resize_table(learned["positions"], (2, 2), (4, 4)))
+    same(state.params["encoder"]["patch"]["kernel"], learned["patch"]["kernel"])
+
+
+@pytest.mark.parametrize("length", [8, 31])
+def test_positions_of_another_length(gpt, corpus, tmp_path, length):
+    state, _, said = started(texts(corpus, length=length), gpt, tmp_path)
+    table = workdir.read(gpt).params["encoder"]["position_embed"]["embedding"]
+    got = np.asarray(state.params["encoder"]["position_embed"]["embedding"])
+    assert said["resized"] == {"encoder/position_embed/embedding": f"[16, 16] -> [{length}, 16]"}
+    if length == 8:
+        same(got, table[:8])
+    else:  # twice as many steps between the same ends
+        np.testing.assert_allclose(got[::2], table, atol=1e-6)
+        np.testing.assert_allclose(got[1::2], (table[1:] + table[:-1]) / 2, atol=1e-6)
+    same(stretched(table, len(table)), table)
+
+
+def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
+    head = {"hidden": 16, "bottleneck": 8, "prototypes": 12}
+    crops = {"name": "multi_crop", "local_crops": 1, "local_size": 4}
+    config = {**IMAGES, "objective": {"name": "dino", "head": head, "augment": crops}, "ema": 0.9}
+    state, fresh, _ = started(config, simclr, tmp_path)
+    learned = workdir.read(simclr).params["encoder"]
+    for tree in (state.params, state.ema, state.extra["teacher"]):
+        jax.tree.map(same, tree["encoder"], learned)
+        jax.tree.map(same, tree["head"], fresh.params["head"])
+    same(state.extra["center"], fresh.extra["center"])
+    run.train({**config, "init_from": {"path": str(simclr)}, "steps": 2}, tmp_path / "run")  # buffers are its own
+    # The other way the teacher is what is taken.
+    state, _, _ = started(IMAGES, tmp_path / "run", tmp_path)
+    jax.tree.map(same, state.params["encoder"], workdir.read(tmp_path / "run").extra["teacher"]["encoder"])
+
+
+def test_averaged_weights_are_what_is_taken(corpus, tmp_path):
+    run.train({**texts(corpus), "ema": 0.5}, tmp_path / "run")
+    state, _, _ = started(texts(corpus), tmp_path / "run", tmp_path)
+    jax.tree.map(same, state.params, workdir.read(tmp_path / "run").params)
+
+
+def test_a_hugging_face_folder(gpt, corpus, tmp_path):
+    export(gpt, tmp_path / "hf")
+    state, _, said = started(texts(corpus), tmp_path / "hf", tmp_path)
+    jax.tree.map(same, state.params, workdir.read(gpt).params)
+    assert not said["kept"] and not said["unused"]
+    # Into another objective, under a model of another kind: what both have.
+    config = texts(corpus, "bert", "mlm", norm_position="pre", activation="gelu_tanh", embedding_norm=False)
+    state, fresh, said = started(config, tmp_path / "hf", tmp_path)
+    learned = hf.flat(workdir.read(gpt).params)
+    fresh_params = hf.flat(fresh.params)
+    for path, value in hf.flat(state.params).items():
+        same(value, (fresh_params if "head_" in path else learned)[path])
+    assert set(said["kept"]) == {path for path in fresh_params if "head_" in path}
+
+
+def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
+    import safetensors.numpy
+
+    export(gpt, tmp_path / "hf")
+    file = tmp_path / "hf/model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    lost = "transformer.h.1.ln_1.weight"
+    tensors = {k: v for k, v in tensors.items() if k != lost} | {"score.weight": np.zeros((2, 16), np.float32)}
+    safetensors.numpy.save_file(tensors, file)
+    with caplog.at_level("INFO", logger="ssljax"):
+        state, fresh, said = started(texts(corpus), tmp_path / "hf", tmp_path)
+    path = "encoder/stack/layers/attention_norm/scale"
+    assert said["unused"] == ["score.weight"] and said["kept"] == {path: "not there"}
+    same(hf.flat(state.params)[path], hf.flat(fresh.params)[path])
+    assert "not used: score.weight" in caplog.text and f"initial values kept: {path}" in caplog.text
+
+
+CASES = {
+    "no such path": ({"path": "/nowhere"}, r"init_from\.path: '/nowhere' does not exist \(a workdir"),
+    "an empty folder": ({"path": "{tmp}"}, r"init_from\.path: '.*' holds none"),
+    "an unset variable": ({"path": "$NOT_SET_HERE/x"}, r"init_from\.path: .*NOT_SET_HERE"),
+    "no such checkpoint": ({"path": "{source}/checkpoints/3"}, r"no checkpoint of step 3"),
+    "an unknown pattern": ({"path": "{source}", "exclude": ["decoder"]}, r"init_from\.exclude: 'decoder' matches no"),
+    "nothing left": ({"path": "{source}", "exclude": [""]}, r"init_from: nothing of .* was taken"),
+    "no expression": ({"path": "{source}", "include": ["("]}, r"init_from\.include: '\(' is not a regular expression"),
+    "no path": ({"include": ["encoder"]}, r"init_from\.path: missing"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes(case, simclr, tmp_path):
+    values, message = CASES[case]
+    values = {**values, **({"path": values["path"].format(tmp=tmp_path, source=simclr)} if "path" in values else {})}
+    with pytest.raises(UserError, match=message) as error:
+        run.train({**CLASSES, "init_from": values}, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_another_shape_is_a_mistake_unless_it_is_left_out(simclr, tmp_path):
+    config = {**CLASSES, "model": {**VIT, "mlp_dim": 24}}
+    with pytest.raises(UserError, match=r"encoder/stack/layers/mlp/in/kernel \[2, 16, 64\], not \[2, 16, 24\]"):
+        started(config, simclr, tmp_path)
+    _, _, said = started(config, simclr, tmp_path, exclude=["mlp/"])
+    assert "encoder/patch/kernel" in said["taken"] and said["kept"]["encoder/stack/layers/mlp/in/kernel"] == "left out"
+    # Another kind of model has nothing in common.
+    with pytest.raises(UserError, match="nothing of"):
+        started({**CLASSES, "model": {**VIT, "name": "vit"}}, simclr, tmp_path, include=["head"])
+
+
+def test_a_classifier_of_other_classes_stays_behind(tmp_path):
+    run.train(CLASSES, tmp_path / "ten")
+    config = {**CLASSES, "data": {**CLASSES["data"], "num_classes": 12}}
+    state, fresh, said = started(config, tmp_path / "ten", tmp_path)
+    assert said["kept"] == {"head/linear/bias": "[10] there", "head/linear/kernel": "[16, 10] there"}
+    jax.tree.map(same, state.params["head"], fresh.params["head"])
+
+
+def parameters(folder):
+    learned = workdir.read(folder)
+    return {**hf.flat(learned.params), "step": learned.step}
+
+
+def test_a_stopped_and_resumed_run_is_the_undisturbed_one(simclr, tmp_path, monkeypatch):
+    """Before its first checkpoint it starts from the source again, after that it reads the source no more."""
+    source = tmp_path / "source"
+    shutil.copytree(simclr, source)
+    config = {**CLASSES, "init_from": {"path": str(source)}, "steps": 6}
+    run.train(config, tmp_path / "whole")
+
+    def stop_at(step):
+        original = run.Recorder.save
+
+        def save_then_term(self, done, state):
+            original(self, done, state)
+            if done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(run.Recorder, "save", save_then_term)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # killed before anything was saved
+        patch.setattr(run.Recorder, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(config, tmp_path / "resumed")
+    stop_at(2)
+    with pytest.raises(Stopped):
+        run.train(config, tmp_path / "resumed")
+    monkeypatch.undo()
+    shutil.rmtree(source)
+    run.train(config, tmp_path / "resumed")
+    whole, resumed = parameters(tmp_path / "whole"), parameters(tmp_path / "resumed")
+    assert whole.keys() == resumed.keys() and whole["step"] == 6
+    for path in whole:
+        same(whole[path], resumed[path])
+
+
+def test_it_is_part_of_the_identity(simclr, tmp_path):
+    plain, other = build(CLASSES), build({**CLASSES, "init_from": {"path": str(simclr)}})
+    assert plain.hash() != other.hash()
+    assert other.hash() != build({**CLASSES, "init_from": {"path": str(simclr), "exclude": ["norm"]}}).hash()
+    run.train({**CLASSES, "steps": 2}, tmp_path)
+    with pytest.raises(UserError, match=r"init_from"):
+        run.train({**CLASSES, "steps": 2, "init_from": {"path": str(simclr)}}, tmp_path)
+
+
+def test_no_steps_at_all_evaluate_it(simclr, tmp_path):
+    evals = {"knn": {"max_examples": 64, "k": 5}}
+    shutil.copytree(simclr, tmp_path / "copy")
+    config = json.loads((simclr / "config.json").read_text())
+    (tmp_path / "copy/config.json").write_text(json.dumps({**config, "evals": evals}))
+    want = [line["metrics"] for line in run.evaluate(tmp_path / "copy") if line["of"] == "trained"]
+    lines = run.train({**IMAGES, "steps": 0, "evals": evals, "init_from": {"path": str(simclr)}}, tmp_path / "run")
+    assert [line["metrics"] for line in lines if line["of"] == "trained"] == want
+    assert (tmp_path / "run/report.html").exists()
+
+
+def test_defaults():
+    assert InitFrom("x").wants("anything") and not InitFrom("x", exclude=("any",)).wants("anything")
