@@ -25,7 +25,7 @@ from ssljax.base import schema
 from ssljax.config import RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
 from ssljax.interop.init_from import InitFrom
-from ssljax.layers.block import BlockConfig
+from ssljax.layers.config import BlockConfig
 from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig

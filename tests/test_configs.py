@@ -9,7 +9,7 @@ import pytest
 from ssljax import run
 from ssljax.base import schema
 from ssljax.config import load
-from ssljax.layers.block import BlockConfig
+from ssljax.layers.config import BlockConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("[!_]*.py"))

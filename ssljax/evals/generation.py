@@ -22,8 +22,8 @@ from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.block import Cache, empty_cache
 from ssljax.layers.masks import Causal, Full, Keys
+from ssljax.layers.multihead import Cache, empty_cache
 from ssljax.layers.positions import Dynamic
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenTransformer

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ssljax.layers.block import PARTS, BlockConfig
+from ssljax.layers.config import PARTS, BlockConfig
 from ssljax.models.tokens import TokenConfig
 
 # Keys that no output depends on, or that are told otherwise below.

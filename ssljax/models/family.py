@@ -8,7 +8,7 @@ import jax
 
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.schema import setting
-from ssljax.layers.block import BlockConfig
+from ssljax.layers.config import BlockConfig
 
 
 class Encoded(NamedTuple):

@@ -4,7 +4,7 @@ Norms, activations, softmax and look-ups are left out (a few percent). A train s
 three times the forward pass.
 """
 
-from ssljax.layers.block import GATED, BlockConfig
+from ssljax.layers.config import GATED, BlockConfig
 
 
 def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = False) -> float:

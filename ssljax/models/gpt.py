@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
-from ssljax.layers.block import Activation, NormPosition
+from ssljax.layers.config import Activation, NormPosition
 from ssljax.models.family import Size, preset
 from ssljax.models.tokens import TokenConfig
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from ssljax.base.schema import given, setting
-from ssljax.layers.block import Activation, NormPosition, Part
+from ssljax.layers.config import Activation, NormPosition, Part
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import Llama3
 from ssljax.models.family import Size, preset

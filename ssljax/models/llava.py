@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ssljax import models
 from ssljax.base.schema import setting
-from ssljax.layers.block import ACTIVATIONS, Activation
+from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import given, setting
-from ssljax.layers.block import Stack
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
 from ssljax.layers.positions import sincos_2d
+from ssljax.layers.stack import Stack
 from ssljax.models.family import Encoded, Size, TransformerConfig, preset
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.vit import ViTConfig

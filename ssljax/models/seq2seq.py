@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import given, setting
-from ssljax.layers.block import Activation, BlockConfig, Cache, NormPosition
+from ssljax.layers.config import Activation, BlockConfig, NormPosition
 from ssljax.layers.embeddings import Table
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Mask
+from ssljax.layers.multihead import Cache
 from ssljax.layers.noise import Noise
 from ssljax.models.family import Encoded, Published, Size, preset
 from ssljax.models.flops import dense_flops, stack_flops

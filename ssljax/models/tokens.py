@@ -14,12 +14,14 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.block import ACTIVATIONS, Activation, Cache, Stack
+from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
 from ssljax.layers.masks import Full, Mask, Segments
+from ssljax.layers.multihead import Cache
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.positions import sinusoidal
+from ssljax.layers.stack import Stack
 from ssljax.models.family import Encoded, TransformerConfig, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
 

@@ -13,11 +13,14 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.schema import given, setting
 from ssljax.layers import positions
-from ssljax.layers.block import Attention, BlockConfig, FeedForward, Layer, Shared, Stack
+from ssljax.layers.block import FeedForward
+from ssljax.layers.config import BlockConfig
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
+from ssljax.layers.multihead import Attention, Layer, Shared
 from ssljax.layers.noise import Noise, dropout
+from ssljax.layers.stack import Stack
 from ssljax.models.family import Encoded, Size, TransformerConfig, element_shape, preset
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify

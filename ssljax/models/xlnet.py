@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import setting
-from ssljax.layers.block import NormPosition, Part
+from ssljax.layers.config import NormPosition, Part
 from ssljax.layers.dense import parameter
 from ssljax.layers.masks import Given, Mask, materialize
 from ssljax.layers.noise import Noise, dropout
