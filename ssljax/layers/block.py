@@ -1,5 +1,6 @@
 """The one transformer block: attention, to a memory too if asked for, and a feed-forward part."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn

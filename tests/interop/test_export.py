@@ -19,6 +19,7 @@ from ssljax.base.errors import UserError
 from ssljax.config import load
 from ssljax.interop import hf, workdir
 from ssljax.interop.export import export, group, of_module
+from ssljax.interop.meaning import meaning
 from ssljax.layers.masks import Causal, Full
 
 ROOT = pathlib.Path(__file__).parents[2]
