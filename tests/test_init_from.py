@@ -289,3 +289,17 @@ def test_no_steps_at_all_evaluate_it(simclr, tmp_path):
 
 def test_defaults():
     assert InitFrom("x").wants("anything") and not InitFrom("x", exclude=("any",)).wants("anything")
+
+
+@pytest.mark.parametrize("heads", ["mean", "first"])
+def test_heads_of_keys_and_values_are_pooled(gpt, corpus, tmp_path, heads):
+    state, _, said = started(texts(corpus, kv_heads=1), gpt, tmp_path, heads=heads)
+    learned = hf.flat(workdir.read(gpt).params)
+    pooled = {f"encoder/stack/layers/attention/{name}/{part}" for name in "kv" for part in ("kernel", "bias")}
+    assert set(said["resized"]) == pooled and not said["kept"]
+    for path, value in hf.flat(state.params).items():
+        before = learned[path]
+        if path in pooled:
+            by_head = before.reshape(*before.shape[:-1], 2, 8)
+            before = by_head.mean(-2) if heads == "mean" else by_head[..., 0, :]
+        np.testing.assert_allclose(value, before, rtol=1e-6)

@@ -5,7 +5,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,14 @@ class InitFrom:
         format.
     include: regular expressions; only parameters whose path one of them matches are taken. None: all.
     exclude: regular expressions; parameters whose path one of them matches keep their initial values.
+    heads: what becomes of the heads of keys and values where the new model has fewer (`kv_heads`): each group's mean
+        (Ainslie et al. 2023, section 2.1), or its first.
     """
 
     path: str = schema.setting()
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
+    heads: Literal["mean", "first"] = "mean"
 
     def validate(self) -> None:
         for key in ("include", "exclude"):
@@ -143,7 +146,7 @@ def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple
             kept[path] = "left out"
             continue
         if value.shape != target.shape and ours:
-            how = _resizing(name, source.module, objective.model, value, target.shape)
+            how = _resizing(name, source.module, objective.model, value, target.shape, config.heads)
             if how is not None:
                 resized[path] = f"{list(value.shape)} -> {list(target.shape)}"
                 value = how(value)
@@ -200,9 +203,11 @@ def _path(keys: Any) -> str:
 
 
 def _resizing(
-    name: str, source: Any, target: Any, table: np.ndarray, shape: tuple[int, ...]
+    name: str, source: Any, target: Any, table: np.ndarray, shape: tuple[int, ...], heads: str
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How a table of positions gets another shape; None where it is no such table or cannot."""
+    """How a table of positions, or a projection to keys or values, gets another shape; None where it cannot."""
+    if re.search(r"attention/[kv]/(kernel|bias)$", name):
+        return _grouping(source, target, table, shape, heads)
     if table.ndim != 2 or table.shape[1:] != shape[1:]:
         return None
     if name.rpartition("/")[2] == "positions":
@@ -214,6 +219,24 @@ def _resizing(
         offset = getattr(target.config, "position_offset", 0)
         return lambda table: np.concatenate([table[:offset], stretched(table[offset:], shape[0] - offset)])
     return None
+
+
+def _grouping(
+    source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], how: str
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How the heads of a projection [..., G * K] become fewer."""
+    before, after = (getattr(getattr(module, "config", None), "groups", 0) for module in (source, target))
+    if not before or not after or before % after or kernel.shape[:-1] != shape[:-1]:
+        return None
+    width = shape[-1] // after
+    if kernel.shape[-1] != before * width:
+        return None
+
+    def pooled(kernel: np.ndarray) -> np.ndarray:
+        heads = kernel.reshape(*kernel.shape[:-1], after, before // after, width)
+        return (heads.mean(-2) if how == "mean" else heads[..., 0, :]).reshape(shape)
+
+    return pooled
 
 
 def _grid(module: Any, rows: int) -> tuple[int, int] | None:

@@ -135,6 +135,12 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits)
     return jax.nn.dot_product_attention(q, k, v, scale=logits.scale, is_causal=causal, implementation="cudnn")
 
 
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> jax.Array:
+    from ssljax.layers.splash import attend_splash
+
+    return attend_splash(q, k, v, mask, scale=logits.scale, cap=logits.cap)
+
+
 def _block_rows(length: int) -> int:
     """64 rows a block, more for long sequences so that at most 16 blocks are compiled."""
     return max(64, -(-length // (16 * 64)) * 64)
@@ -223,6 +229,18 @@ def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits:
     return None
 
 
+def _splash_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
+    if jax.default_backend() != "tpu":
+        return "it needs a TPU"
+    if logits.mix is not None:
+        return "heads are mixed (talking_heads)"
+    if logits.bias is not None:
+        return "logits have a bias"
+    from ssljax.layers.splash import refuses
+
+    return refuses(q, k, v, mask)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """One way to compute attention. `refuses` gives the reason why it can't, or None."""
@@ -234,12 +252,13 @@ class Kernel:
 
 KERNELS = {
     "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True),
+    "splash": Kernel(_splash, _splash_refuses, fused=True),
     "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),
     "blockwise": Kernel(_blockwise, _blockwise_refuses),
     "xla": Kernel(_xla, lambda q, k, v, mask, logits: None),
 }
 BACKENDS = {
     "gpu": ("cudnn", "blocked_causal", "blockwise", "xla"),
-    "tpu": ("blocked_causal", "blockwise", "xla"),
+    "tpu": ("splash", "blocked_causal", "blockwise", "xla"),
     "cpu": ("blocked_causal", "blockwise", "xla"),
 }

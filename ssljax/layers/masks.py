@@ -91,6 +91,22 @@ class Sliding(Mask):
         return near & (distance >= 0 if self.causal else distance > -self.window)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["allowed"], meta_fields=["size"])
+@dataclasses.dataclass(frozen=True)
+class Blocks(Mask):
+    """Block-sparse attention (Child et al. 2019): of blocks of `size` tokens, each query block sees some key blocks.
+
+    `allowed` is bool [T / size, S / size], rounded up.
+    """
+
+    size: int
+    allowed: jax.Array
+
+    def block(self, rows: Span, columns: Span) -> jax.Array:
+        seen = jnp.take(self.allowed, rows.numbers() // self.size, axis=0, mode="clip")
+        return jnp.take(seen, columns.numbers() // self.size, axis=1, mode="clip")
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["q_ids", "kv_ids"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
@@ -155,7 +171,7 @@ def is_causal(mask: Mask) -> bool:
 
 def may_be_empty(mask: Mask) -> bool:
     """May a query have no key at all? (Then kernels must give it zeros.)"""
-    return any(isinstance(p, Segments | Keys | Given) for p in parts_of(mask))
+    return any(isinstance(p, Segments | Keys | Blocks | Given) for p in parts_of(mask))
 
 
 def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:

@@ -49,7 +49,8 @@ class ResNetConfig:
     norm: Literal["group", "batch"] = "group"
     groups: int = setting(32, ge=1)  # of channels, for the norm "group"
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
+    # of activations; parameters are float32, and the loss is scaled where activations are float16
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def resolved(self) -> Self:
         """The same with the numbers of its size filled in."""

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 
 from ssljax.objectives.base import Ctx, Loss, Objective, total
 
+Total = Callable[[Any], jax.Array]  # of the terms of a loss
+
 
 class Gradients(NamedTuple):
     """Gradients with respect to the parameters, the value of the loss, and what `Objective.loss` returned."""
@@ -26,14 +28,30 @@ class Gradients(NamedTuple):
     loss: Loss
 
 
-def gradients(objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int) -> Gradients:
-    """Loss and gradients of the batch behind `inputs` (leading axis B, a multiple of `slices`)."""
-    if slices == 1:
-        return _whole(objective, params, extra, inputs, ctx)
-    return (_coupled if objective.coupled else _uncoupled)(objective, params, extra, inputs, ctx, slices)
+def gradients(
+    objective: Objective,
+    params: Any,
+    extra: Any,
+    inputs: Any,
+    ctx: Ctx,
+    slices: int,
+    scale: jax.Array | None = None,
+) -> Gradients:
+    """Loss and gradients of the batch behind `inputs` (leading axis B, a multiple of `slices`).
+
+    With `scale` what is differentiated is the loss times it, and the gradients are divided by it: float16 would round
+    small ones of activations to 0 (Micikevicius et al. 2018, section 3.2).
+    """
+    how = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
+    if scale is None:
+        return how(objective, params, extra, inputs, ctx, slices, total)
+    grads, value, loss = how(objective, params, extra, inputs, ctx, slices, lambda terms: scale * total(terms))
+    return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss)
 
 
-def _whole(objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx) -> Gradients:
+def _whole(
+    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total: Total
+) -> Gradients:
     def value(params: Any) -> tuple[jax.Array, Loss]:
         loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
         return total(loss.terms), loss
@@ -42,7 +60,9 @@ def _whole(objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx)
     return Gradients(grads, loss_value, loss)
 
 
-def _uncoupled(objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int) -> Gradients:
+def _uncoupled(
+    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total: Total
+) -> Gradients:
     # Only weights and coefficients leave this pass: its encoder is dead code.
     whole = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
     weights = {name: jax.lax.stop_gradient(weight) for name, (_, _, weight) in whole.terms.items()}
@@ -64,7 +84,9 @@ def _uncoupled(objective: Objective, params: Any, extra: Any, inputs: Any, ctx: 
     return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)))
 
 
-def _coupled(objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int) -> Gradients:
+def _coupled(
+    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total: Total
+) -> Gradients:
     cuts = (split(inputs, slices), split(ctx.row, slices))
 
     def encode(params: Any, cut: tuple[Any, jax.Array]) -> Any:

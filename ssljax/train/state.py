@@ -1,5 +1,6 @@
 """The state of a run, how it is born sharded, and what is added up between two log points."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,8 @@ class State(flax.struct.PyTreeNode):
     meters: {name: (sum, weight)} since the last log point, so that a resumed run logs the same numbers.
     guard: counts of non-finite steps: {"skipped", "streak": in a row until now, "longest": such row since the last log
         point, "last": the last such step}.
+    loss_scale: where activations are float16: {"value": what the loss is multiplied with, "good": finite steps since it
+        changed}; else None.
     """
 
     step: jax.Array
@@ -32,6 +35,22 @@ class State(flax.struct.PyTreeNode):
     hyper: dict[str, jax.Array]
     meters: dict[str, tuple[jax.Array, jax.Array]]
     guard: dict[str, jax.Array]
+    loss_scale: dict[str, jax.Array] | None = None
+
+
+def grown(loss_scale: dict[str, jax.Array], ok: jax.Array) -> dict[str, jax.Array]:
+    """The scale after a step: halved if that was not finite, doubled after 2,000 that were (Micikevicius 2018)."""
+    value, good = loss_scale["value"], jnp.where(ok, loss_scale["good"] + 1, 0)
+    value = jnp.where(ok, jnp.where(good == 2000, 2 * value, value), jnp.maximum(value / 2, 1))
+    return {"value": value, "good": good % 2000}
+
+
+def computes_in_float16(part: Any) -> bool:
+    """Does a module, or a configuration in it, say that activations are float16?"""
+    if not dataclasses.is_dataclass(part):
+        return False
+    fields = [field.name for field in dataclasses.fields(part) if field.name != "parent" and hasattr(part, field.name)]
+    return getattr(part, "dtype", None) == "float16" or any(computes_in_float16(getattr(part, f)) for f in fields)
 
 
 def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
@@ -56,6 +75,8 @@ def make_init(
         hyper: initial values of the settings that a stacked sweep varies.
     """
 
+    half = computes_in_float16(objective.model)
+
     def init(seed: jax.Array) -> State:
         variables = parallel.unboxed(_variables(objective, seed, batch))
         return State(
@@ -69,6 +90,7 @@ def make_init(
             hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
             meters={},
             guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "longest": jnp.int32(0), "last": jnp.int32(-1)},
+            loss_scale={"value": jnp.float32(2**15), "good": jnp.int32(0)} if half else None,
         )
 
     return init
@@ -91,6 +113,7 @@ def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh)
         hyper=jax.tree.map(lambda _: whole, state.hyper),
         meters=jax.tree.map(lambda _: whole, state.meters),
         guard=jax.tree.map(lambda _: whole, state.guard),
+        loss_scale=jax.tree.map(lambda _: whole, state.loss_scale),
     )
 
 

@@ -10,7 +10,7 @@ import optax
 
 from ssljax.objectives.base import Ctx, Objective, stream
 from ssljax.train.microbatch import gradients
-from ssljax.train.state import State
+from ssljax.train.state import State, grown
 
 Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
@@ -40,7 +40,8 @@ def make_train_step(
         inputs = task.views(stream(state.seed, state.step, "views"), task.prepare(batch), state.step)
         rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
         ctx = Ctx(key=stream(state.seed, state.step, "encode"), step=state.step, row=rows, train=True)
-        grads, value, loss = gradients(task, state.params, state.extra, inputs, ctx, microbatches)
+        scale = None if state.loss_scale is None else state.loss_scale["value"]
+        grads, value, loss = gradients(task, state.params, state.extra, inputs, ctx, microbatches, scale)
 
         updates, opt_state, health = opt.update(grads, state.opt_state, state.params, state.step)
         params = optax.apply_updates(state.params, updates)
@@ -74,6 +75,7 @@ def make_train_step(
                 "longest": jnp.maximum(state.guard["longest"], streak),
                 "last": jnp.where(ok, state.guard["last"], state.step),
             },
+            loss_scale=None if state.loss_scale is None else grown(state.loss_scale, ok),
         )
         return state, means(now)
 

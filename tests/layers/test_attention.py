@@ -10,7 +10,7 @@ import pytest
 from ssljax.base.errors import UserError
 from ssljax.layers import attention
 from ssljax.layers.attention import KERNELS, Logits, Mix, attend
-from ssljax.layers.masks import Causal, Full, Keys, Prefix, Segments, Sliding, materialize, may_be_empty
+from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding, materialize, may_be_empty
 
 B, T, K = 2, 130, 8
 RNG = np.random.default_rng(0)
@@ -20,6 +20,8 @@ VALID = RNG.random((B, T)) < 0.5
 VALID[1, :3] = False  # with a causal mask the first queries of this row have no key at all
 EMPTY = np.zeros((B, T), bool)
 LENGTHS = np.array([5, 77], np.int32)
+TABLE = RNG.random((6, 6)) < 0.4
+TABLE[3] = False
 
 
 def segments(b, i, j):
@@ -34,6 +36,7 @@ MASKS = {
     "prefixes": (Prefix(jnp.array(LENGTHS)), lambda b, i, j: j <= i or j < LENGTHS[b]),
     "sliding": (Sliding(7), lambda b, i, j: 0 <= i - j < 7),
     "sliding_symmetric": (Sliding(7, causal=False), lambda b, i, j: abs(i - j) < 7),
+    "blocks": (Blocks(24, jnp.array(TABLE)), lambda b, i, j: TABLE[i // 24, j // 24]),
     "segments": (Segments(jnp.array(IDS)), segments),
     "keys": (Keys(jnp.array(VALID)), lambda b, i, j: VALID[b, j]),
     "nothing": (Keys(jnp.array(EMPTY)), lambda b, i, j: False),
