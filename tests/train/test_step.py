@@ -238,3 +238,63 @@ def test_a_non_finite_step_leaves_only_its_count():
     good, _ = jitted(after, batch)
     assert int(good.guard["streak"]) == 0 and int(good.guard["skipped"]) == 1
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(good.meters))
+
+
+@pytest.mark.parametrize(("name", "slices"), [("causal_lm", 1), ("causal_lm", 2), ("simclr", 2)])
+def test_a_scaled_loss_has_the_same_gradients(name, slices):
+    """A power of two only moves exponents."""
+    objective = tiny.make(name)
+    variables, inputs, ctx = inputs_of(objective)
+
+    @jax.jit
+    def run(scale):
+        made = gradients(objective, variables.params, variables.extra, inputs, ctx, slices, scale)
+        return made.grads, made.value
+
+    plain = jax.jit(lambda: gradients(objective, variables.params, variables.extra, inputs, ctx, slices))()
+    grads, value = run(jnp.float32(2**10))
+    close((grads, value), (plain.grads, plain.value), 1e-6, "scaled ")
+
+
+def test_float16_trains_like_float32_under_a_loss_scale():
+    plain, state = make_run("causal_lm")[0](5)
+    assert state.loss_scale is None
+    half, state = make_run("causal_lm", model={"dtype": "float16"})[0](5)
+    assert float(state.loss_scale["value"]) == 2**15 and int(state.loss_scale["good"]) == 5
+    for a, b in zip(half, plain, strict=True):
+        np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=2e-2)
+
+
+def test_an_overflow_halves_the_scale_and_leaves_no_trace():
+    _, born, step = make_run("causal_lm", model={"dtype": "float16"})
+    jitted = jax.jit(step)
+    state = born(0)
+    state = state.replace(loss_scale={**state.loss_scale, "value": jnp.float32(2**40)})
+    after, _ = jitted(state, tiny.batch())
+    assert float(after.loss_scale["value"]) == 2**39 and int(after.guard["skipped"]) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    ready = born(0)
+    ready = ready.replace(loss_scale={**ready.loss_scale, "good": jnp.int32(1999)})
+    after, _ = jitted(ready, tiny.batch())
+    assert float(after.loss_scale["value"]) == 2**16 and int(after.loss_scale["good"]) == 0
+
+
+def test_small_gradients_need_the_scale():
+    """The last stage of a deep float16 network: without a scale they are rounded to 0 (Micikevicius 2018, figure 3)."""
+    objective = tiny.make("causal_lm", dtype="float16")
+    variables, inputs, ctx = inputs_of(objective)
+    weak = dataclasses.replace(objective)
+    loss = objective.loss
+
+    def tiny_loss(*arguments):
+        made = loss(*arguments)
+        return made._replace(terms={k: (c * 1e-6, s, w) for k, (c, s, w) in made.terms.items()})
+
+    object.__setattr__(weak, "loss", tiny_loss)
+
+    def zeros(scale):
+        made = jax.jit(lambda: gradients(weak, variables.params, variables.extra, inputs, ctx, 1, scale))()
+        kernels = made.grads["encoder"]["stack"]["layers"]["mlp"]["in"]["kernel"]
+        return float(jnp.mean(kernels == 0))
+
+    assert zeros(None) > 0.5 > zeros(jnp.float32(2**15))
