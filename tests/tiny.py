@@ -41,6 +41,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {},
     },
     "mae": {"model": {**_VIT, "positions": "sincos"}, "objective": {"decoder": {"width": 32, "depth": 1, "heads": 2}}},
+    "captioning": {
+        "model": {
+            "name": "llava",
+            "image": {k: v for k, v in _VIT.items() if k != "name"},
+            "text": {"name": "llama", **_TEXT},
+            "image_token": 63,
+        },
+        "objective": {},
+    },
     "mlm": {"model": {"name": "bert", **_TEXT}, "objective": {"rate": 0.3}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},

@@ -19,6 +19,9 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
     per_pair = 2 * inner + (2 * config.known("heads") ** 2 if config.talking_heads else 0)
     flops = tokens * (projections + feed_forward) + pairs * per_pair
+    if config.experts is not None:  # top_k parts and the router in the place of one, in some blocks
+        sparse = (config.experts.top_k - 1) * feed_forward + width * config.experts.count
+        flops += tokens * sparse / config.experts.every
     if config.disentangled is not None:  # each token with every distance; projecting those costs once a batch
         flops += len(config.disentangled.terms) * 2 * config.disentangled.span * tokens * inner
     if config.position_bias == "xlnet":

@@ -14,6 +14,7 @@ from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
 from ssljax.models.family import Encoded
+from ssljax.models.flops import dense_flops
 from ssljax.models.tokens import Readout
 from ssljax.models.vit import ViTConfig
 
@@ -100,6 +101,19 @@ class LLaVA(nn.Module):
             vectors = jnp.where(here[..., None], patches[jnp.clip(order, 0, len(patches) - 1)], vectors)
         mask = Causal() if mask is None else Causal() & mask
         return self.language(tokens, mask=mask, noise=noise, states=states, vectors=vectors)
+
+    def patch_count(self, image_shape: tuple[int, ...]) -> int:
+        """How many tokens stand for an image."""
+        size = self.config.image.patch_size
+        return (image_shape[0] // size) * (image_shape[1] // size)
+
+    def flops(self, tokens: int, image_shape: tuple[int, ...]) -> float:
+        """Forward FLOPs of an image and `tokens` tokens behind it, each of these read out."""
+        patches, vision, language = self.patch_count(image_shape), self.config.image, self.config.text
+        width = language.known("width")
+        maps = dense_flops(patches, vision.known("width"), width) + dense_flops(patches, width, width)
+        image = vision.standalone().flops(image_shape=image_shape)
+        return image + maps + language.standalone().flops(tokens=patches + tokens, causal=True, predicted=tokens)
 
     def readout(self, hidden: jax.Array) -> Readout:
         """See `TokenTransformer.readout`."""

@@ -13,6 +13,7 @@ from ssljax.objectives.router import with_router_losses
 REGISTRY = Registry(
     "objective",
     {
+        "captioning": "ssljax.objectives.captioning:Captioning",
         "causal_lm": "ssljax.objectives.causal_lm:CausalLM",
         "classification": "ssljax.objectives.classification:Classification",
         "clip": "ssljax.objectives.clip:CLIP",

@@ -106,3 +106,11 @@ def test_published_sizes_of_deberta(size, width, published):
     head = (width * width + width) + 2 * width + 128_100
     config = {"name": "deberta", "size": size}
     assert parameters(config, spec(length=512, vocab=128_100), "init_all") == published + head
+
+
+def test_experts_count_what_a_token_uses():
+    """Two of four feed-forward parts and the router, in every second block."""
+    sizes = {"name": "gpt", **UNROLLED}
+    dense = models.create(sizes, spec()).flops(64)
+    sparse = models.create({**sizes, "experts": {"count": 4, "top_k": 2, "every": 2}}, spec()).flops(64)
+    assert sparse - dense == 2 * 64 * (2 * 256 * 1024 + 256 * 4)

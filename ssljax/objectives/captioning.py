@@ -1,0 +1,80 @@
+"""Captions of images by a decoder that reads them (Liu et al. 2023, "Visual Instruction Tuning", section 4.2)."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, view_shape
+from ssljax.objectives.tokens import valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioning(ImageObjective):
+    """Mean negative log-likelihood per token of the caption, in nats, given the image and the tokens before.
+
+    The patches stand before the caption, which they predict the first token of. The first stage of the
+    paper, which trains only the two maps between image and decoder, is a setting: `optimizer.freeze`.
+
+    augment: of the images; by default none.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("image_text",)
+    model_key: ClassVar[str | None] = None
+
+    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        batch = self.prepare(batch)
+        tokens, images = self._row(batch["tokens"][:1], batch["image"][:1]), batch["image"][:1]
+        return Variables(self.model.init(key, tokens, images, method="init_all")["params"], {})
+
+    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
+        return {"image": self.augment(key, batch["image"]), "tokens": batch["tokens"], "valid": valid(batch)}
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        return self._captions(params, inputs, noise_of(ctx))
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        scores, weights = self._scores(params, outputs, inputs["tokens"], inputs["valid"])
+        count = jnp.sum(weights)
+        return Loss(
+            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
+            {"accuracy": (jnp.sum(scores.correct * weights), count)},
+        )
+
+    def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        scores, weights = self._scores(params, self._captions(params, batch, None), batch["tokens"], valid(batch))
+        shape = batch["tokens"].shape
+        return -jnp.sum((scores.nll * weights).reshape(shape), 1), jnp.sum(weights.reshape(shape), 1)
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        patches = apply(self.model, params, self.pixels(batch["image"]), method="patches")
+        return {"pooled": patches.mean(1), "tokens": patches}
+
+    def flops(self, spec: Any) -> float:
+        return self.model.flops(spec.max_len, image_shape=view_shape(self.augment, spec))
+
+    def _row(self, tokens_BxT: jax.Array, images: jax.Array) -> jax.Array:
+        """The tokens behind places for the patches, int [B, N + T]."""
+        patches = self.model.patch_count(images.shape[1:])
+        places = jnp.full((len(tokens_BxT), patches), self.model.config.image_token, tokens_BxT.dtype)
+        return jnp.concatenate([places, tokens_BxT], axis=1)
+
+    def _captions(self, params: Params, inputs: Any, noise: Any) -> jax.Array:
+        """The states that predict each token of the caption, [B, T, D]."""
+        tokens = self._row(inputs["tokens"], inputs["image"])
+        encoded = apply(self.model, params, tokens, self.pixels(inputs["image"]), noise=noise)
+        return encoded.tokens[:, -inputs["tokens"].shape[1] - 1 : -1]
+
+    def _scores(
+        self, params: Params, states_BxTxD: jax.Array, tokens: jax.Array, counted: jax.Array
+    ) -> tuple[losses.TokenScores, jax.Array]:
+        flat = states_BxTxD.reshape(-1, states_BxTxD.shape[-1])
+        hidden, kernel, bias, cap = apply(self.model, params, flat, method="readout")
+        scores = losses.linear_nll(hidden, kernel, bias, tokens.reshape(-1), cap=cap)
+        return scores, counted.reshape(-1).astype(jnp.float32)
