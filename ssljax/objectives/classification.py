@@ -1,4 +1,4 @@
-"""Supervised classification of images or token sequences: the yardstick beside which the rest is judged."""
+"""Supervised classification of images, spectrograms or token sequences: the yardstick beside which the rest is judged."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -22,9 +22,10 @@ class Classification(ImageObjective):
     label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
     mixup, cutmix: Beta parameter of the mixing share, 0 is off (Zhang et al. 2018; Yun et al. 2019); images only.
     augment: of images; by default none.
+    mean, std: of spectrograms too, which are not scaled before.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens")
+    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms")
 
     label_smoothing: float = schema.setting(0.0, ge=0, lt=1)
     mixup: float = schema.setting(0.0, ge=0)
@@ -44,8 +45,9 @@ class Classification(ImageObjective):
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
         batch = self.prepare(batch)
-        if "image" in batch:
-            encoder = self.model.init(encoder_key, batch["image"])["params"]
+        pixels = batch.get("image", batch.get("spectrogram"))
+        if pixels is not None:
+            encoder = self.model.init(encoder_key, pixels)["params"]
         else:
             encoder = self.model.init(encoder_key, batch["tokens"], mask=Full())["params"]
         head = self.head().init(head_key, jnp.zeros((1, self.model.width)))["params"]
@@ -60,7 +62,8 @@ class Classification(ImageObjective):
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         target = jax.nn.one_hot(batch["label"], self.classes)
         if "image" not in batch:
-            return {"target": target, **{k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}}
+            names = ("tokens", "segment_ids", "positions", "spectrogram")
+            return {"target": target, **{k: batch[k] for k in names if k in batch}}
         augment_key, mix_key = jax.random.split(key)
         images = self.augment(augment_key, batch["image"])
         if self.mixup:
@@ -98,11 +101,14 @@ class Classification(ImageObjective):
         head = 2.0 * self.model.width * self.classes
         if "image" in spec.elements:
             return view_flops(self.model, self.augment, spec) + head
+        if "spectrogram" in spec.elements:
+            return self.model.flops() + head
         return self.model.flops(tokens=spec.max_len, causal=False, predicted=0) + head
 
     def _encoded(self, params: Params, inputs: Any, noise: Any) -> Any:
-        if "image" in inputs:
-            return apply(self.model, params["encoder"], self.pixels(inputs["image"]), noise=noise)
+        pixels = inputs.get("image", inputs.get("spectrogram"))
+        if pixels is not None:
+            return apply(self.model, params["encoder"], self.pixels(pixels), noise=noise)
         return apply(
             self.model,
             params["encoder"],

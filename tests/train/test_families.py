@@ -1,0 +1,76 @@
+"""Every family trains a step under its natural objective on eight devices, and it is the step of one."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_step import close, compare, first_moments, make_run
+
+from ssljax import models
+
+SMALL = {"size": None, "width": 16, "depth": 2, "heads": 2}
+IMAGE = {**SMALL, "patch_size": 4}
+TEXT = {"vocab_size": 80}
+CAUSAL = ("gpt", "gpt1", "gpt3", "imagegpt", "opt", "neox", "palm", "llama", "mistral", "mixtral")
+CAUSAL += ("qwen2", "qwen3", "gemma", "gemma2")
+MASKED = ("bert", "roberta", "distilbert", "albert", "electra", "deberta", "modernbert", "xlnet")
+DENOISING = ("transformer", "t5", "bart", "pegasus", "switch")
+# family: (objective, keys of the model)
+NATURAL = {
+    **{name: ("causal_lm", {}) for name in CAUSAL},
+    **{name: ("mlm", {}) for name in MASKED},
+    **{name: ("span_corruption", TEXT) for name in DENOISING},
+    "vit": ("mae", {**IMAGE, "positions": "sincos"}),
+    "deit": ("classification", IMAGE),
+    "beit": ("classification", IMAGE),
+    "ijepa": ("simclr", IMAGE),
+    "dinov2": ("dino", IMAGE),
+    "dinov3": ("dino", IMAGE),
+    "ast": ("classification", {**IMAGE, "strides": [3, 3]}),
+    "resnet": ("simclr", {"size": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
+    "clip": ("clip", tiny.CONFIGS["clip"]["model"]),
+    "siglip": ("clip", {k: v for k, v in tiny.CONFIGS["clip"]["model"].items() if k not in ("name", "embed_dim")}),
+    "llava": ("captioning", tiny.CONFIGS["captioning"]["model"]),
+}
+# One of each way through the block; the others follow under `-m full`.
+FIRST = ("mixtral", "deberta", "switch", "dinov3", "llava")
+CASES = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in models.REGISTRY]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_on_eight_devices(name, monkeypatch):
+    objective, keys = NATURAL[name]
+    if name == "ast":
+        sound_in_the_place_of_images(monkeypatch)
+    keys = {**(SMALL if objective in ("causal_lm", "mlm", "span_corruption") else {}), **keys, "name": name}
+    if name == "modernbert":
+        keys["depth"] = 3
+    if name in ("mixtral", "switch"):
+        keys["experts"] = {"count": 4, "top_k": 2 if name == "mixtral" else 1, "every": 1 if name == "mixtral" else 2}
+    one, state = make_run(objective, model=keys)[0](2)
+    many, sharded = make_run(objective, (2, 2, 2), model=keys)[0](2)
+    assert all(np.isfinite(value) for line in one for value in line.values())
+    close(first_moments(sharded), first_moments(state), 1e-3, "first moment")
+    compare(many, one)
+    assert len({str(x.sharding.spec) for x in jax.tree.leaves(sharded.params)}) > 1, "nothing is split"
+
+
+def sound_in_the_place_of_images(monkeypatch):
+    elements = {"spectrogram": {"shape": [24, 16], "dtype": "float32"}, "label": tiny.SPEC.elements["label"]}
+    monkeypatch.setattr(tiny, "SPEC", dataclasses.replace(tiny.SPEC, elements=elements))
+    shape = (tiny.BATCH, 24, 16)
+
+    def batch(seed=0):
+        key, labels = jax.random.split(jax.random.key(seed))
+        return {
+            "spectrogram": jax.random.normal(key, shape),
+            "label": jax.random.randint(labels, shape[:1], 0, 5),
+        }
+
+    monkeypatch.setattr(tiny, "batch", batch)
+
+
+def test_every_family_has_an_objective():
+    assert set(NATURAL) == set(models.REGISTRY)
