@@ -1,4 +1,4 @@
-"""Supervised classification of images, spectrograms or token sequences: the yardstick beside which the rest is judged."""
+"""Supervised classification of images, spectrograms or tokens: the yardstick beside which the rest is judged."""
 
 import dataclasses
 from typing import Any, ClassVar

@@ -21,7 +21,7 @@ DENOISING = ("transformer", "t5", "bart", "pegasus", "switch")
 NATURAL = {
     **{name: ("causal_lm", {}) for name in CAUSAL},
     **{name: ("mlm", {}) for name in MASKED},
-    **{name: ("span_corruption", TEXT) for name in DENOISING},
+    **dict.fromkeys(DENOISING, ("span_corruption", TEXT)),
     "vit": ("mae", {**IMAGE, "positions": "sincos"}),
     "deit": ("classification", IMAGE),
     "beit": ("classification", IMAGE),
