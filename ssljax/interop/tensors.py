@@ -32,7 +32,7 @@ class Tensors:
             path = folder / name
             file = _Torch(path) if path.suffix == ".bin" else _SafeTensors(path)
             for stored in file.names:
-                now = functools.reduce(lambda name, rename: re.sub(*rename, name), renames, stored)
+                now = functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, stored)
                 self._files[now] = (file, stored)
 
     def __iter__(self) -> Iterator[str]:

@@ -59,8 +59,15 @@ def _attend(
     q: jax.Array, k: jax.Array, v: jax.Array, ids: Any, mask: Mask, scale: float, cap: float | None, interpret: bool
 ) -> jax.Array:
     shape = (q.shape[1], k.shape[1])
-    sizes = [next(n for n in (512, 256, LANES) if length % n == 0) for length in shape]
-    blocks = kernel.BlockSizes(*(2 * [sizes[0], sizes[1], sizes[1]]), *sizes)
+    rows, columns = (next(n for n in (512, 256, LANES) if length % n == 0) for length in shape)
+    blocks = kernel.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_q_dq=rows,
+        block_kv_dq=columns,
+    )
     pairs = masks.MultiHeadMask([_pairs(mask, shape)] * q.shape[2])
     # A mask is an array of the host, whatever is being traced.
     with jax.ensure_compile_time_eval():

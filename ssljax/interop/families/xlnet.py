@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ssljax.interop.family import Family, activation, activation_back, hidden_states, token_loss
 from ssljax.interop.rules import Op, Rule, dense, norm, readout, table
-from ssljax.layers.masks import Full, Given, Keys, Mask
+from ssljax.layers.masks import Full, Given, Keys, Mask, Span
 
 
 def _rules(config: Any) -> list[Rule]:
@@ -42,8 +42,8 @@ def _outputs(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappin
     query: Mask = Full() if inputs.get("attention_mask") is None else Keys(inputs["attention_mask"])
     if "perm_mask" in inputs:
         query = query & Given(inputs["perm_mask"][:, None] == 0)
-    own = jnp.eye(tokens.shape[1], dtype=bool)
-    block = query.block(slice(0, tokens.shape[1]), slice(0, tokens.shape[1]))
+    own, everywhere = jnp.eye(tokens.shape[1], dtype=bool), Span(0, tokens.shape[1])
+    block = query.block(everywhere, everywhere)
     content = Full() if block is None else Given(block | own)
     variables, out = {"params": params}, {}
     if "target_mapping" in inputs:
