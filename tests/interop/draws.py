@@ -281,6 +281,173 @@ def bart(draw, even=False):
     }
 
 
+@st.composite
+def deberta(draw):
+    s = draw(shape(widths=(3, 4, 10)))
+    relative = draw(st.booleans())
+    out = {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": 20,
+        "type_vocab_size": draw(one_of([0, 2])),
+        "hidden_act": draw(one_of(PLAIN)),
+        "layer_norm_eps": draw(one_of([1e-7, 1e-2])),
+        "position_biased_input": not relative or draw(st.booleans()),
+        "relative_attention": relative,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+    }
+    if relative:
+        out |= {
+            "pos_att_type": draw(one_of([["c2p"], ["p2c"], ["p2c", "c2p"]])),
+            "max_relative_positions": draw(one_of([-1, 5])),
+            "position_buckets": draw(one_of([-1, 4, 8])),
+            "share_att_key": draw(st.booleans()),
+            "norm_rel_ebd": draw(one_of(["none", "layer_norm"])),
+        }
+    convolved = {"conv_kernel_size": 3, "conv_act": draw(one_of(["tanh", "gelu"]))}
+    return out | (convolved if draw(st.booleans()) else {})
+
+
+@st.composite
+def esm(draw):
+    s = draw(shape(widths=(4, 6, 10)))
+    return {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": 20,
+        "position_embedding_type": "rotary",
+        "layer_norm_eps": draw(one_of([1e-12, 1e-2])),
+        "emb_layer_norm_before": draw(st.booleans()),
+        "token_dropout": False,
+        "pad_token_id": 0,
+        "mask_token_id": 1,
+    }
+
+
+# ---- images and sounds
+
+
+@st.composite
+def tower(draw, widths=(4, 8), square=False):
+    """The keys that most configurations of image encoders share."""
+    s = draw(shape(widths=widths))
+    patch = draw(one_of([2, 3, 4]))
+    rows, columns = draw(one_of([2, 3])), draw(one_of([2, 3]))
+    return {
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "hidden_act": draw(one_of(PLAIN)),
+        "layer_norm_eps": draw(one_of([1e-12, 1e-5, 1e-2])),
+        "image_size": rows * patch if square or rows == columns else [rows * patch, columns * patch],
+        "patch_size": patch,
+        "num_channels": draw(one_of([1, 3])),
+    }
+
+
+@st.composite
+def vit(draw):
+    return {**draw(tower()), "qkv_bias": draw(st.booleans()), "num_labels": draw(one_of([2, 5]))}
+
+
+@st.composite
+def beit(draw):
+    biased = draw(one_of(["none", "own", "shared"]))
+    return {
+        **draw(tower()),
+        "vocab_size": 31,
+        "num_labels": draw(one_of([2, 5])),
+        "use_mask_token": True,
+        "use_absolute_position_embeddings": draw(st.booleans()),
+        "use_relative_position_bias": biased == "own",
+        "use_shared_relative_position_bias": biased == "shared",
+        "layer_scale_init_value": draw(one_of([0, 0.1])),
+        "use_mean_pooling": True,
+    }
+
+
+@st.composite
+def dinov2(draw, registers=False):
+    out = {k: v for k, v in draw(vit()).items() if k != "intermediate_size"}
+    out |= {"mlp_ratio": draw(one_of([2, 4])), "use_swiglu_ffn": draw(st.booleans())}
+    out |= {"layerscale_value": draw(one_of([1.0, 0.3]))}
+    return out | ({"num_register_tokens": draw(one_of([1, 4]))} if registers else {})
+
+
+@st.composite
+def dinov3(draw):
+    out = draw(tower(square=True))
+    out |= {name: draw(st.booleans()) for name in ("query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias")}
+    out |= {"use_gated_mlp": draw(st.booleans()), "hidden_act": draw(one_of(GATES))}
+    return {**out, "num_register_tokens": draw(one_of([0, 3])), "layerscale_value": draw(one_of([1.0, 0.3]))}
+
+
+@st.composite
+def ast(draw):
+    out = {k: v for k, v in draw(vit()).items() if k not in ("image_size", "num_channels")}
+    strides = {"frequency_stride": draw(one_of([1, 2, 3])), "time_stride": draw(one_of([1, 3]))}
+    return {**out, **strides, "num_mel_bins": draw(one_of([7, 8])), "max_length": draw(one_of([9, 14]))}
+
+
+@st.composite
+def vit_mae(draw):
+    s = draw(shape(widths=(4, 8)))
+    decoder = {"hidden_size": s["heads"] * s["head"], "intermediate_size": s["inner"]}
+    decoder |= {"num_hidden_layers": s["depth"], "num_attention_heads": s["heads"]}
+    return {
+        **draw(tower(square=True)),
+        **{f"decoder_{key}": value for key, value in decoder.items()},
+        "qkv_bias": draw(st.booleans()),
+        "mask_ratio": draw(one_of([0.5, 0.75])),
+        "norm_pix_loss": draw(st.booleans()),
+    }
+
+
+@st.composite
+def pair(draw, kind):
+    image = draw(tower(square=True))
+    s = draw(shape(widths=(4, 8)))
+    text = {
+        "vocab_size": s["vocab"],
+        "hidden_size": s["heads"] * s["head"],
+        "intermediate_size": s["inner"],
+        "num_hidden_layers": s["depth"],
+        "num_attention_heads": s["heads"],
+        "max_position_embeddings": 16,
+        "hidden_act": draw(one_of(PLAIN)),
+        "layer_norm_eps": draw(one_of([1e-5, 1e-2])),
+        "eos_token_id": draw(one_of([2, s["vocab"] - 1])),
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+    }
+    if kind == "siglip":
+        return {"vision_config": image, "text_config": {**text, "projection_size": image["hidden_size"]}}
+    return {"vision_config": image, "text_config": text, "projection_dim": draw(one_of([5, 12]))}
+
+
+@st.composite
+def llava(draw):
+    image = {**draw(tower(square=True)), "model_type": "clip_vision_model"}
+    text = {**draw(llama()), "model_type": "llama", "tie_word_embeddings": False}
+    return {
+        "vision_config": image,
+        "text_config": text,
+        "image_token_index": text["vocab_size"] - 1,
+        "vision_feature_layer": draw(one_of([-1, -2])),
+        "projector_hidden_act": draw(one_of(["gelu", "relu"])),
+        "image_seq_length": (image["image_size"] // image["patch_size"]) ** 2,
+        "tie_word_embeddings": False,
+    }
+
+
 CASES = {
     "openai-gpt": Case(("OpenAIGPTLMHeadModel", "OpenAIGPTModel"), gpt("openai-gpt")),
     "gpt2": Case(("GPT2LMHeadModel", "GPT2Model"), gpt("gpt2")),
@@ -307,4 +474,20 @@ CASES = {
     "electra": Case(("ElectraForPreTraining", "ElectraForMaskedLM", "ElectraModel"), bert("electra")),
     "modernbert": Case(("ModernBertForMaskedLM", "ModernBertModel"), modernbert()),
     "xlnet": Case(("XLNetLMHeadModel", "XLNetModel"), xlnet()),
+    "deberta-v2": Case(("DebertaV2ForMaskedLM", "DebertaV2Model"), deberta()),
+    "esm": Case(("EsmForMaskedLM",), esm()),
+    "vit": Case(("ViTForImageClassification", "ViTModel"), vit()),
+    "deit": Case(("DeiTForImageClassification", "DeiTModel", "DeiTForImageClassificationWithTeacher"), vit()),
+    "ijepa": Case(("IJepaForImageClassification", "IJepaModel"), vit()),
+    "beit": Case(("BeitForImageClassification", "BeitModel", "BeitForMaskedImageModeling"), beit()),
+    "dinov2": Case(("Dinov2ForImageClassification", "Dinov2Model"), dinov2()),
+    "dinov2_with_registers": Case(
+        ("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersModel"), dinov2(registers=True)
+    ),
+    "dinov3_vit": Case(("DINOv3ViTModel",), dinov3()),
+    "audio-spectrogram-transformer": Case(("ASTForAudioClassification", "ASTModel"), ast()),
+    "vit_mae": Case(("ViTMAEForPreTraining",), vit_mae()),
+    "clip": Case(("CLIPModel",), pair("clip")),
+    "siglip": Case(("SiglipModel",), pair("siglip")),
+    "llava": Case(("LlavaForConditionalGeneration",), llava()),
 }

@@ -116,8 +116,57 @@ def reference(transformers, kind, name, settings, seed, untied):
     return model
 
 
+IMAGES = ("vit", "deit", "ijepa", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_mae")
+SOUND = "audio-spectrogram-transformer"
+PAIRS = ("clip", "siglip", "llava")
+
+
+def pixels_for(config, rng, batch=2):
+    """Random pixels of a config's image."""
+    sides = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    return rng.normal(size=(batch, config.num_channels, *sides)).astype(np.float32)
+
+
+def images_for(kind, name, config, rng):
+    """Pixels or a spectrogram, with what a class reads besides."""
+    if kind == SOUND:
+        out = {"input_values": rng.normal(size=(2, config.max_length, config.num_mel_bins)).astype(np.float32)}
+    else:
+        out = {"pixel_values": pixels_for(config, rng)}
+    if kind == "vit_mae":
+        patches = (config.image_size // config.patch_size) ** 2
+        return {**out, "noise": rng.random((2, patches)).astype(np.float32)}
+    if name == "BeitForMaskedImageModeling":
+        rows, columns = (side // config.patch_size for side in out["pixel_values"].shape[2:])
+        hidden = rng.random((2, rows * columns)) < 0.5
+        hidden[0, 0] = True
+        return {**out, "bool_masked_pos": hidden, "labels": rng.integers(0, config.vocab_size, hidden.sum())}
+    heads = name.endswith(("ForImageClassification", "ForAudioClassification"))
+    return {**out, "labels": rng.integers(0, config.num_labels, 2)} if heads else out
+
+
+def pairs_for(kind, config, rng, padding):
+    """Pixels and tokens: captions, or tokens with places for the patches."""
+    images, text = pixels_for(config.vision_config, rng), config.text_config
+    ids = rng.integers(2, text.vocab_size - 1, (2, 9))
+    mask = np.ones_like(ids)
+    if kind == "llava":
+        places = np.full((2, config.image_seq_length), config.image_token_index)
+        ids = np.concatenate([ids[:, :2], places, ids[:, 2:]], axis=1)
+        mask = np.ones_like(ids)
+        return {"pixel_values": images, "input_ids": ids, "attention_mask": mask, "labels": ids}
+    ids[:, -3] = text.vocab_size - 1  # the largest id, and where it is that of its end
+    if padding == "right":
+        mask[0, -2:] = 0
+    return {"pixel_values": images, "input_ids": ids, "attention_mask": mask}
+
+
 def inputs_for(kind, name, config, rng, padding):
-    """The inputs that a class takes: tokens, a mask of padding on one side, sentence types, labels."""
+    """The inputs that a class takes: tokens, a mask of padding on one side, sentence types, labels; or images."""
+    if kind in IMAGES or kind == SOUND:
+        return images_for(kind, name, config, rng)
+    if kind in PAIRS:
+        return pairs_for(kind, config, rng, padding)
     vocab, length, batch = config.vocab_size, 11, 2
     ids = rng.integers(0, vocab, (batch, length))
     mask = np.ones_like(ids)
