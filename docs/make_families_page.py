@@ -1,7 +1,8 @@
-"""The table of docs/families.md: what was compared with `transformers`, and how closely it agrees.
+"""The tables of docs/families.md: what was compared with `transformers` and how closely it agrees; the named sizes.
 
-    SSLJAX_DATA=... python docs/make_families_page.py           # run the reference models and write the table
-    python docs/make_families_page.py --check                   # exit code 1 if a family is not in the page
+    SSLJAX_DATA=... python docs/make_families_page.py           # run the reference models, write the tables
+    python docs/make_families_page.py --sizes                   # only the sizes, which need no reference models
+    python docs/make_families_page.py --check                   # exit code 1 if a family or a size is not in the page
 
 The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
 """
@@ -17,12 +18,14 @@ import numpy as np
 
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
+from ssljax.models import sizes as named_sizes
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "interop"))
 import parity as reference
 
 PAGE = pathlib.Path(__file__).parent / "families.md"
 PARITY = "<!-- parity: python docs/make_families_page.py -->", "<!-- end of parity -->"
+SIZES = "<!-- sizes: python docs/make_families_page.py -->", "<!-- end of sizes -->"
 
 
 def parity() -> Iterator[str]:
@@ -53,6 +56,15 @@ def parity() -> Iterator[str]:
         yield f"| {' | '.join(map(str, cells))} |"
 
 
+def sizes() -> Iterator[str]:
+    """Rows of the named sizes with a number of parameters of their own."""
+    yield "| `model.name` | `model.size` | parameters |"
+    yield "| --- | --- | --- |"
+    for name, size, count, _ in named_sizes.sizes():
+        if count is not None:
+            yield f"| `{name}` | `{size}` | {count:,} |"
+
+
 def _error(got: Mapping[str, Any], expected: Mapping[str, Any], inputs: Mapping[str, Any]) -> float:
     """The largest difference where nothing is padding."""
     return max(
@@ -69,12 +81,16 @@ def _between(page: str, ends: tuple[str, str], lines: Iterable[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    page = PAGE.read_text()
-    if parser.parse_args().check:
-        missing = [kind for kind in REGISTRY if f"`{kind}`" not in page]
+    parser.add_argument("--sizes", action="store_true")
+    known, page = parser.parse_args(), PAGE.read_text()
+    if known.check:
+        rows = list(sizes())
+        missing = [f"`{kind}`" for kind in REGISTRY if f"`{kind}`" not in page]
+        missing += [row for row in rows if row not in page]
         print("stale:" if missing else "up to date", *missing)
         return int(bool(missing))
-    PAGE.write_text(_between(page, PARITY, parity()))
+    page = _between(page, SIZES, sizes())
+    PAGE.write_text(page if known.sizes else _between(page, PARITY, parity()))
     return 0
 
 

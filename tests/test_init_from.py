@@ -112,8 +112,10 @@ def test_positions_of_another_image_size(simclr, tmp_path):
     config = {**CLASSES, "data": {**CLASSES["data"], "image_size": 16}}
     state, _, said = started(config, simclr, tmp_path)
     learned = workdir.read(simclr).params["encoder"]
-    assert said["resized"] == {"encoder/positions": "[4, 16] -> [16, 16]"}
-    same(state.params["encoder"]["positions"], resize_table(learned["positions"], (2, 2), (4, 4)))
+    assert said["resized"] == {"encoder/positions": "[5, 16] -> [17, 16]"}
+    got = state.params["encoder"]["positions"]
+    same(got[0], learned["positions"][0])  # the class token's
+    same(got[1:], resize_table(learned["positions"][1:], (2, 2), (4, 4)))
     same(state.params["encoder"]["patch"]["kernel"], learned["patch"]["kernel"])
 
 

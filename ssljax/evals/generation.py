@@ -10,6 +10,7 @@ and what padding leaves in the cache lies behind every query until it is overwri
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -103,7 +104,7 @@ def generate(
     _check(module, rows, sampling, start, first_row)
     if sampling.temperature and key is None:
         raise UserError(f"sampling.temperature: {sampling.temperature} draws tokens at random and needs a key")
-    max_len = module.config.known("max_len")
+    max_len = module.config.max_len
     tokens, lengths = pad(rows, max_len, mesh)
     numbers = np.where(np.arange(len(tokens)) < len(rows), first_row + np.arange(len(tokens)), -1).astype(np.int32)
     before = len(start) if isinstance(module, EncoderDecoder) else lengths.max()
@@ -116,7 +117,7 @@ def generate(
                 np.asarray(start, np.int32),
                 _rules(sampling),
                 key if sampling.temperature else None,
-                slots=min(_rounded(before + sampling.max_new_tokens), max_len),
+                slots=_rounded(before + sampling.max_new_tokens, max_len),
                 count=sampling.max_new_tokens,
                 mesh=mesh,
             )
@@ -124,7 +125,9 @@ def generate(
     return [ids[:n] for ids, n in zip(made[: len(rows)], counts)]
 
 
-def pad(rows: Sequence[np.ndarray], max_len: int, mesh: jax.sharding.Mesh | None) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+    rows: Sequence[np.ndarray], max_len: int | None, mesh: jax.sharding.Mesh | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of tokens as an array int32 [B, P], padded on the right, and their lengths int32 [B].
 
     P is a multiple of 64, or `max_len`; B is what the mesh divides, with rows of a single token at the end.
@@ -132,7 +135,7 @@ def pad(rows: Sequence[np.ndarray], max_len: int, mesh: jax.sharding.Mesh | None
     shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     batch = -(-len(rows) // shares) * shares
     lengths = np.array([len(row) for row in rows] + [1] * (batch - len(rows)), np.int32)
-    tokens = np.zeros((batch, min(_rounded(int(lengths.max())), max_len)), np.int32)
+    tokens = np.zeros((batch, _rounded(int(lengths.max()), max_len)), np.int32)
     for row, ids in zip(tokens, rows):
         row[: len(ids)] = ids
     return tokens, lengths
@@ -344,8 +347,9 @@ def _rules(sampling: Sampling) -> Rules:
     )
 
 
-def _rounded(length: int) -> int:
-    return -(-length // _STEP) * _STEP
+def _rounded(length: int, most: int | None) -> int:
+    rounded = -(-length // _STEP) * _STEP
+    return rounded if most is None else min(rounded, most)
 
 
 def without_strict(module: Any) -> Any:
@@ -365,10 +369,10 @@ def _check(module: Any, rows: list[np.ndarray], sampling: Sampling, start: Seque
         wrong = row[(row < 0) | (row >= c.vocab_size)]
         if len(wrong):
             raise UserError(f"prompt {number}: got token {wrong[0]}, must be in 0..{c.vocab_size - 1} (the vocabulary)")
-        if both and len(row) > c.max_len:
+        if both and c.max_len is not None and len(row) > c.max_len:
             raise UserError(f"prompt {number}: got {len(row)} tokens, must be at most {c.max_len} (model.max_len)")
     before = len(start) if both else max(map(len, rows))
-    limit, why = c.known("max_len"), "model.max_len"
+    limit, why = math.inf if c.max_len is None else c.max_len, "model.max_len"
     if isinstance(c.rope_scaling, Dynamic) and c.rope_scaling.original_len < limit:
         # Beyond it each token turns all keys before it anew, and a cache holds keys that are turned.
         limit, why = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"

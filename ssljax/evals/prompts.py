@@ -167,12 +167,12 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
     for number, (row, place) in enumerate(zip(rows, places), 1):
         if not len(place):
             raise UserError(f"prompt {number}: has no {mask} to fill")
-        if len(row) > c.known("max_len"):
+        if c.max_len is not None and len(row) > c.max_len:
             raise UserError(f"prompt {number}: got {len(row)} tokens, must be at most {c.max_len} (model.max_len)")
     out: list[list[list[Guess]]] = []
     for first in range(0, len(rows), _BATCH):
         here = slice(first, first + _BATCH)
-        tokens, lengths = pad(rows[here], c.known("max_len"), model.mesh)
+        tokens, lengths = pad(rows[here], c.max_len, model.mesh)
         where = np.zeros((len(tokens), max(map(len, places[here]))), np.int32)
         for row, place in zip(where, places[here]):
             row[: len(place)] = place

@@ -41,7 +41,7 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
     objective, folder = learned.objective, pathlib.Path(folder)
     model = of_module(objective.model, learned.model_params, is_causal(getattr(objective, "attention", Full())))
     ids = {f"{role}_token_id": objective.spec.special_ids.get(role) for role in ("bos", "eos", "pad")}
-    config = {**ids, **model.config} if isinstance(model.ours, TokenConfig) else model.config
+    config = {**model.config, **ids} if isinstance(model.ours, TokenConfig) else model.config
     model = dataclasses.replace(model, config=config, folder=learned.folder)
     run = f"objective {learned.config['objective']['name']}, step {learned.step}, run {digest(learned.identity)}"
     hf.save(model, folder, f"Trained by ssljax: {run}.")
@@ -96,6 +96,8 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
         theirs, reasons[kind] = _fit(family, ours, causal)
         if not reasons[kind]:
             back = family.built(theirs, "export")
+            if isinstance(back, TokenConfig) and ours is not None:  # one type is none
+                back = dataclasses.replace(back, token_types=ours.token_types)
             return _filled(family, theirs, back, params)
     if not own:
         raise UserError(f"model: {type(ours).__name__} has no counterpart in the Hugging Face format")

@@ -127,7 +127,7 @@ class Family:
 
 def in_every_stack(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     """Values with keys added to their groups that are stacks of blocks, if there are such, else to themselves."""
-    parts = {k: in_every_stack(v, keys) for k, v in values.items() if isinstance(v, Mapping) and "size" in v}
+    parts = {k: in_every_stack(v, keys) for k, v in values.items() if isinstance(v, Mapping) and "width" in v}
     return {**values, **(parts or keys)}
 
 

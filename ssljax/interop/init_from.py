@@ -214,7 +214,11 @@ def _resizing(
         before, after = _grid(source, len(table)), _grid(target, shape[0])
         if before is None or after is None:
             return None
-        return lambda table: np.asarray(resize_table(jnp.asarray(table), before, after))
+        front = len(table) - math.prod(before)  # class tokens have positions too
+        if front < 0 or front != shape[0] - math.prod(after):
+            return None
+        grid = lambda table: np.asarray(resize_table(jnp.asarray(table[front:]), before, after))  # noqa: E731
+        return lambda table: np.concatenate([table[:front], grid(table)])
     if name.endswith("position_embed/embedding"):
         offset = getattr(target.config, "position_offset", 0)
         return lambda table: np.concatenate([table[:offset], stretched(table[offset:], shape[0] - offset)])

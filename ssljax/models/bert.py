@@ -9,8 +9,8 @@ from ssljax.layers.config import Activation, NormPosition
 from ssljax.models.family import Published, Size, preset
 from ssljax.models.tokens import TokenConfig
 
-_BARE = {"readout_transform": False, "readout_bias": False}
-_WITH_POOLER = {**_BARE, "extras": ("pooler",)}
+BARE = {"readout_transform": False, "readout_bias": False}
+_WITH_POOLER = {**BARE, "extras": ("pooler",)}
 _UNCASED = {"vocab_size": 30_522, "max_len": 512}  # word pieces of BERT
 
 
@@ -63,7 +63,7 @@ class DistilBertConfig(BertConfig):
         "tiny": preset(128, 2, 2),
         "base": preset(768, 6, 12, **_UNCASED),
     }
-    published: ClassVar[Published] = Published(_BARE)
+    published: ClassVar[Published] = Published(BARE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ElectraConfig(BertConfig):
         "base": preset(768, 12, 12, **_UNCASED),
         "large": preset(1024, 24, 16, **_UNCASED),
     }
-    published: ClassVar[Published] = Published(_BARE)
+    published: ClassVar[Published] = Published(BARE)
 
     token_types: int = setting(2, ge=0)
     readout_activation: Activation | None = "gelu"
@@ -108,7 +108,7 @@ class ModernBertConfig(BertConfig):
         "base": preset(768, 22, 12, mlp_dim=1152, vocab_size=50_368, max_len=8192),
         "large": preset(1024, 28, 16, mlp_dim=2624, vocab_size=50_368, max_len=8192),
     }
-    published: ClassVar[Published] = Published(_BARE)
+    published: ClassVar[Published] = Published(BARE)
 
     norm_position: NormPosition = "pre"
     first_norm: bool = False

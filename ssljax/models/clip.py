@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from ssljax.base.errors import nearest
 from ssljax.base.schema import given, setting
+from ssljax.layers.config import Part
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Size, preset
+from ssljax.models.family import Encoded, Published, Size, preset
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -34,6 +35,10 @@ class TextConfig(GPTConfig):
 
     size: str | None = "nano"
     pool: Literal["first", "last", "mean"] = "last"
+    first_norm: bool = given(True)
+    bias_except: tuple[Part, ...] = given(())
+    attention_scale: float | None = given(None)
+    repeats: int = given(1)
     attention: Literal["causal", "full"] = "causal"  # a token sees those up to itself, or all; `pool` is chosen apart
 
 
@@ -64,6 +69,8 @@ class CLIPConfig:
         "l14": _published(14, preset(1024, 24, 16), preset(768, 12, 12, **_TEXT), 768, **_QUICK),
         "l14-336": _published(14, preset(1024, 24, 16), preset(768, 12, 12, **_TEXT), 768, 336, **_QUICK),
     }
+
+    published: ClassVar[Published] = Published()
 
     size: str | None = None  # named towers; None: those of `image` and `text`
     image: ViTConfig = setting(ViTConfig(size="nano"))

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from ssljax.base.schema import setting
 from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.disentangled import DisentangledConfig
-from ssljax.models.bert import BertConfig
-from ssljax.models.family import Size, preset
+from ssljax.models.bert import BARE, BertConfig
+from ssljax.models.family import Published, Size, preset
 
 _SHARED = {"vocab_size": 128_100, "max_len": 512}
 
@@ -27,6 +27,8 @@ class DebertaConfig(BertConfig):
         "v3-base": preset(768, 12, 12, **_SHARED),
         "v3-large": preset(1024, 24, 16, **_SHARED),
     }
+
+    published: ClassVar[Published] = Published(BARE)
 
     norm_eps: float = setting(1e-7, gt=0)
     positions: Literal["learned", "sinusoidal", "none"] = "none"

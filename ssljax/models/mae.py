@@ -95,6 +95,8 @@ class Decoder(nn.Module):
 class AutoencoderConfig:
     """Encoder and decoder as they were published together; the objective "mae" trains the same two."""
 
+    inputs: ClassVar[str] = "images"
+
     encoder: ViTConfig = setting(ViTConfig(size="base", positions="sincos"))
     decoder: MAEDecoder = setting(MAEDecoder(size="paper"))
 

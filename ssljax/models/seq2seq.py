@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import setting
 from ssljax.layers.config import Activation, BlockConfig, NormPosition
 from ssljax.layers.embeddings import Table
 from ssljax.layers.experts import ExpertsConfig
@@ -101,7 +101,7 @@ class T5Config(Seq2SeqConfig):
     norm: Literal["layer", "rms", "rms_plus_one"] = "rms"
     norm_position: NormPosition = "pre"
     bias: bool = False
-    attention_scale: float | None = given(1.0)
+    attention_scale: float | None = setting(1.0, gt=0)
     position_bias: Literal["none", "alibi", "relative"] = "relative"
     positions: Literal["learned", "sinusoidal", "none"] = "none"
     embedding_scale: bool = False

@@ -43,8 +43,15 @@ def uncountable(config: Any) -> str:
     """Why a configuration alone does not decide the number of parameters; "" if it does."""
     if not hasattr(config, "standalone"):
         return "shapes come from the data"
-    unknown = [name for name in _OF_THE_DATA if getattr(config, name, 0) is None]
+    unknown = sorted(_unknown(config), key=_OF_THE_DATA.index)
     return f"{', '.join(unknown)}: of the data" if unknown else ""
+
+
+def _unknown(config: Any) -> set[str]:
+    """Keys of the data that are open, in towers too."""
+    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    here = {name for name in _OF_THE_DATA if getattr(config, name, 0) is None}
+    return here.union(*(_unknown(part) for part in parts if hasattr(part, "resolved")))
 
 
 def parameters(config: Any) -> int:

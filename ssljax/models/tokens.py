@@ -14,7 +14,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.config import ACTIVATIONS, Activation
+from ssljax.layers.config import ACTIVATIONS, Activation, Part
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
 from ssljax.layers.masks import Full, Mask, Segments
@@ -68,6 +68,11 @@ class TokenConfig(TransformerConfig):
 
     inputs: ClassVar[str] = "tokens"
 
+    first_norm: bool = True  # false: the attention of the first block reads its input as it is (ModernBERT)
+    bias_except: tuple[Part, ...] = ()  # parts with a bias where `bias` is false, without one where it is true
+    # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
+    attention_scale: float | None = setting(None, gt=0)
+    repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters (ALBERT)
     vocab_size: int | None = setting(None, ge=1)
     vocab_multiple: int = setting(1, ge=1)
     max_len: int | None = setting(None, ge=1)

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import given, setting
-from ssljax.models.family import Encoded, Size, element_shape, preset
+from ssljax.layers.config import Part
+from ssljax.models.family import Encoded, Published, Size, element_shape, preset
 from ssljax.models.vit import PHOTO, ViT, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class DeiTConfig(ViTConfig):
     """DeiT (Touvron et al. 2021): a ViT with a distillation token beside the class token."""
+
+    published: ClassVar[Published] = Published(classes=2000)  # two heads
 
     distillation: bool = given(True)
 
@@ -28,13 +31,16 @@ class BEiTConfig(ViTConfig):
         "base": preset(768, 12, 12, image_shape=PHOTO),
         "large": preset(1024, 24, 16, layer_scale=1e-5, image_shape=PHOTO),
     }
+    published: ClassVar[Published] = Published(
+        {"mask_token": False, "layer_bias": True, "norm_after_pool": True}, classes=1000
+    )
 
     size: str | None = "base"
     pool: Literal["cls", "mean", "map"] = "mean"
     class_token: bool | None = given(True)
     positions: Literal["learned", "sincos", "none"] = "none"
     position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = given(("k",))
+    bias_except: tuple[Part, ...] = given(("k",))
     layer_scale: float | None = setting(0.1, gt=0)
     mask_token: bool = True
 
@@ -49,6 +55,7 @@ class IJEPAConfig(ViTConfig):
         "huge": preset(1280, 32, 16, patch_size=14, image_shape=PHOTO),
         "giant": preset(1408, 40, 16, mlp_dim=6144, image_shape=PHOTO),
     }
+    published: ClassVar[Published] = Published()
 
     size: str | None = "base"
     pool: Literal["cls", "mean", "map"] = "mean"
@@ -65,6 +72,7 @@ class DINOv2Config(ViTConfig):
         "large": preset(1024, 24, 16, image_shape=(518, 518, 3)),
         "giant": preset(1536, 40, 24, activation="swiglu", mlp_dim=4096, image_shape=(518, 518, 3)),
     }
+    published: ClassVar[Published] = Published()
 
     size: str | None = "base"
     patch_size: int = setting(14, ge=1)
@@ -84,12 +92,13 @@ class DINOv3Config(ViTConfig):
         "large": preset(1024, 24, 16, image_shape=PHOTO),
         "huge_plus": preset(1280, 32, 20, activation="swiglu", mlp_dim=5120, image_shape=PHOTO),
     }
+    published: ClassVar[Published] = Published()
 
     size: str | None = "base"
     positions: Literal["learned", "sincos", "none"] = "none"
     rope_theta: float | None = setting(100.0, gt=0)
     registers: int = setting(4, ge=0)
-    bias_except: tuple[Literal["q", "k", "v", "out", "mlp", "norm"], ...] = given(("k",))
+    bias_except: tuple[Part, ...] = given(("k",))
     norm_eps: float = setting(1e-5, gt=0)
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True
@@ -109,6 +118,7 @@ class ASTConfig(ViTConfig):
         "small": preset(384, 12, 6, image_shape=(128, 1024, 1)),
         "base": preset(768, 12, 12, image_shape=(128, 1024, 1)),
     }
+    published: ClassVar[Published] = Published({"classes": 527, "heads_on": ("norm",)})
 
     size: str | None = "base"
     norm_eps: float = setting(1e-12, gt=0)

@@ -15,13 +15,15 @@ from ssljax.base.schema import given, setting
 from ssljax.layers import positions
 from ssljax.layers.block import FeedForward
 from ssljax.layers.config import BlockConfig
+from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.dense import Dense, parameter
+from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.multihead import Attention, Layer, Shared
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.stack import Stack
-from ssljax.models.family import Encoded, Size, TransformerConfig, element_shape, preset
+from ssljax.models.family import Encoded, Published, Size, TransformerConfig, element_shape, preset
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify
 
@@ -60,6 +62,10 @@ class ViTConfig(TransformerConfig):
         "huge": preset(1280, 32, 16, patch_size=14, image_shape=PHOTO),
     }
 
+    published: ClassVar[Published] = Published(classes=1000)
+
+    disentangled: DisentangledConfig | None = given(None)  # no keys: patches lie in rows and columns
+    convolution: ConvolutionConfig | None = given(None)
     size: str | None = "tiny"
     patch_size: int = setting(16, ge=1)
     pool: Literal["cls", "mean", "map"] = "cls"
