@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from ssljax.base.schema import setting
+from ssljax.base.schema import given, setting
 from ssljax.layers.config import Activation, NormPosition
 from ssljax.models.family import Published, Size, preset
 from ssljax.models.tokens import TokenConfig
@@ -81,6 +81,7 @@ class AlbertConfig(BertConfig):
     activation: Activation = "gelu_tanh"
     token_types: int = setting(2, ge=0)
     embedding_dim: int | None = setting(128, ge=1)
+    repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ class ModernBertConfig(BertConfig):
     published: ClassVar[Published] = Published(BARE)
 
     norm_position: NormPosition = "pre"
-    first_norm: bool = False
+    first_norm: bool = given(False)
     norm_eps: float = setting(1e-5, gt=0)
     bias: bool = False
     activation: Activation = "geglu"

@@ -35,10 +35,8 @@ class TextConfig(GPTConfig):
 
     size: str | None = "nano"
     pool: Literal["first", "last", "mean"] = "last"
-    first_norm: bool = given(True)
     bias_except: tuple[Part, ...] = given(())
     attention_scale: float | None = given(None)
-    repeats: int = given(1)
     attention: Literal["causal", "full"] = "causal"  # a token sees those up to itself, or all; `pool` is chosen apart
 
 

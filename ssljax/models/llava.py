@@ -15,8 +15,8 @@ from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
 from ssljax.models.family import Encoded
 from ssljax.models.flops import dense_flops
-from ssljax.models.tokens import Readout
-from ssljax.models.vit import ViTConfig
+from ssljax.models.tokens import Readout, TokenTransformer
+from ssljax.models.vit import ViT, ViTConfig
 
 _CLIP_L14 = ViTConfig(
     size="large",
@@ -112,8 +112,9 @@ class LLaVA(nn.Module):
         patches, vision, language = self.patch_count(image_shape), self.config.image, self.config.text
         width = language.known("width")
         maps = dense_flops(patches, vision.known("width"), width) + dense_flops(patches, width, width)
-        image = vision.standalone().flops(image_shape=image_shape)
-        return image + maps + language.standalone().flops(tokens=patches + tokens, causal=True, predicted=tokens)
+        image = ViT(vision, image_shape, parent=None).flops()
+        decoder = TokenTransformer(language, parent=None)
+        return image + maps + decoder.flops(tokens=patches + tokens, causal=True, predicted=tokens)
 
     def readout(self, hidden: jax.Array) -> Readout:
         """See `TokenTransformer.readout`."""

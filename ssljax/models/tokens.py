@@ -68,11 +68,9 @@ class TokenConfig(TransformerConfig):
 
     inputs: ClassVar[str] = "tokens"
 
-    first_norm: bool = True  # false: the attention of the first block reads its input as it is (ModernBERT)
     bias_except: tuple[Part, ...] = ()  # parts with a bias where `bias` is false, without one where it is true
     # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
     attention_scale: float | None = setting(None, gt=0)
-    repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters (ALBERT)
     vocab_size: int | None = setting(None, ge=1)
     vocab_multiple: int = setting(1, ge=1)
     max_len: int | None = setting(None, ge=1)

@@ -66,6 +66,8 @@ class ViTConfig(TransformerConfig):
 
     disentangled: DisentangledConfig | None = given(None)  # no keys: patches lie in rows and columns
     convolution: ConvolutionConfig | None = given(None)
+    relative_buckets: tuple[int, int] = given((32, 128))
+    rope_scaling: Any = given(None)
     size: str | None = "tiny"
     patch_size: int = setting(16, ge=1)
     pool: Literal["cls", "mean", "map"] = "cls"
