@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ssljax import models
 from ssljax.base.errors import UserError
 from ssljax.interop.families import llama
-from ssljax.interop.families.vision import conv, image_shape, pixels
+from ssljax.interop.families.vit import conv, image_shape, pixels
 from ssljax.interop.family import KEYS, Family, activation, activation_back, hidden_states, token_loss
 from ssljax.interop.rules import Op, Rule, blocks, copy, dense, norm, split, table, under
 from ssljax.layers.heads import normalize
