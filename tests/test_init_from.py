@@ -149,6 +149,7 @@ def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
     jax.tree.map(same, state.params["encoder"], workdir.read(tmp_path / "run").extra["teacher"]["encoder"])
 
 
+@pytest.mark.full
 def test_averaged_weights_are_what_is_taken(corpus, tmp_path):
     run.train({**texts(corpus), "ema": 0.5}, tmp_path / "run")
     state, _, _ = started(texts(corpus), tmp_path / "run", tmp_path)
@@ -233,6 +234,7 @@ def parameters(folder):
     return {**hf.flat(learned.params), "step": learned.step}
 
 
+@pytest.mark.full
 def test_a_stopped_and_resumed_run_is_the_undisturbed_one(simclr, tmp_path, monkeypatch):
     """Before its first checkpoint it starts from the source again, after that it reads the source no more."""
     source = tmp_path / "source"
@@ -278,6 +280,7 @@ def test_it_is_part_of_the_identity(simclr, tmp_path):
         run.train({**CLASSES, "steps": 2, "init_from": {"path": str(simclr)}}, tmp_path)
 
 
+@pytest.mark.full
 def test_no_steps_at_all_evaluate_it(simclr, tmp_path):
     evals = {"knn": {"max_examples": 64, "k": 5}}
     shutil.copytree(simclr, tmp_path / "copy")

@@ -53,7 +53,7 @@ class Family:
         defaults: of their keys that a config.json may leave out.
         read: their config -> our other keys. write: our config -> their other keys.
         rules: our config -> the table of names.
-        architecture: class name of the model with its head.
+        architecture: class name of the model with its head. classifier: that of one with a head of classes.
         prefix: of the names of the inner model, which a file of the bare model leaves out.
         renames: patterns of names, and what they become, of other versions of the format.
         variant: (their config, names of the tensors) -> the family itself or its like with another table of names.
@@ -74,6 +74,7 @@ class Family:
     prefix: str
     outputs: Outputs
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classifier: str = ""
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -117,7 +118,9 @@ class Family:
         same = {key: getattr(ours, computed.get(name, name)) for name, key in self.keys.items()}
         # The defaults of special ids there fit another vocabulary.
         ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) if isinstance(ours, TokenConfig) else {}
-        return {**ids, **self.defaults, **same, "architectures": [self.architecture], **self.write(ours)}
+        classes = getattr(ours, "classes", None)
+        named = [self.classifier if self.classifier and classes else self.architecture]
+        return {**ids, **self.defaults, **same, "architectures": named, **self.write(ours)}
 
     def lost(self, ours: Any, theirs: Mapping[str, Any]) -> list[str]:
         """The keys of ours, with their values, that have other ones when their config for it is read again."""

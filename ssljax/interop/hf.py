@@ -187,6 +187,8 @@ def _readouts(family: Family, ours: Any, tensors: Tensors, left_out: str, strict
     As in `transformers` a read-out is tied where its matrix is missing, or where the config says so and the matrix is
     the table. A file of the bare model has no other read-outs either.
     """
+    if "pooler" in getattr(ours, "heads_on", ()) and not any("pooler." in name for name in tensors):
+        return dataclasses.replace(ours, heads_on=()), ()
     if not isinstance(ours, TokenConfig):
         return ours, ()
 

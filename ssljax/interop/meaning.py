@@ -8,7 +8,7 @@ from ssljax.models.tokens import TokenConfig
 
 # Keys that no output depends on, or that are told otherwise below.
 _APART = {"size", "dropout", "drop_path", "init", "dtype", "pool", "mlp_ratio", "bias_except", "extras"}
-_APART |= {"vocab_multiple", "every"}
+_APART |= {"vocab_multiple", "every", "heads_on"}
 
 
 def meaning(config: Any) -> dict[str, Any]:

@@ -203,6 +203,7 @@ def test_mistakes_on_folders(tmp_path):
         run.generate(tmp_path / "large", ["w4"], step=3)
 
 
+@pytest.mark.full
 def test_an_objective_without_text(tmp_path):
     config = {
         **RUN,

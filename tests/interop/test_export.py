@@ -167,12 +167,14 @@ def test_what_has_no_counterpart_is_named(model, causal, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.full
 def test_padding_of_the_vocabulary_is_left_out(tmp_path):
     run.train(config("causal_lm", {"name": "gpt", "vocab_multiple": 64}, tmp_path), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
     assert safetensors.numpy.load_file(tmp_path / "out/model.safetensors")["transformer.wte.weight"].shape == (260, 16)
 
 
+@pytest.mark.full
 def test_an_encoder_without_the_head_of_language_modelling(tmp_path):
     lines = [json.dumps({"text": f"{word} " * 4, "label": i % 2}) + "\n" for i, word in enumerate(WORDS * 4)]
     (tmp_path / "text.jsonl").write_text("".join(lines))

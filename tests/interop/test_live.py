@@ -59,7 +59,7 @@ def legacy(settings):
 def test_configs_there_and_back(kind):
     family, drawing = REGISTRY.get(kind), case(kind)
 
-    @hypothesis.settings(max_examples=100, deadline=None)
+    @hypothesis.settings(max_examples=20, deadline=None)
     @hypothesis.given(drawing.settings, st.sampled_from(drawing.classes))
     def check(settings, name):
         theirs = {"model_type": kind, "architectures": [name], **settings}

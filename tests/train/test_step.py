@@ -21,6 +21,11 @@ from ssljax.train.step import make_train_step
 NAMES = list(objectives.REGISTRY)
 
 
+def tiered(*always):
+    """All objectives, those that are not named under `-m full` only."""
+    return [pytest.param(name, marks=() if name in always else pytest.mark.full) for name in NAMES]
+
+
 def inputs_of(objective, seed=0, step=3):
     batch = tiny.batch()
     variables = jax.jit(lambda: nn.unbox(objective.init(stream(seed, 0, "init"), batch)))()
@@ -74,20 +79,10 @@ def test_averaging_means_of_slices_would_be_caught():
     """The check above can fail: ragged rows make the mean of means differ from the mean."""
     objective = tiny.make("causal_lm")
     variables, inputs, ctx = inputs_of(objective)
-    one = gradients(objective, variables.params, variables.extra, inputs, ctx, 1)
+    value = jax.jit(lambda i, c: gradients(objective, variables.params, variables.extra, i, c, 1).value)
     halves = [slice(0, 8), slice(8, 16)]
-    parts = [
-        gradients(
-            objective,
-            variables.params,
-            variables.extra,
-            jax.tree.map(lambda x, h=h: x[h], inputs),
-            ctx.replace(row=ctx.row[h]),
-            1,
-        ).value
-        for h in halves
-    ]
-    assert abs(float(sum(parts) / 2 - one.value)) > 1e-4
+    parts = [value(jax.tree.map(lambda x, h=h: x[h], inputs), ctx.replace(row=ctx.row[h])) for h in halves]
+    assert abs(float(sum(parts) / 2 - value(inputs, ctx))) > 1e-4
 
 
 def test_the_weights_pass_has_no_encoder():
@@ -154,7 +149,7 @@ def compare(a, b, rtol=1e-4):
             np.testing.assert_allclose(x[k], y[k], rtol=rtol, atol=1e-5, err_msg=f"{k} at step {step}")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiered("simclr", "causal_lm"))
 def test_a_mesh_with_slices_equals_one_device(name):
     """Losses, metrics and the norm of the gradients over five steps; then the first moments, leaf by leaf: these are
     the gradients, and a partitioner's mistake was once seen there only."""
@@ -168,7 +163,7 @@ def test_a_mesh_with_slices_equals_one_device(name):
 RESNET = {"name": "resnet", "size": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}
 
 
-@pytest.mark.parametrize("name", ["simclr", "classification"])
+@pytest.mark.parametrize("name", ["simclr", pytest.param("classification", marks=pytest.mark.full)])
 def test_convolutions_on_a_mesh_with_slices_equal_one_device(name):
     model = {**RESNET, "drop_path": 0.1}
     one, state = make_run(name, model=model)[0](5)
@@ -185,18 +180,8 @@ def test_every_mesh_equals_one_device(name, mesh):
     compare(make_run(name, mesh)[0](5)[0], make_run(name)[0](5)[0])
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiered("causal_lm"))
 def test_a_map_over_seeds_equals_separate_runs(name):
-    mapped_over_seeds(name)
-
-
-@pytest.mark.parametrize("name", ["simclr", "causal_lm"])
-def test_a_map_over_seeds_equals_separate_runs_for_one_of_each_kind(name):
-    mapped_over_seeds(name)
-
-
-def mapped_over_seeds(name):
     seeds = jnp.arange(3)
     _, born, step = make_run(name)
     states = jax.vmap(born)(seeds)

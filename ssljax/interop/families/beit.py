@@ -60,7 +60,10 @@ def _read_beit(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_beit(ours: Any) -> dict[str, Any]:
     biased = ours.position_bias == "grid"
+    masked = ours.classes and ours.pool == "mean" and not ours.norm_after_pool
+    named = {"architectures": ["BeitForMaskedImageModeling"], "vocab_size": ours.classes} if masked else {}
     return {
+        **named,
         **{k: v for k, v in write(ours).items() if k != "qkv_bias"},
         "use_mean_pooling": ours.pool == "mean",
         "use_absolute_position_embeddings": ours.positions == "learned",
@@ -82,6 +85,7 @@ BEIT = dataclasses.replace(
     write=_write_beit,
     rules=_beit,
     architecture="BeitModel",
+    classifier="BeitForImageClassification",
     prefix="beit.",
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
     ignored=(r"relative_position_index$",),

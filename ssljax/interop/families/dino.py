@@ -129,6 +129,7 @@ DINOV2 = dataclasses.replace(
     write=_write_dinov2,
     rules=functools.partial(_dinov2, root="dinov2."),
     architecture="Dinov2Model",
+    classifier="Dinov2ForImageClassification",
     prefix="dinov2.",
     outputs=functools.partial(outputs, read=_class_and_patches, pool=class_token),
 )
@@ -137,6 +138,7 @@ DINOV2_REGISTERS = dataclasses.replace(
     defaults={**DINOV2.defaults, "model_type": "dinov2_with_registers", "num_register_tokens": 4},
     rules=functools.partial(_dinov2, root="dinov2_with_registers."),
     architecture="Dinov2WithRegistersModel",
+    classifier="Dinov2WithRegistersForImageClassification",
     prefix="dinov2_with_registers.",
 )
 DINOV3 = dataclasses.replace(

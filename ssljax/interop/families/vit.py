@@ -181,6 +181,11 @@ def _read_deit(theirs: Mapping[str, Any]) -> dict[str, Any]:
     return {**out, "heads_on": ("distilled",)} if "WithTeacher" in architecture(theirs) else out
 
 
+def _write_deit(ours: Any) -> dict[str, Any]:
+    two = {"architectures": ["DeiTForImageClassificationWithTeacher"]} if "distilled" in ours.heads_on else {}
+    return {**write(ours), **two}
+
+
 def _read_ast(theirs: Mapping[str, Any]) -> dict[str, Any]:
     shape = (theirs["num_mel_bins"], theirs["max_length"], 1)
     out = read({**theirs, "image_size": shape[:2], "num_channels": 1}, pooled=False)
@@ -210,6 +215,7 @@ VIT = Family(
     write=write,
     rules=_vit,
     architecture="ViTModel",
+    classifier="ViTForImageClassification",
     prefix="vit.",
     outputs=outputs,
 )
@@ -218,8 +224,10 @@ DEIT = dataclasses.replace(
     model="deit",
     defaults={**DEFAULTS, "model_type": "deit"},
     read=_read_deit,
+    write=_write_deit,
     rules=_deit,
     architecture="DeiTModel",
+    classifier="DeiTForImageClassification",
     prefix="deit.",
 )
 IJEPA = dataclasses.replace(
@@ -229,6 +237,7 @@ IJEPA = dataclasses.replace(
     read=functools.partial(read, pooled=False),
     rules=_ijepa,
     architecture="IJepaModel",
+    classifier="IJepaForImageClassification",
     prefix="ijepa.",
     outputs=functools.partial(outputs, read=pooled),
     ignored=(r"pooler\.",),
@@ -243,6 +252,7 @@ AST = dataclasses.replace(
     write=_write_ast,
     rules=_ast,
     architecture="ASTModel",
+    classifier="ASTForAudioClassification",
     prefix="audio_spectrogram_transformer.",
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
 )
