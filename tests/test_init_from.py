@@ -133,6 +133,7 @@ def test_positions_of_another_length(gpt, corpus, tmp_path, length):
     same(stretched(table, len(table)), table)
 
 
+@pytest.mark.full
 def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
     head = {"hidden": 16, "bottleneck": 8, "prototypes": 12}
     crops = {"name": "multi_crop", "local_crops": 1, "local_size": 4}
@@ -221,6 +222,7 @@ def test_another_shape_is_a_mistake_unless_it_is_left_out(simclr, tmp_path):
         started({**CLASSES, "model": {**VIT, "name": "vit"}}, simclr, tmp_path, include=["head"])
 
 
+@pytest.mark.full
 def test_a_classifier_of_other_classes_stays_behind(tmp_path):
     run.train(CLASSES, tmp_path / "ten")
     config = {**CLASSES, "data": {**CLASSES["data"], "num_classes": 12}}
