@@ -155,6 +155,9 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     inner = model.family.prefix if model.bare else ""
     constants = {name.removeprefix(inner): value for name, value in model.family.constants(model.ours).items()}
     tensors = {**tensors_of(model, params), **constants}
+    if not getattr(model.ours, "tied", True):  # then `transformers` ties none of the tables
+        copies = {a.removeprefix(inner): b.removeprefix(inner) for a, b in model.family.copies.items()}
+        tensors |= {name: tensors[same] for name, same in copies.items() if same in tensors and name not in tensors}
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
@@ -174,7 +177,7 @@ def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     for rule in active(model.family.rules(model.ours), arrays):
         parts = [arrays[name] for name in rule.ours]
         for name, index in rule.names(parts[0].shape):
-            out[name] = np.ascontiguousarray(rule.op.write([np.asarray(part[index]) for part in parts]))
+            out[name] = np.asarray(rule.op.write([np.asarray(part[index]) for part in parts]), order="C")
     return {name.removeprefix(inner): value for name, value in out.items()}
 
 
@@ -283,7 +286,9 @@ def _read_parameters(
     covered = {name for rule in rules for name in rule.ours}
     problems += [f"no rule: {name}" for name in shapes if name not in covered]
     copies = {a.removeprefix(left_out): b.removeprefix(left_out) for a, b in family.copies.items()}
-    rest = [name for name in tensors if name not in used and name not in repeated]
+    rest = [name for name in tensors if name not in used and name not in repeated and 0 not in tensors.shape(name)]
+    for name in covered - params.keys() - missing:  # a stack of blocks that do without it
+        params[name] = jnp.zeros(shapes[name].shape, shapes[name].dtype, device=places[name])
     unused = []
     for name in (name for name in rest if not any(re.search(pattern, name) for pattern in family.ignored)):
         same = copies.get(name)

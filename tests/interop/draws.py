@@ -369,7 +369,7 @@ def beit(draw):
         "use_absolute_position_embeddings": draw(st.booleans()),
         "use_relative_position_bias": biased == "own",
         "use_shared_relative_position_bias": biased == "shared",
-        "layer_scale_init_value": draw(one_of([0, 0.1])),
+        "layer_scale_init_value": draw(one_of([0.0, 0.1])),
         "use_mean_pooling": True,
     }
 
@@ -406,8 +406,7 @@ def vit_mae(draw):
         **draw(tower(square=True)),
         **{f"decoder_{key}": value for key, value in decoder.items()},
         "qkv_bias": draw(st.booleans()),
-        "mask_ratio": draw(one_of([0.5, 0.75])),
-        "norm_pix_loss": draw(st.booleans()),
+        "norm_pix_loss": False,  # of the objective, as the ratio of hidden patches: an export has their defaults
     }
 
 

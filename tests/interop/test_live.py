@@ -94,6 +94,9 @@ def randomise(model, seed):
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if name not in saved or not tensor.is_floating_point():
                 continue
+            fixed = "embed_positions" if model.config.model_type == "pegasus" else "inv_freq"
+            if fixed in name:  # sinusoids and frequencies
+                continue
             noise = torch.randn(tensor.shape, generator=draw)
             if tensor.ndim > 1:
                 tensor.copy_(noise * (0.5 if "embed" in name or "wte" in name else tensor.shape[-1] ** -0.5))
@@ -182,7 +185,8 @@ def inputs_for(kind, name, config, rng, padding):
     types = {"xlnet": 2}.get(kind) or getattr(config, "type_vocab_size", 1)
     if types > 1:
         out["token_type_ids"] = rng.integers(0, types, ids.shape)
-    labels = np.where((mask == 1) & (rng.random(ids.shape) < 0.7), rng.integers(0, vocab - 1, ids.shape), -100)
+    seen = mask * np.pad(mask, ((0, 0), (1, 0)), constant_values=1)[:, :-1]  # nothing is predicted from padding
+    labels = np.where((seen == 1) & (rng.random(ids.shape) < 0.7), rng.integers(0, vocab - 1, ids.shape), -100)
     if config.is_encoder_decoder:
         target = rng.integers(0, vocab, (batch, 7))
         seen = np.ones_like(target)
@@ -245,9 +249,10 @@ def both_ways(transformers, folder, kind, name, settings, seed, padding, untied)
     got = ours.forward(**inputs)
     names = compared(want, name, model.config)
     assert names and set(names) <= set(got), sorted(set(names) - set(got))
+    names = sorted(names, key=lambda key: (key == "loss", "logits" in key))  # what comes first is told first
     for key in names:
         assert got[key].shape == want[key].shape, key
-        close(got[key], want[key], inputs, key)
+        close(got[key], want[key], inputs, f"imported: {key}")
 
     # The configuration is written from ours alone, as for a model that was trained here.
     hf.save(dataclasses.replace(ours, config={}, folder=None), folder / "ours")
@@ -259,7 +264,7 @@ def both_ways(transformers, folder, kind, name, settings, seed, padding, untied)
     again = run(opened.eval(), {k: v for k, v in inputs.items() if k != "labels" or "loss" in want})
     for key in names:
         if key in again:
-            close(again[key], want[key], inputs, key)
+            close(again[key], want[key], inputs, f"exported: {key}")
     assert "logits" not in want or "logits" in again
     base = transformers.AutoModel.from_pretrained(folder / "ours", attn_implementation="eager")
     assert base is not None
@@ -297,10 +302,12 @@ def test_many_models(transformers, tmp_path_factory, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_config_leaves_out_is_what_transformers_takes(transformers, kind):
     case(kind)
+    if kind in PAIRS or kind == "esm":
+        pytest.skip("made of other configs" if kind in PAIRS else "its default positions are not supported")
     config = transformers.AutoConfig.for_model(kind)
     family = REGISTRY.get(kind)
     complete = json.loads(config.to_json_string(use_diff=False))
-    known = {"model_type", *family.keys.values()}
+    known = {"model_type", "num_hidden_layers", *family.keys.values()}
     sizes = {k: v for k, v in complete.items() if k in known and isinstance(v, int) and not isinstance(v, bool)}
     assert meaning(family.built({**sizes, "model_type": kind}, "config.json")) == meaning(
         family.built(complete, "config.json")

@@ -69,7 +69,7 @@ def _write_beit(ours: Any) -> dict[str, Any]:
         "use_absolute_position_embeddings": ours.positions == "learned",
         "use_relative_position_bias": biased and ours.layer_bias,
         "use_shared_relative_position_bias": biased and not ours.layer_bias,
-        "layer_scale_init_value": ours.layer_scale or 0,
+        "layer_scale_init_value": float(ours.layer_scale or 0),
         "use_mask_token": ours.mask_token,
     }
 

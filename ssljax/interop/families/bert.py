@@ -94,7 +94,7 @@ def embeddings(inner: str) -> list[Rule]:
     ]
 
 
-def _head(config: Any, tied: str, own: str) -> list[Rule]:
+def head(config: Any, tied: str, own: str) -> list[Rule]:
     """The read-out's matrix where it has its own, and its bias: `tied` where the matrix is the table's, else `own`."""
     matrix = Rule(("head_kernel",), f"{own}.weight", TRANSPOSE)
     return [matrix, *copy("head_bias", tied if config.tied else f"{own}.bias")]
@@ -107,7 +107,7 @@ def _bert(config: Any) -> list[Rule]:
         *dense("pooler", "bert.pooler.dense"),
         *dense("head_dense", "cls.predictions.transform.dense"),
         *norm("head_norm", "cls.predictions.transform.LayerNorm"),
-        *_head(config, "cls.predictions.bias", "cls.predictions.decoder"),
+        *head(config, "cls.predictions.bias", "cls.predictions.decoder"),
         *dense("pair", "cls.seq_relationship"),
     ]
 
@@ -119,7 +119,7 @@ def _roberta(config: Any) -> list[Rule]:
         *dense("pooler", "roberta.pooler.dense"),
         *dense("head_dense", "lm_head.dense"),
         *norm("head_norm", "lm_head.layer_norm"),
-        *_head(config, "lm_head.bias", "lm_head.decoder"),
+        *head(config, "lm_head.bias", "lm_head.decoder"),
     ]
 
 
@@ -147,7 +147,7 @@ def _albert(config: Any) -> list[Rule]:
         *dense("pooler", "albert.pooler"),
         *dense("head_dense", "predictions.dense"),
         *norm("head_norm", "predictions.LayerNorm"),
-        *_head(config, "predictions.bias", "predictions.decoder"),
+        *head(config, "predictions.bias", "predictions.decoder"),
         *dense("pair", "sop_classifier.classifier"),
     ]
 
@@ -318,7 +318,8 @@ BERT = Family(
     prefix="bert.",
     outputs=masked_lm,
     only=ENCODER,
-    ignored=(r"position_ids$",),
+    # Where the read-out has a matrix of its own, its bias is stored once more.
+    ignored=(r"position_ids$", r"^(cls\.predictions|predictions|lm_head)\.bias$"),
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     constants=_one_type("bert"),
 )

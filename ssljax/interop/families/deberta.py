@@ -9,7 +9,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, embeddings, nothing
 from ssljax.interop.family import Family, activation, activation_back
-from ssljax.interop.rules import Op, Rule, blocks, copy, dense, norm
+from ssljax.interop.rules import TRANSPOSE, Op, Rule, blocks, copy, dense, norm
 from ssljax.layers.disentangled import logit_scale
 
 PROJECTIONS = {"q": "query_proj", "k": "key_proj", "v": "value_proj"}
@@ -24,8 +24,8 @@ def convolution(size: int) -> Op:
     )
 
 
-def rules(transform: str, bias: str) -> Callable[[Any], list[Rule]]:
-    """The names, with those of the transform before the read-out and of the bias of the logits."""
+def rules(transform: str, bias: str, matrix: str) -> Callable[[Any], list[Rule]]:
+    """The names, with those of the transform before the read-out, and of the bias and the matrix of that."""
 
     def rules(config: Any) -> list[Rule]:
         encoder, size = "deberta.encoder", config.convolution.size if config.convolution else 1
@@ -41,6 +41,7 @@ def rules(transform: str, bias: str) -> Callable[[Any], list[Rule]]:
             ),
             *dense("head_dense", f"{transform}.dense"),
             *norm("head_norm", f"{transform}.LayerNorm"),
+            Rule(("head_kernel",), f"{matrix}.weight", TRANSPOSE),
             *copy("head_bias", bias),
         ]
 
@@ -110,13 +111,14 @@ DEBERTA = dataclasses.replace(
     | {"relative_attention": False, "position_biased_input": True, "pos_att_type": None},
     read=_read,
     write=_write,
-    rules=rules("cls.predictions.transform", "cls.predictions.bias"),
+    rules=rules("cls.predictions.transform", "cls.predictions.bias", "cls.predictions.decoder"),
     architecture="DebertaV2ForMaskedLM",
     prefix="deberta.",
     ignored=(*BERT.ignored, r"mask_predictions\.", r"embeddings\.position_embeddings\."),
     variant=_variant,
     only={},
-    copies={},
+    copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     constants=nothing,
 )
-NEWER = dataclasses.replace(DEBERTA, rules=rules("lm_predictions.lm_head", "lm_predictions.lm_head.bias"))
+HEAD = "lm_predictions.lm_head"
+NEWER = dataclasses.replace(DEBERTA, rules=rules(HEAD, f"{HEAD}.bias", f"{HEAD}.decoder"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ssljax.base.errors import UserError
 from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, nothing
-from ssljax.interop.rules import Rule, blocks, copy, dense, norm, table
+from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, dense, norm, table
 
 
 def _rules(config: Any) -> list[Rule]:
@@ -18,6 +18,7 @@ def _rules(config: Any) -> list[Rule]:
         *norm("stack/norm", "esm.encoder.emb_layer_norm_after"),
         *dense("head_dense", "lm_head.dense"),
         *norm("head_norm", "lm_head.layer_norm"),
+        Rule(("head_kernel",), "lm_head.decoder.weight", TRANSPOSE),
         *copy("head_bias", "lm_head.bias"),
     ]
 
@@ -51,6 +52,7 @@ ESM = dataclasses.replace(
     },
     read=_read,
     write=lambda ours: {
+        "pad_token_id": 0,  # must be some id
         "position_embedding_type": "rotary",
         "rope_theta": ours.rope_theta,
         "emb_layer_norm_before": ours.embedding_norm,
@@ -58,7 +60,7 @@ ESM = dataclasses.replace(
     rules=_rules,
     architecture="EsmForMaskedLM",
     prefix="esm.",
-    ignored=(r"inv_freq$", r"contact_head\.", r"position_(ids|embeddings\.weight)$", r"lm_head\.decoder\.weight$"),
+    ignored=(r"inv_freq$", r"contact_head\.", r"position_(ids|embeddings\.weight)$"),
     only={},
     copies={},
     constants=nothing,

@@ -187,15 +187,26 @@ MIXTRAL = dataclasses.replace(
     MISTRAL,
     model="mixtral",
     defaults={**MISTRAL.defaults, "model_type": "mixtral", "sliding_window": None, "router_aux_loss_coef": 0.001}
-    | {"num_experts_per_tok": 2, "num_local_experts": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6},
+    | {
+        "num_experts_per_tok": 2,
+        "num_local_experts": 8,
+        "router_aux_loss_coef": 0.001,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+    },
     read=lambda theirs: {
         **_mistral(theirs),
-        "experts": {"count": theirs["num_local_experts"], "top_k": theirs["num_experts_per_tok"]},
+        "experts": {
+            "count": theirs["num_local_experts"],
+            "top_k": theirs["num_experts_per_tok"],
+            "balance": theirs["router_aux_loss_coef"],
+        },
     },
     write=lambda ours: {
         **_mistral_back(ours),
         "num_local_experts": (ours.experts or ExpertsConfig()).count,
         "num_experts_per_tok": (ours.experts or ExpertsConfig()).top_k,
+        "router_aux_loss_coef": (ours.experts or ExpertsConfig()).balance,
     },
     architecture="MixtralForCausalLM",
 )

@@ -202,6 +202,7 @@ def _read_clip(theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _write_clip(ours: Any) -> dict[str, Any]:
     image = {**write_image(ours.image), "model_type": "clip_vision_model", "projection_dim": ours.embed_dim}
     text = {**_write_text(ours.text), "model_type": "clip_text_model", "projection_dim": ours.embed_dim}
+    text["eos_token_id"] = 2  # there: a text ends at its largest id
     return {"projection_dim": ours.embed_dim, "vision_config": image, "text_config": text}
 
 

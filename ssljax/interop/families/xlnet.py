@@ -78,8 +78,15 @@ XLNET = Family(
         "layer_norm_eps": 1e-12,
         "tie_word_embeddings": True,
     },
-    read=lambda theirs: {"activation": activation(theirs["ff_activation"], "ff_activation")},
-    write=lambda ours: {"ff_activation": activation_back(ours.activation), "d_head": ours.head_width},
+    read=lambda theirs: {
+        "activation": activation(theirs["ff_activation"], "ff_activation"),
+        "readout_bias": theirs.get("architectures") != ["XLNetModel"],
+    },
+    write=lambda ours: {
+        "ff_activation": activation_back(ours.activation),
+        "d_head": ours.head_width,
+        **({} if ours.readout_bias else {"architectures": ["XLNetModel"]}),
+    },
     rules=_rules,
     architecture="XLNetLMHeadModel",
     prefix="transformer.",
