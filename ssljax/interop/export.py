@@ -43,10 +43,6 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
     special = objective.spec.special_ids if isinstance(model.ours, TokenConfig) else {}
     ids = {f"{role}_token_id": special[role] for role in ("bos", "eos", "pad") if special.get(role) is not None}
     config = {**model.config, **ids}
-        {**model.config, **{k: v for k, v in ids.items() if v is not None}}
-        if isinstance(model.ours, TokenConfig)
-        else model.config
-    )
     model = dataclasses.replace(model, config=config, folder=learned.folder)
     run = f"objective {learned.config['objective']['name']}, step {learned.step}, run {digest(learned.identity)}"
     hf.save(model, folder, f"Trained by ssljax: {run}.")
