@@ -82,6 +82,7 @@ def main():
             model = export(folder, out)
             mine, tokens, mask_id = ours(folder)
             other = theirs(out, tokens, mask_id)
+            print(f"{name}: {mine:.5f} here, {other:.5f} there", flush=True)
             table.add_row(
                 name, model.config["model_type"], f"{mine:.5f}", f"{other:.5f}", f"{abs(mine / other - 1):.0e}"
             )

@@ -195,7 +195,9 @@ def test_another_mesh_and_slices_continue_the_same_run(undisturbed, tmp_path):
     for line, other in zip(metrics(workdir), metrics(undisturbed), strict=True):
         assert line.pop("batch_hash") == other.pop("batch_hash")
         for k in line:
-            np.testing.assert_allclose(line[k], other[k], rtol=1e-4, err_msg=f"{k} at step {line['step']}")
+            # The rank is of a covariance, whose small eigenvalues see the order of sums.
+            rtol = 1e-3 if k == "health/effective_rank" else 1e-4
+            np.testing.assert_allclose(line[k], other[k], rtol=rtol, err_msg=f"{k} at step {line['step']}")
 
 
 def test_another_config_in_the_same_workdir_is_refused(undisturbed):
