@@ -38,17 +38,24 @@ def trained(config, overrides, steps, folder):
 
 
 def ours(folder):
-    """(perplexity of the run's evaluation, the tokens that it scored [N, T], the id of the mask or None)."""
+    """(perplexity of the run's evaluation, the tokens that it scored [N, T], (the id of the mask or None, those of specials))."""
     with run.restored(folder) as (program, state):
         evaluator = run.make_evaluator(program)
         name, evaluation = next((n, e) for n, e in evaluator.evaluations.items() if n.endswith("perplexity"))
         metrics = evaluator.run(run.evaluated(state), state.extra, [name])[name]
         _, arrays = evaluator.split_arrays(evaluation, evaluation.test_split)
-        return metrics[f"{evaluation.prefix}perplexity"], arrays["tokens"], getattr(program.objective, "mask_id", None)
+        return (
+            metrics[f"{evaluation.prefix}perplexity"],
+            arrays["tokens"],
+            (
+                getattr(program.objective, "mask_id", None),
+                sorted(program.dataset.spec.special_ids.values()),
+            ),
+        )
 
 
 @torch.no_grad()
-def theirs(folder, tokens, mask_id):
+def theirs(folder, tokens, mask_id, specials):
     """The same by the exported model."""
     kind = transformers.AutoModelForCausalLM if mask_id is None else transformers.AutoModelForMaskedLM
     model = kind.from_pretrained(folder).eval()
@@ -63,8 +70,9 @@ def theirs(folder, tokens, mask_id):
         hidden.fill_diagonal_(mask_id)
         scores = model(hidden).logits.log_softmax(-1)
         places = torch.arange(len(row))
-        total += scores[places, places, row].sum().item()
-        count += len(row)
+        counted = ~torch.isin(row, torch.tensor(specials))
+        total += scores[places, places, row][counted].sum().item()
+        count += int(counted.sum())
     return float(np.exp(-total / count))
 
 
@@ -80,8 +88,8 @@ def main():
             if not known.run:
                 trained(config, overrides, known.steps, folder)
             model = export(folder, out)
-            mine, tokens, mask_id = ours(folder)
-            other = theirs(out, tokens, mask_id)
+            mine, tokens, ids = ours(folder)
+            other = theirs(out, tokens, *ids)
             print(f"{name}: {mine:.5f} here, {other:.5f} there", flush=True)
             table.add_row(
                 name, model.config["model_type"], f"{mine:.5f}", f"{other:.5f}", f"{abs(mine / other - 1):.0e}"
