@@ -38,7 +38,7 @@ def trained(config, overrides, steps, folder):
 
 
 def ours(folder):
-    """(perplexity of the run's evaluation, the tokens that it scored [N, T], (the id of the mask or None, those of specials))."""
+    """(perplexity of the evaluation, the tokens that it scored [N, T], ids of the mask (or None) and of specials)."""
     with run.restored(folder) as (program, state):
         evaluator = run.make_evaluator(program)
         name, evaluation = next((n, e) for n, e in evaluator.evaluations.items() if n.endswith("perplexity"))
