@@ -22,13 +22,11 @@ from ssljax import data, evals, losses, objectives, parallel, report
 from ssljax.base import durations, hashing
 from ssljax.base.errors import UserError
 from ssljax.config import RunConfig, build, difference
-from ssljax.data.rows import first_token, last_token
 from ssljax.evals import generation, prompts
 from ssljax.interop import hf, init_from
+from ssljax.interop.workdir import read as read_workdir
 from ssljax.interop.workdir import read_json
-from ssljax.layers.masks import is_causal
 from ssljax.objectives.base import Ctx, Variables, stream, total
-from ssljax.objectives.tokens import TokenObjective
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Signals, fit
 from ssljax.train.metrics import Progress, Speedometer, Writer
@@ -270,32 +268,12 @@ def language_model(folder: str | pathlib.Path, step: int | None = None) -> promp
     folder = pathlib.Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1))
     if "model_type" in read_json(folder / "config.json"):
         if step is not None:
             raise UserError(f"--step: got {step}, but {str(folder)!r} is no workdir and has no checkpoints")
-        mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1))
         return prompts.imported(hf.load(folder, mesh=mesh), mesh)
-    with restored(folder, step) as (program, state):
-        objective = program.objective
-        if not isinstance(objective, TokenObjective):
-            name = program.config.to_dict()["objective"]["name"]
-            raise UserError(f"{folder}: its objective {name!r} trains no model that reads text and writes it")
-        import tokenizers
-
-        ids = program.dataset.spec.special_ids
-        whole = program.config.data.mode == "documents"  # then a text was trained on with what stands around it
-        causal = is_causal(objective.attention)
-        first, last = (() if i is None else (i,) for i in (first_token(ids), last_token(ids)))
-        return prompts.LanguageModel(
-            objective.model,
-            evaluated(state)["encoder"],
-            tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")),
-            causal=causal,
-            around=(first if whole else (), last if whole and not causal else ()),
-            ends=last,
-            mesh=program.mesh,
-            title=str(folder),
-        )
+    return prompts.trained(read_workdir(folder, step, mesh), mesh)
 
 
 def generate(

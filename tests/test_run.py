@@ -195,8 +195,8 @@ def test_another_mesh_and_slices_continue_the_same_run(undisturbed, tmp_path):
     for line, other in zip(metrics(workdir), metrics(undisturbed), strict=True):
         assert line.pop("batch_hash") == other.pop("batch_hash")
         for k in line:
-            # The rank is of a covariance, whose small eigenvalues see the order of sums.
-            rtol = 1e-3 if k == "health/effective_rank" else 1e-4
+            # Rank and uniformity hang on the small eigenvalues and distances, which see those steps.
+            rtol = 1e-3 if k.startswith("health/") else 1e-4
             np.testing.assert_allclose(line[k], other[k], rtol=rtol, err_msg=f"{k} at step {line['step']}")
 
 

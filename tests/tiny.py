@@ -45,8 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {
             "name": "llava",
             "image": {k: v for k, v in _VIT.items() if k != "name"},
-            "text": {"name": "llama", "vocab_size": 65, **_TEXT},
-            "image_token": 64,
+            "text": {"name": "llama", **_TEXT},
         },
         "objective": {},
     },

@@ -28,7 +28,7 @@ DECODER = dict(
 
 def get_config(arg=""):
     a = arguments(arg, image=True)
-    # One more row in the table: the id that stands for the patches.
+    # One more row in the table: the id that stands for the patches once the model is exported.
     seeing = dict(
         name="llava",
         image=dict(size=None, width=128, depth=4, heads=4, patch_size=16, dropout=0.1),

@@ -77,6 +77,9 @@ def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any =
             raise UserError(f"{where}: unknown key{nearest(key, known)} (allowed: {', '.join(known) or 'none'})")
     hints = typing.get_type_hints(cls)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
+    if defaults is not None:  # its family's own fields too, which are no keys
+        fixed = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in known]
+        arguments = {name: getattr(defaults, name) for name in fixed} | arguments
     for name, field in known.items():
         where = f"{path}.{name}" if path else name
         if name in values:

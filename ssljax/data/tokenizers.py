@@ -220,7 +220,7 @@ def _tokenizer_file(config: DataConfig) -> pathlib.Path:
     if settings.name == "file":
         return pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
     key = digest(
-        ["tokenizer", 1, settings.name, settings.vocab_size, settings.lowercase, [fingerprint(p) for p in config.parts]]
+        ["tokenizer", 2, settings.name, settings.vocab_size, settings.lowercase, [fingerprint(p) for p in config.parts]]
     )
     build = functools.partial(_train, settings, config.parts)
     return build_once(cache_root(config) / f"tokenizer-{key}", build) / "tokenizer.json"
@@ -241,7 +241,8 @@ def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Toke
     model.normalizer = normalizers.Lowercase() if settings.lowercase else None
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
-        special_tokens=list(_BYTE_LEVEL.values()),
+        # No text ends with id 2, which a CLIP in the Hugging Face format reads as "the largest id".
+        special_tokens=[_BYTE_LEVEL[role] for role in ("pad", "bos", "mask", "eos")],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.data.rows import first_token, last_token
 from ssljax.evals.generation import Sampling, generate, pad, placed, without_strict
 from ssljax.interop.family import causal_lm
 from ssljax.interop.hf import Model
-from ssljax.layers.masks import Keys
+from ssljax.interop.workdir import Learned
+from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenTransformer
+from ssljax.objectives.tokens import TokenObjective
 
 if TYPE_CHECKING:
     import tokenizers
@@ -99,6 +102,34 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
         mesh=mesh,
         title=str(model.folder),
+    )
+
+
+def trained(learned: Learned, mesh: jax.sharding.Mesh | None = None) -> LanguageModel:
+    """The model of a run, whose arrays lie on `mesh`.
+
+    Raises:
+        UserError: it reads no text.
+    """
+    objective, title = learned.objective, str(learned.folder)
+    if not isinstance(objective, TokenObjective):
+        name = learned.config["objective"]["name"]
+        raise UserError(f"{title}: its objective {name!r} trains no model that reads text and writes it")
+    import tokenizers
+
+    ids = objective.spec.special_ids
+    whole = learned.config["data"]["mode"] == "documents"  # then a text was trained on with what stands around it
+    causal = is_causal(objective.attention)
+    first, last = (() if i is None else (i,) for i in (first_token(ids), last_token(ids)))
+    return LanguageModel(
+        objective.model,
+        learned.model_params,
+        tokenizers.Tokenizer.from_file(str(learned.folder / "tokenizer.json")),
+        causal=causal,
+        around=(first if whole else (), last if whole and not causal else ()),
+        ends=last,
+        mesh=mesh,
+        title=title,
     )
 
 

@@ -17,11 +17,15 @@ from ssljax import models, parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
+from ssljax.data.rows import last_token
 from ssljax.interop import hf, workdir
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
+from ssljax.layers import positions
 from ssljax.layers.masks import Full, is_causal
+from ssljax.models.clip import CLIPConfig
 from ssljax.models.tokens import TokenConfig
+from ssljax.models.vit import ViTConfig
 
 _PADDED = ("embed/embedding", "head_kernel", "head_bias")  # by `vocab_multiple`
 
@@ -40,10 +44,7 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
     learned = workdir.read(pathlib.Path(source), step)
     objective, folder = learned.objective, pathlib.Path(folder)
     model = of_module(objective.model, learned.model_params, is_causal(getattr(objective, "attention", Full())))
-    special = objective.spec.special_ids if isinstance(model.ours, TokenConfig) else {}
-    ids = {f"{role}_token_id": special[role] for role in ("bos", "eos", "pad") if special.get(role) is not None}
-    config = {**model.config, **ids}
-    model = dataclasses.replace(model, config=config, folder=learned.folder)
+    model = dataclasses.replace(model, config=with_ids(model, objective.spec), folder=learned.folder)
     run = f"objective {learned.config['objective']['name']}, step {learned.step}, run {digest(learned.identity)}"
     hf.save(model, folder, f"Trained by ssljax: {run}.")
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
@@ -86,7 +87,7 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
     Raises:
         UserError: there is none; what the nearest one does otherwise is named.
     """
-    ours = getattr(module, "config", None)
+    ours, params = _with_table(getattr(module, "config", None), params)
     families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the table
     own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(ours)]
     kind_of_input = getattr(ours, "inputs", None)
@@ -105,6 +106,16 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
     kind = min(own, key=lambda kind: len(reasons[kind]))
     shown = ", ".join(reasons[kind][:4]) + (f" and {len(reasons[kind]) - 4} more" if len(reasons[kind]) > 4 else "")
     raise UserError(f"{shown}: without counterpart in {kind!r}, and no other architecture of transformers fits")
+
+
+def _with_table(ours: Any, params: Any) -> tuple[Any, Any]:
+    """The same encoder of images with its fixed positions as a table: there all have one."""
+    if not isinstance(ours, ViTConfig) or ours.positions != "sincos":
+        return ours, params
+    module = ours.standalone()
+    table = positions.sincos_2d(module.grid(module.image_shape), module.width)
+    front = np.zeros((ours.prefix - ours.registers, module.width), table.dtype)
+    return dataclasses.replace(ours, positions="learned"), {**params, "positions": np.concatenate([front, table])}
 
 
 def _fit(family: Family, ours: Any, causal: bool) -> tuple[dict[str, Any], list[str]]:
@@ -134,9 +145,30 @@ def _filled(family: Family, theirs: dict[str, Any], ours: Any, params: Any) -> h
     if lost:  # an encoder that was trained without these heads
         if "head_dense/kernel" in lost:  # nor is the bias of the logits of use then
             values = {name: value for name, value in values.items() if not name.startswith("head_")}
-        inner = re.sub(r"(LMHead|For[A-Z]\w*?)(Model)?$", "", family.architecture) + "Model"
+        inner = re.sub(r"(LMHead|For[A-Z]\w*?)?(Model)?$", "", family.architecture) + "Model"
         config["architectures"] = [inner]
     return hf.Model(module, {"params": hf.tree(values)}, config, ours, family)
+
+
+def with_ids(model: hf.Model, spec: Any) -> dict[str, Any]:
+    """Their config with the ids of the special tokens of the data `spec`.
+
+    Raises:
+        UserError: the end of a text cannot be told.
+    """
+    special = spec.special_ids
+    ids = {f"{role}_token_id": special[role] for role in ("bos", "eos", "pad") if special.get(role) is not None}
+    if "text_config" not in model.config:
+        return {**model.config, **ids}
+    if isinstance(model.ours, CLIPConfig) and model.ours.text.attention == "causal":
+        ids["eos_token_id"] = end = last_token(special)
+        if end is None or end == 2:
+            found = "no token" if end is None else "id 2"
+            raise UserError(
+                f"data.tokenizer: a text ends with {found}; transformers reads the vector of a text at the first token "
+                "with the id of the end, and takes 2 for the largest id"
+            )
+    return {**model.config, "text_config": {**model.config["text_config"], **ids}}
 
 
 def _tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:

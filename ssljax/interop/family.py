@@ -124,8 +124,19 @@ class Family:
 
     def lost(self, ours: Any, theirs: Mapping[str, Any]) -> list[str]:
         """The keys of ours, with their values, that have other ones when their config for it is read again."""
-        mine, read = meaning(ours), meaning(self.built(theirs, "export"))
-        return [f"model.{name}: {mine[name]!r}" for name in mine if mine[name] != read.get(name)]
+        return _differences(meaning(ours), meaning(self.built(theirs, "export")), "model")
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> list[str]:
+    """The keys with other values, "path.key: value"; of groups that both have, those within."""
+    out = []
+    for name, value in ours.items():
+        other, where = theirs.get(name), f"{path}.{name}"
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            out += _differences(value, other, where)
+        elif value != other:
+            out.append(f"{where}: {value!r}")
+    return out
 
 
 def in_every_stack(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -287,7 +287,8 @@ def _read_parameters(
     problems += [f"no rule: {name}" for name in shapes if name not in covered]
     copies = {a.removeprefix(left_out): b.removeprefix(left_out) for a, b in family.copies.items()}
     rest = [name for name in tensors if name not in used and name not in repeated and 0 not in tensors.shape(name)]
-    for name in covered - params.keys() - missing:  # a stack of blocks that do without it
+    skipped = {name for rule in rules if rule.skip for name in rule.ours}
+    for name in skipped - params.keys() - missing:  # a stack of only those blocks that do without it
         params[name] = jnp.zeros(shapes[name].shape, shapes[name].dtype, device=places[name])
     unused = []
     for name in (name for name in rest if not any(re.search(pattern, name) for pattern in family.ignored)):

@@ -7,7 +7,7 @@ from ssljax.layers.config import PARTS, BlockConfig
 from ssljax.models.tokens import TokenConfig
 
 # Keys that no output depends on, or that are told otherwise below.
-_APART = {"size", "dropout", "drop_path", "init", "dtype", "pool", "mlp_ratio", "bias_except", "extras"}
+_APART = {"size", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
 _APART |= {"vocab_multiple", "every", "heads_on"}
 
 
@@ -19,6 +19,7 @@ def meaning(config: Any) -> dict[str, Any]:
         out |= _of_blocks(config)
     if isinstance(config, TokenConfig):
         out |= _of_tokens(config)
+        del out["pool"]  # there nothing is pooled but by a pooler, which is one of the extras
     return out
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ssljax import data, objectives
+from ssljax import data, objectives, parallel
 from ssljax.base.errors import UserError
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, Part
 from ssljax.train.state import abstract_variables
@@ -16,8 +16,8 @@ from ssljax.train.state import abstract_variables
 class Learned(NamedTuple):
     """A checkpoint of a run.
 
-    objective: with its model. params: those that evaluations use, the averaged ones where the run keeps them; arrays
-    of the host, as those of `extra`. config: as in config.json. identity: of the run, as the checkpoint has it.
+    objective: with its model. params: those that evaluations use, the averaged ones where the run keeps them.
+    config: as in config.json. identity: of the run, as the checkpoint has it.
     """
 
     objective: Any
@@ -40,8 +40,8 @@ def is_workdir(folder: pathlib.Path) -> bool:
     return config.is_file() and (folder / "data.json").is_file() and "objective" in read_json(config)
 
 
-def read(folder: pathlib.Path, step: int | None = None) -> Learned:
-    """The checkpoint of a step (the newest if None).
+def read(folder: pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Learned:
+    """The checkpoint of a step (the newest if None), split over a mesh; without one, arrays of the host.
 
     Raises:
         UserError: no workdir, no checkpoint, a damaged one.
@@ -52,7 +52,13 @@ def read(folder: pathlib.Path, step: int | None = None) -> Learned:
     spec = data.DataSpec.from_json((folder / "data.json").read_text())
     objective = objectives.create({"objective": config["objective"], "model": config["model"]}, spec)
     zeros = data.device_part(spec.zeros(config["batch_size"]))
-    shapes, _ = abstract_variables(objective, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros))
+    shapes, axes = abstract_variables(objective, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros))
+    if mesh is not None:
+        shapes = jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+            shapes,
+            parallel.shardings(axes, shapes, mesh),
+        )
     target = Part(shapes.params, shapes.extra, shapes.params if config.get("ema") is not None else None)
     checkpoints = Checkpoints(folder / "checkpoints", CheckpointConfig(), {}, read_only=True)
     try:

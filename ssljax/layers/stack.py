@@ -178,9 +178,7 @@ class Stack(nn.Module):
         if d is None:
             return None
         ends = np.arange(1 - max(queries, keys), max(queries, keys))  # all distances that there are
-        distance = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, None]
-        distance += 0 if start is None else jnp.reshape(start, (-1, 1, 1))
-        rows = jnp.asarray(d.rows(ends))[distance - ends[0]]
+        rows = jnp.asarray(d.rows(ends))[-_distance(queries, keys, start) - ends[0]]
         init, shape = nn.initializers.normal(0.02), (2 * d.span, c.known("width"))
         table = parameter(self, "distances", init, ("positions", "embed"), shape)
         return Distances(c.new_norm("distances_norm")(table) if d.norm else table, rows)

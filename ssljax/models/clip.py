@@ -71,7 +71,7 @@ class CLIPConfig:
     published: ClassVar[Published] = Published()
 
     size: str | None = None  # named towers; None: those of `image` and `text`
-    image: ViTConfig = setting(ViTConfig(size="nano"))
+    image: ViTConfig = setting(ViTConfig(size="nano", embedding_norm=True, patch_bias=False))
     text: TextConfig = setting(TextConfig())
     embed_dim: int | None = setting(128, ge=1)
     temperature: float = setting(0.07, gt=0)
@@ -91,15 +91,12 @@ class CLIPConfig:
     def module(self, spec: Any, path: str = "model") -> "CLIP":
         """The two towers for the images and tokens of `spec`."""
         full = self.resolved()
-        image = full.image.module(spec, f"{path}.image")
-        text = full.text.module(spec, f"{path}.text")
-        return CLIP(full, image.config, image.image_shape, text.config)
+        image, text = full.image.module(spec, f"{path}.image").config, full.text.sized(spec, f"{path}.text")
+        return CLIP(dataclasses.replace(full, image=image, text=text))
 
     def standalone(self) -> "CLIP":
         """The two towers by themselves; the image's shape, the vocabulary and `max_len` must be known."""
-        full = self.resolved()
-        assert full.image.image_shape is not None, "image_shape is not given"
-        return CLIP(full, full.image, full.image.image_shape, full.text)
+        return CLIP(self.resolved())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +135,16 @@ class SigLIPConfig(CLIPConfig):
 class CLIP(nn.Module):
     """Images and texts to vectors [B, embed_dim], not normalised (the loss does that)."""
 
-    config: CLIPConfig
-    image_config: ViTConfig  # resolved
-    image_shape: tuple[int, ...]
-    text_config: Any  # TextConfig, resolved
+    config: CLIPConfig  # resolved
 
     @property
     def width(self) -> int:
         """Width of the shared space."""
-        return self.config.embed_dim or self.image_config.known("width")
+        return self.config.embed_dim or self.config.image.known("width")
 
     def setup(self) -> None:
-        self.image_tower = ViT(self.image_config, self.image_shape, "model.image")
-        self.text_tower = TokenTransformer(self.text_config)
+        self.image_tower = ViT(self.config.image, "model.image")
+        self.text_tower = TokenTransformer(self.config.text)
         if self.config.embed_dim is not None:
             self.image_projection = self._projection()
         self.text_projection = self._projection()
@@ -181,7 +175,7 @@ class CLIP(nn.Module):
 
     def encode_text(self, tokens: jax.Array, mask: Mask | None = None, **keywords: Any) -> Encoded:
         """What the text tower makes of tokens int [B, T], which see each other as `attention` says (and `mask`)."""
-        own: Mask = Causal() if self.text_config.attention == "causal" else Full()
+        own: Mask = Causal() if self.config.text.attention == "causal" else Full()
         return self.text_tower(tokens, mask=own if mask is None else own & mask, **keywords)
 
     def encode_image(self, images: jax.Array, **keywords: Any) -> Encoded:
@@ -208,15 +202,11 @@ class CLIP(nn.Module):
 
     def initial(self, key: jax.Array) -> Any:
         """Variables from a key, no data needed."""
-        return self.init(key, jnp.zeros((1, *self.image_shape)), jnp.zeros((1, 1), jnp.int32))
+        return self.init(key, jnp.zeros((1, *(self.config.image.image_shape or ()))), jnp.zeros((1, 1), jnp.int32))
 
     def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
         """Forward FLOPs of one pair (the image of this shape, else of the data's), without the similarities."""
-        image = ViT(self.image_config, self.image_shape, parent=None)
-        text = TokenTransformer(self.text_config, parent=None)
+        c = self.config
+        image, text = ViT(c.image, parent=None), TokenTransformer(c.text, parent=None)
         projections = 2.0 * (image.width + text.width) * self.width
-        return (
-            image.flops(image_shape=image_shape)
-            + text.flops(causal=self.text_config.attention == "causal")
-            + projections
-        )
+        return image.flops(image_shape=image_shape) + text.flops(causal=c.text.attention == "causal") + projections

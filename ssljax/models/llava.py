@@ -54,10 +54,8 @@ class LLaVAConfig:
 
     def module(self, spec: Any, path: str = "model") -> "LLaVA":
         """The model for the images and tokens of `spec`."""
-        image = self.image.module(spec, f"{path}.image")
-        height, width, channels = image.image_shape
-        seen = dataclasses.replace(image.config, image_shape=(height, width, channels))
-        return dataclasses.replace(self, image=seen, text=self.text.sized(spec, f"{path}.text")).standalone()
+        image, text = self.image.module(spec, f"{path}.image").config, self.text.sized(spec, f"{path}.text")
+        return dataclasses.replace(self, image=image, text=text).standalone()
 
     def standalone(self) -> "LLaVA":
         """The model by itself; the image's shape, the vocabulary and `max_len` must be known."""
@@ -77,9 +75,9 @@ class LLaVA(nn.Module):
         self.project_in = Dense(width, ("embed", "mlp"), initializer=init, dtype=c.text.dtype)
         self.project_out = Dense(width, ("mlp", "embed"), initializer=init, dtype=c.text.dtype)
 
-    def patches(self, images: jax.Array) -> jax.Array:
+    def patches(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
         """[I, H, W, C] -> what the decoder reads of them, [I, N, D]."""
-        states: Any = self.vision(images, states=True).states
+        states: Any = self.vision(images, noise=noise, states=True).states
         x = states[self.config.feature_layer][:, self.config.image.prefix :]
         return self.project_out(ACTIVATIONS[self.config.activation](self.project_in(x)))
 
@@ -102,6 +100,17 @@ class LLaVA(nn.Module):
         mask = Causal() if mask is None else Causal() & mask
         return self.language(tokens, mask=mask, noise=noise, states=states, vectors=vectors)
 
+    def captions(self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
+        """Images [B, H, W, C] and tokens int [B, T] -> the states that predict each token, [B, T, D].
+
+        Each has seen the image, and the tokens before.
+        """
+        patches = self.patches(images, noise.at("image") if noise is not None else None)
+        vectors = jnp.concatenate([patches, self.language.embed(tokens[:, :-1]).astype(patches.dtype)], axis=1)
+        row = jnp.zeros(vectors.shape[:2], tokens.dtype)  # whose embeddings give way
+        encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors)
+        return encoded.tokens[:, patches.shape[1] - 1 :]
+
     def patch_count(self, image_shape: tuple[int, ...]) -> int:
         """How many tokens stand for an image."""
         size = self.config.image.patch_size
@@ -112,7 +121,7 @@ class LLaVA(nn.Module):
         patches, vision, language = self.patch_count(image_shape), self.config.image, self.config.text
         width = language.known("width")
         maps = dense_flops(patches, vision.known("width"), width) + dense_flops(patches, width, width)
-        image = ViT(vision, image_shape, parent=None).flops()
+        image = ViT(vision, parent=None).flops(image_shape=image_shape)
         decoder = TokenTransformer(language, parent=None)
         return image + maps + decoder.flops(tokens=patches + tokens, causal=True, predicted=tokens)
 
@@ -124,11 +133,11 @@ class LLaVA(nn.Module):
         """float32 logits [..., V] of hidden states [..., D]."""
         return self.language.logits(hidden)
 
-    def init_all(self, tokens: jax.Array, images: jax.Array) -> jax.Array:
+    def init_all(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
         """For `init(..., method="init_all")`: every parameter is made."""
-        return self.logits(self(tokens, images).tokens)
+        return self.logits(self.captions(images, tokens))
 
     def initial(self, key: jax.Array) -> Any:
         """Variables from a key, no data needed."""
         images = jnp.zeros((1, *(self.config.image.image_shape or ())))
-        return self.init(key, jnp.zeros((1, 1), jnp.int32), images, method="init_all")
+        return self.init(key, images, jnp.zeros((1, 1), jnp.int32), method="init_all")

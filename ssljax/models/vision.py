@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -129,15 +129,17 @@ class ASTConfig(ViTConfig):
     def stride(self) -> tuple[int, int]:
         return self.strides
 
-    def module(self, spec: Any, path: str = "model") -> "AST":
-        """The encoder for the spectrograms [time, frequency] of `spec`."""
+    def sized(self, spec: Any, path: str) -> Self:
+        """The same, resolved, for spectrograms [time, frequency] of the shape of the data's."""
         time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
-        return AST(self.resolved(), (frequency, time, 1), path)
+        return dataclasses.replace(self.resolved(), image_shape=(frequency, time, 1))
+
+    def module(self, spec: Any, path: str = "model") -> "AST":
+        """The encoder for the spectrograms of `spec`."""
+        return AST(self.sized(spec, path), path)
 
     def standalone(self) -> "AST":
-        full = self.resolved()
-        assert full.image_shape is not None, "image_shape is not given"
-        return AST(full, full.image_shape)
+        return AST(self.resolved())
 
 
 class AST(ViT):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -106,18 +106,20 @@ class ViTConfig(TransformerConfig):
         """Pixels from patch to patch, where patches overlap."""
         return None
 
+    def sized(self, spec: Any, path: str) -> Self:
+        """The same, resolved, for images of the shape of the data's."""
+        height, width, channels = element_shape(spec, "image", f"{path}.name")
+        return dataclasses.replace(self.resolved(), image_shape=(height, width, channels))
+
     def module(self, spec: Any, path: str = "model") -> "ViT":
         """The encoder for the images of `spec`."""
-        shape = element_shape(spec, "image", f"{path}.name")
-        module = ViT(self.resolved(), shape, path)
-        module.grid((1, *shape))
+        module = ViT(self.sized(spec, path), path)
+        module.grid(module.image_shape)
         return module
 
     def standalone(self) -> "ViT":
         """The encoder by itself; `image_shape` must be known."""
-        full = self.resolved()
-        assert full.image_shape is not None, "image_shape is not given"
-        return ViT(full, full.image_shape)
+        return ViT(self.resolved())
 
 
 class AttentionPool(nn.Module):
@@ -140,8 +142,13 @@ class ViT(nn.Module):
     """Images [B, H, W, C] to patch tokens and a pooled vector."""
 
     config: ViTConfig  # resolved
-    image_shape: tuple[int, ...]  # [H, W, C] of the learned positions; other sizes are read too
     path: str = "model"  # config key of the group, for messages
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[H, W, C] of the learned positions; other sizes are read too."""
+        assert self.config.image_shape is not None, "image_shape is not given"
+        return self.config.image_shape
 
     @property
     def width(self) -> int:

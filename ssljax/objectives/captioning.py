@@ -30,8 +30,8 @@ class Captioning(ImageObjective):
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         batch = self.prepare(batch)
-        tokens, images = self._row(batch["tokens"][:1], batch["image"][:1]), batch["image"][:1]
-        return Variables(self.model.init(key, tokens, images, method="init_all")["params"], {})
+        images, tokens = batch["image"][:1], batch["tokens"][:1]
+        return Variables(self.model.init(key, images, tokens, method="init_all")["params"], {})
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         return {"image": self.augment(key, batch["image"]), "tokens": batch["tokens"], "valid": valid(batch)}
@@ -59,17 +59,10 @@ class Captioning(ImageObjective):
     def flops(self, spec: Any) -> float:
         return self.model.flops(spec.max_len, image_shape=view_shape(self.augment, spec))
 
-    def _row(self, tokens_BxT: jax.Array, images: jax.Array) -> jax.Array:
-        """The tokens behind places for the patches, int [B, N + T]."""
-        patches = self.model.patch_count(images.shape[1:])
-        places = jnp.full((len(tokens_BxT), patches), self.model.config.image_token, tokens_BxT.dtype)
-        return jnp.concatenate([places, tokens_BxT], axis=1)
-
     def _captions(self, params: Params, inputs: Any, noise: Any) -> jax.Array:
         """The states that predict each token of the caption, [B, T, D]."""
-        tokens = self._row(inputs["tokens"], inputs["image"])
-        encoded = apply(self.model, params, tokens, self.pixels(inputs["image"]), noise=noise)
-        return encoded.tokens[:, -inputs["tokens"].shape[1] - 1 : -1]
+        images, tokens = self.pixels(inputs["image"]), inputs["tokens"]
+        return apply(self.model, params, images, tokens, noise=noise, method="captions")
 
     def _scores(
         self, params: Params, states_BxTxD: jax.Array, tokens: jax.Array, counted: jax.Array

@@ -25,7 +25,7 @@ def evaluation_table(records: Iterable[Mapping[str, Any]]) -> Table:
 
     Returns:
         Table with the columns evaluation, metric, trained, the controls that occur, verdict. The verdict says which
-        controls are not beaten.
+        controls are not beaten. The notes say how each evaluation was made, then what it warns of.
     """
     latest: dict[str, dict[str, Mapping[str, Any]]] = {}
     for record in records:
@@ -34,16 +34,17 @@ def evaluation_table(records: Iterable[Mapping[str, Any]]) -> Table:
             of[record["of"]] = record
     seen = {of for subjects in latest.values() for of in subjects}
     subjects = [of for of in ORDER if of in seen] + sorted(seen - set(ORDER))
-    rows = []
+    rows, notes = [], []
     for name, found in latest.items():
         shown = found.get("trained") or next(iter(found.values()))
+        notes += [f"{name}: {details}"] if (details := _details(shown)) else []
         for metric in shown["headline"]:
-            label = f"{name} ({_details(shown)})" if metric == shown["headline"][0] else ""
+            label = name if metric == shown["headline"][0] else ""
             values = {of: found[of]["metrics"] for of in subjects if of in found}
             cells = [format_metric(metric, values.get(of, {})) for of in subjects]
             rows.append([label, readable(metric), *cells, _verdict(metric, values, shown["better"])])
     warnings = {f"{r['eval']}: {r['warning']}": None for of in latest.values() for r in of.values() if r.get("warning")}
-    return Table(["evaluation", "metric", *subjects, "verdict"], rows, list(warnings))
+    return Table(["evaluation", "metric", *subjects, "verdict"], rows, [*notes, *warnings])
 
 
 def is_share(metric: str) -> bool:

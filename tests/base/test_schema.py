@@ -220,3 +220,16 @@ def test_none_on_the_command_line_can_be_the_name_of_a_choice():
         kind: Literal["learned", "none"] = "learned"
 
     assert schema.build(Positions, {"kind": None}, "model").kind == "none"
+
+
+def test_fields_of_a_family_come_with_a_group_that_is_a_default():
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        width: int = 1
+        fixed: bool = given(False)
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        inner: Inner = setting(Inner(width=2, fixed=True))
+
+    assert schema.build(Outer, {"inner": {"width": 3}}, "").inner == Inner(3, True)

@@ -28,6 +28,12 @@ def shape(draw, depth=(1, 2, 3), widths=(4, 6, 10, 16)):
     return {**numbers, "inner": draw(one_of([8, 20, 33])), "depth": draw(one_of(depth))}
 
 
+def sizes(s):
+    """A shape under the names that most configurations have for it."""
+    heads = {"hidden_size": s["heads"] * s["head"], "num_attention_heads": s["heads"]}
+    return {**heads, "intermediate_size": s["inner"], "num_hidden_layers": s["depth"]}
+
+
 @st.composite
 def rope(draw, kinds=("default", "linear", "dynamic", "llama3", "yarn")):
     """Rotary positions, with lengths that the sequences of the tests exceed."""
@@ -52,10 +58,7 @@ def llama(draw, biases=(), windows=None, acts=GATES, head_dim=True, act="hidden_
     s = draw(shape())
     out = {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "num_key_value_heads": s["groups"],
         "rms_norm_eps": draw(one_of([1e-6, 1e-5, 1e-2])),
         "tie_word_embeddings": draw(st.booleans()),
@@ -103,10 +106,7 @@ def neox(draw):
     positions["rope_parameters"]["partial_rotary_factor"] = draw(one_of([0.25, 0.5, 1.0]))
     return {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "layer_norm_eps": draw(one_of([1e-5, 1e-2])),
         "hidden_act": draw(one_of(PLAIN)),
         "use_parallel_residual": draw(st.booleans()),
@@ -155,10 +155,7 @@ def bert(draw, kind="bert"):
     s = draw(shape(widths=(3, 4, 10)))
     out = {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "max_position_embeddings": 20,
         "type_vocab_size": draw(one_of([1, 2, 3])),
         "hidden_act": draw(one_of(PLAIN)),
@@ -200,10 +197,7 @@ def modernbert(draw):
     biases = ("attention_bias", "mlp_bias", "norm_bias", "decoder_bias", "classifier_bias")
     return {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "max_position_embeddings": 16,
         "local_attention": draw(one_of([2, 4, 6, 128])),
         "hidden_activation": draw(one_of(GATES)),
@@ -287,10 +281,7 @@ def deberta(draw):
     relative = draw(st.booleans())
     out = {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "max_position_embeddings": 20,
         "type_vocab_size": draw(one_of([0, 2])),
         "hidden_act": draw(one_of(PLAIN)),
@@ -317,10 +308,7 @@ def esm(draw):
     s = draw(shape(widths=(4, 6, 10)))
     return {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "max_position_embeddings": 20,
         "position_embedding_type": "rotary",
         "layer_norm_eps": draw(one_of([1e-12, 1e-2])),
@@ -341,10 +329,7 @@ def tower(draw, widths=(4, 8), square=False):
     patch = draw(one_of([2, 3, 4]))
     rows, columns = draw(one_of([2, 3])), draw(one_of([2, 3]))
     return {
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "hidden_act": draw(one_of(PLAIN)),
         "layer_norm_eps": draw(one_of([1e-12, 1e-5, 1e-2])),
         "image_size": rows * patch if square or rows == columns else [rows * patch, columns * patch],
@@ -400,11 +385,9 @@ def ast(draw):
 @st.composite
 def vit_mae(draw):
     s = draw(shape(widths=(4, 8)))
-    decoder = {"hidden_size": s["heads"] * s["head"], "intermediate_size": s["inner"]}
-    decoder |= {"num_hidden_layers": s["depth"], "num_attention_heads": s["heads"]}
     return {
         **draw(tower(square=True)),
-        **{f"decoder_{key}": value for key, value in decoder.items()},
+        **{f"decoder_{key}": value for key, value in sizes(s).items()},
         "qkv_bias": draw(st.booleans()),
         "norm_pix_loss": False,  # of the objective, as the ratio of hidden patches: an export has their defaults
     }
@@ -416,10 +399,7 @@ def pair(draw, kind):
     s = draw(shape(widths=(4, 8)))
     text = {
         "vocab_size": s["vocab"],
-        "hidden_size": s["heads"] * s["head"],
-        "intermediate_size": s["inner"],
-        "num_hidden_layers": s["depth"],
-        "num_attention_heads": s["heads"],
+        **sizes(s),
         "max_position_embeddings": 16,
         "hidden_act": draw(one_of(PLAIN)),
         "layer_norm_eps": draw(one_of([1e-5, 1e-2])),

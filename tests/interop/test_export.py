@@ -1,5 +1,6 @@
 """Models that were trained here, written in the Hugging Face format and read again; and folders written anew."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,10 +18,13 @@ from ssljax import cli, models, run
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.config import load
+from ssljax.data import DataSpec
 from ssljax.interop import hf, workdir
-from ssljax.interop.export import export, group, of_module
+from ssljax.interop.export import export, group, of_module, with_ids
 from ssljax.interop.meaning import meaning
 from ssljax.layers.masks import Causal, Full
+from ssljax.models.clip import TextConfig
+from ssljax.models.vit import ViTConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 PARITY = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
@@ -121,6 +125,85 @@ def test_a_workdir_exported_and_loaded_is_the_same_model(name, tmp_path):
     assert loaded.config["pad_token_id"] == 256
 
 
+IMAGES = {
+    "class token": ({"name": "vit"}, "vit"),
+    "fixed positions": ({"name": "vit", "positions": "sincos"}, "vit"),
+    "mean": ({"name": "vit", "pool": "mean", "positions": "sincos"}, "ijepa"),
+    "deit": ({"name": "deit"}, "deit"),
+    "beit": ({"name": "beit", "pool": "cls"}, "beit"),
+    "dinov2": ({"name": "dinov2", "registers": 2}, "dinov2_with_registers"),
+    "dinov3": ({"name": "dinov3"}, "dinov3_vit"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_encoder_of_images(name, tmp_path):
+    model, architecture = IMAGES[name]
+    ours = schema.build_named(models.REGISTRY, {**SIZE, "patch_size": 4, **model}, "model")
+    module = dataclasses.replace(ours, image_shape=(8, 8, 3)).standalone()
+    params = nn.unbox(jax.jit(module.initial)(jax.random.key(0))["params"])
+    hf.save(of_module(module, params, False), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == architecture and config["architectures"][0].count("Model") == 1
+    loaded = hf.load(tmp_path)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    want, got = (
+        jax.jit(lambda p, m=m: m.apply({"params": p}, images))(p)
+        for m, p in ((module, params), (loaded.module, loaded.variables["params"]))
+    )
+    np.testing.assert_allclose(got.tokens, want.tokens, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got.pooled, want.pooled, rtol=1e-6, atol=1e-6)
+
+
+def pairs(folder, tokenizer, seq_len=16, **image):
+    """A run of two steps on a few images and their names."""
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": " ".join(rng.choice(WORDS, 3))}) + "\n" for _ in range(40)]
+    (folder / "text.jsonl").write_text("".join(lines))
+    np.savez(folder / "images.npz", image=rng.integers(0, 255, (40, 8, 8, 3), np.uint8))
+    tower = {**SIZE, "patch_size": 4, **image}
+    values = config("clip", {}, folder)
+    values["model"] = {"name": "clip", "embed_dim": 8, "image": tower, "text": SIZE}
+    values["data"] = {
+        "source": f"npz:{folder}/images.npz+jsonl:{folder}/text.jsonl",
+        "mode": "documents",
+        "tokenizer": tokenizer,
+        "seq_len": seq_len,
+    }
+    return values
+
+
+def test_a_pair_of_towers(tmp_path):
+    run.train(pairs(tmp_path, {"name": "bpe", "vocab_size": 280}), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    learned, loaded = workdir.read(tmp_path / "run"), hf.load(tmp_path / "out")
+    end = learned.objective.spec.special_ids["eos"]
+    assert loaded.config["text_config"]["eos_token_id"] == end != 2
+    texts = [loaded.tokenizer.encode(text).ids for text in ("one giant leap", "a model and its loss")]
+    first = learned.objective.spec.special_ids["bos"]
+    rows = [[first, *ids, end] for ids in texts]
+    width = max(map(len, rows))
+    tokens = np.array([row + [0] * (width - len(row)) for row in rows])
+    segments = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    images = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    params = {"params": learned.model_params}
+    seen, read, scale = learned.objective.model.apply(params, images, jnp.asarray(tokens), jnp.asarray(segments))
+    out = loaded.forward(input_ids=tokens, attention_mask=segments, pixel_values=images.transpose(0, 3, 1, 2))
+    scores = scale * (read / np.linalg.norm(read, axis=1)[:, None]) @ (seen / np.linalg.norm(seen, axis=1)[:, None]).T
+    np.testing.assert_allclose(out["logits_per_text"], scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("end", "found"), [({}, "no token"), ({"bos": 1, "eos": 2}, "id 2")])
+def test_a_text_tower_whose_end_transformers_would_not_find(end, found):
+    towers = models.REGISTRY.get("clip")(
+        image=dataclasses.replace(ViTConfig(**SIZE), patch_size=4, image_shape=(8, 8, 3), embedding_norm=True),
+        text=TextConfig(**SIZE, vocab_size=32, max_len=8),
+    )
+    model = hf.Model(None, {}, {"text_config": {}}, towers, None)
+    with pytest.raises(UserError, match=rf"data.tokenizer: a text ends with {found}"):
+        with_ids(model, DataSpec(elements={}, size=1, special_ids=end))
+
+
 def built(path, **overrides):
     config, _ = load(str(ROOT / path), list(overrides.items()))
     program = run.assemble(config, jax.devices()[:1])
@@ -156,9 +239,8 @@ def test_what_has_no_counterpart_is_named(model, causal, message):
     keys = {"vocab_size": 64, "max_len": 16} if model["name"] != "vit" else {"talking_heads": True}
     ours = schema.build_named(models.REGISTRY, {**SIZE, **model, **keys}, "model")
     if model["name"] == "vit":
-        from ssljax.models.vit import ViT
-
-        module, params = ViT(ours.resolved(), (8, 8, 3)), {}
+        ours = dataclasses.replace(ours, image_shape=(8, 8, 3))
+        module, params = ours.standalone(), {}
     else:
         module = ours.standalone()
         params = jax.eval_shape(module.initial, jax.random.key(0))["params"]

@@ -199,7 +199,7 @@ def _write(ours: Any) -> dict[str, Any]:
     return {"hidden_act": activation_back(ours.activation), "type_vocab_size": max(ours.token_types, 1)}
 
 
-def named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
+def _named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
     """The class that has the read-outs of a model: of words and pairs, of words, none."""
     words = ours.readout_transform
     return {"architectures": [whole if words and "pair" in ours.extras else masked if words else bare]}
@@ -212,7 +212,7 @@ def _read_roberta(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_roberta(ours: Any) -> dict[str, Any]:
     places = {"pad_token_id": ours.position_offset - 1, "max_position_embeddings": ours.max_len + ours.position_offset}
-    classes = named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
+    classes = _named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
     return {**_write(ours), **classes, **places}
 
 
@@ -225,7 +225,7 @@ def _read_albert(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_albert(ours: Any) -> dict[str, Any]:
     layers = {"num_hidden_groups": ours.depth, "num_hidden_layers": ours.depth * ours.repeats}
-    return {**_write(ours), **named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
+    return {**_write(ours), **_named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
 
 
 def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_electra(ours: Any) -> dict[str, Any]:
     bare = "ElectraForPreTraining" if "replaced" in ours.extras else "ElectraModel"
-    classes = named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
+    classes = _named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
     return {**_write(ours), **classes, "embedding_size": ours.embedding_dim or ours.width}
 
 
@@ -278,7 +278,7 @@ def _write_modernbert(ours: Any) -> dict[str, Any]:
     full = rotation.pop("rope_parameters")
     local = {**full, "rope_theta": ours.rope_theta_local or ours.rope_theta}
     return {
-        **named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
+        **_named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
         **rotation,
         **{key: ours.has_bias(parts[0]) for key, parts in _BIASES.items()},
         "rope_parameters": {"full_attention": full, "sliding_attention": local},
@@ -312,7 +312,7 @@ BERT = Family(
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     read=_read,
-    write=lambda ours: {**_write(ours), **named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
+    write=lambda ours: {**_write(ours), **_named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
     rules=_bert,
     architecture="BertForPreTraining",
     prefix="bert.",
@@ -353,7 +353,7 @@ DISTILBERT = dataclasses.replace(
     read=lambda theirs: {"activation": activation(theirs["activation"], "activation"), **_read_heads(theirs)},
     write=lambda ours: {
         "activation": activation_back(ours.activation),
-        **named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
+        **_named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
     },
     rules=_distilbert,
     architecture="DistilBertForMaskedLM",

@@ -72,7 +72,7 @@ def _read_dinov2(theirs: Mapping[str, Any]) -> dict[str, Any]:
     own = {"activation": "swiglu", "mlp_dim": (int(hidden * 2 / 3) + 7) // 8 * 8} if gated else {"mlp_dim": hidden}
     heads = {"heads_on": ("patches",)} if classes(theirs) else {}
     mask = {"mask_token": theirs.get("use_mask_token", True)}
-    registers = {"registers": theirs.get("num_register_tokens", 0)}
+    registers = {"registers": theirs["num_register_tokens"]} if "registers" in theirs["model_type"] else {}
     return {
         **read(theirs, pooled=False),
         **own,

@@ -100,7 +100,7 @@ def _towers_out(module: Any, variables: Any, inputs: Mapping[str, Any], pooled: 
     text = module.apply(variables, tokens, mask, states=True, method="encode_text")
     image_vector = module.apply(variables, image.pooled, method="project_image")
     text_vector = module.apply(variables, pooled(text.tokens), method="project_text")
-    causal = module.text_config.attention == "causal"  # CLIP: what the last block of the image tower makes, no norm
+    causal = module.config.text.attention == "causal"  # CLIP: what the last block of the image tower makes, no norm
     last = image.states[-1] if causal else image.tokens
     images_out = {"last_hidden_state": last, "pooler_output": image_vector, **hidden_states(image.states, None)}
     texts_out = {"last_hidden_state": text.tokens, "pooler_output": text_vector, **hidden_states(text.states, None)}
