@@ -76,10 +76,15 @@ class Model:
 
     def forward(self, **inputs: Any) -> dict[str, np.ndarray]:
         """Outputs by the names that `transformers` gives them, for inputs by its names."""
-        vocabulary = getattr(self.ours, "vocab_size", None)
-        ids = inputs.get("input_ids")
-        if ids is not None and vocabulary and np.max(ids) >= vocabulary:
-            raise UserError(f"input_ids: got {np.max(ids)}, must be below the vocabulary of {vocabulary}")
+        theirs = {**self.family.defaults, **self.config}
+        vocabulary = (theirs.get("text_config") or theirs).get("vocab_size")
+        for name in ("input_ids", "decoder_input_ids"):
+            ids = inputs.get(name)
+            if ids is None or not vocabulary:
+                continue
+            if np.min(ids) < 0 or np.max(ids) >= vocabulary:
+                wrong = np.max(ids) if np.min(ids) >= 0 else np.min(ids)
+                raise UserError(f"{name}: got {wrong}, must be from 0 and below the vocabulary of {vocabulary}")
         out = self._run(self.variables["params"], {k: jnp.asarray(v) for k, v in inputs.items()})
         return jax.tree.map(np.asarray, out)
 

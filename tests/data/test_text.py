@@ -76,7 +76,7 @@ def test_bpe(config, corpus, tmp_path):
     data = config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300})
     tokenizer = open_tokenizer(data)
     assert tokenizer.vocab_size == 300
-    assert tokenizer.special_ids == {"pad": 0, "bos": 1, "eos": 2, "mask": 3}
+    assert tokenizer.special_ids == {"pad": 0, "bos": 1, "mask": 2, "eos": 3}
     for text in [*DOCUMENTS, "any text at all: 漢字\t☃\r\n"]:
         (ids,) = tokenizer.encode([text])
         assert tokenizer.decode(ids) == text

@@ -135,8 +135,14 @@ def test_a_missing_block_keeps_its_initial_values(tmp_path):
 
 def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
     model = hf.load(FOLDER / "gpt2")
-    with pytest.raises(UserError, match="input_ids: got 211, must be below the vocabulary of 211"):
-        model.forward(input_ids=np.array([[1, 211]]))
+    for wrong in (211, -1):
+        with pytest.raises(UserError, match=f"input_ids: got {wrong}, must be from 0 and below the vocabulary of 211"):
+            model.forward(input_ids=np.array([[1, wrong]]))
+    t5, clip = (hf.load(FOLDER / name) for name in ("t5", "clip"))
+    with pytest.raises(UserError, match="decoder_input_ids: got 9999"):
+        t5.forward(input_ids=np.array([[1, 2]]), decoder_input_ids=np.array([[0, 9999]]))
+    with pytest.raises(UserError, match="input_ids: got 9999"):
+        clip.forward(input_ids=np.array([[1, 9999]]), pixel_values=np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(UserError, match=r"model.max_len: 40 positions, but a sequence has 41 tokens"):
         model.forward(input_ids=np.zeros((1, 41), np.int32))
 
