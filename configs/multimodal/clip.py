@@ -14,7 +14,7 @@ def get_config(arg=""):
             model=dict(
                 name="clip",
                 embed_dim=128,
-                image=dict(size=None, width=128, depth=4, heads=4, patch_size=16, pool="mean"),
+                image=dict(size=None, width=128, depth=4, heads=4, patch_size=16),
                 text=dict(size=None, width=128, depth=2, heads=4),
             ),
             objective=dict(

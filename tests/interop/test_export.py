@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 
 from ssljax import cli, models, run
 from ssljax.base import schema
@@ -136,17 +137,22 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", IMAGES)
-def test_an_encoder_of_images(name, tmp_path):
+def an_encoder(name):
+    """(module, parameters, what it becomes, images) of one of IMAGES."""
     model, architecture = IMAGES[name]
     ours = schema.build_named(models.REGISTRY, {**SIZE, "patch_size": 4, **model}, "model")
     module = dataclasses.replace(ours, image_shape=(8, 8, 3)).standalone()
     params = nn.unbox(jax.jit(module.initial)(jax.random.key(0))["params"])
+    return module, params, architecture, jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_encoder_of_images(name, tmp_path):
+    module, params, architecture, images = an_encoder(name)
     hf.save(of_module(module, params, False), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == architecture and config["architectures"][0].count("Model") == 1
     loaded = hf.load(tmp_path)
-    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     want, got = (
         jax.jit(lambda p, m=m: m.apply({"params": p}, images))(p)
         for m, p in ((module, params), (loaded.module, loaded.variables["params"]))
@@ -173,24 +179,31 @@ def pairs(folder, tokenizer, seq_len=16, **image):
     return values
 
 
+def scored(folder):
+    """(inputs under their names, scores of texts and images) of the pair of towers of a workdir."""
+    learned = workdir.read(folder)
+    special = learned.objective.spec.special_ids
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = ("one giant leap", "a model and its loss")
+    rows = [[special["bos"], *tokenizer.encode(text).ids, special["eos"]] for text in texts]
+    width = max(map(len, rows))
+    tokens = np.array([row + [special["pad"]] * (width - len(row)) for row in rows])
+    segments = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    images = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    model, params = learned.objective.model, {"params": learned.model_params}
+    seen, read, scale = model.apply(params, images, jnp.asarray(tokens), jnp.asarray(segments))
+    scores = scale * (read / np.linalg.norm(read, axis=1)[:, None]) @ (seen / np.linalg.norm(seen, axis=1)[:, None]).T
+    inputs = {"input_ids": tokens, "attention_mask": segments, "pixel_values": images.transpose(0, 3, 1, 2)}
+    return inputs, np.asarray(scores)
+
+
 def test_a_pair_of_towers(tmp_path):
     run.train(pairs(tmp_path, {"name": "bpe", "vocab_size": 280}), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
-    learned, loaded = workdir.read(tmp_path / "run"), hf.load(tmp_path / "out")
-    end = learned.objective.spec.special_ids["eos"]
-    assert loaded.config["text_config"]["eos_token_id"] == end != 2
-    texts = [loaded.tokenizer.encode(text).ids for text in ("one giant leap", "a model and its loss")]
-    first = learned.objective.spec.special_ids["bos"]
-    rows = [[first, *ids, end] for ids in texts]
-    width = max(map(len, rows))
-    tokens = np.array([row + [0] * (width - len(row)) for row in rows])
-    segments = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    images = np.random.default_rng(2).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    params = {"params": learned.model_params}
-    seen, read, scale = learned.objective.model.apply(params, images, jnp.asarray(tokens), jnp.asarray(segments))
-    out = loaded.forward(input_ids=tokens, attention_mask=segments, pixel_values=images.transpose(0, 3, 1, 2))
-    scores = scale * (read / np.linalg.norm(read, axis=1)[:, None]) @ (seen / np.linalg.norm(seen, axis=1)[:, None]).T
-    np.testing.assert_allclose(out["logits_per_text"], scores, rtol=1e-4, atol=1e-5)
+    loaded = hf.load(tmp_path / "out")
+    inputs, scores = scored(tmp_path / "run")
+    assert loaded.config["text_config"]["eos_token_id"] == inputs["input_ids"][0, inputs["attention_mask"][0].sum() - 1]
+    np.testing.assert_allclose(loaded.forward(**inputs)["logits_per_text"], scores, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("end", "found"), [({}, "no token"), ({"bos": 1, "eos": 2}, "id 2")])

@@ -9,10 +9,13 @@ import json
 import hypothesis
 import numpy as np
 import pytest
+import test_export
 from draws import CASES
 from hypothesis import strategies as st
 
+import ssljax.run
 from ssljax.interop import hf
+from ssljax.interop.export import export, of_module
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.meaning import meaning
 
@@ -297,6 +300,25 @@ def test_a_few_models(transformers, tmp_path_factory, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_models(transformers, tmp_path_factory, kind):
     check(transformers, tmp_path_factory, kind, 20)
+
+
+@pytest.mark.parametrize("name", test_export.IMAGES)
+def test_an_encoder_of_images_that_was_trained_here(transformers, tmp_path, name):
+    module, params, _, images = test_export.an_encoder(name)
+    hf.save(of_module(module, params, False), tmp_path)
+    opened = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    got = run(opened, {"pixel_values": np.asarray(images).transpose(0, 3, 1, 2)})["last_hidden_state"]
+    want = module.apply({"params": params}, images)
+    front = [] if want.prefix is None else [want.prefix]
+    np.testing.assert_allclose(got, np.concatenate([*front, want.tokens], axis=1), **TOLERANCE)
+
+
+def test_a_pair_of_towers_that_was_trained_here(transformers, tmp_path):
+    ssljax.run.train(test_export.pairs(tmp_path, {"name": "bpe", "vocab_size": 280}), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out")
+    inputs, scores = test_export.scored(tmp_path / "run")
+    opened = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    np.testing.assert_allclose(run(opened, inputs)["logits_per_text"], scores, **TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
