@@ -36,10 +36,3 @@ def shared_data() -> pathlib.Path:
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("SSLJAX_DATA (the folder of real datasets) is not set")
     return pathlib.Path(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forget_programs():
-    """Compiled programs of a module are of no use to the next; kept, they grow to gigabytes."""
-    yield
-    jax.clear_caches()
