@@ -6,7 +6,8 @@ Queries and keys are counted from the same start. Integer and boolean arrays ins
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,32 @@ class Mask:
         raise NotImplementedError
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+Described = TypeVar("Described", bound=type[Mask])
+
+
+def _description(*leaves: str) -> Callable[[Described], Described]:
+    """Makes a dataclass a pytree with these fields as leaves; its other fields and its class are the structure.
+
+    jax.tree_util.register_dataclass leaves out the class: two structures of equal fields are equal, with different
+    hashes, in jaxlib 0.10. So one time in a hundred `jit` takes a program of one mask for that of another.
+    """
+
+    def register(cls: Described) -> Described:
+        rest = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]  # type: ignore[arg-type]
+
+        def flatten(mask: Mask) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            return tuple(getattr(mask, name) for name in leaves), tuple(getattr(mask, name) for name in rest)
+
+        def unflatten(values: tuple[Any, ...], children: tuple[Any, ...]) -> Mask:
+            return cls(**dict(zip(leaves, children)), **dict(zip(rest, values)))
+
+        jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+        return cls
+
+    return register
+
+
+@_description()
 @dataclasses.dataclass(frozen=True)
 class Full(Mask):
     """Every query attends to every key."""
@@ -53,7 +79,7 @@ class Full(Mask):
         return None
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@_description()
 @dataclasses.dataclass(frozen=True)
 class Causal(Mask):
     """Query t attends to keys 0..t."""
@@ -65,7 +91,7 @@ class Causal(Mask):
         return rows.numbers()[:, None] >= columns.numbers()
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["length"], meta_fields=[])
+@_description("length")
 @dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
     """Keys before `length` (int, or int32 [B]) are seen by every query; the rest is causal."""
@@ -77,7 +103,7 @@ class Prefix(Mask):
         return (rows.numbers()[:, None] >= columns.numbers()) | (columns.numbers() < length)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["window", "causal"])
+@_description()
 @dataclasses.dataclass(frozen=True)
 class Sliding(Mask):
     """Local attention: causal, the last `window` keys (itself among them); symmetric, keys nearer than `window`."""
@@ -91,7 +117,7 @@ class Sliding(Mask):
         return near & (distance >= 0 if self.causal else distance > -self.window)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["allowed"], meta_fields=["size"])
+@_description("allowed")
 @dataclasses.dataclass(frozen=True)
 class Blocks(Mask):
     """Block-sparse attention (Child et al. 2019): of blocks of `size` tokens, each query block sees some key blocks.
@@ -107,7 +133,7 @@ class Blocks(Mask):
         return jnp.take(seen, columns.numbers() // self.size, axis=1, mode="clip")
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["q_ids", "kv_ids"], meta_fields=[])
+@_description("q_ids", "kv_ids")
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
     """Packed sequences: a query sees keys of its own segment. Segment 0 is padding: it sees and is seen by nobody.
@@ -125,7 +151,7 @@ class Segments(Mask):
         return (same & (kv_BxS != 0)[:, None, :])[:, None]
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["valid"], meta_fields=[])
+@_description("valid")
 @dataclasses.dataclass(frozen=True)
 class Keys(Mask):
     """Padding: only keys with `valid` (bool [B, S]) are seen."""
@@ -136,7 +162,7 @@ class Keys(Mask):
         return columns.of(self.valid, 1)[:, None, None].astype(bool)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["array"], meta_fields=[])
+@_description("array")
 @dataclasses.dataclass(frozen=True)
 class Given(Mask):
     """The pairs of an array, bool [B or 1, 1, T, S]: for a cache, whose queries begin at a traced position."""
@@ -147,7 +173,7 @@ class Given(Mask):
         return columns.of(rows.of(self.array, 2), 3)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[])
+@_description("parts")
 @dataclasses.dataclass(frozen=True)
 class All(Mask):
     """What every part allows; made by `&`."""
