@@ -60,7 +60,7 @@ class Family:
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
         only: of their keys, the one value that is supported.
         ignored: patterns of tensors that are no parameters.
-        copies: {tensor: the one that it repeats, where a file has both}.
+        copies: {tensor: the one that it repeats}; a file may have both or only the latter.
         constants: our config -> tensors that theirs has and ours does without.
     """
 

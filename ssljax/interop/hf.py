@@ -261,6 +261,7 @@ def _read_parameters(
     places: Mapping[str, Any] = dict.fromkeys(shapes)
     if mesh is not None:
         places = flat(parallel.shardings(parallel.logical_axes(boxed), parallel.unboxed(boxed), mesh))
+    copies = {a.removeprefix(left_out): b.removeprefix(left_out) for a, b in family.copies.items()}
     rules = active(family.rules(ours), shapes)
     if left_out:
         rules = [rule._replace(theirs=rule.theirs.removeprefix(left_out)) for rule in rules]
@@ -273,6 +274,8 @@ def _read_parameters(
         params = {name: jax.device_put(value, places[name]) for name, value in initial.items()}
     for rule in rules:
         for name, index in rule.names(shapes[rule.ours[0]].shape):
+            if name not in tensors and copies.get(name) in tensors:  # what is stored twice may be stored once
+                name = copies[name]
             if name not in tensors:
                 problems.append(f"missing: {name}")
                 missing.update(rule.ours)
@@ -290,7 +293,6 @@ def _read_parameters(
                 params[mine] = _put(params.get(mine), part, index, shapes[mine], places[mine])
     covered = {name for rule in rules for name in rule.ours}
     problems += [f"no rule: {name}" for name in shapes if name not in covered]
-    copies = {a.removeprefix(left_out): b.removeprefix(left_out) for a, b in family.copies.items()}
     rest = [name for name in tensors if name not in used and name not in repeated and 0 not in tensors.shape(name)]
     skipped = {name for rule in rules if rule.skip for name in rule.ours}
     for name in skipped - params.keys() - missing:  # a stack of only those blocks that do without it

@@ -103,7 +103,11 @@ def mixtral(draw):
 def neox(draw):
     s = draw(shape(widths=(4, 8, 12, 20)))
     positions = draw(rope())
-    positions["rope_parameters"]["partial_rotary_factor"] = draw(one_of([0.25, 0.5, 1.0]))
+    # An odd number of elements is turned as it is only where positions are not scaled: `transformers` then has
+    # frequencies of one length and a ramp of another. Its "dynamic" divides by their number less 2.
+    scaled = positions["rope_parameters"]["rope_type"] != "default"
+    fractions = [f for f in (0.25, 0.5, 1.0) if not scaled or (s["head"] * f % 2 == 0 and s["head"] * f > 2)]
+    positions["rope_parameters"]["partial_rotary_factor"] = draw(one_of(fractions))
     return {
         "vocab_size": s["vocab"],
         **sizes(s),
@@ -339,15 +343,15 @@ def tower(draw, widths=(4, 8), square=False):
 
 
 @st.composite
-def vit(draw):
-    return {**draw(tower()), "qkv_bias": draw(st.booleans()), "num_labels": draw(one_of([2, 5]))}
+def vit(draw, square=False):
+    return {**draw(tower(square=square)), "qkv_bias": draw(st.booleans()), "num_labels": draw(one_of([2, 5]))}
 
 
 @st.composite
 def beit(draw):
     biased = draw(one_of(["none", "own", "shared"]))
     return {
-        **draw(tower()),
+        **draw(tower(square=True)),  # `transformers` takes rows for columns
         "vocab_size": 31,
         "num_labels": draw(one_of([2, 5])),
         "use_mask_token": True,
@@ -361,7 +365,7 @@ def beit(draw):
 
 @st.composite
 def dinov2(draw, registers=False):
-    out = {k: v for k, v in draw(vit()).items() if k != "intermediate_size"}
+    out = {k: v for k, v in draw(vit(square=True)).items() if k != "intermediate_size"}  # it stretches squares only
     out |= {"mlp_ratio": draw(one_of([2, 4])), "use_swiglu_ffn": draw(st.booleans())}
     out |= {"layerscale_value": draw(one_of([1.0, 0.3]))}
     return out | ({"num_register_tokens": draw(one_of([1, 4]))} if registers else {})

@@ -184,10 +184,10 @@ def _modernbert(config: Any) -> list[Rule]:
 
 
 def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"activation": activation(theirs["hidden_act"], "hidden_act"), **_read_heads(theirs)}
+    return {"activation": activation(theirs["hidden_act"], "hidden_act"), **read_heads(theirs)}
 
 
-def _read_heads(theirs: Mapping[str, Any]) -> dict[str, Any]:
+def read_heads(theirs: Mapping[str, Any]) -> dict[str, Any]:
     """The read-outs of the class that a config names; `hf.load` looks which ones the tensors have."""
     name = "".join(theirs.get("architectures") or ())
     if "ForPreTraining" in name:
@@ -199,7 +199,7 @@ def _write(ours: Any) -> dict[str, Any]:
     return {"hidden_act": activation_back(ours.activation), "type_vocab_size": max(ours.token_types, 1)}
 
 
-def _named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
+def named(ours: Any, whole: str, masked: str, bare: str) -> dict[str, Any]:
     """The class that has the read-outs of a model: of words and pairs, of words, none."""
     words = ours.readout_transform
     return {"architectures": [whole if words and "pair" in ours.extras else masked if words else bare]}
@@ -212,7 +212,7 @@ def _read_roberta(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_roberta(ours: Any) -> dict[str, Any]:
     places = {"pad_token_id": ours.position_offset - 1, "max_position_embeddings": ours.max_len + ours.position_offset}
-    classes = _named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
+    classes = named(ours, "RobertaForMaskedLM", "RobertaForMaskedLM", "RobertaModel")
     return {**_write(ours), **classes, **places}
 
 
@@ -225,7 +225,7 @@ def _read_albert(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_albert(ours: Any) -> dict[str, Any]:
     layers = {"num_hidden_groups": ours.depth, "num_hidden_layers": ours.depth * ours.repeats}
-    return {**_write(ours), **_named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
+    return {**_write(ours), **named(ours, "AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), **layers}
 
 
 def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _read_electra(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_electra(ours: Any) -> dict[str, Any]:
     bare = "ElectraForPreTraining" if "replaced" in ours.extras else "ElectraModel"
-    classes = _named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
+    classes = named(ours, "ElectraForMaskedLM", "ElectraForMaskedLM", bare)
     return {**_write(ours), **classes, "embedding_size": ours.embedding_dim or ours.width}
 
 
@@ -261,7 +261,7 @@ def _read_modernbert(theirs: Mapping[str, Any]) -> dict[str, Any]:
     if both[0].get("rope_scaling") != both[1].get("rope_scaling"):
         raise UserError("config.json: rope_parameters: scalings that differ between kinds of layers are not supported")
     return {
-        **_read_heads(theirs),
+        **read_heads(theirs),
         **both[0],
         "rope_theta_local": both[1]["rope_theta"],
         "activation": activation(theirs["hidden_activation"], "hidden_activation", gated=True),
@@ -278,7 +278,7 @@ def _write_modernbert(ours: Any) -> dict[str, Any]:
     full = rotation.pop("rope_parameters")
     local = {**full, "rope_theta": ours.rope_theta_local or ours.rope_theta}
     return {
-        **_named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
+        **named(ours, "ModernBertForMaskedLM", "ModernBertForMaskedLM", "ModernBertModel"),
         **rotation,
         **{key: ours.has_bias(parts[0]) for key, parts in _BIASES.items()},
         "rope_parameters": {"full_attention": full, "sliding_attention": local},
@@ -312,7 +312,7 @@ BERT = Family(
     defaults={**SAME, "model_type": "bert", "type_vocab_size": 2},
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     read=_read,
-    write=lambda ours: {**_write(ours), **_named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
+    write=lambda ours: {**_write(ours), **named(ours, "BertForPreTraining", "BertForMaskedLM", "BertModel")},
     rules=_bert,
     architecture="BertForPreTraining",
     prefix="bert.",
@@ -350,10 +350,10 @@ DISTILBERT = dataclasses.replace(
     },
     defaults={"model_type": "distilbert", "activation": "gelu", "tie_word_embeddings": True}
     | {"max_position_embeddings": 512},
-    read=lambda theirs: {"activation": activation(theirs["activation"], "activation"), **_read_heads(theirs)},
+    read=lambda theirs: {"activation": activation(theirs["activation"], "activation"), **read_heads(theirs)},
     write=lambda ours: {
         "activation": activation_back(ours.activation),
-        **_named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
+        **named(ours, "DistilBertForMaskedLM", "DistilBertForMaskedLM", "DistilBertModel"),
     },
     rules=_distilbert,
     architecture="DistilBertForMaskedLM",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, embeddings, nothing
+from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, embeddings, named, nothing, read_heads
 from ssljax.interop.family import Family, activation, activation_back
 from ssljax.interop.rules import TRANSPOSE, Op, Rule, blocks, copy, dense, norm
 from ssljax.layers.disentangled import logit_scale
@@ -57,6 +57,7 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
     terms = [term for term in ("c2p", "p2c") if term in (kind.strip() for kind in kinds)]
     width = theirs.get("attention_head_size") or theirs["hidden_size"] // theirs["num_attention_heads"]
     out: dict[str, Any] = {
+        **read_heads(theirs),
         "activation": activation(theirs["hidden_act"], "hidden_act"),
         "head_dim": width,
         "positions": "learned" if theirs["position_biased_input"] else "none",
@@ -82,6 +83,7 @@ def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(ours: Any) -> dict[str, Any]:
     out = {
+        **named(ours, "DebertaV2ForMaskedLM", "DebertaV2ForMaskedLM", "DebertaV2Model"),
         "hidden_act": activation_back(ours.activation),
         "attention_head_size": ours.head_width,
         "position_biased_input": ours.positions == "learned",

@@ -87,8 +87,7 @@ def _write_dinov2(ours: Any) -> dict[str, Any]:
     gated = ours.activation == "swiglu"
     act = {} if gated else {"hidden_act": activation_back(ours.activation)}
     more = {"num_register_tokens": ours.registers} if ours.registers else {"use_mask_token": ours.mask_token}
-    ratio = ours.hidden * (1.5 if gated else 1) / ours.width
-    ratio = int(ratio) if ratio == int(ratio) else ratio
+    ratio = int(ours.hidden * (1.5 if gated else 1) / ours.width)  # theirs is whole; that of a gate is rounded up
     plain = write(dataclasses.replace(ours, activation="gelu"))
     return {**plain, **act, **more, "use_swiglu_ffn": gated, "mlp_ratio": ratio, "layerscale_value": ours.layer_scale}
 

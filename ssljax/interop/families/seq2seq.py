@@ -1,6 +1,7 @@
 """T5, Switch Transformers, BART and PEGASUS."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -193,11 +194,18 @@ def _bart(config: Any) -> list[Rule]:
     return rules
 
 
-def _write_bart(ours: Any) -> dict[str, Any]:
+def _read_bart(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    name = "".join(theirs.get("architectures") or ())
+    bare = {} if not name or "ForConditionalGeneration" in name else {"readout_bias": False}
+    return {"activation": activation(theirs["activation_function"], "activation_function"), **bare}
+
+
+def _write_bart(ours: Any, kind: str) -> dict[str, Any]:
     decoder = ours.decoder()
+    named = f"{kind}ForConditionalGeneration" if ours.readout_bias else f"{kind}Model"
     shape = {"decoder_layers": decoder.depth, "decoder_attention_heads": decoder.heads}
     shape |= {"decoder_ffn_dim": decoder.hidden}
-    return {"activation_function": activation_back(ours.activation), **shape}
+    return {"architectures": [named], "activation_function": activation_back(ours.activation), **shape}
 
 
 def _shared(inner: str = "") -> dict[str, str]:
@@ -252,8 +260,8 @@ BART = Family(
         "decoder_start_token_id": 2,
         "pad_token_id": 1,
     },
-    read=lambda theirs: {"activation": activation(theirs["activation_function"], "activation_function")},
-    write=_write_bart,
+    read=_read_bart,
+    write=functools.partial(_write_bart, kind="Bart"),
     rules=_bart,
     architecture="BartForConditionalGeneration",
     prefix="model.",
@@ -264,6 +272,7 @@ PEGASUS = dataclasses.replace(
     BART,
     model="pegasus",
     defaults={**BART.defaults, "model_type": "pegasus", "decoder_start_token_id": 0, "pad_token_id": 0},
+    write=functools.partial(_write_bart, kind="Pegasus"),
     architecture="PegasusForConditionalGeneration",
     ignored=(r"(encoder|decoder)\.embed_positions\.weight$",),
 )
