@@ -28,6 +28,13 @@ class DisentangledConfig:
     shared: bool = True  # a layer projects distances as it does contents; false: with two maps of their own
     norm: bool = True  # of the learned vectors of distances
 
+    def validate(self) -> None:
+        if self.buckets is not None and self.max_distance <= self.buckets // 2 + 1:
+            least = self.buckets // 2 + 2
+            raise ValueError(
+                f"max_distance: got {self.max_distance}, must be at least {least} with {self.buckets} buckets"
+            )
+
     @property
     def span(self) -> int:
         """How many distances to one side have a vector."""
@@ -52,7 +59,7 @@ def log_buckets(distance: np.ndarray, buckets: int, max_distance: int) -> np.nda
     far = np.maximum(np.abs(distance), half + 1)
     # float32, as the models that were trained with it: the edges of buckets depend on it.
     whole = np.log(np.float32((max_distance - 1) / half))
-    share = np.log(far.astype(np.float32) / np.float32(half)) / (whole or np.float32(1))
+    share = np.log(far.astype(np.float32) / np.float32(half)) / whole
     large = np.ceil(share * np.float32(half - 1)).astype(np.int64) + half
     return np.where(np.abs(distance) <= half, distance, np.sign(distance) * large)
 

@@ -248,6 +248,10 @@ class TestTokens:
             text("gpt", depth=3, experts={"every": 2})
         with pytest.raises(UserError, match=r"model.positions: sinusoidal ones need an even width, got 15"):
             text("gpt", positions="sinusoidal", width=15, heads=3)
+        with pytest.raises(
+            UserError, match=r"model.disentangled.max_distance: got 5, must be at least 6 with 8 buckets"
+        ):
+            text("deberta", disentangled={"buckets": 8, "max_distance": 5})
         with pytest.raises(UserError, match=r"model.name: unknown model 'brt'; did you mean 'bert'"):
             models.create({"name": "brt"}, SPEC)
 
