@@ -217,7 +217,8 @@ def _resizing(
         front = len(table) - math.prod(before)  # class tokens have positions too
         if front < 0 or front != shape[0] - math.prod(after):
             return None
-        grid = lambda table: np.asarray(resize_table(jnp.asarray(table[front:]), before, after))  # noqa: E731
+        antialias = source.config.antialias
+        grid = lambda table: np.asarray(resize_table(jnp.asarray(table[front:]), before, after, antialias))  # noqa: E731
         return lambda table: np.concatenate([table[:front], grid(table)])
     if name.endswith("position_embed/embedding"):
         offset = getattr(target.config, "position_offset", 0)

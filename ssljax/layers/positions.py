@@ -1,6 +1,7 @@
 """Positions: rotary and its scalings, sinusoidal, 2-D sine-cosine, biases by distance, stretched tables."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -212,11 +213,17 @@ def grid_pairs(grid: tuple[int, int], own: tuple[int, int], prefix: int) -> Pair
     return Pairs(index, stretch)
 
 
-def resize_table(table: jax.Array, grid: tuple[int, int], new_grid: tuple[int, int]) -> jax.Array:
-    """A learned table [rows * columns, D] at another grid, bicubic (Dosovitskiy 2021, section 3.2)."""
+def resize_table(
+    table: jax.Array, grid: tuple[int, int], new_grid: tuple[int, int], antialias: bool = False
+) -> jax.Array:
+    """A learned table [rows * columns, D] at another grid, bicubic (Dosovitskiy 2021, section 3.2).
+
+    `antialias`: a smaller grid averages over more of the old points, as a photograph is shrunk.
+    """
     if grid == new_grid:
         return table
-    rows, columns = (jnp.asarray(_resampling(old, new, _CUBIC)) for old, new in zip(grid, new_grid))
+    matrix = _antialiased if antialias else functools.partial(_resampling, kernel=_CUBIC)
+    rows, columns = (jnp.asarray(matrix(old, new)) for old, new in zip(grid, new_grid))
     return jnp.einsum("yr,rcd,xc->yxd", rows, table.reshape(*grid, -1), columns).reshape(-1, table.shape[-1])
 
 
@@ -224,9 +231,9 @@ def _linear(x: np.ndarray) -> np.ndarray:
     return np.maximum(1 - x, 0)
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel with a = -0.75, as the trainers of published vision transformers have it (Keys 1981, equation 4)."""
-    near, far = ((1.25 * x - 2.25) * x) * x + 1, ((-0.75 * x + 3.75) * x - 6) * x + 3
+def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' kernel (Keys 1981, equation 4), with the a of the trainers of published vision transformers."""
+    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
@@ -242,3 +249,13 @@ def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndar
         near = np.floor(centre).astype(int) + offset
         np.add.at(matrix, (np.arange(new), np.clip(near, 0, old - 1)), weigh(np.abs(centre - near)))
     return matrix.astype(np.float32)
+
+
+def _antialiased(old: int, new: int) -> np.ndarray:
+    """float32 [new, old]: cubic, over as many old points more as there are fewer new ones; none beyond the border.
+
+    Its a is -0.5 (Keys 1981), as image libraries and with them the trainers have it.
+    """
+    apart = np.abs(np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * old / new)
+    matrix = _cubic(apart / max(old / new, 1), -0.5)
+    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)

@@ -79,6 +79,10 @@ class DINOv2Config(ViTConfig):
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True
 
+    @property
+    def antialias(self) -> bool:
+        return self.registers > 0  # as these were trained, and those without were not
+
 
 @dataclasses.dataclass(frozen=True)
 class DINOv3Config(ViTConfig):

@@ -102,6 +102,11 @@ class ViTConfig(TransformerConfig):
         return self.pool == "cls" if self.class_token is None else self.class_token
 
     @property
+    def antialias(self) -> bool:
+        """Whether the table of positions is averaged where it shrinks to smaller images."""
+        return False
+
+    @property
     def stride(self) -> tuple[int, int] | None:
         """Pixels from patch to patch, where patches overlap."""
         return None
@@ -262,7 +267,9 @@ class ViT(nn.Module):
         if c.positions == "sincos":
             return front, jnp.asarray(positions.sincos_2d(grid, self.width))
         placed = c.prefix - c.registers
-        table = positions.resize_table(self.position_table[placed:], self.grid(self.image_shape), grid)
+        table = positions.resize_table(
+            self.position_table[placed:], self.grid(self.image_shape), grid, c.antialias
+        )
         return front if front is None else front.at[:placed].add(self.position_table[:placed]), table
 
     def _rotary(self, grid: tuple[int, int], keep: jax.Array | None) -> tuple[jax.Array, jax.Array] | None:

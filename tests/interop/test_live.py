@@ -308,6 +308,38 @@ def test_many_models(transformers, tmp_path_factory, kind):
     check(transformers, tmp_path_factory, kind, 20)
 
 
+SMALL = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
+SMALL |= {"image_size": 16, "patch_size": 4}
+STRETCHED = {
+    "vit": ("ViTModel", {}),
+    "deit": ("DeiTModel", {}),
+    "ijepa": ("IJepaModel", {}),
+    "beit": ("BeitModel", {"use_absolute_position_embeddings": True, "use_relative_position_bias": True}),
+    "dinov2": ("Dinov2Model", {}),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", {}),
+    "dinov3_vit": ("DINOv3ViTModel", {"num_register_tokens": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", STRETCHED)
+def test_images_of_other_sizes(transformers, tmp_path, kind):
+    """Larger, oblong and smaller than the images that the table of positions was learned for."""
+    import torch
+
+    name, more = STRETCHED[kind]
+    settings = SMALL | more
+    model = reference(transformers, kind, name, settings, 0, False)
+    model.save_pretrained(tmp_path)
+    ours = hf.load(tmp_path)
+    asked = {"interpolate_pos_encoding": True} if kind in ("vit", "deit", "ijepa", "beit") else {}
+    for shape in ((24, 24), (16, 24), (8, 8)):
+        images = np.random.default_rng(0).normal(size=(2, 3, *shape)).astype(np.float32)
+        with torch.no_grad():
+            want = model(torch.tensor(images), **asked).last_hidden_state.numpy()
+        got = ours.forward(pixel_values=images)["last_hidden_state"]
+        np.testing.assert_allclose(got, want, **TOLERANCE, err_msg=str(shape))
+
+
 @pytest.mark.parametrize("name", test_export.IMAGES)
 def test_an_encoder_of_images_that_was_trained_here(transformers, tmp_path, name):
     module, params, _, images = test_export.an_encoder(name)
