@@ -1,16 +1,19 @@
 """Feed-forward parts of which each token uses a few: mixtures of experts."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from ssljax.base.schema import setting
 from ssljax.layers.dense import Initializer, parameter
+from ssljax.parallel import partition_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Experts(nn.Module):
 
     config: ExpertsConfig
     hidden: int
-    act: Callable[[jax.Array], jax.Array]
+    act: "Activation"
     gated: bool
     initializer: Initializer
     initializer_out: Initializer
@@ -61,7 +64,7 @@ class Experts(nn.Module):
     def __call__(self, x_BxTxD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x [B, T, D] -> (y [B, T, D], float32 router logits [B, T, E])."""
         c = self.config
-        batch, length, width = x_BxTxD.shape
+        length, width = x_BxTxD.shape[1:]
         router = parameter(self, "router", self.initializer, ("embed", None), (width, c.count))
         logits = x_BxTxD.astype(jnp.float32) @ router
         weight_BxTxK, choice_BxTxK = jax.lax.top_k(jax.nn.softmax(logits, -1), c.top_k)
@@ -79,20 +82,10 @@ class Experts(nn.Module):
             matrices.append(kernels("gate", self.initializer, (width, self.hidden), ("embed", "mlp")))
         out = kernels("out", self.initializer_out, (self.hidden, width), ("mlp", "embed"))
 
-        def apply(product: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-            h = product(x, matrices[0])
-            h = self.act(product(x, matrices[1])) * h if self.gated else self.act(h)
-            return product(h, out)
-
         x_BxTxD = x_BxTxD.astype(self.dtype)
         if c.capacity is None and c.slots is None:
-            flat = choice_BxTxK.reshape(-1)
-            order = jnp.argsort(flat, stable=True)
-            sizes = jnp.bincount(flat, length=c.count).astype(jnp.int32)
-            rows = x_BxTxD.reshape(-1, width)[order // c.top_k]
-            made = apply(lambda a, b: jax.lax.ragged_dot(a, b, sizes), rows)
-            y_BxTxKxD = jnp.zeros_like(made).at[order].set(made).reshape(batch, length, c.top_k, width)
-            return jnp.einsum("btkd,btk->btd", y_BxTxKxD, weight_BxTxK.astype(self.dtype)), logits
+            run = _on_mesh(functools.partial(_dropless, act=self.act), x_BxTxD, out)
+            return run(x_BxTxD, weight_BxTxK.astype(self.dtype), choice_BxTxK, matrices, out), logits
         slots = c.slots or math.ceil((c.capacity or 1) * c.top_k * length / c.count)
         slots = min(slots, length)
         place_BxTxExC = dispatch(choice_BxTxK, weight_BxTxK, c.count, slots)
@@ -100,8 +93,70 @@ class Experts(nn.Module):
         rows = nn.with_logical_constraint(
             jnp.einsum("btec,btd->becd", taken, x_BxTxD), ("batch", "experts", None, "embed")
         )
-        made = apply(lambda a, b: jnp.einsum("becd,edf->becf", a, b), rows)
+        made = _feed_forward(lambda a, b: jnp.einsum("becd,edf->becf", a, b), rows, matrices, out, self.act)
         return jnp.einsum("btec,becd->btd", place_BxTxExC.astype(self.dtype), made), logits
+
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def _feed_forward(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    matrices: Sequence[jax.Array],
+    out: jax.Array,
+    act: Activation,
+) -> jax.Array:
+    """Two matrices with an activation between, or three with a gate, under a product with each expert's own."""
+    h = product(x, matrices[0])
+    h = act(product(x, matrices[1])) * h if len(matrices) > 1 else act(h)
+    return product(h, out)
+
+
+def _dropless(
+    x_BxTxD: jax.Array,
+    weight_BxTxK: jax.Array,
+    choice_BxTxK: jax.Array,
+    matrices: Sequence[jax.Array],
+    out_ExFxD: jax.Array,
+    *,
+    act: Activation,
+    first: jax.Array | int = 0,
+) -> jax.Array:
+    """What the experts `first`, `first` + 1, ... give to the tokens that chose them, [B, T, D]."""
+    experts, choices = len(out_ExFxD), choice_BxTxK.shape[-1]
+    flat = choice_BxTxK.reshape(-1) - first
+    flat = jnp.where((flat >= 0) & (flat < experts), flat, experts)  # the rows of other experts come last
+    order = jnp.argsort(flat, stable=True)
+    sizes = jnp.bincount(flat, length=experts + 1)[:experts].astype(jnp.int32)
+    rows = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[order // choices]
+    made = _feed_forward(lambda a, b: jax.lax.ragged_dot(a, b, sizes), rows, matrices, out_ExFxD, act)
+    made = jnp.where((flat[order] < experts)[:, None], made, 0)
+    y_BxTxKxD = jnp.zeros_like(made).at[order].set(made).reshape(*choice_BxTxK.shape, -1)
+    return jnp.einsum("btkd,btk->btd", y_BxTxKxD, weight_BxTxK)
+
+
+def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.Array) -> Callable[..., jax.Array]:
+    """`run` by each device for its rows, its experts and its part of their hidden layer.
+
+    Sorting by expert mixes the rows of a batch, so the compiler would otherwise have every device sort all of them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = dict(mesh.shape)
+    rows = partition_spec(("batch", "length", None), x_BxTxD.shape, sizes)
+    outer = partition_spec(("experts", "mlp", None), out_ExFxD.shape, sizes)
+    expert, hidden = outer[:2]
+    if not any((*rows, *outer)):
+        return run
+
+    def local(x: jax.Array, weight: jax.Array, choice: jax.Array, matrices: Any, out: jax.Array) -> jax.Array:
+        first = jax.lax.axis_index(expert) * len(out) if expert else 0
+        y = run(x, weight, choice, matrices, out, first=first)
+        return jax.lax.psum(y, tuple(axis for axis in (expert, hidden) if axis))
+
+    inner = PartitionSpec(expert, None, hidden)
+    # With check_vma the gradient of x lacks the sum over `expert` (jax 0.10.2; the test of meshes shows it).
+    return jax.shard_map(local, in_specs=(rows, rows, rows, inner, outer), out_specs=rows, check_vma=False)
 
 
 def dispatch(choice_BxTxK: jax.Array, weight_BxTxK: jax.Array, experts: int, slots: int) -> jax.Array:

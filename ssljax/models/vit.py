@@ -267,9 +267,7 @@ class ViT(nn.Module):
         if c.positions == "sincos":
             return front, jnp.asarray(positions.sincos_2d(grid, self.width))
         placed = c.prefix - c.registers
-        table = positions.resize_table(
-            self.position_table[placed:], self.grid(self.image_shape), grid, c.antialias
-        )
+        table = positions.resize_table(self.position_table[placed:], self.grid(self.image_shape), grid, c.antialias)
         return front if front is None else front.at[:placed].add(self.position_table[:placed]), table
 
     def _rotary(self, grid: tuple[int, int], keep: jax.Array | None) -> tuple[jax.Array, jax.Array] | None:

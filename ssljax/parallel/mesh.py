@@ -22,7 +22,7 @@ class MeshConfig:
     fsdp: int = schema.setting(1, free=True)  # splits the batch and parameters
     tensor: int = schema.setting(1, free=True)  # splits heads, hidden layers, vocabulary and prototypes
     context: int = schema.setting(1, free=True)  # splits the length of activations
-    expert: int = schema.setting(1, free=True)  # splits experts; no model here has any
+    expert: int = schema.setting(1, free=True)  # splits experts (Mixtral, Switch)
 
     def validate(self) -> None:
         sizes = dataclasses.asdict(self)

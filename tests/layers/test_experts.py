@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssljax import parallel
 from ssljax.layers.experts import Experts, ExpertsConfig, dispatch
 
 RNG = np.random.default_rng(0)
@@ -88,3 +89,29 @@ def test_dispatch_gives_each_place_to_one_token(experts, slots, length, seed):
         for e in range(experts):
             asking = [t for rank in range(k) for t in range(length) if choice[b, t, rank] == e]
             assert sorted(np.flatnonzero(place[b, :, e].sum(-1))) == sorted(asking[:slots])
+
+
+MESHES = [(8, 1, 1, 1, 1), (1, 1, 8, 1, 1), (2, 1, 1, 1, 4), (2, 2, 1, 1, 2), (1, 2, 2, 1, 2), (1, 1, 2, 2, 2)]
+
+
+@pytest.mark.parametrize("capacity", [None, 1.0])
+def test_a_mesh_changes_nothing(capacity):
+    """Values and gradients, of the tokens too; and devices share the work."""
+    experts = Experts(ExpertsConfig(4, 2, capacity=capacity), 16, nn.silu, True, *[nn.initializers.normal(0.5)] * 2)
+    x = jnp.asarray(RNG.normal(size=(8, 6, 8)), jnp.float32)
+    boxed = experts.init(jax.random.key(0), x)["params"]
+    params = parallel.unboxed(boxed)
+    run = jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(experts.apply({"params": p}, x)[0])), (0, 1)))
+    want = run(params, x)
+    alone = run.lower(params, x).compile().cost_analysis()["flops"]
+    for sizes in MESHES:
+        mesh = parallel.make_mesh(parallel.MeshConfig(*sizes))
+        places = parallel.shardings(parallel.logical_axes(boxed), params, mesh)
+        with parallel.mesh_context(mesh):
+            arguments = jax.device_put(params, places), jax.device_put(x, parallel.batch_sharding(mesh))
+            program = run.lower(*arguments).compile()
+            got = program(*arguments)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(), err_msg=str(sizes))
+        if sizes == (8, 1, 1, 1, 1):
+            assert program.cost_analysis()["flops"] < alone / 4
