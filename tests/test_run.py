@@ -129,8 +129,10 @@ def test_every_objective_survives_kill_minus_9(name, tmp_path):
     (tmp_path / "captions.jsonl").write_text("".join(lines))
     captions = f"jsonl:{tmp_path}/captions.jsonl"
     text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
+    pairs = {"source": f"builtin:digits+{captions}", "mode": "documents", **text}
     data = {
-        "clip": {"source": f"builtin:digits+{captions}", "mode": "documents", **text},
+        "clip": pairs,
+        "captioning": pairs,
         "mlm": {"source": captions, "mode": "windows", **text},
         "causal_lm": {"source": captions, "mode": "windows", "overlap": 1, **text},
         "span_corruption": {"source": captions, "mode": "windows", **text},

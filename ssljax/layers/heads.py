@@ -1,5 +1,6 @@
 """Heads on top of an encoder: projectors, classifiers, prototypes."""
 
+import itertools
 from typing import Literal
 
 import flax.linen as nn
@@ -68,6 +69,10 @@ class MLPHead(nn.Module):
                 x = act(x)
         return constrain_rows(x)
 
+    def flops(self, inputs: int) -> float:
+        """Forward FLOPs of a vector of `inputs` numbers."""
+        return _chain_flops(inputs, *self.features)
+
 
 class DINOHead(nn.Module):
     """The head of DINO (Caron 2021, appendix C): MLP, L2-normalised bottleneck, weight-normalised last layer.
@@ -89,6 +94,10 @@ class DINOHead(nn.Module):
                 x = nn.gelu(x, approximate=False)
         return Prototypes(self.prototypes, initializer=init, name="last_layer")(x)
 
+    def flops(self, inputs: int) -> float:
+        """Forward FLOPs of a vector of `inputs` numbers."""
+        return _chain_flops(inputs, self.hidden, self.hidden, self.bottleneck, self.prototypes)
+
 
 class Prototypes(nn.Module):
     """Cosine similarity of x [..., D] to `features` learned directions: [..., features] (Caron 2020, SwAV)."""
@@ -102,6 +111,10 @@ class Prototypes(nn.Module):
         x = constrain_rows(x.astype(jnp.float32))
         return constrain_rows(normalize(x, -1) @ normalize(kernel, 0))
 
+    def flops(self, inputs: int) -> float:
+        """Forward FLOPs of a vector of `inputs` numbers."""
+        return _chain_flops(inputs, self.features)
+
 
 class Linear(nn.Module):
     """x [..., D] @ kernel + bias: a classifier. Starts at zero, so that the first logits are equal."""
@@ -113,6 +126,10 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
         return Dense(self.features, ("embed", "classes"), self.bias, zeros, name="linear")(x.astype(jnp.float32))
+
+
+def _chain_flops(*widths: int) -> float:
+    return 2.0 * sum(a * b for a, b in itertools.pairwise(widths))
 
 
 def _axes(i: int) -> tuple[str, str]:

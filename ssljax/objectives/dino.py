@@ -111,7 +111,8 @@ class DINO(ImageObjective):
         return extra["teacher"]["encoder"]  # section 4: the teacher is what is evaluated
 
     def flops(self, spec: Any) -> float:
-        views_flops = crop_flops(self.model, self.augment, spec)
+        head = self.head.module().flops(self.model.width)
+        views_flops = crop_flops(self.model, self.augment, spec, head)
         # A backward pass costs twice a forward pass and the teacher has none: it is a third of a trained view.
         return sum(views_flops.values()) + views_flops["global"] / 3
 

@@ -90,11 +90,13 @@ def view_shape(augment: Any, spec: Any) -> tuple[int, int, int]:
     return augment.size or height, augment.size or width, channels
 
 
-def crop_flops(model: Any, augment: Any, spec: Any) -> dict[str, float]:
-    """Forward FLOPs of the global and of the local crops of one image."""
+def crop_flops(model: Any, augment: Any, spec: Any, head: float) -> dict[str, float]:
+    """Forward FLOPs of the global and of the local crops of one image; `head`: of what follows for each."""
     *large, channels = view_shape(augment, spec)
     small = (augment.local_size or large[0] // 2, augment.local_size or large[1] // 2)
     return {
-        "global": augment.global_crops * model.flops(image_shape=(*large, channels)),
-        "local": augment.local_crops * model.flops(image_shape=(*small, channels)) if augment.local_crops else 0.0,
+        "global": augment.global_crops * (model.flops(image_shape=(*large, channels)) + head),
+        "local": augment.local_crops * (model.flops(image_shape=(*small, channels)) + head)
+        if augment.local_crops
+        else 0,
     }

@@ -57,4 +57,5 @@ class SimCLR(ImageObjective):
         return Loss({"nt_xent": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
 
     def flops(self, spec: Any) -> float:
-        return 2 * view_flops(self.model, self.augment, spec)
+        head = self.projector.module().flops(self.model.width)
+        return 2 * (view_flops(self.model, self.augment, spec) + head)

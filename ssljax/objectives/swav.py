@@ -104,7 +104,9 @@ class SwAV(ImageObjective):
         return {"queue": queue, "filled": jnp.minimum(extra["filled"] + rows.shape[0], self.queue)}
 
     def flops(self, spec: Any) -> float:
-        return sum(crop_flops(self.model, self.augment, spec).values())
+        projector = self.projector.module()
+        head = projector.flops(self.model.width) + self._prototypes().flops(projector.features[-1])
+        return sum(crop_flops(self.model, self.augment, spec, head).values())
 
     def _prototypes(self) -> Prototypes:
         return Prototypes(self.prototypes)

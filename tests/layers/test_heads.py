@@ -20,6 +20,16 @@ def make(module, *inputs):
     return params, jax.jit(module.apply)
 
 
+@pytest.mark.parametrize(
+    "head", [MLPHead((512, 128)), DINOHead(300, 256, 64), Prototypes(200)], ids=lambda m: type(m).__name__
+)
+def test_flops_are_the_compilers(head):
+    x = jnp.zeros((1024, 256))
+    params = jax.eval_shape(lambda: nn.unbox(head.init(jax.random.key(0), x)))
+    counted = jax.jit(head.apply).lower(params, x).compile().cost_analysis()["flops"]
+    assert counted == pytest.approx(1024 * head.flops(256), rel=0.12)  # it counts activations and norms too
+
+
 def test_batch_norm_is_the_definition():
     params, apply = make(BatchNorm(), X)
     x, p = np.asarray(X, np.float64), params["params"]

@@ -97,9 +97,9 @@ def test_the_weights_pass_has_no_encoder():
     assert products(2) == products(1)
 
 
-def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None):
-    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor)."""
-    objective = tiny.make(name, **model or {})
+def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None, ema=None, **settings):
+    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor); `settings` of the objective."""
+    objective = dataclasses.replace(tiny.make(name, **model or {}), **settings)
     count = int(np.prod(mesh_shape))
     mesh = parallel.make_mesh(parallel.MeshConfig(*mesh_shape), jax.devices()[:count])
     batch = tiny.batch()
@@ -108,8 +108,8 @@ def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adam
         rule = optimizers.REGISTRY.get(optimizer)(learning_rate=1e-3, clip_norm=1.0)
         sizes = Sizes(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
         optimization = Optimization(rule, lambda step: 1.0, sizes, axes.params, shapes.params)
-        init = make_init(objective, optimization, batch, ema=False)
-        step = make_train_step(objective, optimization, microbatches)
+        init = make_init(objective, optimization, batch, ema=ema is not None)
+        step = make_train_step(objective, optimization, microbatches, ema)
         bare = jax.eval_shape(init, 0)
         meters = jax.eval_shape(step, bare, batch)[0].meters
         full = bare.replace(meters=meters)
@@ -149,7 +149,7 @@ def compare(a, b, rtol=1e-4):
             np.testing.assert_allclose(x[k], y[k], rtol=rtol, atol=1e-5, err_msg=f"{k} at step {step}")
 
 
-@pytest.mark.parametrize("name", tiered("simclr", "causal_lm"))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_mesh_with_slices_equals_one_device(name):
     """Losses, metrics and the norm of the gradients over five steps; then the first moments, leaf by leaf: these are
     the gradients, and a partitioner's mistake was once seen there only."""
@@ -197,17 +197,34 @@ def test_a_map_over_seeds_equals_separate_runs(name):
 
 
 def test_hyper_settings_vary_under_the_map():
-    """A stacked sweep over the temperature is the runs at these temperatures."""
-    objective = tiny.make("simclr")
-    variables, inputs, ctx = inputs_of(objective)
+    """A stacked sweep over a temperature and a learning rate: the first is the run with that temperature."""
+    settings = [(0.5, 1e-3), (0.1, 1e-2)]  # the rate of make_run, and ten times that
+    _, born, step = make_run("simclr")
+    states = [
+        born(0).replace(hyper={"objective.temperature": jnp.float32(t), "optimizer.learning_rate": jnp.float32(r)})
+        for t, r in settings
+    ]
+    before = states[0].params["encoder"]["patch"]["kernel"]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    mapped = jax.jit(jax.vmap(step, in_axes=(0, None)))
+    lines = []
+    for i in range(2):
+        stacked, metrics = mapped(stacked, tiny.batch(i))
+        lines.append(metrics)
+    single, _ = make_run("simclr", temperature=0.5)[0](2)
+    compare([{k: float(v[0]) for k, v in line.items()} for line in lines], single)
+    moved = np.abs(stacked.params["encoder"]["patch"]["kernel"] - before).mean((1, 2))
+    assert moved[1] > 5 * moved[0] > 0
 
-    @jax.jit
-    def value(temperature):
-        task = dataclasses.replace(objective, temperature=temperature)
-        return gradients(task, variables.params, variables.extra, inputs, ctx, 1).value
 
-    stacked = jax.vmap(value)(jnp.array([0.1, 0.5]))
-    np.testing.assert_allclose(stacked, [value(0.1), value(0.5)], rtol=1e-5)
+def test_averaged_parameters_are_the_recursion():
+    run, born, _ = make_run("causal_lm", ema=0.75)
+    want = born(0).params
+    for _ in range(3):
+        _, state = run(1)
+        want = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, want, state.params)
+    close(state.ema, want, 1e-6, "average")
+    assert not np.allclose(jax.tree.leaves(state.ema)[0], jax.tree.leaves(state.params)[0])
 
 
 def test_a_non_finite_step_leaves_only_its_count():
