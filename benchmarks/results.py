@@ -10,6 +10,7 @@ interrupted table goes on where it stopped; the table says what is still missing
 """
 
 import argparse
+import collections
 import contextlib
 import fcntl
 import json
@@ -197,7 +198,15 @@ def table(only: str = "") -> str:
         for row, evaluation, metric, by, better, minutes in found
     ]
     left = f"Missing: {', '.join(missing)}." if missing else "Nothing is missing."
-    return f"{_markdown(head, body)}\n\n{left}"
+    return f"{_markdown(head, body)}\n\n{left} {_measured(only)}"
+
+
+def _measured(only: str = "") -> str:
+    """Which commits the units of the table ran at: a key holds the config and the version, not every line of code."""
+    done = ledger()
+    keys = [unit(row, seed)[1] for row in ROWS for seed in SEEDS if only in row.name]
+    counts = collections.Counter(done[key]["commit"] for key in keys if key in done)
+    return "Units by the commit that they ran at: " + ", ".join(f"{c} {n}" for c, n in counts.most_common()) + "."
 
 
 def summary() -> str:
