@@ -175,6 +175,18 @@ def test_a_damaged_checkpoint_is_skipped(undisturbed, tmp_path, caplog, how):
         parameters(workdir)
 
 
+def test_without_a_sound_checkpoint_every_start_is_refused_and_changes_nothing(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (6, 8):
+        damage(workdir / "checkpoints", step, "flip")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no sound checkpoint among steps \[8, 6\].*new folder"):
+            run.train(TINY, workdir)
+        assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["6", "8"]
+        assert metrics(workdir) == metrics(undisturbed) and not list(workdir.glob("damaged-*"))
+
+
 def test_a_restart_cuts_back_what_the_killed_run_wrote_after_its_checkpoint(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
