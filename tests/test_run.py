@@ -88,11 +88,24 @@ def test_a_stopped_and_resumed_run_is_the_undisturbed_one(undisturbed, tmp_path,
     assert metrics(tmp_path) == metrics(undisturbed)
 
 
-def kill_and_resume(config, workdir, kill_at):
-    """Run in a process of its own, kill it without warning once step `kill_at` is logged, and run it to the end."""
+def train_command(config, workdir):
+    """`ssljax train` as a process of its own."""
     file = workdir.parent / f"{workdir.name}.py"
     file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
-    command = [sys.executable, "-m", "ssljax.cli", "train", "--config", str(file), "--workdir", str(workdir)]
+    return [sys.executable, "-m", "ssljax.cli", "train", "--config", str(file), "--workdir", str(workdir)]
+
+
+def assert_told_in_one_line(command, text):
+    """The command ends as for a mistake of the user; stderr holds one line of error, and other lines of our log."""
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    *others, last = done.stderr.splitlines()
+    assert done.returncode == 2 and last.startswith("error: ") and text in last, done.stderr
+    assert all(line[:2] in ("I ", "W ") for line in others), done.stderr
+
+
+def kill_and_resume(config, workdir, kill_at):
+    """Run in a process of its own, kill it without warning once step `kill_at` is logged, and run it to the end."""
+    command = train_command(config, workdir)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     path = workdir / "metrics.jsonl"
@@ -187,6 +200,14 @@ def test_without_a_sound_checkpoint_every_start_is_refused_and_changes_nothing(u
         assert metrics(workdir) == metrics(undisturbed) and not list(workdir.glob("damaged-*"))
 
 
+def test_damaged_checkpoints_are_told_without_the_tracebacks_of_libraries(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (6, 8):
+        damage(workdir / "checkpoints", step, "delete")
+    assert_told_in_one_line(train_command(TINY, workdir), "no sound checkpoint")
+
+
 def test_a_restart_cuts_back_what_the_killed_run_wrote_after_its_checkpoint(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
@@ -276,8 +297,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         pytest.skip("needs root with the right to mount a small tmpfs")
     try:
         config = {**TINY, "steps": 30, "checkpoint": {"every_steps": 2, "keep": 30}}
-        with pytest.raises(UserError, match="disk is full"):
-            run.train(config, mount / "run")
+        assert_told_in_one_line(train_command(config, mount / "run"), "disk is full")
         assert parameters(mount / "run")[".step"] >= 2
     finally:
         subprocess.run(["umount", str(mount)], check=True)
