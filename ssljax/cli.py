@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _silence_repeats() -> None:
-    """What failed in a thread of orbax is raised in ours too, and told in one line; its own tracebacks would bury it."""
+    """What fails in a thread of orbax is raised in ours too, and told in one line; its tracebacks would bury it."""
     for repeats in ("absl", "asyncio"):  # orbax logs by absl
         logging.getLogger(repeats).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable

@@ -239,6 +239,45 @@ def test_another_config_in_the_same_workdir_is_refused(undisturbed):
         run.train(other, undisturbed)
 
 
+def test_a_workdir_in_which_no_step_was_taken_is_new(tmp_path, monkeypatch):
+    """The first start fails, for pictures of mixed shapes or want of memory; the config is mended, and it goes."""
+
+    def fail(program):
+        raise UserError("out of memory")
+
+    monkeypatch.setattr(run, "make_health", fail)
+    with pytest.raises(UserError, match="memory"):
+        run.train(TINY, tmp_path)
+    monkeypatch.undo()
+    config = {**TINY, "data": {**TINY["data"], "image_size": 4}, "batch_size": 16, "steps": 1}
+    run.train(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 16
+    with pytest.raises(UserError, match=r"holds another run \(.*batch_size: 16 -> 32"):
+        run.train(TINY, tmp_path)
+
+
+def test_a_workdir_of_damaged_checkpoints_alone_is_not_new(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    (workdir / "metrics.jsonl").unlink()
+    for step in (6, 8):
+        damage(workdir / "checkpoints", step, "delete")
+    with pytest.raises(UserError, match="holds another run"):
+        run.train({**TINY, "batch_size": 16}, workdir)
+
+
+def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"temperature"', '"oldkey": 1, "temperature"'))
+    for call in (lambda: run.train(TINY, workdir), lambda: run.evaluate(workdir), lambda: run.language_model(workdir)):
+        with pytest.raises(UserError, match=r"run/config\.json: objective\.oldkey: unknown key.*--resume=force"):
+            call()
+    run.train(TINY, workdir, "force")
+    assert "oldkey" not in path.read_text()
+
+
 def test_a_workdir_belongs_to_one_process(tmp_path):
     with run.hold(tmp_path), pytest.raises(UserError, match="another process is training"):
         run.train(TINY, tmp_path)
