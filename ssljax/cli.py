@@ -236,7 +236,10 @@ def _list_models() -> int:
 
 def _names(kind: str) -> Any:
     if kind == "configs":
-        return sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
+        found = sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
+        if not found:
+            raise UserError(f"no configs in {pathlib.Path('configs').absolute()}; run this in a checkout of ssljax")
+        return found
     if kind == "objectives":
         from ssljax.objectives import REGISTRY
     elif kind == "data":
