@@ -21,6 +21,7 @@ import rich.table
 from ssljax import data, evals, losses, objectives, parallel, report
 from ssljax.base import durations, hashing
 from ssljax.base.errors import UserError
+from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.evals import generation, prompts
 from ssljax.interop import hf, init_from
@@ -30,7 +31,7 @@ from ssljax.layers import attention
 from ssljax.objectives.base import Ctx, Variables, stream, total
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Signals, fit
-from ssljax.train.metrics import Progress, Speedometer, Writer
+from ssljax.train.metrics import EVALS_LOCK, Progress, Speedometer, Writer
 from ssljax.train.optimization import Optimization
 from ssljax.train.state import State, abstract_variables, make_init, state_shardings
 from ssljax.train.step import Step, make_train_step, means, pop_meters
@@ -549,11 +550,12 @@ def write_evals(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> No
     """Add lines to evals.jsonl in the place of earlier ones on the same evaluation, subject and step."""
     path = workdir / "evals.jsonl"
     new = {(line["step"], line["eval"], line["of"]) for line in lines}
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    kept = [line for line in old if (line["step"], line["eval"], line["of"]) not in new]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
-    os.replace(temporary, path)
+    with locked(workdir / EVALS_LOCK):
+        old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in old if (line["step"], line["eval"], line["of"]) not in new]
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
+        os.replace(temporary, path)
 
 
 def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:

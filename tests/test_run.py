@@ -1,5 +1,6 @@
 """Whole runs through the command line's function: learning, resuming after a kill, refusing what is wrong."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -358,6 +359,18 @@ def test_evaluations_of_a_finished_workdir(tmp_path):
     run.train({**TINY, "steps": 2, "evals": {"knn": {"max_examples": 100, "k": 5}}}, tmp_path)
     lines = run.evaluate(tmp_path, ["knn"])
     assert {line["of"] for line in lines} == {"trained", "untrained", "raw", "majority"}
+
+
+def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
+    """`ssljax eval` beside the trainer."""
+
+    def write(step):
+        run.write_evals(tmp_path, [{"step": step, "eval": "knn", "of": "trained"}])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(200)))
+    lines = [json.loads(line) for line in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    assert sorted(line["step"] for line in lines) == list(range(200))
 
 
 def test_the_step_compiles_once_with_evaluations_between(tmp_path, monkeypatch):
