@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not debug:
+        _silence_repeats()
     try:
         return _run(arguments)
     except UserError as error:
@@ -38,6 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.filename or 'disk'}: no space left; free some and run the same command", file=sys.stderr)
         return USER_ERROR
+
+
+def _silence_repeats() -> None:
+    """What fails in a thread of orbax is raised in ours too, and told in one line; its tracebacks would bury it."""
+    for repeats in ("absl", "asyncio"):  # orbax logs by absl
+        logging.getLogger(repeats).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(what: Any) -> None:
+    # When a read fails, the others that were under way still report to the event loop, which is closed by then.
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 def _run(arguments: list[str]) -> int:
@@ -221,7 +236,10 @@ def _list_models() -> int:
 
 def _names(kind: str) -> Any:
     if kind == "configs":
-        return sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
+        found = sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
+        if not found:
+            raise UserError(f"no configs in {pathlib.Path('configs').absolute()}; run this in a checkout of ssljax")
+        return found
     if kind == "objectives":
         from ssljax.objectives import REGISTRY
     elif kind == "data":

@@ -46,7 +46,9 @@ class RunConfig:
     init_from: InitFrom | None = schema.setting(None)  # learned parameters to start from, where there are some
 
     def validate(self) -> None:
-        durations.parse(self.steps, "steps")
+        length, _ = durations.parse(self.steps, "steps")
+        if length == 0 and self.init_from is None:
+            raise ValueError(f"steps: got {self.steps!r}, must be at least 1 (0 evaluates what `init_from` names)")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"microbatches: got {self.microbatches}, must divide batch_size {self.batch_size} "
@@ -135,7 +137,10 @@ def read_file(path: str) -> dict[str, Any]:
         raise UserError(f"{name}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(file.parent))
-    return copy.deepcopy(config.to_dict() if hasattr(config, "to_dict") else dict(config))
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}: get_config returned {values!r}, must return a config (a ConfigDict or a dict)")
+    return copy.deepcopy(dict(values))
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:

@@ -21,15 +21,17 @@ import rich.table
 from ssljax import data, evals, losses, objectives, parallel, report
 from ssljax.base import durations, hashing
 from ssljax.base.errors import UserError
+from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.evals import generation, prompts
 from ssljax.interop import hf, init_from
+from ssljax.interop.workdir import blaming, read_json
 from ssljax.interop.workdir import read as read_workdir
-from ssljax.interop.workdir import read_json
+from ssljax.layers import attention
 from ssljax.objectives.base import Ctx, Variables, stream, total
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Signals, fit
-from ssljax.train.metrics import Progress, Speedometer, Writer
+from ssljax.train.metrics import EVALS_LOCK, Progress, Speedometer, Writer
 from ssljax.train.optimization import Optimization
 from ssljax.train.state import State, abstract_variables, make_init, state_shardings
 from ssljax.train.step import Step, make_train_step, means, pop_meters
@@ -160,20 +162,22 @@ def train(
         stack.enter_context(parallel.mesh_context(program.mesh))
         stack.enter_context(hold(workdir))
         check_workdir(workdir, config, spec, resume)
-        if program.mesh.size > 1:
-            log.info("parameters: %s", program.layout)
+        evaluator = make_evaluator(program)
+        evaluator.check()
+        program.dataset.batch(0)  # what is wrong with the data is told before anything is compiled
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
         restored = checkpoints.restore(program.target(), force=resume == "force")
-        state, start = restored if restored else (begin(program, workdir), 0)
-        if start > program.steps:
+        if restored and restored[1] > program.steps:
             raise UserError(
-                f"steps: got {program.steps}, but {str(workdir)!r} has a checkpoint of step {start} already"
+                f"steps: got {program.steps}, but {str(workdir)!r} has a checkpoint of step {restored[1]} already"
             )
+        attention.log_choices()
+        if program.mesh.size > 1:
+            log.info("parameters: %s", program.layout)
+        state, start = restored if restored else (begin(program, workdir), 0)
         if restored:
             log.info("resumed from the checkpoint of step %d", start)
-        evaluator = make_evaluator(program)
-        evaluator.check()
         write_json(workdir / "config.json", config.to_dict())
         write_json(workdir / "data.json", json.loads(spec.to_json()))
         if spec.vocab_size is not None:
@@ -210,6 +214,7 @@ def begin(program: Program, workdir: pathlib.Path) -> State:
     """
     config = program.config
     if config.init_from is None:
+        (workdir / "init_from.json").unlink(missing_ok=True)  # perhaps of an earlier start
         return program.jitted_init()(config.seed)
     source = init_from.open_source(config.init_from)  # what is wrong with it is told before anything is compiled
     values, taken = init_from.take(config.init_from, source, program.objective, program.shapes.params)
@@ -245,7 +250,7 @@ def restored(workdir: pathlib.Path, step: int | None = None) -> Iterator[tuple[P
     Raises:
         UserError: no checkpoint.
     """
-    config = build(read_json(workdir / "config.json"))
+    config = read_config(workdir)
     # Whatever mesh it was trained on: here it is this machine's devices, as many as share the batch evenly.
     count = max(n for n in range(1, jax.device_count() + 1) if config.batch_size % n == 0)
     config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
@@ -256,6 +261,7 @@ def restored(workdir: pathlib.Path, step: int | None = None) -> Iterator[tuple[P
         checkpoints.close()
         if found is None:
             raise UserError(f"--workdir: {str(workdir)!r} has no checkpoint yet")
+        attention.log_choices()
         yield program, found[0]
 
 
@@ -438,21 +444,45 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 def check_workdir(workdir: pathlib.Path, config: RunConfig, spec: data.DataSpec, resume: Resume) -> None:
     """Refuse to continue another run, unless `resume` is "force"; remark on what else changed.
 
+    A folder in which no step was taken is new, whatever its config.json says: its first start failed, perhaps for the
+    very thing that the config says otherwise now (pictures of mixed shapes, a batch too large for the memory).
+
     Raises:
         UserError: the config differs in what is learned, or the data are not what they were, with the keys that differ.
     """
-    if (workdir / "config.json").is_file():
-        before = build(read_json(workdir / "config.json"))
-        _refuse(workdir, "another run", difference(before.identity(), config.identity()), resume)
-        for line in difference(before.to_dict(), config.to_dict()):
+    if not _has_steps(workdir):
+        return
+    path = workdir / "config.json"
+    if path.is_file():
+        if resume != "force":
+            _refuse(workdir, "another run", difference(read_config(workdir).identity(), config.identity()))
+        for line in difference(read_json(path), config.to_dict()):
             log.info("changed since the last start: %s", line)
-    if (workdir / "data.json").is_file():
+    if (workdir / "data.json").is_file() and resume != "force":
         changed = difference(read_json(workdir / "data.json"), json.loads(spec.to_json()))
-        _refuse(workdir, "a run on other data", changed, resume)
+        _refuse(workdir, "a run on other data", changed)
 
 
-def _refuse(workdir: pathlib.Path, what: str, changed: list[str], resume: Resume) -> None:
-    if changed and resume != "force":
+def _has_steps(workdir: pathlib.Path) -> bool:
+    """Whether a run left anything but its config: a checkpoint, be it damaged, or a line of numbers."""
+    told = [workdir / name for name in ("metrics.jsonl", "evals.jsonl")]
+    return any((workdir / "checkpoints").glob("[0-9]*")) or any(p.is_file() and p.stat().st_size for p in told)
+
+
+def read_config(workdir: pathlib.Path) -> RunConfig:
+    """The config of a workdir.
+
+    Raises:
+        UserError: it is damaged, or holds what this version does not know.
+    """
+    path = workdir / "config.json"
+    values = read_json(path)
+    with blaming(path):
+        return build(values)
+
+
+def _refuse(workdir: pathlib.Path, what: str, changed: list[str]) -> None:
+    if changed:
         shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
         raise UserError(f"--workdir: {str(workdir)!r} holds {what} ({shown}); take a new folder, or --resume=force")
 
@@ -520,11 +550,12 @@ def write_evals(workdir: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> No
     """Add lines to evals.jsonl in the place of earlier ones on the same evaluation, subject and step."""
     path = workdir / "evals.jsonl"
     new = {(line["step"], line["eval"], line["of"]) for line in lines}
-    old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    kept = [line for line in old if (line["step"], line["eval"], line["of"]) not in new]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
-    os.replace(temporary, path)
+    with locked(workdir / EVALS_LOCK):
+        old = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in old if (line["step"], line["eval"], line["of"]) not in new]
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
+        os.replace(temporary, path)
 
 
 def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ssljax import cli, models
+from ssljax.layers import attention
 
 BASE = {
     "model": {"name": "vit", "size": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
@@ -61,6 +62,8 @@ CASES = {
     "wrong type": (("--config.batch_size=many",), r"batch_size: got 'many'.*integer"),
     "out of range": (("--config.objective.temperature=-1",), r"objective\.temperature: got -1.*> 0"),
     "bad choice": (("--config.model.pool=max",), r"model\.pool: got 'max'.*'cls', 'mean'"),
+    "no steps": (("--config.steps=0",), r"steps: got 0, must be at least 1"),
+    "no epochs": (("--config.steps=0 epochs",), r"steps: got '0 epochs', must be at least 1"),
     "bad duration": (("--config.steps=3 fortnights",), r"steps: got '3 fortnights'"),
     "unknown objective": (("--config.objective.name=simclrr",), r"unknown objective 'simclrr'.*'simclr'.*causal_lm"),
     "unknown model": (("--config.model.name=vitt",), r"unknown model 'vitt'.*'vit'.*bert"),
@@ -102,6 +105,18 @@ def test_config_without_get_config(capsys, tmp_path):
     refused((code, capsys.readouterr().err), r"c\.py: has no get_config")
 
 
+@pytest.mark.parametrize("returned", ["None", "3", "['model']"])
+def test_config_that_returns_no_config(capsys, tmp_path, returned):
+    (tmp_path / "c.py").write_text(f"def get_config(arg=''):\n    return {returned}\n")
+    code = cli.main(["train", "--config", str(tmp_path / "c.py"), "--workdir", str(tmp_path / "run")])
+    refused((code, capsys.readouterr().err), r"c\.py: get_config returned .*, must return a config")
+
+
+def test_no_configs_to_list(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused((cli.main(["list", "configs"]), capsys.readouterr().err), rf"no configs in {tmp_path}/configs")
+
+
 def test_a_missing_required_key(ssljax_train):
     refused(ssljax_train({k: v for k, v in BASE.items() if k != "batch_size"}), r"batch_size: missing")
 
@@ -130,8 +145,13 @@ def test_images_of_mixed_shapes(ssljax_train, tmp_path):
     folder.mkdir(parents=True)
     for i, side in enumerate((8, 8, 12)):
         (folder / f"{i}.png").write_bytes(png((side, side, 3)))
-    data = {"source": f"images:{tmp_path}/images"}
-    refused(ssljax_train({**BASE, "data": data}), r"shape.*image_size|image_size.*shape")
+    log = {**BASE["log"], "stall_seconds": None}  # the stderr of pytest has no file for stacks
+    config = {**BASE, "log": log, "data": {"source": f"images:{tmp_path}/images"}}
+    attention._log_once.cache_clear()
+    code, err = ssljax_train(config)
+    refused((code, err), r"shape.*image_size|image_size.*shape")
+    assert len(err.splitlines()) == 1, "nothing else is said of a mistake"
+    assert ssljax_train(config, "--config.data.image_size=8")[0] == 0, "what the line says helps"
 
 
 def test_a_corrupt_image(ssljax_train, tmp_path):
@@ -139,7 +159,12 @@ def test_a_corrupt_image(ssljax_train, tmp_path):
     folder.mkdir(parents=True)
     (folder / "good.png").write_bytes(png((8, 8, 3)))
     (folder / "torn.png").write_bytes(png((8, 8, 3))[:40])
-    refused(ssljax_train({**BASE, "data": {"source": f"images:{tmp_path}/images"}}), r"torn\.png")
+    (folder / "text.png").write_text("no picture")
+    config = {**BASE, "data": {"source": f"images:{tmp_path}/images"}}
+    code, err = ssljax_train(config)
+    refused((code, err), r"corrupt image .*text\.png \(cannot identify image file\)")
+    (folder / "text.png").unlink()
+    refused(ssljax_train(config), r"torn\.png")
 
 
 def test_a_corrupt_npz(ssljax_train, tmp_path):

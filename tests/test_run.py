@@ -1,5 +1,6 @@
 """Whole runs through the command line's function: learning, resuming after a kill, refusing what is wrong."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -88,11 +89,24 @@ def test_a_stopped_and_resumed_run_is_the_undisturbed_one(undisturbed, tmp_path,
     assert metrics(tmp_path) == metrics(undisturbed)
 
 
-def kill_and_resume(config, workdir, kill_at):
-    """Run in a process of its own, kill it without warning once step `kill_at` is logged, and run it to the end."""
+def train_command(config, workdir):
+    """`ssljax train` as a process of its own."""
     file = workdir.parent / f"{workdir.name}.py"
     file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
-    command = [sys.executable, "-m", "ssljax.cli", "train", "--config", str(file), "--workdir", str(workdir)]
+    return [sys.executable, "-m", "ssljax.cli", "train", "--config", str(file), "--workdir", str(workdir)]
+
+
+def assert_told_in_one_line(command, text):
+    """The command ends as for a mistake of the user; stderr holds one line of error, and other lines of our log."""
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    *others, last = done.stderr.splitlines()
+    assert done.returncode == 2 and last.startswith("error: ") and text in last, done.stderr
+    assert all(line[:2] in ("I ", "W ") for line in others), done.stderr
+
+
+def kill_and_resume(config, workdir, kill_at):
+    """Run in a process of its own, kill it without warning once step `kill_at` is logged, and run it to the end."""
+    command = train_command(config, workdir)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     path = workdir / "metrics.jsonl"
@@ -177,6 +191,26 @@ def test_a_damaged_checkpoint_is_skipped(undisturbed, tmp_path, caplog, how):
         parameters(workdir)
 
 
+def test_without_a_sound_checkpoint_every_start_is_refused_and_changes_nothing(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (6, 8):
+        damage(workdir / "checkpoints", step, "flip")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no sound checkpoint among steps \[8, 6\].*new folder"):
+            run.train(TINY, workdir)
+        assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["6", "8"]
+        assert metrics(workdir) == metrics(undisturbed) and not list(workdir.glob("damaged-*"))
+
+
+def test_damaged_checkpoints_are_told_without_the_tracebacks_of_libraries(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for step in (6, 8):
+        damage(workdir / "checkpoints", step, "delete")
+    assert_told_in_one_line(train_command(TINY, workdir), "no sound checkpoint")
+
+
 def test_a_restart_cuts_back_what_the_killed_run_wrote_after_its_checkpoint(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
@@ -206,6 +240,45 @@ def test_another_config_in_the_same_workdir_is_refused(undisturbed):
     other = {**TINY, "objective": {**TINY["objective"], "temperature": 0.5}}
     with pytest.raises(UserError, match=r"objective\.temperature: 0\.1 -> 0\.5.*--resume=force"):
         run.train(other, undisturbed)
+
+
+def test_a_workdir_in_which_no_step_was_taken_is_new(tmp_path, monkeypatch):
+    """The first start fails, for pictures of mixed shapes or want of memory; the config is mended, and it goes."""
+
+    def fail(program):
+        raise UserError("out of memory")
+
+    monkeypatch.setattr(run, "make_health", fail)
+    with pytest.raises(UserError, match="memory"):
+        run.train(TINY, tmp_path)
+    monkeypatch.undo()
+    config = {**TINY, "data": {**TINY["data"], "image_size": 4}, "batch_size": 16, "steps": 1}
+    run.train(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 16
+    with pytest.raises(UserError, match=r"holds another run \(.*batch_size: 16 -> 32"):
+        run.train(TINY, tmp_path)
+
+
+def test_a_workdir_of_damaged_checkpoints_alone_is_not_new(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    (workdir / "metrics.jsonl").unlink()
+    for step in (6, 8):
+        damage(workdir / "checkpoints", step, "delete")
+    with pytest.raises(UserError, match="holds another run"):
+        run.train({**TINY, "batch_size": 16}, workdir)
+
+
+def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"temperature"', '"oldkey": 1, "temperature"'))
+    for call in (lambda: run.train(TINY, workdir), lambda: run.evaluate(workdir), lambda: run.language_model(workdir)):
+        with pytest.raises(UserError, match=r"run/config\.json: objective\.oldkey: unknown key.*--resume=force"):
+            call()
+    run.train(TINY, workdir, "force")
+    assert "oldkey" not in path.read_text()
 
 
 def test_a_workdir_belongs_to_one_process(tmp_path):
@@ -266,8 +339,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         pytest.skip("needs root with the right to mount a small tmpfs")
     try:
         config = {**TINY, "steps": 30, "checkpoint": {"every_steps": 2, "keep": 30}}
-        with pytest.raises(UserError, match="disk is full"):
-            run.train(config, mount / "run")
+        assert_told_in_one_line(train_command(config, mount / "run"), "disk is full")
         assert parameters(mount / "run")[".step"] >= 2
     finally:
         subprocess.run(["umount", str(mount)], check=True)
@@ -289,6 +361,18 @@ def test_evaluations_of_a_finished_workdir(tmp_path):
     run.train({**TINY, "steps": 2, "evals": {"knn": {"max_examples": 100, "k": 5}}}, tmp_path)
     lines = run.evaluate(tmp_path, ["knn"])
     assert {line["of"] for line in lines} == {"trained", "untrained", "raw", "majority"}
+
+
+def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
+    """`ssljax eval` beside the trainer."""
+
+    def write(step):
+        run.write_evals(tmp_path, [{"step": step, "eval": "knn", "of": "trained"}])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(200)))
+    lines = [json.loads(line) for line in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    assert sorted(line["step"] for line in lines) == list(range(200))
 
 
 def test_the_step_compiles_once_with_evaluations_between(tmp_path, monkeypatch):

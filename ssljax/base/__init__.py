@@ -1,1 +1,1 @@
-"""What every room may import: errors for people, the schema of configurations, lazy registries, hashing."""
+"""What every room may import: errors for people, the schema of configurations, lazy registries, hashing, locks."""

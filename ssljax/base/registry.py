@@ -39,7 +39,7 @@ class Registry:
         module, _, attribute = target.partition(":")
         try:
             found = importlib.import_module(module)
-        except (ModuleNotFoundError, ValueError, TypeError) as error:  # absent, empty, relative
+        except (ImportError, ValueError, TypeError) as error:  # absent, empty, relative
             # A missing dependency of the user's module is a different mistake from a misspelt module: the error says.
             raise UserError(f"{path}: cannot import {target!r}: {error}") from error
         if not hasattr(found, attribute):

@@ -1,15 +1,14 @@
 """Work that is done once and kept on disk. A build that dies leaves nothing that looks finished."""
 
-import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ssljax.base.errors import UserError
+from ssljax.base.locks import locked
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -17,8 +16,8 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROF
 def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
     """The folder that `build` fills, built now if it is not there.
 
-    `build` writes into a temporary folder, which gets its name only when all is written and flushed. A lock (freed by
-    the operating system when its holder dies) lets one process build while the others wait.
+    `build` writes into a temporary folder, which gets its name only when all is written and flushed. A lock lets one
+    process build while the others wait.
 
     Raises:
         UserError: the cache cannot be written (no space, no permission).
@@ -27,7 +26,7 @@ def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> p
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(folder.name + ".lock")):
+        with locked(folder.with_name(folder.name + ".lock")):
             if folder.is_dir():
                 return folder
             for stale in folder.parent.glob(folder.name + ".tmp-*"):  # left by a build that died; we hold its lock
@@ -47,10 +46,3 @@ def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> p
             raise UserError(f"data.cache_dir: cannot write {folder.parent}: {error.strerror}") from error
         raise
     return folder
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -116,7 +116,9 @@ def _decode(blobs: Blobs, row: int, size: int | None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(blobs.get(row))) as file:
             image = file.convert(blobs.mode)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:  # its own text names a buffer in memory
+        raise UserError(f"data.source: corrupt image {blobs.name(row)} (cannot identify image file)") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"data.source: corrupt image {blobs.name(row)} ({error})") from error
     array = np.asarray(_resized(image, size))
     return array[..., None] if array.ndim == 2 else array

@@ -72,15 +72,14 @@ class Tfds:
             return sources[k][row - int(ends[k]) + len(sources[k])]
 
         @functools.cache
-        def columns() -> dict[str, list]:
-            records = [record(row) for row in range(int(ends[-1]))]
-            return {name: [_plain(r[name]) for r in records] for name in features if name not in images}
+        def values(name: str) -> list:
+            return [_plain(record(row)[name]) for row in range(int(ends[-1]))]  # no record is kept: they hold pictures
 
         def get(name: str) -> Column:
             if name in images:
                 mode = "L" if features[name].shape[-1] == 1 else "RGB"
                 return Blobs(int(ends[-1]), lambda i: record(i)[name], lambda i: f"tfds:{self.location}, row {i}", mode)
-            return columns()[name]
+            return values(name)
 
         label = features.get("label")
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None

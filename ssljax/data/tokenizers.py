@@ -203,6 +203,8 @@ def save_tokenizer(config: DataConfig, workdir: str | pathlib.Path) -> pathlib.P
     """Writes the tokenizer of a config as `workdir/tokenizer.json` (a SentencePiece model: `tokenizer.model`);
     `load_tokenizer` reads it again. Of a file, what says how it is used (`SETTINGS`) comes with it."""
     path = pathlib.Path(workdir) / "tokenizer.json"
+    for name in (path.name, "tokenizer.model", *SETTINGS):  # perhaps of an earlier start, with another tokenizer
+        path.with_name(name).unlink(missing_ok=True)
     if config.tokenizer.name == "bytes":
         ByteTokenizer().save(path)
         return path

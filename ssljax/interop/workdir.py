@@ -1,8 +1,9 @@
 """What a run has learned, read from its workdir; its data are not opened."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,8 @@ def read(folder: pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh 
         raise UserError(f"{folder}: is not a workdir of `ssljax train` (config.json and data.json of a run)")
     config = read_json(folder / "config.json")
     spec = data.DataSpec.from_json((folder / "data.json").read_text())
-    objective = objectives.create({"objective": config["objective"], "model": config["model"]}, spec)
+    with blaming(folder / "config.json"):
+        objective = objectives.create({"objective": config["objective"], "model": config["model"]}, spec)
     zeros = data.device_part(spec.zeros(config["batch_size"]))
     shapes, axes = abstract_variables(objective, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros))
     if mesh is not None:
@@ -79,3 +81,14 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON ({error}); restore it or take a new workdir") from error
+
+
+@contextlib.contextmanager
+def blaming(path: pathlib.Path) -> Iterator[None]:
+    """A mistake in the config that a run wrote is that of no user: the line names its file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"{path}: {error}; use the version of ssljax that wrote it, or `ssljax train --resume=force`"
+        ) from error

@@ -78,12 +78,24 @@ def attend(
         entry = KERNELS[name]
         reason = entry.refuses(q, k, v, mask, logits)
         if reason is None:
-            _log_once(logging.INFO, f"attention on {backend}: {name}")
+            _chosen[f"attention on {backend}: {name}"] = None
             return entry.run(q, k, v, mask, logits)
         if strict and (entry.fused or name == kernel):
             raise UserError(f"attention kernel {name!r} can't be used: {reason} (strict=false allows a slower one)")
         _log_once(logging.WARNING if entry.fused or name == kernel else logging.DEBUG, f"not {name}: {reason}")
     raise AssertionError("the last kernel of every list refuses nothing")
+
+
+_chosen: dict[str, None] = {}  # a line for each kernel that was chosen, in the order of their first use
+
+
+def log_choices() -> None:
+    """Log each kernel that was chosen so far, once.
+
+    Not when it is chosen: a run is traced before all mistakes of its user are known, and these are told alone.
+    """
+    for line in _chosen:
+        _log_once(logging.INFO, line)
 
 
 @functools.cache

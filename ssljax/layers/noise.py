@@ -22,10 +22,6 @@ class Noise(NamedTuple):
         """The independent source of one place: a layer (its index, which may be traced) or a name."""
         return self._replace(key=jax.random.fold_in(self.key, name_id(place) if isinstance(place, str) else place))
 
-    def per_view(self, views: int) -> "Noise":
-        """For inputs [B, views, ...] flattened to [B * views, ...]: every view of an example is a row of its own."""
-        return self._replace(row=(self.row[:, None] * views + jnp.arange(views)).reshape(-1))
-
     def keys(self) -> jax.Array:
         """One key per example [B]."""
         return jax.vmap(jax.random.fold_in, (None, 0))(self.key, self.row)

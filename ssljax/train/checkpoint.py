@@ -6,11 +6,12 @@ on device before saving and again after restoring, do not. A checkpoint that can
 is reported and the one before it is used.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
 import pathlib
-import shutil
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -124,7 +125,8 @@ class Checkpoints:
     def restore(self, target: Any, step: int | None = None, *, force: bool = False) -> tuple[Any, int] | None:
         """The newest sound checkpoint, placed as `target` says, or None when there is none at all.
 
-        Newer ones that are damaged are moved aside (`damaged-STEP`), so that the run can save these steps again.
+        Newer ones that are damaged are moved aside (`damaged-STEP`), so that the run can save these steps again; where
+        none is sound, nothing is moved.
 
         Args:
             target: State of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices), or `Part` of one
@@ -134,47 +136,55 @@ class Checkpoints:
 
         Raises:
             UserError: checkpoints exist but none is sound; `step` is not there or damaged; the newest readable one
-                belongs to another run, or its arrays have other shapes.
+                belongs to another run, or its arrays have other shapes; reading failed for a reason that lies
+                elsewhere (permission, memory).
         """
         steps = self.steps() if step is None else [step]
         if step is not None and step not in self.steps():
             raise UserError(f"{self.folder}: no checkpoint of step {step} (there are: {self.steps()})")
+        damaged: list[int] = []
         problem = ""
         for candidate in steps:
             try:
-                meta = self._meta(candidate)
-            except Exception as error:
-                problem = _first_line(error)
-                self._damaged(candidate, problem)
+                state = self._sound(candidate, target, force)
+            except _DamagedError as error:
+                problem = str(error)
+                log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
+                damaged.append(candidate)
                 continue
-            mismatch = _mismatch(meta, target)
-            if mismatch:
-                raise UserError(f"{self.folder}: the checkpoint of step {candidate} does not fit: {mismatch}")
-            if meta["identity"] != self.identity and not force:
-                raise UserError(
-                    f"{self.folder}: the checkpoint of step {candidate} is of another run (identity "
-                    f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force goes on with it"
-                )
-            try:
-                state = self._read(candidate, target)
-            except Exception as error:
-                if "RESOURCE_EXHAUSTED" in str(error):
-                    raise  # no room on the device says nothing about the file
-                problem = _first_line(error)
-                self._damaged(candidate, problem)
-                continue
-            wrong = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
-            if not wrong:
-                return state, candidate
-            problem = f"the checksum of {wrong[0]} differs ({len(wrong)} arrays do)"
-            self._damaged(candidate, problem)
-        if steps:
-            raise UserError(f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem})")
+            if damaged and not self.read_only:
+                self._move_aside(damaged)
+            return state, candidate
+        if damaged:
+            # Beginning anew would cut the metrics back to nothing; whoever wants that says so by another folder.
+            raise UserError(
+                f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem}); nothing was "
+                f"changed: put back a copy of one, or train in a new folder"
+            )
         return None
 
     def identity_of(self, step: int) -> dict[str, Any]:
         """The identity of the run that saved it."""
         return self._meta(step)["identity"]
+
+    def _sound(self, step: int, target: Any, force: bool) -> Any:
+        """The checkpoint of a step; raises `_DamagedError` where it cannot be read or does not match its note."""
+        with _reading(self.folder, step):
+            meta = self._meta(step)
+        mismatch = _mismatch(meta, target)
+        if mismatch:
+            raise UserError(f"{self.folder}: the checkpoint of step {step} does not fit: {mismatch}")
+        if meta["identity"] != self.identity and not force:
+            raise UserError(
+                f"{self.folder}: the checkpoint of step {step} is of another run (identity "
+                f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force goes on with it"
+            )
+        with _reading(self.folder, step):
+            state = self._read(step, target)
+        wrong = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
+        if wrong:
+            raise _DamagedError(f"the checksum of {wrong[0]} differs ({len(wrong)} arrays do)")
+        return state
 
     def _read(self, step: int, target: Any) -> Any:
         if not isinstance(target, Part):
@@ -186,13 +196,14 @@ class Checkpoints:
             args = ocp.args.PyTreeRestore(item=parts, restore_args=host, partial_restore=True)
             return target._replace(**checkpointer.restore(self.folder / str(step) / "state", args=args))
 
-    def _damaged(self, step: int, problem: str) -> None:
-        log.warning("checkpoint %d is damaged and skipped: %s", step, problem)
-        if not self.read_only:
+    def _move_aside(self, steps: list[int]) -> None:
+        for step in steps:
             aside = self.folder.parent / f"damaged-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}-again")
             (self.folder / str(step)).rename(aside)
-            self.manager.reload()
+            log.warning("checkpoint %d is now %s", step, aside)
+        self.manager.reload()
 
     def _meta(self, step: int) -> dict[str, Any]:
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
@@ -245,6 +256,25 @@ def _mismatch(meta: dict[str, Any], target: Any) -> str:
         if wanted.get(path) != saved.get(path):
             return f"{path}: saved as {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
     return ""
+
+
+class _DamagedError(Exception):
+    """The files of a checkpoint are not what was written."""
+
+
+# Failures to read that say nothing about the files; tensorstore's errors begin with such a code.
+_ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+
+
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path, step: int) -> Iterator[None]:
+    """Tells a damaged checkpoint from one that cannot be read just now."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PermissionError | MemoryError) or any(code in str(error) for code in _ELSEWHERE):
+            raise UserError(f"{folder}: cannot read the checkpoint of step {step}: {_first_line(error)}") from error
+        raise _DamagedError(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,8 +15,11 @@ import rich.console
 import rich.progress
 
 from ssljax.base import schema
+from ssljax.base.locks import locked
 
 log = logging.getLogger(__name__)
+
+EVALS_LOCK = ".evals.lock"  # of evals.jsonl, to which `ssljax eval` writes beside the trainer
 
 # Peak dense bfloat16 FLOP/s of one device as jax counts devices, from the vendors' data sheets; the first pattern
 # that matches `device_kind` is taken.
@@ -107,8 +110,9 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, start: int, tensorboard: bool):
         self.path = workdir / "metrics.jsonl"
-        for name in ("metrics.jsonl", "evals.jsonl"):
-            cut_back(workdir / name, start)
+        cut_back(self.path, start)
+        with locked(workdir / EVALS_LOCK):
+            cut_back(workdir / "evals.jsonl", start)
         told = self.path.read_text().splitlines() if self.path.exists() else []
         self.seconds = float(json.loads(told[-1]).get("seconds", 0.0)) if told else 0.0
         self.events = None

@@ -48,6 +48,13 @@ def test_mistakes(name, message):
         REGISTRY.get(name, "model.name")
 
 
+def test_a_users_module_that_cannot_import_what_it_needs(tmp_path, monkeypatch):
+    (tmp_path / "stale_plugin_xyz.py").write_text("from collections import NoSuchThing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"^x\.name: cannot import 'stale_plugin_xyz:Thing': .*'NoSuchThing'"):
+        REGISTRY.get("stale_plugin_xyz:Thing", "x.name")
+
+
 def test_an_error_inside_the_users_module_is_not_hidden(tmp_path, monkeypatch):
     (tmp_path / "broken_plugin_xyz.py").write_text("import collections\ncollections.no_such_name\n")
     monkeypatch.syspath_prepend(tmp_path)

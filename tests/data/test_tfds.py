@@ -2,6 +2,7 @@
 
 import io
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 
 from ssljax.base.errors import UserError
 from ssljax.data import describe, load_split, open_data
+from ssljax.data.splits import Split
+from ssljax.data.tfds import Tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -60,6 +63,25 @@ def test_tfds(config, folder):
         np.testing.assert_array_equal(rows["label"], np.array(found) % 3)
     assert open_data(data, 5).batch(7)["image"].shape == (5, 8, 8, 1)
     assert "tensorflow" not in sys.modules
+
+
+def test_a_column_is_read_without_keeping_the_records(folder, monkeypatch):
+    """A dataset of pictures does not fit the memory; its labels do."""
+    source = tfds.core.data_sources.base.BaseDataSource
+    original, records, alive = source.__getitem__, [], []
+
+    class Record(dict):
+        """A dict that can be watched."""
+
+    def get(self, row):
+        record = Record(original(self, row))
+        records.append(weakref.ref(record))
+        alive.append(sum(r() is not None for r in records))
+        return record
+
+    monkeypatch.setattr(source, "__getitem__", get)
+    labels = Tfds(str(folder)).table(Split("train")).get("label")
+    assert sorted(labels) == sorted(i % 3 for i in range(12)) and max(alive) <= 2
 
 
 def test_tfds_errors(config, folder, monkeypatch, tmp_path):

@@ -64,8 +64,3 @@ def test_traced_rate_and_places():
     assert all((a != b).any() for i, a in enumerate(masks) for b in masks[:i])
     folded = jax.jit(lambda i: dropout(ones(4), 0.5, noise.at(i)))(jnp.int32(1))
     np.testing.assert_array_equal(folded, masks[1])
-
-
-def test_views_of_an_example_are_rows_of_their_own():
-    noise = Noise(KEY, jnp.array([2, 5])).per_view(3)
-    np.testing.assert_array_equal(noise.row, [6, 7, 8, 15, 16, 17])

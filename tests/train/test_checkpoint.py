@@ -85,6 +85,32 @@ def test_a_damaged_newest_one_does_not_stand_in_the_way_of_later_saves(saved):
     assert (checkpoints.folder.parent / "damaged-2").exists()
 
 
+def test_what_was_moved_aside_earlier_is_kept(saved):
+    checkpoints, x = saved
+    earlier = checkpoints.folder.parent / "damaged-2"
+    earlier.mkdir()
+    (earlier / "note").write_text("of an earlier fault")
+    flip(checkpoints.folder, 2)
+    checkpoints.restore(target(state_of(x, 0)))
+    assert (earlier / "note").read_text() == "of an earlier fault"
+    assert (checkpoints.folder.parent / "damaged-2-again" / "state").is_dir()
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), ValueError("RESOURCE_EXHAUSTED: out of memory")]
+)
+def test_what_says_nothing_about_the_files_stops_the_run(saved, monkeypatch, error):
+    checkpoints, x = saved
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoints, "_read", fail)
+    with pytest.raises(UserError, match=r"cannot read the checkpoint of step 2: .*(denied|memory)"):
+        checkpoints.restore(target(state_of(x, 0)))
+    assert checkpoints.steps() == [2, 1]
+
+
 def test_another_identity_is_refused_unless_forced(saved, tmp_path):
     checkpoints, x = saved
     checkpoints.identity = {"a": 2}
