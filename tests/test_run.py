@@ -232,6 +232,7 @@ def test_fewer_steps_than_were_done_are_refused(undisturbed):
         ("knn", {"labels_per_class": 1000}, r"evals\.knn\.labels_per_class: got 1000"),
         ("few_shot", {"shots": [5000]}, r"evals\.few_shot\.shots: got 5000"),
         ("perplexity", {}, r"evals\.perplexity\.type: SimCLR has no likelihoods"),
+        ("retrieval", {}, r"evals\.retrieval\.type: the objective gives no 'image'"),
         ("zero_shot", {}, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
         ("loss", {"batch_size": 4096}, r"evals\.loss\.batch_size: got 4096, split 'test' has \d+ examples"),
     ],

@@ -323,11 +323,12 @@ class _Reader:
 
     def features(self, split: str, name: str) -> np.ndarray:
         found = self.subject.features(self._open(split)[0], self.arrays(split))
+        key = f"{self.path}.{'feature' if hasattr(self.evaluation, 'feature') else 'type'}"
         if name not in found:
-            raise UserError(f"{self.path}.feature: the objective gives no {name!r} (it gives {', '.join(found)})")
+            raise UserError(f"{key}: the objective gives no {name!r} (it gives {', '.join(found)})")
         value = found[name]
         if value.ndim != 2:
-            raise UserError(f"{self.path}.feature: {name!r} has shape {value.shape}, must be one vector an example")
+            raise UserError(f"{key}: {name!r} has shape {value.shape}, must be one vector an example")
         if not np.isfinite(value).all():
             raise _NotFinite
         return value
