@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -20,7 +20,7 @@ import rich.table
 
 from ssljax import data, evals, losses, objectives, parallel, report
 from ssljax.base import durations, hashing
-from ssljax.base.errors import UserError
+from ssljax.base.errors import UserError, nearest
 from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.evals import generation, prompts
@@ -29,7 +29,7 @@ from ssljax.interop.workdir import blaming, read_json
 from ssljax.interop.workdir import read as read_workdir
 from ssljax.layers import attention
 from ssljax.objectives.base import Ctx, Variables, stream, total
-from ssljax.train.checkpoint import Checkpoints
+from ssljax.train.checkpoint import Best, Checkpoints
 from ssljax.train.loop import Signals, fit
 from ssljax.train.metrics import EVALS_LOCK, Progress, Speedometer, Writer
 from ssljax.train.optimization import Optimization
@@ -163,7 +163,8 @@ def train(
         stack.enter_context(hold(workdir))
         check_workdir(workdir, config, spec, resume)
         evaluator = make_evaluator(program)
-        evaluator.check()
+        known = evaluator.check(program.shapes.params, program.shapes.extra)
+        check_best(config.checkpoint.best, known)
         program.dataset.batch(0)  # what is wrong with the data is told before anything is compiled
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
@@ -240,7 +241,9 @@ def evaluate(
     if not (workdir / "config.json").is_file():
         raise UserError(f"--workdir: {str(workdir)!r} holds no config.json; it is not a workdir of `ssljax train`")
     with restored(workdir, step) as (program, state):
-        return finish(program, make_evaluator(program), state, workdir, names)
+        evaluator = make_evaluator(program)
+        evaluator.check(program.shapes.params, program.shapes.extra, names)
+        return finish(program, evaluator, state, workdir, names)
 
 
 @contextlib.contextmanager
@@ -251,8 +254,9 @@ def restored(workdir: pathlib.Path, step: int | None = None) -> Iterator[tuple[P
         UserError: no checkpoint.
     """
     config = read_config(workdir)
-    # Whatever mesh it was trained on: here it is this machine's devices, as many as share the batch evenly.
-    count = max(n for n in range(1, jax.device_count() + 1) if config.batch_size % n == 0)
+    # Whatever mesh it was trained on: here it is this machine's devices, as many as share every batch evenly.
+    rows = math.gcd(config.batch_size, *_stream_rows(config).values(), *_evaluation_rows(config).values())
+    count = max(n for n in range(1, jax.device_count() + 1) if rows % n == 0)
     config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
     program = assemble(config, jax.devices()[:count])
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity(), read_only=True)
@@ -367,6 +371,8 @@ class Recorder:
         began = time.perf_counter()
         results = self.evaluator.run(evaluated(state), state.extra, names)
         write_evals(self.workdir, self.evaluator.records(step, results))
+        measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
+        check_best(self.program.config.checkpoint.best, measured)  # a diverged model has its headline only
         self.results = {step: results}
         self.writer.scalars(step, _flat(results))
         self.speed.pause(time.perf_counter() - began)
@@ -398,6 +404,7 @@ def finish(
     step = int(state.step)
     state = state.replace(opt_state=None)  # room for the untrained control
     lines = evaluator.records(step, results or evaluator.run(evaluated(state), state.extra, names))
+    write_evals(workdir, lines)  # before the controls, which may fail
     untrained = program.jitted_variables()(program.config.seed)
     for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
         lines += evaluator.records(step, found, of=control)
@@ -487,6 +494,26 @@ def _refuse(workdir: pathlib.Path, what: str, changed: list[str]) -> None:
         raise UserError(f"--workdir: {str(workdir)!r} holds {what} ({shown}); take a new folder, or --resume=force")
 
 
+def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> None:
+    """Refuse a best checkpoint by a metric that is not there.
+
+    Args:
+        best: how it is chosen.
+        metrics: {evaluation: names of its metrics}, as far as they are known.
+
+    Raises:
+        UserError: its evaluation has metrics, and this is none of them.
+    """
+    if best is None:
+        return
+    evaluation = best.metric.partition("/")[0]
+    found = [f"{evaluation}/{metric}" for metric in metrics.get(evaluation, ())]
+    if found and best.metric not in found:
+        raise UserError(
+            f"checkpoint.best.metric: got {best.metric!r}{nearest(best.metric, found)} (there are: {', '.join(found)})"
+        )
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """A JSON file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
@@ -565,18 +592,28 @@ def _check_batch(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
             f"batch_size: got {config.batch_size}, must be a multiple of {devices * config.microbatches} "
             f"({devices} devices that share the batch x {config.microbatches} microbatches)"
         )
-    for name, part in config.data.streams.items():
-        if round(part.ratio * config.batch_size) % (devices * config.microbatches):
+    for name, rows in _stream_rows(config).items():
+        if rows % (devices * config.microbatches):
             raise UserError(
-                f"data.streams.{name}.ratio: got {part.ratio}, {round(part.ratio * config.batch_size)} rows a batch; "
+                f"data.streams.{name}.ratio: got {config.data.streams[name].ratio}, {rows} rows a batch; "
                 f"must be a multiple of {devices * config.microbatches}"
             )
-    for name, group in config.evals.items():
-        rows = group.get("batch_size")
-        if rows is not None and rows % devices:
+    for name, rows in _evaluation_rows(config).items():
+        if rows % devices:
             raise UserError(
                 f"evals.{name}.batch_size: got {rows}, must be a multiple of {devices} (devices that share it)"
             )
+
+
+def _stream_rows(config: RunConfig) -> dict[str, int]:
+    """{stream: rows a batch}."""
+    return {name: round(part.ratio * config.batch_size) for name, part in config.data.streams.items()}
+
+
+def _evaluation_rows(config: RunConfig) -> dict[str, int]:
+    """{evaluation: rows a batch} of those with a batch size of their own."""
+    sizes = {name: getattr(e, "batch_size", None) for name, e in evals.build(config.evals).items()}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def _print_table(table: report.Table) -> None:

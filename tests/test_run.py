@@ -299,10 +299,92 @@ def test_fewer_steps_than_were_done_are_refused(undisturbed):
         run.train({**TINY, "steps": 4}, undisturbed)
 
 
-def test_a_mistake_in_an_evaluation_is_told_before_the_first_step(tmp_path):
-    with pytest.raises(UserError, match="tset"):
-        run.train({**TINY, "evals": {"knn": {"test_split": "tset"}}}, tmp_path)
+@pytest.mark.parametrize(
+    "name, keys, message",
+    [
+        ("knn", {"test_split": "tset"}, r"evals\.knn\.test_split: unknown split 'tset'"),
+        ("knn", {"feature": "poled"}, r"evals\.knn\.feature: the objective gives no 'poled'"),
+        ("knn", {"labels_per_class": 1000}, r"evals\.knn\.labels_per_class: got 1000"),
+        ("few_shot", {"shots": [5000]}, r"evals\.few_shot\.shots: got 5000"),
+        ("perplexity", {}, r"evals\.perplexity\.type: SimCLR has no likelihoods"),
+        ("retrieval", {}, r"evals\.retrieval\.type: the objective gives no 'image'"),
+        ("zero_shot", {}, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
+        ("loss", {"batch_size": 4096}, r"evals\.loss\.batch_size: got 4096, split 'test' has \d+ examples"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_told_before_the_first_step(tmp_path, name, keys, message):
+    with pytest.raises(UserError, match=message):
+        run.train({**TINY, "evals": {name: keys}}, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_held_out_labels_are_classes_that_the_run_learns(tmp_path):
+    for split, first in {"train": 0, "test": 5}.items():
+        label = np.arange(40) % 5 + first
+        np.savez(tmp_path / f"{split}.npz", image=np.zeros((40, 8, 8, 1), np.uint8), label=label)
+    config = {
+        **TINY,
+        "objective": {"name": "classification"},
+        "data": {"source": f"npz:{tmp_path}/{{split}}.npz"},
+        "evals": {"loss": {"batch_size": 8}},
+    }
+    message = r"evals\.loss\.test_split: split 'test' has label 9, but the run learns 5 classes \(labels 0 to 4\)"
+    with pytest.raises(UserError, match=message):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    program = run.assemble(build({**config, "evals": {"knn": {}}}))  # no label of it is shown to the objective
+    run.make_evaluator(program).check(program.shapes.params, program.shapes.extra)
+
+
+def test_the_metric_of_the_best_checkpoint_is_one_that_its_evaluation_gives(tmp_path, monkeypatch):
+    config = {
+        **TINY,
+        "evals": {"knn": {"every_steps": 2, "max_examples": 100, "k": 5}},
+        "checkpoint": {"every_steps": 2, "best": {"metric": "knn/acuracy"}},
+    }
+    message = r"checkpoint\.best\.metric: got 'knn/acuracy'; did you mean 'knn/accuracy'\? \(there are: knn/accuracy\)"
+    with pytest.raises(UserError, match=message):
+        run.train(config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    monkeypatch.setattr("ssljax.evals.knn.Knn.check", lambda self, reader: ())  # as an evaluation of one's own
+    with pytest.raises(UserError, match=message):
+        run.train(config, tmp_path)
+    lines = [json.loads(x) for x in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2]
+
+
+def test_what_was_measured_is_written_before_the_controls(tmp_path, monkeypatch):
+    def fail(*args):
+        raise UserError("no controls")
+
+    monkeypatch.setattr("ssljax.evals.Evaluator.controls", fail)
+    with pytest.raises(UserError, match="no controls"):
+        run.train({**TINY, "steps": 2, "evals": {"knn": {"max_examples": 100, "k": 5}}}, tmp_path)
+    (line,) = [json.loads(x) for x in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    assert (line["eval"], line["of"], line["step"]) == ("knn", "trained", 2)
+
+
+def test_devices_share_the_batches_of_an_evaluation(tmp_path):
+    """Its default size too."""
+    config = {**TINY, "mesh": {"data": -1}, "batch_size": 12, "steps": 2, "evals": {"loss": {}}}
+    three = jax.devices()[:3]
+    with pytest.raises(UserError, match=r"evals\.loss\.batch_size: got 256, must be a multiple of 3 \(devices"):
+        run.assemble(build(config), three)
+    config["evals"] = {"loss": {"batch_size": 99}}
+    assert run.assemble(build(config), three).mesh.size == 3
+
+
+def test_a_workdir_is_evaluated_on_devices_that_share_all_its_batches(tmp_path, monkeypatch):
+    config = {**TINY, "mesh": {"data": 2}, "batch_size": 12, "steps": 2, "evals": {"loss": {"batch_size": 100}}}
+    devices = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: devices[:2])
+    run.train(config, tmp_path)
+    monkeypatch.setattr(jax, "devices", lambda: devices[:3])
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    (trained, _) = run.evaluate(tmp_path)
+    assert trained["metrics"]["loss"] > 0
+    with run.restored(tmp_path) as (program, _):
+        assert program.mesh.size == 2
 
 
 def test_last_n_and_best_are_kept(tmp_path):

@@ -363,7 +363,7 @@ def load_split(
         UserError: as `describe`.
     """
     if source is None and config.source is None:
-        raise UserError("evals.<name>.source: missing; data.mixture has several sources, name the one to evaluate on")
+        raise UserError("data.source: missing; data.mixture has several sources, name the one to evaluate on")
     same = source in (None, config.source)
     part = Part(
         source=source or config.source or "",

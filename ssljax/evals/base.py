@@ -6,7 +6,7 @@ computed once.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -39,6 +39,9 @@ class Reader(Protocol):
 
     def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
         """The host arrays of a split, leading axis = example; `whole` = without regard to `max_examples`."""
+
+    def example(self, split: str) -> dict[str, np.ndarray]:
+        """The host arrays of one example of a split: what can be looked at without loading them all."""
 
     def features(self, split: str, name: str) -> np.ndarray:
         """Features [N, D] float32 of a split."""
@@ -101,6 +104,23 @@ class Evaluation:
         """The settings that belong beside every number: k, temperature, solver."""
         return ""
 
+    def check(self, reader: Reader) -> Collection[str]:
+        """Told before the first step of training: what `run` and `trivial` could complain of after the last.
+
+        The arrays and labels of `reader` are those that `run` will see. Its features, scores and losses are zeros of
+        the right shape, for which nothing was computed.
+
+        Returns:
+            The names of the metrics that `run` will give; none where they are not known before it.
+
+        Raises:
+            UserError: the data or the objective lacks what is needed.
+        """
+        reader.example(self.test_split)
+        for name in self.wanted():
+            reader.features(self.test_split, name)
+        return ()
+
     def run(self, reader: Reader) -> Metrics:
         """Measure. Raises UserError where the data or the objective lacks what is needed."""
         raise NotImplementedError
@@ -134,6 +154,12 @@ class Probe(Evaluation):
     def headline(self) -> tuple[str, ...]:
         return ("accuracy",)
 
+    def check(self, reader: Reader) -> Collection[str]:
+        for split in filter(None, (self.fit_split, self.select_split, self.test_split)):
+            reader.labels(split)
+            reader.features(split, self.feature)
+        return ()
+
     def trivial(self, reader: Reader) -> dict[str, Metrics]:
         accuracy = majority(reader.labels(self.fit_split), reader.labels(self.test_split))
         return {"majority": dict.fromkeys(self.headline(), accuracy)}
@@ -157,6 +183,10 @@ class DrawnProbe(Probe):
         super().validate()
         if self.labels_per_class is None and self.draws > 1:
             raise ValueError(f"draws: got {self.draws}, must be 1 when labels_per_class is not set")
+
+    def check(self, reader: Reader) -> Collection[str]:
+        self.rows(reader.labels(self.fit_split), np.random.default_rng(self.seed), reader.path)
+        return super().check(reader)
 
     def budget(self) -> str:
         """What the summary says of the labels, after a comma."""

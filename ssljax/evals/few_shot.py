@@ -1,6 +1,7 @@
 """Few-shot classification: closed-form ridge regression on one-hot targets from a handful of labels a class."""
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -34,6 +35,13 @@ class FewShot(Probe):
 
     def summary(self) -> str:
         return f"ridge, {self.draws} draws"
+
+    def check(self, reader: Reader) -> Collection[str]:
+        super().check(reader)
+        labels, rng = reader.labels(self.fit_split), np.random.default_rng(self.seed)
+        for shots in self.shots:
+            draw_per_class(labels, shots, rng, f"{reader.path}.shots")
+        return [metric for name in self.headline() for metric in mean_and_std(name, [0.0] * self.draws)]
 
     def run(self, reader: Reader) -> Metrics:
         fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
-from ssljax.evals.base import REGISTRY, Evaluation, Metrics, Probe, plain
+from ssljax.evals.base import REGISTRY, Evaluation, Metrics, plain
 
 # Flattened input larger than this (a 74 x 74 colour image) is no practical control: its copy of a split fills memory.
 RAW_LIMIT = 16_384
@@ -55,7 +55,7 @@ class Evaluator:
     kept from call to call.
 
     Args:
-        objective: see `ssljax.objectives.base`; `prepare`, `features` and `score` are called.
+        objective: see `ssljax.objectives.base`; `prepare`, `features`, `score` and `classes` are asked.
         config_evals: the config group `evals`.
         data_config: the `data` group that the run trains on; an evaluation may name another source.
         put: host batch -> device batch (sharded over the mesh).
@@ -81,8 +81,9 @@ class Evaluator:
         load: Load | None = None,
     ):
         self.evaluations = build(config_evals)
+        self.objective = objective
         self.data_config, self.put, self.batch_size = data_config, put, batch_size
-        self.loss_fn, self.tokenize = loss_fn, tokenize
+        self.loss_fn, self.tokenize = loss_fn or _no_loss, tokenize
         self._load = load
         self._splits: dict[str, dict[str, np.ndarray]] = {}
         self._sizes: dict[str, dict[str, int]] = {}
@@ -97,15 +98,18 @@ class Evaluator:
 
         self._features, self._score = jax.jit(features), jax.jit(score)
 
-    def check(self) -> None:
-        """Open every split that an evaluation will read, so that a mistake is told before training and not after it."""
-        for name, evaluation in self.evaluations.items():
-            reader = _Reader(self, name, evaluation, None)
-            splits = {evaluation.test_split}
-            if isinstance(evaluation, Probe):
-                splits |= {s for s in (evaluation.fit_split, evaluation.select_split) if s}
-            for split in splits:
-                reader.labels(split) if isinstance(evaluation, Probe) else reader.arrays(split)
+    def check(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Collection[str]]:
+        """Tell a mistake before training and not after it; `params` and `extra` may be shapes.
+
+        Returns:
+            {evaluation: names of its metrics}, empty where they are known only once it has run.
+
+        Raises:
+            UserError: as `run` and `controls`.
+        """
+        outline = _Outline(self, params, extra)
+        chosen = {name: self.evaluations[name] for name in self._chosen(names)}
+        return {name: e.check(_Reader(self, name, e, outline)) for name, e in chosen.items()}
 
     def run(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Metrics]:
         """{evaluation: {metric: value}} for a model; `names` None = all. NaN where features are not finite.
@@ -205,7 +209,8 @@ class Evaluator:
             given = {k: v for k, v in options.items() if v is not None}
             arrays = load(self.data_config, split, **given)
             if not len(arrays["id"]):
-                raise UserError(f"evals: split {split!r} of {evaluation.source or self.data_config.source!r} is empty")
+                source = evaluation.source or self.data_config.source
+                raise UserError(f"data.split: split {split!r} of {source!r} is empty")
             self._splits[key] = arrays
         return key, self._splits[key]
 
@@ -238,6 +243,12 @@ class _Model:
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return self._once(f"scores {key}", functools.partial(self.evaluator._score, self.params, self.extra), arrays)
 
+    def losses(self, batches: Iterable[Any]) -> Metrics:
+        """The mean over batches of each metric."""
+        loss_fn = self.evaluator.loss_fn
+        found = [jax.device_get(loss_fn(self.params, self.extra, batch, i)) for i, batch in enumerate(batches)]
+        return {name: sum(float(metrics[name]) / len(found) for metrics in found) for name in found[0]}
+
     def _once(self, key: str, call: Callable[[Any], Any], arrays: Mapping[str, np.ndarray], leave_out: Any = ()) -> Any:
         if key not in self.cache:
             parts: list[Any] = []
@@ -250,6 +261,30 @@ class _Model:
             parts.append(_fetch(*pending))  # type: ignore[misc]
             self.cache[key] = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
         return self.cache[key]
+
+
+@dataclasses.dataclass
+class _Outline:
+    """What a model would give, by shapes alone: zeros that take no memory, and nothing is computed."""
+
+    evaluator: Evaluator
+    params: Any
+    extra: Any
+
+    def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._zeros(self.evaluator._features, arrays, ("label",))
+
+    def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return self._zeros(self.evaluator._score, arrays)
+
+    def losses(self, batches: Iterator[Any]) -> Metrics:
+        return dict.fromkeys(jax.eval_shape(self.evaluator.loss_fn, self.params, self.extra, next(batches), 0), 0.0)
+
+    def _zeros(self, call: Callable[..., Any], arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()) -> Any:
+        batch, _ = next(self.evaluator.batches(arrays, leave_out))
+        shapes = jax.eval_shape(call, self.params, self.extra, batch)
+        size = len(arrays["id"])
+        return jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), (size, *s.shape[1:])), shapes)
 
 
 @dataclasses.dataclass
@@ -279,18 +314,21 @@ class _Reader:
         self.sizes: dict[str, int] = {}
 
     def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
-        evaluation = dataclasses.replace(self.evaluation, max_examples=None) if whole else self.evaluation
-        arrays = self.evaluator.split_arrays(evaluation, split)[1]
+        arrays = self._open(split, **({"max_examples": None} if whole else {}))[1]
         self.sizes[split] = len(arrays["id"])
         return arrays
 
+    def example(self, split: str) -> dict[str, np.ndarray]:
+        return self._open(split, max_examples=1)[1]
+
     def features(self, split: str, name: str) -> np.ndarray:
-        found = self.subject.features(self.evaluator.split_arrays(self.evaluation, split)[0], self.arrays(split))
+        found = self.subject.features(self._open(split)[0], self.arrays(split))
+        key = f"{self.path}.{'feature' if hasattr(self.evaluation, 'feature') else 'type'}"
         if name not in found:
-            raise UserError(f"{self.path}.feature: the objective gives no {name!r} (it gives {', '.join(found)})")
+            raise UserError(f"{key}: the objective gives no {name!r} (it gives {', '.join(found)})")
         value = found[name]
         if value.ndim != 2:
-            raise UserError(f"{self.path}.feature: {name!r} has shape {value.shape}, must be one vector an example")
+            raise UserError(f"{key}: {name!r} has shape {value.shape}, must be one vector an example")
         if not np.isfinite(value).all():
             raise _NotFinite
         return value
@@ -306,9 +344,9 @@ class _Reader:
         return labels
 
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        arrays = self._learned(split)
         try:
-            key = self.evaluator.split_arrays(self.evaluation, split)[0]
-            return self.subject.scores(key, self.arrays(split))
+            return self.subject.scores(self._open(split)[0], arrays)
         except NotImplementedError as error:
             raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
 
@@ -318,23 +356,16 @@ class _Reader:
         return total / tokens if total and tokens else None
 
     def losses(self, split: str, batch_size: int) -> Metrics:
-        evaluator, arrays = self.evaluator, self.arrays(split)
-        if evaluator.loss_fn is None:
-            raise ValueError("the `loss` evaluation needs a loss_fn")
-        arrays = {k: v for k, v in arrays.items() if v.dtype != object}
+        arrays = {k: v for k, v in self._learned(split).items() if v.dtype != object}
         full = len(arrays["id"]) // batch_size
         if full == 0:
             raise UserError(
                 f"{self.path}.batch_size: got {batch_size}, split {split!r} has {len(arrays['id'])} examples"
             )
         self.sizes[split] = full * batch_size
-        totals: dict[str, float] = {}
-        for i in range(full):
-            batch = evaluator.put({k: v[i * batch_size : (i + 1) * batch_size] for k, v in arrays.items()})
-            metrics = evaluator.loss_fn(self.subject.params, self.subject.extra, batch, i)
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / full
-        return totals
+        starts = range(0, full * batch_size, batch_size)
+        batches = (self.evaluator.put({k: v[i : i + batch_size] for k, v in arrays.items()}) for i in starts)
+        return self.subject.losses(batches)
 
     def text_features(self, texts: Sequence[str], like: str) -> np.ndarray:
         if self.evaluator.tokenize is None:
@@ -353,6 +384,39 @@ class _Reader:
 
     def class_names(self) -> Sequence[str]:
         return getattr(self.arrays(self.evaluation.test_split), "classes", None) or ()
+
+    def _learned(self, split: str) -> dict[str, np.ndarray]:
+        """The arrays of a split for an objective that may look at their labels."""
+        classes = self.evaluator.objective.classes
+        if classes is not None and (highest := int(self.labels(split).max())) >= classes:
+            raise UserError(
+                f"{self._key(split)}: split {split!r} has label {highest}, but the run learns {classes} "
+                f"classes (labels 0 to {classes - 1})"
+            )
+        return self.arrays(split)
+
+    def _open(self, split: str, **changed: Any) -> tuple[str, dict[str, np.ndarray]]:
+        """(cache key, host arrays) of a split; what is wrong with it is told under the keys of the evaluation."""
+        evaluation = dataclasses.replace(self.evaluation, **changed)
+        try:
+            return self.evaluator.split_arrays(evaluation, split)
+        except UserError as error:
+            elsewhere = evaluation.source is not None or getattr(self.evaluator.data_config, "source", None) is None
+            own = [k for k in ("source", "keys", "where") if elsewhere or getattr(evaluation, k) is not None]
+            message = str(error)
+            for theirs, ours in [("split", self._key(split)), *((key, f"{self.path}.{key}") for key in own)]:
+                if message.startswith(f"data.{theirs}"):
+                    message = ours + message.removeprefix(f"data.{theirs}")
+            raise UserError(message) from error
+
+    def _key(self, split: str) -> str:
+        """The key of the evaluation that names a split: "evals.knn.test_split"."""
+        names = [field.name for field in dataclasses.fields(self.evaluation)]
+        return ".".join([self.path, *[name for name in names if getattr(self.evaluation, name) == split][:1]])
+
+
+def _no_loss(params: Any, extra: Any, batch: Any, step: Any) -> Mapping[str, Any]:
+    raise ValueError("the `loss` evaluation needs a loss_fn")
 
 
 def _fetch(tree: Any, rows: int) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,10 @@ class Knn(DrawnProbe):
 
     def summary(self) -> str:
         return f"k {self.k}, temperature {self.temperature:g}{self.budget()}"
+
+    def check(self, reader: Reader) -> Collection[str]:
+        super().check(reader)
+        return mean_and_std("accuracy", [0.0] * self.draws)
 
     def run(self, reader: Reader) -> Metrics:
         fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)

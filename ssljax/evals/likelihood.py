@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 import numpy as np
 
+from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.evals.base import Evaluation, Metrics, Reader
 
@@ -32,6 +34,14 @@ class Perplexity(Evaluation):
 
     def headline(self) -> tuple[str, ...]:
         return (f"{self.prefix}bits_per_byte", f"{self.prefix}perplexity")
+
+    def check(self, reader: Reader) -> Collection[str]:
+        reader.scores(self.test_split)
+        if self.ngrams:
+            for split in (self.fit_split, self.test_split):
+                if "tokens" not in reader.example(split):
+                    raise UserError(f"{reader.path}.ngrams: got True, but split {split!r} has no tokens to count")
+        return (*self._metrics(0.0, reader), "scored_tokens")
 
     def run(self, reader: Reader) -> Metrics:
         log_prob, count = reader.scores(self.test_split)

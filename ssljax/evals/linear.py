@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import jax
@@ -60,6 +60,14 @@ class Linear(DrawnProbe):
         """Strongest regularisation first."""
         return tuple(sorted(self.l2, reverse=True)) if self.solver == "lbfgs" else tuple(sorted(self.learning_rates))
 
+    def tuned(self) -> str:
+        """The name of the hyper-parameter."""
+        return "l2" if self.solver == "lbfgs" else "learning_rate"
+
+    def check(self, reader: Reader) -> Collection[str]:
+        super().check(reader)
+        return (*mean_and_std("accuracy", [0.0] * self.draws), self.tuned())
+
     def fitter(self, classes: int, values: tuple[float, ...]) -> "Fit":
         """(x, y, weight) -> one head for each value of the hyper-parameter."""
         if self.solver == "lbfgs":
@@ -100,8 +108,7 @@ class Linear(DrawnProbe):
             head = fitter((values[best],))(x, y, np.ones(len(y), np.float32))[0]
             accuracies.append(float(np.mean(predict(head, test_x) == test_y)))
             chosen.append(values[best])
-        name = "l2" if self.solver == "lbfgs" else "learning_rate"
-        return mean_and_std("accuracy", accuracies) | {name: statistics.median_low(chosen)}
+        return mean_and_std("accuracy", accuracies) | {self.tuned(): statistics.median_low(chosen)}
 
 
 Fit = Callable[..., jax.Array]  # (x [N, D], y [N], weight [N]) -> heads [candidates, D + 1, classes]

@@ -1,6 +1,7 @@
 """The objective's own loss on held-out data."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
@@ -27,6 +28,9 @@ class HeldOutLoss(Evaluation):
 
     def summary(self) -> str:
         return f"batches of {self.batch_size}, fixed keys"
+
+    def check(self, reader: Reader) -> Collection[str]:
+        return self.run(reader)
 
     def run(self, reader: Reader) -> Metrics:
         return reader.losses(self.test_split, self.batch_size)

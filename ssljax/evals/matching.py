@@ -1,6 +1,7 @@
 """Image against text: zero-shot classification and retrieval. Ties count against the model."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import ClassVar
 
 import numpy as np
@@ -41,11 +42,13 @@ class ZeroShot(Evaluation):
     def summary(self) -> str:
         return f"{len(self.templates)} prompt{'s' * (len(self.templates) > 1)} a class"
 
+    def check(self, reader: Reader) -> Collection[str]:
+        self._texts(reader)
+        super().check(reader)
+        return ("accuracy", "accuracy_top5")
+
     def run(self, reader: Reader) -> Metrics:
-        names, labels = self._names(reader), reader.labels(self.test_split)
-        prompts = [template.replace("{}", name) for name in names for template in self.templates]
-        text = reader.text_features(prompts, self.test_split)
-        text_CxTxD = text.reshape(len(names), len(self.templates), -1)
+        text_CxTxD, labels = self._texts(reader), reader.labels(self.test_split)
         rank = zero_shot_rank(reader.features(self.test_split, "image"), text_CxTxD, labels)
         return {"accuracy": float(np.mean(rank < 1)), "accuracy_top5": float(np.mean(rank < 5))}
 
@@ -55,6 +58,12 @@ class ZeroShot(Evaluation):
             "chance": {"accuracy": 1 / classes, "accuracy_top5": min(1.0, 5 / classes)},
             "majority": {"accuracy": majority(labels, labels)},
         }
+
+    def _texts(self, reader: Reader) -> np.ndarray:
+        """Embeddings [C, T, D] of T prompts for each of C classes."""
+        names = self._names(reader)
+        prompts = [template.replace("{}", name) for name in names for template in self.templates]
+        return reader.text_features(prompts, self.test_split).reshape(len(names), len(self.templates), -1)
 
     def _names(self, reader: Reader) -> tuple[str, ...]:
         names = self.classes or tuple(reader.class_names())
@@ -83,6 +92,11 @@ class Retrieval(Evaluation):
 
     def headline(self) -> tuple[str, ...]:
         return tuple(f"{direction}_r{k}" for direction in self.directions for k in self.ks)
+
+    def check(self, reader: Reader) -> Collection[str]:
+        super().check(reader)
+        names = [f"{d}_r{k}" for d in self.directions for k in self.ks]
+        return [*names, *(f"{d}_median_rank" for d in self.directions)]
 
     def run(self, reader: Reader) -> Metrics:
         image, text = (reader.features(self.test_split, name) for name in ("image", "text"))

@@ -79,6 +79,11 @@ class Objective:
     spec: Any = schema.given()
     steps: int | None = schema.given()
 
+    @property
+    def classes(self) -> int | None:
+        """The number of classes whose labels it learns; None: it looks at no labels."""
+        return None
+
     def check(self) -> None:
         """Raises `UserError` where settings don't fit the data or the model; `objectives.create` calls it."""
 

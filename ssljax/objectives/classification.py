@@ -60,7 +60,10 @@ class Classification(ImageObjective):
         return super().prepare(batch) if "image" in batch else batch
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        target = jax.nn.one_hot(batch["label"], self.classes)
+        label = batch["label"]
+        known = (label >= 0) & (label < self.classes)
+        # As `losses.cross_entropy` of integers: zeros, which is what one_hot gives, would be a loss of 0.
+        target = jnp.where(known[:, None], jax.nn.one_hot(label, self.classes), jnp.nan)
         if "image" not in batch:
             names = ("tokens", "segment_ids", "positions", "spectrogram")
             return {"target": target, **{k: batch[k] for k in names if k in batch}}

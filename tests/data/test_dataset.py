@@ -96,7 +96,7 @@ def test_mixture(config, numbered):
     assert (np.sort(own, axis=1) == np.arange(1000, 1010)).all()
     own = labels[labels < 1000][: 37 * 60].reshape(-1, 37)
     assert (np.sort(own, axis=1) == np.arange(37)).all()
-    with pytest.raises(UserError, match=r"evals.<name>.source: missing"):
+    with pytest.raises(UserError, match=r"data.source: missing"):
         load_split(data, "test")
 
 

@@ -1,6 +1,7 @@
 """The harness with a fake objective: what is extracted how often, what is compiled, what a record says."""
 
 import collections
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from ssljax.base.errors import UserError
 from ssljax.data import DataConfig
-from ssljax.evals import REGISTRY, Evaluator, build
+from ssljax.evals import REGISTRY, Evaluation, Evaluator, build
 
 SIZES = {"train": 90, "test": 41}
 
@@ -23,6 +24,8 @@ class Data(dict):
 
 class Objective:
     """Features are a projection of the image; counts what is traced."""
+
+    classes = None
 
     def __init__(self):
         self.traces = collections.Counter()
@@ -181,6 +184,112 @@ def test_mistakes(evals, run, message):
         evaluator.run(PARAMS, {})
 
 
+SHAPES = jax.ShapeDtypeStruct(PARAMS.shape, PARAMS.dtype)
+
+
+def mean_loss(params, extra, batch, step):
+    return {"loss": jnp.mean(batch["label"]), "other": jnp.sum(params)}
+
+
+@pytest.mark.parametrize(
+    "name, keys, message",
+    [
+        ("knn", {"feature": "pool"}, r"evals\.knn\.feature: the objective gives no 'pool'"),
+        ("knn", {"feature": "map"}, r"evals\.knn\.feature: 'map' has shape \(90, 3, 3, 1\)"),
+        ("knn", {"labels_per_class": 40}, r"evals\.knn\.labels_per_class: got 40, but class \d has \d+ examples"),
+        ("knn", {"fit_split": "trian"}, r"evals\.knn\.fit_split: split 'trian' of 'data' is empty"),
+        ("linear", {"select_split": "valid"}, r"evals\.linear\.select_split: split 'valid' of 'data' is empty"),
+        ("few_shot", {"shots": [5, 40]}, r"evals\.few_shot\.shots: got 40, but class \d has \d+ examples"),
+        ("zero_shot", {}, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
+        ("zero_shot", {"classes": ["a", "b"]}, r"evals\.zero_shot\.classes: got 2 names, but the labels go up to 2"),
+        ("retrieval", {"test_split": "tset"}, r"evals\.retrieval\.test_split: split 'tset' of 'data' is empty"),
+        ("perplexity", {"fit_split": "trian"}, r"evals\.perplexity\.fit_split: split 'trian' of 'data' is empty"),
+        ("loss", {"batch_size": 64}, r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples"),
+    ],
+)
+def test_a_mistake_is_told_by_shapes_alone(name, keys, message):
+    with pytest.raises(UserError, match=message):
+        Setup({name: keys | {"source": "data"}}, loss_fn=mean_loss).evaluator.check(SHAPES, {})
+
+
+def test_a_check_knows_the_metrics_and_loads_no_whole_split_for_n_grams():
+    tokenize = lambda texts: {"tokens": np.array([[len(t)] for t in texts], np.int32)}  # noqa: E731
+    evals = PROBES | {name: {} for name in REGISTRY} | {"loss": {"batch_size": 10}, "linear": {"l2": [0.01]}}
+    evals |= {"drawn": {"type": "knn", "labels_per_class": 3, "draws": 2}, "nearest": {"type": "knn", "k": 1}}
+    setup = Setup(evals, loss_fn=mean_loss, tokenize=tokenize)
+    known = setup.evaluator.check(SHAPES, {})
+    assert setup.objective.traces == {"features": 1, "score": 1} and len(setup.puts) < 20
+    results = setup.evaluator.run(PARAMS, {})
+    assert {name: set(metrics) for name, metrics in results.items()} == {n: set(names) for n, names in known.items()}
+    assert setup.objective.traces == {"features": 1, "score": 1}  # the programs that run are those that were traced
+    alone = Setup({"perplexity": {"max_examples": 7}})
+    alone.evaluator.check(SHAPES, {})
+    assert {json.loads(options)["max_examples"] for _, options in alone.loads} == {7, 1}
+
+
+def test_an_evaluation_without_a_check_of_its_own():
+    """As one written outside: what it declares is checked, and the names of its metrics are not known."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mean(Evaluation):
+        def wanted(self):
+            return ("image",)
+
+        def headline(self):
+            return ("mean",)
+
+        def run(self, reader):
+            return {"mean": float(reader.features(self.test_split, "image").mean())}
+
+    setup = Setup({"knn": {}})
+    setup.evaluator.evaluations = {"mean": Mean()}
+    setup.evaluator.wanted.add("image")
+    assert setup.evaluator.check(SHAPES, {}) == {"mean": ()}
+    assert setup.evaluator.run(PARAMS, {})["mean"].keys() == {"mean"}
+    setup.evaluator.evaluations = {"mean": Mean(test_split="tset", source="data")}
+    with pytest.raises(UserError, match=r"evals\.mean\.test_split: split 'tset'"):
+        setup.evaluator.check(SHAPES, {})
+
+
+@pytest.mark.parametrize("name", ["loss", "perplexity"])
+def test_labels_that_the_objective_does_not_know(name):
+    """They would not be wrong but meaningless; features of such data may be read."""
+    setup = Setup({name: {"ngrams": False} if name == "perplexity" else {"batch_size": 10}}, loss_fn=mean_loss)
+    setup.objective.classes = 3
+    setup.evaluator.check(SHAPES, {})
+    setup.objective.classes = 2
+    message = rf"evals\.{name}\.test_split: split 'test' has label 2, but the run learns 2 classes \(labels 0 to 1\)"
+    with pytest.raises(UserError, match=message):
+        setup.evaluator.check(SHAPES, {})
+    probe = Setup({"knn": {}})
+    probe.objective.classes = 2
+    probe.evaluator.check(SHAPES, {})
+
+
+DIGITS = DataConfig(source="builtin:digits")
+
+
+@pytest.mark.parametrize(
+    "config, keys, message",
+    [
+        (DIGITS, {"test_split": "tset"}, r"^evals\.perplexity\.test_split: unknown split 'tset' of .*'test'"),
+        (DIGITS, {"fit_split": "trian"}, r"^evals\.perplexity\.fit_split: unknown split 'trian'"),
+        (DIGITS, {"test_split": "test[x]"}, r"^evals\.perplexity\.test_split: got 'test\[x\]', must be a name"),
+        (DIGITS, {"source": "builtin:digts"}, r"^evals\.perplexity\.source: unknown builtin:digts"),
+        (DIGITS, {"source": "digits"}, r"^evals\.perplexity\.source: got 'digits', must be"),
+        (DIGITS, {"keys": {"image": "img"}}, r"^evals\.perplexity\.keys\.image: unknown column 'img'"),
+        (DIGITS, {"where": {"lable": 1}}, r"^evals\.perplexity\.where\.lable: unknown column 'lable'"),
+        (DIGITS, {}, r"^evals\.perplexity\.ngrams: got True, but split 'train' has no tokens to count"),
+        (DataConfig(keys={"image": "img"}, source="builtin:digits"), {}, r"^data\.keys\.image: unknown column 'img'"),
+        (DataConfig(mixture=[{"source": "builtin:digits"}]), {}, r"^evals\.perplexity\.source: missing; data.mixture"),
+    ],
+)
+def test_mistakes_of_the_data_name_the_key_of_the_evaluation(config, keys, message):
+    evaluator = Evaluator(Objective(), {"perplexity": keys}, config, lambda batch: batch)
+    with pytest.raises(UserError, match=message):
+        evaluator.check(SHAPES, {})
+
+
 def test_unknown_name_and_missing_likelihood():
     setup = Setup(PROBES | {"perplexity": {}})
     with pytest.raises(UserError, match=r"unknown evaluation 'liner'; did you mean 'linear'"):
@@ -192,6 +301,8 @@ def test_unknown_name_and_missing_likelihood():
     setup.objective.score = score
     with pytest.raises(UserError, match=r"evals\.perplexity\.type: Fake has no likelihoods"):
         setup.evaluator.run(PARAMS, {}, ["perplexity"])
+    with pytest.raises(UserError, match=r"evals\.perplexity\.type: Fake has no likelihoods"):
+        setup.evaluator.check(SHAPES, {})
 
 
 def test_sharded_batches_and_real_digits():

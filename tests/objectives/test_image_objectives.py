@@ -13,6 +13,7 @@ from ssljax import losses, objectives
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.config import load
+from ssljax.objectives.base import Ctx
 from ssljax.objectives.clip import clipped
 from ssljax.objectives.images import uniformity
 from ssljax.train.state import abstract_variables
@@ -30,6 +31,19 @@ def test_mean_and_std_fit_the_channels(name, key):
     for values in ([0.5], [0.5, 0.4, 0.3]):
         groups["objective"][key] = values
         assert getattr(objectives.create(groups, tiny.SPEC), key) == tuple(values)
+
+
+@pytest.mark.parametrize("label", [-1, 5, 9])
+def test_a_label_that_is_no_class_is_not_learned_silently(label):
+    objective = dataclasses.replace(tiny.make("classification"), mixup=0.0)
+    wrong = tiny.batch() | {"label": tiny.batch()["label"].at[3].set(label)}
+    target = objective.views(jax.random.key(0), objective.prepare(wrong), jnp.int32(0))["target"]
+    inputs = {"target": target, "image": None}
+    ctx = Ctx(jax.random.key(0), jnp.int32(0), jnp.arange(tiny.BATCH), train=False)
+    terms = objective.loss({}, {}, jnp.zeros((tiny.BATCH, 5)), inputs, ctx).terms
+    assert np.isnan(terms["cross_entropy"][1])
+    values, _ = losses.cross_entropy(jnp.zeros((tiny.BATCH, 5)), target, reduce=False)
+    assert np.flatnonzero(np.isnan(values)).tolist() == [3]
 
 
 @pytest.mark.parametrize(("ratio", "hidden"), [(0.9, 4), (0.1, 0)])
