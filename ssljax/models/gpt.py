@@ -56,7 +56,9 @@ class GPT1Config(GPTConfig):
 class GPT3Config(GPTConfig):
     """GPT-3: GPT-2 with every second layer locally banded; sizes and head widths of Table 2.1.
 
-    The paper does not give the width of the band; `window` is a choice. It prints 5140 for the width of 13B.
+    The paper does not give the width of the band; `window` is a choice. It prints 5140 for the width of 13B. Batches
+    and learning rates of the table: 0.5M tokens and 6e-4 (125m), 3e-4 (350m), 2.5e-4 (760m); 1M and 2e-4 (1.3b), 1.6e-4
+    (2.7b); 2M and 1.2e-4 (6.7b), 1e-4 (13b); 3.2M and 0.6e-4 (175b).
     """
 
     presets: ClassVar[Mapping[str, Size]] = {

@@ -23,15 +23,22 @@ class NamedSize(NamedTuple):
 
 def sizes() -> Iterator[NamedSize]:
     """Every size of every registered family, one at a time, as they are counted."""
+    return (counted(model, size) for model, size in names())
+
+
+def names() -> Iterator[tuple[str, str]]:
+    """(family, size) of every registered family; its size is "" where it has none with a name."""
     for model in REGISTRY:
-        cls = REGISTRY.get(model)
-        names = getattr(cls, "presets", {})
-        if not names:
-            yield NamedSize(model, "", None, "no named sizes")
-        for name in names:
-            config = published(cls, name)
-            reason = uncountable(config)
-            yield NamedSize(model, name, None if reason else parameters(config), reason)
+        yield from ((model, size) for size in getattr(REGISTRY.get(model), "presets", {}) or ("",))
+
+
+def counted(model: str, size: str) -> NamedSize:
+    """One size of a family."""
+    if not size:
+        return NamedSize(model, size, None, "no named sizes")
+    config = published(REGISTRY.get(model), size)
+    reason = uncountable(config)
+    return NamedSize(model, size, None if reason else parameters(config), reason)
 
 
 def published(cls: Any, size: str) -> Any:

@@ -17,6 +17,9 @@ from ssljax.models.vit import PHOTO, ViT, ViTConfig
 class DeiTConfig(ViTConfig):
     """DeiT (Touvron et al. 2021): a ViT with a distillation token beside the class token."""
 
+    presets: ClassVar[Mapping[str, Size]] = {
+        name: size for name, size in ViTConfig.presets.items() if name not in ("large", "huge")
+    }
     published: ClassVar[Published] = Published(classes=2000)  # two heads
 
     distillation: bool = given(True)
@@ -95,6 +98,7 @@ class DINOv3Config(ViTConfig):
         "base": preset(768, 12, 12, image_shape=PHOTO),
         "large": preset(1024, 24, 16, image_shape=PHOTO),
         "huge_plus": preset(1280, 32, 20, activation="swiglu", mlp_dim=5120, image_shape=PHOTO),
+        "7b": preset(4096, 40, 32, activation="swiglu", mlp_dim=8192, bias_except=("q", "k", "v"), image_shape=PHOTO),
     }
     published: ClassVar[Published] = Published()
 
@@ -118,8 +122,6 @@ class ASTConfig(ViTConfig):
     inputs: ClassVar[str] = "spectrograms"
     presets: ClassVar[Mapping[str, Size]] = {
         "pico": preset(64, 2, 2),
-        "tiny": preset(192, 12, 3, image_shape=(128, 1024, 1)),
-        "small": preset(384, 12, 6, image_shape=(128, 1024, 1)),
         "base": preset(768, 12, 12, image_shape=(128, 1024, 1)),
     }
     published: ClassVar[Published] = Published({"classes": 527, "heads_on": ("norm",)})

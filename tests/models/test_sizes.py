@@ -131,6 +131,7 @@ EXACT = {
     ("dinov3", "base"): 85_660_416,
     ("dinov3", "large"): 303_129_600,
     ("dinov3", "huge_plus"): 840_592_640,
+    ("dinov3", "7b"): 6_716_035_072,
     ("ast", "base"): 86_594_063,
     ("clip", "b32"): 151_277_313,
     ("clip", "b16"): 149_620_737,
@@ -175,12 +176,8 @@ ROUNDED = {
 
 
 @functools.cache
-def listed():
-    return {(s.model, s.size): s for s in sizes.sizes()}
-
-
 def counted(model, size):
-    return listed()[model, size].parameters
+    return sizes.counted(model, size).parameters
 
 
 @pytest.mark.parametrize(("model", "size"), EXACT)
@@ -212,13 +209,11 @@ def test_gpt3_is_its_formula():
 
 
 def test_every_size_is_counted_or_says_why_not():
-    assert {model for model, _ in listed()} == set(models.REGISTRY)
-    for (model, size), entry in listed().items():
-        assert (entry.parameters is None) == bool(entry.reason)
-        assert not size or size in models.REGISTRY.get(model).presets
-    complete = {key for key, entry in listed().items() if entry.parameters}
-    untested = complete - EXACT.keys() - ROUNDED.keys()
+    assert {model for model, _ in sizes.names()} == set(models.REGISTRY)
     small = {"micro", "pico", "nano"}  # of our own
-    ours = {("deit", "large"), ("deit", "huge"), ("ast", "tiny"), ("ast", "small")}  # inherited, never published
-    assert not {key for key in untested if key[1] not in small} - ours, "published, untested"
-    assert listed()["bert", "tiny"].reason == "vocab_size, max_len: of the data"
+    for model, size in sizes.names():
+        reason = sizes.uncountable(sizes.published(models.REGISTRY.get(model), size)) if size else "no named sizes"
+        tested = (model, size) in EXACT.keys() | ROUNDED.keys()
+        assert reason or tested or size in small, f"{model} {size}: published, untested"
+    assert sizes.counted("bert", "tiny").reason == "vocab_size, max_len: of the data"
+    assert sizes.counted("vit", "pico").parameters is None
