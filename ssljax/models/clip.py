@@ -96,7 +96,8 @@ class CLIPConfig:
 
     def standalone(self) -> "CLIP":
         """The two towers by themselves; the image's shape, the vocabulary and `max_len` must be known."""
-        return CLIP(self.resolved())
+        full = self.resolved()
+        return CLIP(dataclasses.replace(full, image=dataclasses.replace(full.image, tiled=False)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,8 +46,8 @@ class ViTConfig(TransformerConfig):
     `distillation` (a second class token, averaged with the first: DeiT), `embedding_norm` (before the first block:
     CLIP), `patch_bias`, `norm_after_pool` (the last norm is of the pooled vector and not of the tokens: BEiT),
     `heads_on` (read-outs that weights were published with: a tanh "pooler"; before the head of `classes` a "norm", or
-    the mean of the "patches" beside the class token; a second, "distilled" head), and `image_shape` where there are no
-    data.
+    the mean of the "patches" beside the class token; a second, "distilled" head), `image_shape` where there are no
+    data, and `tiled` (false: pixels beyond the last whole patch are left out, as convolutions leave them out).
     """
 
     inputs: ClassVar[str] = "images"
@@ -82,6 +82,7 @@ class ViTConfig(TransformerConfig):
     classes: int = given(0)
     heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = given(())
     image_shape: tuple[int, int, int] | None = given(None)
+    tiled: bool = given(True)
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
@@ -123,8 +124,8 @@ class ViTConfig(TransformerConfig):
         return module
 
     def standalone(self) -> "ViT":
-        """The encoder by itself; `image_shape` must be known."""
-        return ViT(self.resolved())
+        """The encoder by itself, for weights from elsewhere; `image_shape` must be known."""
+        return ViT(dataclasses.replace(self.resolved(), tiled=False))
 
 
 class AttentionPool(nn.Module):
@@ -171,7 +172,7 @@ class ViT(nn.Module):
         if self.config.stride is not None:
             rows, columns = ((n - self.patch_size) // s + 1 for n, s in zip((height, width), self.config.stride))
             return rows, columns
-        if height % self.patch_size or width % self.patch_size:
+        if self.config.tiled and (height % self.patch_size or width % self.patch_size):
             raise UserError(
                 f"{self.path}.patch_size: {self.patch_size} does not divide the image size {height}x{width} "
                 f"(a divisor of both is required)"
@@ -230,7 +231,11 @@ class ViT(nn.Module):
         """
         c = self.config
         grid = self.grid(images.shape)
-        x = patchify(images, self.patch_size) if c.stride is None else windows(images, self.patch_size, c.stride)
+        if c.stride is None:
+            height, width = (n * self.patch_size for n in grid)
+            x = patchify(images[:, :height, :width], self.patch_size)
+        else:
+            x = windows(images, self.patch_size, c.stride)
         if keep is not None:  # before the projection, so that hidden patches cost nothing
             x = take_tokens(x, keep)
         x = self.patch(x)

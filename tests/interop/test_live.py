@@ -340,6 +340,29 @@ def test_images_of_other_sizes(transformers, tmp_path, kind):
         np.testing.assert_allclose(got, want, **TOLERANCE, err_msg=str(shape))
 
 
+UNEVEN = {
+    "vit": ("ViTModel", SMALL | {"image_size": 18}),
+    "dinov2": ("Dinov2Model", SMALL | {"image_size": 18}),
+    "siglip": ("SiglipModel", {"vision_config": SMALL | {"image_size": 18}, "text_config": SMALL | {"vocab_size": 30}}),
+}
+
+
+@pytest.mark.parametrize("kind", UNEVEN)
+def test_pixels_beyond_the_last_patch_are_left_out(transformers, tmp_path, kind):
+    """18 pixels hold four patches of four (384 hold 27 of 14 in the largest SigLIP)."""
+    import torch
+
+    name, settings = UNEVEN[kind]
+    model = reference(transformers, kind, name, settings, 0, False)
+    model.save_pretrained(tmp_path)
+    inputs = {"pixel_values": np.random.default_rng(0).normal(size=(2, 3, 18, 18)).astype(np.float32)}
+    inputs |= {"input_ids": np.arange(14).reshape(2, 7)} if kind == "siglip" else {}
+    output = "logits_per_image" if kind == "siglip" else "last_hidden_state"
+    with torch.no_grad():
+        want = model(**{key: torch.tensor(value) for key, value in inputs.items()})[output].numpy()
+    np.testing.assert_allclose(hf.load(tmp_path).forward(**inputs)[output], want, **TOLERANCE)
+
+
 @pytest.mark.parametrize("name", test_export.IMAGES)
 def test_an_encoder_of_images_that_was_trained_here(transformers, tmp_path, name):
     module, params, _, images = test_export.an_encoder(name)
