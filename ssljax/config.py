@@ -15,7 +15,7 @@ from typing import Any
 
 from ssljax import evals, models, objectives
 from ssljax.base import durations, schema
-from ssljax.base.errors import UserError
+from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data import DataConfig
 from ssljax.interop.init_from import InitFrom
@@ -146,15 +146,20 @@ def read_file(path: str) -> dict[str, Any]:
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:
     """The argument of a config file, "key=value,key=value", over its defaults; unknown keys are an error.
 
-    >>> arguments("depth=6", width=192, depth=12)
-    {'width': 192, 'depth': 6}
+    A tuple holds the values that are possible, the default first.
+
+    >>> arguments("depth=6", depth=12, data=("cifar10", "mnist"))
+    {'depth': 6, 'data': 'cifar10'}
     """
-    values = dict(defaults)
+    values = {key: default[0] if isinstance(default, tuple) else default for key, default in defaults.items()}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
         if key not in defaults or not equals:
             raise UserError(f"--config: argument {item!r} is not key=value with a key of {', '.join(defaults)}")
-        values[key] = parse_value(value)
+        values[key], allowed = parse_value(value), defaults[key]
+        if isinstance(allowed, tuple) and values[key] not in allowed:
+            known = ", ".join(map(str, allowed))
+            raise UserError(f"--config: argument {key}: got {value!r}{nearest(value, allowed)} (allowed: {known})")
     return values
 
 

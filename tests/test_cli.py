@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from ssljax import cli, models
+from ssljax.base.errors import UserError
+from ssljax.config import arguments
 from ssljax.layers import attention
 
 BASE = {
@@ -97,6 +99,18 @@ def test_mistakes_in_the_config(ssljax_train, case):
 def test_missing_config_file(capsys, tmp_path):
     code = cli.main(["train", "--config", str(tmp_path / "none.py"), "--workdir", str(tmp_path / "run")])
     refused((code, capsys.readouterr().err), r"no file .*none\.py")
+
+
+def test_arguments_of_a_config():
+    assert arguments("depth=6", depth=12, data=("cifar10", "mnist")) == {"depth": 6, "data": "cifar10"}
+    assert arguments("data=mnist", data=("cifar10", "mnist")) == {"data": "mnist"}
+    for text, message in (
+        ("data=mnst", r"argument data: got 'mnst'; did you mean 'mnist'\? \(allowed: cifar10, mnist\)"),
+        ("date=mnist", r"argument 'date=mnist' is not key=value with a key of data"),
+        ("mnist", r"argument 'mnist' is not key=value"),
+    ):
+        with pytest.raises(UserError, match=message):
+            arguments(text, data=("cifar10", "mnist"))
 
 
 def test_config_without_get_config(capsys, tmp_path):

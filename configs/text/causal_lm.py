@@ -16,7 +16,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data="python-docs")
+    a = arguments(arg, data=("python-docs", "classic-books"))
     return ml_collections.ConfigDict(
         dict(
             model=dict(name="gpt", size=None, width=96, depth=3, heads=4, positions="none", rope_theta=10_000),

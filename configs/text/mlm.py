@@ -14,7 +14,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data="python-docs")
+    a = arguments(arg, data=("python-docs", "classic-books"))
     return ml_collections.ConfigDict(
         dict(
             model=dict(

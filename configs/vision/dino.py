@@ -14,7 +14,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data="cifar10")
+    a = arguments(arg, data=("cifar10", "mnist"))
     return ml_collections.ConfigDict(
         dict(
             model=_images.vit(_images.PATCH_SIZE[a["data"]]),

@@ -23,7 +23,7 @@ VARIANTS = {
 
 
 def get_config(arg=""):
-    a = arguments(arg, data="cifar10")
+    a = arguments(arg, data=("cifar10", "mnist"))
     return ml_collections.ConfigDict(
         dict(
             model=_images.vit(patch_size=4),
