@@ -61,6 +61,7 @@ class Family:
         only: of their keys, the one value that is supported.
         ignored: patterns of tensors that are no parameters.
         copies: {tensor: the one that it repeats}; a file may have both or only the latter.
+        zeros: tensors, all zeros, that a file may leave out.
         constants: our config -> tensors that theirs has and ours does without.
     """
 
@@ -78,6 +79,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
     variant: Callable[[Mapping[str, Any], Container[str]], "Family"] | None = None
 

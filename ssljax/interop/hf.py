@@ -119,7 +119,8 @@ def load(
     tensors = Tensors(folder, family.renames)
     family = family.variant(theirs, tensors) if family.variant else family
     left_out = "" if any(name.startswith(family.prefix) for name in tensors) else family.prefix
-    ours, repeated = _readouts(family, ours, tensors, left_out, strict)
+    told = strict and not left_out and bool(_READOUT.search("".join(theirs.get("architectures") or ())))
+    ours, repeated = _readouts(family, ours, tensors, left_out, strict, told)
     module = ours.standalone()
     read = _read_parameters(module, family, ours, tensors, left_out, repeated, folder, strict, mesh)
     return Model(
@@ -186,14 +187,18 @@ def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     return {name.removeprefix(inner): value for name, value in out.items()}
 
 
+_READOUT = re.compile("LM|ForPreTraining|ForConditionalGeneration|ForCausalImageModeling")  # classes that have one
 _EXTRAS = {"pooler": "pooler/kernel", "pair": "pair/kernel", "replaced": "replaced_dense/kernel"}
 
 
-def _readouts(family: Family, ours: Any, tensors: Tensors, left_out: str, strict: bool) -> tuple[Any, Sequence[str]]:
+def _readouts(
+    family: Family, ours: Any, tensors: Tensors, left_out: str, strict: bool, told: bool
+) -> tuple[Any, Sequence[str]]:
     """The configuration with the read-outs that the tensors have, and the tensors that repeat the token table.
 
-    As in `transformers` a read-out is tied where its matrix is missing, or where the config says so and the matrix is
-    the table. A file of the bare model has no other read-outs either.
+    `told`: the class that the config names has a read-out; then those of the class are there, besides others that the
+    tensors have, and the matrix is missing only where it is tied. Otherwise the tensors tell, as a file of the bare
+    model has none. A pooler is an option of its class in `transformers`: it is there where its tensors are.
     """
     if "pooler" in getattr(ours, "heads_on", ()) and not any("pooler." in name for name in tensors):
         return dataclasses.replace(ours, heads_on=()), ()
@@ -201,15 +206,22 @@ def _readouts(family: Family, ours: Any, tensors: Tensors, left_out: str, strict
         return ours, ()
 
     def names(*paths: str) -> list[str]:
-        found = [rule.theirs.removeprefix(left_out) for rule in family.rules(ours) if _within(rule.ours[0]) in paths]
-        return [name for name in found if name in tensors]
+        return [rule.theirs.removeprefix(left_out) for rule in family.rules(ours) if _within(rule.ours[0]) in paths]
 
-    own, tables = names("head_kernel"), names("embed/embedding")
-    tied = not own or (ours.tied and bool(tables) and np.array_equal(tensors[own[0]], tensors[tables[0]]))
+    def found(*paths: str) -> list[str]:
+        return [name for name in names(*paths) if name in tensors]
+
+    own, tables = found("head_kernel"), found("embed/embedding")
+    if own:
+        tied = ours.tied and bool(tables) and np.array_equal(tensors[own[0]], tensors[tables[0]])
+    else:
+        tied = ours.tied or not told or "replaced" in ours.extras
     ours = dataclasses.replace(ours, tied=tied)
     if strict:
-        ours = dataclasses.replace(ours, extras=tuple(name for name, path in _EXTRAS.items() if names(path)))
-        if not names("head_dense/kernel", "head_norm/scale", "head_bias"):
+        extras = tuple(name for name, path in _EXTRAS.items() if found(path) or (told and name in ours.extras))
+        ours = dataclasses.replace(ours, extras=extras)
+        ends = "head_dense/kernel", "head_norm/scale", "head_bias"
+        if not found(*ends) and (not told or set(names(*ends)) <= set(family.zeros)):
             ours = dataclasses.replace(ours, readout_transform=False, readout_bias=False)
     return ours, own if tied else ()
 

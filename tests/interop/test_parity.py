@@ -96,6 +96,21 @@ def spoil(folder, name="llama"):
     return folder
 
 
+def changed(folder, **keys):
+    """The folder's config.json with other keys; those that are None are left out."""
+    config = {**json.loads((folder / "config.json").read_text()), **keys}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def without(folder, name, lost):
+    """A reference model without the tensors that match."""
+    tensors = safetensors.numpy.load_file(spoil(folder, name) / "model.safetensors")
+    kept = {k: v for k, v in tensors.items() if not re.match(lost, k)}
+    assert len(kept) < len(tensors)
+    safetensors.numpy.save_file(kept, folder / "model.safetensors")
+    return folder
+
+
 def test_bad_files_are_told_in_one_line(tmp_path):
     def refused(message, **changes):
         config = json.loads((FOLDER / "llama" / "config.json").read_text())
@@ -179,8 +194,42 @@ def test_a_model_has_the_heads_of_its_file(tmp_path, lost, ours):
     bare = not any(k.startswith("cls.") for k in kept)
     kept = {k.removeprefix("bert.") if bare else k: v for k, v in kept.items()}
     safetensors.numpy.save_file(kept, tmp_path / "model.safetensors")
+    changed(tmp_path, architectures=["BertForMaskedLM"])  # as the published files say, whatever heads they have
     model = hf.load(tmp_path)
     assert {key: getattr(model.ours, key) for key in ours} == ours
     got = model.forward(**inputs)
     for key in ("base.last_hidden_state", *(() if bare else ("prediction_logits",))):
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(expected[key], inputs), **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "missing"),
+    [
+        ("llama", "lm_head", "lm_head.weight"),
+        ("gpt_neox", "embed_out", "embed_out.weight"),
+        ("imagegpt", "lm_head", "lm_head.weight"),
+        ("bert", "bert.pooler|cls.seq_relationship", "bert.pooler.dense.weight"),
+        ("bert", "cls.seq_relationship", "cls.seq_relationship.weight"),
+        ("bert", "cls.predictions", "cls.predictions.transform.dense.weight"),
+        ("electra_discriminator", "discriminator_predictions", "discriminator_predictions.dense.weight"),
+        ("electra_generator", "generator_", "generator_predictions.dense.weight"),
+    ],
+)
+def test_the_class_that_a_file_names_has_its_heads(tmp_path, name, head, missing):
+    with pytest.raises(UserError, match=rf"missing: {missing}") as error:
+        hf.load(without(tmp_path, name, head))
+    assert "\n" not in str(error.value)
+    changed(tmp_path, architectures=None)  # then the tensors tell which heads there are
+    assert not hf.load(tmp_path).missing
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_bare_file_may_name_a_class_with_a_read_out(tmp_path, name):
+    tensors = safetensors.numpy.load_file(spoil(tmp_path, name) / "model.safetensors")
+    inner = {k.removeprefix("transformer.").removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
+    safetensors.numpy.save_file(inner, tmp_path / "model.safetensors")
+    assert hf.load(tmp_path).ours.tied
+
+
+def test_a_buffer_of_zeros_may_be_left_out(tmp_path):
+    assert not hf.load(without(tmp_path, "bart", "final_logits_bias")).ours.readout_bias
