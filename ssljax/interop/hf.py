@@ -10,7 +10,6 @@ import functools
 import json
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,18 +17,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.sentence_piece import SentencePiece
-from ssljax.data.tokenizers import SETTINGS
+from ssljax.data.tokenizers import SETTINGS, copy_files
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.interop.rules import active
-from ssljax.interop.tensors import Tensors
+from ssljax.interop.tensors import Tensors, write
 from ssljax.models.tokens import TokenConfig
 
 # Where there is no tokenizer.json; without the specials that other classes of `transformers` add to it.
@@ -114,6 +112,8 @@ def load(
     kind = str(theirs.get("model_type"))
     if kind not in REGISTRY:
         raise UserError(f"{folder / 'config.json'}: model_type {kind!r} is not supported{nearest(kind, REGISTRY)}")
+    if theirs.get("quantization_config") is not None:
+        raise UserError(f"{folder / 'config.json'}: quantization_config: quantised weights are not supported")
     family: Family = REGISTRY.get(kind)
     ours = family.built(theirs, str(folder / "config.json"), **keys)
     tensors = Tensors(folder, family.renames)
@@ -147,7 +147,10 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
         UserError: the architecture of `transformers` cannot compute what the model does.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: is no folder") from error
     config = model.config
     if not config:
         config = model.family.config_back(model.ours)
@@ -164,12 +167,11 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     if not getattr(model.ours, "tied", True):  # then `transformers` ties none of the tables
         copies = {a.removeprefix(inner): b.removeprefix(inner) for a, b in model.family.copies.items()}
         tensors |= {name: tensors[same] for name, same in copies.items() if same in tensors and name not in tensors}
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write(tensors, folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
-        for name in _COPIED:
-            if (model.folder / name).is_file() and model.folder.resolve() != folder.resolve():
-                shutil.copyfile(model.folder / name, folder / name)
+        if model.folder.resolve() != folder.resolve():
+            copy_files(_COPIED, model.folder, folder)
     elif model.tokenizer is not None:
         model.tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "README.md").write_text(_card(model, config, note))
@@ -235,17 +237,33 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: has no config.json")
+    return read_object(path)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON file of keys and values.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object but {type(content).__name__}")
+    return content
 
 
 def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
-    if (folder / "tokenizer.json").is_file():
+    file = folder / "tokenizer.json"
+    if file.is_file():
         import tokenizers
 
-        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            return tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{file}: not a tokenizer ({error})") from error
     if kind == "pegasus":  # whose ids are not those of the file
         return None
     return next((SentencePiece(folder / name) for name in _SENTENCE_PIECE if (folder / name).is_file()), None)
@@ -293,8 +311,11 @@ def _read_parameters(
                 missing.update(rule.ours)
                 continue
             used.add(name)
+            tensor = tensors[name]
+            if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.itemsize == 1:
+                raise UserError(f"{folder}: {name}: is {tensor.dtype}, and quantised weights are not supported")
             try:
-                parts = rule.op.read(tensors[name])
+                parts = rule.op.read(tensor)
             except ValueError:
                 parts = ()
             if [part.shape for part in parts] != [shapes[mine].shape[len(index) :] for mine in rule.ours]:

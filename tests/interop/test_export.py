@@ -318,8 +318,10 @@ def test_import_writes_a_folder_anew(tmp_path, capfd):
     shutil.copytree(parity("llama"), source)
     (source / "tokenizer_config.json").write_text('{"padding_side": "left", "chat_template": "{{ messages }}"}')
     (source / "generation_config.json").write_text('{"eos_token_id": 2}')
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/tool_use.jinja").write_text("{{ tools }}")
     assert cli.main(["import", str(source), str(tmp_path / "out")]) == 0
-    for name in ("tokenizer_config.json", "generation_config.json"):
+    for name in ("tokenizer_config.json", "generation_config.json", "additional_chat_templates/tool_use.jinja"):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
     before, after = (safetensors.numpy.load_file(f / "model.safetensors") for f in (source, tmp_path / "out"))
     assert before.keys() == after.keys()
@@ -330,6 +332,8 @@ def test_import_writes_a_folder_anew(tmp_path, capfd):
     capfd.readouterr()
     assert cli.main(["import", str(source), str(source)]) == 2
     assert "is the folder that is read" in capfd.readouterr().err
+    assert cli.main(["import", str(source), str(source / "config.json")]) == 2
+    assert capfd.readouterr().err.endswith("config.json: is no folder\n")
 
 
 def as_published(ours, built):

@@ -3,12 +3,14 @@
 The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
 """
 
+import dataclasses
 import functools
 import json
 import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -122,6 +124,8 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     spoil(tmp_path)
     refused(r"model_type 'lama' is not supported; did you mean 'llama'", model_type="lama")
     refused(r"hidden_size: got -48, must be at least 1", hidden_size=-48)
+    refused(r"config.json\S*norm_eps: got -1.0, must be > 0", rms_norm_eps=-1)
+    refused(r"config.json: rope_parameters: got 'x', must be a group of keys", rope_parameters="x")
     refused(r"hidden_act: 'mish' is not supported", hidden_act="mish")
     refused(r"rope_type 'su' is not supported", rope_parameters={"rope_type": "su", "factor": 2.0})
     refused(r"shape: model.layers.0.mlp.gate_proj.weight \[88, 48\] does not fit", intermediate_size=96)
@@ -135,6 +139,96 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(r"names model-00002-of-00002.safetensors, which the folder does not have")
+
+
+def embedding(folder):
+    return float(np.asarray(hf.load(folder).variables["params"]["embed"]["embedding"])[0, 0])
+
+
+def shards(folder, value, *names):
+    """The reference llama in files of these names, its first number changed; without an index."""
+    tensors = safetensors.numpy.load_file(FOLDER / "llama/model.safetensors")
+    tensors["model.embed_tokens.weight"][0, 0] = value
+    for i, name in enumerate(names):
+        part = {k: v for j, (k, v) in enumerate(sorted(tensors.items())) if j % len(names) == i}
+        safetensors.numpy.save_file(part, folder / name)
+    return tensors.keys()
+
+
+def test_which_files_of_tensors_are_read(tmp_path):
+    shutil.copy(FOLDER / "llama/config.json", tmp_path)
+    names = shards(tmp_path, 3.0, "a.safetensors", "b.safetensors")
+    assert embedding(tmp_path) == 3
+    shards(tmp_path, 4.0, "c.safetensors")
+    with pytest.raises(UserError, match=r"c\.safetensors: has \S+ too, as [ab]\.safetensors does"):
+        hf.load(tmp_path)
+    index = {"weight_map": dict.fromkeys(names, "c.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert embedding(tmp_path) == 4
+    shards(tmp_path, 5.0, "model.safetensors")
+    assert embedding(tmp_path) == 5
+
+
+def test_saving_leaves_no_tensors_of_before(tmp_path):
+    shutil.copy(FOLDER / "llama/config.json", tmp_path)
+    index = {"weight_map": dict.fromkeys(shards(tmp_path, 3.0, "model-00001.safetensors"), "model-00001.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = hf.load(tmp_path)
+    hf.save(dataclasses.replace(model, variables=jax.tree.map(jnp.zeros_like, model.variables)), tmp_path)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"] and embedding(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "not an index of tensors"),
+        ("[]", "not an index of tensors"),
+        ("{}", "not an index of tensors"),
+        ('{"weight_map": {"lm_head.weight": 3}}', "not an index of tensors"),
+        ('{"weight_map": {"foo": "a.safetensors"}}', "names foo, which a.safetensors does not have"),
+        ('{"weight_map": {"foo": "z.safetensors"}}', "names z.safetensors, which the folder does not have"),
+    ],
+)
+def test_damaged_indices(tmp_path, index, message):
+    shutil.copy(FOLDER / "llama/config.json", tmp_path)
+    shards(tmp_path, 3.0, "a.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=rf"model\.safetensors\.index\.json: {message}") as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    changed(spoil(tmp_path), quantization_config={"quant_method": "fp8"})
+    with pytest.raises(UserError, match=r"config.json: quantization_config: quantised weights are not supported"):
+        hf.load(tmp_path)
+    changed(tmp_path, quantization_config=None)
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    whole = {k: np.zeros(v.shape, np.int8) if k == "model.norm.weight" else v for k, v in tensors.items()}
+    safetensors.numpy.save_file(whole, tmp_path / "model.safetensors")
+    for strict in (True, False):
+        with pytest.raises(UserError, match=r"model.norm.weight: is int8, and quantised weights are not supported"):
+            hf.load(tmp_path, strict)
+    torch = pytest.importorskip("torch")
+    eighth = {k: torch.from_numpy(v).to(torch.float8_e4m3fn) for k, v in tensors.items()}
+    pytest.importorskip("safetensors.torch").save_file(eighth, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"is F8_E4M3, and quantised weights are not supported"):
+        hf.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "{", b"\xff"])
+def test_a_config_that_is_no_object(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"config.json: not (a )?JSON") as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_tokenizer(tmp_path):
+    (spoil(tmp_path) / "tokenizer.json").write_text("{broken")
+    with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer") as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_block_keeps_its_initial_values(tmp_path):
@@ -177,6 +271,8 @@ def test_the_newer_names_of_deberta(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, model.variables["params"], want)
         hf.save(model, tmp_path / "out")
         assert safetensors.numpy.load_file(tmp_path / "out/model.safetensors").keys() == renamed.keys()
+        hf.save(dataclasses.replace(model, config={}), tmp_path / "out")
+        assert json.loads((tmp_path / "out/config.json").read_text())["legacy"] is False  # else its head is not read
 
 
 @pytest.mark.parametrize(
