@@ -65,7 +65,8 @@ def test_old_configs_and_back(name, tmp_path):
 
 
 # One of each file of rules, and of each way of the block; the others under `full`.
-FIRST = ("llama", "albert", "deberta_v2", "t5", "beit", "siglip")
+FIRST = ("llama", "albert", "deberta_v2", "t5", "beit", "siglip", "gpt2", "gpt_neox", "opt", "vit")
+FIRST += ("dinov2_with_registers", "vit_mae")
 TIERED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
 
 
