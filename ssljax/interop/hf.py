@@ -300,8 +300,9 @@ def _read_parameters(
     missing: set[str] = set()
     params: dict[str, jax.Array] = {}
     if not strict:  # a block whose tensor is missing keeps its initial values, the other blocks of the stack do not
-        initial = flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
-        params = {name: jax.device_put(value, places[name]) for name, value in initial.items()}
+        born = None if mesh is None else tree(places)
+        initial = jax.jit(lambda key: parallel.unboxed(module.initial(key)["params"]), out_shardings=born)
+        params = flat(initial(jax.random.key(0)))
     for rule in rules:
         for name, index in rule.names(shapes[rule.ours[0]].shape):
             if name not in tensors and copies.get(name) in tensors:  # what is stored twice may be stored once
