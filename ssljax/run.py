@@ -211,9 +211,8 @@ def begin(program: Program, workdir: pathlib.Path) -> State:
     config = program.config
     if config.init_from is None:
         return program.jitted_init()(config.seed)
-    source = init_from.open_source(
-        config.init_from, program.mesh
-    )  # what is wrong with it is told before anything is compiled
+    # What is wrong with it is told before anything is compiled.
+    source = init_from.open_source(config.init_from, program.mesh)
     values, taken = init_from.take(config.init_from, source, program.objective, program.shapes.params)
     for line in taken.lines():
         log.info("init_from: %s", line)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ssljax import models, run
 from ssljax.base.errors import UserError
@@ -17,8 +18,8 @@ from ssljax.data import DataSpec
 from ssljax.interop import hf, workdir
 from ssljax.interop.export import export
 from ssljax.interop.families import REGISTRY
-from ssljax.interop.init_from import InitFrom, stretched
-from ssljax.layers.positions import resize_table
+from ssljax.interop.init_from import InitFrom, open_source, stretched, take
+from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.train.loop import Stopped
 
 VIT = {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}
@@ -175,6 +176,19 @@ def test_a_hugging_face_folder(gpt, corpus, tmp_path):
     assert set(said["kept"]) == {path for path in fresh_params if "head_" in path}
 
 
+def test_a_hugging_face_folder_lies_on_the_mesh_of_the_run(gpt, corpus, tmp_path):
+    export(gpt, tmp_path / "hf")
+    config = build({**texts(corpus), "mesh": {"data": 2, "fsdp": 4}, "init_from": {"path": str(tmp_path / "hf")}})
+    program = run.assemble(config)
+    source = open_source(config.init_from, program.mesh)
+    values, _ = take(config.init_from, source, program.objective, program.shapes.params)
+    kernel = "stack/layers/mlp/in/kernel"
+    assert values[f"encoder/{kernel}"] is source.model[kernel]  # no copy, of the host's least of all
+    assert source.model[kernel].sharding.is_equivalent_to(
+        program.shardings.params["encoder"]["stack"]["layers"]["mlp"]["in"]["kernel"], 3
+    )
+
+
 PATCHES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PATCHES |= {"image_size": 8, "num_channels": 1, "patch_size": 4, "layer_norm_eps": 1e-6}
 
@@ -221,6 +235,21 @@ def test_an_autoencoder_for_images_of_another_size(tmp_path):
     same(got[1:], resize_table(table[1:], (2, 2), (4, 4)))
 
 
+def test_fixed_positions_that_a_file_has_as_a_table(tmp_path):
+    mae(tmp_path / "hf")
+    file = tmp_path / "hf/model.safetensors"
+    tables = {"vit.embeddings.position_embeddings": 16, "decoder.decoder_pos_embed": 8}
+    fixed = {name: np.pad(sincos_2d((2, 2), width), ((1, 0), (0, 0)))[None] for name, width in tables.items()}
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file) | fixed, file)
+    decoder = {"name": "mae", "mask_ratio": 0.5, "decoder": {**DECODER, "positions": "sincos"}}
+    config = {**MAE, "model": {**VIT, "positions": "sincos"}, "objective": decoder}
+    _, _, said = started(config, tmp_path / "hf", tmp_path)
+    assert not said["kept"] and not said["unused"]
+    other = {name: table + 1 for name, table in fixed.items()}
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file) | other, file)
+    assert started(config, tmp_path / "hf", tmp_path)[2]["unused"] == ["positions", "decoder/positions"]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_beit(tmp_path, shared):
     name = "use_shared_relative_position_bias" if shared else "use_relative_position_bias"
@@ -244,8 +273,6 @@ def test_beit(tmp_path, shared):
 
 
 def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
-    import safetensors.numpy
-
     export(gpt, tmp_path / "hf")
     file = tmp_path / "hf/model.safetensors"
     tensors = safetensors.numpy.load_file(file)

@@ -15,7 +15,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.data.sources import expand
 from ssljax.interop import hf, workdir
-from ssljax.layers.positions import grid_pairs, resize_table
+from ssljax.layers.positions import grid_pairs, resize_table, sincos_2d
 from ssljax.models.mae import AutoencoderConfig
 from ssljax.train.state import State
 
@@ -175,7 +175,9 @@ def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple
         raise UserError(
             f"init_from: nothing of {source.where} was taken (there are {_some(source.model)}; wanted {_some(targets)})"
         )
-    unused = [n for n in source.model if (True, n) not in seen] + [n for n in source.rest if (False, n) not in seen]
+    parts = ((True, source.model), (False, source.rest))
+    left = [item for ours, part in parts for item in part.items() if (ours, item[0]) not in seen]
+    unused = [name for name, value in left if not _is_fixed(name, value, source.module)]
     return values, Taken(source.where, [p for p in values if p not in resized], resized, kept, unused)
 
 
@@ -265,6 +267,15 @@ def _grouping(
         return (heads.mean(-2) if how == "mean" else heads[..., 0, :]).reshape(shape)
 
     return pooled
+
+
+def _is_fixed(name: str, table: Any, module: Any) -> bool:
+    """Whether a table of positions is the fixed one, which the new model computes."""
+    grid = _grid(module, len(table)) if name.rpartition("/")[2] == "positions" and table is not None else None
+    if grid is None or len(table) < math.prod(grid):
+        return False
+    fixed = np.pad(sincos_2d(grid, table.shape[1]), ((len(table) - math.prod(grid), 0), (0, 0)))
+    return table.shape == fixed.shape and np.allclose(table, fixed, atol=1e-6)
 
 
 def _grid(module: Any, rows: int) -> tuple[int, int] | None:
