@@ -88,7 +88,8 @@ def _indexed(index: pathlib.Path) -> dict[str, Any]:
     for tensor, name in place.items():
         if tensor not in known[name]:
             raise UserError(f"{index}: names {tensor}, which {name} does not have")
-    return {tensor: files[name] for tensor, name in place.items()}
+    rest = {tensor: file for file in files.values() for tensor in file.names}
+    return rest | {tensor: files[name] for tensor, name in place.items()}
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
