@@ -217,7 +217,8 @@ def begin(program: Program, workdir: pathlib.Path) -> State:
     if config.init_from is None:
         (workdir / "init_from.json").unlink(missing_ok=True)  # perhaps of an earlier start
         return program.jitted_init()(config.seed)
-    source = init_from.open_source(config.init_from)  # what is wrong with it is told before anything is compiled
+    # What is wrong with it is told before anything is compiled.
+    source = init_from.open_source(config.init_from, program.mesh)
     values, taken = init_from.take(config.init_from, source, program.objective, program.shapes.params)
     for line in taken.lines():
         log.info("init_from: %s", line)

@@ -5,17 +5,21 @@ import os
 import shutil
 import signal
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from ssljax import run
+from ssljax import models, run
 from ssljax.base.errors import UserError
 from ssljax.config import build
+from ssljax.data import DataSpec
 from ssljax.interop import hf, workdir
 from ssljax.interop.export import export
-from ssljax.interop.init_from import InitFrom, stretched
-from ssljax.layers.positions import resize_table
+from ssljax.interop.families import REGISTRY
+from ssljax.interop.init_from import InitFrom, open_source, stretched, take
+from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.train.loop import Stopped
 
 VIT = {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}
@@ -172,9 +176,103 @@ def test_a_hugging_face_folder(gpt, corpus, tmp_path):
     assert set(said["kept"]) == {path for path in fresh_params if "head_" in path}
 
 
-def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
-    import safetensors.numpy
+def test_a_hugging_face_folder_lies_on_the_mesh_of_the_run(gpt, corpus, tmp_path):
+    export(gpt, tmp_path / "hf")
+    config = build({**texts(corpus), "mesh": {"data": 2, "fsdp": 4}, "init_from": {"path": str(tmp_path / "hf")}})
+    program = run.assemble(config)
+    source = open_source(config.init_from, program.mesh)
+    values, _ = take(config.init_from, source, program.objective, program.shapes.params)
+    kernel = "stack/layers/mlp/in/kernel"
+    assert values[f"encoder/{kernel}"] is source.model[kernel]  # no copy, of the host's least of all
+    assert source.model[kernel].sharding.is_equivalent_to(
+        program.shardings.params["encoder"]["stack"]["layers"]["mlp"]["in"]["kernel"], 3
+    )
 
+
+PATCHES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+PATCHES |= {"image_size": 8, "num_channels": 1, "patch_size": 4, "layer_norm_eps": 1e-6}
+
+
+def published(folder, kind, **keys):
+    """{path: array} of a random model that is saved in the Hugging Face format."""
+    family = REGISTRY.get(kind)
+    theirs = {"model_type": kind, "architectures": [family.architecture], **PATCHES, **keys}
+    ours = family.built(theirs, "config.json")
+    module = ours.standalone()
+    params = nn.unbox(jax.jit(module.initial)(jax.random.key(3))["params"])
+    hf.save(hf.Model(module, {"params": params}, theirs, ours, family), folder)
+    return hf.flat(params)
+
+
+DECODER = {"size": None, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 12, "positions": "learned"}
+MAE = {**IMAGES, "objective": {"name": "mae", "mask_ratio": 0.5, "decoder": DECODER}}
+
+
+def mae(folder):
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+    return published(folder, "vit_mae", **{f"decoder_{key}": value for key, value in small.items()})
+
+
+def test_an_autoencoder(tmp_path):
+    learned = mae(tmp_path / "hf")
+    state, _, said = started(MAE, tmp_path / "hf", tmp_path)
+    assert not said["kept"] and not said["unused"]
+    for path, value in hf.flat(state.params).items():
+        same(value, learned[path])
+    state, _, said = started(CLASSES, tmp_path / "hf", tmp_path)
+    assert set(said["kept"]) == {"head/linear/kernel", "head/linear/bias"}
+    assert set(said["unused"]) == {path for path in learned if path.startswith("decoder/")}
+    for path, value in hf.flat(state.params["encoder"]).items():
+        same(value, learned[f"encoder/{path}"])
+
+
+def test_an_autoencoder_for_images_of_another_size(tmp_path):
+    learned = mae(tmp_path / "hf")
+    state, _, said = started({**MAE, "data": {**MAE["data"], "image_size": 16}}, tmp_path / "hf", tmp_path)
+    assert said["resized"].keys() == {"encoder/positions", "decoder/positions"} and not said["kept"]
+    got, table = state.params["decoder"]["positions"], learned["decoder/positions"]
+    same(got[0], table[0])
+    same(got[1:], resize_table(table[1:], (2, 2), (4, 4)))
+
+
+def test_fixed_positions_that_a_file_has_as_a_table(tmp_path):
+    mae(tmp_path / "hf")
+    file = tmp_path / "hf/model.safetensors"
+    tables = {"vit.embeddings.position_embeddings": 16, "decoder.decoder_pos_embed": 8}
+    fixed = {name: np.pad(sincos_2d((2, 2), width), ((1, 0), (0, 0)))[None] for name, width in tables.items()}
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file) | fixed, file)
+    decoder = {"name": "mae", "mask_ratio": 0.5, "decoder": {**DECODER, "positions": "sincos"}}
+    config = {**MAE, "model": {**VIT, "positions": "sincos"}, "objective": decoder}
+    _, _, said = started(config, tmp_path / "hf", tmp_path)
+    assert not said["kept"] and not said["unused"]
+    other = {name: table + 1 for name, table in fixed.items()}
+    safetensors.numpy.save_file(safetensors.numpy.load_file(file) | other, file)
+    assert started(config, tmp_path / "hf", tmp_path)[2]["unused"] == ["positions", "decoder/positions"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_beit(tmp_path, shared):
+    name = "use_shared_relative_position_bias" if shared else "use_relative_position_bias"
+    learned = published(tmp_path / "hf", "beit", use_mask_token=True, **{name: True})
+    model = {**VIT, "name": "beit", "layer_bias": not shared, "norm_after_pool": True}
+    state, _, said = started({**CLASSES, "model": model}, tmp_path / "hf", tmp_path)
+    assert said["kept"].keys() == {"head/linear/kernel", "head/linear/bias"} and not said["unused"]
+    for path, value in hf.flat(state.params["encoder"]).items():
+        same(value, learned[path])
+    # At another image size the biases are those that the model has there.
+    larger = {**CLASSES, "model": model, "data": {**CLASSES["data"], "image_size": 16}}
+    state, _, said = started(larger, tmp_path / "hf", tmp_path)
+    place = "stack/relative_bias" if shared else "stack/layers/attention/relative_bias"
+    assert said["resized"].keys() == {f"encoder/{place}"}
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 1))
+    small = hf.load(tmp_path / "hf")
+    large = models.create(model, DataSpec({"image": {"shape": (16, 16, 1), "dtype": "uint8"}}, 1))
+    want = small.module.apply(small.variables, images).pooled
+    got = large.apply({"params": jax.device_get(state.params["encoder"])}, images).pooled
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
     export(gpt, tmp_path / "hf")
     file = tmp_path / "hf/model.safetensors"
     tensors = safetensors.numpy.load_file(file)

@@ -30,7 +30,13 @@ _OTHERS = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
 _SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHERS
 
 # What lies beside a tokenizer and says how it is used: special tokens, the side of padding, chat template.
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+SETTINGS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates",  # a folder
+)
 
 
 class Tokenizer(abc.ABC):
@@ -211,10 +217,18 @@ def save_tokenizer(config: DataConfig, workdir: str | pathlib.Path) -> pathlib.P
     file = _tokenizer_file(config)
     path = path.with_suffix(".model") if file.suffix == ".model" else path
     shutil.copyfile(file, path)
-    for name in SETTINGS if config.tokenizer.name == "file" else ():
-        if file.with_name(name).is_file():
-            shutil.copyfile(file.with_name(name), path.with_name(name))
+    if config.tokenizer.name == "file":
+        copy_files(SETTINGS, file.parent, path.parent)
     return path
+
+
+def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies those of the files and folders that there are from one folder to another."""
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        elif (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _tokenizer_file(config: DataConfig) -> pathlib.Path:

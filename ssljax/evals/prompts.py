@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,7 @@ from ssljax.base.errors import UserError
 from ssljax.data.rows import first_token, last_token
 from ssljax.evals.generation import Sampling, generate, pad, placed, without_strict
 from ssljax.interop.family import causal_lm
-from ssljax.interop.hf import Model
+from ssljax.interop.hf import Model, read_object
 from ssljax.interop.workdir import Learned
 from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
@@ -136,7 +135,7 @@ def trained(learned: Learned, mesh: jax.sharding.Mesh | None = None) -> Language
 def _beside(model: Model, name: str) -> dict[str, Any]:
     """A JSON file of the folder that a model came from; {} without one."""
     path = pathlib.Path(model.folder or "") / name
-    return json.loads(path.read_text()) if model.folder and path.is_file() else {}
+    return read_object(path) if model.folder and path.is_file() else {}
 
 
 def complete(

@@ -24,6 +24,7 @@ from ssljax.interop.family import Family
 from ssljax.layers import positions
 from ssljax.layers.masks import Full, is_causal
 from ssljax.models.clip import CLIPConfig
+from ssljax.models.mae import AutoencoderConfig
 from ssljax.models.tokens import TokenConfig
 from ssljax.models.vit import ViTConfig
 
@@ -56,7 +57,7 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
 
 def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
     """Writes a Hugging Face folder anew, checked: one safetensors file under the names of today, and `ssljax.json`, the
-    group `model` of a config that builds it.
+    groups of a config that build it.
 
     Raises:
         UserError: what `hf.load` raises, or both are one folder.
@@ -66,15 +67,22 @@ def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
         raise UserError(f"{folder}: is the folder that is read; give another one to write")
     model = hf.load(source)
     hf.save(model, folder)
-    _write(folder / "ssljax.json", {"model": group(model)})
+    _write(folder / "ssljax.json", groups(model))
     return model
 
 
-def group(model: hf.Model) -> dict[str, Any]:
-    """The group `model` of a config: the keys that are not the family's defaults."""
-    plain = schema.to_dict(type(model.ours)())
-    ours = schema.to_dict(model.ours)
-    return {"name": model.family.model, "size": None, **{k: v for k, v in ours.items() if v != plain[k]}}
+def groups(model: hf.Model) -> dict[str, Any]:
+    """The group `model` of a config, and of an autoencoder the group `objective`, which has the decoder."""
+    if isinstance(model.ours, AutoencoderConfig):
+        decoder = {"name": "mae", "decoder": _changed(model.ours.decoder)}
+        return {"model": {"name": "vit", **_changed(model.ours.encoder)}, "objective": decoder}
+    return {"model": {"name": model.family.model, **_changed(model.ours)}}
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The keys that are not the defaults of their class."""
+    plain = schema.to_dict(type(config)())
+    return {key: value for key, value in schema.to_dict(config).items() if key in plain and value != plain[key]}
 
 
 def of_module(module: Any, params: Any, causal: bool) -> hf.Model:

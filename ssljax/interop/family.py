@@ -61,6 +61,7 @@ class Family:
         only: of their keys, the one value that is supported.
         ignored: patterns of tensors that are no parameters.
         copies: {tensor: the one that it repeats}; a file may have both or only the latter.
+        zeros: tensors, all zeros, that a file may leave out.
         constants: our config -> tensors that theirs has and ours does without.
     """
 
@@ -78,6 +79,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
     variant: Callable[[Mapping[str, Any], Container[str]], "Family"] | None = None
 
@@ -92,9 +94,12 @@ class Family:
         for key, value in self.only.items():
             if (full.get(key, value) or None) != (value or None):  # none and false are one
                 raise UserError(f"{path}: {key}: {full[key]!r} is not supported (only {value!r})")
-        for key in self.keys.values():
+        for key in ("rope_parameters", "rope_scaling", "text_config", "vision_config"):
+            if not isinstance(full.get(key), Mapping | None):
+                raise UserError(f"{path}: {key}: got {full[key]!r}, must be a group of keys")
+        for name, key in self.keys.items():
             value = full.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            if name != "norm_eps" and isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"{path}: {key}: got {value}, must be at least 1")
         ours = {name: full[key] for name, key in self.keys.items() if full.get(key) is not None}
         size = {"size": None} if self.keys else {}

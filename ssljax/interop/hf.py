@@ -10,7 +10,6 @@ import functools
 import json
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,18 +17,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.sentence_piece import SentencePiece
-from ssljax.data.tokenizers import SETTINGS
+from ssljax.data.tokenizers import SETTINGS, copy_files
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.interop.rules import active
-from ssljax.interop.tensors import Tensors
+from ssljax.interop.tensors import Tensors, write
 from ssljax.models.tokens import TokenConfig
 
 # Where there is no tokenizer.json; without the specials that other classes of `transformers` add to it.
@@ -114,12 +112,15 @@ def load(
     kind = str(theirs.get("model_type"))
     if kind not in REGISTRY:
         raise UserError(f"{folder / 'config.json'}: model_type {kind!r} is not supported{nearest(kind, REGISTRY)}")
+    if theirs.get("quantization_config") is not None:
+        raise UserError(f"{folder / 'config.json'}: quantization_config: quantised weights are not supported")
     family: Family = REGISTRY.get(kind)
     ours = family.built(theirs, str(folder / "config.json"), **keys)
     tensors = Tensors(folder, family.renames)
     family = family.variant(theirs, tensors) if family.variant else family
     left_out = "" if any(name.startswith(family.prefix) for name in tensors) else family.prefix
-    ours, repeated = _readouts(family, ours, tensors, left_out, strict)
+    told = strict and not left_out and bool(_READOUT.search("".join(theirs.get("architectures") or ())))
+    ours, repeated = _readouts(family, ours, tensors, left_out, strict, told)
     module = ours.standalone()
     read = _read_parameters(module, family, ours, tensors, left_out, repeated, folder, strict, mesh)
     return Model(
@@ -146,7 +147,10 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
         UserError: the architecture of `transformers` cannot compute what the model does.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: is no folder") from error
     config = model.config
     if not config:
         config = model.family.config_back(model.ours)
@@ -163,12 +167,11 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     if not getattr(model.ours, "tied", True):  # then `transformers` ties none of the tables
         copies = {a.removeprefix(inner): b.removeprefix(inner) for a, b in model.family.copies.items()}
         tensors |= {name: tensors[same] for name, same in copies.items() if same in tensors and name not in tensors}
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write(tensors, folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if model.folder is not None:
-        for name in _COPIED:
-            if (model.folder / name).is_file() and model.folder.resolve() != folder.resolve():
-                shutil.copyfile(model.folder / name, folder / name)
+        if model.folder.resolve() != folder.resolve():
+            copy_files(_COPIED, model.folder, folder)
     elif model.tokenizer is not None:
         model.tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "README.md").write_text(_card(model, config, note))
@@ -186,14 +189,18 @@ def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     return {name.removeprefix(inner): value for name, value in out.items()}
 
 
+_READOUT = re.compile("LM|ForPreTraining|ForConditionalGeneration|ForCausalImageModeling")  # classes that have one
 _EXTRAS = {"pooler": "pooler/kernel", "pair": "pair/kernel", "replaced": "replaced_dense/kernel"}
 
 
-def _readouts(family: Family, ours: Any, tensors: Tensors, left_out: str, strict: bool) -> tuple[Any, Sequence[str]]:
+def _readouts(
+    family: Family, ours: Any, tensors: Tensors, left_out: str, strict: bool, told: bool
+) -> tuple[Any, Sequence[str]]:
     """The configuration with the read-outs that the tensors have, and the tensors that repeat the token table.
 
-    As in `transformers` a read-out is tied where its matrix is missing, or where the config says so and the matrix is
-    the table. A file of the bare model has no other read-outs either.
+    `told`: the class that the config names has a read-out; then those of the class are there, besides others that the
+    tensors have, and the matrix is missing only where it is tied. Otherwise the tensors tell, as a file of the bare
+    model has none. A pooler is an option of its class in `transformers`: it is there where its tensors are.
     """
     if "pooler" in getattr(ours, "heads_on", ()) and not any("pooler." in name for name in tensors):
         return dataclasses.replace(ours, heads_on=()), ()
@@ -201,15 +208,22 @@ def _readouts(family: Family, ours: Any, tensors: Tensors, left_out: str, strict
         return ours, ()
 
     def names(*paths: str) -> list[str]:
-        found = [rule.theirs.removeprefix(left_out) for rule in family.rules(ours) if _within(rule.ours[0]) in paths]
-        return [name for name in found if name in tensors]
+        return [rule.theirs.removeprefix(left_out) for rule in family.rules(ours) if _within(rule.ours[0]) in paths]
 
-    own, tables = names("head_kernel"), names("embed/embedding")
-    tied = not own or (ours.tied and bool(tables) and np.array_equal(tensors[own[0]], tensors[tables[0]]))
+    def found(*paths: str) -> list[str]:
+        return [name for name in names(*paths) if name in tensors]
+
+    own, tables = found("head_kernel"), found("embed/embedding")
+    if own:
+        tied = ours.tied and bool(tables) and np.array_equal(tensors[own[0]], tensors[tables[0]])
+    else:
+        tied = ours.tied or not told or "replaced" in ours.extras
     ours = dataclasses.replace(ours, tied=tied)
     if strict:
-        ours = dataclasses.replace(ours, extras=tuple(name for name, path in _EXTRAS.items() if names(path)))
-        if not names("head_dense/kernel", "head_norm/scale", "head_bias"):
+        extras = tuple(name for name, path in _EXTRAS.items() if found(path) or (told and name in ours.extras))
+        ours = dataclasses.replace(ours, extras=extras)
+        ends = "head_dense/kernel", "head_norm/scale", "head_bias"
+        if not found(*ends) and (not told or set(names(*ends)) <= set(family.zeros)):
             ours = dataclasses.replace(ours, readout_transform=False, readout_bias=False)
     return ours, own if tied else ()
 
@@ -223,17 +237,33 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: has no config.json")
+    return read_object(path)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON file of keys and values.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object but {type(content).__name__}")
+    return content
 
 
 def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
-    if (folder / "tokenizer.json").is_file():
+    file = folder / "tokenizer.json"
+    if file.is_file():
         import tokenizers
 
-        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            return tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{file}: not a tokenizer ({error})") from error
     if kind == "pegasus":  # whose ids are not those of the file
         return None
     return next((SentencePiece(folder / name) for name in _SENTENCE_PIECE if (folder / name).is_file()), None)
@@ -270,8 +300,9 @@ def _read_parameters(
     missing: set[str] = set()
     params: dict[str, jax.Array] = {}
     if not strict:  # a block whose tensor is missing keeps its initial values, the other blocks of the stack do not
-        initial = flat(parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"]))
-        params = {name: jax.device_put(value, places[name]) for name, value in initial.items()}
+        born = None if mesh is None else tree(places)
+        initial = jax.jit(lambda key: parallel.unboxed(module.initial(key)["params"]), out_shardings=born)
+        params = flat(initial(jax.random.key(0)))
     for rule in rules:
         for name, index in rule.names(shapes[rule.ours[0]].shape):
             if name not in tensors and copies.get(name) in tensors:  # what is stored twice may be stored once
@@ -281,8 +312,11 @@ def _read_parameters(
                 missing.update(rule.ours)
                 continue
             used.add(name)
+            tensor = tensors[name]
+            if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.itemsize == 1:
+                raise UserError(f"{folder}: {name}: is {tensor.dtype}, and quantised weights are not supported")
             try:
-                parts = rule.op.read(tensors[name])
+                parts = rule.op.read(tensor)
             except ValueError:
                 parts = ()
             if [part.shape for part in parts] != [shapes[mine].shape[len(index) :] for mine in rule.ours]:

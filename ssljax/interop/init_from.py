@@ -15,7 +15,8 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.data.sources import expand
 from ssljax.interop import hf, workdir
-from ssljax.layers.positions import resize_table
+from ssljax.layers.positions import grid_pairs, resize_table, sincos_2d
+from ssljax.models.mae import AutoencoderConfig
 from ssljax.train.state import State
 
 
@@ -90,8 +91,8 @@ class Taken:
         return [*out, *(f"not used: {path}" for path in self.unused)]
 
 
-def open_source(config: InitFrom) -> Source:
-    """Reads what `path` names.
+def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Source:
+    """Reads what `path` names; a folder in the Hugging Face format onto a mesh.
 
     Raises:
         UserError: there is nothing, or something else.
@@ -101,15 +102,23 @@ def open_source(config: InitFrom) -> Source:
         return _learned(workdir.read(folder))
     if folder.parent.name == "checkpoints" and folder.name.isdigit() and workdir.is_workdir(folder.parent.parent):
         return _learned(workdir.read(folder.parent.parent, int(folder.name)))
-    if (folder / "config.json").is_file() and "model_type" in workdir.read_json(folder / "config.json"):
-        model = hf.load(folder, strict=False)
-        flat = {k: v for k, v in hf.flat(model.variables["params"]).items() if k not in model.missing}
-        return Source(flat, dict.fromkeys(model.unused), model.module, str(folder))
+    if (folder / "config.json").is_file() and "model_type" in hf.read_object(folder / "config.json"):
+        return _published(hf.load(folder, strict=False, mesh=mesh))
     problem = "holds none" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     raise UserError(
         f"init_from.path: {config.path!r} {problem} (a workdir, one of its checkpoints/STEP, or a folder in the "
         f"Hugging Face format is required)"
     )
+
+
+def _published(model: hf.Model) -> Source:
+    arrays = {k: v for k, v in hf.flat(model.variables["params"]).items() if k not in model.missing}
+    rest, module = dict.fromkeys(model.unused), model.module
+    if isinstance(model.ours, AutoencoderConfig):  # the decoder is the objective's
+        rest |= {path: value for path, value in arrays.items() if path.startswith("decoder/")}
+        arrays = {path.removeprefix("encoder/"): value for path, value in arrays.items() if path not in rest}
+        module = model.ours.encoder.standalone()
+    return Source(arrays, rest, module, str(model.folder))
 
 
 def _learned(learned: workdir.Learned) -> Source:
@@ -120,8 +129,8 @@ def _learned(learned: workdir.Learned) -> Source:
     return Source(model, rest, objective.model, where)
 
 
-def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple[dict[str, np.ndarray], Taken]:
-    """Values for parameters of these shapes, by path.
+def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple[dict[str, Any], Taken]:
+    """Values for parameters of these shapes, by path: arrays of the source where they have them, else new ones.
 
     A parameter of the model that has another shape is a mistake, unless it is a table of positions, which is resized,
     or `exclude` names it; what belongs to the objective (a classifier, say) then keeps its initial values.
@@ -132,7 +141,7 @@ def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple
     place = "" if objective.model_key is None else f"{objective.model_key}/"
     targets = hf.flat(shapes)
     _check_patterns(config, targets)
-    values: dict[str, np.ndarray] = {}
+    values: dict[str, Any] = {}
     resized, kept, wrong, seen = {}, {}, [], set()
     for path, target in targets.items():
         ours = path.startswith(place)
@@ -145,13 +154,13 @@ def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple
         if not config.wants(path):
             kept[path] = "left out"
             continue
-        if value.shape != target.shape and ours:
+        if value.shape != target.shape and (ours or name.endswith("/positions")):
             how = _resizing(name, source.module, objective.model, value, target.shape, config.heads)
             if how is not None:
                 resized[path] = f"{list(value.shape)} -> {list(target.shape)}"
-                value = how(value)
+                value = how(np.asarray(value))
         if value.shape == target.shape:
-            values[path] = np.asarray(value, target.dtype)
+            values[path] = value.astype(target.dtype)
         elif ours:
             wrong.append(f"{path} {list(value.shape)}, not {list(target.shape)}")
         else:
@@ -166,11 +175,13 @@ def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple
         raise UserError(
             f"init_from: nothing of {source.where} was taken (there are {_some(source.model)}; wanted {_some(targets)})"
         )
-    unused = [n for n in source.model if (True, n) not in seen] + [n for n in source.rest if (False, n) not in seen]
+    parts = ((True, source.model), (False, source.rest))
+    left = [item for ours, part in parts for item in part.items() if (ours, item[0]) not in seen]
+    unused = [name for name, value in left if not _is_fixed(name, value, source.module)]
     return values, Taken(source.where, [p for p in values if p not in resized], resized, kept, unused)
 
 
-def put(values: Mapping[str, np.ndarray], state: State, init_optimizer: Callable[[Any], Any]) -> State:
+def put(values: Mapping[str, Any], state: State, init_optimizer: Callable[[Any], Any]) -> State:
     """A new state with these values in the place of parameters, of their average, and of their copies in the extra
     state (teachers): those leaves whose path ends in the parameter's."""
 
@@ -205,9 +216,12 @@ def _path(keys: Any) -> str:
 def _resizing(
     name: str, source: Any, target: Any, table: np.ndarray, shape: tuple[int, ...], heads: str
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How a table of positions, or a projection to keys or values, gets another shape; None where it cannot."""
+    """How a table of positions or of biases of their distances, or a projection to keys or values, gets another shape;
+    None where it cannot."""
     if re.search(r"attention/[kv]/(kernel|bias)$", name):
         return _grouping(source, target, table, shape, heads)
+    if name.endswith("/relative_bias"):
+        return _stretching(source, target, table.shape, shape)
     if table.ndim != 2 or table.shape[1:] != shape[1:]:
         return None
     if name.rpartition("/")[2] == "positions":
@@ -226,6 +240,18 @@ def _resizing(
     return None
 
 
+def _stretching(
+    source: Any, target: Any, before: tuple[int, ...], after: tuple[int, ...]
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How biases [..., R, H] of the distances between patches are those of another grid (BEiT)."""
+    if not hasattr(source, "grid") or not hasattr(target, "grid"):
+        return None
+    stretch = grid_pairs(target.grid(target.image_shape), source.grid(source.image_shape), prefix=0).stretch
+    if stretch is None or (*before[:-2], len(stretch), before[-1]) != after:
+        return None
+    return lambda table: stretch @ table
+
+
 def _grouping(
     source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], how: str
 ) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -242,6 +268,15 @@ def _grouping(
         return (heads.mean(-2) if how == "mean" else heads[..., 0, :]).reshape(shape)
 
     return pooled
+
+
+def _is_fixed(name: str, table: Any, module: Any) -> bool:
+    """Whether a table of positions is the fixed one, which the new model computes."""
+    grid = _grid(module, len(table)) if name.rpartition("/")[2] == "positions" and table is not None else None
+    if grid is None or len(table) < math.prod(grid):
+        return False
+    fixed = np.pad(sincos_2d(grid, table.shape[1]), ((len(table) - math.prod(grid), 0), (0, 0)))
+    return table.shape == fixed.shape and np.allclose(table, fixed, atol=1e-6)
 
 
 def _grid(module: Any, rows: int) -> tuple[int, int] | None:

@@ -1,39 +1,39 @@
 """Tensors in safetensors files, or in files of torch, one at a time."""
 
+import contextlib
 import functools
 import json
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 
 from ssljax.base.errors import UserError
 
-_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# A file of all tensors, beside which lies the index where there are several, and what else there may be.
+_SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")
 
 
 class Tensors:
-    """The tensors of a folder by name: one `*.safetensors` file, or several with an index; else `pytorch_model*.bin`,
-    likewise, for which torch must be installed.
+    """The tensors of a folder by name: of `model.safetensors`; else of the files that its index names; else of all
+    `*.safetensors`; else of `pytorch_model.bin`, likewise, for which torch must be installed.
 
     `renames` are patterns of names and what they become (other names of the same, from other versions).
 
     Raises:
-        UserError: no file, a missing one, or one that is cut short or of another format.
+        UserError: no file, a missing one, one that is cut short or of another format, or two with the same tensor.
     """
 
     def __init__(self, folder: pathlib.Path, renames: Sequence[tuple[str, str]] = ()):
         self._files: dict[str, tuple[Any, str]] = {}
-        for name in _names(folder):
-            path = folder / name
-            file = _Torch(path) if path.suffix == ".bin" else _SafeTensors(path)
-            for stored in file.names:
-                now = functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, stored)
-                self._files[now] = (file, stored)
+        for stored, file in _stored(folder).items():
+            now = functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, stored)
+            self._files[now] = (file, stored)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -50,23 +50,74 @@ class Tensors:
         return file.read(stored)
 
 
-def _names(folder: pathlib.Path) -> list[str]:
-    index = next((folder / name for name in _INDICES if (folder / name).is_file()), None)
-    single = sorted(path.name for path in folder.glob("*.safetensors"))
-    if index is None or (index.name == _INDICES[1] and single):
-        names = single or sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-        if not names:
-            raise UserError(f"{folder}: has no *.safetensors file and no pytorch_model.bin")
-        return names
-    place = json.loads(index.read_text())["weight_map"]
-    lost = sorted({name for name in place.values() if not (folder / name).is_file()})
+def write(tensors: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
+    """`model.safetensors`, in the place of an index and the files that it names."""
+    safetensors.numpy.save_file(dict(tensors), folder / _SAFETENSORS[0], metadata={"format": "pt"})
+    index = folder / f"{_SAFETENSORS[0]}.index.json"
+    if index.is_file():
+        with contextlib.suppress(UserError):  # what a damaged one names is not known
+            for name in set(_weight_map(index).values()) - {_SAFETENSORS[0]}:
+                (folder / name).unlink(missing_ok=True)
+        index.unlink()
+
+
+def _stored(folder: pathlib.Path) -> dict[str, Any]:
+    """{tensor: the file that has it}."""
+    for single, several in (_SAFETENSORS, _TORCH):
+        index = folder / f"{single}.index.json"
+        if (folder / single).is_file():
+            return dict.fromkeys((file := _open(folder / single)).names, file)
+        if index.is_file():
+            return _indexed(index)
+        if paths := sorted(folder.glob(several)):
+            return _merged(paths)
+    raise UserError(f"{folder}: has no *.safetensors file and no pytorch_model.bin")
+
+
+def _open(path: pathlib.Path) -> Any:
+    return _Torch(path) if path.suffix == ".bin" else _SafeTensors(path)
+
+
+def _indexed(index: pathlib.Path) -> dict[str, Any]:
+    place = _weight_map(index)
+    lost = sorted({name for name in place.values() if not (index.parent / name).is_file()})
     if lost:
         raise UserError(f"{index}: names {', '.join(lost)}, which the folder does not have")
-    return sorted(set(place.values()))
+    files = {name: _open(index.parent / name) for name in sorted(set(place.values()))}
+    known = {name: set(file.names) for name, file in files.items()}
+    for tensor, name in place.items():
+        if tensor not in known[name]:
+            raise UserError(f"{index}: names {tensor}, which {name} does not have")
+    rest = {tensor: file for file in files.values() for tensor in file.names}
+    return rest | {tensor: files[name] for tensor, name in place.items()}
+
+
+def _weight_map(index: pathlib.Path) -> dict[str, str]:
+    """{tensor: file beside the index}."""
+    try:
+        place = json.loads(index.read_text())["weight_map"]
+        if all(pathlib.PurePath(name).name == name for name in place.values()):
+            return place
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{index}: not an index of tensors (a weight_map of tensors and files is required)")
+
+
+def _merged(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    for path in paths:
+        file = _open(path)
+        for name in file.names:
+            if name in out:
+                raise UserError(f"{path}: has {name} too, as {where[name]} does; without an index each must be in one")
+            out[name], where[name] = file, path.name
+    return out
 
 
 class _SafeTensors:
     def __init__(self, path: pathlib.Path):
+        self._path = path
         try:
             self._file = safetensors.safe_open(path, framework="np")
         except (OSError, safetensors.SafetensorError) as error:
@@ -77,7 +128,11 @@ class _SafeTensors:
         return tuple(self._file.get_slice(name).get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        return self._file.get_tensor(name)
+        try:
+            return self._file.get_tensor(name)
+        except AttributeError as error:  # numbers that NumPy does not have
+            kind = self._file.get_slice(name).get_dtype()
+            raise UserError(f"{self._path}: {name}: is {kind}, and quantised weights are not supported") from error
 
 
 class _Torch:

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import setting
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
@@ -22,7 +22,10 @@ from ssljax.models.vit import ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class MAEDecoder(TransformerConfig):
-    """A light transformer over all patches; the paper's is size "paper", the default is for small encoders."""
+    """A light transformer over all patches; the paper's is size "paper", the default is for small encoders.
+
+    positions: fixed sine-cosine; or a learned table, with rows for the tokens before the patches too.
+    """
 
     presets: ClassVar[Mapping[str, Size]] = {
         "pico": preset(64, 1, 2),
@@ -32,12 +35,12 @@ class MAEDecoder(TransformerConfig):
     }
 
     size: str | None = "micro"
-    learned: bool = given(False)  # positions, with rows for the tokens before the patches; else fixed sine-cosine
+    positions: Literal["sincos", "learned"] = "sincos"
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
         width = self.resolved().known("width")
-        if width % 4:
+        if self.positions == "sincos" and width % 4:
             raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {width}")
 
     def module(self, grid: tuple[int, int], patch_dim: int) -> "Decoder":
@@ -71,11 +74,11 @@ class Decoder(nn.Module):
         rows = jnp.arange(batch)[:, None]
         slot = jnp.full((batch, patches), kept, jnp.int32).at[rows, keep].set(jnp.arange(kept, dtype=jnp.int32))
         x = take_tokens(x, slot)
-        if not c.learned:
+        if c.positions == "sincos":
             x = x + jnp.asarray(sincos_2d(self.grid, width), x.dtype)
         if prefix is not None:
             x = jnp.concatenate([embed(prefix), x], axis=1)
-        if c.learned:
+        if c.positions == "learned":
             shape = (x.shape[1], width)
             x = x + parameter(self, "positions", nn.initializers.normal(0.02), ("positions", "embed"), shape)
         x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)

@@ -27,7 +27,11 @@ class DeiTConfig(ViTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BEiTConfig(ViTConfig):
-    """BEiT (Bao et al. 2022): learned biases by distance between patches, LayerScale, keys without bias."""
+    """BEiT (Bao et al. 2022): learned biases by distance between patches, LayerScale, keys without bias.
+
+    layer_bias: each layer has its own biases (as weights that were fine-tuned), or all share them (as in pretraining).
+    norm_after_pool: the last norm is of the pooled vector and not of the tokens (as weights that were fine-tuned).
+    """
 
     presets: ClassVar[Mapping[str, Size]] = {
         "pico": preset(64, 2, 2),
@@ -44,6 +48,8 @@ class BEiTConfig(ViTConfig):
     positions: Literal["learned", "sincos", "none"] = "none"
     position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
     bias_except: tuple[Part, ...] = given(("k",))
+    layer_bias: bool = False
+    norm_after_pool: bool = False
     layer_scale: float | None = setting(0.1, gt=0)
     mask_token: bool = True
 

@@ -48,8 +48,8 @@ class MAE(ImageObjective):
         images = self.prepare(batch)["image"][:1]
         inputs = self.views(key, {"image": images}, jnp.int32(0))
         encoder = self.model.init(encoder_key, images)["params"]
-        tokens = jnp.zeros((1, inputs["keep"].shape[1], self.model.width))
-        decoder = self._decoder(images.shape).init(decoder_key, tokens, inputs["keep"])["params"]
+        kept, front = (jnp.zeros((1, n, self.model.width)) for n in (inputs["keep"].shape[1], self.model.config.prefix))
+        decoder = self._decoder(images.shape).init(decoder_key, kept, inputs["keep"], prefix=front)["params"]
         return Variables({"encoder": encoder, "decoder": decoder}, {})
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:

@@ -201,6 +201,9 @@ def test_mistakes_on_folders(tmp_path):
         run.generate(words_tokenizer(tmp_path / "large", "gpt2", size=300), ["w299"], Sampling(4))
     with pytest.raises(UserError, match="--step: got 3"):
         run.generate(tmp_path / "large", ["w4"], step=3)
+    (tmp_path / "large/generation_config.json").write_text("{broken")
+    with pytest.raises(UserError, match=r"generation_config\.json: not JSON"):
+        run.generate(tmp_path / "large", ["w4"])
 
 
 @pytest.mark.full

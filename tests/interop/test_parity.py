@@ -3,12 +3,14 @@
 The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
 """
 
+import dataclasses
 import functools
 import json
 import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -63,7 +65,8 @@ def test_old_configs_and_back(name, tmp_path):
 
 
 # One of each file of rules, and of each way of the block; the others under `full`.
-FIRST = ("llama", "albert", "deberta_v2", "t5", "beit", "siglip")
+FIRST = ("llama", "albert", "deberta_v2", "t5", "beit", "siglip", "gpt2", "gpt_neox", "opt", "vit")
+FIRST += ("dinov2_with_registers", "vit_mae")
 TIERED = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
 
 
@@ -96,6 +99,21 @@ def spoil(folder, name="llama"):
     return folder
 
 
+def changed(folder, **keys):
+    """The folder's config.json with other keys; those that are None are left out."""
+    config = {**json.loads((folder / "config.json").read_text()), **keys}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def without(folder, name, lost):
+    """A reference model without the tensors that match."""
+    tensors = safetensors.numpy.load_file(spoil(folder, name) / "model.safetensors")
+    kept = {k: v for k, v in tensors.items() if not re.match(lost, k)}
+    assert len(kept) < len(tensors)
+    safetensors.numpy.save_file(kept, folder / "model.safetensors")
+    return folder
+
+
 def test_bad_files_are_told_in_one_line(tmp_path):
     def refused(message, **changes):
         config = json.loads((FOLDER / "llama" / "config.json").read_text())
@@ -107,6 +125,8 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     spoil(tmp_path)
     refused(r"model_type 'lama' is not supported; did you mean 'llama'", model_type="lama")
     refused(r"hidden_size: got -48, must be at least 1", hidden_size=-48)
+    refused(r"config.json\S*norm_eps: got -1.0, must be > 0", rms_norm_eps=-1)
+    refused(r"config.json: rope_parameters: got 'x', must be a group of keys", rope_parameters="x")
     refused(r"hidden_act: 'mish' is not supported", hidden_act="mish")
     refused(r"rope_type 'su' is not supported", rope_parameters={"rope_type": "su", "factor": 2.0})
     refused(r"shape: model.layers.0.mlp.gate_proj.weight \[88, 48\] does not fit", intermediate_size=96)
@@ -120,6 +140,96 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(r"names model-00002-of-00002.safetensors, which the folder does not have")
+
+
+def embedding(folder):
+    return float(np.asarray(hf.load(folder).variables["params"]["embed"]["embedding"])[0, 0])
+
+
+def shards(folder, value, *names):
+    """The reference llama in files of these names, its first number changed; without an index."""
+    tensors = safetensors.numpy.load_file(FOLDER / "llama/model.safetensors")
+    tensors["model.embed_tokens.weight"][0, 0] = value
+    for i, name in enumerate(names):
+        part = {k: v for j, (k, v) in enumerate(sorted(tensors.items())) if j % len(names) == i}
+        safetensors.numpy.save_file(part, folder / name)
+    return tensors.keys()
+
+
+def test_which_files_of_tensors_are_read(tmp_path):
+    shutil.copy(FOLDER / "llama/config.json", tmp_path)
+    names = shards(tmp_path, 3.0, "a.safetensors", "b.safetensors")
+    assert embedding(tmp_path) == 3
+    shards(tmp_path, 4.0, "c.safetensors")
+    with pytest.raises(UserError, match=r"c\.safetensors: has \S+ too, as [ab]\.safetensors does"):
+        hf.load(tmp_path)
+    index = {"weight_map": dict.fromkeys(names - {"lm_head.weight"}, "c.safetensors")}  # what it leaves out is read too
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert embedding(tmp_path) == 4
+    shards(tmp_path, 5.0, "model.safetensors")
+    assert embedding(tmp_path) == 5
+
+
+def test_saving_leaves_no_tensors_of_before(tmp_path):
+    shutil.copy(FOLDER / "llama/config.json", tmp_path)
+    index = {"weight_map": dict.fromkeys(shards(tmp_path, 3.0, "model-00001.safetensors"), "model-00001.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = hf.load(tmp_path)
+    hf.save(dataclasses.replace(model, variables=jax.tree.map(jnp.zeros_like, model.variables)), tmp_path)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"] and embedding(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "not an index of tensors"),
+        ("[]", "not an index of tensors"),
+        ("{}", "not an index of tensors"),
+        ('{"weight_map": {"lm_head.weight": 3}}', "not an index of tensors"),
+        ('{"weight_map": {"foo": "a.safetensors"}}', "names foo, which a.safetensors does not have"),
+        ('{"weight_map": {"foo": "z.safetensors"}}', "names z.safetensors, which the folder does not have"),
+    ],
+)
+def test_damaged_indices(tmp_path, index, message):
+    shutil.copy(FOLDER / "llama/config.json", tmp_path)
+    shards(tmp_path, 3.0, "a.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=rf"model\.safetensors\.index\.json: {message}") as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    changed(spoil(tmp_path), quantization_config={"quant_method": "fp8"})
+    with pytest.raises(UserError, match=r"config.json: quantization_config: quantised weights are not supported"):
+        hf.load(tmp_path)
+    changed(tmp_path, quantization_config=None)
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    whole = {k: np.zeros(v.shape, np.int8) if k == "model.norm.weight" else v for k, v in tensors.items()}
+    safetensors.numpy.save_file(whole, tmp_path / "model.safetensors")
+    for strict in (True, False):
+        with pytest.raises(UserError, match=r"model.norm.weight: is int8, and quantised weights are not supported"):
+            hf.load(tmp_path, strict)
+    torch = pytest.importorskip("torch")
+    eighth = {k: torch.from_numpy(v).to(torch.float8_e4m3fn) for k, v in tensors.items()}
+    pytest.importorskip("safetensors.torch").save_file(eighth, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"is F8_E4M3, and quantised weights are not supported"):
+        hf.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "{", b"\xff"])
+def test_a_config_that_is_no_object(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"config.json: not (a )?JSON") as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_tokenizer(tmp_path):
+    (spoil(tmp_path) / "tokenizer.json").write_text("{broken")
+    with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer") as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_block_keeps_its_initial_values(tmp_path):
@@ -162,6 +272,8 @@ def test_the_newer_names_of_deberta(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, model.variables["params"], want)
         hf.save(model, tmp_path / "out")
         assert safetensors.numpy.load_file(tmp_path / "out/model.safetensors").keys() == renamed.keys()
+        hf.save(dataclasses.replace(model, config={}), tmp_path / "out")
+        assert json.loads((tmp_path / "out/config.json").read_text())["legacy"] is False  # else its head is not read
 
 
 @pytest.mark.parametrize(
@@ -179,8 +291,42 @@ def test_a_model_has_the_heads_of_its_file(tmp_path, lost, ours):
     bare = not any(k.startswith("cls.") for k in kept)
     kept = {k.removeprefix("bert.") if bare else k: v for k, v in kept.items()}
     safetensors.numpy.save_file(kept, tmp_path / "model.safetensors")
+    changed(tmp_path, architectures=["BertForMaskedLM"])  # as the published files say, whatever heads they have
     model = hf.load(tmp_path)
     assert {key: getattr(model.ours, key) for key in ours} == ours
     got = model.forward(**inputs)
     for key in ("base.last_hidden_state", *(() if bare else ("prediction_logits",))):
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(expected[key], inputs), **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "missing"),
+    [
+        ("llama", "lm_head", "lm_head.weight"),
+        ("gpt_neox", "embed_out", "embed_out.weight"),
+        ("imagegpt", "lm_head", "lm_head.weight"),
+        ("bert", "bert.pooler|cls.seq_relationship", "bert.pooler.dense.weight"),
+        ("bert", "cls.seq_relationship", "cls.seq_relationship.weight"),
+        ("bert", "cls.predictions", "cls.predictions.transform.dense.weight"),
+        ("electra_discriminator", "discriminator_predictions", "discriminator_predictions.dense.weight"),
+        ("electra_generator", "generator_", "generator_predictions.dense.weight"),
+    ],
+)
+def test_the_class_that_a_file_names_has_its_heads(tmp_path, name, head, missing):
+    with pytest.raises(UserError, match=rf"missing: {missing}") as error:
+        hf.load(without(tmp_path, name, head))
+    assert "\n" not in str(error.value)
+    changed(tmp_path, architectures=None)  # then the tensors tell which heads there are
+    assert not hf.load(tmp_path).missing
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_bare_file_may_name_a_class_with_a_read_out(tmp_path, name):
+    tensors = safetensors.numpy.load_file(spoil(tmp_path, name) / "model.safetensors")
+    inner = {k.removeprefix("transformer.").removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
+    safetensors.numpy.save_file(inner, tmp_path / "model.safetensors")
+    assert hf.load(tmp_path).ours.tied
+
+
+def test_a_buffer_of_zeros_may_be_left_out(tmp_path):
+    assert not hf.load(without(tmp_path, "bart", "final_logits_bias")).ours.readout_bias

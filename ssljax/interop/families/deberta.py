@@ -123,4 +123,8 @@ DEBERTA = dataclasses.replace(
     constants=nothing,
 )
 HEAD = "lm_predictions.lm_head"
-NEWER = dataclasses.replace(DEBERTA, rules=rules(HEAD, f"{HEAD}.bias", f"{HEAD}.decoder"))
+NEWER = dataclasses.replace(
+    DEBERTA,
+    write=lambda ours: {**_write(ours), "legacy": False},
+    rules=rules(HEAD, f"{HEAD}.bias", f"{HEAD}.decoder"),
+)

@@ -267,6 +267,7 @@ BART = Family(
     prefix="model.",
     outputs=seq2seq,
     copies=_shared("model."),
+    zeros=("final_logits_bias",),
 )
 PEGASUS = dataclasses.replace(
     BART,
