@@ -394,7 +394,7 @@ def test_sentence_pieces(tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(" ".join(np.random.default_rng(i).choice(WORDS, 8)) for i in range(200)))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(tmp_path / "spiece"), vocab_size=40, minloglevel=2
+        input=str(text), model_prefix=str(tmp_path / "spiece"), vocab_size=28, minloglevel=2
     )
     model = hf.load(tmp_path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
