@@ -6,15 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import models
 from ssljax.base.errors import UserError
 from ssljax.interop.families import llama
 from ssljax.interop.families.vit import conv, image_shape, pixels
 from ssljax.interop.family import KEYS, Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import Op, Rule, blocks, copy, dense, norm, split, table, under
 from ssljax.layers.heads import normalize
 from ssljax.layers.masks import Keys
+from ssljax.models.llava import LLaVA
 
 BLOCK = {f"attention/{name}": f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")}
 BLOCK |= {"attention_norm": "layer_norm1", "mlp_norm": "layer_norm2", "mlp/in": "mlp.fc1", "mlp/out": "mlp.fc2"}
@@ -91,6 +94,9 @@ def _llava(config: Any) -> list[Rule]:
     ]
 
 
+PAIRS = Inputs({"input_ids": "BT", "pixel_values": "ICHW"}, {"attention_mask": "BT"})
+
+
 def _towers_out(module: Any, variables: Any, inputs: Mapping[str, Any], pooled: Any) -> dict[str, jax.Array]:
     """Outputs of both towers by name; `pooled` makes the text's vector of its hidden states."""
     images, tokens = pixels(inputs["pixel_values"]), inputs["input_ids"]
@@ -113,7 +119,7 @@ def _towers_out(module: Any, variables: Any, inputs: Mapping[str, Any], pooled: 
 
 
 def clip(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, pixel_values -> embeddings, similarities and the loss of pairs."""
+    """PAIRS -> embeddings, similarities and, if there are as many images as texts, the loss of pairs."""
     tokens, variables = inputs["input_ids"], {"params": params}
     end = theirs.get("text_config", {}).get("eos_token_id", TEXT_DEFAULTS["eos_token_id"])
     # Early configs name 2 as the end of text; the last token was then that of the largest id.
@@ -125,23 +131,27 @@ def clip(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[st
     out = _towers_out(module, variables, inputs, pooled)
     scores = module.apply(variables, method="scale") * out["text_embeds"] @ out["image_embeds"].T
     out |= {"logits_per_text": scores, "logits_per_image": scores.T}
+    if len(scores) != len(scores.T):
+        return out
     pairs = jnp.arange(len(scores))
     return out | {"loss": (token_loss(scores, pairs) + token_loss(scores.T, pairs)) / 2}
 
 
 def siglip(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, pixel_values -> embeddings, scores and the sigmoid loss of all pairs."""
+    """PAIRS -> embeddings, scores and, if there are as many images as texts, the sigmoid loss of all pairs."""
     variables = {"params": params}
     out = _towers_out(module, variables, inputs, lambda states: states[:, -1])
     scores = module.apply(variables, method="scale") * out["text_embeds"] @ out["image_embeds"].T
     scores = scores + params["logit_bias"]
+    out |= {"logits_per_text": scores, "logits_per_image": scores.T}
+    if len(scores) != len(scores.T):
+        return out
     signs = 2 * jnp.eye(len(scores)) - 1
-    loss = -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * scores), axis=1))
-    return out | {"logits_per_text": scores, "logits_per_image": scores.T, "loss": loss}
+    return out | {"loss": -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * scores), axis=1))}
 
 
 def llava(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, pixel_values, labels -> logits, hidden states and loss of the decoder."""
+    """LLAVA's inputs -> logits, hidden states and loss of the decoder."""
     variables, images, valid = {"params": params}, inputs.get("pixel_values"), inputs.get("attention_mask")
     images = None if images is None else pixels(images)
     mask = None if valid is None else Keys(valid)
@@ -156,6 +166,17 @@ def llava(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[s
         seen = labels if valid is None else jnp.where(valid[:, 1:] == 1, labels, -100)
         out["loss"] = token_loss(logits[:, :-1], seen)
     return out
+
+
+def _a_token_for_each_patch(ours: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    if "pixel_values" in inputs:
+        tokens = np.count_nonzero(inputs["input_ids"] == ours.image_token)
+        images, _, *shape = inputs["pixel_values"].shape
+        patches = images * LLaVA(ours, parent=None).patch_count((*shape,))
+        if tokens != patches:
+            raise UserError(
+                f"input_ids: got {tokens} image tokens (id {ours.image_token}), but the images have {patches} patches"
+            )
 
 
 def read_image(theirs: Mapping[str, Any], **own: Any) -> dict[str, Any]:
@@ -276,6 +297,7 @@ CLIP = Family(
     architecture="CLIPModel",
     prefix="",
     outputs=clip,
+    inputs=PAIRS,
     ignored=(r"position_ids$",),
 )
 SIGLIP = dataclasses.replace(
@@ -298,6 +320,8 @@ LLAVA = dataclasses.replace(
     rules=_llava,
     architecture="LlavaForConditionalGeneration",
     outputs=llava,
+    inputs=Inputs({"input_ids": "BT"}, {"pixel_values": "ICHW", "attention_mask": "BT", "labels": "BT"}),
+    fit=_a_token_for_each_patch,
     renames=(
         (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
         (r"^vision_tower\.vision_model\.", "vision_tower."),
