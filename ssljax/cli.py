@@ -1,7 +1,7 @@
 """The commands: parse, call, print. No logic of its own.
 
 Exit codes: 0 done; 2 a mistake of the user, told in one line; 75 stopped by a signal with everything saved (a scheduler
-may run the same command again, and it continues).
+may run the same command again, and it continues); 141 who read the output has left (`ssljax list models | head`).
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 from ssljax.base.errors import UserError
 
-USER_ERROR, STOPPED = 2, 75  # 75 is EX_TEMPFAIL of sysexits.h
+USER_ERROR, STOPPED, CLOSED_PIPE = 2, 75, 141  # EX_TEMPFAIL of sysexits.h; as a shell tells of SIGPIPE (128 + 13)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not debug:
         _silence_repeats()
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # so that a reader who left is told here
+        return code
+    except BrokenPipeError:
+        if debug or not _reader_left():
+            raise
+        return CLOSED_PIPE
     except UserError as error:
         if debug:
             raise
@@ -53,6 +59,16 @@ def _unraisable(what: Any) -> None:
     # When a read fails, the others that were under way still report to the event loop, which is closed by then.
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)
+
+
+def _reader_left() -> bool:
+    """Whether stdout is a pipe that nobody reads any more; what is left of it then goes nowhere."""
+    try:
+        print(flush=True)  # only a write tells
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _run(arguments: list[str]) -> int:

@@ -230,6 +230,13 @@ def test_the_list_of_models_has_their_sizes(capsys, monkeypatch):
     assert ["gpt", "micro", "-", "vocab_size,", "max_len:", "of", "the", "data"] in rows
 
 
+def test_a_reader_of_the_output_may_leave():
+    for kind in ("models", "objectives"):  # printed line by line, and at the end
+        command = f"{sys.executable} -m ssljax.cli list {kind} | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (cli.CLOSED_PIPE, "")
+
+
 def test_import_is_fast():
     """No heavy library before it is used."""
     code = "import sys, ssljax; print([m for m in ('jax', 'torch', 'tensorflow', 'matplotlib') if m in sys.modules])"

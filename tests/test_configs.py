@@ -9,7 +9,7 @@ import pytest
 from ssljax import run
 from ssljax.base import schema
 from ssljax.config import load
-from ssljax.layers.config import BlockConfig
+from ssljax.models.family import TransformerConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("[!_]*.py"))
@@ -45,14 +45,14 @@ def test_is_documented_and_small(path):
     assert text.count("\n") < 90
 
 
-BLOCK = set(schema.keys(BlockConfig))
+STACK = set(schema.keys(TransformerConfig))
 
 
 def leaves(values, path=""):
-    """The keys to be known: those of a block count once, however many blocks a model has (towers, a decoder)."""
+    """The keys to be known: those of a stack of blocks count once, however many a model has (towers, a decoder)."""
     out = set()
     for key, value in values.items():
-        here = key if key in BLOCK else f"{path}.{key}"
+        here = key if key in STACK else f"{path}.{key}"
         out |= leaves(value, here) if isinstance(value, dict) and value else {here}
     return out
 

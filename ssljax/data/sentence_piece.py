@@ -1,7 +1,9 @@
 """SentencePiece models (Kudo and Richardson 2018), read by the package `sentencepiece` when they are first used."""
 
 import functools
+import itertools
 import pathlib
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +21,8 @@ class Encoding(NamedTuple):
 class SentencePiece:
     """A `*.model` file, with the methods of `tokenizers.Tokenizer` that are used here.
 
-    It knows of no tokens around a text: `add_special_tokens` adds none.
+    It knows of no tokens around a text: `add_special_tokens` adds none. Ids beyond its pieces, such as T5's sentinels
+    and rows that only pad a vocabulary, are empty text.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -42,18 +45,29 @@ class SentencePiece:
         ids = self._model.encode(text)
         return Encoding(ids, [self.id_to_token(i) for i in ids])
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text in which control symbols stand for themselves, as `tokenizers` reads them; `encode`
+        spells them like other words."""
+        parts = re.split(f"({'|'.join(map(re.escape, self._controls))})", text) if self._controls else [text]
+        ids = [[self._controls[part]] if part in self._controls else self._model.encode(part) for part in parts]
+        return list(itertools.chain.from_iterable(ids))
+
+    @functools.cached_property
+    def _controls(self) -> dict[str, int]:
+        return {piece: i for piece, i in self.get_vocab().items() if self._model.is_control(i)}
+
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[Encoding]:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        kept = [int(i) for i in ids if not (skip_special_tokens and self._model.is_control(int(i)))]
-        return self._model.decode(kept)
+        known = [int(i) for i in ids if int(i) < len(self._model)]
+        return self._model.decode([i for i in known if not (skip_special_tokens and self._model.is_control(i))])
 
     def token_to_id(self, token: str) -> int | None:
         return self.get_vocab().get(token)
 
     def id_to_token(self, id: int) -> str:
-        return self._model.id_to_piece(id)
+        return self._model.id_to_piece(id) if id < len(self._model) else ""
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         return {self._model.id_to_piece(i): i for i in range(len(self._model))}

@@ -113,8 +113,8 @@ class LibraryTokenizer(Tokenizer):
             raise UserError(f"data.tokenizer.path: {path} does not exist") from error
         except OSError as error:
             raise UserError(f"data.tokenizer.path: {path} cannot be read ({error.strerror})") from error
-        self._pieced = path.suffix == ".model"
-        self._model: Any = SentencePiece(path) if self._pieced else _library_model(path, content)
+        self._model = open_file(path)
+        self._pieced = isinstance(self._model, SentencePiece)
         vocabulary = self._model.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.special_ids: dict[str, int] = {}
@@ -144,16 +144,31 @@ class LibraryTokenizer(Tokenizer):
         self._model.save(str(path))
 
 
-def _library_model(path: pathlib.Path, content: bytes) -> "tokenizers.Tokenizer":
+def open_file(path: pathlib.Path) -> Any:
+    """A tokenizer.json of the `tokenizers` library, which then neither pads nor cuts off, or a SentencePiece model.
+
+    Raises:
+        UserError: it is no tokenizer.json. A SentencePiece model (`*.model`) is opened when it is first used.
+    """
+    if path.suffix == ".model":
+        return SentencePiece(path)
     from tokenizers import Tokenizer
 
     try:
-        model = Tokenizer.from_str(content.decode("utf-8"))
+        model = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"data.tokenizer.path: {path} is not a tokenizer.json ({error})") from error
-    model.no_padding()
-    model.no_truncation()
-    return model
+    return unpadded(model)
+
+
+def unpadded(tokenizer: Any) -> Any:
+    """A copy that neither pads nor cuts off; a SentencePiece model, which does neither, as it is."""
+    if isinstance(tokenizer, SentencePiece):
+        return tokenizer
+    copy = type(tokenizer).from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
 
 
 def _pieces(text: str, size: int = 1 << 16) -> list[str]:

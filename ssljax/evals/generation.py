@@ -357,6 +357,13 @@ def without_strict(module: Any) -> Any:
     return module.clone(config=dataclasses.replace(module.config, strict=False))
 
 
+def check_ids(number: int, row: np.ndarray, vocab_size: int) -> None:
+    """UserError where a prompt holds ids that the model does not know."""
+    wrong = row[(row < 0) | (row >= vocab_size)]
+    if len(wrong):
+        raise UserError(f"prompt {number}: got token {wrong[0]}, must be in 0..{vocab_size - 1} (the vocabulary)")
+
+
 def _check(module: Any, rows: list[np.ndarray], sampling: Sampling, start: Sequence[int], first_row: int) -> None:
     """The prompts against the model (UserError)."""
     c = module.config
@@ -366,9 +373,7 @@ def _check(module: Any, rows: list[np.ndarray], sampling: Sampling, start: Seque
     for number, row in enumerate(rows, first_row + 1):
         if not len(row):
             raise UserError(f"prompt {number}: is empty; at least one token is required")
-        wrong = row[(row < 0) | (row >= c.vocab_size)]
-        if len(wrong):
-            raise UserError(f"prompt {number}: got token {wrong[0]}, must be in 0..{c.vocab_size - 1} (the vocabulary)")
+        check_ids(number, row, c.vocab_size)
         if both and c.max_len is not None and len(row) > c.max_len:
             raise UserError(f"prompt {number}: got {len(row)} tokens, must be at most {c.max_len} (model.max_len)")
     before = len(start) if both else max(map(len, rows))

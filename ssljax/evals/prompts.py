@@ -13,8 +13,9 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.rows import first_token, last_token
-from ssljax.evals.generation import Sampling, generate, pad, placed, without_strict
-from ssljax.interop.family import causal_lm
+from ssljax.data.sentence_piece import SentencePiece
+from ssljax.data.tokenizers import open_file, unpadded
+from ssljax.evals.generation import Sampling, check_ids, generate, pad, placed, without_strict
 from ssljax.interop.hf import Model, read_object
 from ssljax.interop.workdir import Learned
 from ssljax.layers.masks import Keys, is_causal
@@ -35,7 +36,7 @@ class LanguageModel:
 
     Attributes:
         module, params: the model.
-        tokenizer: of the `tokenizers` library.
+        tokenizer: of the `tokenizers` library, or a SentencePiece model.
         causal: whether it writes on; else it was trained to fill masks.
         around: the tokens before and after a prompt; None: those that the tokenizer itself puts there.
         mask: the text of the mask token; None: [MASK] or <mask>, if the tokenizer has one of them.
@@ -47,7 +48,7 @@ class LanguageModel:
 
     module: nn.Module
     params: Any
-    tokenizer: "tokenizers.Tokenizer"
+    tokenizer: "tokenizers.Tokenizer | SentencePiece"
     causal: bool
     around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     mask: str | None = None
@@ -58,7 +59,10 @@ class LanguageModel:
 
     def encode(self, prompt: str) -> np.ndarray:
         """The tokens of a prompt, int32, with those around it."""
-        ids = self.tokenizer.encode(prompt, add_special_tokens=self.around is None).ids
+        if isinstance(self.tokenizer, SentencePiece):
+            ids = self.tokenizer.encode_prompt(prompt)
+        else:
+            ids = self.tokenizer.encode(prompt, add_special_tokens=self.around is None).ids
         before, after = self.around or ((), ())
         return np.array([*before, *ids, *after], np.int32)
 
@@ -82,23 +86,25 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         UserError: it has no tokenizer.
     """
     if model.tokenizer is None:
-        raise UserError(f"{model.folder}: has no tokenizer.json, and prompts are text")
-    tokenizer = type(model.tokenizer).from_str(model.tokenizer.to_str())
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+        raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, and prompts are text")
     both = isinstance(model.module, EncoderDecoder)
+    causal = both or model.family.causal
     settings = {**model.family.defaults, **model.config, **_beside(model, "generation_config.json")}
     start = [settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id")] if both else []
-    ends = settings.get("eos_token_id")
+    around = None
+    if isinstance(model.tokenizer, SentencePiece):  # whose file does not say what stands around a text
+        first, last = (_ids(model.config.get(name)) for name in ("bos_token_id", "eos_token_id"))
+        around = (() if both else first, () if model.family.causal else last)
     mask = _beside(model, "tokenizer_config.json").get("mask_token")
     return LanguageModel(
         model.module,
         model.variables["params"],
-        tokenizer,
-        causal=both or model.family.outputs is causal_lm,
+        unpadded(model.tokenizer),
+        causal=causal,
+        around=around,
         mask=mask.get("content") if isinstance(mask, Mapping) else mask,
         start=tuple(i for i in start if i is not None),
-        ends=tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
+        ends=_ids(settings.get("eos_token_id")),
         mesh=mesh,
         title=str(model.folder),
     )
@@ -114,22 +120,26 @@ def trained(learned: Learned, mesh: jax.sharding.Mesh | None = None) -> Language
     if not isinstance(objective, TokenObjective):
         name = learned.config["objective"]["name"]
         raise UserError(f"{title}: its objective {name!r} trains no model that reads text and writes it")
-    import tokenizers
-
     ids = objective.spec.special_ids
     whole = learned.config["data"]["mode"] == "documents"  # then a text was trained on with what stands around it
     causal = is_causal(objective.attention)
-    first, last = (() if i is None else (i,) for i in (first_token(ids), last_token(ids)))
+    first, last = (_ids(i) for i in (first_token(ids), last_token(ids)))
+    file = learned.folder / "tokenizer.json"
     return LanguageModel(
         objective.model,
         learned.model_params,
-        tokenizers.Tokenizer.from_file(str(learned.folder / "tokenizer.json")),
+        open_file(file if file.is_file() else file.with_suffix(".model")),
         causal=causal,
         around=(first if whole else (), last if whole and not causal else ()),
         ends=last,
         mesh=mesh,
         title=title,
     )
+
+
+def _ids(given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Ids as a config names them: one, several or none."""
+    return () if given is None else (given,) if isinstance(given, int) else tuple(given)
 
 
 def _beside(model: Model, name: str) -> dict[str, Any]:
@@ -155,12 +165,13 @@ def complete(
         stop: texts of which the first to appear ends a text; it is cut off.
 
     Raises:
-        UserError: the model fills masks, or a prompt is empty or too long.
+        UserError: the model fills masks, a prompt or a stop text is empty, or a prompt is too long.
     """
     sampling = sampling or Sampling()
     if not isinstance(model.module, TokenTransformer | EncoderDecoder) or not model.causal:
         raise UserError(f"{model.title}: {_kind(model)}, no decoder; only decoders and encoder-decoders generate")
     rows = [model.encode(prompt) for prompt in _present(prompts)]
+    _present(stop, "stop")
     # A stop text may come in other tokens than its usual ones, so it is looked for in the text again.
     known = [model.tokenizer.encode(text, add_special_tokens=False).ids for text in stop]
     exact = [tuple(ids) for ids, text in zip(known, stop) if ids and model.decode(ids) == text]
@@ -182,7 +193,7 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
     A mask is written as the tokenizer writes it, or as [MASK]. Each is predicted with all of them hidden.
 
     Raises:
-        UserError: the model fills no masks, or a prompt is empty, too long or without a mask.
+        UserError: the model fills no masks, or a prompt is empty, too long, without a mask or with unknown tokens.
     """
     if top < 1:
         raise UserError(f"top: got {top}, must be at least 1")
@@ -195,6 +206,7 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
     rows = [model.encode(prompt.replace(MASK, mask)) for prompt in _present(prompts)]
     places = [np.flatnonzero(row == mask_id) for row in rows]
     for number, (row, place) in enumerate(zip(rows, places), 1):
+        check_ids(number, row, c.known("vocab_size"))
         if not len(place):
             raise UserError(f"prompt {number}: has no {mask} to fill")
         if c.max_len is not None and len(row) > c.max_len:
@@ -228,11 +240,11 @@ def _masked(
     return p_BxKxN, id_BxKxN
 
 
-def _present(prompts: Sequence[str]) -> Sequence[str]:
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt:
-            raise UserError(f"prompt {number}: is empty; at least one token is required")
-    return prompts
+def _present(texts: Sequence[str], what: str = "prompt") -> Sequence[str]:
+    for number, text in enumerate(texts, 1):
+        if not text:
+            raise UserError(f"{what} {number}: is empty; at least one token is required")
+    return texts
 
 
 def _after(model: LanguageModel, prompt_ids: np.ndarray, new_ids: np.ndarray) -> str:

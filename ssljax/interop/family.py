@@ -12,6 +12,7 @@ import numpy as np
 from ssljax import models
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.meaning import meaning
 from ssljax.interop.rules import Rule
 from ssljax.layers.masks import Causal, Keys
@@ -58,6 +59,7 @@ class Family:
         renames: patterns of names, and what they become, of other versions of the format.
         variant: (their config, names of the tensors) -> the family itself or its like with another table of names.
         outputs: (module, params, inputs, their config) -> outputs, both under their names.
+        inputs: that `outputs` reads. fit: (our config, inputs) -> UserError where their contents do not fit together.
         only: of their keys, the one value that is supported.
         ignored: patterns of tensors that are no parameters.
         copies: {tensor: the one that it repeats}; a file may have both or only the latter.
@@ -74,6 +76,7 @@ class Family:
     architecture: str
     prefix: str
     outputs: Outputs
+    inputs: Inputs
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifier: str = ""
     ignored: tuple[str, ...] = ()
@@ -82,6 +85,7 @@ class Family:
     zeros: tuple[str, ...] = ()
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda ours: {}
     variant: Callable[[Mapping[str, Any], Container[str]], "Family"] | None = None
+    fit: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda ours, inputs: None
 
     @property
     def causal(self) -> bool:
@@ -226,16 +230,28 @@ def hidden_states(states: jax.Array, last: jax.Array | None, name: str = "hidden
     return out
 
 
+def headless(inputs: Mapping[str, Any], *names: str) -> None:
+    """UserError where labels are given for which a model has no head."""
+    for name in names:
+        if name in inputs:
+            raise UserError(f"{name}: is read by no head of the model")
+
+
 def token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross-entropy in nats over labels that are not -100."""
+    if labels.shape != logits.shape[:-1]:
+        raise UserError(f"labels: got shape {list(labels.shape)}, must be {list(logits.shape[:-1])}")
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
     picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
     counted = labels != -100
     return -jnp.sum(picked * counted) / jnp.maximum(jnp.sum(counted), 1)
 
 
+CAUSAL_LM = Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "position_ids": "BT", "labels": "BT"})
+
+
 def causal_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, labels -> logits, hidden states and loss of a decoder."""
+    """CAUSAL_LM -> logits, hidden states and loss of a decoder."""
     tokens = inputs["input_ids"]
     valid = inputs.get("attention_mask")
     mask = Causal() if valid is None else Causal() & Keys(valid)

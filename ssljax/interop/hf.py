@@ -26,6 +26,7 @@ from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizers import SETTINGS, copy_files
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
+from ssljax.interop.inputs import check
 from ssljax.interop.rules import active
 from ssljax.interop.tensors import Tensors, write
 from ssljax.models.tokens import TokenConfig
@@ -73,17 +74,15 @@ class Model:
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     def forward(self, **inputs: Any) -> dict[str, np.ndarray]:
-        """Outputs by the names that `transformers` gives them, for inputs by its names."""
-        theirs = {**self.family.defaults, **self.config}
-        vocabulary = (theirs.get("text_config") or theirs).get("vocab_size")
-        for name in ("input_ids", "decoder_input_ids"):
-            ids = inputs.get(name)
-            if ids is None or not vocabulary:
-                continue
-            if np.min(ids) < 0 or np.max(ids) >= vocabulary:
-                wrong = np.max(ids) if np.min(ids) >= 0 else np.min(ids)
-                raise UserError(f"{name}: got {wrong}, must be from 0 and below the vocabulary of {vocabulary}")
-        out = self._run(self.variables["params"], {k: jnp.asarray(v) for k, v in inputs.items()})
+        """Outputs by the names that `transformers` gives them, for inputs by its names; None is no input.
+
+        Raises:
+            UserError: an input is unknown, missing, or has another shape or range than the model reads.
+        """
+        given = {name: np.asarray(value) for name, value in inputs.items() if value is not None}
+        check(given, self.family.inputs, self.ours, self.family.causal)
+        self.family.fit(self.ours, given)
+        out = self._run(self.variables["params"], {name: jnp.asarray(value) for name, value in given.items()})
         return jax.tree.map(np.asarray, out)
 
     @functools.cached_property

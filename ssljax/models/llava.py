@@ -1,7 +1,8 @@
 """LLaVA (Liu et al. 2023, "Visual Instruction Tuning"): a decoder that reads images among its tokens."""
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -13,8 +14,9 @@ from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded
+from ssljax.models.family import Encoded, Published, Size, check_size
 from ssljax.models.flops import dense_flops
+from ssljax.models.llama import LlamaConfig
 from ssljax.models.tokens import Readout, TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
 
@@ -33,33 +35,60 @@ _CLIP_L14 = ViTConfig(
 class LLaVAConfig:
     """CLIP's image tower, two linear maps, and a decoder.
 
-    feature_layer: whose tokens are mapped; -1 is what the last block makes, -2 what it reads.
-    image_token: the id whose embeddings give way to the patches, one each.
+    size: named towers (LLaVA 1.5: Liu et al. 2023, "Improved Baselines"); None: those of `image` and `text`.
+    feature_layer: whose tokens are mapped; -1 is what the last block makes, -2 what it reads; of several, side by side.
+    feature_tokens: those of patches, or all, the class token too.
+    image_token: the id whose embeddings give way to these tokens, one each.
+    activation: between the two maps.
+    projector_bias: of both maps.
     """
 
     inputs: ClassVar[str] = "image_text"
+    # Their vocabulary is that of LLaMA 2 with a token for patches and one for padding, rounded up to a multiple of 64.
+    presets: ClassVar[Mapping[str, Size]] = {
+        f"1.5-{size}": {"image": _CLIP_L14, "text": LlamaConfig(size=f"2-{size}", vocab_size=32_064)}
+        for size in ("7b", "13b")
+    }
+    published: ClassVar[Published] = Published()
 
+    size: str | None = None
     image: ViTConfig = setting(_CLIP_L14)
     text: Any = setting(
         {"name": "llama", "size": "2-7b"},
         registry=models.REGISTRY.only("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
     )
-    feature_layer: int = -2
+    feature_layer: int | tuple[int, ...] = -2
+    feature_tokens: Literal["patches", "all"] = "patches"
     image_token: int = setting(32_000, ge=0)
     activation: Activation = "gelu"
+    projector_bias: bool = True
+
+    def validate(self) -> None:
+        check_size(self)
+        full = self.resolved()
+        depth = full.image.known("depth")
+        if not full.layers or any(abs(layer) > depth + (layer < 0) for layer in full.layers):
+            raise ValueError(f"feature_layer: got {self.feature_layer}, must be in {-depth - 1}..{depth} (model.image)")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose tokens are mapped."""
+        return (self.feature_layer,) if isinstance(self.feature_layer, int) else self.feature_layer
 
     def resolved(self) -> Self:
-        """The same with the numbers of both sizes filled in."""
-        return dataclasses.replace(self, image=self.image.resolved(), text=self.text.resolved())
+        """The same with the numbers of all sizes filled in."""
+        full = self if self.size is None else dataclasses.replace(self, **self.presets[self.size])
+        return dataclasses.replace(full, image=full.image.resolved(), text=full.text.resolved())
 
     def module(self, spec: Any, path: str = "model") -> "LLaVA":
         """The model for the images and tokens of `spec`."""
-        image, text = self.image.module(spec, f"{path}.image").config, self.text.sized(spec, f"{path}.text")
-        return dataclasses.replace(self, image=image, text=text).standalone()
+        full = self.resolved()
+        image, text = full.image.module(spec, f"{path}.image").config, full.text.sized(spec, f"{path}.text")
+        return LLaVA(dataclasses.replace(full, size=None, image=image, text=text))
 
     def standalone(self) -> "LLaVA":
         """The model by itself; the image's shape, the vocabulary and `max_len` must be known."""
-        return LLaVA(self.resolved())
+        return LLaVA(dataclasses.replace(self.resolved(), size=None))
 
 
 class LLaVA(nn.Module):
@@ -67,19 +96,26 @@ class LLaVA(nn.Module):
 
     config: LLaVAConfig  # resolved
 
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.config.text.known("width")
+
     def setup(self) -> None:
         c = self.config
         self.vision = c.image.standalone()
         self.language = c.text.standalone()
-        width, init = self.language.width, nn.initializers.normal(0.02)
-        self.project_in = Dense(width, ("embed", "mlp"), initializer=init, dtype=c.text.dtype)
-        self.project_out = Dense(width, ("mlp", "embed"), initializer=init, dtype=c.text.dtype)
+        init = nn.initializers.normal(0.02)
+        self.project_in = Dense(self.width, ("embed", "mlp"), c.projector_bias, initializer=init, dtype=c.text.dtype)
+        self.project_out = Dense(self.width, ("mlp", "embed"), c.projector_bias, initializer=init, dtype=c.text.dtype)
 
     def patches(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
         """[I, H, W, C] -> what the decoder reads of them, [I, N, D]."""
+        c = self.config
         states: Any = self.vision(images, noise=noise, states=True).states
-        x = states[self.config.feature_layer][:, self.config.image.prefix :]
-        return self.project_out(ACTIVATIONS[self.config.activation](self.project_in(x)))
+        first = c.image.prefix if c.feature_tokens == "patches" else 0
+        x = jnp.concatenate([states[layer][:, first:] for layer in c.layers], axis=-1)
+        return self.project_out(ACTIVATIONS[c.activation](self.project_in(x)))
 
     def __call__(
         self,
@@ -90,8 +126,8 @@ class LLaVA(nn.Module):
         noise: Noise | None = None,
         states: bool = False,
     ) -> Encoded:
-        """tokens int [B, T] with as many image tokens as the images have patches -> states [B, T, D]."""
-        vectors = self.language.embed(tokens)
+        """tokens int [B, T] with as many image tokens as `patches` gives vectors -> states [B, T, D]."""
+        vectors = self.language.vectors(tokens)
         if images is not None:
             patches = self.patches(images).reshape(-1, vectors.shape[-1])
             here = tokens == self.config.image_token
@@ -106,21 +142,22 @@ class LLaVA(nn.Module):
         Each has seen the image, and the tokens before.
         """
         patches = self.patches(images, noise.at("image") if noise is not None else None)
-        vectors = jnp.concatenate([patches, self.language.embed(tokens[:, :-1]).astype(patches.dtype)], axis=1)
+        vectors = jnp.concatenate([patches, self.language.vectors(tokens[:, :-1]).astype(patches.dtype)], axis=1)
         row = jnp.zeros(vectors.shape[:2], tokens.dtype)  # whose embeddings give way
         encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors)
         return encoded.tokens[:, patches.shape[1] - 1 :]
 
     def patch_count(self, image_shape: tuple[int, ...]) -> int:
         """How many tokens stand for an image."""
-        size = self.config.image.patch_size
-        return (image_shape[0] // size) * (image_shape[1] // size)
+        size, more = self.config.image.patch_size, self.config.feature_tokens == "all"
+        return (image_shape[0] // size) * (image_shape[1] // size) + more * self.config.image.prefix
 
     def flops(self, tokens: int, image_shape: tuple[int, ...]) -> float:
         """Forward FLOPs of an image and `tokens` tokens behind it, each of these read out."""
         patches, vision, language = self.patch_count(image_shape), self.config.image, self.config.text
         width = language.known("width")
-        maps = dense_flops(patches, vision.known("width"), width) + dense_flops(patches, width, width)
+        read = len(self.config.layers) * vision.known("width")
+        maps = dense_flops(patches, read, width) + dense_flops(patches, width, width)
         image = ViT(vision, parent=None).flops(image_shape=image_shape)
         decoder = TokenTransformer(language, parent=None)
         return image + maps + decoder.flops(tokens=patches + tokens, causal=True, predicted=tokens)

@@ -215,7 +215,7 @@ class TokenTransformer(nn.Module):
             start: int32 [B], the position in each row of the first of these tokens; `mask` then says which slots of
                 the cache may be seen (of those up to each token).
             memory: [B, S, D] for cross-attention, under `memory_mask`.
-            vectors: [B, T, D] in the place of the embeddings of the tokens (of images, say).
+            vectors: [B, T, D] in the place of what `vectors` gives for the tokens (of images, say).
 
         Returns:
             hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
@@ -256,11 +256,7 @@ class TokenTransformer(nn.Module):
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
-        x = self.embed(tokens) if vectors is None else vectors
-        if self.maps_tokens and vectors is None:
-            x = self.embed_project(x)
-        if c.embedding_scale:
-            x = x * jnp.asarray(self.width**0.5, x.dtype)
+        x = self.vectors(tokens) if vectors is None else vectors
         if c.positions == "learned":
             x = x + self.position_embed(where + c.position_offset)
         elif c.positions == "sinusoidal":
@@ -272,6 +268,13 @@ class TokenTransformer(nn.Module):
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
         return x if c.embedding_dim is None or self.maps_tokens else self.embed_project(x)
+
+    def vectors(self, tokens: jax.Array) -> jax.Array:
+        """The embeddings of tokens alone, [B, T, D]."""
+        x = self.embed(tokens)
+        if self.maps_tokens:
+            x = self.embed_project(x)
+        return x * jnp.asarray(self.width**0.5, x.dtype) if self.config.embedding_scale else x
 
     def narrowed(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] as the read-out takes them: mapped back where the tokens' embeddings were mapped."""

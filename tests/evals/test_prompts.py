@@ -167,6 +167,63 @@ def test_masks_of_hugging_face_models(tmp_path, name, mask):
             assert all(guess.token in (f"w{guess.id}", "[UNK]", "</s>", mask) for guess in guesses)
 
 
+def pieces(path, **settings):
+    """A SentencePiece model of a few words, with [MASK] as a control symbol; its path."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    words = ["one", "giant", "leap", "for", "man", "kind", "small", "step", "and", "the", "moon"]
+    text = path.with_suffix(".txt")
+    text.write_text("\n".join(" ".join(np.random.default_rng(i).choice(words, 8)) for i in range(200)))
+    settings = {"vocab_size": 32, "control_symbols": ["[MASK]"], "minloglevel": 2, **settings}
+    sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=str(path.with_suffix("")), **settings)
+    return path
+
+
+@fixtures
+@pytest.mark.parametrize(("name", "file"), [("llama", "tokenizer.model"), ("t5", "spiece.model")])
+def test_folders_with_a_sentence_piece_model_alone(tmp_path, capsys, name, file):
+    folder = shutil.copytree(FOLDER / name, tmp_path / name)
+    processor = hf.load(pieces(folder / file).parent).tokenizer
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | ids))
+    model = run.language_model(folder)
+    plain = processor.encode("one giant leap").ids
+    # LLaMA begins with its first token, the encoder's input of T5 ends with its last one.
+    assert model.encode("one giant leap").tolist() == ([1, *plain] if name == "llama" else [*plain, 2])
+    words = ["--prompt", "one giant leap", "--max-new-tokens", 9, "--temperature", 5, "--json"]
+    code, lines, _ = command(capsys, "generate", folder, *words)
+    sampling = Sampling(max_new_tokens=9, temperature=5.0, stop=((2,),))
+    rows = [model.encode("one giant leap")]
+    (made,) = generate(model.module, model.params, rows, sampling, jax.random.key(0), start=model.start)
+    assert code == 0 and max(made) >= 32  # ids beyond the pieces of the file say nothing
+    whole = [*rows[0], *made] if name == "llama" else made
+    want = processor.decode([i for i in whole if i < 32])
+    assert json.loads(lines[0])["text"] == (want.removeprefix("one giant leap") if name == "llama" else want)
+    assert processor.decode([7, 90]) == processor.decode([7]) and processor.id_to_token(90) == ""
+
+
+@fixtures
+def test_masks_of_a_folder_with_a_sentence_piece_model_alone(tmp_path, capsys):
+    folder = shutil.copytree(FOLDER / "bert", tmp_path / "bert")
+    processor = hf.load(pieces(folder / "spiece.model").parent).tokenizer
+    before, after = (processor.encode(text).ids for text in ("one", "leap"))
+    model = prompts.imported(hf.load(folder))
+    assert model.encode("one [MASK] leap").tolist() == [*before, processor.token_to_id("[MASK]"), *after]
+    code, lines, _ = command(capsys, "fill-mask", folder, "--prompt", "one [MASK] leap", "--top", 300, "--json")
+    (guesses,) = json.loads(lines[0])["masks"]
+    assert code == 0 and len(guesses) == 211 and {g["token"] for g in guesses if g["id"] >= 32} == {""}
+
+
+@pytest.mark.parametrize(("name", "objective"), [("gpt", "causal_lm"), ("bert", "mlm")])
+def test_workdirs_with_a_sentence_piece_model(tmp_path, name, objective):
+    tokenizer = {"name": "file", "path": str(pieces(tmp_path / "spiece.model"))}
+    folder = trained(tmp_path, name, objective, tokenizer=tokenizer)
+    if name == "gpt":
+        assert len(run.generate(folder, ["one giant", "leap"], Sampling(4, temperature=1.0))) == 2
+    else:
+        ((guesses,),) = run.fill_mask(folder, ["one [MASK] leap"], 100)
+        assert len(guesses) == 32 and {"▁one", "one"} & {guess.token for guess in guesses}
+
+
 def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
     def refused(message, *words):
         code, _, error = command(capsys, *words)
@@ -177,6 +234,7 @@ def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
     refused("prompt 1: is empty", "generate", decoder, "--prompt", "")
     refused("24 positions of the model (model.max_len)", "generate", decoder, "--prompt", "the cat " * 3)
     refused("generate.top_p: got 2.0, must be <= 1", "generate", decoder, "--prompt", "a", "--top-p", "2")
+    refused("stop 2: is empty", "generate", decoder, "--prompt", "a", "--stop", "b", "--stop", "")
     refused("is an encoder, no decoder", "generate", encoder, "--prompt", "a")
     refused("is a decoder; masks are filled by", "fill-mask", decoder, "--prompt", "a <mask>")
     refused("prompt 1: has no [MASK] to fill", "fill-mask", encoder, "--prompt", "a cat")
@@ -189,7 +247,7 @@ def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
 @fixtures
 def test_mistakes_on_folders(tmp_path):
     for name in ("gpt2", "t5"):
-        with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+        with pytest.raises(UserError, match=r"has no tokenizer\.json and no SentencePiece model"):
             run.generate(FOLDER / name, ["w4"])
     with pytest.raises(UserError, match="is an encoder, no decoder"):
         run.generate(words_tokenizer(tmp_path / "bert", "bert"), ["w4"])
@@ -199,6 +257,8 @@ def test_mistakes_on_folders(tmp_path):
         run.fill_mask(words_tokenizer(tmp_path / "electra", "electra_discriminator"), ["[MASK]"])
     with pytest.raises(UserError, match=r"prompt 1: got token 299, must be in 0\.\.210"):
         run.generate(words_tokenizer(tmp_path / "large", "gpt2", size=300), ["w299"], Sampling(4))
+    with pytest.raises(UserError, match=r"prompt 2: got token 299, must be in 0\.\.210"):
+        run.fill_mask(words_tokenizer(tmp_path / "masks", "bert", size=300), ["w4 [MASK]", "w299 [MASK]"])
     with pytest.raises(UserError, match="--step: got 3"):
         run.generate(tmp_path / "large", ["w4"], step=3)
     (tmp_path / "large/generation_config.json").write_text("{broken")

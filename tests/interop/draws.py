@@ -419,15 +419,21 @@ def pair(draw, kind):
 
 @st.composite
 def llava(draw):
-    image = {**draw(tower(square=True)), "model_type": "clip_vision_model"}
-    text = {**draw(llama()), "model_type": "llama", "tie_word_embeddings": False}
+    kind, siglip = draw(one_of(["llama", "llama", "qwen3", "gemma"])), draw(st.booleans())
+    image = {**draw(tower(square=True)), "model_type": "siglip_vision_model" if siglip else "clip_vision_model"}
+    image |= {"vision_use_head": draw(st.booleans())} if siglip else {}
+    text = {**draw(llama()), "model_type": kind, "tie_word_embeddings": False}
+    last = -1 - image["num_hidden_layers"]
+    chosen = "full" if siglip else draw(one_of(["default", "full"]))
     return {
         "vision_config": image,
         "text_config": text,
         "image_token_index": text["vocab_size"] - 1,
-        "vision_feature_layer": draw(one_of([-1, -2])),
+        "vision_feature_layer": draw(one_of([-1, -2, 0, [-1], [-2, -1, last]])),
+        "vision_feature_select_strategy": chosen,
+        "multimodal_projector_bias": draw(st.booleans()),
         "projector_hidden_act": draw(one_of(["gelu", "relu"])),
-        "image_seq_length": (image["image_size"] // image["patch_size"]) ** 2,
+        "image_seq_length": (image["image_size"] // image["patch_size"]) ** 2 + (chosen == "full" and not siglip),
         "tie_word_embeddings": False,
     }
 

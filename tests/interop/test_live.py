@@ -14,9 +14,10 @@ from draws import CASES
 from hypothesis import strategies as st
 
 import ssljax.run
+from ssljax.base.errors import UserError
 from ssljax.interop import hf
 from ssljax.interop.export import export, of_module
-from ssljax.interop.families import REGISTRY
+from ssljax.interop.families import REGISTRY, pairs
 from ssljax.interop.meaning import meaning
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -395,6 +396,37 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(transformers, kind)
     assert meaning(family.built({**sizes, "model_type": kind}, "config.json")) == meaning(
         family.built(complete, "config.json")
     )
+
+
+@pytest.mark.parametrize("kind", pairs.DECODERS)
+def test_what_a_llava_leaves_out_of_its_decoder(transformers, kind):
+    whole = transformers.LlavaConfig(
+        text_config={"model_type": kind}, vision_config={"model_type": "clip_vision_model"}
+    )
+    whole = json.loads(whole.to_json_string(use_diff=False))
+    short = {**whole, "text_config": {"model_type": kind}}
+    llava = REGISTRY.get("llava")
+    assert meaning(llava.built(short, "config.json")) == meaning(llava.built(whole, "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision_config": {"model_type": "pixtral"}}, "vision_config.model_type: 'pixtral' is not supported"),
+        ({"text_config": {"model_type": "phi"}}, "text_config.model_type: 'phi' is not supported"),
+        ({"vision_feature_select_strategy": "cls"}, "vision_feature_select_strategy: 'cls' is not supported"),
+        (
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            r"'default' is not supported \('full' of siglip",
+        ),
+        ({"vision_feature_layer": [-1, 30]}, r"feature_layer: got \(-1, 30\), must be in -13\.\.12"),
+        ({"vision_feature_layer": []}, r"feature_layer: got \(\), must be in"),
+    ],
+)
+def test_a_llava_that_is_not_supported(changes, message):
+    theirs = {"model_type": "llava", "vision_config": {"patch_size": 32}, "text_config": {}, **changes}
+    with pytest.raises(UserError, match=message):
+        REGISTRY.get("llava").built(theirs, "config.json")
 
 
 def test_what_cannot_be_written_is_refused():

@@ -246,7 +246,7 @@ def test_a_missing_block_keeps_its_initial_values(tmp_path):
 def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
     model = hf.load(FOLDER / "gpt2")
     for wrong in (211, -1):
-        with pytest.raises(UserError, match=f"input_ids: got {wrong}, must be from 0 and below the vocabulary of 211"):
+        with pytest.raises(UserError, match=rf"input_ids: got {wrong}, must be in 0\.\.210"):
             model.forward(input_ids=np.array([[1, wrong]]))
     t5, clip = (hf.load(FOLDER / name) for name in ("t5", "clip"))
     with pytest.raises(UserError, match="decoder_input_ids: got 9999"):
@@ -294,7 +294,7 @@ def test_a_model_has_the_heads_of_its_file(tmp_path, lost, ours):
     changed(tmp_path, architectures=["BertForMaskedLM"])  # as the published files say, whatever heads they have
     model = hf.load(tmp_path)
     assert {key: getattr(model.ours, key) for key in ours} == ours
-    got = model.forward(**inputs)
+    got = model.forward(**{key: value for key, value in inputs.items() if "label" not in key})
     for key in ("base.last_hidden_state", *(() if bare else ("prediction_logits",))):
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(expected[key], inputs), **TOLERANCE)
 

@@ -137,6 +137,10 @@ EXACT = {
     ("clip", "b16"): 149_620_737,
     ("clip", "l14"): 427_616_513,
     ("clip", "l14-336"): 427_944_193,
+    # All 24 blocks of the tower and the norm after them, though the last block is not read, and a vocabulary of 32,064:
+    # what the safetensors of llava-hf/llava-1.5-7b-hf hold.
+    ("llava", "1.5-7b"): 7_063_427_072,
+    ("llava", "1.5-13b"): 13_351_494_656,
     ("siglip", "b16"): 203_155_970,
     ("siglip", "l16-256"): 652_150_786,
     ("deberta", "v2-xlarge"): 884_593_152,

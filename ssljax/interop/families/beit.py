@@ -5,10 +5,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ssljax.base.errors import UserError
 from ssljax.interop.families.vit import (
     BLOCK,
     DEFAULTS,
+    HIDDEN,
     LEADING,
     VIT,
     architecture,
@@ -36,6 +39,14 @@ def _beit(config: Any) -> list[Rule]:
         *norm("pooled_norm", "beit.pooler.layernorm"),
         *dense("head", "lm_head" if masked else "classifier"),
     ]
+
+
+def _a_label_for_each_hidden(ours: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    """Where visual tokens are named, only those of hidden patches are."""
+    if "labels" in inputs and "bool_masked_pos" in inputs:
+        labels, hidden = len(inputs["labels"]), np.count_nonzero(inputs["bool_masked_pos"])
+        if labels != hidden:
+            raise UserError(f"labels: got {labels}, must be one for each of the {hidden} hidden patches")
 
 
 def _read_beit(theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,5 +99,7 @@ BEIT = dataclasses.replace(
     classifier="BeitForImageClassification",
     prefix="beit.",
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
+    inputs=HIDDEN._replace(takes={"bool_masked_pos": "BN", "labels": "L"}),
+    fit=_a_label_for_each_hidden,
     ignored=(r"relative_position_index$",),
 )

@@ -14,6 +14,7 @@ from ssljax.interop.family import (
     Family,
     activation,
     activation_back,
+    headless,
     hidden_states,
     kinds_back,
     kinds_of,
@@ -21,21 +22,30 @@ from ssljax.interop.family import (
     rotary_back,
     token_loss,
 )
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, dense, fused, norm, readout, split, table
 from ssljax.layers.masks import Full, Keys
 
 OWN_KEYS = {**KEYS, "norm_eps": "layer_norm_eps", "token_types": "type_vocab_size"}
 
 
+_PAIR_LABELS = ("next_sentence_label", "sentence_order_label")
+MASKED_LM = Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "position_ids": "BT", "labels": "BT"})
+TYPED = MASKED_LM._replace(takes={**MASKED_LM.takes, "token_type_ids": "BT"})
+
+
 def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, token_type_ids, labels -> outputs of an encoder with the read-outs that it has."""
+    """MASKED_LM, of some families with token_type_ids and a label of the pair -> outputs of an encoder with the
+    read-outs that it has."""
     c, tokens, valid = module.config, inputs["input_ids"], inputs.get("attention_mask")
 
     def apply(method: str, x: jax.Array) -> jax.Array:
         return module.apply({"params": params}, x, method=method)
 
-    where = None
-    if c.position_offset:  # RoBERTa counts what is not padding, whose id is one less than the offset
+    where = inputs.get("position_ids")
+    if where is not None:
+        where = where - c.position_offset
+    elif c.position_offset:  # RoBERTa counts what is not padding, whose id is one less than the offset
         text = (tokens != c.position_offset - 1).astype(jnp.int32)
         where = jnp.cumsum(text, axis=1) * text - 1
     encoded = module.apply(
@@ -59,15 +69,18 @@ def masked_lm(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappi
             out["loss"] = jnp.sum(values * weights) / jnp.sum(weights)
         return out
     if not c.readout_transform:  # a file without the head of language modelling
+        headless(inputs, "labels", *_PAIR_LABELS)
         return out
     logits = apply("logits", encoded.tokens)
     out |= {"logits": logits, "prediction_logits": logits}
     pair = apply("pair_logits", encoded.pooled) if "pair" in c.extras else None
     if pair is not None:
         out |= {"seq_relationship_logits": pair, "sop_logits": pair}
+    else:
+        headless(inputs, *_PAIR_LABELS)
     if "labels" in inputs:
         out["loss"] = token_loss(logits, inputs["labels"])
-        for name in ("next_sentence_label", "sentence_order_label"):
+        for name in _PAIR_LABELS:
             if name in inputs and pair is not None:
                 out["loss"] += token_loss(pair, inputs[name])
     return out
@@ -317,6 +330,7 @@ BERT = Family(
     architecture="BertForPreTraining",
     prefix="bert.",
     outputs=masked_lm,
+    inputs=TYPED._replace(takes={**TYPED.takes, "next_sentence_label": "B"}),
     only=ENCODER,
     # Where the read-out has a matrix of its own, its bias is stored once more.
     ignored=(r"position_ids$", r"^(cls\.predictions|predictions|lm_head)\.bias$"),
@@ -332,6 +346,7 @@ ROBERTA = dataclasses.replace(
     write=_write_roberta,
     rules=_roberta,
     architecture="RobertaForMaskedLM",
+    inputs=TYPED,
     prefix="roberta.",
     copies={"lm_head.decoder.bias": "lm_head.bias"},
     constants=_one_type("roberta"),
@@ -357,6 +372,7 @@ DISTILBERT = dataclasses.replace(
     },
     rules=_distilbert,
     architecture="DistilBertForMaskedLM",
+    inputs=MASKED_LM,
     prefix="distilbert.",
     only={},
     copies={},
@@ -372,6 +388,7 @@ ALBERT = dataclasses.replace(
     write=_write_albert,
     rules=_albert,
     architecture="AlbertForPreTraining",
+    inputs=TYPED._replace(takes={**TYPED.takes, "sentence_order_label": "B"}),
     prefix="albert.",
     only={**ENCODER, "inner_group_num": 1},
     copies={"predictions.decoder.bias": "predictions.bias"},
@@ -385,6 +402,7 @@ ELECTRA = dataclasses.replace(
     write=_write_electra,
     rules=_electra,
     architecture="ElectraForPreTraining",
+    inputs=TYPED,
     prefix="electra.",
     copies={},
     constants=_one_type("electra"),
@@ -412,6 +430,7 @@ MODERNBERT = dataclasses.replace(
     write=_write_modernbert,
     rules=_modernbert,
     architecture="ModernBertForMaskedLM",
+    inputs=MASKED_LM,
     prefix="model.",
     only={},
     copies={},

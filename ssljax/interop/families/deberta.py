@@ -9,6 +9,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, embeddings, named, nothing, read_heads
 from ssljax.interop.family import Family, activation, activation_back
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import TRANSPOSE, Op, Rule, blocks, copy, dense, norm
 from ssljax.layers.disentangled import logit_scale
 
@@ -115,6 +116,7 @@ DEBERTA = dataclasses.replace(
     write=_write,
     rules=rules("cls.predictions.transform", "cls.predictions.bias", "cls.predictions.decoder"),
     architecture="DebertaV2ForMaskedLM",
+    inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "token_type_ids": "BT", "labels": "BT"}),
     prefix="deberta.",
     ignored=(*BERT.ignored, r"mask_predictions\.", r"embeddings\.position_embeddings\."),
     variant=_variant,

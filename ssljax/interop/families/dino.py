@@ -13,6 +13,7 @@ from ssljax.interop.families.vit import (
     BLOCK,
     DEFAULTS,
     FRONT,
+    HIDDEN,
     LEADING,
     OWN_KEYS,
     VIT,
@@ -132,6 +133,7 @@ DINOV2 = dataclasses.replace(
     classifier="Dinov2ForImageClassification",
     prefix="dinov2.",
     outputs=functools.partial(outputs, read=_class_and_patches, pool=class_token),
+    inputs=HIDDEN,
 )
 DINOV2_REGISTERS = dataclasses.replace(
     DINOV2,
@@ -154,4 +156,5 @@ DINOV3 = dataclasses.replace(
     architecture="DINOv3ViTModel",
     prefix="",
     outputs=functools.partial(outputs, pool=class_token),
+    inputs=HIDDEN,
 )

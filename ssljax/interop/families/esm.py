@@ -6,6 +6,7 @@ from typing import Any
 
 from ssljax.base.errors import UserError
 from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, nothing
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, dense, norm, table
 
 
@@ -59,6 +60,7 @@ ESM = dataclasses.replace(
     },
     rules=_rules,
     architecture="EsmForMaskedLM",
+    inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "labels": "BT"}),
     prefix="esm.",
     ignored=(r"inv_freq$", r"contact_head\.", r"position_(ids|embeddings\.weight)$"),
     only={},

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ssljax.base.errors import UserError
-from ssljax.interop.family import Family, activation, activation_back, causal_lm
+from ssljax.interop.family import CAUSAL_LM, Family, activation, activation_back, causal_lm
 from ssljax.interop.rules import Rule, conv1d, fused, norm, readout, split, table
 
 KEYS = {
@@ -83,6 +83,7 @@ GPT2 = Family(
     architecture="GPT2LMHeadModel",
     prefix="transformer.",
     outputs=causal_lm,
+    inputs=CAUSAL_LM,
     only={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     ignored=IGNORED,
 )
@@ -96,6 +97,7 @@ GPT1 = Family(
     architecture="OpenAIGPTLMHeadModel",
     prefix="transformer.",
     outputs=causal_lm,
+    inputs=CAUSAL_LM,
     ignored=IGNORED,
 )
 IMAGE_GPT = dataclasses.replace(

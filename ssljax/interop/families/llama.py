@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssljax.interop.family import (
+    CAUSAL_LM,
     KEYS,
     Family,
     activation,
@@ -135,6 +136,7 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     prefix="model.",
     outputs=causal_lm,
+    inputs=CAUSAL_LM,
     ignored=(r"rotary_emb\.inv_freq$",),
 )
 MISTRAL = dataclasses.replace(

@@ -19,6 +19,7 @@ from ssljax.interop.families.vit import (
     write,
 )
 from ssljax.interop.family import hidden_states
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import Rule, blocks, dense, norm, under
 from ssljax.views import patches as patching
 
@@ -90,5 +91,6 @@ MAE = dataclasses.replace(
     architecture="ViTMAEForPreTraining",
     prefix="vit.",
     outputs=autoencoder,
+    inputs=Inputs({"pixel_values": "BCHW", "noise": "BN"}, {}),
     renames=((r"decoder_encoder\.layer\.", "decoder_layers."),),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm, rotary, rotary_back
+from ssljax.interop.family import CAUSAL_LM, KEYS, Family, activation, activation_back, causal_lm, rotary, rotary_back
 from ssljax.interop.rules import Rule, by_head, dense, fused, norm, readout, table
 
 OWN_KEYS = {**KEYS, "norm_eps": "layer_norm_eps"}
@@ -67,5 +67,6 @@ NEOX = Family(
     architecture="GPTNeoXForCausalLM",
     prefix="gpt_neox.",
     outputs=causal_lm,
+    inputs=CAUSAL_LM,
     ignored=(r"\.attention\.(masked_)?bias$", r"rotary_emb\.inv_freq$"),
 )

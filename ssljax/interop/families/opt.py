@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ssljax.interop.family import KEYS, Family, activation, activation_back, causal_lm
+from ssljax.interop.family import CAUSAL_LM, KEYS, Family, activation, activation_back, causal_lm
 from ssljax.interop.rules import Rule, dense, norm, readout, table
 
 OWN_KEYS = {**KEYS, "mlp_dim": "ffn_dim", "bias": "enable_bias"}
@@ -68,5 +68,6 @@ OPT = Family(
     architecture="OPTForCausalLM",
     prefix="model.",
     outputs=causal_lm,
+    inputs=CAUSAL_LM,
     only={"layer_norm_elementwise_affine": True},
 )

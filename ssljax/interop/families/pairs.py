@@ -6,15 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import models
 from ssljax.base.errors import UserError
 from ssljax.interop.families import llama
 from ssljax.interop.families.vit import conv, image_shape, pixels
 from ssljax.interop.family import KEYS, Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import Op, Rule, blocks, copy, dense, norm, split, table, under
 from ssljax.layers.heads import normalize
 from ssljax.layers.masks import Keys
+from ssljax.models.llava import LLaVA
 
 BLOCK = {f"attention/{name}": f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")}
 BLOCK |= {"attention_norm": "layer_norm1", "mlp_norm": "layer_norm2", "mlp/in": "mlp.fc1", "mlp/out": "mlp.fc2"}
@@ -91,6 +94,9 @@ def _llava(config: Any) -> list[Rule]:
     ]
 
 
+PAIRS = Inputs({"input_ids": "BT", "pixel_values": "ICHW"}, {"attention_mask": "BT"})
+
+
 def _towers_out(module: Any, variables: Any, inputs: Mapping[str, Any], pooled: Any) -> dict[str, jax.Array]:
     """Outputs of both towers by name; `pooled` makes the text's vector of its hidden states."""
     images, tokens = pixels(inputs["pixel_values"]), inputs["input_ids"]
@@ -113,7 +119,7 @@ def _towers_out(module: Any, variables: Any, inputs: Mapping[str, Any], pooled: 
 
 
 def clip(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, pixel_values -> embeddings, similarities and the loss of pairs."""
+    """PAIRS -> embeddings, similarities and, if there are as many images as texts, the loss of pairs."""
     tokens, variables = inputs["input_ids"], {"params": params}
     end = theirs.get("text_config", {}).get("eos_token_id", TEXT_DEFAULTS["eos_token_id"])
     # Early configs name 2 as the end of text; the last token was then that of the largest id.
@@ -125,23 +131,27 @@ def clip(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[st
     out = _towers_out(module, variables, inputs, pooled)
     scores = module.apply(variables, method="scale") * out["text_embeds"] @ out["image_embeds"].T
     out |= {"logits_per_text": scores, "logits_per_image": scores.T}
+    if len(scores) != len(scores.T):
+        return out
     pairs = jnp.arange(len(scores))
     return out | {"loss": (token_loss(scores, pairs) + token_loss(scores.T, pairs)) / 2}
 
 
 def siglip(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, pixel_values -> embeddings, scores and the sigmoid loss of all pairs."""
+    """PAIRS -> embeddings, scores and, if there are as many images as texts, the sigmoid loss of all pairs."""
     variables = {"params": params}
     out = _towers_out(module, variables, inputs, lambda states: states[:, -1])
     scores = module.apply(variables, method="scale") * out["text_embeds"] @ out["image_embeds"].T
     scores = scores + params["logit_bias"]
+    out |= {"logits_per_text": scores, "logits_per_image": scores.T}
+    if len(scores) != len(scores.T):
+        return out
     signs = 2 * jnp.eye(len(scores)) - 1
-    loss = -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * scores), axis=1))
-    return out | {"logits_per_text": scores, "logits_per_image": scores.T, "loss": loss}
+    return out | {"loss": -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * scores), axis=1))}
 
 
 def llava(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, pixel_values, labels -> logits, hidden states and loss of the decoder."""
+    """LLAVA's inputs -> logits, hidden states and loss of the decoder."""
     variables, images, valid = {"params": params}, inputs.get("pixel_values"), inputs.get("attention_mask")
     images = None if images is None else pixels(images)
     mask = None if valid is None else Keys(valid)
@@ -156,6 +166,17 @@ def llava(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[s
         seen = labels if valid is None else jnp.where(valid[:, 1:] == 1, labels, -100)
         out["loss"] = token_loss(logits[:, :-1], seen)
     return out
+
+
+def _a_token_for_each_patch(ours: Any, inputs: Mapping[str, np.ndarray]) -> None:
+    if "pixel_values" in inputs:
+        tokens = np.count_nonzero(inputs["input_ids"] == ours.image_token)
+        images, _, *shape = inputs["pixel_values"].shape
+        patches = images * LLaVA(ours, parent=None).patch_count((*shape,))
+        if tokens != patches:
+            raise UserError(
+                f"input_ids: got {tokens} image tokens (id {ours.image_token}), but the images have {patches} patches"
+            )
 
 
 def read_image(theirs: Mapping[str, Any], **own: Any) -> dict[str, Any]:
@@ -193,8 +214,11 @@ def _write_text(ours: Any) -> dict[str, Any]:
     return {**_write_tower(ours), "vocab_size": ours.vocab_size, "max_position_embeddings": ours.max_len}
 
 
+_CLIP_TOWER = {"embedding_norm": True, "patch_bias": False}
+
+
 def _read_clip(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    image = read_image(theirs["vision_config"], embedding_norm=True, patch_bias=False)
+    image = read_image(theirs["vision_config"], **_CLIP_TOWER)
     text = _read_text(theirs["text_config"], TEXT_DEFAULTS)
     return {"image": image, "text": text, "embed_dim": theirs["projection_dim"]}
 
@@ -211,11 +235,17 @@ SIGLIP_TEXT |= {"vocab_size": 32_000, "max_position_embeddings": 64}
 SIGLIP_BOTH = {"layer_norm_eps": 1e-6, "hidden_act": "gelu_pytorch_tanh"}
 
 
+def _siglip_tower(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    pool = "map" if theirs.get("vision_use_head", True) else "mean"
+    full = {"patch_size": 16, **SIGLIP_BOTH, **theirs}
+    return read_image(full, pool=pool, embedding_norm=False, patch_bias=True)
+
+
 def _read_siglip(theirs: Mapping[str, Any]) -> dict[str, Any]:
     images, texts = theirs["vision_config"], theirs["text_config"]
     if not images.get("vision_use_head", True):
         raise UserError("config.json: vision_config.vision_use_head: false is not supported")
-    image = read_image({"patch_size": 16, **SIGLIP_BOTH, **images}, pool="map")
+    image = _siglip_tower(images)
     text = _read_text(texts, {**SIGLIP_TEXT, **SIGLIP_BOTH}, attention="full")
     return {"image": image, "text": text}
 
@@ -226,7 +256,24 @@ def _write_siglip(ours: Any) -> dict[str, Any]:
     return {"vision_config": image, "text_config": text}
 
 
-DECODERS = {"llama": llama.LLAMA, "mistral": llama.MISTRAL, "qwen2": llama.QWEN2, "qwen3": llama.QWEN3}
+DECODERS = {
+    "llama": llama.LLAMA,
+    "mistral": llama.MISTRAL,
+    "qwen2": llama.QWEN2,
+    "qwen3": llama.QWEN3,
+    "gemma": llama.GEMMA,
+    "gemma2": llama.GEMMA2,
+}
+# What a config leaves out of a decoder: vocabulary, width, width inside, layers and heads.
+_SIZES = {
+    "llama": (32_000, 4096, 11_008, 32, 32),
+    "mistral": (32_000, 4096, 14_336, 32, 32),
+    "qwen2": (151_936, 4096, 22_016, 32, 32),
+    "qwen3": (151_936, 4096, 22_016, 32, 32),
+    "gemma": (256_000, 3072, 24_576, 28, 16),
+    "gemma2": (256_000, 2304, 9216, 26, 8),
+}
+_SIZED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 def _decoder_of(ours: Any) -> Family:
@@ -236,36 +283,44 @@ def _decoder_of(ours: Any) -> Family:
 
 
 def _read_llava(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    layer, choice = theirs["vision_feature_layer"], theirs["vision_feature_select_strategy"]
-    if not isinstance(layer, int) or choice != "default" or not theirs["multimodal_projector_bias"]:
-        raise UserError(
-            "config.json: vision_feature_layer: one layer, strategy 'default' and a projector with biases are supported"
-        )
+    images, layers = theirs["vision_config"], theirs["vision_feature_layer"]
+    tower, chosen = images.get("model_type", "clip_vision_model"), theirs["vision_feature_select_strategy"]
+    if tower not in ("clip_vision_model", "siglip_vision_model"):
+        raise UserError(f"config.json: vision_config.model_type: {tower!r} is not supported (those of CLIP and SigLIP)")
+    allowed = ["full"] if tower == "siglip_vision_model" else ["default", "full"]  # SigLIP has no class token to drop
+    if chosen not in allowed:
+        known = f"{' and '.join(map(repr, allowed))} of {tower}"
+        raise UserError(f"config.json: vision_feature_select_strategy: {chosen!r} is not supported ({known})")
     text = {k: v for k, v in theirs["text_config"].items() if v is not None}
     kind, token = text.get("model_type", "llama"), theirs.get("image_token_index")
     if kind not in DECODERS:
         raise UserError(f"config.json: text_config.model_type: {kind!r} is not supported ({', '.join(DECODERS)})")
     return {
-        "image": read_image(theirs["vision_config"], embedding_norm=True, patch_bias=False),
-        "text": DECODERS[kind].config({**LLAMA_7B, **text}, "config.json: text_config"),
-        "feature_layer": layer,
+        "image": read_image(images, **_CLIP_TOWER) if tower == "clip_vision_model" else _siglip_tower(images),
+        "text": DECODERS[kind].config({**dict(zip(_SIZED, _SIZES[kind])), **text}, "config.json: text_config"),
+        "feature_layer": layers,
+        "feature_tokens": "all" if chosen == "full" and tower == "clip_vision_model" else "patches",
+        "projector_bias": theirs["multimodal_projector_bias"],
         "image_token": theirs.get("image_token_id", 32_000) if token is None else token,
         "activation": activation(theirs["projector_hidden_act"], "projector_hidden_act"),
     }
 
 
 def _write_llava(ours: Any) -> dict[str, Any]:
+    tower = {"model_type": "clip_vision_model"}
+    if not ours.image.embedding_norm:
+        tower = {"model_type": "siglip_vision_model", "vision_use_head": ours.image.pool == "map"}
     return {
-        "vision_config": {**write_image(ours.image), "model_type": "clip_vision_model"},
+        "vision_config": {**write_image(ours.image), **tower},
         "text_config": _decoder_of(ours.text).config_back(ours.text),
         "vision_feature_layer": ours.feature_layer,
+        "vision_feature_select_strategy": "default" if ours.image.prefix and ours.feature_tokens != "all" else "full",
+        "multimodal_projector_bias": ours.projector_bias,
         "image_token_index": ours.image_token,
         "projector_hidden_act": activation_back(ours.activation),
     }
 
 
-LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32}
-LLAMA_7B |= {"vocab_size": 32_000, "max_position_embeddings": 2048}
 CLIP = Family(
     model="clip",
     keys={},
@@ -276,6 +331,7 @@ CLIP = Family(
     architecture="CLIPModel",
     prefix="",
     outputs=clip,
+    inputs=PAIRS,
     ignored=(r"position_ids$",),
 )
 SIGLIP = dataclasses.replace(
@@ -298,6 +354,8 @@ LLAVA = dataclasses.replace(
     rules=_llava,
     architecture="LlavaForConditionalGeneration",
     outputs=llava,
+    inputs=Inputs({"input_ids": "BT"}, {"pixel_values": "ICHW", "attention_mask": "BT", "labels": "BT"}),
+    fit=_a_token_for_each_patch,
     renames=(
         (r"^model\.(vision_tower|multi_modal_projector)\.", r"\1."),
         (r"^vision_tower\.vision_model\.", "vision_tower."),

@@ -10,17 +10,27 @@ import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
 from ssljax.interop.family import Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import TRANSPOSE, Op, Rule, copy, dense, norm, readout, table
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Keys
 
+SEQ2SEQ = Inputs(
+    {"input_ids": "BS"},
+    {"attention_mask": "BS", "decoder_input_ids": "BT", "decoder_attention_mask": "BT", "labels": "BT"},
+)
+
 
 def seq2seq(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, decoder_input_ids (else labels moved right), their masks, labels -> outputs of an encoder-decoder."""
+    """SEQ2SEQ -> outputs of an encoder-decoder; without decoder_input_ids its decoder reads the labels, BART's else the
+    input_ids, moved right."""
     tokens = inputs.get("decoder_input_ids")
     if tokens is None:
-        start = jnp.full_like(inputs["labels"][:, :1], theirs["decoder_start_token_id"])
-        tokens = jnp.concatenate([start, inputs["labels"][:, :-1]], axis=1)
+        target = inputs.get("labels", inputs["input_ids"] if theirs["model_type"] == "bart" else None)
+        if target is None:
+            raise UserError("decoder_input_ids: missing; it or labels must be given")
+        start = jnp.full_like(target[:, :1], theirs["decoder_start_token_id"])
+        tokens = jnp.concatenate([start, target[:, :-1]], axis=1)
         tokens = jnp.where(tokens == -100, theirs["pad_token_id"], tokens)
     valid, seen = inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
     mask = Full() if valid is None else Keys(valid)
@@ -233,6 +243,7 @@ T5 = Family(
     architecture="T5ForConditionalGeneration",
     prefix="",
     outputs=seq2seq,
+    inputs=SEQ2SEQ,
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative",),
     copies=_shared(),
 )
@@ -266,6 +277,7 @@ BART = Family(
     architecture="BartForConditionalGeneration",
     prefix="model.",
     outputs=seq2seq,
+    inputs=SEQ2SEQ,
     copies=_shared("model."),
     zeros=("final_logits_bias",),
 )

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.interop.family import KEYS, Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.family import KEYS, Family, activation, activation_back, headless, hidden_states, token_loss
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import Op, Rule, blocks, dense, norm
 from ssljax.models.family import Encoded
 
@@ -86,6 +87,10 @@ def pooled(encoded: Encoded) -> jax.Array:
     return encoded.pooled
 
 
+IMAGES = Inputs({"pixel_values": "BCHW"}, {"labels": "B"})
+HIDDEN = IMAGES._replace(takes={"bool_masked_pos": "BN", "labels": "B"})
+
+
 def outputs(
     module: Any,
     params: Any,
@@ -94,7 +99,7 @@ def outputs(
     read: Callable[[Encoded], jax.Array] = class_token,
     pool: Callable[[Encoded], jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
-    """pixel_values (or input_values), bool_masked_pos, labels -> outputs of an encoder and of the heads that it has.
+    """IMAGES, or those of sounds, or HIDDEN -> outputs of an encoder and of the heads that it has.
 
     `read` says what the head of classes reads, `pool` what is their pooler_output.
     """
@@ -111,6 +116,7 @@ def outputs(
     elif pool is not None:
         out["pooler_output"] = pool(encoded)
     if not c.classes:
+        headless(inputs, "labels")
         return out
     if hidden is not None and c.pool == "mean":  # BEiT names the visual tokens of hidden patches
         out["base.last_hidden_state"] = encoded.states[-1]
@@ -218,6 +224,7 @@ VIT = Family(
     classifier="ViTForImageClassification",
     prefix="vit.",
     outputs=outputs,
+    inputs=IMAGES,
 )
 DEIT = dataclasses.replace(
     VIT,
@@ -255,4 +262,5 @@ AST = dataclasses.replace(
     classifier="ASTForAudioClassification",
     prefix="audio_spectrogram_transformer.",
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
+    inputs=Inputs({"input_values": "BTF"}, {"labels": "B"}),
 )

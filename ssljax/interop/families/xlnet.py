@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.interop.family import Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import Op, Rule, dense, norm, readout, table
 from ssljax.layers.masks import Full, Given, Keys, Mask, Span
 
@@ -35,9 +36,15 @@ def _rules(config: Any) -> list[Rule]:
     ]
 
 
+INPUTS = Inputs(
+    {"input_ids": "BT"},
+    {"attention_mask": "BT", "token_type_ids": "BT", "perm_mask": "BTT", "target_mapping": "BPT", "labels": "BP"},
+)
+
+
 def _outputs(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """input_ids, attention_mask, token_type_ids, perm_mask, target_mapping, labels -> outputs; of the queries where
-    there is a target_mapping, else of the contents, whose tokens always see themselves."""
+    """INPUTS -> outputs; of the queries where there is a target_mapping, else of the contents, whose tokens always see
+    themselves."""
     tokens, types = inputs["input_ids"], inputs.get("token_type_ids")
     query: Mask = Full() if inputs.get("attention_mask") is None else Keys(inputs["attention_mask"])
     if "perm_mask" in inputs:
@@ -91,5 +98,6 @@ XLNET = Family(
     architecture="XLNetLMHeadModel",
     prefix="transformer.",
     outputs=_outputs,
+    inputs=INPUTS,
     only={"attn_type": "bi", "bi_data": False, "clamp_len": -1},
 )

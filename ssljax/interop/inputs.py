@@ -1,0 +1,95 @@
+"""What `Model.forward` may be given: names, shapes and ranges. Anything else is told in one line."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssljax.base.errors import UserError, nearest
+
+_WHOLE = ("_ids", "label", "labels")  # how names of whole numbers end
+_IGNORED = -100  # a label that is not counted
+
+
+class Inputs(NamedTuple):
+    """The inputs of a family by the names of `transformers`, each with a letter an axis; equal letters, equal lengths.
+
+    B examples, T tokens, S those of an encoder, P those predicted, L labels, I images, N patches.
+    """
+
+    needs: Mapping[str, str]
+    takes: Mapping[str, str]
+
+
+def check(given: Mapping[str, np.ndarray], inputs: Inputs, ours: Any, causal: bool) -> None:
+    """Names, shapes and ranges for a model with our configuration.
+
+    Raises:
+        UserError: an input is unknown, missing, or has another shape, type or range.
+    """
+    known = {**inputs.needs, **inputs.takes}
+    for name in given:
+        if name not in known:
+            raise UserError(f"{name}: is no input of the model ({', '.join(known)}){nearest(name, known)}")
+    for name in inputs.needs:
+        if name not in given:
+            raise UserError(f"{name}: missing (inputs: {', '.join(known)})")
+    lengths: dict[str, int] = {}
+    allowed = _allowed(ours, causal)
+    if "pixel_values" in given:
+        image = getattr(ours, "image", getattr(ours, "encoder", ours))
+        lengths["C"] = image.image_shape[-1]
+    for name, axes in known.items():
+        if name not in given:
+            continue
+        _check_shape(name, given[name].shape, axes, lengths)
+        if "W" in axes:
+            lengths["N"] = (lengths["H"] // image.patch_size) * (lengths["W"] // image.patch_size)
+        if name.endswith(_WHOLE):
+            _check_whole(name, given[name], allowed.get(name))
+
+
+def _check_shape(name: str, shape: tuple[int, ...], axes: str, lengths: dict[str, int]) -> None:
+    """Notes the lengths of axes that were unknown."""
+    wanted = ", ".join(str(lengths.get(axis, axis)) for axis in axes)
+    if len(shape) != len(axes) or 0 in shape or any(lengths.setdefault(a, n) != n for a, n in zip(axes, shape)):
+        raise UserError(f"{name}: got shape {list(shape)}, must be [{wanted}]")
+
+
+class _Allowed(NamedTuple):
+    """Numbers from `first` to `last`; labels may also be the one that is not counted."""
+
+    first: int
+    last: int
+    ignored: bool = False
+
+
+def _check_whole(name: str, array: np.ndarray, allowed: _Allowed | None) -> None:
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{name}: got {array.dtype}, must be whole numbers")
+    if allowed is None:
+        return
+    wrong = array[((array < allowed.first) | (array > allowed.last)) & ~(allowed.ignored & (array == _IGNORED))]
+    if len(wrong):
+        more = f" or {_IGNORED}" if allowed.ignored else ""
+        raise UserError(f"{name}: got {wrong[0]}, must be in {allowed.first}..{allowed.last}{more}")
+
+
+def _allowed(ours: Any, causal: bool) -> dict[str, _Allowed]:
+    """The numbers that inputs may hold, for those that are looked up in a table."""
+    text = getattr(ours, "text", ours)
+    out = dict.fromkeys(("next_sentence_label", "sentence_order_label"), _Allowed(0, 1, True))
+    vocabulary = getattr(text, "vocab_size", None) or 0
+    if vocabulary:
+        out |= dict.fromkeys(("input_ids", "decoder_input_ids"), _Allowed(0, vocabulary - 1))
+    if predicted := getattr(ours, "classes", 0) or getattr(text, "readout_size", None) or vocabulary:
+        out["labels"] = _Allowed(0, predicted - 1, True)
+    if "replaced" in getattr(text, "extras", ()):  # asked of every token
+        out["labels"] = _Allowed(0, 1)
+    if types := getattr(text, "token_types", 0):
+        out["token_type_ids"] = _Allowed(0, types - 1)
+    if vocabulary and getattr(text, "positions", "none") != "none":
+        # RoBERTa counts from the first row of the table, OPT from the first row of a text.
+        first = -text.position_offset if causal else 0
+        out["position_ids"] = _Allowed(first, first + text.position_offset + text.max_len - 1)
+    return out
