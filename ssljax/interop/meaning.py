@@ -8,7 +8,7 @@ from ssljax.models.tokens import TokenConfig
 
 # Keys that no output depends on, or that are told otherwise below.
 _APART = {"size", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
-_APART |= {"vocab_multiple", "every", "heads_on"}
+_APART |= {"vocab_multiple", "every", "heads_on", "tiled"}
 
 
 def meaning(config: Any) -> dict[str, Any]:
