@@ -21,6 +21,7 @@ from ssljax.base.errors import UserError
 from ssljax.config import build, load
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
 from ssljax.train.loop import Stopped
+from ssljax.workdir import hold, write_evals
 
 TINY = {
     "model": {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
@@ -282,7 +283,7 @@ def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undistur
 
 
 def test_a_workdir_belongs_to_one_process(tmp_path):
-    with run.hold(tmp_path), pytest.raises(UserError, match="another process is training"):
+    with hold(tmp_path), pytest.raises(UserError, match="another process is training"):
         run.train(TINY, tmp_path)
 
 
@@ -449,7 +450,7 @@ def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
     """`ssljax eval` beside the trainer."""
 
     def write(step):
-        run.write_evals(tmp_path, [{"step": step, "eval": "knn", "of": "trained"}])
+        write_evals(tmp_path, [{"step": step, "eval": "knn", "of": "trained"}])
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(200)))
