@@ -13,6 +13,7 @@ from ssljax import objectives, parallel
 from ssljax.base.durations import Sizes
 from ssljax.objectives.base import Ctx, stream
 from ssljax.train import optimizers
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
 from ssljax.train.microbatch import gradients
 from ssljax.train.optimization import Optimization
 from ssljax.train.state import abstract_variables, make_init, state_shardings
@@ -47,18 +48,9 @@ def close(a, b, rtol, what):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=f"{what}{jax.tree_util.keystr(path)}")
 
 
-@pytest.mark.full
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.full), 4])
 @pytest.mark.parametrize("name", NAMES)
-def test_slices_equal_one_batch(name):
-    check_slices(name, (2, 4))
-
-
-@pytest.mark.parametrize("name", ["simclr", "causal_lm"])
-def test_slices_equal_one_batch_for_one_of_each_kind(name):
-    check_slices(name, (4,))
-
-
-def check_slices(name, counts):
+def test_slices_equal_one_batch(name, count):
     objective = tiny.make(name)
     variables, inputs, ctx = inputs_of(objective)
 
@@ -68,11 +60,10 @@ def check_slices(name, counts):
     one = run(1)
     assert np.isfinite(one.value)
     assert any(np.abs(g).max() > 0 for g in jax.tree.leaves(one.grads))
-    for slices in counts:
-        many = run(slices)
-        close(many.value, one.value, 1e-5, "loss")
-        close(many.loss, one.loss, 1e-5, "loss")
-        close(many.grads, one.grads, 1e-5, "grads")
+    many = run(count)
+    close(many.value, one.value, 1e-5, "loss")
+    close(many.loss, one.loss, 1e-5, "loss")
+    close(many.grads, one.grads, 1e-5, "grads")
 
 
 def test_averaging_means_of_slices_would_be_caught():
@@ -122,9 +113,9 @@ def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adam
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
     sharding = parallel.batch_sharding(mesh)
 
-    def run(steps):
+    def run(steps, given=None):
         nonlocal state
-        lines = []
+        state, lines = given or state, []
         with parallel.mesh_context(mesh):
             for i in range(steps):
                 state, metrics = jitted(state, jax.device_put(tiny.batch(i), sharding))
@@ -179,6 +170,23 @@ def test_convolutions_on_a_mesh_with_slices_equal_one_device(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mesh_equals_one_device(name, mesh):
     compare(make_run(name, mesh)[0](5)[0], make_run(name)[0](5)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_state_goes_on_bit_for_bit(name, tmp_path):
+    run = make_run(name, ema=0.9)[0]
+    _, state = run(2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), {})
+    checkpoints.save(state, 2)
+    checkpoints.wait()
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    lines, whole = run(2)
+    restored, step = checkpoints.restore(target)
+    checkpoints.close()
+    assert step == 2
+    again, state = run(2, restored)
+    assert again == lines
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
 
 
 @pytest.mark.parametrize("name", tiered("causal_lm"))
