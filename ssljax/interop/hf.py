@@ -26,7 +26,7 @@ from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizers import SETTINGS, copy_files
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
-from ssljax.interop.inputs import check
+from ssljax.interop.inputs import ALWAYS, check
 from ssljax.interop.rules import active
 from ssljax.interop.tensors import Tensors, write
 from ssljax.models.tokens import TokenConfig
@@ -79,7 +79,7 @@ class Model:
         Raises:
             UserError: an input is unknown, missing, or has another shape or range than the model reads.
         """
-        given = {name: np.asarray(value) for name, value in inputs.items() if value is not None}
+        given = {k: np.asarray(value) for k, value in inputs.items() if value is not None and k not in ALWAYS}
         check(given, self.family.inputs, self.ours, self.family.causal)
         self.family.fit(self.ours, given)
         out = self._run(self.variables["params"], {name: jnp.asarray(value) for name, value in given.items()})

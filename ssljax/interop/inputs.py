@@ -9,6 +9,8 @@ from ssljax.base.errors import UserError, nearest
 
 _WHOLE = ("_ids", "label", "labels")  # how names of whole numbers end
 _IGNORED = -100  # a label that is not counted
+# Flags of `transformers` that ask for what `forward` does anyway.
+ALWAYS = ("interpolate_pos_encoding", "output_hidden_states", "return_dict", "return_loss")
 
 
 class Inputs(NamedTuple):
