@@ -41,7 +41,7 @@ def trained(folder, steps, seed, **groups):
     config, _ = load(CONFIG, [("model.heads", "8"), ("steps", str(steps)), ("seed", str(seed))])
     mapping = config.to_dict()
     for group, values in groups.items():
-        mapping[group] = {**(mapping.get(group) or {}), **values}
+        mapping[group] = values if "name" in values else {**(mapping.get(group) or {}), **values}
     mapping["log"]["progress"] = False
     return next(row["metrics"]["bits_per_byte"] for row in run.train(mapping, folder) if row["of"] == "trained")
 
