@@ -140,15 +140,6 @@ def test_what_is_declared_is_read(kind):
     assert inputs.keys() <= inputs.read
 
 
-def test_flags_for_what_is_done_anyway_change_nothing():
-    vit = model("vit")
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        vit.forward(pixel_values=PIXELS),
-        vit.forward(pixel_values=PIXELS, interpolate_pos_encoding=True, output_hidden_states=True, return_dict=True),
-    )
-
-
 def test_a_pair_may_have_more_texts_than_images():
     family = model("clip")
     out = jax.eval_shape(family._run, family.variables["params"], {"input_ids": IDS, "pixel_values": PIXELS[:1]})

@@ -93,6 +93,13 @@ def test_on_a_mesh(name):
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
 
 
+def test_flags_for_what_is_done_anyway_change_nothing():
+    inputs, _, _ = case("vit")
+    model = hf.load(FOLDER / "vit")
+    flags = {"interpolate_pos_encoding": True, "output_hidden_states": True, "return_dict": True}
+    jax.tree.map(np.testing.assert_array_equal, model.forward(**inputs), model.forward(**inputs, **flags))
+
+
 def spoil(folder, name="llama"):
     for file in ("config.json", "model.safetensors"):
         shutil.copyfile(FOLDER / name / file, folder / file)
