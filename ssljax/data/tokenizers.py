@@ -223,18 +223,25 @@ def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
 def save_tokenizer(config: DataConfig, workdir: str | pathlib.Path) -> pathlib.Path:
     """Writes the tokenizer of a config as `workdir/tokenizer.json` (a SentencePiece model: `tokenizer.model`);
     `load_tokenizer` reads it again. Of a file, what says how it is used (`SETTINGS`) comes with it."""
-    path = pathlib.Path(workdir) / "tokenizer.json"
-    for name in (path.name, "tokenizer.model", *SETTINGS):  # perhaps of an earlier start, with another tokenizer
-        path.with_name(name).unlink(missing_ok=True)
+    folder, name = pathlib.Path(workdir), "tokenizer.json"
+    beside: list[str] = []
     if config.tokenizer.name == "bytes":
-        ByteTokenizer().save(path)
-        return path
-    file = _tokenizer_file(config)
-    path = path.with_suffix(".model") if file.suffix == ".model" else path
-    shutil.copyfile(file, path)
-    if config.tokenizer.name == "file":
-        copy_files(SETTINGS, file.parent, path.parent)
-    return path
+        ByteTokenizer().save(folder / name)
+    else:
+        file = _tokenizer_file(config)
+        name = "tokenizer.model" if file.suffix == ".model" else name
+        if file.resolve() != (folder / name).resolve():
+            shutil.copyfile(file, folder / name)
+        if config.tokenizer.name == "file":
+            beside = [other for other in SETTINGS if (file.parent / other).exists()]
+            if file.parent.resolve() != folder.resolve():
+                copy_files(beside, file.parent, folder)
+    for other in {"tokenizer.json", "tokenizer.model", *SETTINGS} - {name, *beside}:  # of an earlier start, perhaps
+        if (folder / other).is_dir():
+            shutil.rmtree(folder / other)
+        else:
+            (folder / other).unlink(missing_ok=True)
+    return folder / name
 
 
 def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path) -> None:

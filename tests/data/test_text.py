@@ -61,6 +61,25 @@ def test_bytes_round_trip(text):
     assert tokenizer.decode([257, *ids, 258]) == text
 
 
+def test_a_tokenizer_is_saved_again_and_another_one_in_its_place(config, corpus, tmp_path):
+    """At every start of a run: what lies beside a file comes with it, folders too; what an earlier one left is gone."""
+    made = save_tokenizer(config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300}), tmp_path)
+    source, workdir = tmp_path / "source", tmp_path / "workdir"
+    (source / "additional_chat_templates").mkdir(parents=True)
+    workdir.mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    made.rename(source / "tokenizer.json")
+    named = {"name": "file", "path": str(source / "tokenizer.json")}
+    for _ in range(2):
+        save_tokenizer(config(source=corpus, seq_len=8, tokenizer=named), workdir)
+        assert (workdir / "additional_chat_templates" / "tools.jinja").read_text() == "{{ messages }}"
+    own = {"name": "file", "path": str(workdir / "tokenizer.json")}
+    assert save_tokenizer(config(source=corpus, seq_len=8, tokenizer=own), workdir).stat().st_size
+    assert (workdir / "additional_chat_templates").is_dir()
+    save_tokenizer(config(source=corpus, seq_len=8, tokenizer={"name": "bytes"}), workdir)
+    assert [path.name for path in workdir.iterdir()] == ["tokenizer.json"]
+
+
 def test_saved_byte_tokenizer_is_the_same(config, corpus, tmp_path):
     data = config(source=corpus, seq_len=8)
     loaded = load_tokenizer(save_tokenizer(data, tmp_path))
