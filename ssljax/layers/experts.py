@@ -15,6 +15,8 @@ from ssljax.base.schema import setting
 from ssljax.layers.dense import Initializer, parameter
 from ssljax.parallel import partition_spec
 
+Activation = Callable[[jax.Array], jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpertsConfig:
@@ -47,14 +49,15 @@ class ExpertsConfig:
 class Experts(nn.Module):
     """Mixture of feed-forward experts (Shazeer 2017; Fedus 2022; Jiang 2024).
 
-    Without a capacity tokens are sorted by expert and multiplied by `jax.lax.ragged_dot`: no token is dropped. With one
-    they are gathered into [B, E, C, D], which splits over the mesh axis `expert`; tokens of an example compete among
-    themselves, first choices before second ones and earlier tokens before later ones, so examples stay independent.
+    Both forms split over the mesh axis `expert`. Without a capacity tokens are sorted by expert and multiplied by
+    `jax.lax.ragged_dot`: no token is dropped. With one they are gathered into [B, E, C, D]; tokens of an example
+    compete among themselves, first choices before second ones and earlier tokens before later ones, so examples stay
+    independent.
     """
 
     config: ExpertsConfig
     hidden: int
-    act: "Activation"
+    act: Activation
     gated: bool
     initializer: Initializer
     initializer_out: Initializer
@@ -95,9 +98,6 @@ class Experts(nn.Module):
         )
         made = _feed_forward(lambda a, b: jnp.einsum("becd,edf->becf", a, b), rows, matrices, out, self.act)
         return jnp.einsum("btec,becd->btd", place_BxTxExC.astype(self.dtype), made), logits
-
-
-Activation = Callable[[jax.Array], jax.Array]
 
 
 def _feed_forward(
