@@ -36,9 +36,9 @@ import optax.contrib
 
 from ssljax.base import durations
 from ssljax.base.durations import Duration, Sizes
-from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
 from ssljax.base.schema import setting
+from ssljax.train.leaves import Leaf, Leaves, axes_of, describe, factors_by_depth, factors_of, map_leaves, path_of
 
 REGISTRY = Registry(
     "optimizer",
@@ -48,40 +48,8 @@ REGISTRY = Registry(
     },
 )
 
-STACKING = ("layers", "experts")  # leading logical axes along which a leaf is many parameters
 
-# What the names of parameters and of their logical axes tell, where the rank does not.
-_EMBEDDING = re.compile(r"embed|position|token|register|patch")
-_HEAD = re.compile(r"(^|[/_])(head|classifier|logits|prototypes|last_layer)(/|$)")
 _NO_DECAY = re.compile(r"position|(class|cls|mask)_token|register")
-_BLOCK = re.compile(r"^(?P<stack>(?:[^/]+/)*?)(?:blocks?|layers?)(?:[_/](?P<index>\d+))?(?=/|$)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """What is known of one leaf of the parameter tree before any step."""
-
-    path: str
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
-    stacked: int  # number of leading axes in STACKING
-    kind: Literal["matrix", "vector", "embedding", "head"]
-    lr: float | np.ndarray = 1.0  # multiplier of the learning rate; [L, 1, ...] under layer-wise decay
-    wd: float = 1.0  # multiplier of the weight decay
-    frozen_until: int = 0  # no update at steps below this
-
-    @property
-    def frozen(self) -> bool:
-        """Never updated."""
-        return isinstance(self.lr, float) and self.lr == 0
-
-    @property
-    def is_vector(self) -> bool:
-        """Biases, norms, scales: at most one axis besides the stacking ones, whatever the name."""
-        return len(self.shape) - self.stacked <= 1
-
-
-Leaves = dict[str, Leaf]  # by path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,17 +114,17 @@ class Optimizer:
         Raises:
             UserError: a pattern that matches no parameter, `layer_decay` without layers, an unknown duration.
         """
-        leaves = _describe(axes, shapes)
-        lr = _factors(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
-        wd = _factors(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
+        leaves = describe(axes, shapes)
+        lr = factors_of(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
+        wd = factors_of(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
         if sizes is None and any(isinstance(duration, str) for duration in self.freeze.values()):
             raise ValueError("bind needs sizes to turn the durations of freeze into steps")
         until = {
             pattern: duration if sizes is None else durations.steps(duration, sizes, f"{path}.freeze.{pattern}")
             for pattern, duration in self.freeze.items()
         }
-        freeze = _factors(until, leaves, f"{path}.freeze")
-        depth_factors = _depth_factors(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
+        freeze = factors_of(until, leaves, f"{path}.freeze")
+        depth_factors = factors_by_depth(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
         bound = {}
         for name, leaf in leaves.items():
             decays = not (leaf.is_vector or "positions" in leaf.axes or _NO_DECAY.search(name.lower()))
@@ -168,7 +136,7 @@ class Optimizer:
             )
         rule = self.rule(bound)
         if any(leaf.frozen for leaf in bound.values()):
-            rule = optax.masked(rule, lambda tree: _map(bound, lambda leaf, _: not leaf.frozen, tree))
+            rule = optax.masked(rule, lambda tree: map_leaves(bound, lambda leaf, _: not leaf.frozen, tree))
         return Bound(leaves=bound, rule=optax.with_extra_args_support(rule), axes=axes, shapes=shapes)
 
     def rule(self, leaves: Leaves) -> optax.GradientTransformation:
@@ -211,11 +179,11 @@ class Bound:
                 return jnp.where(step < leaf.frozen_until, -0.0, update)
             return update
 
-        return _map(self.leaves, hold, updates), opt_state
+        return map_leaves(self.leaves, hold, updates), opt_state
 
     def trainable(self, grads: Any) -> Any:
         """Gradients with zeros for the leaves that are never updated, so that these don't count in the global norm."""
-        return _map(self.leaves, lambda leaf, g: jnp.zeros_like(g) if leaf.frozen else g, grads)
+        return map_leaves(self.leaves, lambda leaf, g: jnp.zeros_like(g) if leaf.frozen else g, grads)
 
     def state_axes(self) -> Any:
         """A tree like the optimiser's state with a tuple of logical axis names for each leaf.
@@ -237,7 +205,7 @@ class Bound:
             if not like_params(node):
                 return (None,) * node.ndim
             parts = [
-                jax.tree.map(lambda array, leaf=leaf: _axes_of(array.shape, leaf), part)
+                jax.tree.map(lambda array, leaf=leaf: axes_of(array.shape, leaf), part)
                 for part, leaf in zip(treedef.flatten_up_to(node), leaves)
             ]
             return jax.tree.unflatten(treedef, parts)
@@ -280,7 +248,7 @@ def per_leaf(
         return choose(leaf) or optax.identity()
 
     def init(params: Any) -> Any:
-        return _map(leaves, lambda leaf, p: mapped(leaf, transformation(leaf).init)(p), params)
+        return map_leaves(leaves, lambda leaf, p: mapped(leaf, transformation(leaf).init)(p), params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         flat, _ = jax.tree_util.tree_flatten_with_path(updates)
@@ -288,7 +256,7 @@ def per_leaf(
         out = [
             mapped(leaf, transformation(leaf).update)(u, s, p)
             for leaf, u, s, p in zip(
-                [leaves[_path(keys)] for keys, _ in flat],
+                [leaves[path_of(keys)] for keys, _ in flat],
                 [u for _, u in flat],
                 treedef.flatten_up_to(state),
                 treedef.flatten_up_to(params),
@@ -307,7 +275,7 @@ def _descend(leaves: Leaves) -> optax.GradientTransformationExtraArgs:
             rate = jnp.where(step < leaf.frozen_until, 0.0, lr) if leaf.frozen_until else lr
             return (-rate * leaf.lr * u).astype(u.dtype)
 
-        return _map(leaves, scale, updates), state
+        return map_leaves(leaves, scale, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
@@ -319,7 +287,7 @@ def _decay(weight_decay: Any, leaves: Leaves) -> optax.GradientTransformation:
         def add(leaf: Leaf, u: jax.Array, p: jax.Array) -> jax.Array:
             return u + weight_decay * leaf.wd * p if leaf.wd else u
 
-        return _map(leaves, add, updates, params), state
+        return map_leaves(leaves, add, updates, params), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
@@ -488,16 +456,16 @@ class Muon(Optimizer):
             ns_steps=self.newton_schulz_steps,
             beta=self.momentum,
             nesterov=self.nesterov,
-            weight_dimension_numbers=lambda tree: _map(leaves, matrix_axes, tree),
+            weight_dimension_numbers=lambda tree: map_leaves(leaves, matrix_axes, tree),
         )
-        sized = optax.stateless(lambda updates, _: _map(leaves, lambda leaf, u: u * self.size(leaf), updates))
+        sized = optax.stateless(lambda updates, _: map_leaves(leaves, lambda leaf, u: u * self.size(leaf), updates))
         directions = {
             "matrix": optax.chain(orthogonal, sized),
             "rest": optax.scale_by_adam(self.b1, self.b2, self.eps),
         }
         labels = {name: "matrix" if leaf.kind == "matrix" else "rest" for name, leaf in leaves.items()}
         return optax.chain(
-            optax.partition(directions, lambda tree: _map(leaves, lambda leaf, _: labels[leaf.path], tree)),
+            optax.partition(directions, lambda tree: map_leaves(leaves, lambda leaf, _: labels[leaf.path], tree)),
             _decay(self.weight_decay, leaves),
             _descend(leaves),
         )
@@ -507,109 +475,3 @@ class Muon(Optimizer):
         *inputs, out = leaf.shape[leaf.stacked :]
         fan_in = int(np.prod(inputs))
         return 0.2 * max(fan_in, out) ** 0.5 if self.scale == "rms" else max(1.0, out / fan_in) ** 0.5
-
-
-def _path(keys: tuple) -> str:
-    return jax.tree_util.keystr(keys, simple=True, separator="/")
-
-
-def _map(leaves: Leaves, function: Callable, *trees: Any) -> Any:
-    """`function(leaf, *arrays)` over trees like the parameters (leaves masked away are skipped)."""
-    return jax.tree_util.tree_map_with_path(lambda keys, *arrays: function(leaves[_path(keys)], *arrays), *trees)
-
-
-def _describe(axes: Any, shapes: Any) -> Leaves:
-    """The table of leaves of a parameter tree, in the tree's order."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    treedef: Any = jax.tree.structure(shapes)
-    leaves = {}
-    for (keys, array), names in zip(flat, treedef.flatten_up_to(axes)):
-        path, names = _path(keys), tuple(names or ())
-        if names and len(names) != array.ndim:
-            raise ValueError(f"{path}: logical axes {names} do not fit the shape {array.shape}")
-        stacked = next((i for i, name in enumerate(names) if name not in STACKING), len(names))
-        leaves[path] = Leaf(path, tuple(array.shape), names, stacked, _kind(path.lower(), names, array.ndim - stacked))
-    # A leaf in a scanned stack that forgot its names would pass for one parameter of another rank.
-    scanned = {_stack(path) for path, leaf in leaves.items() if leaf.stacked} - {None}
-    for path, leaf in leaves.items():
-        if not leaf.axes and _stack(path) in scanned:
-            raise ValueError(f"{path}: a parameter of scanned layers needs logical axis names (shape {leaf.shape})")
-    return leaves
-
-
-def _stack(path: str) -> str | None:
-    """What the path of a parameter of a stack of blocks begins with; None outside of stacks."""
-    match = _BLOCK.match(path)
-    return match["stack"] if match else None
-
-
-def _kind(path: str, axes: tuple[str | None, ...], rank: int) -> Literal["matrix", "vector", "embedding", "head"]:
-    if rank <= 1:
-        return "vector"
-    if _HEAD.search(path) or "classes" in axes:
-        return "head"
-    if "positions" in axes or "patch" in axes:
-        return "embedding"
-    # A kernel that names its axes is what they say, whatever its module is called (`decoder/embed/kernel` of MAE).
-    if _EMBEDDING.search(path) and not (axes and path.endswith("/kernel")):
-        return "embedding"
-    return "head" if "vocab" in axes else "matrix"
-
-
-def _factors(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any]:
-    """{path: value of the first pattern that matches}; a pattern that matches no path at all is a mistake."""
-    found: dict[str, Any] = {}
-    for pattern, value in table.items():
-        paths = [path for path in leaves if re.search(pattern, path)]
-        if not paths:
-            some = list(leaves)[:: max(1, len(leaves) // 4)][:4]
-            raise UserError(
-                f"{key}: {pattern!r} matches no parameter (there are {len(leaves)}: {', '.join(some)}, ...)"
-            )
-        for path in paths:
-            found.setdefault(path, value)
-    return found
-
-
-def _depth_factors(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
-    """The factor of layer-wise decay of each leaf below the last depth; [L, 1, ...] for a scanned leaf."""
-    stacks: dict[str, int] = {}  # what the paths of a stack begin with -> number of blocks
-    places: dict[str, tuple[str, Any]] = {}  # path -> (its stack, index or indices of its block)
-    for name, leaf in leaves.items():
-        match = _BLOCK.match(name)
-        stack = _stack(name) or ""
-        if "layers" in leaf.axes[: leaf.stacked]:
-            axis = leaf.axes.index("layers")
-            depth = leaf.shape[axis]
-            index = np.arange(depth, dtype=np.float32)
-            places[name] = stack, index.reshape([-1 if i == axis else 1 for i in range(len(leaf.shape))])
-        elif match and match["index"]:
-            depth = int(match["index"]) + 1
-            places[name] = stack, depth - 1
-        else:
-            continue
-        stacks[stack] = max(stacks.get(stack, 0), depth)
-    if not stacks:
-        raise UserError(f"{path}.layer_decay: got {decay!r}, but the model has no layers; remove the key")
-
-    factors = {name: decay ** (stacks[stack] - index) for name, (stack, index) in places.items()}
-    for name in leaves:
-        embeds = _EMBEDDING.search(name.lower()) and not _HEAD.search(name.lower())
-        if name not in places and embeds:
-            _, depth = max((_shared(stack, name), depth) for stack, depth in stacks.items())
-            factors[name] = decay ** (depth + 1)
-    return factors
-
-
-def _shared(a: str, b: str) -> int:
-    """Number of leading path components that two paths share."""
-    pairs = zip(a.split("/"), b.split("/"))
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(a.count("/"), b.count("/")) + 1)
-
-
-def _axes_of(shape: tuple[int, ...], leaf: Leaf) -> tuple[str | None, ...]:
-    if shape == leaf.shape:
-        return leaf.axes
-    if leaf.stacked and shape[: leaf.stacked] == leaf.shape[: leaf.stacked]:
-        return leaf.axes[: leaf.stacked] + (None,) * (len(shape) - leaf.stacked)
-    return (None,) * len(shape)

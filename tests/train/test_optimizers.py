@@ -13,6 +13,7 @@ from ssljax.base import schema
 from ssljax.base.durations import Sizes
 from ssljax.base.errors import UserError
 from ssljax.train import optimizers
+from ssljax.train.leaves import kind_of
 from ssljax.train.optimizers import REGISTRY, clip_by_global_norm
 
 LAYERS, EXPERTS = 3, 2
@@ -341,7 +342,7 @@ def test_decay_defaults_and_the_first_pattern_wins():
     ],
 )
 def test_kind_of_parameter(path, axes, rank, kind):
-    assert optimizers._kind(path, axes, rank) == kind
+    assert kind_of(path, axes, rank) == kind
 
 
 @pytest.mark.parametrize("name", REGISTRY)
