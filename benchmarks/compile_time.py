@@ -26,7 +26,7 @@ LENGTH, BATCH = 64, 4
 def seconds(depth: int, scan: bool) -> float:
     """Of tracing, lowering and compiling loss and gradients."""
     spec = DataSpec(elements={"tokens": {"shape": [LENGTH], "dtype": "int32"}}, size=100, vocab_size=64, max_len=LENGTH)
-    model = {"name": "gpt", "size": None, "width": 64, "depth": depth, "heads": 4, "scan": scan}
+    model = {"name": "gpt", "preset": None, "width": 64, "depth": depth, "heads": 4, "scan": scan}
     objective = objectives.create({"model": model, "objective": {"name": "causal_lm"}}, spec)
     batch = {"tokens": jnp.zeros((BATCH, LENGTH), jnp.int32)}
     variables = nn.unbox(jax.eval_shape(lambda: objective.init(jax.random.key(0), batch)))

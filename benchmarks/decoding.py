@@ -64,7 +64,7 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256, 512])
     known = parser.parse_args()
-    size = {"size": None, "width": 256, "depth": 6, "heads": 8, "vocab_size": 8192, "max_len": 1024}
+    size = {"preset": None, "width": 256, "depth": 6, "heads": 8, "vocab_size": 8192, "max_len": 1024}
     module = schema.build_named(models.REGISTRY, {"name": "gpt", **size}, "model").standalone()
     params = parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"])
     prompts = np.random.default_rng(0).integers(0, size["vocab_size"], (known.batch, PROMPT))

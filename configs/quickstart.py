@@ -17,7 +17,7 @@ def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
             model=dict(
-                name="vit", size=None, width=64, depth=3, heads=4, patch_size=2, pool="mean", positions="sincos"
+                name="vit", preset=None, width=64, depth=3, heads=4, patch_size=2, pool="mean", positions="sincos"
             ),
             objective=dict(
                 name="simclr",

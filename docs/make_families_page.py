@@ -1,8 +1,8 @@
-"""The tables of docs/families.md: what was compared with `transformers` and how closely it agrees; the named sizes.
+"""The tables of docs/families.md: what was compared with `transformers` and how closely it agrees; the presets.
 
     SSLJAX_DATA=... python docs/make_families_page.py           # run the reference models, write the tables
-    python docs/make_families_page.py --sizes                   # only the sizes, which need no reference models
-    python docs/make_families_page.py --check                   # exit code 1 if a family or a size is not in the page
+    python docs/make_families_page.py --presets                   # only the presets, which need no reference models
+    python docs/make_families_page.py --check                   # exit code 1 if a family or a preset is not in the page
 
 The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
 """
@@ -18,14 +18,14 @@ import numpy as np
 
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
-from ssljax.models import sizes as named_sizes
+from ssljax.models.presets import list_presets
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests" / "interop"))
-import parity as reference
+import fixtures as reference
 
 PAGE = pathlib.Path(__file__).parent / "families.md"
 PARITY = "<!-- parity: python docs/make_families_page.py -->", "<!-- end of parity -->"
-SIZES = "<!-- sizes: python docs/make_families_page.py -->", "<!-- end of sizes -->"
+PRESETS = "<!-- presets: python docs/make_families_page.py -->", "<!-- end of presets -->"
 
 
 def parity() -> Iterator[str]:
@@ -56,13 +56,13 @@ def parity() -> Iterator[str]:
         yield f"| {' | '.join(map(str, cells))} |"
 
 
-def sizes() -> Iterator[str]:
-    """Rows of the named sizes with a number of parameters of their own."""
-    yield "| `model.name` | `model.size` | parameters |"
+def presets() -> Iterator[str]:
+    """Rows of the presets whose parameters can be counted."""
+    yield "| `model.name` | `model.preset` | parameters |"
     yield "| --- | --- | --- |"
-    for name, size, count, _ in named_sizes.sizes():
+    for name, preset, count, _ in list_presets():
         if count is not None:
-            yield f"| `{name}` | `{size}` | {count:,} |"
+            yield f"| `{name}` | `{preset}` | {count:,} |"
 
 
 def _error(got: Mapping[str, Any], expected: Mapping[str, Any], inputs: Mapping[str, Any]) -> float:
@@ -81,16 +81,16 @@ def _between(page: str, ends: tuple[str, str], lines: Iterable[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--sizes", action="store_true")
+    parser.add_argument("--presets", action="store_true")
     known, page = parser.parse_args(), PAGE.read_text()
     if known.check:
-        rows = list(sizes())
+        rows = list(presets())
         missing = [f"`{kind}`" for kind in REGISTRY if f"`{kind}`" not in page]
         missing += [row for row in rows if row not in page]
         print("stale:" if missing else "up to date", *missing)
         return int(bool(missing))
-    page = _between(page, SIZES, sizes())
-    PAGE.write_text(page if known.sizes else _between(page, PARITY, parity()))
+    page = _between(page, PRESETS, presets())
+    PAGE.write_text(page if known.presets else _between(page, PARITY, parity()))
     return 0
 
 

@@ -241,12 +241,12 @@ def _list(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _list_models() -> int:
-    from ssljax.models.sizes import sizes
+    from ssljax.models.presets import list_presets
 
     logging.getLogger("ssljax").setLevel(logging.WARNING)
-    for model, size, parameters, reason in sizes():
+    for model, preset, parameters, reason in list_presets():
         count = "-" if parameters is None else f"{parameters:,}"
-        print(f"{model:12} {size or '-':16} {count:>16} {reason}".rstrip(), flush=True)
+        print(f"{model:12} {preset or '-':16} {count:>16} {reason}".rstrip(), flush=True)
     return 0
 
 

@@ -103,18 +103,18 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Prog
     _check_batch(config, mesh)
     dataset = data.open_data(config.data, config.batch_size, config.seed)
     spec = dataset.spec
-    sizes = durations.Sizes(config.batch_size, spec.size, spec.max_len)
-    steps = durations.steps(config.steps, sizes, "steps")
-    sizes = dataclasses.replace(sizes, total_steps=steps)
+    lengths = durations.RunLengths(config.batch_size, spec.size, spec.max_len)
+    steps = durations.steps(config.steps, lengths, "steps")
+    lengths = dataclasses.replace(lengths, total_steps=steps)
     objective = objectives.create({"objective": config.objective, "model": config.model}, spec, steps)
-    schedule = config.schedule.resolve(sizes)
+    schedule = config.schedule.resolve(lengths)
     zeros = data.device_part(spec.zeros(config.batch_size))
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)
 
     with parallel.mesh_context(mesh):
         shapes, axes = abstract_variables(objective, batch)
         optimization = Optimization(
-            config.optimizer, lambda step: schedule.shape(step, steps), sizes, axes.params, shapes.params
+            config.optimizer, lambda step: schedule.shape(step, steps), lengths, axes.params, shapes.params
         )
         init = make_init(objective, optimization, batch, ema=config.ema is not None)
         step = make_train_step(objective, optimization, config.microbatches, config.ema)
@@ -516,8 +516,8 @@ def _stream_rows(config: RunConfig) -> dict[str, int]:
 
 def _evaluation_rows(config: RunConfig) -> dict[str, int]:
     """{evaluation: rows a batch} of those with a batch size of their own."""
-    sizes = {name: getattr(e, "batch_size", None) for name, e in evals.build(config.evals).items()}
-    return {name: size for name, size in sizes.items() if size is not None}
+    lengths = {name: getattr(e, "batch_size", None) for name, e in evals.build(config.evals).items()}
+    return {name: size for name, size in lengths.items() if size is not None}
 
 
 def _print_table(table: report.Table) -> None:

@@ -18,7 +18,7 @@ from ssljax.config import arguments
 from ssljax.layers import attention
 
 BASE = {
-    "model": {"name": "vit", "size": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
+    "model": {"name": "vit", "preset": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
     "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
     "data": {"source": "builtin:digits"},
     "optimizer": {"name": "adamw"},
@@ -29,7 +29,7 @@ BASE = {
 }
 LM = {
     **BASE,
-    "model": {"name": "gpt", "size": None, "width": 16, "depth": 1, "heads": 2},
+    "model": {"name": "gpt", "preset": None, "width": 16, "depth": 1, "heads": 2},
     "objective": {"name": "causal_lm"},
 }
 
@@ -73,7 +73,7 @@ CASES = {
     "unknown builtin": (("--config.data.source=builtin:digit",), r"digit.*digits"),
     "unknown evaluation": (("--config.evals.knnn.k=3",), r"evals\.knnn.*unknown evaluation 'knnn'.*'knn'"),
     "unknown optimizer": (("--config.optimizer.name=adam",), r"unknown optimizer 'adam'.*adamw"),
-    "model of another kind": (("--config.model.name=gpt", "--config.model.size=none"), r"model"),
+    "model of another kind": (("--config.model.name=gpt", "--config.model.preset=none"), r"model"),
     "batch and devices": (("--config.batch_size=12",), r"batch_size: got 12, must be a multiple of 8"),
     "batch and slices": (("--config.microbatches=3",), r"microbatches: got 3, must divide batch_size 32"),
     "mesh": (("--config.mesh.data=3",), r"mesh: data=3 does not fit 8 devices"),

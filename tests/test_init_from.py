@@ -22,7 +22,7 @@ from ssljax.interop.init_from import InitFrom, open_source, stretched, take
 from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.train.loop import Stopped
 
-VIT = {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}
+VIT = {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}
 IMAGES = {
     "model": VIT,
     "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
@@ -55,7 +55,7 @@ def corpus(tmp_path_factory):
 
 def texts(corpus, model="gpt", objective="causal_lm", length=16, **keys):
     data = {"source": f"jsonl:{corpus}", "mode": "windows", "tokenizer": {"name": "bytes"}, "seq_len": length}
-    size = {"size": None, "width": 16, "depth": 2, "heads": 2}
+    size = {"preset": None, "width": 16, "depth": 2, "heads": 2}
     return {**IMAGES, "model": {"name": model, **size, **keys}, "objective": {"name": objective}, "data": data}
 
 
@@ -204,7 +204,7 @@ def published(folder, kind, **keys):
     return hf.flat(params)
 
 
-DECODER = {"size": None, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 12, "positions": "learned"}
+DECODER = {"preset": None, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 12, "positions": "learned"}
 MAE = {**IMAGES, "objective": {"name": "mae", "mask_ratio": 0.5, "decoder": DECODER}}
 
 

@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax import objectives, run
 from ssljax.base.errors import UserError
@@ -24,7 +24,7 @@ from ssljax.train.loop import Stopped
 from ssljax.workdir import hold, write_evals
 
 TINY = {
-    "model": {"name": "vit", "size": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
+    "model": {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
     "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
     "data": {"source": "builtin:digits", "max_examples": 200},
     "optimizer": {"name": "adamw"},

@@ -14,8 +14,8 @@ def get_config(arg=""):
             model=dict(
                 name="clip",
                 embed_dim=128,
-                image=dict(size=None, width=128, depth=4, heads=4, patch_size=16),
-                text=dict(size=None, width=128, depth=2, heads=4),
+                image=dict(preset=None, width=128, depth=4, heads=4, patch_size=16),
+                text=dict(preset=None, width=128, depth=2, heads=4),
             ),
             objective=dict(
                 name="clip",

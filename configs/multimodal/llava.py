@@ -16,7 +16,7 @@ from ssljax.config import arguments
 
 VOCABULARY = 1024
 DECODER = dict(
-    size=None,
+    preset=None,
     width=128,
     depth=3,
     heads=4,
@@ -31,7 +31,7 @@ def get_config(arg=""):
     # One more row in the table: the id that stands for the patches once the model is exported.
     seeing = dict(
         name="llava",
-        image=dict(size=None, width=128, depth=4, heads=4, patch_size=16, dropout=0.1),
+        image=dict(preset=None, width=128, depth=4, heads=4, patch_size=16, dropout=0.1),
         text=dict(name="llama", vocab_size=VOCABULARY + 1, **DECODER),
         image_token=VOCABULARY,
         feature_layer=-1,

@@ -19,7 +19,7 @@ def get_config(arg=""):
     a = arguments(arg, data=("python-docs", "classic-books"))
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="gpt", size=None, width=96, depth=3, heads=4, positions="none", rope_theta=10_000),
+            model=dict(name="gpt", preset=None, width=96, depth=3, heads=4, positions="none", rope_theta=10_000),
             objective=dict(name="causal_lm"),
             data=dict(
                 **_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128, overlap=1

@@ -19,7 +19,7 @@ def get_config(arg=""):
         dict(
             model=dict(
                 name="bert",
-                size=None,
+                preset=None,
                 width=96,
                 depth=3,
                 heads=4,

@@ -18,7 +18,7 @@ def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
             model=dict(
-                name="t5", size=None, width=96, depth=3, heads=4, head_dim=24, vocab_size=320, activation="geglu_tanh"
+                name="t5", preset=None, width=96, depth=3, heads=4, head_dim=24, vocab_size=320, activation="geglu_tanh"
             ),
             objective=dict(name="span_corruption"),
             data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),

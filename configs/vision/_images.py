@@ -36,7 +36,7 @@ def vit(patch_size):
     since learned ones begin near zero and a short run reads a bag of patches."""
     return dict(
         name="vit",
-        size=None,
+        preset=None,
         width=64,
         depth=3,
         heads=4,

@@ -16,7 +16,7 @@ _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class RunLengths:
     """What turns a duration into steps; None where it is not known (or has no meaning, as tokens of images)."""
 
     batch_size: int  # examples a step, over all processes
@@ -44,12 +44,12 @@ def parse(value: Duration, key: str) -> tuple[Fraction, str]:
     return Fraction(amount) * _FACTORS[factor], unit
 
 
-def steps(value: Duration, sizes: Sizes, key: str) -> int:
+def steps(value: Duration, lengths: RunLengths, key: str) -> int:
     """The number of steps of a duration, rounded up: 90 epochs show every example at least 90 times.
 
     Args:
         value: an int (steps) or a text, see `FORMS`.
-        sizes: batch size and whatever else the units need.
+        lengths: batch size and whatever else the units need.
         key: dotted config key, for messages.
 
     Raises:
@@ -66,14 +66,14 @@ def steps(value: Duration, sizes: Sizes, key: str) -> int:
         return size
 
     if unit == "percent":
-        amount = amount / 100 * known(sizes.total_steps, "the total number of steps")
+        amount = amount / 100 * known(lengths.total_steps, "the total number of steps")
     elif unit != "step":
         examples = {
-            "epoch": lambda: amount * known(sizes.dataset_size, "the size of the dataset"),
+            "epoch": lambda: amount * known(lengths.dataset_size, "the size of the dataset"),
             "example": lambda: amount,
-            "token": lambda: amount / known(sizes.tokens_per_example, "the number of tokens an example"),
+            "token": lambda: amount / known(lengths.tokens_per_example, "the number of tokens an example"),
         }[unit]()
-        amount = examples / sizes.batch_size
+        amount = examples / lengths.batch_size
     return math.ceil(amount)
 
 

@@ -5,11 +5,12 @@ refuses, in one line that names the key, an unknown key, a wrong type or an impo
 description of what a config may hold.
 
 Kinds of field:
-    `x: float = setting(0.1, gt=0)`                  a key with a default and a range
+    `x: float = setting(0.1, gt=0, doc="tau")`       a key with a default, a range and its meaning
     `x: Literal["a", "b"] = "a"`                     a choice
     `x: Inner = setting(Inner())`                    a nested group, built from its own dataclass
     `x: Any = setting({"name": "mlp"}, registry=R)`  a nested group chosen by its `name`
-    `x: Any = given()`                               no key: filled by the caller (a module, a data spec)
+    `x: Any = injected()`                            no key: the caller of `build` passes it (a module, a data spec)
+    `x: int = fixed(1)`                              no key: a constant of a model family
 
 Every key is *identity* (it changes what is learned, so it is part of the run's hash) unless marked `free=True`
 (mesh, logging, kernels: the same run done another way).
@@ -36,23 +37,33 @@ def setting(
     le: float | None = None,
     free: bool = False,
     registry: Registry | None = None,
+    doc: str = "",
 ) -> Any:
-    """A configurable field with a default (mutable defaults are copied), bounds, and its kind."""
+    """A configurable field with a default (mutable defaults are copied), bounds, kind and meaning.
+
+    `doc` is the one place for the meaning of a key: the configuration page, `--help` and error messages read it.
+    """
     bounds = {">": gt, ">=": ge, "<": lt, "<=": le}
-    metadata = {"bounds": {sign: b for sign, b in bounds.items() if b is not None}, "free": free, "registry": registry}
+    metadata = {"bounds": {sign: b for sign, b in bounds.items() if b is not None}, "free": free, "doc": doc}
+    metadata["registry"] = registry
     if isinstance(default, dict | list):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def given(default: Any = None) -> Any:
+def injected(default: Any = None) -> Any:
     """A field that is not a configuration key: the caller of `build` passes it."""
-    return dataclasses.field(default=default, metadata={"given": True}, repr=False)
+    return dataclasses.field(default=default, metadata={"fixed": True}, repr=False)
+
+
+def fixed(default: Any = None, doc: str = "") -> Any:
+    """A field that is not a configuration key: a constant that a model family sets."""
+    return dataclasses.field(default=default, metadata={"fixed": True, "doc": doc}, repr=False)
 
 
 def keys(cls: type) -> dict[str, dataclasses.Field]:
     """The configurable fields of a dataclass, by name."""
-    return {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("given")}
+    return {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("fixed")}
 
 
 def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
@@ -63,7 +74,7 @@ def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any =
         values: the keys that were given.
         path: dotted path of the group, for messages.
         defaults: an instance whose values stand for the keys that are not given (None: the defaults of `cls`).
-        **passed: values of `given()` fields; those that `cls` does not have are dropped.
+        **passed: values of `injected()` fields; those that `cls` does not have are dropped.
 
     Raises:
         UserError: unknown key, wrong type, value out of range, or what the class's `validate()` complains of.
@@ -78,8 +89,8 @@ def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any =
     hints = typing.get_type_hints(cls)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
     if defaults is not None:  # its family's own fields too, which are no keys
-        fixed = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in known]
-        arguments = {name: getattr(defaults, name) for name in fixed} | arguments
+        constants = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in known]
+        arguments = {name: getattr(defaults, name) for name in constants} | arguments
     for name, field in known.items():
         where = f"{path}.{name}" if path else name
         if name in values:
@@ -124,18 +135,18 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
 
 
 def build_whole(registry: Registry, values: Mapping[str, Any], path: str) -> Any:
-    """`build_named` for values among which are `given()` fields, in nested groups too."""
+    """`build_named` for values among which are `fixed()` fields, in nested groups too."""
     cls = registry.get(values["name"], f"{path}.name")
     asked, passed = _apart(cls, values)
     return _with(build_named(registry, asked, path), passed)
 
 
 def _apart(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Values of keys, and of `given()` fields."""
+    """Values of keys, and of `fixed()` fields."""
     asked, passed = {}, {}
     hints, fields = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
     for name, value in values.items():
-        if name in fields and fields[name].metadata.get("given"):
+        if name in fields and fields[name].metadata.get("fixed"):
             passed[name] = value
         elif isinstance(value, Mapping) and (group := _group(fields.get(name), hints.get(name), value)):
             asked[name], inner = _apart(group, value)

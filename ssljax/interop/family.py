@@ -106,8 +106,8 @@ class Family:
             if name != "norm_eps" and isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"{path}: {key}: got {value}, must be at least 1")
         ours = {name: full[key] for name, key in self.keys.items() if full.get(key) is not None}
-        size = {"size": None} if self.keys else {}
-        return {"name": self.model, **size, **ours, **self.read(full)}
+        preset = {"preset": None} if self.keys else {}
+        return {"name": self.model, **preset, **ours, **self.read(full)}
 
     def built(self, theirs: Mapping[str, Any], path: str, **keys: Any) -> Any:
         """Our configuration for theirs, with keys of ours over it, resolved.
@@ -119,7 +119,7 @@ class Family:
             values = self.config(theirs, path)
         except KeyError as error:
             raise UserError(f"{path}: {error.args[0]}: missing") from error
-        return schema.build_whole(models.REGISTRY, in_every_stack(values, keys), path).resolved()
+        return schema.build_whole(models.REGISTRY, in_every_stack(values, keys), path).with_preset()
 
     def config_back(self, ours: Any) -> dict[str, Any]:
         """Their config for ours, resolved; `lost` tells what it cannot say."""

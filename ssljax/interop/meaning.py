@@ -7,7 +7,7 @@ from ssljax.layers.config import PARTS, BlockConfig
 from ssljax.models.tokens import TokenConfig
 
 # Keys that no output depends on, or that are told otherwise below.
-_APART = {"size", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
+_APART = {"preset", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
 _APART |= {"vocab_multiple", "every", "heads_on", "tiled"}
 
 

@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers import positions
-from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.dense import Norm
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig
+from ssljax.layers.sequence_conv import ConvolutionConfig
 
 _gelu = functools.partial(nn.gelu, approximate=False)
 _gelu_tanh = functools.partial(nn.gelu, approximate=True)
@@ -44,11 +44,11 @@ KINDS = ("global", "local")
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """What a block computes. Families inherit these keys and set their own defaults; what is `given()` is no key but
+    """What a block computes. Families inherit these keys and set their own defaults; what is `fixed()` is no key but
     belongs to a family."""
 
-    width: int | None = setting(None, ge=1)  # of the tokens between blocks (d_model); None: that of `size`
-    heads: int | None = setting(None, ge=1)  # of attention; None: that of `size`
+    width: int | None = setting(None, ge=1)  # of the tokens between blocks (d_model); None: that of `preset`
+    heads: int | None = setting(None, ge=1)  # of attention; None: that of `preset`
     kv_heads: int | None = setting(None, ge=1)  # fewer than heads: grouped-query attention
     head_dim: int | None = setting(None, ge=1)  # of q, k and v in one head; None: width / heads
     mlp_ratio: float = setting(4.0, gt=0)  # hidden width of the feed-forward part / width
@@ -58,16 +58,16 @@ class BlockConfig:
     # where: before attention and feed-forward and at the end; after each sum; before and after each part (Gemma 2);
     # before both parts, which read the same input (NeoX); the same with one norm for both (PaLM)
     norm_position: NormPosition = "pre"
-    first_norm: bool = given(True)  # false: the attention of the first block reads its input as it is (ModernBERT)
+    first_norm: bool = fixed(True)  # false: the attention of the first block reads its input as it is (ModernBERT)
     norm_eps: float = setting(1e-6, gt=0)  # added to the variance ("rms": the mean square) before the root
     # of the feed-forward part; "gelu_tanh" approximates "gelu"; the "...glu" have a gate, a third matrix
     activation: Activation = "gelu"
     bias: bool = True  # of the blocks' linear maps and LayerNorms
     # parts with a bias where `bias` is false, without one where it is true
-    bias_except: tuple[Part, ...] = given(())
+    bias_except: tuple[Part, ...] = fixed(())
     qk_norm: bool = False  # RMSNorm of q and k in every head, before they are turned (Qwen 3)
     # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
-    attention_scale: float | None = given(None)
+    attention_scale: float | None = fixed(None)
     attention_cap: float | None = setting(None, gt=0)  # logits x become cap tanh(x / cap) (Gemma 2)
     # logits, and after the softmax weights, of all heads are mixed by learned matrices [heads, heads] (Shazeer 2020)
     talking_heads: bool = False
@@ -79,8 +79,8 @@ class BlockConfig:
     # in rows and columns of patches (BEiT); products of the query with learned vectors of the distance and of the
     # segment (XLNet)
     position_bias: Literal["none", "alibi", "relative", "grid", "xlnet"] = "none"
-    layer_bias: bool = given(False)  # those of the grid are learned by each layer for itself
-    bias_rows: int = given(0)  # and how many they are
+    layer_bias: bool = fixed(False)  # those of the grid are learned by each layer for itself
+    bias_rows: int = fixed(0)  # and how many they are
     relative_buckets: tuple[int, int] = setting((32, 128), ge=2)  # how many, and the distance where the last begins
     disentangled: DisentangledConfig | None = None  # contents attend to learned vectors of distances too (DeBERTa)
     rope_theta: float | None = setting(None, gt=0)  # base of the frequencies of rotary positions; None: not rotary
@@ -89,7 +89,7 @@ class BlockConfig:
     rope_scaling: Any = setting(None, registry=positions.SCALINGS)  # for longer contexts than in training
     experts: ExpertsConfig | None = None  # in the place of the feed-forward part
     convolution: ConvolutionConfig | None = None  # beside the first block (DeBERTa v2)
-    repeats: int = given(1)  # how often each block is applied in a row with the same parameters (ALBERT)
+    repeats: int = fixed(1)  # how often each block is applied in a row with the same parameters (ALBERT)
     dropout: float = setting(0.0, ge=0, lt=1)  # rate after embeddings, attention and MLP; not of attention weights
     drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
     layer_scale: float | None = setting(None, gt=0)  # initial value (Touvron 2021)

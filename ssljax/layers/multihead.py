@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from ssljax.layers import positions
 from ssljax.layers.attention import Mix, attend
 from ssljax.layers.config import BlockConfig
-from ssljax.layers.conv1d import Addend
 from ssljax.layers.dense import Dense, Norm, parameter
 from ssljax.layers.disentangled import Distances, logit_scale, position_logits
 from ssljax.layers.masks import Full, Mask
 from ssljax.layers.noise import Noise
 from ssljax.layers.relative import Relative, RelativeLogits
+from ssljax.layers.sequence_conv import Addend
 
 
 class Cache(NamedTuple):

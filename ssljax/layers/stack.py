@@ -11,13 +11,13 @@ from ssljax.base.errors import UserError
 from ssljax.layers import positions
 from ssljax.layers.block import Block, Out
 from ssljax.layers.config import ACTIVATIONS, KINDS, BlockConfig
-from ssljax.layers.conv1d import Addend, Convolution
 from ssljax.layers.dense import constrain, parameter
 from ssljax.layers.disentangled import Distances
 from ssljax.layers.masks import Given, Mask, Sliding, is_causal
 from ssljax.layers.multihead import Cache, Layer, Shared, grid_bias
 from ssljax.layers.noise import Noise
 from ssljax.layers.relative import Relative
+from ssljax.layers.sequence_conv import Addend, Convolution
 
 
 class Stack(nn.Module):

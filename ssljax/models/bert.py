@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Activation, NormPosition
-from ssljax.models.family import Published, Size, preset
+from ssljax.models.family import Preset, Published, dims
 from ssljax.models.tokens import TokenConfig
 
 BARE = {"readout_transform": False, "readout_bias": False}
@@ -20,17 +20,17 @@ class BertConfig(TokenConfig):
     sentences. RoBERTa (Liu 2019) is the same with one token type and `position_offset=2`, DistilBERT (Sanh 2019) with
     none and half the depth."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 2, 2),
-        "mini": preset(256, 4, 4),
-        "small": preset(512, 4, 8),
-        "medium": preset(512, 8, 8),
-        "base": preset(768, 12, 12, token_types=2, **_UNCASED),
-        "large": preset(1024, 24, 16, token_types=2, **_UNCASED),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 2, 2),
+        "mini": dims(256, 4, 4),
+        "small": dims(512, 4, 8),
+        "medium": dims(512, 8, 8),
+        "base": dims(768, 12, 12, token_types=2, **_UNCASED),
+        "large": dims(1024, 24, 16, token_types=2, **_UNCASED),
     }
     published: ClassVar[Published] = Published(_WITH_POOLER)
 
-    size: str | None = "tiny"
+    preset: str | None = "tiny"
     norm_position: NormPosition = "post"
     norm_eps: float = setting(1e-12, gt=0)
     init: Literal["xavier", "normal", "gpt2"] = "normal"
@@ -43,10 +43,10 @@ class BertConfig(TokenConfig):
 class RobertaConfig(BertConfig):
     """RoBERTa: BERT without pairs of sentences; two rows of the position table stand before that of position 0."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 2, 2),
-        "base": preset(768, 12, 12, vocab_size=50_265, max_len=512),
-        "large": preset(1024, 24, 16, vocab_size=50_265, max_len=512),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 2, 2),
+        "base": dims(768, 12, 12, vocab_size=50_265, max_len=512),
+        "large": dims(1024, 24, 16, vocab_size=50_265, max_len=512),
     }
 
     norm_eps: float = setting(1e-5, gt=0)
@@ -59,9 +59,9 @@ class RobertaConfig(BertConfig):
 class DistilBertConfig(BertConfig):
     """DistilBERT: every second layer of BERT, no token types."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 2, 2),
-        "base": preset(768, 6, 12, **_UNCASED),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 2, 2),
+        "base": dims(768, 6, 12, **_UNCASED),
     }
     published: ClassVar[Published] = Published(BARE)
 
@@ -70,12 +70,12 @@ class DistilBertConfig(BertConfig):
 class AlbertConfig(BertConfig):
     """ALBERT (Lan et al. 2020): one block again and again, small embeddings. `depth` counts the different blocks."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 1, 2, repeats=2, embedding_dim=64),
-        "base": preset(768, 1, 12, repeats=12, vocab_size=30_000, max_len=512),
-        "large": preset(1024, 1, 16, repeats=24, vocab_size=30_000, max_len=512),
-        "xlarge": preset(2048, 1, 16, repeats=24, vocab_size=30_000, max_len=512),
-        "xxlarge": preset(4096, 1, 64, repeats=12, vocab_size=30_000, max_len=512),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 1, 2, repeats=2, embedding_dim=64),
+        "base": dims(768, 1, 12, repeats=12, vocab_size=30_000, max_len=512),
+        "large": dims(1024, 1, 16, repeats=24, vocab_size=30_000, max_len=512),
+        "xlarge": dims(2048, 1, 16, repeats=24, vocab_size=30_000, max_len=512),
+        "xxlarge": dims(4096, 1, 64, repeats=12, vocab_size=30_000, max_len=512),
     }
 
     activation: Activation = "gelu_tanh"
@@ -88,11 +88,11 @@ class AlbertConfig(BertConfig):
 class ElectraConfig(BertConfig):
     """ELECTRA (Clark et al. 2020): BERT with embeddings of their own width; its generator is a smaller one."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 2, 2, embedding_dim=64),
-        "small": preset(256, 12, 4, embedding_dim=128, mlp_dim=1024, **_UNCASED),
-        "base": preset(768, 12, 12, **_UNCASED),
-        "large": preset(1024, 24, 16, **_UNCASED),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 2, 2, embedding_dim=64),
+        "small": dims(256, 12, 4, embedding_dim=128, mlp_dim=1024, **_UNCASED),
+        "base": dims(768, 12, 12, **_UNCASED),
+        "large": dims(1024, 24, 16, **_UNCASED),
     }
     published: ClassVar[Published] = Published(BARE)
 
@@ -104,15 +104,15 @@ class ElectraConfig(BertConfig):
 class ModernBertConfig(BertConfig):
     """ModernBERT (Warner et al. 2024): norms before the parts, GeGLU, rotary positions, every third layer global."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 3, 2, window=17),
-        "base": preset(768, 22, 12, mlp_dim=1152, vocab_size=50_368, max_len=8192),
-        "large": preset(1024, 28, 16, mlp_dim=2624, vocab_size=50_368, max_len=8192),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 3, 2, window=17),
+        "base": dims(768, 22, 12, mlp_dim=1152, vocab_size=50_368, max_len=8192),
+        "large": dims(1024, 28, 16, mlp_dim=2624, vocab_size=50_368, max_len=8192),
     }
     published: ClassVar[Published] = Published(BARE)
 
     norm_position: NormPosition = "pre"
-    first_norm: bool = given(False)
+    first_norm: bool = fixed(False)
     norm_eps: float = setting(1e-5, gt=0)
     bias: bool = False
     activation: Activation = "geglu"

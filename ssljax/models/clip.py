@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import nearest
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Part
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Published, Size, preset
+from ssljax.models.family import Encoded, Preset, Published, dims
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -25,27 +25,29 @@ from ssljax.models.vit import ViT, ViTConfig
 class TextConfig(GPTConfig):
     """The text tower: GPT-2's block, pooled at the last token."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "nano": preset(128, 4, 2),
-        "micro": preset(192, 6, 3),
-        "base": preset(512, 12, 8),
-        "large": preset(768, 12, 12),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "nano": dims(128, 4, 2),
+        "micro": dims(192, 6, 3),
+        "base": dims(512, 12, 8),
+        "large": dims(768, 12, 12),
     }
 
-    size: str | None = "nano"
+    preset: str | None = "nano"
     pool: Literal["first", "last", "mean"] = "last"
-    bias_except: tuple[Part, ...] = given(())
-    attention_scale: float | None = given(None)
+    bias_except: tuple[Part, ...] = fixed(())
+    attention_scale: float | None = fixed(None)
     attention: Literal["causal", "full"] = "causal"  # a token sees those up to itself, or all; `pool` is chosen apart
 
 
-def _published(patch: int, image: Size, text: Size, embed_dim: int | None, side: int = 224, **towers: Any) -> Size:
+def _published(
+    patch: int, image: Preset, text: Preset, embed_dim: int | None, side: int = 224, **towers: Any
+) -> Preset:
     """What CLIP was published with: the towers' sizes, and what both towers share."""
-    own: Size = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
-    picture = ViTConfig(size=None, patch_size=patch, image_shape=(side, side, 3), **image, **own, **towers)
-    causal: Size = {} if embed_dim else {"attention": "full"}
-    return {"image": picture, "text": TextConfig(size=None, **text, **causal, **towers), "embed_dim": embed_dim}
+    own: Preset = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
+    picture = ViTConfig(preset=None, patch_size=patch, image_shape=(side, side, 3), **image, **own, **towers)
+    causal: Preset = {} if embed_dim else {"attention": "full"}
+    return {"image": picture, "text": TextConfig(preset=None, **text, **causal, **towers), "embed_dim": embed_dim}
 
 
 _TEXT = {"vocab_size": 49_408, "max_len": 77}
@@ -61,42 +63,42 @@ class CLIPConfig:
     """
 
     inputs: ClassVar[str] = "pairs"
-    presets: ClassVar[Mapping[str, Size]] = {
-        "b32": _published(32, preset(768, 12, 12), preset(512, 12, 8, **_TEXT), 512, **_QUICK),
-        "b16": _published(16, preset(768, 12, 12), preset(512, 12, 8, **_TEXT), 512, **_QUICK),
-        "l14": _published(14, preset(1024, 24, 16), preset(768, 12, 12, **_TEXT), 768, **_QUICK),
-        "l14-336": _published(14, preset(1024, 24, 16), preset(768, 12, 12, **_TEXT), 768, 336, **_QUICK),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "b32": _published(32, dims(768, 12, 12), dims(512, 12, 8, **_TEXT), 512, **_QUICK),
+        "b16": _published(16, dims(768, 12, 12), dims(512, 12, 8, **_TEXT), 512, **_QUICK),
+        "l14": _published(14, dims(1024, 24, 16), dims(768, 12, 12, **_TEXT), 768, **_QUICK),
+        "l14-336": _published(14, dims(1024, 24, 16), dims(768, 12, 12, **_TEXT), 768, 336, **_QUICK),
     }
 
     published: ClassVar[Published] = Published()
 
-    size: str | None = None  # named towers; None: those of `image` and `text`
-    image: ViTConfig = setting(ViTConfig(size="nano", embedding_norm=True, patch_bias=False))
+    preset: str | None = None  # named towers; None: those of `image` and `text`
+    image: ViTConfig = setting(ViTConfig(preset="nano", embedding_norm=True, patch_bias=False))
     text: TextConfig = setting(TextConfig())
     embed_dim: int | None = setting(128, ge=1)
     temperature: float = setting(0.07, gt=0)
-    projection_bias: bool = given(False)
-    logit_bias: float | None = given(None)  # at the start, where one is learned (SigLIP)
+    projection_bias: bool = fixed(False)
+    logit_bias: float | None = fixed(None)  # at the start, where one is learned (SigLIP)
 
     def validate(self) -> None:
-        if self.size is not None and self.size not in self.presets:
-            close = nearest(self.size, self.presets)
-            raise ValueError(f"size: unknown size {self.size!r}{close} (known: {', '.join(self.presets)})")
+        if self.preset is not None and self.preset not in self.presets:
+            close = nearest(self.preset, self.presets)
+            raise ValueError(f"preset: unknown preset {self.preset!r}{close} (known: {', '.join(self.presets)})")
 
-    def resolved(self) -> Self:
+    def with_preset(self) -> Self:
         """The same with the numbers of all sizes filled in."""
-        full = self if self.size is None else dataclasses.replace(self, **self.presets[self.size])
-        return dataclasses.replace(full, image=full.image.resolved(), text=full.text.resolved())
+        full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
+        return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
     def module(self, spec: Any, path: str = "model") -> "CLIP":
         """The two towers for the images and tokens of `spec`."""
-        full = self.resolved()
-        image, text = full.image.module(spec, f"{path}.image").config, full.text.sized(spec, f"{path}.text")
+        full = self.with_preset()
+        image, text = full.image.module(spec, f"{path}.image").config, full.text.fit_to(spec, f"{path}.text")
         return CLIP(dataclasses.replace(full, image=image, text=text))
 
     def standalone(self) -> "CLIP":
         """The two towers by themselves; the image's shape, the vocabulary and `max_len` must be known."""
-        full = self.resolved()
+        full = self.with_preset()
         return CLIP(dataclasses.replace(full, image=dataclasses.replace(full.image, tiled=False)))
 
 
@@ -105,19 +107,19 @@ class SigLIPConfig(CLIPConfig):
     """SigLIP (Zhai et al. 2023): images pooled by attention, texts seen whole and read at the last token; scores have
     a learned bias."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "b16": _published(
             16,
-            preset(768, 12, 12),
-            preset(768, 12, 12, vocab_size=32_000, max_len=64),
+            dims(768, 12, 12),
+            dims(768, 12, 12, vocab_size=32_000, max_len=64),
             None,
             activation="gelu_tanh",
             norm_eps=1e-6,
         ),
         "l16-256": _published(
             16,
-            preset(1024, 24, 16),
-            preset(1024, 24, 16, vocab_size=32_000, max_len=64),
+            dims(1024, 24, 16),
+            dims(1024, 24, 16, vocab_size=32_000, max_len=64),
             None,
             256,
             activation="gelu_tanh",
@@ -125,12 +127,12 @@ class SigLIPConfig(CLIPConfig):
         ),
     }
 
-    image: ViTConfig = setting(ViTConfig(size="nano", pool="map", activation="gelu_tanh"))
+    image: ViTConfig = setting(ViTConfig(preset="nano", pool="map", activation="gelu_tanh"))
     text: TextConfig = setting(TextConfig(attention="full", norm_eps=1e-6))
     embed_dim: int | None = setting(None, ge=1)
     temperature: float = setting(0.1, gt=0)
-    projection_bias: bool = given(True)
-    logit_bias: float | None = given(-10.0)
+    projection_bias: bool = fixed(True)
+    logit_bias: float | None = fixed(-10.0)
 
 
 class CLIP(nn.Module):

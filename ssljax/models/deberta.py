@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
-from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.disentangled import DisentangledConfig
+from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.models.bert import BARE, BertConfig
-from ssljax.models.family import Published, Size, preset
+from ssljax.models.family import Preset, Published, dims
 
 _SHARED = {"vocab_size": 128_100, "max_len": 512}
 
@@ -18,14 +18,14 @@ class DebertaConfig(BertConfig):
     """DeBERTa: BERT with disentangled attention and no absolute positions. Version 2 has a convolution beside its
     first block; version 3 is trained as ELECTRA is."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 2, 2),
-        "v2-xlarge": preset(1536, 24, 24, convolution=ConvolutionConfig(), **_SHARED),
-        "v2-xxlarge": preset(1536, 48, 24, convolution=ConvolutionConfig(), **_SHARED),
-        "v3-xsmall": preset(384, 12, 6, **_SHARED),
-        "v3-small": preset(768, 6, 12, **_SHARED),
-        "v3-base": preset(768, 12, 12, **_SHARED),
-        "v3-large": preset(1024, 24, 16, **_SHARED),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 2, 2),
+        "v2-xlarge": dims(1536, 24, 24, convolution=ConvolutionConfig(), **_SHARED),
+        "v2-xxlarge": dims(1536, 48, 24, convolution=ConvolutionConfig(), **_SHARED),
+        "v3-xsmall": dims(384, 12, 6, **_SHARED),
+        "v3-small": dims(768, 6, 12, **_SHARED),
+        "v3-base": dims(768, 12, 12, **_SHARED),
+        "v3-large": dims(1024, 24, 16, **_SHARED),
     }
 
     published: ClassVar[Published] = Published(BARE)

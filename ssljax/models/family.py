@@ -1,4 +1,4 @@
-"""What families share: named sizes, and what an encoder returns."""
+"""Shared by all families: presets, and the outputs of an encoder."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,59 +22,61 @@ class Encoded(NamedTuple):
     prefix: jax.Array | None = None  # [B, P, D], tokens before those of the parts (class token, registers)
 
 
-Size = Mapping[str, Any]  # what a named size sets
+Preset = Mapping[str, Any]  # values of keys under one name
 
 
 class Published(NamedTuple):
     """What the published numbers of parameters of a family count differently from a model that trains here."""
 
-    keys: Size = {}  # noqa: RUF012 (never mutated): of the configuration, such as a pooler and no read-out
+    keys: Preset = {}  # noqa: RUF012 (never mutated): of the configuration, such as a pooler and no read-out
     classes: int = 0  # of a linear classifier on `pooled`
 
 
-def preset(width: int, depth: int, heads: int, **more: Any) -> Size:
-    """A named size of a family: its width, number of blocks and heads, and whatever else belongs to it."""
+def dims(width: int, depth: int, heads: int, **more: Any) -> Preset:
+    """The values of a preset: width, number of blocks and of heads, and any other keys."""
     return {"width": width, "depth": depth, "heads": heads, **more}
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(BlockConfig):
-    """A stack of blocks with a named size; keys that are given (changed from their defaults) win over the size's."""
+    """A stack of blocks with a preset; keys that differ from their defaults win over the preset's values."""
 
-    presets: ClassVar[Mapping[str, Size]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
     published: ClassVar[Published] = Published()
 
-    size: str | None = None  # named width, depth and heads (an unknown name lists them); None: give all three
-    depth: int | None = setting(None, ge=1)  # number of blocks; None: that of `size`
+    preset: str | None = setting(
+        None, doc="name of published dimensions (an unknown name lists them); None: width, depth and heads are required"
+    )
+    depth: int | None = setting(None, ge=1)  # number of blocks; None: that of `preset`
 
-    def resolved(self) -> Self:
-        """The same with the numbers of its size filled in."""
-        return resolve(self)
+    def with_preset(self) -> Self:
+        """The configuration with the values of its preset filled in."""
+        return with_preset(self)
 
     def validate(self) -> None:
-        check_size(self)
-        full = self.resolved()
+        check_preset(self)
+        full = self.with_preset()
         if full.depth is None:
-            raise ValueError("depth: missing; a number or a size is required")
+            raise ValueError("depth: missing; a number or a preset is required")
         if full.experts is not None and full.depth % full.experts.every:
             raise ValueError(f"experts.every: {full.experts.every} does not divide the depth {full.depth}")
         BlockConfig.validate(full)
 
 
-def resolve(config: Any) -> Any:
-    """A configuration with the numbers of its `size` in the place of keys that have their defaults."""
-    if config.size is None:
+def with_preset(config: Any) -> Any:
+    """A copy in which the values of the preset replace keys that have their defaults."""
+    if config.preset is None:
         return config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    preset = config.presets[config.size].items()
-    return dataclasses.replace(config, **{k: v for k, v in preset if getattr(config, k) == defaults[k]})
+    values = config.presets[config.preset].items()
+    return dataclasses.replace(config, **{k: v for k, v in values if getattr(config, k) == defaults[k]})
 
 
-def check_size(config: Any) -> None:
-    """ValueError where a configuration names a size that its family does not have."""
-    if config.size is not None and config.size not in config.presets:
-        close = nearest(config.size, config.presets)
-        raise ValueError(f"size: unknown size {config.size!r}{close} (known: {', '.join(config.presets)})")
+def check_preset(config: Any) -> None:
+    """Raises ValueError if the family has no preset of that name."""
+    if config.preset is not None and config.preset not in config.presets:
+        close = nearest(config.preset, config.presets)
+        raise ValueError(f"preset: unknown preset {config.preset!r}{close} (known: {', '.join(config.presets)})")
 
 
 def element_shape(spec: Any, key: str, path: str) -> tuple[int, ...]:

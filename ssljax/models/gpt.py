@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
 from ssljax.layers.config import Activation, NormPosition
-from ssljax.models.family import Size, preset
+from ssljax.models.family import Preset, dims
 from ssljax.models.tokens import TokenConfig
 
 
@@ -19,21 +19,21 @@ class GPTConfig(TokenConfig):
     vocabulary is an assumption.
     """
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4),
-        "mini": preset(256, 6, 8),
-        "gpt2": preset(768, 12, 12, vocab_size=50_257, max_len=1024),
-        "gpt2-medium": preset(1024, 24, 16, vocab_size=50_257, max_len=1024),
-        "gpt2-large": preset(1280, 36, 20, vocab_size=50_257, max_len=1024),
-        "gpt2-xl": preset(1600, 48, 25, vocab_size=50_257, max_len=1024),
-        "megatron-1.2b": preset(1536, 40, 16, vocab_size=51_200, max_len=1024),
-        "megatron-2.5b": preset(1920, 54, 20, vocab_size=51_200, max_len=1024),
-        "megatron-4.2b": preset(2304, 64, 24, vocab_size=51_200, max_len=1024),
-        "megatron-8.3b": preset(3072, 72, 32, vocab_size=51_200, max_len=1024),
-        "turing-nlg-17b": preset(4256, 78, 28, vocab_size=50_257, max_len=1024),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4),
+        "mini": dims(256, 6, 8),
+        "gpt2": dims(768, 12, 12, vocab_size=50_257, max_len=1024),
+        "gpt2-medium": dims(1024, 24, 16, vocab_size=50_257, max_len=1024),
+        "gpt2-large": dims(1280, 36, 20, vocab_size=50_257, max_len=1024),
+        "gpt2-xl": dims(1600, 48, 25, vocab_size=50_257, max_len=1024),
+        "megatron-1.2b": dims(1536, 40, 16, vocab_size=51_200, max_len=1024),
+        "megatron-2.5b": dims(1920, 54, 20, vocab_size=51_200, max_len=1024),
+        "megatron-4.2b": dims(2304, 64, 24, vocab_size=51_200, max_len=1024),
+        "megatron-8.3b": dims(3072, 72, 32, vocab_size=51_200, max_len=1024),
+        "turing-nlg-17b": dims(4256, 78, 28, vocab_size=50_257, max_len=1024),
     }
 
-    size: str | None = "micro"
+    preset: str | None = "micro"
     norm_eps: float = setting(1e-5, gt=0)
     activation: Activation = "gelu_tanh"
     init: Literal["xavier", "normal", "gpt2"] = "gpt2"
@@ -43,9 +43,9 @@ class GPTConfig(TokenConfig):
 class GPT1Config(GPTConfig):
     """GPT-1: a norm after each sum, none at the end."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4),
-        "gpt1": preset(768, 12, 12, vocab_size=40_478, max_len=512),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4),
+        "gpt1": dims(768, 12, 12, vocab_size=40_478, max_len=512),
     }
 
     norm_position: NormPosition = "post"
@@ -61,16 +61,16 @@ class GPT3Config(GPTConfig):
     (2.7b); 2M and 1.2e-4 (6.7b), 1e-4 (13b); 3.2M and 0.6e-4 (175b).
     """
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4),
-        "125m": preset(768, 12, 12, head_dim=64, vocab_size=50_257, max_len=2048),
-        "350m": preset(1024, 24, 16, head_dim=64, vocab_size=50_257, max_len=2048),
-        "760m": preset(1536, 24, 16, head_dim=96, vocab_size=50_257, max_len=2048),
-        "1.3b": preset(2048, 24, 24, head_dim=128, vocab_size=50_257, max_len=2048),
-        "2.7b": preset(2560, 32, 32, head_dim=80, vocab_size=50_257, max_len=2048),
-        "6.7b": preset(4096, 32, 32, head_dim=128, vocab_size=50_257, max_len=2048),
-        "13b": preset(5120, 40, 40, head_dim=128, vocab_size=50_257, max_len=2048),
-        "175b": preset(12_288, 96, 96, head_dim=128, vocab_size=50_257, max_len=2048),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4),
+        "125m": dims(768, 12, 12, head_dim=64, vocab_size=50_257, max_len=2048),
+        "350m": dims(1024, 24, 16, head_dim=64, vocab_size=50_257, max_len=2048),
+        "760m": dims(1536, 24, 16, head_dim=96, vocab_size=50_257, max_len=2048),
+        "1.3b": dims(2048, 24, 24, head_dim=128, vocab_size=50_257, max_len=2048),
+        "2.7b": dims(2560, 32, 32, head_dim=80, vocab_size=50_257, max_len=2048),
+        "6.7b": dims(4096, 32, 32, head_dim=128, vocab_size=50_257, max_len=2048),
+        "13b": dims(5120, 40, 40, head_dim=128, vocab_size=50_257, max_len=2048),
+        "175b": dims(12_288, 96, 96, head_dim=128, vocab_size=50_257, max_len=2048),
     }
 
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global", "local")
@@ -84,17 +84,17 @@ _NARROW = {"norm_position": "post", "embedding_dim": 512, "embedding_map": "toke
 class OPTConfig(GPTConfig):
     """OPT: GPT-3 with ReLU and all layers dense; two rows of the position table stand before that of position 0."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4),
-        "125m": preset(768, 12, 12, vocab_size=50_272, max_len=2048),
-        "350m": preset(1024, 24, 16, vocab_size=50_272, max_len=2048, **_NARROW),
-        "1.3b": preset(2048, 24, 32, vocab_size=50_272, max_len=2048),
-        "2.7b": preset(2560, 32, 32, vocab_size=50_272, max_len=2048),
-        "6.7b": preset(4096, 32, 32, vocab_size=50_272, max_len=2048),
-        "13b": preset(5120, 40, 40, vocab_size=50_272, max_len=2048),
-        "30b": preset(7168, 48, 56, vocab_size=50_272, max_len=2048),
-        "66b": preset(9216, 64, 72, vocab_size=50_272, max_len=2048),
-        "175b": preset(12_288, 96, 96, vocab_size=50_272, max_len=2048),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4),
+        "125m": dims(768, 12, 12, vocab_size=50_272, max_len=2048),
+        "350m": dims(1024, 24, 16, vocab_size=50_272, max_len=2048, **_NARROW),
+        "1.3b": dims(2048, 24, 32, vocab_size=50_272, max_len=2048),
+        "2.7b": dims(2560, 32, 32, vocab_size=50_272, max_len=2048),
+        "6.7b": dims(4096, 32, 32, vocab_size=50_272, max_len=2048),
+        "13b": dims(5120, 40, 40, vocab_size=50_272, max_len=2048),
+        "30b": dims(7168, 48, 56, vocab_size=50_272, max_len=2048),
+        "66b": dims(9216, 64, 72, vocab_size=50_272, max_len=2048),
+        "175b": dims(12_288, 96, 96, vocab_size=50_272, max_len=2048),
     }
 
     activation: Activation = "relu"
@@ -105,11 +105,11 @@ class OPTConfig(GPTConfig):
 class ImageGPTConfig(GPTConfig):
     """Image GPT: GPT-2 over colour clusters, norms without mean or bias, a read-out of its own without the start id."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4),
-        "small": preset(512, 24, 8, vocab_size=513, max_len=1024, readout_size=512),
-        "medium": preset(1024, 36, 8, vocab_size=513, max_len=1024, readout_size=512),
-        "large": preset(1536, 48, 16, vocab_size=513, max_len=1024, readout_size=512),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4),
+        "small": dims(512, 24, 8, vocab_size=513, max_len=1024, readout_size=512),
+        "medium": dims(1024, 36, 8, vocab_size=513, max_len=1024, readout_size=512),
+        "large": dims(1536, 48, 16, vocab_size=513, max_len=1024, readout_size=512),
     }
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "rms"

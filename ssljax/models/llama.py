@@ -8,30 +8,30 @@ from ssljax.base.schema import setting
 from ssljax.layers.config import Activation, NormPosition, Part
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import Llama3
-from ssljax.models.family import Size, preset
+from ssljax.models.family import Preset, dims
 from ssljax.models.tokens import TokenConfig
 
 
-def _llama3(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Size:
+def _llama3(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Preset:
     """A size of LLaMA 3 with eight key and value heads."""
     more = {"max_len": 8192, "vocab_size": 128_256, "rope_theta": 5e5, **more}
-    return preset(width, depth, heads, kv_heads=8, mlp_dim=mlp_dim, **more)
+    return dims(width, depth, heads, kv_heads=8, mlp_dim=mlp_dim, **more)
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(TokenConfig):
-    """LLaMA 1 to 3: RMSNorm, SwiGLU, rotary positions, no biases. Sizes of the second and third begin with their
+    """LLaMA 1 to 3: RMSNorm, SwiGLU, rotary positions, no biases. Presets of the second and third begin with their
     version."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, mlp_dim=352),
-        "7b": preset(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
-        "13b": preset(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
-        "33b": preset(6656, 60, 52, mlp_dim=17_920, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
-        "65b": preset(8192, 80, 64, mlp_dim=22_016, vocab_size=32_000, max_len=2048),
-        "2-7b": preset(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=4096),
-        "2-13b": preset(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=4096),
-        "2-70b": preset(8192, 80, 64, kv_heads=8, mlp_dim=28_672, vocab_size=32_000, max_len=4096),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, mlp_dim=352),
+        "7b": dims(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
+        "13b": dims(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
+        "33b": dims(6656, 60, 52, mlp_dim=17_920, vocab_size=32_000, max_len=2048, norm_eps=1e-6),
+        "65b": dims(8192, 80, 64, mlp_dim=22_016, vocab_size=32_000, max_len=2048),
+        "2-7b": dims(4096, 32, 32, mlp_dim=11_008, vocab_size=32_000, max_len=4096),
+        "2-13b": dims(5120, 40, 40, mlp_dim=13_824, vocab_size=32_000, max_len=4096),
+        "2-70b": dims(8192, 80, 64, kv_heads=8, mlp_dim=28_672, vocab_size=32_000, max_len=4096),
         "3-8b": _llama3(4096, 32, 32, 14_336),
         "3-70b": _llama3(8192, 80, 64, 28_672),
         "3.1-8b": _llama3(4096, 32, 32, 14_336, rope_scaling=Llama3(8.0), max_len=131_072),
@@ -41,7 +41,7 @@ class LlamaConfig(TokenConfig):
         "3.2-3b": _llama3(3072, 28, 24, 8192, rope_scaling=Llama3(32.0), max_len=131_072, tied=True),
     }
 
-    size: str | None = "micro"
+    preset: str | None = "micro"
     norm: Literal["layer", "rms", "rms_plus_one"] = "rms"
     norm_eps: float = setting(1e-5, gt=0)
     activation: Activation = "swiglu"
@@ -57,9 +57,9 @@ class LlamaConfig(TokenConfig):
 class MistralConfig(LlamaConfig):
     """Mistral 7B (Jiang et al. 2023): LLaMA with grouped heads and a sliding window of 4,096 tokens."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, kv_heads=2, mlp_dim=352, window=64),
-        "7b": preset(4096, 32, 32, kv_heads=8, mlp_dim=14_336, vocab_size=32_000, max_len=32_768),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, window=64),
+        "7b": dims(4096, 32, 32, kv_heads=8, mlp_dim=14_336, vocab_size=32_000, max_len=32_768),
     }
 
     layer_kinds: tuple[Literal["global", "local"], ...] = ("local",)
@@ -70,10 +70,10 @@ class MistralConfig(LlamaConfig):
 class MixtralConfig(LlamaConfig):
     """Mixtral (Jiang et al. 2024): Mistral's block with experts, two for each token, and no window."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, kv_heads=2, mlp_dim=352),
-        "8x7b": preset(4096, 32, 32, kv_heads=8, mlp_dim=14_336, vocab_size=32_000, max_len=32_768),
-        "8x22b": preset(6144, 56, 48, kv_heads=8, mlp_dim=16_384, vocab_size=32_768, max_len=65_536),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352),
+        "8x7b": dims(4096, 32, 32, kv_heads=8, mlp_dim=14_336, vocab_size=32_000, max_len=32_768),
+        "8x22b": dims(6144, 56, 48, kv_heads=8, mlp_dim=16_384, vocab_size=32_768, max_len=65_536),
     }
 
     rope_theta: float | None = setting(1e6, gt=0)
@@ -84,15 +84,15 @@ class MixtralConfig(LlamaConfig):
 class Qwen2Config(LlamaConfig):
     """Qwen 2 and 2.5 (Yang et al. 2024): LLaMA with grouped heads and biases of q, k and v."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, kv_heads=2, mlp_dim=352),
-        "0.5b": preset(896, 24, 14, kv_heads=2, mlp_dim=4864, vocab_size=151_936, max_len=32_768, tied=True),
-        "1.5b": preset(1536, 28, 12, kv_heads=2, mlp_dim=8960, vocab_size=151_936, max_len=32_768, tied=True),
-        "7b": preset(3584, 28, 28, kv_heads=4, mlp_dim=18_944, vocab_size=152_064, max_len=32_768),
-        "72b": preset(8192, 80, 64, kv_heads=8, mlp_dim=29_568, vocab_size=152_064, max_len=32_768),
-        "2.5-3b": preset(2048, 36, 16, kv_heads=2, mlp_dim=11_008, vocab_size=151_936, max_len=32_768, tied=True),
-        "2.5-14b": preset(5120, 48, 40, kv_heads=8, mlp_dim=13_824, vocab_size=152_064, max_len=131_072),
-        "2.5-32b": preset(5120, 64, 40, kv_heads=8, mlp_dim=27_648, vocab_size=152_064, max_len=131_072),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352),
+        "0.5b": dims(896, 24, 14, kv_heads=2, mlp_dim=4864, vocab_size=151_936, max_len=32_768, tied=True),
+        "1.5b": dims(1536, 28, 12, kv_heads=2, mlp_dim=8960, vocab_size=151_936, max_len=32_768, tied=True),
+        "7b": dims(3584, 28, 28, kv_heads=4, mlp_dim=18_944, vocab_size=152_064, max_len=32_768),
+        "72b": dims(8192, 80, 64, kv_heads=8, mlp_dim=29_568, vocab_size=152_064, max_len=32_768),
+        "2.5-3b": dims(2048, 36, 16, kv_heads=2, mlp_dim=11_008, vocab_size=151_936, max_len=32_768, tied=True),
+        "2.5-14b": dims(5120, 48, 40, kv_heads=8, mlp_dim=13_824, vocab_size=152_064, max_len=131_072),
+        "2.5-32b": dims(5120, 64, 40, kv_heads=8, mlp_dim=27_648, vocab_size=152_064, max_len=131_072),
     }
 
     norm_eps: float = setting(1e-6, gt=0)
@@ -104,14 +104,14 @@ class Qwen2Config(LlamaConfig):
 class Qwen3Config(LlamaConfig):
     """Qwen 3 (Yang et al. 2025): grouped heads of 128, q and k normalised, no biases."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48),
-        "0.6b": preset(1024, 28, 16, kv_heads=8, mlp_dim=3072, vocab_size=151_936, max_len=40_960, tied=True),
-        "1.7b": preset(2048, 28, 16, kv_heads=8, mlp_dim=6144, vocab_size=151_936, max_len=40_960, tied=True),
-        "4b": preset(2560, 36, 32, kv_heads=8, mlp_dim=9728, vocab_size=151_936, max_len=40_960, tied=True),
-        "8b": preset(4096, 36, 32, kv_heads=8, mlp_dim=12_288, vocab_size=151_936, max_len=40_960),
-        "14b": preset(5120, 40, 40, kv_heads=8, mlp_dim=17_408, vocab_size=151_936, max_len=40_960),
-        "32b": preset(5120, 64, 64, kv_heads=8, mlp_dim=25_600, vocab_size=151_936, max_len=40_960),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48),
+        "0.6b": dims(1024, 28, 16, kv_heads=8, mlp_dim=3072, vocab_size=151_936, max_len=40_960, tied=True),
+        "1.7b": dims(2048, 28, 16, kv_heads=8, mlp_dim=6144, vocab_size=151_936, max_len=40_960, tied=True),
+        "4b": dims(2560, 36, 32, kv_heads=8, mlp_dim=9728, vocab_size=151_936, max_len=40_960, tied=True),
+        "8b": dims(4096, 36, 32, kv_heads=8, mlp_dim=12_288, vocab_size=151_936, max_len=40_960),
+        "14b": dims(5120, 40, 40, kv_heads=8, mlp_dim=17_408, vocab_size=151_936, max_len=40_960),
+        "32b": dims(5120, 64, 64, kv_heads=8, mlp_dim=25_600, vocab_size=151_936, max_len=40_960),
     }
 
     norm_eps: float = setting(1e-6, gt=0)
@@ -124,10 +124,10 @@ class Qwen3Config(LlamaConfig):
 class GemmaConfig(LlamaConfig):
     """Gemma (Gemma team 2024): GeGLU, heads of 256, scaled and tied embeddings, norm scales kept less 1."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, kv_heads=1, mlp_dim=352, head_dim=48),
-        "2b": preset(2048, 18, 8, kv_heads=1, mlp_dim=16_384, vocab_size=256_000, max_len=8192),
-        "7b": preset(3072, 28, 16, mlp_dim=24_576, vocab_size=256_000, max_len=8192),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, kv_heads=1, mlp_dim=352, head_dim=48),
+        "2b": dims(2048, 18, 8, kv_heads=1, mlp_dim=16_384, vocab_size=256_000, max_len=8192),
+        "7b": dims(3072, 28, 16, mlp_dim=24_576, vocab_size=256_000, max_len=8192),
     }
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "rms_plus_one"
@@ -142,11 +142,11 @@ class GemmaConfig(LlamaConfig):
 class Gemma2Config(GemmaConfig):
     """Gemma 2 (2024): norms before and after each part, local and global layers in turn, capped logits."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48, window=64),
-        "2b": preset(2304, 26, 8, kv_heads=4, mlp_dim=9216, vocab_size=256_000, max_len=8192),
-        "9b": preset(3584, 42, 16, kv_heads=8, mlp_dim=14_336, vocab_size=256_000, max_len=8192),
-        "27b": preset(
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48, window=64),
+        "2b": dims(2304, 26, 8, kv_heads=4, mlp_dim=9216, vocab_size=256_000, max_len=8192),
+        "9b": dims(3584, 42, 16, kv_heads=8, mlp_dim=14_336, vocab_size=256_000, max_len=8192),
+        "27b": dims(
             4608,
             46,
             32,
@@ -171,17 +171,17 @@ class NeoXConfig(LlamaConfig):
     """GPT-NeoX and Pythia (Black 2022, Biderman 2023): attention and feed-forward side by side, a quarter of each head
     rotary."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4),
-        "pythia-70m": preset(512, 6, 8, vocab_size=50_304, max_len=2048),
-        "pythia-160m": preset(768, 12, 12, vocab_size=50_304, max_len=2048),
-        "pythia-410m": preset(1024, 24, 16, vocab_size=50_304, max_len=2048),
-        "pythia-1b": preset(2048, 16, 8, vocab_size=50_304, max_len=2048),
-        "pythia-1.4b": preset(2048, 24, 16, vocab_size=50_304, max_len=2048),
-        "pythia-2.8b": preset(2560, 32, 32, vocab_size=50_304, max_len=2048),
-        "pythia-6.9b": preset(4096, 32, 32, vocab_size=50_432, max_len=2048),
-        "pythia-12b": preset(5120, 36, 40, vocab_size=50_688, max_len=2048),
-        "20b": preset(6144, 44, 64, vocab_size=50_432, max_len=2048),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4),
+        "pythia-70m": dims(512, 6, 8, vocab_size=50_304, max_len=2048),
+        "pythia-160m": dims(768, 12, 12, vocab_size=50_304, max_len=2048),
+        "pythia-410m": dims(1024, 24, 16, vocab_size=50_304, max_len=2048),
+        "pythia-1b": dims(2048, 16, 8, vocab_size=50_304, max_len=2048),
+        "pythia-1.4b": dims(2048, 24, 16, vocab_size=50_304, max_len=2048),
+        "pythia-2.8b": dims(2560, 32, 32, vocab_size=50_304, max_len=2048),
+        "pythia-6.9b": dims(4096, 32, 32, vocab_size=50_432, max_len=2048),
+        "pythia-12b": dims(5120, 36, 40, vocab_size=50_688, max_len=2048),
+        "20b": dims(6144, 44, 64, vocab_size=50_432, max_len=2048),
     }
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "layer"
@@ -195,11 +195,11 @@ class NeoXConfig(LlamaConfig):
 class PaLMConfig(LlamaConfig):
     """PaLM (Chowdhery et al. 2022): one norm for both parts side by side, one key and value head, SwiGLU, no biases."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 4, 4, mlp_dim=512),
-        "8b": preset(4096, 32, 16, mlp_dim=16_384, vocab_size=256_000, max_len=2048),
-        "62b": preset(8192, 64, 32, mlp_dim=32_768, vocab_size=256_000, max_len=2048),
-        "540b": preset(18_432, 118, 48, mlp_dim=73_728, vocab_size=256_000, max_len=2048),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 4, 4, mlp_dim=512),
+        "8b": dims(4096, 32, 16, mlp_dim=16_384, vocab_size=256_000, max_len=2048),
+        "62b": dims(8192, 64, 32, mlp_dim=32_768, vocab_size=256_000, max_len=2048),
+        "540b": dims(18_432, 118, 48, mlp_dim=73_728, vocab_size=256_000, max_len=2048),
     }
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "layer"

@@ -14,14 +14,14 @@ from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Published, Size, check_size
+from ssljax.models.family import Encoded, Preset, Published, check_preset
 from ssljax.models.flops import dense_flops
 from ssljax.models.llama import LlamaConfig
 from ssljax.models.tokens import Readout, TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
 
 _CLIP_L14 = ViTConfig(
-    size="large",
+    preset="large",
     patch_size=14,
     activation="quick_gelu",
     norm_eps=1e-5,
@@ -35,7 +35,7 @@ _CLIP_L14 = ViTConfig(
 class LLaVAConfig:
     """CLIP's image tower, two linear maps, and a decoder.
 
-    size: named towers (LLaVA 1.5: Liu et al. 2023, "Improved Baselines"); None: those of `image` and `text`.
+    preset: named towers (LLaVA 1.5: Liu et al. 2023, "Improved Baselines"); None: those of `image` and `text`.
     feature_layer: whose tokens are mapped; -1 is what the last block makes, -2 what it reads; of several, side by side.
     feature_tokens: those of patches, or all, the class token too.
     image_token: the id whose embeddings give way to these tokens, one each.
@@ -45,16 +45,16 @@ class LLaVAConfig:
 
     inputs: ClassVar[str] = "image_text"
     # Their vocabulary is that of LLaMA 2 with a token for patches and one for padding, rounded up to a multiple of 64.
-    presets: ClassVar[Mapping[str, Size]] = {
-        f"1.5-{size}": {"image": _CLIP_L14, "text": LlamaConfig(size=f"2-{size}", vocab_size=32_064)}
+    presets: ClassVar[Mapping[str, Preset]] = {
+        f"1.5-{size}": {"image": _CLIP_L14, "text": LlamaConfig(preset=f"2-{size}", vocab_size=32_064)}
         for size in ("7b", "13b")
     }
     published: ClassVar[Published] = Published()
 
-    size: str | None = None
+    preset: str | None = None
     image: ViTConfig = setting(_CLIP_L14)
     text: Any = setting(
-        {"name": "llama", "size": "2-7b"},
+        {"name": "llama", "preset": "2-7b"},
         registry=models.REGISTRY.only("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
     )
     feature_layer: int | tuple[int, ...] = -2
@@ -64,8 +64,8 @@ class LLaVAConfig:
     projector_bias: bool = True
 
     def validate(self) -> None:
-        check_size(self)
-        full = self.resolved()
+        check_preset(self)
+        full = self.with_preset()
         depth = full.image.known("depth")
         if not full.layers or any(abs(layer) > depth + (layer < 0) for layer in full.layers):
             raise ValueError(f"feature_layer: got {self.feature_layer}, must be in {-depth - 1}..{depth} (model.image)")
@@ -75,20 +75,20 @@ class LLaVAConfig:
         """The layers whose tokens are mapped."""
         return (self.feature_layer,) if isinstance(self.feature_layer, int) else self.feature_layer
 
-    def resolved(self) -> Self:
+    def with_preset(self) -> Self:
         """The same with the numbers of all sizes filled in."""
-        full = self if self.size is None else dataclasses.replace(self, **self.presets[self.size])
-        return dataclasses.replace(full, image=full.image.resolved(), text=full.text.resolved())
+        full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
+        return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
     def module(self, spec: Any, path: str = "model") -> "LLaVA":
         """The model for the images and tokens of `spec`."""
-        full = self.resolved()
-        image, text = full.image.module(spec, f"{path}.image").config, full.text.sized(spec, f"{path}.text")
-        return LLaVA(dataclasses.replace(full, size=None, image=image, text=text))
+        full = self.with_preset()
+        image, text = full.image.module(spec, f"{path}.image").config, full.text.fit_to(spec, f"{path}.text")
+        return LLaVA(dataclasses.replace(full, preset=None, image=image, text=text))
 
     def standalone(self) -> "LLaVA":
         """The model by itself; the image's shape, the vocabulary and `max_len` must be known."""
-        return LLaVA(dataclasses.replace(self.resolved(), size=None))
+        return LLaVA(dataclasses.replace(self.with_preset(), preset=None))
 
 
 class LLaVA(nn.Module):

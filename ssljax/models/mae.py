@@ -15,7 +15,7 @@ from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
 from ssljax.layers.positions import sincos_2d
 from ssljax.layers.stack import Stack
-from ssljax.models.family import Encoded, Size, TransformerConfig, preset
+from ssljax.models.family import Encoded, Preset, TransformerConfig, dims
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.vit import ViTConfig
 
@@ -27,25 +27,25 @@ class MAEDecoder(TransformerConfig):
     positions: fixed sine-cosine; or a learned table, with rows for the tokens before the patches too.
     """
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 1, 2),
-        "nano": preset(96, 2, 3),
-        "micro": preset(128, 2, 4),
-        "paper": preset(512, 8, 16),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 1, 2),
+        "nano": dims(96, 2, 3),
+        "micro": dims(128, 2, 4),
+        "paper": dims(512, 8, 16),
     }
 
-    size: str | None = "micro"
+    preset: str | None = "micro"
     positions: Literal["sincos", "learned"] = "sincos"
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
-        width = self.resolved().known("width")
+        width = self.with_preset().known("width")
         if self.positions == "sincos" and width % 4:
             raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {width}")
 
     def module(self, grid: tuple[int, int], patch_dim: int) -> "Decoder":
         """The decoder for `grid` patches (rows, columns) of `patch_dim` numbers each."""
-        return Decoder(self.resolved(), grid, patch_dim)
+        return Decoder(self.with_preset(), grid, patch_dim)
 
 
 class Decoder(nn.Module):
@@ -100,16 +100,16 @@ class AutoencoderConfig:
 
     inputs: ClassVar[str] = "images"
 
-    encoder: ViTConfig = setting(ViTConfig(size="base", positions="sincos"))
-    decoder: MAEDecoder = setting(MAEDecoder(size="paper"))
+    encoder: ViTConfig = setting(ViTConfig(preset="base", positions="sincos"))
+    decoder: MAEDecoder = setting(MAEDecoder(preset="paper"))
 
-    def resolved(self) -> Self:
+    def with_preset(self) -> Self:
         """The same with the numbers of both sizes filled in."""
-        return dataclasses.replace(self, encoder=self.encoder.resolved(), decoder=self.decoder.resolved())
+        return dataclasses.replace(self, encoder=self.encoder.with_preset(), decoder=self.decoder.with_preset())
 
     def standalone(self) -> "Autoencoder":
         """Both for the encoder's `image_shape`."""
-        return Autoencoder(self.resolved())
+        return Autoencoder(self.with_preset())
 
 
 class Autoencoder(nn.Module):

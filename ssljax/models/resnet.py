@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.schema import setting
-from ssljax.layers.convolution import Conv, GroupNorm
 from ssljax.layers.dense import constrain_rows
 from ssljax.layers.heads import BatchNorm
+from ssljax.layers.image_conv import Conv, GroupNorm
 from ssljax.layers.noise import Noise, drop_path
-from ssljax.models.family import Encoded, Published, Size, check_size, element_shape, resolve
+from ssljax.models.family import Encoded, Preset, Published, check_preset, element_shape, with_preset
 from ssljax.models.flops import dense_flops
 
 
@@ -31,7 +31,7 @@ class ResNetConfig:
     """
 
     inputs: ClassVar[str] = "images"
-    presets: ClassVar[Mapping[str, Size]] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         "micro": {"channels": 32, "depths": (1, 1, 1), "groups": 8},
         "18": {"depths": (2, 2, 2, 2)},
         "34": {"depths": (3, 4, 6, 3)},
@@ -41,7 +41,7 @@ class ResNetConfig:
     }
     published: ClassVar[Published] = Published(classes=1000)
 
-    size: str | None = "micro"  # named depths (an unknown name lists them); None: give `depths`
+    preset: str | None = "micro"  # named depths (an unknown name lists them); None: give `depths`
     channels: int = setting(64, ge=1)  # of the stem; the blocks of stage i have 2^i times as many
     depths: tuple[int, ...] | None = setting(None, ge=1)  # blocks of each stage; None: those of `size`
     bottleneck: bool = False  # blocks of three convolutions with four times the channels at their ends
@@ -52,25 +52,25 @@ class ResNetConfig:
     # of activations; parameters are float32, and the loss is scaled where activations are float16
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
-    def resolved(self) -> Self:
-        """The same with the numbers of its size filled in."""
-        return resolve(self)
+    def with_preset(self) -> Self:
+        """The configuration with the values of its preset filled in."""
+        return with_preset(self)
 
     def validate(self) -> None:
-        check_size(self)
-        full = self.resolved()
+        check_preset(self)
+        full = self.with_preset()
         if not full.depths:
-            raise ValueError("depths: missing; a list of numbers or a size is required")
+            raise ValueError("depths: missing; a list of numbers or a preset is required")
         if self.norm == "group" and full.channels % full.groups:
             raise ValueError(f"groups: {full.groups} does not divide the {full.channels} channels")
 
     def module(self, spec: Any, path: str = "model") -> "ResNet":
         """The encoder for the images of `spec`."""
-        return ResNet(self.resolved(), element_shape(spec, "image", f"{path}.name"))
+        return ResNet(self.with_preset(), element_shape(spec, "image", f"{path}.name"))
 
     def standalone(self) -> "ResNet":
         """The encoder of colour images."""
-        return ResNet(self.resolved(), (224, 224, 3))
+        return ResNet(self.with_preset(), (224, 224, 3))
 
     @property
     def blocks(self) -> list[tuple[int, int]]:

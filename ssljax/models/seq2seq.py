@@ -15,15 +15,15 @@ from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.multihead import Cache
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Published, Size, preset
+from ssljax.models.family import Encoded, Preset, Published, dims
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
 
 
-def _t5(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Size:
+def _t5(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Preset:
     """A published size of T5; a tied read-out sees hidden states divided by sqrt(width)."""
     more = {"head_dim": 64, "readout_scale": width**-0.5 if more.get("tied", True) else None, **more}
-    return preset(width, depth, heads, mlp_dim=mlp_dim, vocab_size=32_128, max_len=512, **more)
+    return dims(width, depth, heads, mlp_dim=mlp_dim, vocab_size=32_128, max_len=512, **more)
 
 
 _V1_1 = {"activation": "geglu_tanh", "tied": False}
@@ -38,13 +38,13 @@ class Seq2SeqConfig(TokenConfig):
     """
 
     inputs: ClassVar[str] = "sequences"
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 2, 4),
-        "base": preset(512, 6, 8, vocab_size=37_000, max_len=1024),
-        "big": preset(1024, 6, 16, vocab_size=37_000, max_len=1024),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 2, 4),
+        "base": dims(512, 6, 8, vocab_size=37_000, max_len=1024),
+        "big": dims(1024, 6, 16, vocab_size=37_000, max_len=1024),
     }
 
-    size: str | None = "micro"
+    preset: str | None = "micro"
     decoder_depth: int | None = setting(None, ge=1)
     decoder_heads: int | None = setting(None, ge=1)
     decoder_mlp_dim: int | None = setting(None, ge=1)
@@ -55,7 +55,7 @@ class Seq2SeqConfig(TokenConfig):
 
     def validate(self) -> None:
         super().validate()
-        decoder = self.resolved().decoder()
+        decoder = self.with_preset().decoder()
         BlockConfig.validate(decoder)
         if decoder.experts is not None and decoder.known("depth") % decoder.experts.every:
             every = decoder.experts.every
@@ -72,11 +72,11 @@ class Seq2SeqConfig(TokenConfig):
 
     def module(self, spec: Any, path: str = "model") -> "EncoderDecoder":  # type: ignore[override]
         """The model for the tokens of `spec`, with room in `vocab_size` for what an objective adds."""
-        return EncoderDecoder(self.sized(spec, path).resolved())
+        return EncoderDecoder(self.fit_to(spec, path).with_preset())
 
     def standalone(self) -> "EncoderDecoder":  # type: ignore[override]
         """The model by itself; `vocab_size` and `max_len` must be set."""
-        return EncoderDecoder(self.resolved())
+        return EncoderDecoder(self.with_preset())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,8 @@ class T5Config(Seq2SeqConfig):
     """T5 (Raffel et al. 2020): RMSNorm before the parts, learned biases by distance, logits that are not scaled. Its
     version 1.1 has GeGLU and a read-out of its own (Shazeer 2020)."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 2, 4),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 2, 4),
         "small": _t5(512, 6, 8, 2048),
         "base": _t5(768, 12, 12, 3072),
         "large": _t5(1024, 24, 16, 4096),
@@ -109,11 +109,11 @@ class T5Config(Seq2SeqConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SwitchConfig(T5Config):
-    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, one for each token. Sizes end
+    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, one for each token. Presets end
     with the number of experts."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 2, 4),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 2, 4),
         "base-8": _t5(768, 12, 12, 3072),
         "base-128": _t5(768, 12, 12, 3072, experts=ExpertsConfig(128, top_k=1, normalize=False, every=2)),
     }
@@ -125,10 +125,10 @@ class SwitchConfig(T5Config):
 class BARTConfig(Seq2SeqConfig):
     """BART (Lewis et al. 2020): norms after each sum and after the embeddings, learned positions, GELU."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 2, 4),
-        "base": preset(768, 6, 12, vocab_size=50_265, max_len=1024),
-        "large": preset(1024, 12, 16, vocab_size=50_265, max_len=1024),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 2, 4),
+        "base": dims(768, 6, 12, vocab_size=50_265, max_len=1024),
+        "large": dims(1024, 12, 16, vocab_size=50_265, max_len=1024),
     }
     published: ClassVar[Published] = Published({"readout_bias": False})
 
@@ -146,10 +146,10 @@ class PegasusConfig(Seq2SeqConfig):
     """PEGASUS (Zhang et al. 2020): the Transformer with norms before the parts. No checkpoint of "base" was published:
     its vocabulary is that of the data."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "micro": preset(128, 2, 4),
-        "base": preset(768, 12, 12),
-        "large": preset(1024, 16, 16, vocab_size=96_103, max_len=1024),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "micro": dims(128, 2, 4),
+        "base": dims(768, 12, 12),
+        "large": dims(1024, 16, 16, vocab_size=96_103, max_len=1024),
     }
     published: ClassVar[Published] = Published({"readout_bias": False})
 

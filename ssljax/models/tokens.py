@@ -94,15 +94,15 @@ class TokenConfig(TransformerConfig):
 
     def validate(self) -> None:
         super().validate()
-        width = self.resolved().known("width")
+        width = self.with_preset().known("width")
         if self.positions == "sinusoidal" and width % 2:
             raise ValueError(f"positions: sinusoidal ones need an even width, got {width}")
 
     def module(self, spec: Any, path: str = "model") -> "TokenTransformer":
         """The encoder for the tokens of `spec`."""
-        return self.sized(spec, path).standalone()
+        return self.fit_to(spec, path).standalone()
 
-    def sized(self, spec: Any, path: str) -> Self:
+    def fit_to(self, spec: Any, path: str) -> Self:
         """The same with the vocabulary and length of the data where it has none; smaller ones are refused."""
         (length,) = element_shape(spec, "tokens", f"{path}.name")
         vocab_size, max_len = self.vocab_size or spec.vocab_size, self.max_len or length
@@ -120,7 +120,7 @@ class TokenConfig(TransformerConfig):
 
     def standalone(self) -> "TokenTransformer":
         """The encoder by itself; `vocab_size` and `max_len` must be set."""
-        return TokenTransformer(self.resolved())
+        return TokenTransformer(self.with_preset())
 
 
 class TokenTransformer(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Part
-from ssljax.models.family import Encoded, Published, Size, element_shape, preset
+from ssljax.models.family import Encoded, Preset, Published, dims, element_shape
 from ssljax.models.vit import PHOTO, ViT, ViTConfig
 
 
@@ -17,12 +17,12 @@ from ssljax.models.vit import PHOTO, ViT, ViTConfig
 class DeiTConfig(ViTConfig):
     """DeiT (Touvron et al. 2021): a ViT with a distillation token beside the class token."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
+    presets: ClassVar[Mapping[str, Preset]] = {
         name: size for name, size in ViTConfig.presets.items() if name not in ("large", "huge")
     }
     published: ClassVar[Published] = Published(classes=2000)  # two heads
 
-    distillation: bool = given(True)
+    distillation: bool = fixed(True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,21 +33,21 @@ class BEiTConfig(ViTConfig):
     norm_after_pool: the last norm is of the pooled vector and not of the tokens (as weights that were fine-tuned).
     """
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "base": preset(768, 12, 12, image_shape=PHOTO),
-        "large": preset(1024, 24, 16, layer_scale=1e-5, image_shape=PHOTO),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "base": dims(768, 12, 12, image_shape=PHOTO),
+        "large": dims(1024, 24, 16, layer_scale=1e-5, image_shape=PHOTO),
     }
     published: ClassVar[Published] = Published(
         {"mask_token": False, "layer_bias": True, "norm_after_pool": True}, classes=1000
     )
 
-    size: str | None = "base"
+    preset: str | None = "base"
     pool: Literal["cls", "mean", "map"] = "mean"
-    class_token: bool | None = given(True)
+    class_token: bool | None = fixed(True)
     positions: Literal["learned", "sincos", "none"] = "none"
     position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
-    bias_except: tuple[Part, ...] = given(("k",))
+    bias_except: tuple[Part, ...] = fixed(("k",))
     layer_bias: bool = False
     norm_after_pool: bool = False
     layer_scale: float | None = setting(0.1, gt=0)
@@ -58,15 +58,15 @@ class BEiTConfig(ViTConfig):
 class IJEPAConfig(ViTConfig):
     """The encoder of I-JEPA (Assran et al. 2023): no class token."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "base": preset(768, 12, 12, image_shape=PHOTO),
-        "huge": preset(1280, 32, 16, patch_size=14, image_shape=PHOTO),
-        "giant": preset(1408, 40, 16, mlp_dim=6144, image_shape=PHOTO),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "base": dims(768, 12, 12, image_shape=PHOTO),
+        "huge": dims(1280, 32, 16, patch_size=14, image_shape=PHOTO),
+        "giant": dims(1408, 40, 16, mlp_dim=6144, image_shape=PHOTO),
     }
     published: ClassVar[Published] = Published()
 
-    size: str | None = "base"
+    preset: str | None = "base"
     pool: Literal["cls", "mean", "map"] = "mean"
 
 
@@ -74,16 +74,16 @@ class IJEPAConfig(ViTConfig):
 class DINOv2Config(ViTConfig):
     """DINOv2 (Oquab et al. 2024): patches of 14 pixels, LayerScale, a mask token; with 4 `registers` (Darcet 2024)."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "small": preset(384, 12, 6, image_shape=(518, 518, 3)),
-        "base": preset(768, 12, 12, image_shape=(518, 518, 3)),
-        "large": preset(1024, 24, 16, image_shape=(518, 518, 3)),
-        "giant": preset(1536, 40, 24, activation="swiglu", mlp_dim=4096, image_shape=(518, 518, 3)),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "small": dims(384, 12, 6, image_shape=(518, 518, 3)),
+        "base": dims(768, 12, 12, image_shape=(518, 518, 3)),
+        "large": dims(1024, 24, 16, image_shape=(518, 518, 3)),
+        "giant": dims(1536, 40, 24, activation="swiglu", mlp_dim=4096, image_shape=(518, 518, 3)),
     }
     published: ClassVar[Published] = Published()
 
-    size: str | None = "base"
+    preset: str | None = "base"
     patch_size: int = setting(14, ge=1)
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True
@@ -97,22 +97,22 @@ class DINOv2Config(ViTConfig):
 class DINOv3Config(ViTConfig):
     """DINOv3 (Siméoni et al. 2025): positions are turns of queries and keys by row and column; 4 registers."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "small": preset(384, 12, 6, image_shape=PHOTO),
-        "small_plus": preset(384, 12, 6, activation="swiglu", mlp_dim=1536, image_shape=PHOTO),
-        "base": preset(768, 12, 12, image_shape=PHOTO),
-        "large": preset(1024, 24, 16, image_shape=PHOTO),
-        "huge_plus": preset(1280, 32, 20, activation="swiglu", mlp_dim=5120, image_shape=PHOTO),
-        "7b": preset(4096, 40, 32, activation="swiglu", mlp_dim=8192, bias_except=("q", "k", "v"), image_shape=PHOTO),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "small": dims(384, 12, 6, image_shape=PHOTO),
+        "small_plus": dims(384, 12, 6, activation="swiglu", mlp_dim=1536, image_shape=PHOTO),
+        "base": dims(768, 12, 12, image_shape=PHOTO),
+        "large": dims(1024, 24, 16, image_shape=PHOTO),
+        "huge_plus": dims(1280, 32, 20, activation="swiglu", mlp_dim=5120, image_shape=PHOTO),
+        "7b": dims(4096, 40, 32, activation="swiglu", mlp_dim=8192, bias_except=("q", "k", "v"), image_shape=PHOTO),
     }
     published: ClassVar[Published] = Published()
 
-    size: str | None = "base"
+    preset: str | None = "base"
     positions: Literal["learned", "sincos", "none"] = "none"
     rope_theta: float | None = setting(100.0, gt=0)
     registers: int = setting(4, ge=0)
-    bias_except: tuple[Part, ...] = given(("k",))
+    bias_except: tuple[Part, ...] = fixed(("k",))
     norm_eps: float = setting(1e-5, gt=0)
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True
@@ -126,32 +126,32 @@ class ASTConfig(ViTConfig):
     """
 
     inputs: ClassVar[str] = "spectrograms"
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "base": preset(768, 12, 12, image_shape=(128, 1024, 1)),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "base": dims(768, 12, 12, image_shape=(128, 1024, 1)),
     }
     published: ClassVar[Published] = Published({"classes": 527, "heads_on": ("norm",)})
 
-    size: str | None = "base"
+    preset: str | None = "base"
     norm_eps: float = setting(1e-12, gt=0)
-    distillation: bool = given(True)
+    distillation: bool = fixed(True)
     strides: tuple[int, int] = setting((10, 10), ge=1)
 
     @property
     def stride(self) -> tuple[int, int]:
         return self.strides
 
-    def sized(self, spec: Any, path: str) -> Self:
+    def fit_to(self, spec: Any, path: str) -> Self:
         """The same, resolved, for spectrograms [time, frequency] of the shape of the data's."""
         time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
-        return dataclasses.replace(self.resolved(), image_shape=(frequency, time, 1))
+        return dataclasses.replace(self.with_preset(), image_shape=(frequency, time, 1))
 
     def module(self, spec: Any, path: str = "model") -> "AST":
         """The encoder for the spectrograms of `spec`."""
-        return AST(self.sized(spec, path), path)
+        return AST(self.fit_to(spec, path), path)
 
     def standalone(self) -> "AST":
-        return AST(self.resolved())
+        return AST(self.with_preset())
 
 
 class AST(ViT):

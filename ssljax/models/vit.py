@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers import positions
 from ssljax.layers.block import FeedForward
 from ssljax.layers.config import BlockConfig
-from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
 from ssljax.layers.multihead import Attention, Layer, Shared
 from ssljax.layers.noise import Noise, dropout
+from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.stack import Stack
-from ssljax.models.family import Encoded, Published, Size, TransformerConfig, element_shape, preset
+from ssljax.models.family import Encoded, Preset, Published, TransformerConfig, dims, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify
 
@@ -51,42 +51,42 @@ class ViTConfig(TransformerConfig):
     """
 
     inputs: ClassVar[str] = "images"
-    presets: ClassVar[Mapping[str, Size]] = {
-        "pico": preset(64, 2, 2),
-        "nano": preset(128, 4, 2),
-        "micro": preset(192, 6, 3),
-        "tiny": preset(192, 12, 3, image_shape=PHOTO),
-        "small": preset(384, 12, 6, image_shape=PHOTO),
-        "base": preset(768, 12, 12, image_shape=PHOTO),
-        "large": preset(1024, 24, 16, image_shape=PHOTO),
-        "huge": preset(1280, 32, 16, patch_size=14, image_shape=PHOTO),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "pico": dims(64, 2, 2),
+        "nano": dims(128, 4, 2),
+        "micro": dims(192, 6, 3),
+        "tiny": dims(192, 12, 3, image_shape=PHOTO),
+        "small": dims(384, 12, 6, image_shape=PHOTO),
+        "base": dims(768, 12, 12, image_shape=PHOTO),
+        "large": dims(1024, 24, 16, image_shape=PHOTO),
+        "huge": dims(1280, 32, 16, patch_size=14, image_shape=PHOTO),
     }
 
     published: ClassVar[Published] = Published(classes=1000)
 
-    disentangled: DisentangledConfig | None = given(None)  # no keys: patches lie in rows and columns
-    convolution: ConvolutionConfig | None = given(None)
-    relative_buckets: tuple[int, int] = given((32, 128))
-    rope_scaling: Any = given(None)
-    size: str | None = "tiny"
+    disentangled: DisentangledConfig | None = fixed(None)  # no keys: patches lie in rows and columns
+    convolution: ConvolutionConfig | None = fixed(None)
+    relative_buckets: tuple[int, int] = fixed((32, 128))
+    rope_scaling: Any = fixed(None)
+    preset: str | None = "tiny"
     patch_size: int = setting(16, ge=1)
     pool: Literal["cls", "mean", "map"] = "cls"
     positions: Literal["learned", "sincos", "none"] = "learned"
     registers: int = setting(0, ge=0)
     mask_token: bool = False
-    class_token: bool | None = given(None)
-    distillation: bool = given(False)
-    embedding_norm: bool = given(False)
-    patch_bias: bool = given(True)
-    norm_after_pool: bool = given(False)
-    classes: int = given(0)
-    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = given(())
-    image_shape: tuple[int, int, int] | None = given(None)
-    tiled: bool = given(True)
+    class_token: bool | None = fixed(None)
+    distillation: bool = fixed(False)
+    embedding_norm: bool = fixed(False)
+    patch_bias: bool = fixed(True)
+    norm_after_pool: bool = fixed(False)
+    classes: int = fixed(0)
+    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = fixed(())
+    image_shape: tuple[int, int, int] | None = fixed(None)
+    tiled: bool = fixed(True)
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
-        full = self.resolved()
+        full = self.with_preset()
         if self.positions == "sincos" and full.known("width") % 4:
             raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {full.known('width')}")
         if self.rope_theta is not None and full.rotary_width % 4:
@@ -112,20 +112,20 @@ class ViTConfig(TransformerConfig):
         """Pixels from patch to patch, where patches overlap."""
         return None
 
-    def sized(self, spec: Any, path: str) -> Self:
+    def fit_to(self, spec: Any, path: str) -> Self:
         """The same, resolved, for images of the shape of the data's."""
         height, width, channels = element_shape(spec, "image", f"{path}.name")
-        return dataclasses.replace(self.resolved(), image_shape=(height, width, channels))
+        return dataclasses.replace(self.with_preset(), image_shape=(height, width, channels))
 
     def module(self, spec: Any, path: str = "model") -> "ViT":
         """The encoder for the images of `spec`."""
-        module = ViT(self.sized(spec, path), path)
+        module = ViT(self.fit_to(spec, path), path)
         module.grid(module.image_shape)
         return module
 
     def standalone(self) -> "ViT":
         """The encoder by itself, for weights from elsewhere; `image_shape` must be known."""
-        return ViT(dataclasses.replace(self.resolved(), tiled=False))
+        return ViT(dataclasses.replace(self.with_preset(), tiled=False))
 
 
 class AttentionPool(nn.Module):

@@ -13,7 +13,7 @@ from ssljax.layers.config import NormPosition, Part
 from ssljax.layers.dense import parameter
 from ssljax.layers.masks import Given, Mask, materialize
 from ssljax.layers.noise import Noise, dropout
-from ssljax.models.family import Published, Size, preset
+from ssljax.models.family import Preset, Published, dims
 from ssljax.models.tokens import TokenConfig, TokenTransformer
 
 
@@ -22,14 +22,14 @@ class XLNetConfig(TokenConfig):
     """XLNet: BERT's blocks with the relative positions of Transformer-XL (Dai et al. 2019) in the place of absolute
     ones, and with segments that only tell whether two tokens share one. Without its memory of earlier texts."""
 
-    presets: ClassVar[Mapping[str, Size]] = {
-        "tiny": preset(128, 2, 2),
-        "base": preset(768, 12, 12, vocab_size=32_000, max_len=512),
-        "large": preset(1024, 24, 16, vocab_size=32_000, max_len=512),
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "tiny": dims(128, 2, 2),
+        "base": dims(768, 12, 12, vocab_size=32_000, max_len=512),
+        "large": dims(1024, 24, 16, vocab_size=32_000, max_len=512),
     }
     published: ClassVar[Published] = Published({"readout_bias": False})
 
-    size: str | None = "tiny"
+    preset: str | None = "tiny"
     norm_position: NormPosition = "post"
     norm_eps: float = setting(1e-12, gt=0)
     bias_except: tuple[Part, ...] = ("q", "k", "v", "out")
@@ -41,7 +41,7 @@ class XLNetConfig(TokenConfig):
 
     def standalone(self) -> "XLNet":
         """The encoder by itself; `vocab_size` and `max_len` must be set."""
-        return XLNet(self.resolved())
+        return XLNet(self.with_preset())
 
 
 class XLNet(TokenTransformer):

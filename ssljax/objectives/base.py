@@ -75,9 +75,9 @@ class Objective:
     # Where among its parameters those of the model are; None: they are all of them.
     model_key: ClassVar[str | None] = "encoder"
 
-    model: Any = schema.given()
-    spec: Any = schema.given()
-    steps: int | None = schema.given()
+    model: Any = schema.injected()
+    spec: Any = schema.injected()
+    steps: int | None = schema.injected()
 
     @property
     def classes(self) -> int | None:

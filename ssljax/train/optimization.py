@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ssljax.base.durations import Sizes
+from ssljax.base.durations import RunLengths
 from ssljax.train.optimizers import clip_by_global_norm
 
 
@@ -16,18 +16,18 @@ class Optimization:
 
     rule: an entry of `ssljax.train.optimizers.REGISTRY`, built.
     multiplier: step -> share of the peak learning rate, in [0, 1].
-    sizes: of the batch, the data and the run.
+    lengths: of the batch, the data and the run.
     axes, shapes: logical axes and shapes of the parameters.
     """
 
     rule: Any
     multiplier: Callable[[jax.Array], jax.Array]
-    sizes: Sizes
+    lengths: RunLengths
     axes: Any
     shapes: Any
 
     def bound(self) -> Any:
-        return self.rule.bind(self.axes, self.shapes, self.sizes)
+        return self.rule.bind(self.axes, self.shapes, self.lengths)
 
     def with_settings(self, changes: dict[str, Any]) -> "Optimization":
         """With keys of the rule replaced (by traced values, in a stacked sweep)."""
@@ -45,6 +45,6 @@ class Optimization:
         bound = self.bound()
         grads, norm = clip_by_global_norm(bound.trainable(grads), self.rule.clip_norm)
         # The step of the run, not a count of updates: a skipped step advances the schedule all the same.
-        rate = self.rule.peak_learning_rate(self.sizes.batch_size) * self.multiplier(step)
+        rate = self.rule.peak_learning_rate(self.lengths.batch_size) * self.multiplier(step)
         updates, state = bound.update(grads, state, params, rate, step)
         return updates, state, {"grad_norm": norm, "learning_rate": rate}

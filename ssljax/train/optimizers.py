@@ -1,6 +1,6 @@
 """Optimisers: frozen configurations that bind to a parameter tree and give optax transformations.
 
-    bound = optimizer.bind(axes, shapes, sizes)                   # patterns, depths, layer axes: all settled here
+    bound = optimizer.bind(axes, shapes, lengths)                   # patterns, depths, layer axes: all settled here
     opt_state = bound.init(params)
     grads, norm = clip_by_global_norm(bound.trainable(grads), optimizer.clip_norm)
     lr = optimizer.peak_learning_rate(batch_size) * schedule.shape(step, total)
@@ -35,7 +35,7 @@ import optax
 import optax.contrib
 
 from ssljax.base import durations
-from ssljax.base.durations import Duration, Sizes
+from ssljax.base.durations import Duration, RunLengths
 from ssljax.base.registry import Registry
 from ssljax.base.schema import setting
 from ssljax.train.leaves import Leaf, Leaves, axes_of, describe, factors_by_depth, factors_of, map_leaves, path_of
@@ -102,13 +102,13 @@ class Optimizer:
         """The learning rate that the schedule multiplies, for this global batch."""
         return self.learning_rate if self.lr_per is None else self.learning_rate * (batch_size / self.lr_per)
 
-    def bind(self, axes: Any, shapes: Any, sizes: Sizes | None = None, path: str = "optimizer") -> "Bound":
+    def bind(self, axes: Any, shapes: Any, lengths: RunLengths | None = None, path: str = "optimizer") -> "Bound":
         """The optimiser of one parameter tree.
 
         Args:
             axes: like the parameters, with a tuple of logical axis names for each leaf; `()` or None if unnamed.
             shapes: the parameters, or their `jax.ShapeDtypeStruct`s.
-            sizes: what turns the durations of `freeze` into steps; not needed where they are integers.
+            lengths: what turns the durations of `freeze` into steps; not needed where they are integers.
             path: dotted path of the config group, for messages.
 
         Raises:
@@ -117,10 +117,10 @@ class Optimizer:
         leaves = describe(axes, shapes)
         lr = factors_of(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
         wd = factors_of(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
-        if sizes is None and any(isinstance(duration, str) for duration in self.freeze.values()):
-            raise ValueError("bind needs sizes to turn the durations of freeze into steps")
+        if lengths is None and any(isinstance(duration, str) for duration in self.freeze.values()):
+            raise ValueError("bind needs lengths to turn the durations of freeze into steps")
         until = {
-            pattern: duration if sizes is None else durations.steps(duration, sizes, f"{path}.freeze.{pattern}")
+            pattern: duration if lengths is None else durations.steps(duration, lengths, f"{path}.freeze.{pattern}")
             for pattern, duration in self.freeze.items()
         }
         freeze = factors_of(until, leaves, f"{path}.freeze")

@@ -1,6 +1,6 @@
 """Shapes of the learning rate over a run: multipliers in [0, 1] of the peak.
 
-A schedule is a pure function of the step, `schedule.resolve(sizes).shape(step, total)`, evaluated inside the jitted
+A schedule is a pure function of the step, `schedule.resolve(lengths).shape(step, total)`, evaluated inside the jitted
 step from the state's own step counter, so that a skipped (non-finite) step and a resumed run advance it alike.
 
 With W warm-up steps all schedules rise as (step + 1) / W over steps 0 .. W-1: no step is spent at rate zero, and
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base import durations
-from ssljax.base.durations import Duration, Sizes
+from ssljax.base.durations import Duration, RunLengths
 from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
 from ssljax.base.schema import setting
@@ -43,20 +43,20 @@ class Schedule:
         """Whether the rate at some step changes with the length of the run, which is then part of its identity."""
         return self.ENDS or any(durations.depends_on_total(getattr(self, name)) for name in self.DURATIONS)
 
-    def resolve(self, sizes: Sizes, path: str = "schedule") -> Self:
+    def resolve(self, lengths: RunLengths, path: str = "schedule") -> Self:
         """The same schedule with every duration in steps.
 
         Args:
-            sizes: batch size, dataset size and total steps of the run.
+            lengths: batch size, dataset size and total steps of the run.
             path: dotted path of the group, for messages.
 
         Raises:
             UserError: a duration that cannot be turned into steps, or phases longer than the run.
         """
-        found = {name: durations.steps(getattr(self, name), sizes, f"{path}.{name}") for name in self.DURATIONS}
-        if self.ENDS and sizes.total_steps is not None and sum(found.values()) > sizes.total_steps:
+        found = {name: durations.steps(getattr(self, name), lengths, f"{path}.{name}") for name in self.DURATIONS}
+        if self.ENDS and lengths.total_steps is not None and sum(found.values()) > lengths.total_steps:
             phases = " + ".join(f"{name} {steps}" for name, steps in found.items())
-            raise UserError(f"{path}.{self.DURATIONS[0]}: {phases} steps, must fit in the run's {sizes.total_steps}")
+            raise UserError(f"{path}.{self.DURATIONS[0]}: {phases} steps, must fit in the run's {lengths.total_steps}")
         return dataclasses.replace(self, **found)
 
     def shape(self, step: jax.Array | int, total: int) -> jax.Array:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssljax.base import durations
-from ssljax.base.durations import Sizes
+from ssljax.base.durations import RunLengths
 from ssljax.base.errors import UserError
 
-SIZES = Sizes(batch_size=256, dataset_size=50_000, tokens_per_example=1024, total_steps=20_000)
+SIZES = RunLengths(batch_size=256, dataset_size=50_000, tokens_per_example=1024, total_steps=20_000)
 
 
 @pytest.mark.parametrize(
@@ -63,24 +63,24 @@ def test_a_share_is_at_most_the_whole():
 )
 def test_unknown_sizes(value, what):
     with pytest.raises(UserError, match=rf"^steps: got '{value}', but {what} is not known here; give it in steps"):
-        durations.steps(value, Sizes(batch_size=8), "steps")
+        durations.steps(value, RunLengths(batch_size=8), "steps")
 
 
 def test_steps_and_examples_need_no_sizes_but_the_batch():
-    assert durations.steps("17 examples", Sizes(batch_size=8), "steps") == 3
-    assert durations.steps("3 steps", Sizes(batch_size=8), "steps") == 3
+    assert durations.steps("17 examples", RunLengths(batch_size=8), "steps") == 3
+    assert durations.steps("3 steps", RunLengths(batch_size=8), "steps") == 3
 
 
 @given(epochs=st.integers(0, 10**4), size=st.integers(1, 10**7), batch=st.integers(1, 10**5))
 def test_epochs_are_covered_and_not_by_a_step_more(epochs, size, batch):
-    steps = durations.steps(f"{epochs} epochs", Sizes(batch_size=batch, dataset_size=size), "steps")
+    steps = durations.steps(f"{epochs} epochs", RunLengths(batch_size=batch, dataset_size=size), "steps")
     assert (steps - 1) * batch < epochs * size <= steps * batch
 
 
 @given(tenths=st.integers(0, 1000), total=st.integers(1, 10**9))
 def test_shares_are_exact(tenths, total):
     value = f"{tenths // 10}.{tenths % 10}%"
-    steps = durations.steps(value, Sizes(batch_size=1, total_steps=total), "steps")
+    steps = durations.steps(value, RunLengths(batch_size=1, total_steps=total), "steps")
     assert steps == math.ceil(Fraction(tenths * total, 1000))
 
 

@@ -9,7 +9,7 @@ import pytest
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.registry import Registry
-from ssljax.base.schema import given, setting
+from ssljax.base.schema import fixed, injected, setting
 
 SHAPES = Registry("shape", {"disc": f"{__name__}:Disc", "box": f"{__name__}:Box"})
 
@@ -70,7 +70,7 @@ class Outer:
     shape: Any = setting({"name": "disc"}, registry=SHAPES)
     maybe: Any = setting(None, registry=SHAPES)
     threads: int = setting(1, ge=1, free=True)
-    module: Any = given()
+    module: Any = injected()
 
 
 def build(path="model", **values):
@@ -226,7 +226,7 @@ def test_fields_of_a_family_come_with_a_group_that_is_a_default():
     @dataclasses.dataclass(frozen=True)
     class Inner:
         width: int = 1
-        fixed: bool = given(False)
+        fixed: bool = fixed(False)
 
     @dataclasses.dataclass(frozen=True)
     class Outer:

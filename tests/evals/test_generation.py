@@ -23,7 +23,7 @@ from ssljax.layers.masks import Causal, Full
 from ssljax.models.seq2seq import EncoderDecoder
 
 V, LENGTH = 61, 40
-SMALL = {"size": None, "width": 32, "depth": 2, "heads": 4, "vocab_size": V, "max_len": LENGTH}
+SMALL = {"preset": None, "width": 32, "depth": 2, "heads": 4, "vocab_size": V, "max_len": LENGTH}
 CONFIGS = {
     "learned": {"name": "gpt"},
     "offset": {"name": "opt"},

@@ -19,7 +19,7 @@ from ssljax.interop import hf
 FOLDER = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
 fixtures = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no reference models in {FOLDER}")
 
-TINY = {"size": None, "width": 16, "depth": 1, "heads": 2}
+TINY = {"preset": None, "width": 16, "depth": 1, "heads": 2}
 RUN = {
     "optimizer": {"name": "adamw"},
     "steps": 2,

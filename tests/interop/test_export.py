@@ -7,11 +7,11 @@ import pathlib
 import shutil
 import sys
 
+import fixtures as parity_cases
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity as parity_cases
 import pytest
 import safetensors.numpy
 import tokenizers
@@ -31,7 +31,7 @@ from ssljax.models.vit import ViTConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 PARITY = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
-SIZE = {"size": None, "width": 16, "depth": 2, "heads": 2}
+SIZE = {"preset": None, "width": 16, "depth": 2, "heads": 2}
 WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
 # name: (objective, model, the architecture that computes it)
 CASES = {
@@ -328,7 +328,7 @@ def test_import_writes_a_folder_anew(tmp_path, capfd):
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name])
     values = json.loads((tmp_path / "out/ssljax.json").read_text())["model"]
-    assert schema.build_named(models.REGISTRY, values, "model").resolved() == hf.load(source).ours
+    assert schema.build_named(models.REGISTRY, values, "model").with_preset() == hf.load(source).ours
     capfd.readouterr()
     assert cli.main(["import", str(source), str(source)]) == 2
     assert "is the folder that is read" in capfd.readouterr().err
@@ -350,10 +350,10 @@ def test_the_groups_of_an_imported_model_build_it(name):
     family = REGISTRY.get(theirs["model_type"])
     ours = family.built(theirs, "config.json")
     values = json.loads(json.dumps(groups(hf.Model(None, {}, theirs, ours, family))))
-    model = schema.build_named(models.REGISTRY, values["model"], "model").resolved()
+    model = schema.build_named(models.REGISTRY, values["model"], "model").with_preset()
     if name == "vit_mae":  # which is an encoder and what the objective has besides
         decoder = schema.build_named(objectives.REGISTRY, values["objective"], "objective").decoder
-        assert decoder.resolved() == ours.decoder
+        assert decoder.with_preset() == ours.decoder
         ours = ours.encoder
     assert as_published(ours, model) == ours
 

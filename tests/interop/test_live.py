@@ -10,8 +10,8 @@ import hypothesis
 import numpy as np
 import pytest
 import test_export
-from draws import CASES
 from hypothesis import strategies as st
+from random_configs import CASES
 
 import ssljax.run
 from ssljax.base.errors import UserError
@@ -35,7 +35,7 @@ def drawn(count):
 
 def case(kind):
     if kind not in CASES:
-        pytest.skip(f"tests/interop/draws.py draws no settings of {kind}")
+        pytest.skip(f"tests/interop/random_configs.py draws no settings of {kind}")
     return CASES[kind]
 
 

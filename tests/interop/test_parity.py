@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from parity import CASES, FOLDER, case, meaningful, norms, plain, variants
+from fixtures import CASES, FOLDER, case, meaningful, norms, plain, variants
 
 from ssljax.base.errors import UserError
 from ssljax.interop import hf

@@ -13,10 +13,10 @@ from scipy.special import erf
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.layers.config import BlockConfig
-from ssljax.layers.conv1d import ConvolutionConfig
 from ssljax.layers.disentangled import DisentangledConfig, log_buckets
 from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
+from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.stack import Stack, stack_layers, unstack_layers
 
 DEPTH, B, T, D = 3, 4, 6, 16

@@ -88,10 +88,10 @@ def test_published_sizes():
     The often quoted 109,482,240 of BERT-base is the encoder with the tanh pooler (768 * 768 + 768) and without that
     head; the pooler belongs to an objective here, so it is added by hand.
     """
-    assert parameters({"name": "vit", "size": "base"}, spec(224)) == 85_798_656
-    gpt2 = {"name": "gpt", "size": "gpt2"}
+    assert parameters({"name": "vit", "preset": "base"}, spec(224)) == 85_798_656
+    gpt2 = {"name": "gpt", "preset": "gpt2"}
     assert parameters(gpt2, spec(length=1024, vocab=50_257), "init_all") == 124_439_808
-    bert = {"name": "bert", "size": "base", "token_types": 2}
+    bert = {"name": "bert", "preset": "base", "token_types": 2}
     with_head = parameters(bert, spec(length=512, vocab=30_522), "init_all")
     head = (768 * 768 + 768) + 2 * 768 + 30_522  # dense, norm, bias of the vocabulary
     assert with_head == 109_514_298
@@ -104,7 +104,7 @@ def test_published_sizes():
 def test_published_sizes_of_deberta(size, width, published):
     """Without the head of language modelling."""
     head = (width * width + width) + 2 * width + 128_100
-    config = {"name": "deberta", "size": size}
+    config = {"name": "deberta", "preset": size}
     assert parameters(config, spec(length=512, vocab=128_100), "init_all") == published + head
 
 

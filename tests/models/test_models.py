@@ -242,8 +242,8 @@ class TestTokens:
         module, params = text("gpt")
         with pytest.raises(UserError, match=r"model.max_len: 12 positions, but a sequence has 24 tokens"):
             apply(module, params, jnp.concatenate([TOKENS, TOKENS], 1), mask=Causal())
-        with pytest.raises(UserError, match=r"model.size: unknown size 'gpt3'.*did you mean 'gpt2'"):
-            text("gpt", size="gpt3")
+        with pytest.raises(UserError, match=r"model.preset: unknown preset 'gpt3'.*did you mean 'gpt2'"):
+            text("gpt", preset="gpt3")
         with pytest.raises(UserError, match=r"model.experts.every: 2 does not divide the depth 3"):
             text("gpt", depth=3, experts={"every": 2})
         with pytest.raises(UserError, match=r"model.positions: sinusoidal ones need an even width, got 15"):
@@ -304,7 +304,7 @@ FAMILIES = {
     "bert": (TEXT["bert"] | {"token_types": 2}, lambda m: (TOKENS,)),
     "gpt": (LLAMA, lambda m: (TOKENS,)),
     "clip": (CLIP, lambda m: (IMAGES, TOKENS)),
-    "resnet": ({"name": "resnet", "size": None, "channels": 8, "depths": [1, 2], "groups": 4}, lambda m: (IMAGES,)),
+    "resnet": ({"name": "resnet", "preset": None, "channels": 8, "depths": [1, 2], "groups": 4}, lambda m: (IMAGES,)),
 }
 
 
@@ -315,7 +315,7 @@ def create(name, **keys):
         module = models.create({**config, **keys}, SPEC)
         return module, inputs(module)
     cls = models.REGISTRY.get(name)
-    small = {"size": None, "width": 16, "depth": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24}
+    small = {"preset": None, "width": 16, "depth": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24}
     if cls.inputs in ("images", "spectrograms"):
         module = models.create({"name": name, **small, "patch_size": 2, **keys}, SPEC)
         return module, (IMAGES if cls.inputs == "images" else SPECTROGRAMS,)
@@ -385,12 +385,12 @@ def test_every_preset_is_possible():
         config = models.REGISTRY.get(name)
         for size in getattr(config, "presets", {}):
             if config.inputs == "sequences":
-                assert config(size=size).standalone()
+                assert config(preset=size).standalone()
             else:
-                models.create({"name": name, "size": size}, spec)
+                models.create({"name": name, "preset": size}, spec)
     for size in MAEDecoder.presets:
-        MAEDecoder(size=size).validate()
-    given = models.create({"name": "vit", "size": "base", "depth": 3}, spec).config
+        MAEDecoder(preset=size).validate()
+    given = models.create({"name": "vit", "preset": "base", "depth": 3}, spec).config
     assert (given.width, given.depth, given.heads) == (768, 3, 12)
 
 

@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax import models, objectives
 from ssljax.base.errors import UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 9, 7, 2))
-SMALL = {"name": "resnet", "size": None, "channels": 8, "depths": [1, 2], "groups": 4}
+SMALL = {"name": "resnet", "preset": None, "channels": 8, "depths": [1, 2], "groups": 4}
 
 
 class Spec:
@@ -108,10 +108,10 @@ def test_flops_are_those_of_the_compiler():
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(UserError, match=r"model.size: unknown size '51'.*known: micro, 18"):
-        models.create({"name": "resnet", "size": "51"}, Spec)
+    with pytest.raises(UserError, match=r"model.preset: unknown preset '51'.*known: micro, 18"):
+        models.create({"name": "resnet", "preset": "51"}, Spec)
     with pytest.raises(UserError, match=r"model.depths: missing"):
-        models.create({"name": "resnet", "size": None}, Spec)
+        models.create({"name": "resnet", "preset": None}, Spec)
     with pytest.raises(UserError, match=r"model.groups: 5 does not divide the 8 channels"):
         models.create({**SMALL, "groups": 5}, Spec)
     with pytest.raises(UserError, match=r"model.name: this model has no patches that could be hidden"):

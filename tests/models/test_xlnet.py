@@ -14,7 +14,7 @@ from ssljax.layers.noise import Noise
 from ssljax.models.xlnet import XLNetConfig
 
 RNG = np.random.default_rng(0)
-CONFIG = XLNetConfig(size=None, width=12, depth=2, heads=2, head_dim=4, mlp_dim=20, vocab_size=30, max_len=7)
+CONFIG = XLNetConfig(preset=None, width=12, depth=2, heads=2, head_dim=4, mlp_dim=20, vocab_size=30, max_len=7)
 TOKENS = RNG.integers(0, 30, (3, 7))
 TYPES = np.array([[0] * 7, [0, 0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 0, 2, 2]])
 RANK = np.argsort(RNG.random((3, 7)), axis=1)  # place of each token in the order of prediction

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny
+import tiny_objectives as tiny
 
 
 def test_patches_before_a_caption_are_image_tokens_before_it():

@@ -5,10 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax import data, losses, objectives
-from ssljax.base.durations import Sizes
+from ssljax.base.durations import RunLengths
 from ssljax.objectives.base import apply
 from ssljax.train import optimizers
 from ssljax.train.optimization import Optimization
@@ -16,7 +16,7 @@ from ssljax.train.state import abstract_variables, make_init
 from ssljax.train.step import make_train_step
 
 STEPS, BATCH, K = 400, 64, 16
-MODEL = {"name": "vit", "size": None, "width": 32, "depth": 1, "heads": 2, "patch_size": 4, "pool": "mean"}
+MODEL = {"name": "vit", "preset": None, "width": 32, "depth": 1, "heads": 2, "patch_size": 4, "pool": "mean"}
 OFF = {"flip": 0, "jitter": 0, "gray": 0, "blur": 0}
 AUGMENT = {"name": "multi_crop", "local_crops": 0, "global_scale": (0.6, 1.0), "augment": OFF, "second": None}
 DINO = {
@@ -58,9 +58,9 @@ def measure(keys, removed, learning_rate):
         for more in ({}, removed)
     )
     shapes, axes = abstract_variables(whole, batch(0))
-    sizes = Sizes(BATCH, dataset.spec.size, None, STEPS)
+    lengths = RunLengths(BATCH, dataset.spec.size, None, STEPS)
     rule = optimizers.REGISTRY.get("adamw")(learning_rate=learning_rate)
-    optimization = Optimization(rule, lambda step: 1.0, sizes, axes.params, shapes.params)
+    optimization = Optimization(rule, lambda step: 1.0, lengths, axes.params, shapes.params)
     images = whole.prepare(batch(0))["image"]
 
     @jit

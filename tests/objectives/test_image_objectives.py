@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax import losses, objectives
 from ssljax.base import schema

@@ -45,7 +45,7 @@ def test_an_objective_from_outside_trains(tmp_path, monkeypatch):
     module.Brightness = Brightness
     monkeypatch.setitem(sys.modules, "their_package", module)
     config = {
-        "model": {"name": "vit", "size": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
+        "model": {"name": "vit", "preset": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
         "objective": {"name": "their_package:Brightness", "strength": 2.0},
         "data": {"source": "builtin:digits"},
         "optimizer": {"name": "adamw", "learning_rate": 0.01},

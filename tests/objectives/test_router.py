@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax.objectives.base import Ctx, routers, stream
 from ssljax.objectives.router import with_router_losses

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 from test_step import close, compare, first_moments, make_run
 
 from ssljax import models
 
-SMALL = {"size": None, "width": 16, "depth": 2, "heads": 2}
+SMALL = {"preset": None, "width": 16, "depth": 2, "heads": 2}
 IMAGE = {**SMALL, "patch_size": 4}
 TEXT = {"vocab_size": 80}
 CAUSAL = ("gpt", "gpt1", "gpt3", "imagegpt", "opt", "neox", "palm", "llama", "mistral", "mixtral")
@@ -29,7 +29,7 @@ NATURAL = {
     "dinov2": ("dino", IMAGE),
     "dinov3": ("dino", IMAGE),
     "ast": ("classification", {**IMAGE, "strides": [3, 3]}),
-    "resnet": ("simclr", {"size": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
+    "resnet": ("simclr", {"preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
     "clip": ("clip", tiny.CONFIGS["clip"]["model"]),
     "siglip": ("clip", {k: v for k, v in tiny.CONFIGS["clip"]["model"].items() if k not in ("name", "embed_dim")}),
     "llava": ("captioning", tiny.CONFIGS["captioning"]["model"]),

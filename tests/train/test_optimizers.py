@@ -10,7 +10,7 @@ import pytest
 
 from ssljax import parallel
 from ssljax.base import schema
-from ssljax.base.durations import Sizes
+from ssljax.base.durations import RunLengths
 from ssljax.base.errors import UserError
 from ssljax.train import optimizers
 from ssljax.train.leaves import kind_of
@@ -75,7 +75,7 @@ def unrolled_axes():
 
 
 def train(optimizer, axes, params, grads, rates=RATES, start=0):
-    bound = optimizer.bind(axes, params, Sizes(batch_size=4, dataset_size=8))
+    bound = optimizer.bind(axes, params, RunLengths(batch_size=4, dataset_size=8))
     state = bound.init(params)
     update = jax.jit(bound.update)
     for i, (g, lr) in enumerate(zip(grads, rates)):
@@ -406,8 +406,8 @@ def test_layer_decay_needs_layers_and_freeze_needs_sizes():
     with pytest.raises(UserError, match=r"optimizer\.layer_decay: got 0\.5, but the model has no layers"):
         optimizers.AdamW(layer_decay=0.5).bind({"head": None}, plain)
     with pytest.raises(UserError, match=r"optimizer\.freeze\.head: got '1 epoch', but the size of the dataset"):
-        optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain, Sizes(batch_size=4))
-    with pytest.raises(ValueError, match="needs sizes"):
+        optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain, RunLengths(batch_size=4))
+    with pytest.raises(ValueError, match="needs lengths"):
         optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain)
 
 

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssljax.base import schema
-from ssljax.base.durations import Sizes
+from ssljax.base.durations import RunLengths
 from ssljax.base.errors import UserError
 from ssljax.train import schedules
 from ssljax.train.schedules import REGISTRY, WSD, Constant, Cosine, Linear, Rsqrt
 
 TOTAL, WARMUP = 50, 10
-SIZES = Sizes(batch_size=8, dataset_size=80, tokens_per_example=16, total_steps=TOTAL)
+SIZES = RunLengths(batch_size=8, dataset_size=80, tokens_per_example=16, total_steps=TOTAL)
 
 
-def curve(schedule, total=TOTAL, sizes=SIZES):
+def curve(schedule, total=TOTAL, lengths=SIZES):
     """The multipliers of all steps, from one compiled function of a traced step."""
-    resolved = schedule.resolve(dataclasses.replace(sizes, total_steps=total))
+    resolved = schedule.resolve(dataclasses.replace(lengths, total_steps=total))
     return np.asarray(jax.jit(jax.vmap(lambda s: resolved.shape(s, total)))(jnp.arange(total)))
 
 
@@ -70,7 +70,7 @@ def test_vaswani_is_rsqrt_with_its_timescale_at_the_warmup():
 )
 def test_rises_to_one_and_never_leaves_the_unit_interval(name, warmup, total):
     extra = {"decay": 10} if name == "wsd" else {"timescale": 7} if name == "rsqrt" else {}
-    schedule = REGISTRY.get(name)(warmup=warmup, **extra).resolve(Sizes(batch_size=1, total_steps=total))
+    schedule = REGISTRY.get(name)(warmup=warmup, **extra).resolve(RunLengths(batch_size=1, total_steps=total))
     found = np.asarray(schedule.shape(jnp.arange(total), total))
     assert np.all((found > 0) & (found <= 1)), found
     assert found[max(warmup - 1, 0)] == found[warmup] == 1
@@ -81,7 +81,7 @@ def test_rises_to_one_and_never_leaves_the_unit_interval(name, warmup, total):
 
 def test_large_steps_keep_their_precision():
     total = 10_000_000
-    schedule = Linear().resolve(Sizes(batch_size=1, total_steps=total))
+    schedule = Linear().resolve(RunLengths(batch_size=1, total_steps=total))
     assert schedule.shape(jnp.int32(total - 1), total) == pytest.approx(1e-7, rel=0.2)
 
 
@@ -124,7 +124,7 @@ def test_phases_must_fit_in_the_run():
     assert Cosine(warmup=50).resolve(SIZES).warmup == 50
     assert Constant(warmup=60).resolve(SIZES).warmup == 60  # a short trial of a long recipe
     with pytest.raises(UserError, match=r"schedule\.warmup: got '1 epoch', but the size of the dataset is not known"):
-        Cosine(warmup="1 epoch").resolve(Sizes(batch_size=8, total_steps=50))
+        Cosine(warmup="1 epoch").resolve(RunLengths(batch_size=8, total_steps=50))
 
 
 def test_settings_survive_the_config():

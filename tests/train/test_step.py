@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax import objectives, parallel
-from ssljax.base.durations import Sizes
+from ssljax.base.durations import RunLengths
 from ssljax.objectives.base import Ctx, stream
 from ssljax.train import optimizers
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
@@ -97,8 +97,8 @@ def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adam
     with parallel.mesh_context(mesh):
         shapes, axes = abstract_variables(objective, batch)
         rule = optimizers.REGISTRY.get(optimizer)(learning_rate=1e-3, clip_norm=1.0)
-        sizes = Sizes(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
-        optimization = Optimization(rule, lambda step: 1.0, sizes, axes.params, shapes.params)
+        lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
+        optimization = Optimization(rule, lambda step: 1.0, lengths, axes.params, shapes.params)
         init = make_init(objective, optimization, batch, ema=ema is not None)
         step = make_train_step(objective, optimization, microbatches, ema)
         bare = jax.eval_shape(init, 0)
@@ -154,7 +154,7 @@ def test_a_mesh_with_slices_equals_one_device(name):
     compare(many, one)
 
 
-RESNET = {"name": "resnet", "size": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}
+RESNET = {"name": "resnet", "preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}
 
 
 @pytest.mark.full

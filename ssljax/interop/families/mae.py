@@ -63,7 +63,10 @@ def _read_mae(theirs: Mapping[str, Any]) -> dict[str, Any]:
     names |= {"mlp_dim": "intermediate_size"}
     decoder = {ours: theirs[f"decoder_{key}"] for ours, key in names.items()}
     shared = {name: both[name] for name in ("activation", "bias_except")} | {"norm_eps": theirs["layer_norm_eps"]}
-    return {"encoder": {"size": None, **own}, "decoder": {"size": None, "positions": "learned", **shared, **decoder}}
+    return {
+        "encoder": {"preset": None, **own},
+        "decoder": {"preset": None, "positions": "learned", **shared, **decoder},
+    }
 
 
 def _write_mae(ours: Any) -> dict[str, Any]:

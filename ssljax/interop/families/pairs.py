@@ -184,7 +184,7 @@ def read_image(theirs: Mapping[str, Any], **own: Any) -> dict[str, Any]:
     full = {**IMAGE_DEFAULTS, **theirs}
     same = {ours: full[name] for ours, name in TOWER.items()} | {"patch_size": full["patch_size"]}
     act = activation(full["hidden_act"], "vision_config.hidden_act")
-    return {"size": None, **same, "activation": act, "image_shape": image_shape(full), **own}
+    return {"preset": None, **same, "activation": act, "image_shape": image_shape(full), **own}
 
 
 def _read_text(theirs: Mapping[str, Any], defaults: Mapping[str, Any], **own: Any) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _read_text(theirs: Mapping[str, Any], defaults: Mapping[str, Any], **own: An
     same = {ours: full[name] for ours, name in TOWER.items()}
     same |= {"vocab_size": full["vocab_size"], "max_len": full["max_position_embeddings"]}
     act = activation(full["hidden_act"], "text_config.hidden_act")
-    return {"size": None, **same, "activation": act, **own}
+    return {"preset": None, **same, "activation": act, **own}
 
 
 def write_image(ours: Any) -> dict[str, Any]:

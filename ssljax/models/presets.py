@@ -1,4 +1,4 @@
-"""The named sizes of all families and their numbers of parameters, by shape evaluation: nothing is allocated."""
+"""The presets of all families and their parameter counts, by shape evaluation: nothing is allocated."""
 
 import dataclasses
 import math
@@ -12,38 +12,38 @@ from ssljax.models import REGISTRY
 _OF_THE_DATA = ("vocab_size", "max_len", "image_shape")  # keys whose None means: that of the data
 
 
-class NamedSize(NamedTuple):
-    """A size of a family."""
+class CountedPreset(NamedTuple):
+    """A preset of a family with its parameter count."""
 
     model: str
-    size: str  # "": the family has no named sizes
+    preset: str  # "": the family has none
     parameters: int | None  # counted as published; None: see `reason`
     reason: str = ""  # why there is no number
 
 
-def sizes() -> Iterator[NamedSize]:
-    """Every size of every registered family, one at a time, as they are counted."""
-    return (counted(model, size) for model, size in names())
+def list_presets() -> Iterator[CountedPreset]:
+    """Yields every preset of every registered family as soon as it is counted."""
+    return (counted(model, preset) for model, preset in names())
 
 
 def names() -> Iterator[tuple[str, str]]:
-    """(family, size) of every registered family; its size is "" where it has none with a name."""
+    """(family, preset) of every registered family; the preset is "" where the family has none."""
     for model in REGISTRY:
-        yield from ((model, size) for size in getattr(REGISTRY.get(model), "presets", {}) or ("",))
+        yield from ((model, preset) for preset in getattr(REGISTRY.get(model), "presets", {}) or ("",))
 
 
-def counted(model: str, size: str) -> NamedSize:
-    """One size of a family."""
-    if not size:
-        return NamedSize(model, size, None, "no named sizes")
-    config = published(REGISTRY.get(model), size)
+def counted(model: str, preset: str) -> CountedPreset:
+    """Counts the parameters of one preset of a family."""
+    if not preset:
+        return CountedPreset(model, preset, None, "no presets")
+    config = published(REGISTRY.get(model), preset)
     reason = uncountable(config)
-    return NamedSize(model, size, None if reason else parameters(config), reason)
+    return CountedPreset(model, preset, None if reason else parameters(config), reason)
 
 
-def published(cls: Any, size: str) -> Any:
-    """The configuration that the published number of parameters of a named size is counted on."""
-    return dataclasses.replace(cls(size=size).resolved(), size=None, **cls.published.keys)
+def published(cls: Any, preset: str) -> Any:
+    """The configuration on which the published parameter count of a preset is based."""
+    return dataclasses.replace(cls(preset=preset).with_preset(), preset=None, **cls.published.keys)
 
 
 def uncountable(config: Any) -> str:
@@ -58,7 +58,7 @@ def _unknown(config: Any) -> set[str]:
     """Keys of the data that are open, in towers too."""
     parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
     here = {name for name in _OF_THE_DATA if getattr(config, name, 0) is None}
-    return here.union(*(_unknown(part) for part in parts if hasattr(part, "resolved")))
+    return here.union(*(_unknown(part) for part in parts if hasattr(part, "with_preset")))
 
 
 def parameters(config: Any) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+import tiny_objectives as tiny
 
 from ssljax import models
 from ssljax.data import DataSpec
@@ -16,7 +16,7 @@ from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sl
 
 T = 12
 SPEC = DataSpec(elements={"tokens": {"shape": [T], "dtype": "int32"}}, size=100, vocab_size=50, max_len=T)
-SIZES = {"size": None, "width": 16, "heads": 2}
+SIZES = {"preset": None, "width": 16, "heads": 2}
 SEGMENTS = jnp.array([[1] * 5 + [2] * 4 + [0] * 3])
 MASKS = {
     "full": Full(),

@@ -15,7 +15,7 @@ LENGTH = 12
 
 _VIT = {
     "name": "vit",
-    "size": None,
+    "preset": None,
     "width": 32,
     "depth": 2,
     "heads": 4,
@@ -23,7 +23,7 @@ _VIT = {
     "dropout": 0.1,
     "drop_path": 0.1,
 }
-_TEXT = {"size": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1}
+_TEXT = {"preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1}
 _HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 _PROJECTOR = {"hidden": 32, "output": 16}
 _CROPS = {"name": "multi_crop", "local_crops": 2, "local_size": 4}
@@ -76,7 +76,9 @@ SPEC = DataSpec(
 def config(name: str, bytes: bool = False) -> dict[str, Any]:
     """The groups `model` and `objective` of the smallest config of an objective, for text as bytes or that of SPEC."""
     if name not in CONFIGS:
-        raise AssertionError(f"objective {name!r} is registered but has no entry in tests/tiny.py, so nothing tests it")
+        raise AssertionError(
+            f"objective {name!r} is registered but has no entry in tests/tiny_objectives.py, so nothing tests it"
+        )
     entry = CONFIGS[name]
     room = {"vocab_size": 320} if bytes and "vocab_size" in entry["model"] else {}
     return {"model": {**entry["model"], **room}, "objective": {"name": name, **entry["objective"]}}

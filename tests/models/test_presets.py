@@ -1,11 +1,11 @@
-"""The named sizes have the published numbers of parameters, by shape evaluation."""
+"""Presets have the published numbers of parameters, by shape evaluation."""
 
 import functools
 
 import pytest
 
 from ssljax import models
-from ssljax.models import sizes
+from ssljax.models import presets
 
 # What transformers 5.23 counts on the meta device for the config values of each model on the Hub: the model with its
 # language-modelling head where that is trained with it (decoders, encoder-decoders), the bare encoder otherwise, with
@@ -180,18 +180,18 @@ ROUNDED = {
 
 
 @functools.cache
-def counted(model, size):
-    return sizes.counted(model, size).parameters
+def counted(model, preset):
+    return presets.counted(model, preset).parameters
 
 
-@pytest.mark.parametrize(("model", "size"), EXACT)
-def test_exact(model, size):
-    assert counted(model, size) == EXACT[model, size]
+@pytest.mark.parametrize(("model", "preset"), EXACT)
+def test_exact(model, preset):
+    assert counted(model, preset) == EXACT[model, preset]
 
 
-@pytest.mark.parametrize(("model", "size"), ROUNDED)
-def test_rounded(model, size):
-    assert counted(model, size) / 1e6 == pytest.approx(ROUNDED[model, size], rel=0.01)
+@pytest.mark.parametrize(("model", "preset"), ROUNDED)
+def test_rounded(model, preset):
+    assert counted(model, preset) / 1e6 == pytest.approx(ROUNDED[model, preset], rel=0.01)
 
 
 def test_gpt3_is_its_formula():
@@ -212,12 +212,12 @@ def test_gpt3_is_its_formula():
         assert counted("gpt3", size) == (50_257 + 2048) * width + depth * block + 2 * width
 
 
-def test_every_size_is_counted_or_says_why_not():
-    assert {model for model, _ in sizes.names()} == set(models.REGISTRY)
+def test_every_preset_is_counted_or_says_why_not():
+    assert {model for model, _ in presets.names()} == set(models.REGISTRY)
     small = {"micro", "pico", "nano"}  # of our own
-    for model, size in sizes.names():
-        reason = sizes.uncountable(sizes.published(models.REGISTRY.get(model), size)) if size else "no named sizes"
-        tested = (model, size) in EXACT.keys() | ROUNDED.keys()
-        assert reason or tested or size in small, f"{model} {size}: published, untested"
-    assert sizes.counted("bert", "tiny").reason == "vocab_size, max_len: of the data"
-    assert sizes.counted("vit", "pico").parameters is None
+    for model, preset in presets.names():
+        reason = presets.uncountable(presets.published(models.REGISTRY.get(model), preset)) if preset else "no presets"
+        tested = (model, preset) in EXACT.keys() | ROUNDED.keys()
+        assert reason or tested or preset in small, f"{model} {preset}: published, untested"
+    assert presets.counted("bert", "tiny").reason == "vocab_size, max_len: of the data"
+    assert presets.counted("vit", "pico").parameters is None
