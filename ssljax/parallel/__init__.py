@@ -1,6 +1,6 @@
 """Meshes, the one table from logical to mesh axes, and the placement of batches and states."""
 
-from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context
+from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
 from ssljax.parallel.rules import (
     batch_sharding,
     logical_axes,
@@ -18,6 +18,7 @@ __all__ = [
     "make_mesh",
     "mesh_context",
     "partition_spec",
+    "platform",
     "replicated",
     "sharding_report",
     "shardings",

@@ -54,3 +54,13 @@ def mesh_context(mesh: Mesh) -> Iterator[Mesh]:
     """Inside, logical constraints in layers mean this mesh (without it flax drops them silently)."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(ACTIVATION_RULES):
         yield mesh
+
+
+def platform() -> str:
+    """The platform of the current mesh: "cpu", "gpu" or "tpu"; the default device's where no mesh is set.
+
+    A program that is compiled for absent hardware must take that hardware's kernels, so the mesh decides and not the
+    machine that compiles.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
