@@ -156,22 +156,22 @@ def _train(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 def _eval(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
-    from ssljax import run
+    from ssljax import runs
 
-    run.evaluate(known.workdir, known.evals.split(",") if known.evals else None, known.step)
+    runs.evaluate(known.workdir, known.evals.split(",") if known.evals else None, known.step)
     return 0
 
 
 def _generate(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
-    from ssljax import run
+    from ssljax import runs
     from ssljax.base import schema
     from ssljax.evals.generation import Sampling
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
     sampling = schema.build(Sampling, {name: getattr(known, name) for name in names}, "generate")
     texts = _prompts(known)
-    made = run.generate(known.folder, texts, sampling, stop=known.stop, seed=known.seed, step=known.step)
+    made = runs.generate(known.folder, texts, sampling, stop=known.stop, seed=known.seed, step=known.step)
     for prompt, text in zip(texts, made):
         print(json.dumps({"prompt": prompt, "text": text}) if known.json else text)
     return 0
@@ -179,10 +179,10 @@ def _generate(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> in
 
 def _fill_mask(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
-    from ssljax import run
+    from ssljax import runs
 
     texts = _prompts(known)
-    for prompt, masks in zip(texts, run.fill_mask(known.folder, texts, known.top, known.step)):
+    for prompt, masks in zip(texts, runs.fill_mask(known.folder, texts, known.top, known.step)):
         if known.json:
             print(json.dumps({"prompt": prompt, "masks": [[guess._asdict() for guess in mask] for mask in masks]}))
             continue
@@ -215,7 +215,7 @@ def _import(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
 
 def _export(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    from ssljax.interop.export import export
+    from ssljax.runs.export import export
 
     _print_model(known.folder, export(known.workdir, known.folder, known.step))
     return 0
@@ -226,9 +226,9 @@ def _print_model(folder: str, model: Any) -> None:
 
 
 def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    from ssljax import report
+    from ssljax.runs.workdir import Workdir
 
-    print(report.write_report(pathlib.Path(known.workdir)))
+    print(Workdir(known.workdir).write_report())
     return 0
 
 

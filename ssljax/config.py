@@ -9,16 +9,16 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ssljax import evals, models, objectives
 from ssljax.base import durations, schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data import DataConfig
-from ssljax.interop.init_from import InitFrom
 from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
 from ssljax.train.checkpoint import CheckpointConfig
@@ -26,24 +26,71 @@ from ssljax.train.metrics import LogConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """One run: all that its config may say."""
+class InitFrom:
+    """Learned parameters to start from, if there is no checkpoint to continue."""
 
-    model: Any = schema.setting(registry=models.REGISTRY)  # the encoder
-    objective: Any = schema.setting(registry=objectives.REGISTRY)  # what is learned
-    data: DataConfig = schema.setting()
-    optimizer: Any = schema.setting(registry=optimizers.REGISTRY)
-    steps: int | str = schema.setting()  # length of the run, a duration ("90 epochs")
-    batch_size: int = schema.setting(gt=0)  # examples a step, over all devices and microbatches
-    schedule: Any = schema.setting({"name": "constant"}, registry=schedules.REGISTRY)  # of the learning rate
-    mesh: MeshConfig = schema.setting(MeshConfig(), free=True)
-    evals: dict[str, Any] = schema.setting({}, free=True)  # name -> {type, ...}; type left out is the name
-    checkpoint: CheckpointConfig = schema.setting(CheckpointConfig(), free=True)
-    log: LogConfig = schema.setting(LogConfig(), free=True)
-    seed: int = schema.setting(0, ge=0, lt=2**31)  # of parameters, views, noise, and data unless `data.seed` is given
-    microbatches: int = schema.setting(1, gt=0, free=True)  # slices a batch is encoded in, to save memory; same result
-    ema: float | None = schema.setting(None, gt=0, lt=1)  # decay of averaged parameters, which evaluations then use
-    init_from: InitFrom | None = schema.setting(None)  # learned parameters to start from, where there are some
+    path: str = schema.setting(
+        doc="a workdir (its newest checkpoint), a checkpoint (WORKDIR/checkpoints/STEP), or a folder in the Hugging "
+        "Face format"
+    )
+    include: tuple[str, ...] | None = schema.setting(
+        None, doc="regular expressions; only parameters whose path matches one are loaded. None: all"
+    )
+    exclude: tuple[str, ...] = schema.setting(
+        (), doc="regular expressions; parameters whose path matches one keep their initial values"
+    )
+    heads: Literal["mean", "first"] = schema.setting(
+        "mean",
+        doc="heads of keys and values where the new model has fewer (`kv_heads`): the mean of each group "
+        "(Ainslie et al. 2023, section 2.1), or its first",
+    )
+
+    def validate(self) -> None:
+        for key in ("include", "exclude"):
+            for pattern in getattr(self, key) or ():
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{key}: {pattern!r} is not a regular expression ({error})") from error
+
+    def selects(self, path: str) -> bool:
+        """Returns True if the parameter of this path is to be loaded."""
+
+        def matches(patterns: tuple[str, ...]) -> bool:
+            return any(re.search(pattern, path) for pattern in patterns)
+
+        return (self.include is None or matches(self.include)) and not matches(self.exclude)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The complete configuration of a run."""
+
+    model: Any = schema.setting(registry=models.REGISTRY, doc="the encoder, decoder or both")
+    objective: Any = schema.setting(registry=objectives.REGISTRY, doc="the learning principle")
+    data: DataConfig = schema.setting(doc="training data")
+    optimizer: Any = schema.setting(registry=optimizers.REGISTRY, doc="the update rule")
+    steps: int | str = schema.setting(doc='length of the run, a duration ("90 epochs")')
+    batch_size: int = schema.setting(gt=0, doc="examples a step, over all devices and microbatches")
+    schedule: Any = schema.setting(
+        {"name": "constant"}, registry=schedules.REGISTRY, doc="schedule of the learning rate"
+    )
+    mesh: MeshConfig = schema.setting(MeshConfig(), free=True, doc="number of devices on each axis")
+    evals: dict[str, Any] = schema.setting(
+        {}, free=True, doc="evaluations by name, each {type, ...}; the type defaults to the name"
+    )
+    checkpoint: CheckpointConfig = schema.setting(CheckpointConfig(), free=True, doc="saved states")
+    log: LogConfig = schema.setting(LogConfig(), free=True, doc="numbers and their display")
+    seed: int = schema.setting(
+        0, ge=0, lt=2**31, doc="root of parameters, views and noise; of the data order too unless data.seed is set"
+    )
+    microbatches: int = schema.setting(
+        1, gt=0, free=True, doc="slices in which a batch is encoded, to save memory; the result is the same"
+    )
+    ema: float | None = schema.setting(
+        None, gt=0, lt=1, doc="decay of averaged parameters, which evaluations then use; None: no average"
+    )
+    init_from: InitFrom | None = schema.setting(None, doc="learned parameters to start from; None: initial values")
 
     def validate(self) -> None:
         length, _ = durations.parse(self.steps, "steps")

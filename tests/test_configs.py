@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from ssljax import run
+from ssljax import run, runs
 from ssljax.base import schema
 from ssljax.config import load
 from ssljax.models.family import TransformerConfig
@@ -33,9 +33,9 @@ def needs(path, request):
 def test_passes_shape_evaluation(path, request):
     needs(path, request)
     config, _ = load(str(ROOT / path))
-    program = run.assemble(config, jax.devices()[:1])
-    assert program.steps > 0 and program.objective.flops(program.dataset.spec) > 0
-    assert "loss" in program.shapes.meters  # the whole step has been evaluated for shapes
+    assembly = runs.assemble(config, jax.devices()[:1])
+    assert assembly.steps > 0 and assembly.program.objective.flops(assembly.dataset.spec) > 0
+    assert "loss" in assembly.program.shapes.meters  # the whole step has been evaluated for shapes
 
 
 @pytest.mark.parametrize("path", PATHS)

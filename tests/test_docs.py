@@ -11,11 +11,12 @@ import types
 import jax
 import pytest
 
-from ssljax import cli, run
+from ssljax import cli, run, runs
 from ssljax.config import load
-from ssljax.interop import export
+from ssljax.interop import export as hf_export
 from ssljax.objectives import REGISTRY as OBJECTIVES
 from ssljax.parallel.rules import RULES
+from ssljax.runs import export
 from ssljax.train.metrics import PEAK_FLOPS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -86,11 +87,11 @@ def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
     monkeypatch.setattr(run, "train", lambda *args: None)
-    monkeypatch.setattr(run, "evaluate", lambda *args: None)
-    monkeypatch.setattr(run, "generate", lambda *args, **options: [])
-    monkeypatch.setattr(run, "fill_mask", lambda *args: [])
+    monkeypatch.setattr(runs, "evaluate", lambda *args: None)
+    monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
+    monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
     model = types.SimpleNamespace(config={"model_type": "gpt2"}, parameters=1)
-    monkeypatch.setattr(export, "convert", lambda *args: model)
+    monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: model)
     if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
         examples(tmp_path, monkeypatch)
@@ -151,7 +152,7 @@ def test_the_first_example_fits_the_quickstart(tmp_path, monkeypatch):
     examples(tmp_path, monkeypatch)
     config, remarks = load(str(ROOT / "configs/quickstart.py"), [("objective.name", "rotation:Rotation")])
     assert "fell away" in remarks[0]
-    program = run.assemble(config, jax.devices()[:1])
+    program = runs.assemble(config, jax.devices()[:1]).program
     assert "loss" in program.shapes.meters
 
 
@@ -159,4 +160,4 @@ def test_the_config_of_the_config_page_is_sound(tmp_path):
     block = next(b for b in blocks(ROOT / "docs/config.md", "python") if b.startswith("# my_config.py"))
     file = tmp_path / "my_config.py"
     file.write_text(block)
-    assert run.assemble(load(str(file))[0], jax.devices()[:1]).steps == 225  # 20 epochs of 1,437 at 128
+    assert runs.assemble(load(str(file))[0], jax.devices()[:1]).steps == 225  # 20 epochs of 1,437 at 128

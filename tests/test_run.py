@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 import tiny_objectives as tiny
 
-from ssljax import objectives, run
+from ssljax import objectives, run, runs
 from ssljax.base.errors import UserError
 from ssljax.config import build, load
+from ssljax.runs.evaluation import make_evaluator, open_run
+from ssljax.runs.recorder import Recorder
+from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
 from ssljax.train.loop import Stopped
-from ssljax.workdir import hold, write_evals
+from ssljax.train.program import Program
 
 TINY = {
     "model": {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
@@ -45,7 +48,7 @@ def metrics(workdir):
 def parameters(workdir, step=None):
     """The saved state of a workdir as {path: array}."""
     config = build(json.loads((workdir / "config.json").read_text()))
-    program = run.assemble(config)
+    program = runs.assemble(config).program
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, config.identity())
     state, _ = checkpoints.restore(program.target(), step)
     checkpoints.close()
@@ -74,14 +77,14 @@ def test_a_run_writes_its_workdir(undisturbed):
 
 def test_a_stopped_and_resumed_run_is_the_undisturbed_one(undisturbed, tmp_path, monkeypatch):
     """SIGTERM in the middle of a log interval: saved, and continued bit for bit."""
-    original = run.Recorder.save
+    original = Recorder.save
 
     def save_then_term(self, step, state):
         original(self, step, state)
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(run.Recorder, "save", save_then_term)
+    monkeypatch.setattr(Recorder, "save", save_then_term)
     with pytest.raises(Stopped):
         run.train(TINY, tmp_path)
     monkeypatch.undo()
@@ -275,7 +278,11 @@ def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undistur
     shutil.copytree(undisturbed, workdir)
     path = workdir / "config.json"
     path.write_text(path.read_text().replace('"temperature"', '"oldkey": 1, "temperature"'))
-    for call in (lambda: run.train(TINY, workdir), lambda: run.evaluate(workdir), lambda: run.language_model(workdir)):
+    for call in (
+        lambda: run.train(TINY, workdir),
+        lambda: runs.evaluate(workdir),
+        lambda: runs.language_model(workdir),
+    ):
         with pytest.raises(UserError, match=r"run/config\.json: objective\.oldkey: unknown key.*--resume=force"):
             call()
     run.train(TINY, workdir, "force")
@@ -283,7 +290,7 @@ def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undistur
 
 
 def test_a_workdir_belongs_to_one_process(tmp_path):
-    with hold(tmp_path), pytest.raises(UserError, match="another process is training"):
+    with Workdir(tmp_path).lock(), pytest.raises(UserError, match="another process is training"):
         run.train(TINY, tmp_path)
 
 
@@ -333,8 +340,8 @@ def test_held_out_labels_are_classes_that_the_run_learns(tmp_path):
     with pytest.raises(UserError, match=message):
         run.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    program = run.assemble(build({**config, "evals": {"knn": {}}}))  # no label of it is shown to the objective
-    run.make_evaluator(program).check(program.shapes.params, program.shapes.extra)
+    assembly = runs.assemble(build({**config, "evals": {"knn": {}}}))  # the objective sees none of its labels
+    make_evaluator(assembly).check(assembly.program.shapes.params, assembly.program.shapes.extra)
 
 
 def test_the_metric_of_the_best_checkpoint_is_one_that_its_evaluation_gives(tmp_path, monkeypatch):
@@ -370,9 +377,9 @@ def test_devices_share_the_batches_of_an_evaluation(tmp_path):
     config = {**TINY, "mesh": {"data": -1}, "batch_size": 12, "steps": 2, "evals": {"loss": {}}}
     three = jax.devices()[:3]
     with pytest.raises(UserError, match=r"evals\.loss\.batch_size: got 256, must be a multiple of 3 \(devices"):
-        run.assemble(build(config), three)
+        runs.assemble(build(config), three)
     config["evals"] = {"loss": {"batch_size": 99}}
-    assert run.assemble(build(config), three).mesh.size == 3
+    assert runs.assemble(build(config), three).program.mesh.size == 3
 
 
 def test_a_workdir_is_evaluated_on_devices_that_share_all_its_batches(tmp_path, monkeypatch):
@@ -381,11 +388,10 @@ def test_a_workdir_is_evaluated_on_devices_that_share_all_its_batches(tmp_path, 
     monkeypatch.setattr(jax, "devices", lambda: devices[:2])
     run.train(config, tmp_path)
     monkeypatch.setattr(jax, "devices", lambda: devices[:3])
-    monkeypatch.setattr(jax, "device_count", lambda: 3)
-    (trained, _) = run.evaluate(tmp_path)
+    (trained, _) = runs.evaluate(tmp_path)
     assert trained["metrics"]["loss"] > 0
-    with run.restored(tmp_path) as (program, _):
-        assert program.mesh.size == 2
+    with open_run(Workdir(tmp_path)) as (assembly, _):
+        assert assembly.program.mesh.size == 2
 
 
 def test_last_n_and_best_are_kept(tmp_path):
@@ -442,7 +448,7 @@ def test_many_non_finite_steps_stop_the_run_with_the_ids(tmp_path):
 
 def test_evaluations_of_a_finished_workdir(tmp_path):
     run.train({**TINY, "steps": 2, "evals": {"knn": {"max_examples": 100, "k": 5}}}, tmp_path)
-    lines = run.evaluate(tmp_path, ["knn"])
+    lines = runs.evaluate(tmp_path, ["knn"])
     assert {line["of"] for line in lines} == {"trained", "untrained", "raw", "majority"}
 
 
@@ -450,7 +456,7 @@ def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
     """`ssljax eval` beside the trainer."""
 
     def write(step):
-        write_evals(tmp_path, [{"step": step, "eval": "knn", "of": "trained"}])
+        Workdir(tmp_path).write_evaluations([{"step": step, "eval": "knn", "of": "trained"}])
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(200)))
@@ -460,13 +466,13 @@ def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
 
 def test_the_step_compiles_once_with_evaluations_between(tmp_path, monkeypatch):
     seen = []
-    original = run.Program.jitted_step
+    original = Program.jitted_step
 
     def remember(self):
         seen.append(original(self))
         return seen[-1]
 
-    monkeypatch.setattr(run.Program, "jitted_step", remember)
+    monkeypatch.setattr(Program, "jitted_step", remember)
     run.train({**TINY, "evals": {"knn": {"every_steps": 2, "max_examples": 64, "k": 5}}}, tmp_path)
     assert seen[0]._cache_size() == 1
 

@@ -5,10 +5,11 @@ from ssljax.data.dataset import Dataset, Split, describe, load_split, open_data
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_part
-from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, save_tokenizer
+from ssljax.data.tokenizers import TOKENIZER_FILES, load_tokenizer, open_tokenizer, save_tokenizer
 
 __all__ = [
     "REGISTRY",
+    "TOKENIZER_FILES",
     "DataConfig",
     "DataSpec",
     "Dataset",

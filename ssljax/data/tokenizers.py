@@ -37,6 +37,7 @@ SETTINGS = (
     "chat_template.jinja",
     "additional_chat_templates",  # a folder
 )
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", *SETTINGS)
 
 
 class Tokenizer(abc.ABC):
@@ -220,27 +221,18 @@ def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
     return LibraryTokenizer(pathlib.Path(path))
 
 
-def save_tokenizer(config: DataConfig, workdir: str | pathlib.Path) -> pathlib.Path:
-    """Writes the tokenizer of a config as `workdir/tokenizer.json` (a SentencePiece model: `tokenizer.model`);
-    `load_tokenizer` reads it again. Of a file, what says how it is used (`SETTINGS`) comes with it."""
-    folder, name = pathlib.Path(workdir), "tokenizer.json"
-    beside: list[str] = []
+def save_tokenizer(config: DataConfig, folder: str | pathlib.Path) -> pathlib.Path:
+    """Writes the tokenizer of a config into an empty folder as `tokenizer.json` (a SentencePiece model:
+    `tokenizer.model`), from which `load_tokenizer` reads it. A tokenizer file brings its settings (`SETTINGS`)."""
+    folder, name = pathlib.Path(folder), "tokenizer.json"
     if config.tokenizer.name == "bytes":
         ByteTokenizer().save(folder / name)
-    else:
-        file = _tokenizer_file(config)
-        name = "tokenizer.model" if file.suffix == ".model" else name
-        if file.resolve() != (folder / name).resolve():
-            shutil.copyfile(file, folder / name)
-        if config.tokenizer.name == "file":
-            beside = [other for other in SETTINGS if (file.parent / other).exists()]
-            if file.parent.resolve() != folder.resolve():
-                copy_files(beside, file.parent, folder)
-    for other in {"tokenizer.json", "tokenizer.model", *SETTINGS} - {name, *beside}:  # of an earlier start, perhaps
-        if (folder / other).is_dir():
-            shutil.rmtree(folder / other)
-        else:
-            (folder / other).unlink(missing_ok=True)
+        return folder / name
+    file = _tokenizer_file(config)
+    name = "tokenizer.model" if file.suffix == ".model" else name
+    shutil.copyfile(file, folder / name)
+    if config.tokenizer.name == "file":
+        copy_files(SETTINGS, file.parent, folder)
     return folder / name
 
 

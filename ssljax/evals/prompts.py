@@ -17,7 +17,6 @@ from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizers import open_file, unpadded
 from ssljax.evals.generation import Sampling, check_ids, generate, pad, placed, without_strict
 from ssljax.interop.hf import Model, read_object
-from ssljax.interop.workdir import Learned
 from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenTransformer
@@ -110,7 +109,7 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
     )
 
 
-def trained(learned: Learned, mesh: jax.sharding.Mesh | None = None) -> LanguageModel:
+def trained(learned: Any, mesh: jax.sharding.Mesh | None = None) -> LanguageModel:
     """The model of a run, whose arrays lie on `mesh`.
 
     Raises:

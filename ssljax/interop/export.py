@@ -16,13 +16,11 @@ import numpy as np
 from ssljax import models, parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.base.hashing import digest
 from ssljax.data.rows import last_token
-from ssljax.interop import hf, workdir
+from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.layers import positions
-from ssljax.layers.masks import Full, is_causal
 from ssljax.models.clip import CLIPConfig
 from ssljax.models.mae import AutoencoderConfig
 from ssljax.models.tokens import TokenConfig
@@ -31,28 +29,12 @@ from ssljax.models.vit import ViTConfig
 _PADDED = ("embed/embedding", "head_kernel", "head_bias")  # by `vocab_multiple`
 
 
-def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | None = None) -> hf.Model:
-    """Writes the model of a workdir as a folder that `AutoModel.from_pretrained` opens.
-
-    Args:
-        source: the workdir.
-        folder: made if missing.
-        step: of the checkpoint (the newest if None).
-
-    Raises:
-        UserError: no workdir or checkpoint, or a model that no architecture there computes; the key is named.
-    """
-    learned = workdir.read(pathlib.Path(source), step)
-    objective, folder = learned.objective, pathlib.Path(folder)
-    model = of_module(objective.model, learned.model_params, is_causal(getattr(objective, "attention", Full())))
-    model = dataclasses.replace(model, config=with_ids(model, objective.spec), folder=learned.folder)
-    run = f"objective {learned.config['objective']['name']}, step {learned.step}, run {digest(learned.identity)}"
-    hf.save(model, folder, f"Trained by ssljax: {run}.")
+def write_preprocessing(objective: Any, folder: pathlib.Path) -> None:
+    """Writes the settings of the tokenizer and of the image processor, if the data of the objective have them."""
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         _write(folder / "tokenizer_config.json", _tokenizer_config(folder, objective.spec))
     if "image" in objective.spec.elements and hasattr(objective, "mean"):
         _write(folder / "preprocessor_config.json", _image_config(objective))
-    return model
 
 
 def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:

@@ -2,7 +2,6 @@
 
 import importlib.resources
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -11,8 +10,8 @@ from ssljax.report.read import Run, read_run
 from ssljax.report.table import evaluation_table
 
 
-def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Write `report.html` into a workdir from the files in it, and return its path.
+def render(workdir: str | pathlib.Path) -> str:
+    """Draws the report of a run from the files in its workdir, as one HTML page.
 
     The page holds the table of evaluations beside their controls, the curves, the picture of the embedding and the
     configuration; pictures are embedded, nothing is loaded from elsewhere.
@@ -24,7 +23,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
 
     run = read_run(workdir)
     template = importlib.resources.files("ssljax.report").joinpath("page.html").read_text()
-    html = (
+    return (
         jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         .from_string(template)
         .render(
@@ -36,11 +35,6 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
             data=json.dumps(run.data, indent=2) if run.data else "",
         )
     )
-    path = run.workdir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(html)
-    os.replace(temporary, path)
-    return path
 
 
 def _figures(run: Run) -> list[tuple[str, str, str]]:

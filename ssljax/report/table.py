@@ -83,3 +83,17 @@ def _verdict(metric: str, values: Mapping[str, Mapping[str, Any]], better: str) 
     beaten = {of: own > v if better == "higher" else own < v for of, v in controls.items()}
     lost = [of for of, won in beaten.items() if not won]
     return "beats all" if not lost else f"does not beat {', '.join(lost)}"
+
+
+def print_table(table: Table) -> None:
+    """Prints a table and its notes on the console."""
+    import rich.console
+    import rich.table
+
+    shown = rich.table.Table(*table.columns)
+    for row in table.rows:
+        shown.add_row(*row)
+    console = rich.console.Console()
+    console.print(shown)
+    for note in table.notes:
+        console.print(note)

@@ -31,23 +31,27 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """Also keep the checkpoint with the best value of an evaluation's metric, written "evaluation/metric"."""
+    """One more checkpoint is kept: the best by a metric of an evaluation."""
 
-    metric: str = schema.setting(free=True)  # such as "knn/accuracy"; counts if measured at the step of a checkpoint
-    mode: Literal["max", "min"] = schema.setting("max", free=True)  # whether the largest or the smallest value is best
+    metric: str = schema.setting(
+        free=True, doc='"evaluation/metric", such as "knn/accuracy", measured at the step of a checkpoint'
+    )
+    mode: Literal["max", "min"] = schema.setting("max", free=True, doc="the largest or the smallest value is best")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When checkpoints are written and which are kept; one is always written at the end and at SIGTERM."""
+    """Saved states; one is always written at the end and at SIGTERM."""
 
-    every_steps: int | None = schema.setting(None, gt=0, free=True)  # None: only at the end and at a stop
-    keep: int = schema.setting(2, gt=0, free=True)  # the newest so many
-    best: Best | None = schema.setting(None, free=True)  # one more: the best by a metric
+    every_steps: int | None = schema.setting(
+        None, gt=0, free=True, doc="steps between checkpoints; None: only at the end and at a stop"
+    )
+    keep: int = schema.setting(2, gt=0, free=True, doc="number of the newest checkpoints that are kept")
+    best: Best | None = schema.setting(None, free=True, doc="also keep the best checkpoint by a metric")
 
 
-class Part(NamedTuple):
-    """What a run has learned, of all its state."""
+class Weights(NamedTuple):
+    """The variables of an objective: a state without its optimiser and counters."""
 
     params: Any
     extra: Any
@@ -129,9 +133,9 @@ class Checkpoints:
         none is sound, nothing is moved.
 
         Args:
-            target: State of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices), or `Part` of one
-                without shardings: only that is read, into the memory of the host.
-            step: this one and no other.
+            target: State of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices). Or `Weights` of
+                such a state, without shardings: then only these are read, into the memory of the host.
+            step: number of the only checkpoint to read; None: the newest sound one.
             force: accept the checkpoint of a run with another identity.
 
         Raises:
@@ -187,7 +191,7 @@ class Checkpoints:
         return state
 
     def _read(self, step: int, target: Any) -> Any:
-        if not isinstance(target, Part):
+        if not isinstance(target, Weights):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             return self.manager.restore(step, args=args)["state"]
         parts = {name: tree for name, tree in target._asdict().items() if jax.tree.leaves(tree)}
@@ -252,7 +256,7 @@ def _mismatch(meta: dict[str, Any], target: Any) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }
     saved = {path: (leaf["shape"], leaf["dtype"]) for path, leaf in meta["leaves"].items()}
-    for path in wanted if isinstance(target, Part) else [*wanted, *saved]:
+    for path in wanted if isinstance(target, Weights) else [*wanted, *saved]:
         if wanted.get(path) != saved.get(path):
             return f"{path}: saved as {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
     return ""

@@ -12,19 +12,24 @@ from ssljax.train.optimizers import clip_by_global_norm
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """An optimiser rule bound to the parameters of a run.
+    """An optimiser rule with its schedule; `bind` ties it to the parameters of a run.
 
-    rule: an entry of `ssljax.train.optimizers.REGISTRY`, built.
-    multiplier: step -> share of the peak learning rate, in [0, 1].
-    lengths: of the batch, the data and the run.
-    axes, shapes: logical axes and shapes of the parameters.
+    Attributes:
+        rule: an instance of an entry of `ssljax.train.optimizers.REGISTRY`.
+        multiplier: step -> share of the peak learning rate, in [0, 1].
+        lengths: batch size, dataset size and total steps of the run.
+        axes, shapes: logical axes and shapes of the parameters; None before `bind`.
     """
 
     rule: Any
     multiplier: Callable[[jax.Array], jax.Array]
     lengths: RunLengths
-    axes: Any
-    shapes: Any
+    axes: Any = None
+    shapes: Any = None
+
+    def bind(self, axes: Any, shapes: Any) -> "Optimization":
+        """Returns a copy that is bound to parameters with these logical axes and shapes."""
+        return dataclasses.replace(self, axes=axes, shapes=shapes)
 
     def bound(self) -> Any:
         return self.rule.bind(self.axes, self.shapes, self.lengths)

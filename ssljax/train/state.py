@@ -1,6 +1,7 @@
-"""The state of a run, how it is born sharded, and what is added up between two log points."""
+"""The state of a run: its content, initial values and shardings."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,16 +15,20 @@ from ssljax.objectives.base import Objective, stream
 
 
 class State(flax.struct.PyTreeNode):
-    """Everything that a run is, as plain arrays: with the data's order a function of the step, nothing else is needed.
+    """The complete state of a run as plain arrays; the order of the data is a function of the step.
 
-    step: int32, the number of the next step. seed: uint32, the root of all device randomness.
-    params, extra: the objective's variables. opt_state: the optimiser's. ema: averaged parameters, or None.
-    hyper: {"objective.temperature": float32, ...}, the settings that a stacked sweep varies; empty otherwise.
-    meters: {name: (sum, weight)} since the last log point, so that a resumed run logs the same numbers.
-    guard: counts of non-finite steps: {"skipped", "streak": in a row until now, "longest": such row since the last log
-        point, "last": the last such step}.
-    loss_scale: where activations are float16: {"value": what the loss is multiplied with, "good": finite steps since it
-        changed}; else None.
+    Attributes:
+        step: int32, the number of the next step.
+        seed: uint32, the root of all device randomness.
+        params, extra: the variables of the objective.
+        opt_state: the state of the optimiser.
+        ema: averaged parameters, or None.
+        hyper: {"objective.temperature": float32, ...}, settings that a stacked sweep varies; empty otherwise.
+        meters: {name: (sum, weight)} since the last log point, so that a resumed run logs the same numbers.
+        guard: counts of non-finite steps: "skipped" (total), "streak" (current run), "longest" (longest run since the
+            last log point), "last" (number of the last one).
+        loss_scale: with float16 activations {"value": factor of the loss, "good": finite steps since it changed};
+            otherwise None.
     """
 
     step: jax.Array
@@ -38,15 +43,15 @@ class State(flax.struct.PyTreeNode):
     loss_scale: dict[str, jax.Array] | None = None
 
 
-def grown(loss_scale: dict[str, jax.Array], ok: jax.Array) -> dict[str, jax.Array]:
-    """The scale after a step: halved if that was not finite, doubled after 2,000 that were (Micikevicius 2018)."""
+def update_loss_scale(loss_scale: dict[str, jax.Array], ok: jax.Array) -> dict[str, jax.Array]:
+    """Halves the scale after a non-finite step, doubles it after 2,000 finite ones (Micikevicius et al. 2018)."""
     value, good = loss_scale["value"], jnp.where(ok, loss_scale["good"] + 1, 0)
     value = jnp.where(ok, jnp.where(good == 2000, 2 * value, value), jnp.maximum(value / 2, 1))
     return {"value": value, "good": good % 2000}
 
 
 def computes_in_float16(part: Any) -> bool:
-    """Does a module, or a configuration in it, say that activations are float16?"""
+    """Returns True if a module, or a configuration inside it, asks for float16 activations."""
     if not dataclasses.is_dataclass(part):
         return False
     fields = [field.name for field in dataclasses.fields(part) if field.name != "parent" and hasattr(part, field.name)]
@@ -64,15 +69,22 @@ def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
 
 
 def make_init(
-    objective: Objective, optimizer: Any, batch: Any, ema: bool, hyper: dict[str, float] | None = None
-) -> Any:
-    """The pure function seed -> State.
+    objective: Objective,
+    optimizer: Any,
+    batch: Any,
+    ema: bool,
+    hyper: Mapping[str, float] | None = None,
+    meters: Any = None,
+) -> Callable[[Any], State]:
+    """Returns the pure function seed -> State.
 
     Args:
+        objective: with its model.
         optimizer: bound to the parameters' axes: has `init(params)`.
         batch: tree of shapes of a training batch.
         ema: keep averaged parameters.
         hyper: initial values of the settings that a stacked sweep varies.
+        meters: shapes of the measurements of a step, which start at zero; None: no meters.
     """
 
     half = computes_in_float16(objective.model)
@@ -88,7 +100,7 @@ def make_init(
             # A copy: donated buffers must not be shared between two parts of the state.
             ema=jax.tree.map(jnp.copy, variables.params) if ema else None,
             hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
-            meters={},
+            meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters or {}),
             guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "longest": jnp.int32(0), "last": jnp.int32(-1)},
             loss_scale={"value": jnp.float32(2**15), "good": jnp.int32(0)} if half else None,
         )
@@ -97,7 +109,7 @@ def make_init(
 
 
 def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh) -> Any:
-    """The tree of shardings of a state (of shapes): variables by their logical axes, counters replicated."""
+    """The sharding of each leaf of a state (of shapes): variables by their logical axes, counters replicated."""
 
     def place(axes: Any, shapes: Any) -> Any:
         return parallel.shardings(axes, shapes, mesh)

@@ -8,33 +8,46 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax.objectives.base import Ctx, Objective, stream
+from ssljax.objectives.base import Ctx, Loss, Objective, stream
 from ssljax.train.microbatch import gradients
-from ssljax.train.state import State, grown
+from ssljax.train.state import State, update_loss_scale
 
+Meters = dict[str, tuple[jax.Array, jax.Array]]  # {name: (sum, weight)}, float32 scalars
 Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
+Update = Callable[[State, Any], tuple[State, Meters]]
 
 
 def make_train_step(
     objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None
 ) -> Step:
-    """The train step (state, batch) -> (state, metrics), a pure function to be jitted with the state donated.
+    """Returns the train step (state, batch) -> (state, metrics), a pure function to be jitted with the state donated.
 
     It is the same function on one device, on a mesh (jit with shardings) and under `vmap` over states.
 
     Args:
-        objective: with its model; see `ssljax.objectives.base` for the contract.
-        optimizer: `ssljax.train.optimization.Optimization`: rule, schedule, clipping.
-        microbatches: the batch is encoded in this many slices; the result does not depend on it.
-        ema_decay: decay of the averaged parameters, where `state.ema` holds some.
+        objective: with its model; `ssljax.objectives.base` documents the contract.
+        optimizer: a bound `ssljax.train.optimization.Optimization`: rule, schedule, clipping.
+        microbatches: number of slices in which the batch is encoded; the result does not depend on it.
+        ema_decay: decay of the averaged parameters, if `state.ema` holds some.
 
     Returns:
-        A function whose metrics are scalars of this step; `state.meters` adds them up until `pop_meters`.
+        A function whose metrics are scalars of this step; `state.meters` sums them until `pop_meters`.
     """
+    update = make_update(objective, optimizer, microbatches, ema_decay)
 
     def train_step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-        task = dataclasses.replace(objective, **_of("objective", state.hyper))
-        opt = optimizer.with_settings(_of("optimizer", state.hyper))
+        state, measured = update(state, batch)
+        return state.replace(meters=jax.tree.map(jnp.add, state.meters, measured)), means(measured)
+
+    return train_step
+
+
+def make_update(objective: Objective, optimizer: Any, microbatches: int, ema_decay: float | None) -> Update:
+    """Returns the step without its meters: (state, batch) -> (state, measurements of this step)."""
+
+    def update(state: State, batch: Any) -> tuple[State, Meters]:
+        task = dataclasses.replace(objective, **_settings_of("objective", state.hyper))
+        opt = optimizer.with_settings(_settings_of("optimizer", state.hyper))
 
         # Inputs are a pure function of (seed, step, batch): slices, meshes and restarts do not change them.
         inputs = task.views(stream(state.seed, state.step, "views"), task.prepare(batch), state.step)
@@ -50,56 +63,63 @@ def make_train_step(
         if ema is not None and ema_decay is not None:
             ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
 
-        # A non-finite step leaves no trace but its count. What would be committed is asked too: finite gradients can
-        # still overflow the parameters.
+        # A non-finite step changes nothing but its count. The new parameters are checked too: finite gradients can
+        # still overflow them.
         ok = jnp.isfinite(value) & jnp.isfinite(health["grad_norm"]) & _finite((params, extra))
-        kept = (state.params, state.extra, state.opt_state, state.ema)
+        old = (state.params, state.extra, state.opt_state, state.ema)
         params, extra, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old), (params, extra, opt_state, ema), kept
+            lambda new, old: jnp.where(ok, new, old), (params, extra, opt_state, ema), old
         )
-        streak = jnp.where(ok, 0, state.guard["streak"] + 1)
-        terms = {f"loss/{name}": (s, w) for name, (_, s, w) in loss.terms.items()} if len(loss.terms) > 1 else {}
-        one = jnp.float32(1)
-        now = {"loss": (value, one), **terms, **loss.metrics, **{name: (v, one) for name, v in health.items()}}
-        now = jax.tree.map(lambda x: jnp.where(ok, x, 0).astype(jnp.float32), now)
         state = state.replace(
             step=state.step + 1,
             params=params,
             extra=extra,
             opt_state=opt_state,
             ema=ema,
-            meters=jax.tree.map(jnp.add, state.meters, now) if state.meters else now,
-            guard={
-                "skipped": state.guard["skipped"] + ~ok,
-                "streak": streak,
-                "longest": jnp.maximum(state.guard["longest"], streak),
-                "last": jnp.where(ok, state.guard["last"], state.step),
-            },
-            loss_scale=None if state.loss_scale is None else grown(state.loss_scale, ok),
+            guard=_count_skipped(state.guard, ok, state.step),
+            loss_scale=None if state.loss_scale is None else update_loss_scale(state.loss_scale, ok),
         )
-        return state, means(now)
+        return state, _measurements(value, loss, health, ok)
 
-    return train_step
+    return update
 
 
-def means(meters: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+def means(meters: Meters) -> dict[str, jax.Array]:
     """{name: (sum, weight)} -> {name: mean}; NaN where nothing was counted."""
     return {name: jnp.where(w > 0, s / jnp.where(w > 0, w, 1), jnp.nan) for name, (s, w) in meters.items()}
 
 
 def pop_meters(state: State) -> tuple[State, dict[str, jax.Array]]:
-    """The state with empty meters, and the means and guard counts since the last call."""
+    """Returns the state with empty meters, and the means and guard counts since the last call."""
     numbers = {**means(state.meters), **{f"guard/{k}": v for k, v in state.guard.items()}}
     guard = {**state.guard, "longest": state.guard["streak"]}
     return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters), guard=guard), numbers
 
 
+def _measurements(value: jax.Array, loss: Loss, health: dict[str, jax.Array], ok: jax.Array) -> Meters:
+    """Loss, its terms if there are several, metrics, optimiser health; all zero (weights too) for a skipped step."""
+    one = jnp.float32(1)
+    terms = {f"loss/{name}": (s, w) for name, (_, s, w) in loss.terms.items()} if len(loss.terms) > 1 else {}
+    measured = {"loss": (value, one), **terms, **loss.metrics, **{name: (v, one) for name, v in health.items()}}
+    return jax.tree.map(lambda x: jnp.where(ok, x, 0).astype(jnp.float32), measured)
+
+
+def _count_skipped(guard: dict[str, jax.Array], ok: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
+    streak = jnp.where(ok, 0, guard["streak"] + 1)
+    return {
+        "skipped": guard["skipped"] + ~ok,
+        "streak": streak,
+        "longest": jnp.maximum(guard["longest"], streak),
+        "last": jnp.where(ok, guard["last"], step),
+    }
+
+
 def _finite(tree: Any) -> jax.Array:
-    """Whether all floating point leaves are finite; the sum of squares would overflow before its terms do."""
+    """Returns True if all floating point leaves are finite; a sum of squares would overflow before its terms do."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all() if leaves else jnp.bool_(True)
 
 
-def _of(group: str, hyper: dict[str, jax.Array]) -> dict[str, Any]:
-    """The settings of one group that a stacked sweep varies: {"objective.temperature": x} -> {"temperature": x}."""
+def _settings_of(group: str, hyper: dict[str, jax.Array]) -> dict[str, Any]:
+    """Settings of one group that a stacked sweep varies: {"objective.temperature": x} -> {"temperature": x}."""
     return {k.removeprefix(group + "."): v for k, v in hyper.items() if k.startswith(group + ".")}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from ssljax import cli, run
+from ssljax import cli, run, runs
 from ssljax.base.errors import UserError
 from ssljax.evals import prompts
 from ssljax.evals.generation import Sampling, generate
@@ -65,7 +65,7 @@ def test_generate_on_a_workdir(decoder, capsys, tmp_path):
     code, lines, _ = command(capsys, *words, "--json")
     answers = [json.loads(line) for line in lines]
     assert code == 0 and [a["prompt"] for a in answers] == ["the cat", "the dog", "the mat"]
-    model = run.language_model(decoder)
+    model = runs.language_model(decoder)
     assert model.ends == (258,) and model.around == ((), ())
     ids = [list(a["prompt"].encode()) for a in answers]
     made = generate(model.module, model.params, ids, Sampling(max_new_tokens=6, stop=((258,),)), mesh=model.mesh)
@@ -75,7 +75,7 @@ def test_generate_on_a_workdir(decoder, capsys, tmp_path):
 
 
 def test_text_ends_before_a_stop_text(decoder):
-    model, sampling, key = run.language_model(decoder), Sampling(max_new_tokens=17, temperature=3.0), jax.random.key(0)
+    model, sampling, key = runs.language_model(decoder), Sampling(max_new_tokens=17, temperature=3.0), jax.random.key(0)
     (whole,) = prompts.complete(model, ["the cat"], sampling, key)
     stop = whole[4:6]
     assert len(stop) == 2
@@ -90,7 +90,7 @@ def test_fill_mask_on_a_workdir(encoder, capsys):
     )
     answers = [json.loads(line) for line in lines]
     assert code == 0 and [len(a["masks"]) for a in answers] == [2, 1]
-    model = run.language_model(encoder)
+    model = runs.language_model(encoder)
     size = model.tokenizer.get_vocab_size()
     everything = prompts.fill(model, texts, top=10_000)
     for answer, masks in zip(answers, everything):
@@ -185,7 +185,7 @@ def test_folders_with_a_sentence_piece_model_alone(tmp_path, capsys, name, file)
     processor = hf.load(pieces(folder / file).parent).tokenizer
     ids = {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | ids))
-    model = run.language_model(folder)
+    model = runs.language_model(folder)
     plain = processor.encode("one giant leap").ids
     # LLaMA begins with its first token, the encoder's input of T5 ends with its last one.
     assert model.encode("one giant leap").tolist() == ([1, *plain] if name == "llama" else [*plain, 2])
@@ -218,9 +218,9 @@ def test_workdirs_with_a_sentence_piece_model(tmp_path, name, objective):
     tokenizer = {"name": "file", "path": str(pieces(tmp_path / "spiece.model"))}
     folder = trained(tmp_path, name, objective, tokenizer=tokenizer)
     if name == "gpt":
-        assert len(run.generate(folder, ["one giant", "leap"], Sampling(4, temperature=1.0))) == 2
+        assert len(runs.generate(folder, ["one giant", "leap"], Sampling(4, temperature=1.0))) == 2
     else:
-        ((guesses,),) = run.fill_mask(folder, ["one [MASK] leap"], 100)
+        ((guesses,),) = runs.fill_mask(folder, ["one [MASK] leap"], 100)
         assert len(guesses) == 32 and {"▁one", "one"} & {guess.token for guess in guesses}
 
 
@@ -248,22 +248,22 @@ def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
 def test_mistakes_on_folders(tmp_path):
     for name in ("gpt2", "t5"):
         with pytest.raises(UserError, match=r"has no tokenizer\.json and no SentencePiece model"):
-            run.generate(FOLDER / name, ["w4"])
+            runs.generate(FOLDER / name, ["w4"])
     with pytest.raises(UserError, match="is an encoder, no decoder"):
-        run.generate(words_tokenizer(tmp_path / "bert", "bert"), ["w4"])
+        runs.generate(words_tokenizer(tmp_path / "bert", "bert"), ["w4"])
     with pytest.raises(UserError, match="is an encoder-decoder; masks are filled by"):
-        run.fill_mask(words_tokenizer(tmp_path / "t5", "t5"), ["[MASK]"])
+        runs.fill_mask(words_tokenizer(tmp_path / "t5", "t5"), ["[MASK]"])
     with pytest.raises(UserError, match="is an encoder; masks are filled by"):
-        run.fill_mask(words_tokenizer(tmp_path / "electra", "electra_discriminator"), ["[MASK]"])
+        runs.fill_mask(words_tokenizer(tmp_path / "electra", "electra_discriminator"), ["[MASK]"])
     with pytest.raises(UserError, match=r"prompt 1: got token 299, must be in 0\.\.210"):
-        run.generate(words_tokenizer(tmp_path / "large", "gpt2", size=300), ["w299"], Sampling(4))
+        runs.generate(words_tokenizer(tmp_path / "large", "gpt2", size=300), ["w299"], Sampling(4))
     with pytest.raises(UserError, match=r"prompt 2: got token 299, must be in 0\.\.210"):
-        run.fill_mask(words_tokenizer(tmp_path / "masks", "bert", size=300), ["w4 [MASK]", "w299 [MASK]"])
+        runs.fill_mask(words_tokenizer(tmp_path / "masks", "bert", size=300), ["w4 [MASK]", "w299 [MASK]"])
     with pytest.raises(UserError, match="--step: got 3"):
-        run.generate(tmp_path / "large", ["w4"], step=3)
+        runs.generate(tmp_path / "large", ["w4"], step=3)
     (tmp_path / "large/generation_config.json").write_text("{broken")
     with pytest.raises(UserError, match=r"generation_config\.json: not JSON"):
-        run.generate(tmp_path / "large", ["w4"])
+        runs.generate(tmp_path / "large", ["w4"])
 
 
 @pytest.mark.full
@@ -277,4 +277,4 @@ def test_an_objective_without_text(tmp_path):
     }
     run.train(config, tmp_path)
     with pytest.raises(UserError, match="its objective 'classification' trains no model that reads text"):
-        run.generate(tmp_path, ["a"])
+        runs.generate(tmp_path, ["a"])

@@ -16,18 +16,19 @@ import pytest
 import safetensors.numpy
 import tokenizers
 
-from ssljax import cli, models, objectives, run
+from ssljax import cli, models, objectives, run, runs
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.config import load
 from ssljax.data import DataSpec
-from ssljax.interop import hf, workdir
-from ssljax.interop.export import export, groups, of_module, with_ids
+from ssljax.interop import hf
+from ssljax.interop.export import groups, of_module, with_ids
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.meaning import meaning
 from ssljax.layers.masks import Causal, Full
 from ssljax.models.clip import TextConfig
 from ssljax.models.vit import ViTConfig
+from ssljax.runs.export import export
 
 ROOT = pathlib.Path(__file__).parents[2]
 PARITY = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
@@ -114,7 +115,7 @@ def test_a_workdir_exported_and_loaded_is_the_same_model(name, tmp_path):
     objective, model, architecture = CASES[name]
     run.train(config(objective, model, tmp_path), tmp_path / "run")
     assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    learned, loaded = workdir.read(tmp_path / "run"), hf.load(tmp_path / "out")
+    learned, loaded = runs.read_trained(tmp_path / "run"), hf.load(tmp_path / "out")
     assert learned.step == 2 and not loaded.missing and not loaded.unused
     assert loaded.config["model_type"] == architecture
     mask = Causal() if objective == "causal_lm" else Full()
@@ -183,7 +184,7 @@ def pairs(folder, tokenizer, seq_len=16, **image):
 
 def scored(folder):
     """(inputs under their names, scores of texts and images) of the pair of towers of a workdir."""
-    learned = workdir.read(folder)
+    learned = runs.read_trained(folder)
     special = learned.objective.spec.special_ids
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     texts = ("one giant leap", "a model and its loss")
@@ -221,7 +222,7 @@ def test_a_text_tower_whose_end_transformers_would_not_find(end, found):
 
 def built(path, **overrides):
     config, _ = load(str(ROOT / path), list(overrides.items()))
-    program = run.assemble(config, jax.devices()[:1])
+    program = runs.assemble(config, jax.devices()[:1]).program
     state = jax.eval_shape(program.init, 0)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.params["encoder"])
     return program.objective.model, zeros
@@ -281,7 +282,7 @@ def test_an_encoder_without_the_head_of_language_modelling(tmp_path):
     run.train(values, tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == ["BertModel"]
-    loaded, learned = hf.load(tmp_path / "out"), workdir.read(tmp_path / "run")
+    loaded, learned = hf.load(tmp_path / "out"), runs.read_trained(tmp_path / "run")
     assert not loaded.ours.readout_transform
     assert set(loaded.forward(input_ids=np.ones((1, 4), np.int32))) >= {"last_hidden_state"}
     for path, value in hf.flat(loaded.variables["params"]).items():
@@ -291,7 +292,7 @@ def test_an_encoder_without_the_head_of_language_modelling(tmp_path):
 def test_a_step_and_what_is_no_workdir(tmp_path, capfd):
     values = config("causal_lm", {"name": "gpt"}, tmp_path, checkpoint={"every_steps": 1, "keep": 2}, ema=0.5)
     run.train(values, tmp_path / "run")
-    early, late = (workdir.read(tmp_path / "run", step) for step in (1, None))
+    early, late = (runs.read_trained(tmp_path / "run", step) for step in (1, None))
     assert (early.step, late.step) == (1, 2)
     assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--step", "1"]) == 0
     tensors = safetensors.numpy.load_file(tmp_path / "out/model.safetensors")

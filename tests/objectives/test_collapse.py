@@ -12,8 +12,7 @@ from ssljax.base.durations import RunLengths
 from ssljax.objectives.base import apply
 from ssljax.train import optimizers
 from ssljax.train.optimization import Optimization
-from ssljax.train.state import abstract_variables, make_init
-from ssljax.train.step import make_train_step
+from ssljax.train.program import Program
 
 STEPS, BATCH, K = 400, 64, 16
 MODEL = {"name": "vit", "preset": None, "width": 32, "depth": 1, "heads": 2, "patch_size": 4, "pool": "mean"}
@@ -57,10 +56,11 @@ def measure(keys, removed, learning_rate):
         objectives.create({"model": MODEL, "objective": {**keys, **more}}, dataset.spec, STEPS)
         for more in ({}, removed)
     )
-    shapes, axes = abstract_variables(whole, batch(0))
     lengths = RunLengths(BATCH, dataset.spec.size, None, STEPS)
     rule = optimizers.REGISTRY.get("adamw")(learning_rate=learning_rate)
-    optimization = Optimization(rule, lambda step: 1.0, lengths, axes.params, shapes.params)
+    optimization = Optimization(rule, lambda step: 1.0, lengths)
+    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+    programs = [Program.build(objective, optimization, mesh, batch(0)) for objective in (whole, ablated)]
     images = whole.prepare(batch(0))["image"]
 
     @jit
@@ -69,12 +69,12 @@ def measure(keys, removed, learning_rate):
         entropy = jnp.mean(losses.entropy(p))
         return (losses.entropy(jnp.mean(p, 0)) - entropy) / math.log(K), entropy / math.log(K)
 
-    start = jit(make_init(whole, optimization, batch(0), ema=False))(0)
+    start = jit(programs[0].init)(0)
     found = [told(start.params)]
-    for objective, end in ((whole, STEPS), (ablated, STEPS // 2)):  # half a run costs less, and collapse is early
-        state, step = start, jit(make_train_step(objective, optimization))
+    for program, end in zip(programs, (STEPS, STEPS // 2)):  # half a run costs less, and collapse is early
+        state, step = start, jit(program.step)
         for i in range(end):
-            state, _ = step(state.replace(meters={}), batch(i))
+            state, _ = step(state, batch(i))
         found.append(told(state.params))
     return [tuple(map(float, pair)) for pair in found]
 

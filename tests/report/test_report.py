@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssljax.base.errors import UserError
-from ssljax.report import evaluation_table, read_run, write_report
+from ssljax.report import evaluation_table, read_run, render
 from ssljax.report.figures import principal_plane
 from ssljax.report.table import format_metric, readable
 
@@ -78,7 +78,7 @@ def test_names_and_numbers():
 
 def test_the_page_stands_alone(tmp_path):
     write(tmp_path)
-    page = write_report(tmp_path)
+    page = render(tmp_path)
     assert page == tmp_path / "report.html" and not list(tmp_path.glob("*.tmp"))
     html = page.read_text()
     images = re.findall(r'src="([^"]*)"', html)
@@ -101,14 +101,14 @@ def test_lines_cut_off_by_a_crash_are_left_out(tmp_path):
             f.write('{"step": 310, "lo')
     run = read_run(tmp_path)
     assert len(run.metrics) == 30 and len(run.evals) == len(RECORDS)
-    assert "Embedding" not in write_report(tmp_path).read_text()
+    assert "Embedding" not in render(tmp_path)
 
 
 def test_a_run_that_has_just_begun(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert "No evaluation was run" in write_report(tmp_path).read_text()
+    assert "No evaluation was run" in render(tmp_path)
     write(tmp_path, evals=RECORDS[:1], metrics=1, embedding=False)
-    assert "50.0 %" in write_report(tmp_path).read_text()
+    assert "50.0 %" in render(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_run_that_has_just_begun(tmp_path):
 def test_embeddings_of_every_kind(tmp_path, arrays):
     write(tmp_path, embedding=False)
     np.savez(tmp_path / "embedding.npz", **arrays)
-    assert "Embedding" in write_report(tmp_path).read_text()
+    assert "Embedding" in render(tmp_path)
 
 
 def test_principal_plane():
@@ -137,14 +137,14 @@ def test_principal_plane():
 
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        write_report(tmp_path / "nowhere")
+        render(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no config\.json"):
-        write_report(tmp_path)
+        render(tmp_path)
     write(tmp_path)
     (tmp_path / "evals.jsonl").write_text('{"step": 1, \n{"step": 2}\n')
     with pytest.raises(UserError, match=r"evals\.jsonl:1: got '\{\"step\": 1, ', must be"):
-        write_report(tmp_path)
+        render(tmp_path)
     write(tmp_path)
     (tmp_path / "embedding.npz").write_bytes(b"PK junk")
     with pytest.raises(UserError, match=r"embedding\.npz: not a readable"):
-        write_report(tmp_path)
+        render(tmp_path)

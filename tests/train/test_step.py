@@ -16,8 +16,7 @@ from ssljax.train import optimizers
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
 from ssljax.train.microbatch import gradients
 from ssljax.train.optimization import Optimization
-from ssljax.train.state import abstract_variables, make_init, state_shardings
-from ssljax.train.step import make_train_step
+from ssljax.train.program import Program
 
 NAMES = list(objectives.REGISTRY)
 
@@ -93,37 +92,25 @@ def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adam
     objective = dataclasses.replace(tiny.make(name, **model or {}), **settings)
     count = int(np.prod(mesh_shape))
     mesh = parallel.make_mesh(parallel.MeshConfig(*mesh_shape), jax.devices()[:count])
-    batch = tiny.batch()
+    rule = optimizers.REGISTRY.get(optimizer)(learning_rate=1e-3, clip_norm=1.0)
+    lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
+    optimization = Optimization(rule, lambda step: 1.0, lengths)
+    program = Program.build(objective, optimization, mesh, tiny.batch(), microbatches, ema)
     with parallel.mesh_context(mesh):
-        shapes, axes = abstract_variables(objective, batch)
-        rule = optimizers.REGISTRY.get(optimizer)(learning_rate=1e-3, clip_norm=1.0)
-        lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
-        optimization = Optimization(rule, lambda step: 1.0, lengths, axes.params, shapes.params)
-        init = make_init(objective, optimization, batch, ema=ema is not None)
-        step = make_train_step(objective, optimization, microbatches, ema)
-        bare = jax.eval_shape(init, 0)
-        meters = jax.eval_shape(step, bare, batch)[0].meters
-        full = bare.replace(meters=meters)
-        places = state_shardings(full, axes, optimization.state_axes(), mesh)
-
-        def born(seed):
-            return init(seed).replace(meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters))
-
-        state = jax.jit(born, out_shardings=places)(seed)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-    sharding = parallel.batch_sharding(mesh)
+        state = program.jitted_init()(seed)
+        jitted = program.jitted_step()
 
     def run(steps, given=None):
         nonlocal state
         state, lines = given or state, []
         with parallel.mesh_context(mesh):
             for i in range(steps):
-                state, metrics = jitted(state, jax.device_put(tiny.batch(i), sharding))
+                state, metrics = jitted(state, program.put(tiny.batch(i)))
                 lines.append({k: float(v) for k, v in metrics.items()})
         assert jitted._cache_size() == 1, "the step was compiled more than once"
         return lines, state
 
-    return run, born, step
+    return run, program.init, program.step
 
 
 def first_moments(state):

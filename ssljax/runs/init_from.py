@@ -1,109 +1,109 @@
 """Training that starts from learned parameters: of a run, of one of its checkpoints, of a Hugging Face folder."""
 
 import dataclasses
+import logging
 import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.config import InitFrom
 from ssljax.data.sources import expand
-from ssljax.interop import hf, workdir
+from ssljax.interop import hf
 from ssljax.layers.positions import grid_pairs, resize_table, sincos_2d
 from ssljax.models.mae import AutoencoderConfig
+from ssljax.runs.assembly import Assembly
+from ssljax.runs.trained import Trained, read_trained
+from ssljax.runs.workdir import Workdir
 from ssljax.train.state import State
 
+log = logging.getLogger(__name__)
 
-@dataclasses.dataclass(frozen=True)
-class InitFrom:
-    """Parameters to start from, where there is no checkpoint to continue.
+Resize = Callable[[np.ndarray], np.ndarray]
 
-    path: a workdir (its newest checkpoint), a checkpoint (`WORKDIR/checkpoints/STEP`), or a folder in the Hugging Face
-        format.
-    include: regular expressions; only parameters whose path one of them matches are taken. None: all.
-    exclude: regular expressions; parameters whose path one of them matches keep their initial values.
-    heads: what becomes of the heads of keys and values where the new model has fewer (`kv_heads`): each group's mean
-        (Ainslie et al. 2023, section 2.1), or its first.
+
+def initial_state(assembly: Assembly, workdir: Workdir) -> State:
+    """The state before the first step: initial values, replaced by learned ones if the config has `init_from`.
+
+    Raises:
+        UserError: `init_from` names nothing that fits.
     """
-
-    path: str = schema.setting()
-    include: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
-    heads: Literal["mean", "first"] = "mean"
-
-    def validate(self) -> None:
-        for key in ("include", "exclude"):
-            for pattern in getattr(self, key) or ():
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise ValueError(f"{key}: {pattern!r} is not a regular expression ({error})") from error
-
-    def wants(self, path: str) -> bool:
-        """Whether a parameter is asked for."""
-
-        def found(patterns: tuple[str, ...]) -> bool:
-            return any(re.search(pattern, path) for pattern in patterns)
-
-        return (self.include is None or found(self.include)) and not found(self.exclude)
+    config, program = assembly.config, assembly.program
+    if config.init_from is None:
+        workdir.write_init_report(None)
+        return program.jitted_init()(config.seed)
+    # Mistakes in it are reported before anything is compiled.
+    source = open_source(config.init_from, program.mesh)
+    values, report = match_parameters(config.init_from, source, program.objective, program.shapes.params)
+    for line in report.lines():
+        log.info("init_from: %s", line)
+    workdir.write_init_report(dataclasses.asdict(report))
+    return fill_state(values, program.jitted_init()(config.seed), program.optimization.init)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Learned parameters.
 
-    model: path -> array, of the model. rest: path -> array, of what the objective has besides. module: of the model.
-    where: what they were read from, for messages.
+    Attributes:
+        model: path -> array, parameters of the model.
+        rest: path -> array, other parameters of the objective.
+        module: the model.
+        origin: the folder that they were read from, for messages.
     """
 
     model: Mapping[str, Any]
     rest: Mapping[str, Any]
     module: Any
-    where: str
+    origin: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Taken:
-    """What became of a source; paths are those of the run that starts.
+class InitReport:
+    """The use of a source; paths are parameters of the run that starts.
 
-    taken: with the source's values. resized: the same at another length or image size. kept: with their initial
-    values, and why. unused: parameters of the source that have no place.
+    Attributes:
+        origin: the folder of the source.
+        loaded: parameters with the values of the source.
+        resized: parameters with its values at another length or image size, and the two shapes.
+        kept: parameters with initial values, and the reason.
+        unused: parameters of the source without a counterpart.
     """
 
-    where: str
-    taken: list[str]
+    origin: str
+    loaded: list[str]
     resized: dict[str, str]
     kept: dict[str, str]
     unused: list[str]
 
     def lines(self) -> list[str]:
-        """For the log."""
-        count = len(self.taken) + len(self.resized)
-        out = [f"{count} of {count + len(self.kept)} arrays from {self.where}"]
+        """The report as lines for the log."""
+        count = len(self.loaded) + len(self.resized)
+        out = [f"{count} of {count + len(self.kept)} arrays from {self.origin}"]
         out += [f"resized: {path}, {how}" for path, how in self.resized.items()]
         out += [f"initial values kept: {path}, {why}" for path, why in self.kept.items()]
         return [*out, *(f"not used: {path}" for path in self.unused)]
 
 
 def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Source:
-    """Reads what `path` names; a folder in the Hugging Face format onto a mesh.
+    """Reads the parameters at `path`; a folder in the Hugging Face format is loaded onto a mesh.
 
     Raises:
-        UserError: there is nothing, or something else.
+        UserError: the path does not exist, or holds no model.
     """
     folder = pathlib.Path(expand(config.path, "init_from.path")).expanduser()
-    if workdir.is_workdir(folder):
-        return _learned(workdir.read(folder))
-    if folder.parent.name == "checkpoints" and folder.name.isdigit() and workdir.is_workdir(folder.parent.parent):
-        return _learned(workdir.read(folder.parent.parent, int(folder.name)))
+    if Workdir(folder).is_run():
+        return _of_run(read_trained(folder))
+    if folder.parent.name == "checkpoints" and folder.name.isdigit() and Workdir(folder.parent.parent).is_run():
+        return _of_run(read_trained(folder.parent.parent, int(folder.name)))
     if (folder / "config.json").is_file() and "model_type" in hf.read_object(folder / "config.json"):
-        return _published(hf.load(folder, strict=False, mesh=mesh))
+        return _of_hugging_face(hf.load(folder, strict=False, mesh=mesh))
     problem = "holds none" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     raise UserError(
         f"init_from.path: {config.path!r} {problem} (a workdir, one of its checkpoints/STEP, or a folder in the "
@@ -111,7 +111,7 @@ def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Sour
     )
 
 
-def _published(model: hf.Model) -> Source:
+def _of_hugging_face(model: hf.Model) -> Source:
     arrays = {k: v for k, v in hf.flat(model.variables["params"]).items() if k not in model.missing}
     rest, module = dict.fromkeys(model.unused), model.module
     if isinstance(model.ours, AutoencoderConfig):  # the decoder is the objective's
@@ -121,69 +121,90 @@ def _published(model: hf.Model) -> Source:
     return Source(arrays, rest, module, str(model.folder))
 
 
-def _learned(learned: workdir.Learned) -> Source:
-    objective, where = learned.objective, f"{learned.folder} (step {learned.step})"
-    model = hf.flat(learned.model_params)
-    rest = {} if objective.model_key is None else hf.flat(learned.params)
+def _of_run(trained: Trained) -> Source:
+    objective, origin = trained.objective, f"{trained.folder} (step {trained.step})"
+    model = hf.flat(trained.model_params)
+    rest = {} if objective.model_key is None else hf.flat(trained.params)
     rest = {path: value for path, value in rest.items() if not path.startswith(f"{objective.model_key}/")}
-    return Source(model, rest, objective.model, where)
+    return Source(model, rest, objective.model, origin)
 
 
-def take(config: InitFrom, source: Source, objective: Any, shapes: Any) -> tuple[dict[str, Any], Taken]:
-    """Values for parameters of these shapes, by path: arrays of the source where they have them, else new ones.
+def match_parameters(
+    config: InitFrom, source: Source, objective: Any, shapes: Any
+) -> tuple[dict[str, Any], InitReport]:
+    """Values of the source for the parameters of a run, by path.
 
-    A parameter of the model that has another shape is a mistake, unless it is a table of positions, which is resized,
-    or `exclude` names it; what belongs to the objective (a classifier, say) then keeps its initial values.
+    A parameter of the model with another shape is a mistake, unless it is a table of positions, which is resized, or
+    `exclude` names it. Other parameters of the objective (a classifier, say) then keep their initial values.
+
+    Args:
+        config: the group `init_from`.
+        source: learned parameters.
+        objective: of the run that starts.
+        shapes: of its parameters.
+
+    Returns:
+        {path: array} for the parameters that are loaded, and the report.
 
     Raises:
-        UserError: other shapes, a pattern that matches nothing, or nothing taken at all.
+        UserError: other shapes, a pattern that matches nothing, or no parameter loaded at all.
     """
-    place = "" if objective.model_key is None else f"{objective.model_key}/"
+    prefix = "" if objective.model_key is None else f"{objective.model_key}/"
     targets = hf.flat(shapes)
     _check_patterns(config, targets)
     values: dict[str, Any] = {}
-    resized, kept, wrong, seen = {}, {}, [], set()
+    resized, kept, wrong, found = {}, {}, [], set()
     for path, target in targets.items():
-        ours = path.startswith(place)
-        name = path[len(place) :] if ours else path
-        value = (source.model if ours else source.rest).get(name)
+        in_model = path.startswith(prefix)
+        name = path[len(prefix) :] if in_model else path
+        value = (source.model if in_model else source.rest).get(name)
         if value is None:
-            kept[path] = "not there"
+            kept[path] = "not in the source"
             continue
-        seen.add((ours, name))
-        if not config.wants(path):
-            kept[path] = "left out"
+        found.add((in_model, name))
+        if not config.selects(path):
+            kept[path] = "excluded"
             continue
-        if value.shape != target.shape and (ours or name.endswith("/positions")):
-            how = _resizing(name, source.module, objective.model, value, target.shape, config.heads)
-            if how is not None:
+        if value.shape != target.shape and (in_model or name.endswith("/positions")):
+            resize = _resizing(name, source.module, objective.model, value, target.shape, config.heads)
+            if resize is not None:
                 resized[path] = f"{list(value.shape)} -> {list(target.shape)}"
-                value = how(np.asarray(value))
+                value = resize(np.asarray(value))
         if value.shape == target.shape:
             values[path] = value.astype(target.dtype)
-        elif ours:
+        elif in_model:
             wrong.append(f"{path} {list(value.shape)}, not {list(target.shape)}")
         else:
-            kept[path] = f"{list(value.shape)} there"
+            kept[path] = f"{list(value.shape)} in the source"
+    _check_matches(source, targets, values, wrong)
+    parts = ((True, source.model), (False, source.rest))
+    left = [item for in_model, part in parts for item in part.items() if (in_model, item[0]) not in found]
+    unused = [name for name, value in left if not _is_fixed(name, value, source.module)]
+    loaded = [path for path in values if path not in resized]
+    return values, InitReport(source.origin, loaded, resized, kept, unused)
+
+
+def _check_matches(
+    source: Source, targets: Mapping[str, Any], values: Mapping[str, Any], wrong: list[str]
+) -> None:
     if wrong:
         shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise UserError(
-            f"init_from.path: {source.where} has a model of other shapes: {shown} (change the model, or leave them out "
+            f"init_from.path: {source.origin} has a model of other shapes: {shown} (change the model, or exclude them "
             f"with init_from.exclude)"
         )
     if not values:
         raise UserError(
-            f"init_from: nothing of {source.where} was taken (there are {_some(source.model)}; wanted {_some(targets)})"
+            f"init_from: no parameter of {source.origin} fits (it has {_some(source.model)}; the run has "
+            f"{_some(targets)})"
         )
-    parts = ((True, source.model), (False, source.rest))
-    left = [item for ours, part in parts for item in part.items() if (ours, item[0]) not in seen]
-    unused = [name for name, value in left if not _is_fixed(name, value, source.module)]
-    return values, Taken(source.where, [p for p in values if p not in resized], resized, kept, unused)
 
 
-def put(values: Mapping[str, Any], state: State, init_optimizer: Callable[[Any], Any]) -> State:
-    """A new state with these values in the place of parameters, of their average, and of their copies in the extra
-    state (teachers): those leaves whose path ends in the parameter's."""
+def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable[[Any], Any]) -> State:
+    """A new state with these values for parameters, their average, and their copies in the extra state.
+
+    Copies (teachers) are the leaves whose path ends in the path of the parameter.
+    """
 
     def learned(path: Any, leaf: jax.Array) -> jax.Array:
         name = _path(path)
@@ -215,9 +236,9 @@ def _path(keys: Any) -> str:
 
 def _resizing(
     name: str, source: Any, target: Any, table: np.ndarray, shape: tuple[int, ...], heads: str
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How a table of positions or of biases of their distances, or a projection to keys or values, gets another shape;
-    None where it cannot."""
+) -> Resize | None:
+    """Returns the function that gives a table of positions, of distance biases, or a projection to keys or values
+    another shape; None if there is none."""
     if re.search(r"attention/[kv]/(kernel|bias)$", name):
         return _grouping(source, target, table, shape, heads)
     if name.endswith("/relative_bias"):
@@ -242,8 +263,8 @@ def _resizing(
 
 def _stretching(
     source: Any, target: Any, before: tuple[int, ...], after: tuple[int, ...]
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How biases [..., R, H] of the distances between patches are those of another grid (BEiT)."""
+) -> Resize | None:
+    """Returns the function that stretches biases [..., R, H] of distances between patches to another grid (BEiT)."""
     if not hasattr(source, "grid") or not hasattr(target, "grid"):
         return None
     stretch = grid_pairs(target.grid(target.image_shape), source.grid(source.image_shape), prefix=0).stretch
@@ -253,9 +274,9 @@ def _stretching(
 
 
 def _grouping(
-    source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], how: str
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How the heads of a projection [..., G * K] become fewer."""
+    source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], rule: str
+) -> Resize | None:
+    """Returns the function that merges the heads of a projection [..., G * K] into fewer."""
     before, after = (getattr(getattr(module, "config", None), "groups", 0) for module in (source, target))
     if not before or not after or before % after or kernel.shape[:-1] != shape[:-1]:
         return None
@@ -265,13 +286,13 @@ def _grouping(
 
     def pooled(kernel: np.ndarray) -> np.ndarray:
         heads = kernel.reshape(*kernel.shape[:-1], after, before // after, width)
-        return (heads.mean(-2) if how == "mean" else heads[..., 0, :]).reshape(shape)
+        return (heads.mean(-2) if rule == "mean" else heads[..., 0, :]).reshape(shape)
 
     return pooled
 
 
 def _is_fixed(name: str, table: Any, module: Any) -> bool:
-    """Whether a table of positions is the fixed one, which the new model computes."""
+    """Returns True for a table of fixed positions, which the new model computes."""
     grid = _grid(module, len(table)) if name.rpartition("/")[2] == "positions" and table is not None else None
     if grid is None or len(table) < math.prod(grid):
         return False
@@ -280,7 +301,7 @@ def _is_fixed(name: str, table: Any, module: Any) -> bool:
 
 
 def _grid(module: Any, rows: int) -> tuple[int, int] | None:
-    """(rows, columns) of the patches whose positions a table of so many rows holds."""
+    """(rows, columns) of the patches whose positions a table with this number of rows holds."""
     if hasattr(module, "grid"):
         return module.grid(module.image_shape)
     side = math.isqrt(rows)
@@ -288,13 +309,13 @@ def _grid(module: Any, rows: int) -> tuple[int, int] | None:
 
 
 def stretched(table: np.ndarray, rows: int) -> np.ndarray:
-    """A table [positions, D] for another length: cut off where it is longer, else the positions are spread evenly over
-    those that were learned, with linear interpolation between."""
+    """A table [positions, D] at another length: cut if it is longer; otherwise the new positions are spread evenly over
+    the learned ones, with linear interpolation."""
     if rows <= len(table):
         return table[:rows]
-    place = np.linspace(0, len(table) - 1, rows)
-    below = np.minimum(place.astype(int), len(table) - 2)
-    share = (place - below)[:, None]
+    location = np.linspace(0, len(table) - 1, rows)
+    below = np.minimum(location.astype(int), len(table) - 2)
+    share = (location - below)[:, None]
     return ((1 - share) * table[below] + share * table[below + 1]).astype(table.dtype)
 
 
@@ -302,7 +323,7 @@ def _check_patterns(config: InitFrom, paths: Mapping[str, Any]) -> None:
     for key in ("include", "exclude"):
         for pattern in getattr(config, key) or ():
             if not any(re.search(pattern, path) for path in paths):
-                raise UserError(f"init_from.{key}: {pattern!r} matches no parameter (there are {_some(paths)})")
+                raise UserError(f"init_from.{key}: {pattern!r} matches no parameter (the run has {_some(paths)})")
 
 
 def _some(paths: Mapping[str, Any]) -> str:

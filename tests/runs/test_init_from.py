@@ -1,4 +1,4 @@
-"""Runs that start from learned parameters: what is taken, what is not, and that nothing else changes."""
+"""Runs that start from learned parameters: the right ones are loaded, and nothing else changes."""
 
 import json
 import os
@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ssljax import models, run
+from ssljax import models, parallel, run, runs
 from ssljax.base.errors import UserError
-from ssljax.config import build
+from ssljax.config import InitFrom, build
 from ssljax.data import DataSpec
-from ssljax.interop import hf, workdir
-from ssljax.interop.export import export
+from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
-from ssljax.interop.init_from import InitFrom, open_source, stretched, take
+from ssljax.runs.export import export
+from ssljax.runs.init_from import initial_state, match_parameters, open_source, stretched
+from ssljax.runs.recorder import Recorder
+from ssljax.runs.workdir import Workdir
 from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.train.loop import Stopped
 
@@ -68,9 +70,10 @@ def gpt(corpus, tmp_path_factory):
 
 def started(config, source, folder, **keys):
     """(state before the first step, state without init_from, what init_from.json says) as {path: array}."""
-    program = run.assemble(build({**config, "init_from": {"path": str(source), **keys}}))
-    with run.parallel.mesh_context(program.mesh):
-        state, fresh = run.begin(program, folder), program.jitted_init()(program.config.seed)
+    assembly = runs.assemble(build({**config, "init_from": {"path": str(source), **keys}}))
+    program = assembly.program
+    with parallel.mesh_context(program.mesh):
+        state, fresh = initial_state(assembly, Workdir(folder)), program.jitted_init()(assembly.config.seed)
     for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(program.shardings)):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
     return state, fresh, json.loads((folder / "init_from.json").read_text())
@@ -82,12 +85,12 @@ def same(a, b):
 
 def test_an_encoder_for_a_classifier(simclr, tmp_path):
     state, fresh, said = started(CLASSES, simclr, tmp_path)
-    learned = workdir.read(simclr)
+    learned = runs.read_trained(simclr)
     for path, value in hf.flat(state.params).items():
         expected = learned.params if path.startswith("encoder/") else fresh.params
         same(value, hf.flat(expected)[path])
-    assert sorted(said["taken"]) == sorted(p for p in hf.flat(state.params) if p.startswith("encoder/"))
-    assert said["kept"] == {"head/linear/kernel": "not there", "head/linear/bias": "not there"}
+    assert sorted(said["loaded"]) == sorted(p for p in hf.flat(state.params) if p.startswith("encoder/"))
+    assert said["kept"] == {"head/linear/kernel": "not in the source", "head/linear/bias": "not in the source"}
     assert said["unused"] and all(path.startswith("projector/") for path in said["unused"])
     assert "step 4" in said["where"]
     for name in ("step", "seed", "meters", "guard", "extra", "opt_state"):
@@ -96,7 +99,7 @@ def test_an_encoder_for_a_classifier(simclr, tmp_path):
 
 def test_the_same_objective_goes_on_with_all_of_it(simclr, tmp_path):
     state, _, said = started(IMAGES, simclr / "checkpoints" / "2", tmp_path)
-    jax.tree.map(same, state.params, workdir.read(simclr, 2).params)
+    jax.tree.map(same, state.params, runs.read_trained(simclr, 2).params)
     assert not said["kept"] and not said["unused"] and "step 2" in said["where"]
 
 
@@ -104,18 +107,18 @@ def test_patterns(simclr, tmp_path):
     state, fresh, said = started(
         CLASSES, simclr, tmp_path, include=["^encoder/stack/", "positions"], exclude=["mlp/", "norm"]
     )
-    learned = hf.flat(workdir.read(simclr).params)
+    learned = hf.flat(runs.read_trained(simclr).params)
     for path, value in hf.flat(state.params).items():
         wanted = path == "encoder/positions" or path.startswith("encoder/stack/layers/attention/")
-        assert (path in said["taken"]) == wanted
+        assert (path in said["loaded"]) == wanted
         same(value, (learned if wanted else hf.flat(fresh.params))[path])
-    assert said["kept"]["encoder/patch/kernel"] == "left out"
+    assert said["kept"]["encoder/patch/kernel"] == "excluded"
 
 
 def test_positions_of_another_image_size(simclr, tmp_path):
     config = {**CLASSES, "data": {**CLASSES["data"], "image_size": 16}}
     state, _, said = started(config, simclr, tmp_path)
-    learned = workdir.read(simclr).params["encoder"]
+    learned = runs.read_trained(simclr).params["encoder"]
     assert said["resized"] == {"encoder/positions": "[5, 16] -> [17, 16]"}
     got = state.params["encoder"]["positions"]
     same(got[0], learned["positions"][0])  # the class token's
@@ -126,7 +129,7 @@ def test_positions_of_another_image_size(simclr, tmp_path):
 @pytest.mark.parametrize("length", [8, 31])
 def test_positions_of_another_length(gpt, corpus, tmp_path, length):
     state, _, said = started(texts(corpus, length=length), gpt, tmp_path)
-    table = workdir.read(gpt).params["encoder"]["position_embed"]["embedding"]
+    table = runs.read_trained(gpt).params["encoder"]["position_embed"]["embedding"]
     got = np.asarray(state.params["encoder"]["position_embed"]["embedding"])
     assert said["resized"] == {"encoder/position_embed/embedding": f"[16, 16] -> [{length}, 16]"}
     if length == 8:
@@ -143,7 +146,7 @@ def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
     crops = {"name": "multi_crop", "local_crops": 1, "local_size": 4}
     config = {**IMAGES, "objective": {"name": "dino", "head": head, "augment": crops}, "ema": 0.9}
     state, fresh, _ = started(config, simclr, tmp_path)
-    learned = workdir.read(simclr).params["encoder"]
+    learned = runs.read_trained(simclr).params["encoder"]
     for tree in (state.params, state.ema, state.extra["teacher"]):
         jax.tree.map(same, tree["encoder"], learned)
         jax.tree.map(same, tree["head"], fresh.params["head"])
@@ -151,25 +154,25 @@ def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
     run.train({**config, "init_from": {"path": str(simclr)}, "steps": 2}, tmp_path / "run")  # buffers are its own
     # The other way the teacher is what is taken.
     state, _, _ = started(IMAGES, tmp_path / "run", tmp_path)
-    jax.tree.map(same, state.params["encoder"], workdir.read(tmp_path / "run").extra["teacher"]["encoder"])
+    jax.tree.map(same, state.params["encoder"], runs.read_trained(tmp_path / "run").extra["teacher"]["encoder"])
 
 
 @pytest.mark.full
 def test_averaged_weights_are_what_is_taken(corpus, tmp_path):
     run.train({**texts(corpus), "ema": 0.5}, tmp_path / "run")
     state, _, _ = started(texts(corpus), tmp_path / "run", tmp_path)
-    jax.tree.map(same, state.params, workdir.read(tmp_path / "run").params)
+    jax.tree.map(same, state.params, runs.read_trained(tmp_path / "run").params)
 
 
 def test_a_hugging_face_folder(gpt, corpus, tmp_path):
     export(gpt, tmp_path / "hf")
     state, _, said = started(texts(corpus), tmp_path / "hf", tmp_path)
-    jax.tree.map(same, state.params, workdir.read(gpt).params)
+    jax.tree.map(same, state.params, runs.read_trained(gpt).params)
     assert not said["kept"] and not said["unused"]
     # Into another objective, under a model of another kind: what both have.
     config = texts(corpus, "bert", "mlm", norm_position="pre", activation="gelu_tanh", embedding_norm=False)
     state, fresh, said = started(config, tmp_path / "hf", tmp_path)
-    learned = hf.flat(workdir.read(gpt).params)
+    learned = hf.flat(runs.read_trained(gpt).params)
     fresh_params = hf.flat(fresh.params)
     for path, value in hf.flat(state.params).items():
         same(value, (fresh_params if "head_" in path else learned)[path])
@@ -179,9 +182,9 @@ def test_a_hugging_face_folder(gpt, corpus, tmp_path):
 def test_a_hugging_face_folder_lies_on_the_mesh_of_the_run(gpt, corpus, tmp_path):
     export(gpt, tmp_path / "hf")
     config = build({**texts(corpus), "mesh": {"data": 2, "fsdp": 4}, "init_from": {"path": str(tmp_path / "hf")}})
-    program = run.assemble(config)
+    program = runs.assemble(config).program
     source = open_source(config.init_from, program.mesh)
-    values, _ = take(config.init_from, source, program.objective, program.shapes.params)
+    values, _ = match_parameters(config.init_from, source, program.objective, program.shapes.params)
     kernel = "stack/layers/mlp/in/kernel"
     assert values[f"encoder/{kernel}"] is source.model[kernel]  # no copy, of the host's least of all
     assert source.model[kernel].sharding.is_equivalent_to(
@@ -282,7 +285,7 @@ def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
     with caplog.at_level("INFO", logger="ssljax"):
         state, fresh, said = started(texts(corpus), tmp_path / "hf", tmp_path)
     path = "encoder/stack/layers/attention_norm/scale"
-    assert said["unused"] == ["score.weight"] and said["kept"] == {path: "not there"}
+    assert said["unused"] == ["score.weight"] and said["kept"] == {path: "not in the source"}
     same(hf.flat(state.params)[path], hf.flat(fresh.params)[path])
     assert "not used: score.weight" in caplog.text and f"initial values kept: {path}" in caplog.text
 
@@ -293,7 +296,7 @@ CASES = {
     "an unset variable": ({"path": "$NOT_SET_HERE/x"}, r"init_from\.path: .*NOT_SET_HERE"),
     "no such checkpoint": ({"path": "{source}/checkpoints/3"}, r"no checkpoint of step 3"),
     "an unknown pattern": ({"path": "{source}", "exclude": ["decoder"]}, r"init_from\.exclude: 'decoder' matches no"),
-    "nothing left": ({"path": "{source}", "exclude": [""]}, r"init_from: nothing of .* was taken"),
+    "nothing left": ({"path": "{source}", "exclude": [""]}, r"init_from: no parameter of .* fits"),
     "no expression": ({"path": "{source}", "include": ["("]}, r"init_from\.include: '\(' is not a regular expression"),
     "no path": ({"include": ["encoder"]}, r"init_from\.path: missing"),
 }
@@ -314,7 +317,7 @@ def test_another_shape_is_a_mistake_unless_it_is_left_out(simclr, tmp_path):
     with pytest.raises(UserError, match=r"encoder/stack/layers/mlp/in/kernel \[2, 16, 64\], not \[2, 16, 24\]"):
         started(config, simclr, tmp_path)
     _, _, said = started(config, simclr, tmp_path, exclude=["mlp/"])
-    assert "encoder/patch/kernel" in said["taken"] and said["kept"]["encoder/stack/layers/mlp/in/kernel"] == "left out"
+    assert "encoder/patch/kernel" in said["loaded"] and said["kept"]["encoder/stack/layers/mlp/in/kernel"] == "excluded"
     # Another kind of model has nothing in common.
     with pytest.raises(UserError, match="nothing of"):
         started({**CLASSES, "model": {**VIT, "name": "vit"}}, simclr, tmp_path, include=["head"])
@@ -330,7 +333,7 @@ def test_a_classifier_of_other_classes_stays_behind(tmp_path):
 
 
 def parameters(folder):
-    learned = workdir.read(folder)
+    learned = runs.read_trained(folder)
     return {**hf.flat(learned.params), "step": learned.step}
 
 
@@ -343,20 +346,20 @@ def test_a_stopped_and_resumed_run_is_the_undisturbed_one(simclr, tmp_path, monk
     run.train(config, tmp_path / "whole")
 
     def stop_at(step):
-        original = run.Recorder.save
+        original = Recorder.save
 
         def save_then_term(self, done, state):
             original(self, done, state)
             if done == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        monkeypatch.setattr(run.Recorder, "save", save_then_term)
+        monkeypatch.setattr(Recorder, "save", save_then_term)
 
     def die(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # killed before anything was saved
-        patch.setattr(run.Recorder, "save", die)
+        patch.setattr(Recorder, "save", die)
         with pytest.raises(KeyboardInterrupt):
             run.train(config, tmp_path / "resumed")
     stop_at(2)
@@ -386,20 +389,20 @@ def test_no_steps_at_all_evaluate_it(simclr, tmp_path):
     shutil.copytree(simclr, tmp_path / "copy")
     config = json.loads((simclr / "config.json").read_text())
     (tmp_path / "copy/config.json").write_text(json.dumps({**config, "evals": evals}))
-    want = [line["metrics"] for line in run.evaluate(tmp_path / "copy") if line["of"] == "trained"]
+    want = [line["metrics"] for line in runs.evaluate(tmp_path / "copy") if line["of"] == "trained"]
     lines = run.train({**IMAGES, "steps": 0, "evals": evals, "init_from": {"path": str(simclr)}}, tmp_path / "run")
     assert [line["metrics"] for line in lines if line["of"] == "trained"] == want
     assert (tmp_path / "run/report.html").exists()
 
 
 def test_defaults():
-    assert InitFrom("x").wants("anything") and not InitFrom("x", exclude=("any",)).wants("anything")
+    assert InitFrom("x").selects("anything") and not InitFrom("x", exclude=("any",)).selects("anything")
 
 
 @pytest.mark.parametrize("heads", ["mean", "first"])
 def test_heads_of_keys_and_values_are_pooled(gpt, corpus, tmp_path, heads):
     state, _, said = started(texts(corpus, kv_heads=1), gpt, tmp_path, heads=heads)
-    learned = hf.flat(workdir.read(gpt).params)
+    learned = hf.flat(runs.read_trained(gpt).params)
     pooled = {f"encoder/stack/layers/attention/{name}/{part}" for name in "kv" for part in ("kernel", "bias")}
     assert set(said["resized"]) == pooled and not said["kept"]
     for path, value in hf.flat(state.params).items():

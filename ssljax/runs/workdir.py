@@ -1,0 +1,307 @@
+"""The folder of a run: one object that owns every file in it."""
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import logging
+import math
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ssljax import data, report
+from ssljax.base.errors import UserError
+from ssljax.base.files import append_line, move_whole, read_json, write_whole
+from ssljax.base.locks import locked
+from ssljax.config import RunConfig, build, difference
+
+log = logging.getLogger(__name__)
+
+Resume = Literal["auto", "force"]
+
+
+class Workdir:
+    """The folder of a run. Files are written whole or not at all, and flushed to the disk.
+
+    Attributes:
+        path: the folder.
+        leads: only the leading process of a job writes; for the others every write does nothing.
+    """
+
+    def __init__(self, path: str | pathlib.Path, leads: bool | None = None):
+        self.path = pathlib.Path(path)
+        self.leads = jax.process_index() == 0 if leads is None else leads
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder if it is missing, keeps other training processes out, and copies the log to log.txt.
+
+        Raises:
+            UserError: the folder cannot be made, or another process is training there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (open for the whole run)
+        except OSError as error:
+            raise UserError(f"--workdir: cannot write {str(self.path)!r}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"--workdir: another process is training in {str(self.path)!r}") from error
+            with self._log_file():
+                yield
+
+    @contextlib.contextmanager
+    def _log_file(self) -> Iterator[None]:
+        if not self.leads:
+            yield
+            return
+        handler = logging.FileHandler(self.path / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+        package = logging.getLogger("ssljax")
+        package.addHandler(handler)
+        try:
+            yield
+        finally:
+            package.removeHandler(handler)
+            handler.close()
+
+    # Reading
+
+    def is_run(self) -> bool:
+        """Returns True if the folder holds the config of a run."""
+        config = self.path / "config.json"
+        return config.is_file() and (self.path / "data.json").is_file() and "objective" in read_json(config)
+
+    def config(self) -> RunConfig:
+        """The checked config of the run.
+
+        Raises:
+            UserError: there is none, it is damaged, or this version does not know a key of it.
+        """
+        values = self.config_values()
+        with self.blaming_config():
+            return build(values)
+
+    def config_values(self) -> dict[str, Any]:
+        """The content of config.json.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise UserError(f"--workdir: {str(self.path)!r} holds no config.json; it is not a workdir of `ssljax train`")
+        return read_json(path)
+
+    def data_spec(self) -> data.DataSpec:
+        """The description of the data that the run learned from."""
+        return data.DataSpec.from_json((self.path / "data.json").read_text())
+
+    @contextlib.contextmanager
+    def blaming_config(self) -> Iterator[None]:
+        """Errors inside name config.json: the run wrote it, so the mistake is not in what the user gave now."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(
+                f"{self.path / 'config.json'}: {error}; use the version of ssljax that wrote it, or "
+                f"`ssljax train --resume=force`"
+            ) from error
+
+    def check(self, config: RunConfig, spec: data.DataSpec, resume: Resume) -> None:
+        """Refuses to continue another run, unless `resume` is "force"; logs the other changes.
+
+        A folder without a step is new, whatever its config.json says: its first start failed, perhaps for a reason
+        that the config now corrects (pictures of mixed shapes, a batch too large for the memory).
+
+        Raises:
+            UserError: the config differs in its identity, or the data changed; the keys that differ are listed.
+        """
+        if not self._has_steps():
+            return
+        if (self.path / "config.json").is_file():
+            if resume != "force":
+                self._refuse("another run", difference(self.config().identity(), config.identity()))
+            for line in difference(self.config_values(), config.to_dict()):
+                log.info("changed since the last start: %s", line)
+        if (self.path / "data.json").is_file() and resume != "force":
+            changed = difference(read_json(self.path / "data.json"), json.loads(spec.to_json()))
+            self._refuse("a run on other data", changed)
+
+    def _has_steps(self) -> bool:
+        """Returns True if a run left a checkpoint (perhaps damaged) or a line of numbers."""
+        logs = [self.path / name for name in ("metrics.jsonl", "evals.jsonl")]
+        return any(self.checkpoints.glob("[0-9]*")) or any(p.is_file() and p.stat().st_size for p in logs)
+
+    def _refuse(self, what: str, changed: list[str]) -> None:
+        if changed:
+            shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
+            raise UserError(
+                f"--workdir: {str(self.path)!r} holds {what} ({shown}); take a new folder, or --resume=force"
+            )
+
+    # Writing
+
+    def write_config(self, config: RunConfig) -> None:
+        self._write_json("config.json", config.to_dict())
+
+    def write_data(self, spec: data.DataSpec) -> None:
+        self._write_json("data.json", json.loads(spec.to_json()))
+
+    def write_tokenizer(self, config: data.DataConfig) -> None:
+        """Writes tokenizer.json (a SentencePiece model: tokenizer.model) with its settings, and removes files of an
+        earlier start that no longer belong to it."""
+        if not self.leads:
+            return
+        with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=self.path) as place:
+            data.save_tokenizer(config, place)
+            new = {path.name: path for path in pathlib.Path(place).iterdir()}
+            for name in set(data.TOKENIZER_FILES) - new.keys():
+                _remove(self.path / name)
+            for name, path in new.items():
+                if path.is_dir():
+                    _remove(self.path / name)
+                move_whole(path, self.path / name)
+
+    def write_init_report(self, values: Mapping[str, Any] | None) -> None:
+        """Writes which parameters `init_from` filled; None removes the report of an earlier start."""
+        if values is not None:
+            self._write_json("init_from.json", values)
+        elif self.leads:
+            (self.path / "init_from.json").unlink(missing_ok=True)
+
+    def write_evaluations(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Adds lines to evals.jsonl; a line replaces an earlier one on the same evaluation, subject and step."""
+        new = {(line["step"], line["eval"], line["of"]) for line in lines}
+        self._edit_evaluations(lambda line: (line["step"], line["eval"], line["of"]) not in new, lines)
+
+    def write_embedding(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes embedding.npz: the features that the report draws."""
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        self._write("embedding.npz", content.getvalue())
+
+    def write_report(self) -> pathlib.Path:
+        """Draws report.html from the other files and returns its path.
+
+        Raises:
+            UserError: not the workdir of a run, or a damaged file in it.
+        """
+        self._write("report.html", report.render(self.path))
+        return self.path / "report.html"
+
+    def metrics_log(self, start: int, tensorboard: bool) -> "MetricsLog":
+        """Opens the numbers of a run that continues at step `start`: later steps are cut off, in evals.jsonl too."""
+        if self.leads:
+            if (self.path / "metrics.jsonl").exists():
+                self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in self._metrics(start)))
+            self._edit_evaluations(lambda line: line["step"] <= start)
+        return MetricsLog(self, start, tensorboard)
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        if self.leads:
+            append_line(self.path / "metrics.jsonl", json.dumps(line))
+
+    def _metrics(self, last: int) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl up to step `last`; a half-written line is left out."""
+        return [line for line in _lines(self.path / "metrics.jsonl") if line["step"] <= last]
+
+    def _edit_evaluations(self, keep: Any, more: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Rewrites evals.jsonl, to which `ssljax eval` may be writing next to the trainer."""
+        if not self.leads:
+            return
+        with locked(self.path / ".evals.lock"):
+            kept = [line for line in _lines(self.path / "evals.jsonl") if keep(line)]
+            if kept or more or (self.path / "evals.jsonl").exists():
+                self._write("evals.jsonl", "".join(json.dumps(line) + "\n" for line in [*kept, *more]))
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write(name, json.dumps(value, indent=2))
+
+    def _write(self, name: str, content: str | bytes) -> None:
+        if self.leads:
+            write_whole(self.path / name, content)
+
+
+@dataclasses.dataclass
+class MetricsLog:
+    """The numbers of a run: a line per log point in metrics.jsonl, the same numbers as TensorBoard events.
+
+    Attributes:
+        workdir: the folder of the run.
+        start: number of steps done before this start.
+        tensorboard: also write events.
+        seconds: duration of the run before this start.
+    """
+
+    workdir: Workdir
+    start: int
+    tensorboard: bool
+
+    def __post_init__(self) -> None:
+        earlier = self.workdir._metrics(self.start)
+        self.seconds = float(earlier[-1].get("seconds", 0.0)) if earlier else 0.0
+        self._events = None
+        if self.tensorboard and self.workdir.leads:
+            import tensorboardX
+
+            # Points after the restored step, which the lost part of the run wrote, are hidden.
+            again = any(self.workdir.path.glob("events*"))
+            purge = self.start + 1 if again else None
+            self._events = tensorboardX.SummaryWriter(str(self.workdir.path), purge_step=purge)
+
+    def write(self, step: int, numbers: Mapping[str, Any]) -> None:
+        self.workdir.append_metrics({"step": step, **{k: _json_number(v) for k, v in numbers.items()}})
+        self.write_events(step, numbers)
+
+    def write_events(self, step: int, numbers: Mapping[str, Any]) -> None:
+        """Writes TensorBoard events only; evaluations have their own file of lines."""
+        if self._events is not None:
+            for name, value in numbers.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Objects with a step in a JSON-lines file; other lines, cut off by a crash, are left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return lines
+
+
+def _json_number(value: Any) -> Any:
+    """A JSON value; JSON has no NaN and no infinity, so these become null."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,83 @@
+"""A program needs an objective, an optimisation, a mesh and shapes, and nothing else."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import tiny_objectives as tiny
+
+from ssljax import parallel
+from ssljax.base.durations import RunLengths
+from ssljax.layers import attention
+from ssljax.objectives.base import Variables
+from ssljax.train import optimizers
+from ssljax.train.metrics import Speedometer
+from ssljax.train.optimization import Optimization
+from ssljax.train.program import Program, batch_shapes, variable_shapes
+
+SHAPES = batch_shapes(tiny.SPEC, tiny.BATCH)
+
+
+def build(name="simclr", devices=8, **options):
+    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:devices])
+    lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
+    optimization = Optimization(optimizers.AdamW(), lambda step: 1.0, lengths)
+    return Program.build(tiny.make(name), optimization, mesh, SHAPES, **options)
+
+
+def test_shapes_of_a_batch_are_those_of_its_arrays():
+    batch = tiny.batch()
+    assert {k: (v.shape, v.dtype) for k, v in SHAPES.items()} == {k: (v.shape, v.dtype) for k, v in batch.items()}
+
+
+def test_the_step_keeps_the_structure_of_the_state_from_the_first_one():
+    """Meters are born in init: the compiled step is the same one before and after the first step."""
+    program = build(ema=0.9)
+    state = jax.eval_shape(program.init, 0)
+    assert state == program.shapes and "loss" in state.meters
+    after, metrics = jax.eval_shape(program.step, state, SHAPES)
+    assert after == state and metrics.keys() == state.meters.keys()
+    assert jax.tree.structure(program.shardings) == jax.tree.structure(program.shapes)
+
+
+def test_hyper_settings_are_part_of_the_initial_state():
+    state = build(hyper={"objective.temperature": 0.5}).init(0)
+    np.testing.assert_array_equal(state.hyper["objective.temperature"], np.float32(0.5))
+
+
+def test_targets_lie_where_the_state_is_born():
+    program = build("causal_lm")
+    with parallel.mesh_context(program.mesh):
+        state = program.jitted_init()(0)
+        untrained = program.jitted_variables()(0)
+    for leaf, target in zip(jax.tree.leaves(state), jax.tree.leaves(program.target()), strict=True):
+        assert (leaf.shape, leaf.dtype) == (target.shape, target.dtype)
+        assert leaf.sharding.is_equivalent_to(target.sharding, leaf.ndim)
+    jax.tree.map(np.testing.assert_array_equal, untrained, Variables(state.params, state.extra))
+    alone = variable_shapes(program.objective, SHAPES, program.mesh)
+    assert alone == Variables(program.target().params, program.target().extra)
+    assert all(leaf.sharding is None for leaf in jax.tree.leaves(variable_shapes(program.objective, SHAPES)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """A mesh of devices that this machine does not have, as far as the speedometer looks."""
+
+    size: int = 4
+    device_kind: str = "NVIDIA H100 80GB HBM3"
+
+    @property
+    def devices(self):
+        return np.array([self])
+
+
+def test_platform_and_device_kind_are_those_of_the_mesh(monkeypatch):
+    program = build(devices=2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert program.device_kind == "cpu"
+    with parallel.mesh_context(program.mesh):
+        assert parallel.platform() == "cpu"
+        q = np.zeros((1, 4, 2, 8), np.float32)
+        attention.attend(q, q, q, attention.Full())  # cuDNN would be an error here
+    meter = Speedometer(16, None, 1e9, Absent())
+    assert meter.peak == 989e12 and meter.devices == 4
