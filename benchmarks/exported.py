@@ -18,9 +18,10 @@ import rich.table
 import torch
 import transformers
 
-from ssljax import run
+from ssljax import run, runs
 from ssljax.config import load
-from ssljax.interop.export import export
+from ssljax.runs.evaluation import evaluation_params, make_evaluator
+from ssljax.runs.export import export
 
 LEARNED = [("model.positions", "learned"), ("model.rope_theta", "none")]
 RUNS = {
@@ -39,17 +40,17 @@ def trained(config, overrides, steps, folder):
 
 def ours(folder):
     """(perplexity of the evaluation, the tokens that it scored [N, T], ids of the mask (or None) and of specials)."""
-    with run.restored(folder) as (program, state):
-        evaluator = run.make_evaluator(program)
+    with runs.open_run(runs.Workdir(folder)) as (assembly, state):
+        evaluator = make_evaluator(assembly)
         name, evaluation = next((n, e) for n, e in evaluator.evaluations.items() if n.endswith("perplexity"))
-        metrics = evaluator.run(run.evaluated(state), state.extra, [name])[name]
+        metrics = evaluator.run(evaluation_params(state), state.extra, [name])[name]
         _, arrays = evaluator.split_arrays(evaluation, evaluation.test_split)
         return (
             metrics[f"{evaluation.prefix}perplexity"],
             arrays["tokens"],
             (
-                getattr(program.objective, "mask_id", None),
-                sorted(program.dataset.spec.special_ids.values()),
+                getattr(assembly.program.objective, "mask_id", None),
+                sorted(assembly.dataset.spec.special_ids.values()),
             ),
         )
 

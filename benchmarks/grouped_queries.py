@@ -17,10 +17,9 @@ import numpy as np
 import rich.console
 import rich.table
 
-from ssljax import run
+from ssljax import run, runs
 from ssljax.config import load
 from ssljax.evals.generation import Sampling, generate
-from ssljax.interop import workdir
 
 CONFIG = "configs/text/causal_lm.py"
 KEYS_AND_VALUES = "attention/[kv]/"
@@ -48,7 +47,7 @@ def trained(folder, steps, seed, **groups):
 
 def tokens_per_second(folder):
     """Greedy decoding of 16 rows, the middle of three."""
-    learned = workdir.read(folder)
+    learned = runs.read_trained(folder)
     prompts = np.random.default_rng(0).integers(0, 256, (16, 16))
 
     def once():

@@ -22,9 +22,8 @@ from typing import Any, Literal, NamedTuple, Union
 
 from ssljax import evals, models, objectives, views
 from ssljax.base import schema
-from ssljax.config import RunConfig
+from ssljax.config import InitFrom, RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
-from ssljax.interop.init_from import InitFrom
 from ssljax.layers.config import BlockConfig
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig

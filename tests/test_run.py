@@ -278,13 +278,9 @@ def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undistur
     shutil.copytree(undisturbed, workdir)
     path = workdir / "config.json"
     path.write_text(path.read_text().replace('"temperature"', '"oldkey": 1, "temperature"'))
-    for call in (
-        lambda: run.train(TINY, workdir),
-        lambda: runs.evaluate(workdir),
-        lambda: runs.language_model(workdir),
-    ):
+    for call in (lambda f: run.train(TINY, f), runs.evaluate, runs.language_model):
         with pytest.raises(UserError, match=r"run/config\.json: objective\.oldkey: unknown key.*--resume=force"):
-            call()
+            call(workdir)
     run.train(TINY, workdir, "force")
     assert "oldkey" not in path.read_text()
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 import tiny_objectives as tiny
 
-from ssljax import data, losses, objectives
+from ssljax import data, losses, objectives, parallel
 from ssljax.base.durations import RunLengths
 from ssljax.objectives.base import apply
 from ssljax.train import optimizers
