@@ -41,7 +41,8 @@ def train(
         Stopped: SIGTERM came; the state is saved, and the same call continues.
     """
     config = config if isinstance(config, RunConfig) else build(config)
-    folder, assembly = Workdir(workdir), assemble(config)
+    folder = Workdir(workdir)
+    assembly = assemble(config)
     program, dataset = assembly.program, assembly.dataset
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())

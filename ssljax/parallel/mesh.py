@@ -1,4 +1,4 @@
-"""The device mesh: five named axes, of which most runs use one or two."""
+"""The device mesh: five named axes; most runs use one or two."""
 
 import contextlib
 import dataclasses
@@ -16,13 +16,13 @@ from ssljax.parallel.rules import ACTIVATION_RULES
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each axis takes; one axis may be -1 and takes what the others leave."""
+    """Number of devices along each axis; one axis may be -1 and takes the rest."""
 
-    data: int = schema.setting(-1, free=True)  # splits the batch, replicates parameters
-    fsdp: int = schema.setting(1, free=True)  # splits the batch and parameters
-    tensor: int = schema.setting(1, free=True)  # splits heads, hidden layers, vocabulary and prototypes
-    context: int = schema.setting(1, free=True)  # splits the length of activations
-    expert: int = schema.setting(1, free=True)  # splits experts (Mixtral, Switch)
+    data: int = schema.setting(-1, free=True, doc="devices that split the batch and replicate parameters")
+    fsdp: int = schema.setting(1, free=True, doc="devices that split the batch and parameters")
+    tensor: int = schema.setting(1, free=True, doc="devices that split heads, hidden layers, vocabulary, prototypes")
+    context: int = schema.setting(1, free=True, doc="devices that split the length of activations")
+    expert: int = schema.setting(1, free=True, doc="devices that split experts (Mixtral, Switch)")
 
     def validate(self) -> None:
         sizes = dataclasses.asdict(self)
@@ -43,15 +43,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     sizes = dataclasses.asdict(config)
     fixed = math.prod(s for s in sizes.values() if s != -1)
     if len(devices) % fixed or (-1 not in sizes.values() and fixed != len(devices)):
-        wanted = " x ".join(f"{k}={v}" for k, v in sizes.items() if v != 1) or "1"
-        raise UserError(f"mesh: {wanted} does not fit {len(devices)} devices; the product must be {len(devices)}")
+        product = " x ".join(f"{k}={v}" for k, v in sizes.items() if v != 1) or "1"
+        raise UserError(f"mesh: {product} does not fit {len(devices)} devices; the product must be {len(devices)}")
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes.values())
     return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
 
 
 @contextlib.contextmanager
 def mesh_context(mesh: Mesh) -> Iterator[Mesh]:
-    """Inside, logical constraints in layers mean this mesh (without it flax drops them silently)."""
+    """A context in which logical constraints in layers apply to this mesh; outside, flax drops them silently."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(ACTIVATION_RULES):
         yield mesh
 

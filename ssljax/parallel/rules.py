@@ -1,8 +1,8 @@
 """The one table from logical axis names to mesh axes.
 
-A parameter names its axes by meaning ("embed", "heads", ...). Each name has an ordered list of candidates, each a
-tuple of mesh axes; the first whose axes are still free in this array and whose size divides the dimension is taken,
-else the dimension is replicated. Names earlier in the table choose first.
+A parameter names its axes by their role ("embed", "heads", ...). Each name has an ordered list of candidates, each a
+tuple of mesh axes. The first candidate is taken whose axes are still free in this array and whose size divides the
+dimension; without one the dimension is replicated. Names earlier in the table choose first.
 """
 
 import collections
@@ -42,7 +42,13 @@ ACTIVATION_RULES = [(name, candidates[0] if candidates else None) for name, cand
 
 
 def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """Which mesh axes split each dimension of an array with logical `axes` and `shape` on a mesh of these `sizes`."""
+    """The mesh axes that split each dimension of an array.
+
+    Args:
+        axes: logical names of the dimensions.
+        shape: of the array.
+        sizes: {mesh axis: number of devices}.
+    """
     if len(axes) != len(shape):
         return PartitionSpec()
     ranks = {name: rank for rank, name in enumerate(RULES)}
@@ -60,7 +66,7 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int])
 
 
 def logical_axes(boxed: Any) -> Any:
-    """The tree of logical axis names (tuples) of a tree with flax partitioning boxes; `()` where there is no box."""
+    """A tree of logical axis names (tuples) for a tree with flax partitioning boxes; `()` for a leaf without a box."""
 
     def names(leaf: Any) -> Axes:
         return tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else ()
@@ -88,7 +94,7 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
 
 
 def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
-    """One line: how much of the arrays each device holds, and the dimensions that the mesh does not divide.
+    """One line: the share of the arrays on each device, and the dimensions that the mesh does not divide.
 
     Args:
         axes: tree of logical axes (tuples).
@@ -107,9 +113,9 @@ def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
         held += size / math.prod(sizes[a] for entry in taken for a in entry)
         for name, dimension, entry in zip(names, shaped.shape, taken):
             others = {a for other in taken if other is not entry for a in other}
-            wanted = {a for candidate in RULES.get(name or "", ()) for a in candidate if sizes.get(a, 1) > 1} - others
-            if wanted and not entry:
-                uneven[f"{name} {dimension} by {' or '.join(f'{a}={sizes[a]}' for a in sizes if a in wanted)}"] += 1
+            useful = {a for candidate in RULES.get(name or "", ()) for a in candidate if sizes.get(a, 1) > 1} - others
+            if useful and not entry:
+                uneven[f"{name} {dimension} by {' or '.join(f'{a}={sizes[a]}' for a in sizes if a in useful)}"] += 1
 
     jax.tree.map(count, shapes, axes)
     line = f"each device holds {held / 1e6:,.1f} of {whole / 1e6:,.1f} MB"
@@ -119,10 +125,10 @@ def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over all devices that hold different examples."""
+    """The sharding of a batch: the leading axis is split over all devices that hold different examples."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -1,9 +1,9 @@
 """Checkpoints: orbax for the files, our own checksums for trust.
 
-Each checkpoint holds the state and a note (`meta`): format number, shape, type and checksum of every leaf, the identity
-of the run, and the step. Orbax notices missing and truncated files but lets flipped bytes through; the checksums, taken
-on device before saving and again after restoring, do not. A checkpoint that cannot be read or does not match its note
-is reported and the one before it is used.
+Each checkpoint holds the state and a record (`meta`): format number, shape, type and checksum of every leaf, identity
+of the run, and step. Orbax detects missing and truncated files but not flipped bytes; the checksums, taken on the
+device before saving and after restoring, detect both. A checkpoint that cannot be read or does not match its record is
+reported, and the one before it is used.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class Checkpoints:
     def __init__(
         self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any], *, read_only: bool = False
     ):
-        """`read_only` leaves everything as it is: another process may be writing here."""
+        """Opens the folder; with `read_only` nothing in it changes, since another process may be writing."""
         self.folder = pathlib.Path(folder).absolute()
         self.read_only = read_only
         self.identity = identity
@@ -88,10 +88,12 @@ class Checkpoints:
         )
 
     def save(self, state: State, step: int, metrics: dict[str, float] | None = None) -> None:
-        """Write the state in the background; blocks only for the copy off the device.
+        """Writes the state in the background; blocks only for the copy off the device.
 
         Args:
-            metrics: those that were measured at this very step; the best checkpoint is chosen by them.
+            state: to be saved.
+            step: number of steps done.
+            metrics: measured at this step; the best checkpoint is chosen by them.
 
         Raises:
             UserError: an earlier write failed (a full disk); the checkpoints before it are untouched.
@@ -112,7 +114,7 @@ class Checkpoints:
             raise UserError(f"{self.folder}: the checkpoint of step {step} was not written; a newer one is there")
 
     def wait(self) -> None:
-        """Block until every write is finished."""
+        """Blocks until every write is finished."""
         try:
             self.manager.wait_until_finished()
         except Exception as error:
@@ -127,10 +129,10 @@ class Checkpoints:
         return sorted(self.manager.all_steps(), reverse=True)
 
     def restore(self, target: Any, step: int | None = None, *, force: bool = False) -> tuple[Any, int] | None:
-        """The newest sound checkpoint, placed as `target` says, or None when there is none at all.
+        """The newest sound checkpoint, placed as `target` says; None if there is no checkpoint.
 
-        Newer ones that are damaged are moved aside (`damaged-STEP`), so that the run can save these steps again; where
-        none is sound, nothing is moved.
+        Newer damaged ones are moved aside (`damaged-STEP`), so that the run can save these steps again. If none is
+        sound, nothing is moved.
 
         Args:
             target: State of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices). Or `Weights` of
@@ -160,7 +162,7 @@ class Checkpoints:
                 self._move_aside(damaged)
             return state, candidate
         if damaged:
-            # Beginning anew would cut the metrics back to nothing; whoever wants that says so by another folder.
+            # A new start would cut the metrics back to nothing; a user who wants that gives another folder.
             raise UserError(
                 f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem}); nothing was "
                 f"changed: put back a copy of one, or train in a new folder"
@@ -168,11 +170,11 @@ class Checkpoints:
         return None
 
     def identity_of(self, step: int) -> dict[str, Any]:
-        """The identity of the run that saved it."""
+        """The identity of the run that saved the checkpoint of this step."""
         return self._meta(step)["identity"]
 
     def _sound(self, step: int, target: Any, force: bool) -> Any:
-        """The checkpoint of a step; raises `_DamagedError` where it cannot be read or does not match its note."""
+        """The checkpoint of a step; raises `_DamagedError` if it cannot be read or does not match its record."""
         with _reading(self.folder, step):
             meta = self._meta(step)
         mismatch = _mismatch(meta, target)
@@ -214,7 +216,7 @@ class Checkpoints:
 
 
 def describe(state: Any) -> dict[str, dict[str, Any]]:
-    """Path of each leaf -> its shape, type and checksum."""
+    """{path of each leaf: its shape, type and checksum}."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     leaves = jax.tree.leaves(state)
     sums = [int(s) for s in jax.device_get(_checksums(leaves))]
@@ -230,10 +232,10 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def checksum(x: jax.Array) -> jax.Array:
-    """A uint32 of all bits of an array: the sum of its words, each times an odd number that depends on its place.
+    """A uint32 of all bits of an array: the sum of its words, each times an odd number that depends on its index.
 
-    Sums of integers do not depend on their order, so it is the same on every mesh; an odd factor loses no bit, so any
-    single changed word changes the sum.
+    Integer sums do not depend on their order, so the result is the same on every mesh. An odd factor loses no bit, so
+    any single changed word changes the sum.
     """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
@@ -248,31 +250,31 @@ def checksum(x: jax.Array) -> jax.Array:
 
 
 def _mismatch(meta: dict[str, Any], target: Any) -> str:
-    """What keeps a checkpoint from filling `target`, or an empty text."""
+    """The reason why a checkpoint cannot fill `target`; "" if it can."""
     if meta["format"] != FORMAT:
         return f"format {meta['format']}, this version reads {FORMAT}"
-    wanted = {
+    required = {
         jax.tree_util.keystr(path): (list(leaf.shape), str(leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }
     saved = {path: (leaf["shape"], leaf["dtype"]) for path, leaf in meta["leaves"].items()}
-    for path in wanted if isinstance(target, Weights) else [*wanted, *saved]:
-        if wanted.get(path) != saved.get(path):
-            return f"{path}: saved as {saved.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')}"
+    for path in required if isinstance(target, Weights) else [*required, *saved]:
+        if required.get(path) != saved.get(path):
+            return f"{path}: saved as {saved.get(path, 'nothing')}, required {required.get(path, 'nothing')}"
     return ""
 
 
 class _DamagedError(Exception):
-    """The files of a checkpoint are not what was written."""
+    """The files of a checkpoint differ from those that were written."""
 
 
-# Failures to read that say nothing about the files; tensorstore's errors begin with such a code.
+# Errors of tensorstore that begin with these codes have causes outside the files.
 _ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 
 
 @contextlib.contextmanager
 def _reading(folder: pathlib.Path, step: int) -> Iterator[None]:
-    """Tells a damaged checkpoint from one that cannot be read just now."""
+    """Separates damaged checkpoints from those that cannot be read at the moment."""
     try:
         yield
     except Exception as error:

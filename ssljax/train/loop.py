@@ -1,4 +1,16 @@
-"""The loop: batches in, steps taken, callbacks called in a fixed order. It knows no evaluation and no report."""
+"""The loop: batches in, steps taken, callbacks called. It knows no evaluation and no report.
+
+The order of one iteration is a contract:
+
+1. the next batch is awaited (its preparation runs ahead in a thread);
+2. the step is dispatched; the host waits only if it is more than `AHEAD` steps in front of the device;
+3. `done` counts the step, and the stall watchdog is reset;
+4. callbacks that are due run in the order of the list, each on the state that the one before returned. A run lists
+   log, evaluate, save: a checkpoint has empty meters after a log point, and can be ranked by evaluations of its step;
+5. if a signal came, `on_stop` saves this very step and `Stopped` is raised.
+
+A callback is due when its period divides `done`, and after the last step.
+"""
 
 import collections
 import contextlib
@@ -11,15 +23,14 @@ import jax
 
 from ssljax.train.state import State
 
-# (every, callback): called after every `every` steps and after the last one, with the number of steps done.
-# A callback may return a new state (emptied meters).
+# Called with the number of steps done and the state; may return a new state (with empty meters, say).
 Callback = Callable[[int, State], State | None]
 
 AHEAD = 2  # steps that the host may dispatch before the device has finished
 
 
 class Stopped(Exception):
-    """The run was asked to stop (SIGTERM, SIGINT) and has saved; `step` steps are done."""
+    """The run was asked to stop (SIGTERM, SIGINT), and step `step` is saved."""
 
     def __init__(self, step: int):
         super().__init__(f"stopped after step {step}")
@@ -27,17 +38,14 @@ class Stopped(Exception):
 
 
 class Signals:
-    """SIGTERM and SIGINT are collected instead of killing, from entering this context to leaving it.
-
-    A second SIGINT interrupts at once.
-    """
+    """A context in which SIGTERM and SIGINT are recorded and do not kill; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
         self._saved_step: int | None = None
 
     def saved(self, step: int) -> None:
-        """From now on nothing is lost by stopping at once: a signal raises `Stopped(step)` where it strikes."""
+        """Declares that step `step` is saved: from now on a signal raises `Stopped(step)` immediately."""
         self._saved_step = step
         if self.received:
             raise Stopped(step)
@@ -72,15 +80,20 @@ def fit(
     signals: Signals,
     stall_seconds: float | None = None,
 ) -> State:
-    """Take a step for each (number, batch) of `batches`.
-
-    After step i (counted from 1) every callback whose `every` divides i runs, in the order given; after step `stop` all
-    of them do. The host runs at most `AHEAD` steps ahead of the device and waits for nothing else, but for what a
-    callback reads.
+    """Takes a step for each (number, batch); the module docstring states the order of work.
 
     Args:
-        on_stop: called once when a signal came, before `Stopped` is raised.
-        stall_seconds: dump the stacks of all threads when no step was dispatched for so long.
+        step_fn: (state, batch) -> (state, metrics), compiled.
+        state: before the first step; it is consumed.
+        batches: (number of the step from 0, batch on the devices).
+        stop: number of steps of the whole run.
+        callbacks: (period in steps, callback).
+        on_stop: called once after a signal, before `Stopped` is raised.
+        signals: the open context that records signals.
+        stall_seconds: seconds without a step after which the stacks of all threads are dumped.
+
+    Returns:
+        The state after the last step.
 
     Raises:
         Stopped: on SIGTERM or SIGINT.

@@ -1,12 +1,13 @@
-"""Loss and gradients of a batch in k slices, exactly as if it were one.
+"""Loss and gradients of a batch in k slices, equal to those of the whole batch.
 
-Averaging the means of slices is wrong as soon as slices carry different weights, and no averaging can serve a loss
-that compares examples with each other. So:
+The mean over slices of their means is wrong if slices carry different weights, and no averaging is right for a loss
+that compares examples with each other. Therefore:
 
-- an objective that is not coupled gets its global weights first, in a pass whose encoder the compiler drops (weights
-  depend on inputs only), and then sums and gradients are added over slices under these weights;
-- a coupled one is encoded slice by slice without gradients, the loss of the whole batch is differentiated with respect
-  to the outputs, and each slice is encoded again to pull its cotangents back (Gao et al. 2021, gradient cache).
+- For an uncoupled objective the global weights are computed first, in a pass whose encoder the compiler drops (weights
+  depend on inputs only). Sums and gradients are then added over slices under these weights.
+- A coupled objective is encoded slice by slice without gradients. The loss of the whole batch is differentiated with
+  respect to the outputs, and each slice is encoded again to pull its cotangents back (Gao et al. 2021, gradient
+  cache).
 """
 
 from collections.abc import Callable
@@ -37,15 +38,21 @@ def gradients(
     slices: int,
     scale: jax.Array | None = None,
 ) -> Gradients:
-    """Loss and gradients of the batch behind `inputs` (leading axis B, a multiple of `slices`).
+    """Loss and gradients of a batch of inputs.
 
-    With `scale` what is differentiated is the loss times it, and the gradients are divided by it: float16 would round
-    small ones of activations to 0 (Micikevicius et al. 2018, section 3.2).
+    Args:
+        objective: with its model.
+        params, extra: its variables.
+        inputs: from `objective.views`; leading axis B, a multiple of `slices`.
+        ctx: key, step and rows of the batch.
+        slices: number of slices.
+        scale: the loss is multiplied by it before differentiation and the gradients are divided by it, since float16
+            rounds small gradients of activations to 0 (Micikevicius et al. 2018, section 3.2).
     """
-    how = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
+    method = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
     if scale is None:
-        return how(objective, params, extra, inputs, ctx, slices, total)
-    grads, value, loss = how(objective, params, extra, inputs, ctx, slices, lambda terms: scale * total(terms))
+        return method(objective, params, extra, inputs, ctx, slices, total)
+    grads, value, loss = method(objective, params, extra, inputs, ctx, slices, lambda terms: scale * total(terms))
     return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss)
 
 
@@ -111,7 +118,7 @@ def _coupled(
 
 
 def split(tree: Any, slices: int) -> Any:
-    """[B, ...] -> [k, B/k, ...]. Example i goes to slice i mod k: every device cuts its own rows, none are moved."""
+    """[B, ...] -> [k, B/k, ...]. Example i goes to slice i mod k, so every device cuts its own rows and moves none."""
     return jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
@@ -121,7 +128,7 @@ def join(tree: Any) -> Any:
 
 
 def _scan_sum(f: Callable[[Any], tuple[Any, Any]], xs: Any) -> tuple[Any, Any]:
-    """Over the leading axis of `xs`: the sum of f's first results and the stack of its second ones."""
+    """Maps f over the leading axis of `xs`: the sum of its first results, and the stack of its second results."""
     shapes, _ = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
