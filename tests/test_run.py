@@ -252,7 +252,7 @@ def test_a_workdir_in_which_no_step_was_taken_is_new(tmp_path, monkeypatch):
     def fail(program):
         raise UserError("out of memory")
 
-    monkeypatch.setattr(run, "make_health", fail)
+    monkeypatch.setattr("ssljax.runs.recorder.make_health", fail)
     with pytest.raises(UserError, match="memory"):
         run.train(TINY, tmp_path)
     monkeypatch.undo()

@@ -201,7 +201,8 @@ class Workdir:
         Raises:
             UserError: not the workdir of a run, or a damaged file in it.
         """
-        self._write("report.html", report.render(self.path))
+        if self.leads:
+            self._write("report.html", report.render(self.path))
         return self.path / "report.html"
 
     def metrics_log(self, start: int, tensorboard: bool) -> "MetricsLog":

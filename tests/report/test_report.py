@@ -78,9 +78,7 @@ def test_names_and_numbers():
 
 def test_the_page_stands_alone(tmp_path):
     write(tmp_path)
-    page = render(tmp_path)
-    assert page == tmp_path / "report.html" and not list(tmp_path.glob("*.tmp"))
-    html = page.read_text()
+    html = render(tmp_path)
     images = re.findall(r'src="([^"]*)"', html)
     assert len(images) == 5 and all(uri.startswith("data:image/") for uri in images)
     for kind, data in re.findall(r"data:image/(svg\+xml|png);base64,([^\"]+)", html):

@@ -92,7 +92,7 @@ def test_an_encoder_for_a_classifier(simclr, tmp_path):
     assert sorted(said["loaded"]) == sorted(p for p in hf.flat(state.params) if p.startswith("encoder/"))
     assert said["kept"] == {"head/linear/kernel": "not in the source", "head/linear/bias": "not in the source"}
     assert said["unused"] and all(path.startswith("projector/") for path in said["unused"])
-    assert "step 4" in said["where"]
+    assert "step 4" in said["origin"]
     for name in ("step", "seed", "meters", "guard", "extra", "opt_state"):
         jax.tree.map(same, getattr(state, name), getattr(fresh, name))
 
@@ -100,7 +100,7 @@ def test_an_encoder_for_a_classifier(simclr, tmp_path):
 def test_the_same_objective_goes_on_with_all_of_it(simclr, tmp_path):
     state, _, said = started(IMAGES, simclr / "checkpoints" / "2", tmp_path)
     jax.tree.map(same, state.params, runs.read_trained(simclr, 2).params)
-    assert not said["kept"] and not said["unused"] and "step 2" in said["where"]
+    assert not said["kept"] and not said["unused"] and "step 2" in said["origin"]
 
 
 def test_patterns(simclr, tmp_path):
@@ -319,7 +319,7 @@ def test_another_shape_is_a_mistake_unless_it_is_left_out(simclr, tmp_path):
     _, _, said = started(config, simclr, tmp_path, exclude=["mlp/"])
     assert "encoder/patch/kernel" in said["loaded"] and said["kept"]["encoder/stack/layers/mlp/in/kernel"] == "excluded"
     # Another kind of model has nothing in common.
-    with pytest.raises(UserError, match="nothing of"):
+    with pytest.raises(UserError, match="no parameter of"):
         started({**CLASSES, "model": {**VIT, "name": "vit"}}, simclr, tmp_path, include=["head"])
 
 
