@@ -61,7 +61,7 @@ class Program:
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A host batch as global arrays, split over the devices; ids stay on the host."""
         sharding = parallel.batch_sharding(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_part(batch))
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_batch(batch))
 
     def rows_for(self, wanted: int, at_least: bool = False) -> int:
         """The number of rows nearest to `wanted` that the devices share evenly and (unless `at_least`) a batch has."""
@@ -108,7 +108,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Prog
     lengths = dataclasses.replace(lengths, total_steps=steps)
     objective = objectives.create({"objective": config.objective, "model": config.model}, spec, steps)
     schedule = config.schedule.resolve(lengths)
-    zeros = data.device_part(spec.zeros(config.batch_size))
+    zeros = data.device_batch(spec.zeros(config.batch_size))
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)
 
     with parallel.mesh_context(mesh):

@@ -53,7 +53,7 @@ def read(folder: pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh 
     spec = data.DataSpec.from_json((folder / "data.json").read_text())
     with blaming(folder / "config.json"):
         objective = objectives.create({"objective": config["objective"], "model": config["model"]}, spec)
-    zeros = data.device_part(spec.zeros(config["batch_size"]))
+    zeros = data.device_batch(spec.zeros(config["batch_size"]))
     shapes, axes = abstract_variables(objective, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros))
     if mesh is not None:
         shapes = jax.tree.map(
