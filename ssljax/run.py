@@ -408,7 +408,7 @@ def finish(
     write_evals(workdir, lines)
     if lines:
         _print_table(report.evaluation_table(lines))
-    probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.wanted()]
+    probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.feature_names()]
     if probes:
         embedding: dict[str, Any] = dict(evaluator.embedding(evaluated(state), state.extra, probes[0]))
         if embedding:
