@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple, Union
 from ssljax import evals, models, objectives, views
 from ssljax.base import schema
 from ssljax.config import InitFrom, RunConfig
-from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
+from ssljax.data import DataConfig, MixturePart, StreamPart, TokenizerConfig
+from ssljax.data import SourceConfig as Part
 from ssljax.layers.config import BlockConfig
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig

@@ -1,10 +1,11 @@
-"""Host side of the data: sources, tokenizers, order, batches. NumPy only; device arrays are made elsewhere."""
+"""Data on the host: sources, tokenizers, order and batches. NumPy only, without JAX."""
 
-from ssljax.data.config import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
-from ssljax.data.dataset import Dataset, Split, describe, load_split, open_data
+from ssljax.data.config import DataConfig, MixturePart, SourceConfig, StreamPart, TokenizerConfig
+from ssljax.data.dataset import Dataset, describe, open_data
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
-from ssljax.data.spec import DataSpec, device_part
+from ssljax.data.spec import DataSpec, device_batch
+from ssljax.data.split_arrays import SplitArrays, load_split
 from ssljax.data.tokenizers import TOKENIZER_FILES, load_tokenizer, open_tokenizer, save_tokenizer
 
 __all__ = [
@@ -14,13 +15,13 @@ __all__ = [
     "DataSpec",
     "Dataset",
     "MixturePart",
-    "Part",
     "Prefetcher",
-    "Split",
+    "SourceConfig",
+    "SplitArrays",
     "StreamPart",
     "TokenizerConfig",
     "describe",
-    "device_part",
+    "device_batch",
     "load_split",
     "load_tokenizer",
     "open_data",

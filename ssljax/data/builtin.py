@@ -1,4 +1,4 @@
-"""Data that every installation carries: scikit-learn's digits, the text and the code of the Python library."""
+"""Data of every installation: the digits of scikit-learn, the text and the code of the Python library."""
 
 import functools
 import hashlib
@@ -16,22 +16,22 @@ from ssljax.base.errors import UserError, nearest
 from ssljax.data.sources import Column, Table, unknown_split
 from ssljax.data.splits import Split
 
-_VERSION = 2  # raise it when what this file makes changes: caches are named by it
+_VERSION = 2  # part of the name of caches: to be raised when the rows of this file change
 
 
 class Builtin:
     """`builtin:digits`, `builtin:python-docs`, `builtin:python-code`.
 
-    digits: 1,797 grey images [8, 8, 1] of handwritten digits (Alpaydin and Kaynak, 1998), values 0..16 stretched to
+    digits: 1,797 grey images [8, 8, 1] of handwritten digits (Alpaydin and Kaynak, 1998), values 0..16 scaled to
     0..255; 1,437 train and 360 test in a fixed random order.
-    python-docs: the English text in the running CPython: its help topics and the docstrings of its library.
-    python-code: the library's source files. Both are cut by document into train, valid (about 10%), test (10%).
+    python-docs: the English text of the running CPython: help topics and docstrings of its library.
+    python-code: the source files of its library. Both have train, valid (about 10% of the documents) and test (10%).
     """
 
     def __init__(self, name: str):
         if name not in _TABLES:
             raise UserError(
-                f"data.source: unknown builtin:{name}{nearest(name, _TABLES)} (known: {', '.join(_TABLES)})"
+                f"data.source: unknown builtin:{name}{nearest(name, _TABLES)} (allowed: {', '.join(_TABLES)})"
             )
         self.name = name
 
@@ -49,20 +49,20 @@ def _digits(split: Split) -> Table:
         raise unknown_split(split.name, ("train", "test", "all"), "builtin:digits")
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    order = np.random.RandomState(0).permutation(len(images))  # its stream is frozen: the split never moves
+    order = np.random.RandomState(0).permutation(len(images))  # NumPy guarantees its stream, so the split is fixed
     rows = {"train": order[:-360], "test": order[-360:], "all": order}[split.name]
     columns = {"image": images[rows], "label": digits.target[rows].astype(np.int32)}
     return Table(tuple(columns), columns.__getitem__, ("train", "test", "all"), tuple(str(c) for c in range(10)))
 
 
 def _texts(documents: Callable[[], dict[str, str]], split: Split, title: str) -> Table:
-    """Documents of a part, which their names decide: a document is in the same part in every version of Python."""
-    parts = {0: "test", 1: "valid"}
+    """Texts of a split. The split of a document depends on its name only, in every version of Python."""
+    others = {0: "test", 1: "valid"}
     if split.name not in ("train", "valid", "test", "all"):
         raise unknown_split(split.name, ("train", "valid", "test", "all"), title)
 
     def chosen(name: str) -> bool:
-        return split.name in ("all", parts.get(hashlib.sha256(name.encode()).digest()[0] % 10, "train"))
+        return split.name in ("all", others.get(hashlib.sha256(name.encode()).digest()[0] % 10, "train"))
 
     def get(_: str) -> Column:
         return [text for name, text in sorted(documents().items()) if chosen(name)]
@@ -71,7 +71,7 @@ def _texts(documents: Callable[[], dict[str, str]], split: Split, title: str) ->
 
 
 def _library_files() -> Iterator[tuple[str, str]]:
-    """Name and text of each source file of the standard library, without tests and tables."""
+    """Yields name and text of each source file of the standard library, without tests and tables."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     skipped = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
     for path in sorted(root.rglob("*.py")):
@@ -88,7 +88,7 @@ def _code() -> dict[str, str]:
     return {name: text for name, text in _library_files() if text.strip()}
 
 
-# A text in triple quotes that opens a file, or a block after a colon. Parsing each file would take ten times as long.
+# A text in triple quotes at the start of a file, or of a block after a colon. Parsing would take ten times as long.
 _DOCSTRING = re.compile(r'(?:\A(?:#[^\n]*\n|\s)*|:[ \t]*\n\s*)[rR]?"""(.*?)"""', re.DOTALL)
 
 
@@ -99,12 +99,12 @@ def _docs() -> dict[str, str]:
     documents = {f"topics/{name}": text for name, text in topics.items()}
     for name, code in _library_files():
         documents[name] = "\n\n".join(inspect.cleandoc(text) for text in _DOCSTRING.findall(code))
-    # A help topic repeats paragraphs of others: said twice, a paragraph of the test part would be trained on.
-    seen: set[str] = set()
+    # Help topics repeat paragraphs of other topics. Repetitions are removed, so that no test paragraph is trained on.
+    paragraphs_so_far: set[str] = set()
     unique = {}
     for name, text in sorted(documents.items()):
-        paragraphs = [p for p in text.split("\n\n") if p.strip() and (len(p) < 60 or p not in seen)]
-        seen.update(paragraphs)
+        paragraphs = [p for p in text.split("\n\n") if p.strip() and (len(p) < 60 or p not in paragraphs_so_far)]
+        paragraphs_so_far.update(paragraphs)
         if paragraphs:
             unique[name] = "\n\n".join(paragraphs) + "\n"
     return unique

@@ -1,4 +1,4 @@
-"""Work that is done once and kept on disk. A build that dies leaves nothing that looks finished."""
+"""Folders that are built once and kept on disk. An interrupted build leaves no folder that looks complete."""
 
 import errno
 import os
@@ -14,9 +14,9 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROF
 
 
 def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """The folder that `build` fills, built now if it is not there.
+    """Returns `folder`, which `build` fills first if it does not exist.
 
-    `build` writes into a temporary folder, which gets its name only when all is written and flushed. A lock lets one
+    `build` writes into a temporary folder, which is renamed after all files are written and flushed. A lock lets one
     process build while the others wait.
 
     Raises:
@@ -29,7 +29,7 @@ def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> p
         with locked(folder.with_name(folder.name + ".lock")):
             if folder.is_dir():
                 return folder
-            for stale in folder.parent.glob(folder.name + ".tmp-*"):  # left by a build that died; we hold its lock
+            for stale in folder.parent.glob(folder.name + ".tmp-*"):  # of an interrupted build, whose lock is held now
                 shutil.rmtree(stale, ignore_errors=True)
             temporary = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".tmp-", dir=folder.parent))
             try:
@@ -43,6 +43,8 @@ def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> p
                 raise
     except OSError as error:
         if error.errno in _UNWRITABLE:
-            raise UserError(f"data.cache_dir: cannot write {folder.parent}: {error.strerror}") from error
+            raise UserError(
+                f"data.cache_dir: cannot write {folder.parent} ({error.strerror}); name a folder that can be written"
+            ) from error
         raise
     return folder

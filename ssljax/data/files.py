@@ -1,55 +1,44 @@
-"""Sources that are files of text, lines of JSON, or pictures in folders."""
+"""Sources of files: plain text, lines of JSON, and images in folders."""
 
 import bisect
-import gzip
 import itertools
 import json
 import pathlib
-import zlib
 from typing import Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError, nearest
-from ssljax.data.sources import Blobs, Column, Table, find_files, stamp
+from ssljax.data.file_source import FileSource, find_files, read_bytes, reading
+from ssljax.data.sources import Blobs, Column, Table
 from ssljax.data.splits import Split
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The UTF-8 text of a file, unpacked if it ends in .gz.
+    """Returns the UTF-8 text of a file, decompressed if its name ends in .gz.
 
     Raises:
-        UserError: not UTF-8, damaged archive, unreadable.
+        UserError: the file cannot be read, is damaged, or is not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"data.source: {path} is not UTF-8 text (byte {error.start})") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"data.source: cannot read {path} ({error})") from error
+    with reading(path, "UTF-8 text"):
+        return read_bytes(path).decode("utf-8")
 
 
-class TextFiles:
-    """`text:GLOB`: plain text, one document a file (.gz too). Slices of a split count lines, not files."""
+class TextFiles(FileSource):
+    """`text:GLOB`: plain text, one document in a file, also compressed (.gz). Slices of a split count lines."""
 
-    def __init__(self, location: str):
-        self.location = location
+    kind = "text"
 
-    def fingerprint(self, split: Split) -> Any:
-        return stamp(find_files(self.location, split)[0])
-
-    def table(self, split: Split) -> Table:
-        paths, splits = find_files(self.location, split)
-
+    def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         def get(_: str) -> Column:
             texts = [read_text(path) for path in paths]
             return texts if split.whole else _slice_lines(texts, split)
 
-        return Table(("text",), get, splits, sliced=True)
+        return Table(("text",), get, sliced=True)
 
 
 def _slice_lines(texts: list[str], split: Split) -> list[str]:
+    """Returns the lines of a slice, one text for each document that it overlaps."""
     lines = [text.splitlines(keepends=True) for text in texts]
     ends = list(itertools.accumulate(map(len, lines)))
     start, stop, _ = split.bounds(ends[-1]).indices(ends[-1])
@@ -58,89 +47,99 @@ def _slice_lines(texts: list[str], split: Split) -> list[str]:
     return [text for text in cut if text]
 
 
-class JsonLines:
-    """`jsonl:GLOB`: one JSON object a line (.gz too); columns are the keys of the first object."""
+class JsonLines(FileSource):
+    """`jsonl:GLOB`: one JSON object in a line, also compressed (.gz). Columns are the keys of the first object."""
 
-    def __init__(self, location: str):
-        self.location = location
+    kind = "jsonl"
 
-    def fingerprint(self, split: Split) -> Any:
-        return stamp(find_files(self.location, split)[0])
-
-    def table(self, split: Split) -> Table:
-        paths, splits = find_files(self.location, split)
+    def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         rows: list[dict[str, Any]] = []
-        lines: list[int] = []  # of each row, from 1
+        lines: list[int] = []  # line number of each row, counted from 1
         firsts: list[int] = []  # first row of each file
         for path in paths:
             firsts.append(len(rows))
-            # Not splitlines(): JSON texts may hold other line separators than the newline.
+            # Not splitlines(): JSON texts may contain other line separators than the newline.
             for number, line in enumerate(read_text(path).split("\n"), 1):
                 if line.strip():
-                    rows.append(_object(line, f"{path}:{number}"))
+                    rows.append(_parse_object(line, f"{path}:{number}"))
                     lines.append(number)
-
-        def where(row: int) -> str:
-            return f"{paths[bisect.bisect_right(firsts, row) - 1]}:{lines[row]}"
-
         if not rows:
-            raise UserError(f"data.split: jsonl:{self.location} [{split.name}] is empty")
-        names = tuple(rows[0])
+            raise UserError(f"data.split: jsonl:{self.location} [{split.name}] is empty, must have at least one line")
+
+        def location(row: int) -> str:
+            return f"{paths[bisect.bisect_right(firsts, row) - 1]}:{lines[row]}"
 
         def get(name: str) -> Column:
             for i, row in enumerate(rows):
                 if name not in row:
-                    raise UserError(f"data.source: {where(i)}: no key {name!r}{nearest(name, row)}")
+                    raise UserError(f"data.source: {location(i)}: no key {name!r}{nearest(name, row)}")
             return [row[name] for row in rows]
 
-        return Table(names, get, splits, where=where)
+        return Table(tuple(rows[0]), get, location=location)
 
 
-def _object(line: str, place: str) -> dict[str, Any]:
+def _parse_object(line: str, location: str) -> dict[str, Any]:
+    """Returns the JSON object of a line; raises UserError with its location if the line is anything else."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"data.source: {place}: not valid JSON ({error.msg}, column {error.colno})") from error
+        raise UserError(f"data.source: {location}: not valid JSON ({error.msg}, column {error.colno})") from error
     if not isinstance(value, dict):
-        raise UserError(f"data.source: {place}: a JSON {type(value).__name__}, must be an object with keys")
+        raise UserError(f"data.source: {location}: got a JSON {type(value).__name__}, must be an object with keys")
     return value
 
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
-class ImageFolder:
-    """`images:FOLDER`: pictures as RGB; sub-folders are the classes, a flat folder has no labels."""
+class ImageFolder(FileSource):
+    """`images:FOLDER`: image files, read as RGB. Sub-folders are the classes; a flat folder has no labels."""
 
-    def __init__(self, location: str):
-        self.location = location
+    kind = "images"
+    single = True
 
-    def _find(self, split: Split) -> tuple[list[pathlib.Path], np.ndarray | None, tuple[str, ...] | None, Any]:
+    def files(self, split: Split) -> list[pathlib.Path]:
+        (folder,) = super().files(split)
+        return _image_files(folder)
+
+    def read(self, paths: list[pathlib.Path], split: Split) -> Table:
+        (folder,) = paths
+        files = _image_files(folder)
+        columns: dict[str, Column] = {
+            "image": Blobs(len(files), lambda i: files[i].read_bytes(), lambda i: str(files[i]))
+        }
+        classes = None
+        if files[0].parent != folder:
+            classes = self._classes(split)
+            columns["label"] = np.array([classes.index(p.relative_to(folder).parts[0]) for p in files], np.int32)
+        return Table(tuple(columns), columns.__getitem__, classes=classes, location=lambda i: str(files[i]))
+
+    def _classes(self, split: Split) -> tuple[str, ...]:
+        """Returns the sub-folders of all splits together, so that a label has one meaning in every split."""
         folders, splits = find_files(self.location, split)
-        folder = folders[0]
-        if not folder.is_dir():
-            raise UserError(f"data.source: {folder} is not a folder")
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not paths:
-            raise UserError(f"data.split: images:{folder} is empty: no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        loose = [p for p in paths if p.parent == folder]
-        if loose and len(loose) < len(paths):
-            raise UserError(f"data.source: {folder} holds pictures beside its class folders ({loose[0].name}, ...)")
-        if loose:
-            return paths, None, None, splits
-        # The classes are those of all splits together, so that a label means the same in each.
-        siblings = [pathlib.Path(self.location.replace("{split}", name)) for name in splits or ()] or [folder]
-        classes = sorted({d.name for s in siblings for d in s.iterdir() if d.is_dir() and not d.name.startswith(".")})
-        labels = np.array([classes.index(p.relative_to(folder).parts[0]) for p in paths], np.int32)
-        return paths, labels, tuple(classes), splits
+        if splits is not None:
+            folders = [pathlib.Path(self.location.replace("{split}", name)) for name in splits]
+        names = {d.name for folder in folders for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".")}
+        return tuple(sorted(names))
 
-    def fingerprint(self, split: Split) -> Any:
-        return stamp(self._find(split)[0])
 
-    def table(self, split: Split) -> Table:
-        paths, labels, classes, splits = self._find(split)
-        images = Blobs(len(paths), lambda i: paths[i].read_bytes(), lambda i: str(paths[i]))
-        columns: dict[str, Column] = {"image": images}
-        if labels is not None:
-            columns["label"] = labels
-        return Table(tuple(columns), columns.__getitem__, splits, classes, where=lambda i: str(paths[i]))
+def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the image files below a folder, sorted.
+
+    Raises:
+        UserError: no folder, no image, or images both in the folder and in its sub-folders.
+    """
+    if not folder.is_dir():
+        raise UserError(f"data.source: {folder} is not a folder")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(
+            f"data.split: images:{folder} is empty, must have image files ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    loose = [p for p in files if p.parent == folder]
+    if loose and len(loose) < len(files):
+        raise UserError(
+            f"data.source: {folder} has images both in itself ({loose[0].name}, ...) and in class folders; move the "
+            f"loose images into class folders"
+        )
+    return files

@@ -1,4 +1,4 @@
-"""Columns of pictures as one uint8 array [N, H, W, C]; what had to be decoded is kept on disk."""
+"""Columns of images as one uint8 array [N, H, W, C]; decoded and resized images are cached on disk."""
 
 import concurrent.futures
 import io
@@ -12,16 +12,25 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
-from ssljax.data.sources import Blobs, Column, Rows
+from ssljax.data.selection import Rows
+from ssljax.data.sources import Blobs, Column
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class Images:
-    """The pictures of some rows. Arrays are used as they are; encoded pictures are decoded once, on first use.
+    """The images of the selected rows of a column. Encoded images are decoded once, on first use.
 
-    `fingerprint` is that of the part that the rows were read from: it names the decoded pictures on disk.
+    Args:
+        rows: the selected rows.
+        key: name of the column in the batch.
+        fingerprint: fingerprint of the source of the rows; names the cache of decoded images.
+        size: side in pixels of the resized images; None = no resizing.
+        root: folder of caches.
+
+    Raises:
+        UserError: the column does not contain images.
     """
 
     def __init__(self, rows: Rows, key: str, fingerprint: Any, size: int | None, root: pathlib.Path):
@@ -32,14 +41,14 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[H, W, C] of one picture; decodes one at most."""
+        """Shape [H, W, C] of one image. Decodes one image at most."""
         return (self._one(0) if self._array is None else self._array[0]).shape
 
     def array(self) -> np.ndarray:
-        """uint8 [N, H, W, C].
+        """Returns the images, uint8 [N, H, W, C].
 
         Raises:
-            UserError: a picture that cannot be decoded, or that has another shape than the first.
+            UserError: an image cannot be decoded, or has another shape than the first.
         """
         if self._array is None:
             if isinstance(self.column, np.ndarray) and (
@@ -54,29 +63,31 @@ class Images:
         return self._array
 
     def _one(self, i: int) -> np.ndarray:
+        """Returns image i of the selected rows, resized."""
         row = int(self.rows.index[i])
         if isinstance(self.column, np.ndarray):
-            return _fitted(self.column[row], self.size)
+            return _resize_array(self.column[row], self.size)
         return _decode(self.column, row, self.size)
 
     def _build(self, folder: pathlib.Path) -> None:
+        """Writes all images into a file of the cache."""
         count, shape, path = len(self.rows.index), self.shape, folder / "images.npy"
         out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
-        with path.open("r+b") as file:  # take the space now: a full disk under a mapped file kills without a word
+        with path.open("r+b") as file:  # reserves the space: a full disk under a mapped file kills the process
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
         def fill(numbers: np.ndarray) -> None:
             for i in numbers:
                 image = self._one(i)
                 if image.shape != shape:
-                    told = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
-                    raise UserError(f"data.source: images of mixed shapes: {told}; set data.image_size to resize them")
+                    both = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
+                    raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
                 out[i] = image
 
-        # Pillow frees the interpreter while it decodes, so threads are enough.
+        # Pillow releases the interpreter lock while it decodes, so threads suffice.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             chunks = np.array_split(np.arange(count), max(1, count // 64))
-            _first_error(pool, fill, chunks)
+            _run_all(pool, fill, chunks)
         out.flush()
 
     def _name(self, i: int) -> str:
@@ -84,8 +95,8 @@ class Images:
         return self.column.name(row) if isinstance(self.column, Blobs) else f"row {row} of {self.rows.title}"
 
 
-def _first_error(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items: list) -> None:
-    """Runs work on all items; raises the error of the earliest item that failed, the same on every run."""
+def _run_all(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items: list) -> None:
+    """Runs `work` on all items. Raises the error of the first item that failed, independent of timing."""
     futures = [pool.submit(work, item) for item in items]
     try:
         for future in futures:
@@ -96,13 +107,16 @@ def _first_error(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, it
 
 
 def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
+    """Returns an image column; arrays get a channel axis. Raises UserError for any other column."""
     if isinstance(column, list):
-        raise UserError(f"data.keys.{key}: a column of {type(column[0]).__name__} values of {title} holds no images")
+        raise UserError(
+            f"data.keys.{key}: got a column of {type(column[0]).__name__} values of {title}, must be images"
+        )
     if isinstance(column, np.ndarray):
         if column.dtype != np.uint8 or column.ndim not in (3, 4):
             raise UserError(
-                f"data.keys.{key}: got {column.dtype} {_text(column.shape)} in {title}, images are uint8 (0 to 255) of "
-                f"shape [N, H, W] or [N, H, W, C]"
+                f"data.keys.{key}: got {column.dtype} {_text(column.shape)} in {title}, must be uint8 images "
+                f"(0 to 255) of shape [N, H, W] or [N, H, W, C]"
             )
         column = column[..., None] if column.ndim == 3 else column
         if column.shape[3] not in (1, 3):
@@ -111,12 +125,13 @@ def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
 
 
 def _decode(blobs: Blobs, row: int, size: int | None) -> np.ndarray:
+    """Returns an encoded image as an array [H, W, C], resized. Raises UserError with its name if it is damaged."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(blobs.get(row))) as file:
             image = file.convert(blobs.mode)
-    except UnidentifiedImageError as error:  # its own text names a buffer in memory
+    except UnidentifiedImageError as error:  # its message names a buffer in memory
         raise UserError(f"data.source: corrupt image {blobs.name(row)} (cannot identify image file)") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"data.source: corrupt image {blobs.name(row)} ({error})") from error
@@ -124,8 +139,8 @@ def _decode(blobs: Blobs, row: int, size: int | None) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def _fitted(array: np.ndarray, size: int | None) -> np.ndarray:
-    """One [H, W, C] picture of an array, resized."""
+def _resize_array(array: np.ndarray, size: int | None) -> np.ndarray:
+    """Resizes an image [H, W, C]."""
     from PIL import Image
 
     grey = array.shape[2] == 1
@@ -134,7 +149,7 @@ def _fitted(array: np.ndarray, size: int | None) -> np.ndarray:
 
 
 def _resized(image: "Image", size: int | None) -> "Image":
-    """The central square, its side scaled to `size` pixels (bicubic, with an anti-aliasing filter)."""
+    """Returns the central square, resized to `size` pixels a side (bicubic, antialiased); None = unchanged."""
     from PIL import Image
 
     if size is None or image.size == (size, size):

@@ -1,4 +1,4 @@
-"""Batches made ahead of the step, by a thread of grain's."""
+"""Batches prepared in advance by a thread of grain."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,20 +6,20 @@ from typing import Any
 
 
 class Prefetcher:
-    """Iterates over (step, put(make(step))) for step in [start, stop), in order, working ahead of the consumer.
+    """Iterates over (step, put(make(step))) for step in [start, stop), in order, ahead of the consumer.
 
-    `make` and `put` are called from a thread. An error of theirs is raised in the consumer, at the step where
-    it happened, and ends the iteration.
+    `make` and `put` are called in a thread. An error in them is raised in the consumer at the step of the error, and
+    ends the iteration.
 
     Args:
         make: step -> host batch.
         put: host batch -> device batch.
         start: first step.
         stop: the step after the last.
-        depth: batches that may be ready or in the making beyond the one that is awaited.
+        depth: largest number of batches that are prepared in advance.
 
     Attributes:
-        wait_seconds: time that the consumer has waited for batches so far.
+        wait_seconds: total time that the consumer has waited for batches, in seconds.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Prefetcher:
         stop: int,
         depth: int,
     ) -> None:
-        import grain  # half a second that only training needs
+        import grain  # takes half a second to import, which only training needs
 
         self.wait_seconds = 0.0
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=depth)
@@ -54,7 +54,7 @@ class Prefetcher:
             self.wait_seconds += time.perf_counter() - began
 
     def close(self) -> None:
-        """Drops what is ready and makes no more; a batch that is in the making may still be put."""
+        """Drops the prepared batches and makes no more. A batch that is being made may still be put."""
         if not self._closed:
             self._closed = True
             self._batches.close()

@@ -1,4 +1,4 @@
-"""SentencePiece models (Kudo and Richardson 2018), read by the package `sentencepiece` when they are first used."""
+"""SentencePiece models (Kudo and Richardson 2018), read by the package `sentencepiece` on first use."""
 
 import functools
 import itertools
@@ -12,17 +12,17 @@ from ssljax.base.errors import UserError
 
 
 class Encoding(NamedTuple):
-    """The tokens of a text."""
+    """The tokens of a text, as ids and as text."""
 
     ids: list[int]
     tokens: list[str]
 
 
 class SentencePiece:
-    """A `*.model` file, with the methods of `tokenizers.Tokenizer` that are used here.
+    """A `*.model` file with the methods of `tokenizers.Tokenizer` that this package uses.
 
-    It knows of no tokens around a text: `add_special_tokens` adds none. Ids beyond its pieces, such as T5's sentinels
-    and rows that only pad a vocabulary, are empty text.
+    The file does not define special tokens around a text, so `add_special_tokens` adds none. Ids beyond the pieces
+    of the model, such as the sentinels of T5 and padding of the vocabulary, decode to empty text.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -34,7 +34,7 @@ class SentencePiece:
             import sentencepiece
         except ImportError as error:
             raise UserError(
-                f"{self.path}: reading a SentencePiece model needs a package (pip install sentencepiece)"
+                f"{self.path}: a SentencePiece model needs the package sentencepiece (pip install sentencepiece)"
             ) from error
         try:
             return sentencepiece.SentencePieceProcessor(model_file=str(self.path))
@@ -46,8 +46,10 @@ class SentencePiece:
         return Encoding(ids, [self.id_to_token(i) for i in ids])
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text in which control symbols stand for themselves, as `tokenizers` reads them; `encode`
-        spells them like other words."""
+        """Returns the ids of a text in which control symbols are recognised, as in `tokenizers`.
+
+        `encode` treats control symbols as plain text.
+        """
         parts = re.split(f"({'|'.join(map(re.escape, self._controls))})", text) if self._controls else [text]
         ids = [[self._controls[part]] if part in self._controls else self._model.encode(part) for part in parts]
         return list(itertools.chain.from_iterable(ids))
@@ -60,8 +62,8 @@ class SentencePiece:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        known = [int(i) for i in ids if int(i) < len(self._model)]
-        return self._model.decode([i for i in known if not (skip_special_tokens and self._model.is_control(i))])
+        pieces = [int(i) for i in ids if int(i) < len(self._model)]
+        return self._model.decode([i for i in pieces if not (skip_special_tokens and self._model.is_control(i))])
 
     def token_to_id(self, token: str) -> int | None:
         return self.get_vocab().get(token)

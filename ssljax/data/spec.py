@@ -1,4 +1,4 @@
-"""What the rest of the system learns about the data: shapes, sizes, vocabulary, classes."""
+"""The description of a dataset that models and objectives are created from: shapes, sizes, vocabulary, classes."""
 
 import dataclasses
 import json
@@ -11,18 +11,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A description of the batches of a `DataConfig`; JSON both ways, saved in the workdir.
+    """Describes the batches of a `DataConfig`. Written to and read from data.json in the workdir.
 
     Attributes:
-        elements: key of the batch -> {"shape": of one example, "dtype"}.
-        size: examples an epoch (of a mixture: those of all its sources together).
-        num_classes: number of label values, None without labels.
-        classes: their names, where the source has names.
-        vocab_size: number of token ids, specials included; None without text.
-        special_ids: those of pad, mask, cls, sep, bos, eos, unk that the tokenizer has.
+        elements: key of the batch -> {"shape": shape of one example, "dtype"}.
+        size: examples in an epoch; in a mixture, the sum over its sources.
+        num_classes: number of label values; None without labels.
+        classes: names of the classes; None if the source has no names.
+        vocab_size: number of token ids, special tokens included; None without text.
+        special_ids: ids of the special tokens pad, mask, cls, sep, bos, eos, unk, as far as the tokenizer has them.
         max_len: tokens in an example; None without text.
-        tokens: tokens an epoch, padding not counted.
-        bytes_per_token: UTF-8 bytes of text per token, to turn nats per token into bits per byte.
+        tokens: tokens in an epoch, without padding; None without text.
+        bytes_per_token: UTF-8 bytes of text per token, for the conversion of nats per token to bits per byte.
         streams: name -> {"elements", "size", "ratio"} of the further streams.
     """
 
@@ -38,17 +38,19 @@ class DataSpec:
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
+        """Returns the description as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "DataSpec":
+        """Inverse of `to_json`."""
         values = json.loads(text)
         if values["classes"] is not None:
             values["classes"] = tuple(values["classes"])
         return cls(**values)
 
     def zeros(self, batch_size: int) -> dict[str, Any]:
-        """A batch of zeros with the shapes and types of a real one: to initialise, to evaluate shapes."""
+        """Returns a batch of zeros with the shapes and dtypes of a real batch, streams included."""
         batch: dict[str, Any] = _zeros(self.elements, batch_size)
         for name, stream in self.streams.items():
             batch[name] = _zeros(stream["elements"], round(stream["ratio"] * batch_size))
@@ -59,6 +61,6 @@ def _zeros(elements: dict[str, dict[str, Any]], rows: int) -> dict[str, np.ndarr
     return {key: np.zeros((rows, *e["shape"]), e["dtype"]) for key, e in elements.items()}
 
 
-def device_part(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch without what stays on the host."""
-    return {k: device_part(v) if isinstance(v, Mapping) else v for k, v in batch.items() if k != "id"}
+def device_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of a batch that go to the device: all except `id`, also in nested streams."""
+    return {k: device_batch(v) if isinstance(v, Mapping) else v for k, v in batch.items() if k != "id"}

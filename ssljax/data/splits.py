@@ -10,7 +10,7 @@ _PATTERN = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+
 
 @dataclass(frozen=True)
 class Split:
-    """A split and the bounds of a slice of it, each a text such as `"100"`, `"-20%"`, or None."""
+    """The name of a split and the bounds of its slice: texts such as `"100"` or `"-20%"`, or None."""
 
     name: str
     start: str | None = None
@@ -18,18 +18,19 @@ class Split:
 
     @property
     def whole(self) -> bool:
+        """True if the split is not sliced."""
         return self.start is None and self.stop is None
 
     def bounds(self, rows: int) -> slice:
-        """The slice of `rows` rows; fractions of a row are cut off."""
+        """Returns the slice of a split of `rows` rows; percentages are rounded down to whole rows."""
         return slice(*(None if b is None else _count(b, rows) for b in (self.start, self.stop)))
 
 
 def parse_split(text: str) -> Split:
-    """The parts of a split's name.
+    """Parses the name of a split or a slice of it.
 
     Raises:
-        UserError: not a name or a slice.
+        UserError: the text is neither a name nor a slice.
     """
     match = _PATTERN.fullmatch(text)
     if match is None:
@@ -41,5 +42,5 @@ def _count(bound: str, rows: int) -> int:
     if not bound.endswith("%"):
         return int(bound)
     percent = int(bound[:-1])
-    # Cut towards the start for either sign, so that [:80%] and [80%:], or [:-20%] and [-20%:], meet.
+    # Rounded towards the start for either sign, so that [:80%] and [80%:], or [:-20%] and [-20%:], are complementary.
     return percent * rows // 100 if percent >= 0 else -(-percent * rows // 100) or rows

@@ -1,4 +1,4 @@
-"""Tokens on disk, and the ways to cut them into examples: windows, packed rows, documents."""
+"""Token caches on disk, and their examples: windows, packed rows, documents."""
 
 import json
 import pathlib
@@ -9,23 +9,23 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
-from ssljax.data.config import Part
-from ssljax.data.rows import KEYS, added, fill_rows, last_token
-from ssljax.data.sources import fingerprint
+from ssljax.data.config import SourceConfig
+from ssljax.data.rows import KEYS, fill_rows, last_token, num_added
+from ssljax.data.selection import fingerprint
 from ssljax.data.tokenizers import Tokenizer, texts
 
-_BATCH_CHARACTERS = 1 << 23  # tokenised at a time: bounds memory, keeps all threads busy
+_BATCH_CHARACTERS = 1 << 23  # characters that are tokenised at a time: bounds memory, keeps all threads busy
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """The tokens of all documents of a part, one after another, each followed by the tokenizer's end or separator.
+    """The tokens of all documents of a source, end to end. The last token of a document is the end or separator token.
 
     Attributes:
         tokens: unsigned integers [N], on disk.
-        ends: int64 [documents + 1]; document i is tokens[ends[i] : ends[i + 1]], its separator included.
-        bytes: UTF-8 bytes of the text.
-        folder: where it lies; packing plans are kept beside it.
+        ends: int64 [documents + 1]; document i is tokens[ends[i] : ends[i + 1]], with its last token.
+        bytes: number of UTF-8 bytes of the texts.
+        folder: folder of the cache; packing plans are stored next to it.
     """
 
     tokens: np.ndarray
@@ -34,10 +34,10 @@ class TokenCache:
     folder: pathlib.Path
 
 
-def open_tokens(part: Part, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCache:
-    """The token cache of a part, made on first use."""
-    key = digest(["tokens", 1, fingerprint(part), tokenizer.fingerprint])
-    folder = build_once(root / f"tokens-{key}", lambda temporary: _tokenize(part, tokenizer, temporary))
+def open_tokens(config: SourceConfig, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCache:
+    """Returns the token cache of a source, which is built on first use."""
+    key = digest(["tokens", 1, fingerprint(config), tokenizer.fingerprint])
+    folder = build_once(root / f"tokens-{key}", lambda temporary: _tokenize(config, tokenizer, temporary))
     meta = json.loads((folder / "meta.json").read_text())
     shape = (meta["tokens"],)
     # An empty file cannot be mapped.
@@ -45,8 +45,9 @@ def open_tokens(part: Part, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCa
     return TokenCache(tokens, np.load(folder / "ends.npy"), meta["bytes"], folder)
 
 
-def _tokenize(part: Part, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
-    documents, _ = texts(part)
+def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
+    """Writes the tokens of all documents of a source into a folder."""
+    documents, _ = texts(config)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = last_token(tokenizer.special_ids)
     last = [] if end is None else [end]
@@ -64,60 +65,60 @@ def _tokenize(part: Part, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
 
 
 def _groups(documents: list[str]) -> list[list[str]]:
-    """Documents in order, in groups of at most about `_BATCH_CHARACTERS`."""
+    """Returns the documents in order, in groups of at most `_BATCH_CHARACTERS` characters or of one document."""
     groups: list[list[str]] = [[]]
-    held = 0
+    size = 0
     for text in documents:
-        if groups[-1] and held + len(text) > _BATCH_CHARACTERS:
+        if groups[-1] and size + len(text) > _BATCH_CHARACTERS:
             groups.append([])
-            held = 0
+            size = 0
         groups[-1].append(text)
-        held += len(text)
+        size += len(text)
     return groups
 
 
 class Windows:
-    """Row i: tokens [i (T - overlap), i (T - overlap) + T) of the corpus. Batches hold `tokens` int32 [B, T]."""
+    """Windows of a corpus: row i is tokens [i (T - overlap), i (T - overlap) + T). Gives `tokens` int32 [B, T]."""
 
     def __init__(self, cache: TokenCache, seq_len: int, overlap: int, title: str):
         self.cache, self.seq_len, self.stride = cache, seq_len, seq_len - overlap
         self.size = max(0, len(cache.tokens) - seq_len + self.stride) // self.stride
         if self.size < 1:
-            raise UserError(
-                f"data.seq_len: got {seq_len}, but {title} has {len(cache.tokens)} tokens: shorter than one sequence"
-            )
+            raise UserError(f"data.seq_len: got {seq_len}, must be at most the {len(cache.tokens)} tokens of {title}")
         self.elements = {"tokens": {"shape": [seq_len], "dtype": "int32"}}
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         return rows
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        places = rows[:, None] * self.stride + np.arange(self.seq_len)
-        return {"tokens": self.cache.tokens[places].astype(np.int32)}
+        positions = rows[:, None] * self.stride + np.arange(self.seq_len)
+        return {"tokens": self.cache.tokens[positions].astype(np.int32)}
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the number of tokens of each row, without padding."""
         return np.full(len(rows), self.seq_len)
 
 
 class Packed:
     """Documents packed into rows of T tokens.
 
-    A document longer than T is cut; every piece is a segment of its own. Batches hold, int32 [B, T] each, `tokens`,
-    `segment_ids` (1, 2, ... in a row; 0 is padding) and `positions` (from 0 in each segment).
+    A document longer than T is cut into pieces; each piece is a separate segment. A batch has, int32 [B, T] each,
+    `tokens`, `segment_ids` (1, 2, ... in a row; 0 = padding) and `positions` (from 0 in each segment).
     """
 
     def __init__(self, cache: TokenCache, seq_len: int, pad: int, title: str):
         self.cache, self.seq_len, self.pad = cache, seq_len, pad
         folder = build_once(cache.folder.with_name(f"{cache.folder.name}-pack-{seq_len}"), self._plan)
-        self.firsts = np.load(folder / "firsts.npy")  # [rows + 1]: pieces of row i are firsts[i] : firsts[i + 1]
-        self.starts = np.load(folder / "starts.npy")  # [pieces]: where a piece starts in the tokens
+        self.firsts = np.load(folder / "firsts.npy")  # [rows + 1]; row i has the pieces firsts[i] : firsts[i + 1]
+        self.starts = np.load(folder / "starts.npy")  # [pieces], first token of a piece
         self.piece_lengths = np.load(folder / "lengths.npy")  # [pieces]
         self.size = len(self.firsts) - 1
         if self.size < 1:
-            raise UserError(f"data.split: {title} is empty: it has no tokens")
+            raise UserError(f"data.split: {title} is empty, must have at least one token")
         self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
 
     def _plan(self, folder: pathlib.Path) -> None:
+        """Writes the pieces of each row into a folder."""
         starts, lengths = cut(self.cache.ends, self.seq_len)
         row = pack(lengths, self.seq_len)
         order = np.argsort(row, kind="stable")
@@ -132,24 +133,25 @@ class Packed:
         out = {key: np.zeros((len(rows), self.seq_len), np.int32) for key in self.elements}
         out["tokens"][:] = self.pad
         for i, row in enumerate(rows):
-            at = 0
+            start = 0
             pieces = range(self.firsts[row], self.firsts[row + 1])
             for segment, piece in enumerate(pieces, 1):
-                start, length = self.starts[piece], self.piece_lengths[piece]
-                here = slice(at, at + length)
-                out["tokens"][i, here] = self.cache.tokens[start : start + length]
-                out["segment_ids"][i, here] = segment
-                out["positions"][i, here] = np.arange(length)
-                at += length
+                first, length = self.starts[piece], self.piece_lengths[piece]
+                columns = slice(start, start + length)
+                out["tokens"][i, columns] = self.cache.tokens[first : first + length]
+                out["segment_ids"][i, columns] = segment
+                out["positions"][i, columns] = np.arange(length)
+                start += length
         return out
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the number of tokens of each row, without padding."""
         sums = np.concatenate([[0], np.cumsum(self.piece_lengths)])
         return sums[self.firsts[rows + 1]] - sums[self.firsts[rows]]
 
 
 def cut(ends: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths, int64 [P], of the pieces of at most `width` tokens that documents are cut into."""
+    """Cuts documents into pieces of at most `width` tokens; returns their starts and lengths, int64 [P] each."""
     sizes = np.diff(ends)
     counts = -(-sizes // width)
     document = np.repeat(np.arange(len(sizes)), counts)
@@ -159,13 +161,14 @@ def cut(ends: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack(lengths: np.ndarray, width: int) -> np.ndarray:
-    """The row of each piece, int64 [P], by best-fit decreasing: the longest first, each into the fullest row it fits.
+    """Returns the row of each piece, int64 [P], by best-fit decreasing packing.
 
-    At most 11/9 of the least number of rows, plus one (Johnson, 1974). Equal lengths keep their order.
+    The longest piece comes first, and each piece goes into the fullest row that it fits into. The number of rows is
+    at most 11/9 of the optimum, plus one (Johnson, 1974). Equal lengths keep their order.
     """
     rows = np.empty(len(lengths), np.int64)
-    free: list[list[int]] = [[] for _ in range(width + 1)]  # rows by the room that is left in them
-    mask = 0  # bit r: free[r] is not empty
+    free: list[list[int]] = [[] for _ in range(width + 1)]  # rows by their free tokens
+    mask = 0  # bit r is set if free[r] is not empty
     count = 0
     for piece in np.argsort(-lengths, kind="stable"):
         length = int(lengths[piece])
@@ -187,21 +190,22 @@ def pack(lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 class Documents:
-    """One document a row, in the form of `rows.fill_rows`."""
+    """One document in a row, in the form of `rows.fill_rows`."""
 
     def __init__(self, cache: TokenCache, tokenizer: Tokenizer, seq_len: int):
         self.cache, self.seq_len, self.special_ids = cache, seq_len, tokenizer.special_ids
-        around = added(self.special_ids)
-        if seq_len <= around:
-            raise UserError(f"data.seq_len: got {seq_len}, must be > {around} (first and last token of a document)")
+        added = num_added(self.special_ids)
+        if seq_len <= added:
+            raise UserError(f"data.seq_len: got {seq_len}, must be > {added} (first and last token of a document)")
         self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:
-        """Tokens of the text itself: the cache has an end token after each."""
+        """Returns the number of tokens of each text, without the end token that follows it in the cache."""
         return self.cache.ends[rows + 1] - self.cache.ends[rows] - (last_token(self.special_ids) is not None)
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        return np.minimum(self._sizes(rows) + added(self.special_ids), self.seq_len)
+        """Returns the number of tokens of each row, without padding."""
+        return np.minimum(self._sizes(rows) + num_added(self.special_ids), self.seq_len)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         starts = self.cache.ends[rows]

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.data.sources import Blobs, Column, Table, stamp, unknown_split
+from ssljax.data.file_source import stamp
+from ssljax.data.sources import Blobs, Column, Table, unknown_split
 from ssljax.data.splits import Split
 
 
 class Tfds:
     """`tfds:NAME` in the default folder ($TFDS_DATA_DIR), or `tfds:PATH` of one prepared version.
 
-    Nothing is downloaded: a dataset that has not been prepared is an error that says how to prepare it.
+    Nothing is downloaded. The error for a dataset that is not prepared gives the command that prepares it.
     """
 
     def __init__(self, location: str):
@@ -29,7 +30,7 @@ class Tfds:
                 builder = tfds.builder_from_directory(self.location)
             else:
                 builder = tfds.builder(self.location)
-        except Exception as error:  # the library has many ways to say that it does not know a name
+        except Exception as error:  # the library raises many types for an unknown name
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"data.source: cannot open tfds:{self.location} ({reason[0]})") from error
         if not builder.info.splits:
@@ -56,7 +57,7 @@ class Tfds:
         names = self._check(split)
         features = dict(self._builder.info.features)
         images = {name for name, feature in features.items() if isinstance(feature, tfds.features.Image)}
-        # Pictures stay encoded: they are decoded, resized and kept by the same code as those of other sources.
+        # Images stay encoded: they are decoded, resized and cached by the same code as images of other sources.
         decoders = {name: tfds.decode.SkipDecoding() for name in images}
         try:
             source = self._builder.as_data_source(None if split.name == "all" else split.name, decoders=decoders)
@@ -73,7 +74,9 @@ class Tfds:
 
         @functools.cache
         def values(name: str) -> list:
-            return [_plain(record(row)[name]) for row in range(int(ends[-1]))]  # no record is kept: they hold pictures
+            return [
+                _plain(record(row)[name]) for row in range(int(ends[-1]))
+            ]  # records are dropped, since they contain images
 
         def get(name: str) -> Column:
             if name in images:
@@ -87,5 +90,5 @@ class Tfds:
 
 
 def _plain(value: Any) -> Any:
-    """Text features arrive as bytes."""
+    """Decodes text features, which the library returns as bytes."""
     return value.decode("utf-8") if isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""Text to tokens: plain bytes, byte-level BPE, WordPiece (trained with the `tokenizers` library on training text)."""
+"""Tokenizers: bytes, byte-level BPE and WordPiece (trained by the `tokenizers` library), files of either library."""
 
 import abc
 import functools
@@ -15,21 +15,22 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
-from ssljax.data.config import DataConfig, Part, TokenizerConfig, cache_root
+from ssljax.data.config import DataConfig, SourceConfig, TokenizerConfig, cache_root
 from ssljax.data.rows import fill_rows
+from ssljax.data.selection import fingerprint, read
 from ssljax.data.sentence_piece import SentencePiece
-from ssljax.data.sources import Blobs, expand, fingerprint, read
+from ssljax.data.sources import Blobs, expand
 
 if TYPE_CHECKING:
     import tokenizers
 
-# What a special token may be called; the first name is the one that our own tokenizers use.
+# Texts of special tokens by role: of the trained tokenizers, then of other tokenizers.
 _BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
 _WORDPIECE = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-_OTHERS = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
-_SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHERS
+_OTHER = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
+_SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHER
 
-# What lies beside a tokenizer and says how it is used: special tokens, the side of padding, chat template.
+# Files next to a tokenizer that define its use: special tokens, side of padding, chat templates.
 SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -44,11 +45,11 @@ class Tokenizer(abc.ABC):
     """Text to token ids and back.
 
     Attributes:
-        vocab_size: number of ids, specials included.
-        special_ids: ids of pad, mask, cls, sep, bos, eos, unk: those that exist.
-        fingerprint: tells tokenizers apart.
-        byte_lengths: int32 [V], UTF-8 bytes that each token stands for (0 for specials); None where tokens do not
-            stand for bytes (WordPiece drops spaces).
+        vocab_size: number of ids, special tokens included.
+        special_ids: ids of the special tokens pad, mask, cls, sep, bos, eos, unk, as far as they exist.
+        fingerprint: text that differs between tokenizers.
+        byte_lengths: int32 [V], number of UTF-8 bytes of each token (0 for special tokens); None if a token has no
+            fixed number of bytes (WordPiece drops spaces).
     """
 
     vocab_size: int
@@ -58,18 +59,18 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The tokens of each text, int32, without specials."""
+        """Returns the ids of each text, int32, without special tokens."""
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens; specials say nothing."""
+        """Returns the text of ids; special tokens are left out."""
 
     @abc.abstractmethod
     def save(self, path: pathlib.Path) -> None:
-        """As a tokenizer.json of the `tokenizers` library."""
+        """Writes a tokenizer.json of the `tokenizers` library."""
 
     def encode_rows(self, texts: Sequence[str], width: int) -> dict[str, np.ndarray]:
-        """Texts in the form that mode `documents` gives them: `rows.fill_rows`."""
+        """Returns texts as rows of `width` tokens, in the form of mode `documents` (see `rows.fill_rows`)."""
         ids = self.encode(list(texts))
         sizes = np.array([len(i) for i in ids], np.int64)
         flat = np.concatenate([*ids, np.zeros(0, np.int32)])
@@ -77,7 +78,7 @@ class Tokenizer(abc.ABC):
 
 
 class ByteTokenizer(Tokenizer):
-    """Token b is byte b of the UTF-8 text; 256 to 259 are the specials pad, bos, eos, mask."""
+    """Token b is byte b of the UTF-8 text; 256 to 259 are the special tokens pad, bos, eos, mask."""
 
     vocab_size = 260
     fingerprint = "bytes"
@@ -93,7 +94,7 @@ class ByteTokenizer(Tokenizer):
         return bytes(int(i) for i in ids if 0 <= int(i) < 256).decode("utf-8", errors="replace")
 
     def save(self, path: pathlib.Path) -> None:
-        """Byte-level BPE without a single merge."""
+        """Writes a byte-level BPE without merges."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
         letters = _byte_letters()
@@ -115,7 +116,7 @@ class LibraryTokenizer(Tokenizer):
         except OSError as error:
             raise UserError(f"data.tokenizer.path: {path} cannot be read ({error.strerror})") from error
         self._model = open_file(path)
-        self._pieced = isinstance(self._model, SentencePiece)
+        self._is_sentence_piece = isinstance(self._model, SentencePiece)
         vocabulary = self._model.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.special_ids: dict[str, int] = {}
@@ -123,12 +124,14 @@ class LibraryTokenizer(Tokenizer):
             if text in vocabulary:
                 self.special_ids.setdefault(role, vocabulary[text])
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
-        self.byte_lengths = None if self._pieced else _byte_lengths(json.loads(content), vocabulary, self.vocab_size)
+        self.byte_lengths = (
+            None if self._is_sentence_piece else _byte_lengths(json.loads(content), vocabulary, self.vocab_size)
+        )
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        if self._pieced:
+        if self._is_sentence_piece:
             return [np.array(self._model.encode(text).ids, np.int32) for text in texts]
-        # The library spreads a batch over threads; long texts are cut where no token can reach across.
+        # The library processes a batch in threads. Long texts are cut at positions that no token can span.
         pieces = [_pieces(text) for text in texts]
         flat = [piece for group in pieces for piece in group]
         encoded = iter(self._model.encode_batch_fast(flat, add_special_tokens=False))
@@ -146,10 +149,12 @@ class LibraryTokenizer(Tokenizer):
 
 
 def open_file(path: pathlib.Path) -> Any:
-    """A tokenizer.json of the `tokenizers` library, which then neither pads nor cuts off, or a SentencePiece model.
+    """Opens a tokenizer.json without padding and truncation, or a SentencePiece model (`*.model`).
+
+    A SentencePiece model is read on first use.
 
     Raises:
-        UserError: it is no tokenizer.json. A SentencePiece model (`*.model`) is opened when it is first used.
+        UserError: the file is not a tokenizer.json.
     """
     if path.suffix == ".model":
         return SentencePiece(path)
@@ -163,7 +168,7 @@ def open_file(path: pathlib.Path) -> Any:
 
 
 def unpadded(tokenizer: Any) -> Any:
-    """A copy that neither pads nor cuts off; a SentencePiece model, which does neither, as it is."""
+    """Returns a copy without padding and truncation. A SentencePiece model, which has neither, is returned itself."""
     if isinstance(tokenizer, SentencePiece):
         return tokenizer
     copy = type(tokenizer).from_str(tokenizer.to_str())
@@ -173,7 +178,7 @@ def unpadded(tokenizer: Any) -> Any:
 
 
 def _pieces(text: str, size: int = 1 << 16) -> list[str]:
-    """`text` cut after line ends between two words, where every pre-tokenizer of ours cuts too."""
+    """Cuts a text after line ends between two words, where all trained pre-tokenizers split too."""
     out, start = [], 0
     while len(text) - start > size:
         match = _BETWEEN_LINES.search(text, start + size)
@@ -189,14 +194,14 @@ _BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
 
 @functools.cache
 def _byte_letters() -> dict[int, str]:
-    """The letter that byte-level BPE writes for each byte (Radford et al., 2019): itself, or the next free one."""
+    """The letter of each byte in byte-level BPE (Radford et al., 2019): the byte itself, or the next free letter."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
 def _byte_lengths(content: dict[str, Any], vocabulary: dict[str, int], size: int) -> np.ndarray | None:
-    """Bytes of each token of a byte-level vocabulary, in which every letter of a token is one byte."""
+    """Number of bytes of each token of a byte-level vocabulary, where a letter is one byte; None for others."""
     if content["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
         return None
     lengths = np.zeros(size, np.int32)
@@ -207,9 +212,9 @@ def _byte_lengths(content: dict[str, Any], vocabulary: dict[str, int], size: int
 
 
 def open_tokenizer(config: DataConfig) -> Tokenizer:
-    """The tokenizer of a data config: made of bytes, read from a file, or trained once and kept in the cache.
+    """Returns the tokenizer of a config: bytes, a file, or one that is trained once and cached.
 
-    Training sees the texts that `config` trains on and nothing else.
+    It is trained on the training texts of `config` only.
     """
     if config.tokenizer.name == "bytes":
         return ByteTokenizer()
@@ -217,13 +222,18 @@ def open_tokenizer(config: DataConfig) -> Tokenizer:
 
 
 def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
-    """A saved tokenizer.json, or a SentencePiece model."""
+    """Returns the tokenizer of a tokenizer.json or of a SentencePiece model."""
     return LibraryTokenizer(pathlib.Path(path))
 
 
 def save_tokenizer(config: DataConfig, folder: str | pathlib.Path) -> pathlib.Path:
-    """Writes the tokenizer of a config into an empty folder as `tokenizer.json` (a SentencePiece model:
-    `tokenizer.model`), from which `load_tokenizer` reads it. A tokenizer file brings its settings (`SETTINGS`)."""
+    """Writes the tokenizer of a config into an empty folder, for `load_tokenizer`.
+
+    The files of `SETTINGS` in the folder of a tokenizer file are copied too.
+
+    Returns:
+        The path of tokenizer.json, or of tokenizer.model for a SentencePiece model.
+    """
     folder, name = pathlib.Path(folder), "tokenizer.json"
     if config.tokenizer.name == "bytes":
         ByteTokenizer().save(folder / name)
@@ -237,7 +247,7 @@ def save_tokenizer(config: DataConfig, folder: str | pathlib.Path) -> pathlib.Pa
 
 
 def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies those of the files and folders that there are from one folder to another."""
+    """Copies the named files and folders from `source` to `target`, as far as they exist."""
     for name in names:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)
@@ -246,18 +256,27 @@ def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path)
 
 
 def _tokenizer_file(config: DataConfig) -> pathlib.Path:
+    """Returns the given tokenizer file, or the cached one, which is trained on first use."""
     settings = config.tokenizer
     if settings.name == "file":
         return pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
     key = digest(
-        ["tokenizer", 2, settings.name, settings.vocab_size, settings.lowercase, [fingerprint(p) for p in config.parts]]
+        [
+            "tokenizer",
+            2,
+            settings.name,
+            settings.vocab_size,
+            settings.lowercase,
+            [fingerprint(s) for s in config.sources],
+        ]
     )
-    build = functools.partial(_train, settings, config.parts)
+    build = functools.partial(_train, settings, config.sources)
     return build_once(cache_root(config) / f"tokenizer-{key}", build) / "tokenizer.json"
 
 
-def _train(settings: TokenizerConfig, parts: tuple[Part, ...], folder: pathlib.Path) -> None:
-    pieces = [piece for part in parts for text in texts(part)[0] for piece in _pieces(text)]
+def _train(settings: TokenizerConfig, sources: tuple[SourceConfig, ...], folder: pathlib.Path) -> None:
+    """Trains a tokenizer on the texts of the sources and writes it into a folder."""
+    pieces = [piece for source in sources for text in texts(source)[0] for piece in _pieces(text)]
     train = _train_bpe if settings.name == "bpe" else _train_wordpiece
     train(settings, pieces).save(str(folder / "tokenizer.json"))
 
@@ -271,7 +290,7 @@ def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Toke
     model.normalizer = normalizers.Lowercase() if settings.lowercase else None
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
-        # No text ends with id 2, which a CLIP in the Hugging Face format reads as "the largest id".
+        # eos must not have id 2: a CLIP in the Hugging Face format then takes the largest id as the end of a text.
         special_tokens=[_BYTE_LEVEL[role] for role in ("pad", "bos", "mask", "eos")],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -283,16 +302,16 @@ def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Toke
 def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    def dressed(model: models.WordPiece) -> Tokenizer:
+    def with_text_steps(model: models.WordPiece) -> Tokenizer:
         out = Tokenizer(model)
         out.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         out.decoder = decoders.WordPiece()
         out.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
         return out
 
-    draft = dressed(models.WordPiece(unk_token=_WORDPIECE["unk"]))
-    # The library numbers the ##letters in the order of a hash map, and breaks ties between merges by number: each
-    # training would give another vocabulary. Given as special tokens of a draft, they are numbered in our order.
+    draft = with_text_steps(models.WordPiece(unk_token=_WORDPIECE["unk"]))
+    # The library numbers the ##letters in the order of a hash map and breaks ties between merges by number, so each
+    # training would give another vocabulary. As special tokens of a draft they have a fixed order.
     letters = sorted(set().union(*(draft.normalizer.normalize_str(piece) for piece in pieces)))
     inner = [f"##{x}" for x in letters if len(draft.pre_tokenizer.pre_tokenize_str(f"a{x}")) == 1 and not x.isspace()]
     specials = list(_WORDPIECE.values())
@@ -300,24 +319,25 @@ def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizer
         vocab_size=settings.vocab_size, special_tokens=specials + inner, show_progress=False
     )
     draft.train_from_iterator(pieces, trainer)
-    model = dressed(models.WordPiece(draft.get_vocab(), unk_token=_WORDPIECE["unk"]))
+    model = with_text_steps(models.WordPiece(draft.get_vocab(), unk_token=_WORDPIECE["unk"]))
     model.add_special_tokens([AddedToken(text, special=True) for text in specials])
     return model
 
 
-def texts(part: Part) -> tuple[list[str], np.ndarray]:
-    """The documents of a part and their row numbers, int64 [N].
+def texts(config: SourceConfig) -> tuple[list[str], np.ndarray]:
+    """Returns the documents of a source and their row numbers, int64 [N].
 
     Raises:
-        UserError: a row that is not text.
+        UserError: a row is not text.
     """
-    rows = read(part)
+    rows = read(config)
     column = rows.columns["text"]
-    chosen = []
+    documents = []
     for row in rows.index:
         text = b"..." if isinstance(column, Blobs) else column[row]
         if not isinstance(text, str):
-            place = f"{rows.where(int(row))} of {rows.title}"
-            raise UserError(f"data.keys.text: {place} holds {text!s:.40}, must be text")
-        chosen.append(text)
-    return chosen, rows.index
+            raise UserError(
+                f"data.keys.text: got {text!s:.40} at {rows.location(int(row))} of {rows.title}, must be text"
+            )
+        documents.append(text)
+    return documents, rows.index

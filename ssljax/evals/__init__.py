@@ -1,4 +1,4 @@
-"""Evaluations: features, log-probabilities and losses in, numbers out; each beside its controls."""
+"""Evaluations: from features, log-probabilities and losses to metrics, always with controls."""
 
 from ssljax.evals.base import REGISTRY, DrawnProbe, Evaluation, Probe
 from ssljax.evals.harness import Evaluator, build

@@ -1,8 +1,8 @@
-"""What an evaluation is: a frozen configuration that turns features, log-probabilities or losses into numbers.
+"""The contract of an evaluation: a frozen configuration that turns features, log-probabilities or losses into metrics.
 
-An evaluation never sees a model. It asks a `Reader` for what it needs, so the same evaluation runs unchanged on the
-trained encoder, on the untrained one and on raw input (the controls), and whatever two evaluations share is
-computed once.
+An evaluation never sees a model. It asks a `Reader` for its inputs, so one evaluation runs unchanged on the trained
+encoder and on the controls (the untrained encoder, the raw input). Inputs that several evaluations need are computed
+once.
 """
 
 import dataclasses
@@ -33,112 +33,106 @@ Metrics = dict[str, float]
 
 
 class Reader(Protocol):
-    """What an evaluation may ask for. `split` is a split of the evaluation's source."""
+    """The inputs of an evaluation. `split` is the name of a split of its source.
 
-    path: str  # the config path of the evaluation, for messages: "evals.knn"
+    Attributes:
+        path: config path of the evaluation, for messages: "evals.knn".
+    """
+
+    path: str
 
     def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
-        """The host arrays of a split, leading axis = example; `whole` = without regard to `max_examples`."""
+        """Returns the host arrays [N, ...] of a split; `whole` ignores `max_examples`."""
 
     def example(self, split: str) -> dict[str, np.ndarray]:
-        """The host arrays of one example of a split: what can be looked at without loading them all."""
+        """Returns the host arrays of one example of a split, without loading the split."""
 
     def features(self, split: str, name: str) -> np.ndarray:
-        """Features [N, D] float32 of a split."""
+        """Returns features [N, D] float32 of a split."""
 
     def labels(self, split: str) -> np.ndarray:
-        """Class labels [N] of a split."""
+        """Returns the class labels [N] of a split."""
 
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probability [N] in nats and number of scored tokens [N] of each example."""
+        """Returns the log-probability [N] in nats and the number of scored tokens [N] of each example."""
 
     def bytes_per_token(self, split: str) -> float | None:
-        """UTF-8 bytes of text per token of a split, None where there is no text."""
+        """Returns the UTF-8 bytes of text per token of a split, None without text."""
 
     def losses(self, split: str, batch_size: int) -> Metrics:
-        """The objective's metrics, averaged over full batches of `batch_size`."""
+        """Returns the metrics of the objective, averaged over full batches of `batch_size`."""
 
     def text_features(self, texts: Sequence[str], like: str) -> np.ndarray:
-        """Text embeddings [len(texts), D]; `like` is the split whose arrays the other inputs imitate."""
+        """Returns text embeddings [len(texts), D]. All other inputs are zeros in the shapes of the split `like`."""
 
     def class_names(self) -> Sequence[str]:
-        """The names of the classes, empty where the data has none."""
+        """Returns the names of the classes, empty if the data has none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The keys that every evaluation has, and what the harness asks of it.
+    """The keys of every evaluation, and the methods that the harness calls."""
 
-    Attributes:
-        source: URI of the data; None = the source the run trains on.
-        fit_split: what heads, neighbours and n-grams are fitted on.
-        select_split: where hyper-parameters are chosen; None = carved from `fit_split`. Never the test split.
-        test_split: what the numbers are measured on.
-        every_steps: run during training each so many steps; None = only at the end.
-        max_examples: a fixed random subset of each split; None = all.
-        keys, where: column names and row filter of this source; None = those of the `data` group.
-    """
-
-    source: str | None = setting(None)
-    fit_split: str = setting("train")
-    select_split: str | None = setting(None)
-    test_split: str = setting("test")
-    every_steps: int | None = setting(None, ge=1)
-    max_examples: int | None = setting(None, ge=1)
-    keys: dict | None = setting(None)
-    where: dict | None = setting(None)
+    source: str | None = setting(None, doc="URI of the data; None: the training source")
+    fit_split: str = setting("train", doc="split on which heads, neighbours and n-grams are fitted")
+    select_split: str | None = setting(
+        None, doc="split on which hyper-parameters are selected, never the test split; None: a part of `fit_split`"
+    )
+    test_split: str = setting("test", doc="split on which metrics are measured")
+    every_steps: int | None = setting(None, ge=1, doc="steps between evaluations during training; None: at the end")
+    max_examples: int | None = setting(
+        None, ge=1, doc="number of examples of a fixed random subset of each split; None: all"
+    )
+    keys: dict | None = setting(None, doc="column names of this source; None: as in the group `data`")
+    where: dict | None = setting(None, doc="filter on the rows of this source; None: as in the group `data`")
 
     better: ClassVar[Literal["higher", "lower"]] = "higher"
-    warning: ClassVar[str] = ""  # printed with the numbers
-    on_raw_input: ClassVar[bool] = False  # whether flattened input can take the place of features
+    warning: ClassVar[str] = ""  # printed below the metrics
+    on_raw_input: ClassVar[bool] = False  # True if flattened input can replace features
 
-    def wanted(self) -> tuple[str, ...]:
-        """The names of the features that it reads."""
+    def feature_names(self) -> tuple[str, ...]:
+        """Returns the names of the features that the evaluation reads."""
         return ()
 
     def headline(self) -> tuple[str, ...]:
-        """The metrics that a table shows first."""
+        """Returns the metrics that a table shows first."""
         raise NotImplementedError
 
     def summary(self) -> str:
-        """The settings that belong beside every number: k, temperature, solver."""
+        """Returns the settings that are shown with the metrics, such as k, temperature or solver."""
         return ""
 
     def check(self, reader: Reader) -> Collection[str]:
-        """Told before the first step of training: what `run` and `trivial` could complain of after the last.
+        """Raises, before the first training step, the errors that `run` and `trivial` would raise after the last.
 
-        The arrays and labels of `reader` are those that `run` will see. Its features, scores and losses are zeros of
-        the right shape, for which nothing was computed.
+        Arrays and labels of `reader` are the real ones. Its features, scores and losses are zeros of the right shape
+        and are not computed.
 
         Returns:
-            The names of the metrics that `run` will give; none where they are not known before it.
+            The names of the metrics of `run`; empty if they are not known in advance.
 
         Raises:
-            UserError: the data or the objective lacks what is needed.
+            UserError: the data or the objective lacks a required input.
         """
         reader.example(self.test_split)
-        for name in self.wanted():
+        for name in self.feature_names():
             reader.features(self.test_split, name)
         return ()
 
     def run(self, reader: Reader) -> Metrics:
-        """Measure. Raises UserError where the data or the objective lacks what is needed."""
+        """Returns the metrics. Raises UserError if the data or the objective lacks a required input."""
         raise NotImplementedError
 
     def trivial(self, reader: Reader) -> dict[str, Metrics]:
-        """Controls that need no encoder (majority class, chance, n-grams): {control: metrics}."""
+        """Returns {control: metrics} of the controls that need no encoder (majority class, chance, n-grams)."""
         return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Evaluation):
-    """An evaluation that predicts labels from frozen features: fitted on one split, measured on another.
+    """An evaluation that predicts labels from frozen features: fitted on one split, tested on another."""
 
-    Attributes:
-        feature: which of the objective's features to read.
-    """
-
-    feature: str = setting("pooled")
+    feature: str = setting("pooled", doc="name of the feature of the objective that is read")
 
     on_raw_input: ClassVar[bool] = True
 
@@ -148,7 +142,7 @@ class Probe(Evaluation):
         if self.select_split == self.test_split:
             raise ValueError(f"select_split: got {self.select_split!r}, must differ from test_split")
 
-    def wanted(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         return (self.feature,)
 
     def headline(self) -> tuple[str, ...]:
@@ -167,17 +161,13 @@ class Probe(Evaluation):
 
 @dataclasses.dataclass(frozen=True)
 class DrawnProbe(Probe):
-    """A probe that can be told to see few labels.
+    """A probe that can be restricted to a few random labels."""
 
-    Attributes:
-        labels_per_class: so many random labels a class, and no others; None = all labels.
-        draws: repetitions with other random labels; the mean and the standard deviation are reported.
-        seed: of the draws and of whatever else is random.
-    """
-
-    labels_per_class: int | None = setting(None, ge=1)
-    draws: int = setting(1, ge=1)
-    seed: int = setting(0)
+    labels_per_class: int | None = setting(
+        None, ge=1, doc="number of random labels of each class that are used; None: all labels"
+    )
+    draws: int = setting(1, ge=1, doc="repetitions with other random labels; mean and standard deviation are reported")
+    seed: int = setting(0, doc="seed of the draws and of the solver")
 
     def validate(self) -> None:
         super().validate()
@@ -185,57 +175,57 @@ class DrawnProbe(Probe):
             raise ValueError(f"draws: got {self.draws}, must be 1 when labels_per_class is not set")
 
     def check(self, reader: Reader) -> Collection[str]:
-        self.rows(reader.labels(self.fit_split), np.random.default_rng(self.seed), reader.path)
+        self.draw_rows(reader.labels(self.fit_split), np.random.default_rng(self.seed), reader.path)
         return super().check(reader)
 
-    def budget(self) -> str:
-        """What the summary says of the labels, after a comma."""
+    def label_summary(self) -> str:
+        """Returns the end of the summary: the number of labels and draws, after a comma."""
         return "" if self.labels_per_class is None else f", {self.labels_per_class} labels a class, {self.draws} draws"
 
-    def rows(self, labels_N: np.ndarray, rng: np.random.Generator, path: str) -> np.ndarray:
-        """Indices of the examples that one draw may use."""
+    def draw_rows(self, labels_N: np.ndarray, rng: np.random.Generator, path: str) -> np.ndarray:
+        """Returns the indices of the examples of one draw."""
         if self.labels_per_class is None:
             return np.arange(len(labels_N))
         return draw_per_class(labels_N, self.labels_per_class, rng, f"{path}.labels_per_class")
 
 
 def majority(fit_labels: np.ndarray, test_labels: np.ndarray) -> float:
-    """Accuracy on the test labels of always answering the most frequent class of the fitting labels."""
+    """Returns the test accuracy of always predicting the most frequent class of the fitting labels."""
     values, counts = np.unique(fit_labels, return_counts=True)
     return float(np.mean(test_labels == values[counts.argmax()]))
 
 
 def standardizer(x_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale [D] of features; a column that varies by rounding only keeps the scale 1."""
+    """Returns mean and standard deviation [D] of features. A column that is constant up to rounding has scale 1."""
     x = x_NxD.astype(np.float64)
     mean, std = x.mean(axis=0), x.std(axis=0)
     return mean, np.where(std > 1e-6 * np.abs(mean), std, 1.0)
 
 
 def draw_per_class(labels_N: np.ndarray, per_class: int, rng: np.random.Generator, path: str) -> np.ndarray:
-    """Sorted indices of `per_class` random examples of each class.
+    """Returns the sorted indices of `per_class` random examples of each class.
 
     Raises:
-        UserError: a class has fewer; `path` is the key to blame.
+        UserError: a class has fewer examples; the message begins with `path`.
     """
     chosen = []
     for label in np.unique(labels_N):
         members = np.flatnonzero(labels_N == label)
         if len(members) < per_class:
-            raise UserError(f"{path}: got {per_class}, but class {label} has {len(members)} examples to draw from")
+            raise UserError(f"{path}: got {per_class}, must be at most the {len(members)} examples of class {label}")
         chosen.append(rng.choice(members, per_class, replace=False))
     return np.sort(np.concatenate(chosen))
 
 
 def mean_and_std(name: str, values: Sequence[float]) -> Metrics:
-    """Mean over draws, and their standard deviation (n - 1) where there are several."""
+    """Returns the mean over draws and, for several draws, the standard deviation (n - 1) as `NAME_std`."""
     out = {name: float(np.mean(values))}
     if len(values) > 1:
         out[f"{name}_std"] = float(np.std(values, ddof=1))
     return out
 
 
-def plain(value: Any) -> Any:
-    """A metric as a JSON value: a float, or None where it isn't finite (JSON has no NaN)."""
+def to_json(value: Any) -> float | None:
+    """Returns a metric as a JSON value: a float, or None if it is not finite, since JSON has no NaN."""
     value = float(value)
     return value if np.isfinite(value) else None

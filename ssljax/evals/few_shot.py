@@ -1,4 +1,4 @@
-"""Few-shot classification: closed-form ridge regression on one-hot targets from a handful of labels a class."""
+"""Few-shot classification: closed-form ridge regression on one-hot targets, from a few labels of each class."""
 
 import dataclasses
 from collections.abc import Collection
@@ -13,22 +13,18 @@ L2 = tuple(10.0**e for e in range(-4, 4))
 
 @dataclasses.dataclass(frozen=True)
 class FewShot(Probe):
-    """Accuracy of ridge regression on one-hot targets (as in big_vision, Beyer et al. 2022), with few labels a class.
+    """Accuracy of ridge regression on one-hot targets (as in big_vision, Beyer et al. 2022), from few labels.
 
     Features are standardised with the statistics of the whole fitting split, which needs no labels. The regulariser
-    is chosen within the drawn labels alone, by the leave-one-out squared error, which ridge has in closed form.
-
-    Attributes:
-        shots: labels a class; one result for each.
-        draws: repetitions with other random labels; mean and standard deviation are reported.
-        l2: the regulariser relative to the mean squared norm of the centred shots; None = chosen by leave-one-out.
-        seed: of the draws.
+    is selected on the drawn labels alone, by the leave-one-out squared error in closed form.
     """
 
-    shots: tuple[int, ...] = setting((1, 5, 10), ge=1)
-    draws: int = setting(5, ge=1)
-    l2: float | None = setting(None, gt=0)
-    seed: int = setting(0)
+    shots: tuple[int, ...] = setting((1, 5, 10), ge=1, doc="numbers of labels per class; each gives one accuracy")
+    draws: int = setting(5, ge=1, doc="repetitions with other random labels; mean and standard deviation are reported")
+    l2: float | None = setting(
+        None, gt=0, doc="regulariser, relative to the mean squared norm of the centred shots; None: by leave-one-out"
+    )
+    seed: int = setting(0, doc="seed of the draws")
 
     def headline(self) -> tuple[str, ...]:
         return tuple(f"accuracy_{n}_shot" for n in self.shots)
@@ -65,11 +61,11 @@ class FewShot(Probe):
 def ridge(x_NxD: np.ndarray, y_NxC: np.ndarray, l2s: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression with an unpenalised bias: argmin |XW + b - Y|^2 + l2 s |W|^2, in float64.
 
-    s is the mean squared norm of the centred rows of X, so that `l2` has no unit. Of several `l2s` the one with the
-    smallest leave-one-out squared error is taken: e_i = (y_i - f(x_i)) / (1 - h_ii) (Allen 1974, PRESS).
+    s is the mean squared norm of the centred rows of X, so that l2 has no unit. Among several `l2s`, the one with the
+    smallest leave-one-out squared error is used: e_i = (y_i - f(x_i)) / (1 - h_ii) (PRESS, Allen 1974).
 
     Returns:
-        (weight [D, C], bias [C])
+        Weight [D, C] and bias [C].
     """
     x, y = x_NxD.astype(np.float64), y_NxC.astype(np.float64)
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)

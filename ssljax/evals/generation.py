@@ -1,10 +1,10 @@
-"""Tokens from a model: one program that reads the prompts and then makes token after token, with a cache.
+"""Generation of tokens: one program reads the prompts, then makes one token after another with a cache.
 
 generate(module, params, prompts, Sampling(max_new_tokens=20))
 
-Prompts of different lengths are padded on the right. A row writes each new token over its own padding, so slot s of
-the cache always holds position s, whatever the row: windows, distances and rotations are those of the row by itself,
-and what padding leaves in the cache lies behind every query until it is overwritten.
+Prompts of different lengths are padded on the right. A row writes its new tokens over its padding, so slot s of the
+cache always belongs to position s, and windows, distances and rotations are as in the row alone. Padding in the cache
+is never attended to: it lies behind all queries until it is overwritten.
 """
 
 import contextlib
@@ -29,37 +29,39 @@ from ssljax.layers.positions import Dynamic
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenTransformer
 
-_STEP = 64  # lengths are rounded up to a multiple, so that prompts of other lengths need no other program
+_STEP = 64  # lengths are rounded up to a multiple, so that prompts of similar lengths share a program
 _CACHE_AXES = ("layers", "batch", "length", "kv", None)
 _NO_TOKEN = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; penalty, temperature, top_k and top_p are applied in this order.
+    """The choice of tokens. Penalty, temperature, top_k and top_p are applied in this order."""
 
-    Attributes:
-        max_new_tokens: a row ends after so many.
-        temperature: logits are divided by it; 0: the most probable token is taken (greedy).
-        top_k: only the so many most probable tokens are drawn from; None: all.
-        top_p: only the fewest most probable tokens that have this probability together (nucleus sampling, Holtzman
-            et al. 2020, section 3.1).
-        repetition_penalty: logits of tokens that are there already are divided by it where positive (Keskar et al.
-            2019, section 4.1) and multiplied where negative. The paper divides those too, which makes them more
-            probable. There already: in the prompt of a decoder, or made.
-        stop: sequences of token ids; a row ends with the first that it has made.
-    """
-
-    max_new_tokens: int = setting(64, ge=1)
-    temperature: float = setting(0.0, ge=0)
-    top_k: int | None = setting(None, ge=1)
-    top_p: float | None = setting(None, gt=0, le=1)
-    repetition_penalty: float = setting(1.0, gt=0)
-    stop: tuple[tuple[int, ...], ...] = ()
+    max_new_tokens: int = setting(64, ge=1, doc="largest number of new tokens of a prompt")
+    temperature: float = setting(
+        0.0, ge=0, doc="divisor of the logits; 0: always the most probable token (greedy decoding)"
+    )
+    top_k: int | None = setting(None, ge=1, doc="draws from the k most probable tokens; None: from all")
+    top_p: float | None = setting(
+        None,
+        gt=0,
+        le=1,
+        doc="draws from the smallest set of most probable tokens whose total probability reaches top_p (nucleus "
+        "sampling, Holtzman et al. 2020, section 3.1); None: from all",
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        gt=0,
+        doc="divisor of positive logits, and factor of negative logits, of tokens that are already present in the new "
+        "tokens or in the prompt of a decoder (Keskar et al. 2019, section 4.1, who divide negative logits too and so "
+        "make these tokens more probable)",
+    )
+    stop: tuple[tuple[int, ...], ...] = setting((), doc="sequences of token ids; a row ends with the first of them")
 
     def validate(self) -> None:
         if not all(self.stop) or any(i < 0 for ids in self.stop for i in ids):
-            raise ValueError("stop: holds an empty sequence or a negative id")
+            raise ValueError("stop: has an empty sequence or a negative id, must be sequences of token ids")
 
 
 def generate(
@@ -73,64 +75,60 @@ def generate(
     first_row: int = 0,
     mesh: jax.sharding.Mesh | None = None,
 ) -> list[np.ndarray]:
-    """What follows each prompt.
+    """Generates the continuation of each prompt, or the answer of an encoder-decoder to it.
 
-    Compiled once for a number of prompts, a length (in steps of 64) and `max_new_tokens`; numbers in `sampling` may
-    change freely.
+    Compiled once for each number of prompts, length (in steps of 64) and `max_new_tokens`. Other numbers of
+    `sampling` do not change the program.
 
     Args:
-        module: a decoder over tokens, or an encoder-decoder, whose encoder reads the prompts.
-        params: its parameters.
+        module: a decoder, or an encoder-decoder, whose encoder reads the prompts.
+        params: the parameters of the module.
         prompts: token ids, of any lengths.
-        sampling: how to choose tokens; None: greedily.
-        key: for drawing. Row i draws token t with fold_in(fold_in(key, first_row + i), t).
-        start: the tokens that the decoder of an encoder-decoder begins with.
-        first_row: the number of the first prompt, so that a row draws the same in any batch.
-        mesh: prompts and the cache are split over it by the rules of `ssljax.parallel`.
+        sampling: the choice of tokens; None = greedy.
+        key: random key. Token t of row i is drawn with fold_in(fold_in(key, first_row + i), t).
+        start: the first tokens of the decoder of an encoder-decoder.
+        first_row: number of the first prompt, so that the draws of a row do not depend on the batch.
+        mesh: prompts and cache are sharded over it by the rules of `ssljax.parallel`.
 
     Returns:
-        int32 [N] for each prompt, N at most `max_new_tokens`: the new tokens, up to and with the stop sequence.
+        The new tokens of each prompt, int32 [N] with N <= `max_new_tokens`, including the stop sequence.
 
     Raises:
-        UserError: the module makes no tokens, a prompt is empty, too long or holds unknown ids, or a number in
-            `sampling` is impossible.
+        UserError: the module generates no tokens; a prompt is empty, too long or has unknown ids; a number in
+            `sampling` is not allowed.
     """
     sampling = schema.build(Sampling, dataclasses.asdict(sampling or Sampling()), "sampling")
     if not isinstance(module, TokenTransformer | EncoderDecoder):
-        raise UserError(f"generation: needs a decoder or an encoder-decoder, got {type(module).__name__}")
+        raise UserError(f"generation: got a {type(module).__name__}, must be a decoder or an encoder-decoder")
     rows = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
     if not rows:
         return []
-    _check(module, rows, sampling, start, first_row)
-    if sampling.temperature and key is None:
-        raise UserError(f"sampling.temperature: {sampling.temperature} draws tokens at random and needs a key")
+    _check(module, rows, sampling, key, start, first_row)
     max_len = module.config.max_len
     tokens, lengths = pad(rows, max_len, mesh)
-    numbers = np.where(np.arange(len(tokens)) < len(rows), first_row + np.arange(len(tokens)), -1).astype(np.int32)
+    numbers = _row_numbers(len(rows), len(tokens), first_row)
     before = len(start) if isinstance(module, EncoderDecoder) else lengths.max()
-    with placed((tokens, lengths, numbers), mesh) as arrays:
-        made, counts = jax.device_get(
-            _program(
-                without_strict(module),
-                params,
-                *arrays,
-                np.asarray(start, np.int32),
-                _rules(sampling),
-                key if sampling.temperature else None,
-                slots=_rounded(before + sampling.max_new_tokens, max_len),
-                count=sampling.max_new_tokens,
-                mesh=mesh,
-            )
+    with on_mesh((tokens, lengths, numbers), mesh) as arrays:
+        program = functools.partial(
+            _program,
+            slots=_rounded(before + sampling.max_new_tokens, max_len),
+            count=sampling.max_new_tokens,
+            mesh=mesh,
         )
-    return [ids[:n] for ids, n in zip(made[: len(rows)], counts)]
+        draw_key = key if sampling.temperature else None
+        start_ids = np.asarray(start, np.int32)
+        made = program(without_strict(module), params, *arrays, start_ids, _rules(sampling), draw_key)
+        tokens, counts = jax.device_get(made)
+    return [ids[:n] for ids, n in zip(tokens[: len(rows)], counts)]
 
 
 def pad(
     rows: Sequence[np.ndarray], max_len: int | None, mesh: jax.sharding.Mesh | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of tokens as an array int32 [B, P], padded on the right, and their lengths int32 [B].
+    """Pads rows of tokens on the right; returns int32 [B, P] and their lengths int32 [B].
 
-    P is a multiple of 64, or `max_len`; B is what the mesh divides, with rows of a single token at the end.
+    P is a multiple of 64, or `max_len`. B is a multiple of the devices that share the batch; the rows beyond the
+    given ones have a single token.
     """
     shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     batch = -(-len(rows) // shares) * shares
@@ -142,8 +140,8 @@ def pad(
 
 
 @contextlib.contextmanager
-def placed(arrays: Any, mesh: jax.sharding.Mesh | None) -> Iterator[Any]:
-    """Arrays [B, ...] split over a mesh, inside its context; without a mesh, as they are."""
+def on_mesh(arrays: Any, mesh: jax.sharding.Mesh | None) -> Iterator[Any]:
+    """Yields arrays [B, ...] sharded over a mesh, inside its context; without a mesh, the arrays themselves."""
     if mesh is None:
         yield arrays
         return
@@ -152,27 +150,33 @@ def placed(arrays: Any, mesh: jax.sharding.Mesh | None) -> Iterator[Any]:
 
 
 class Past(NamedTuple):
-    """What a model has read of a batch of rows."""
+    """The tokens that a model has read, for a batch of rows.
+
+    Attributes:
+        cache: keys and values.
+        length: int32 [B], number of tokens of each row.
+        source: bool [B, M], False at padding of the encoder's input; None for a decoder.
+    """
 
     cache: Cache
-    length: jax.Array  # int32 [B]: how many tokens of each row
-    source: jax.Array | None = None  # bool [B, M]: what the encoder has read that is not padding
+    length: jax.Array
+    source: jax.Array | None = None
 
 
 def prefill(
     module: Any, params: Any, tokens_BxP: jax.Array, lengths_B: jax.Array, slots: int, start: Any = ()
 ) -> tuple[jax.Array, Past]:
-    """Reads prompts.
+    """Reads the prompts.
 
     Args:
-        module, params: as for `generate`.
+        module, params: as in `generate`.
         tokens_BxP: int, padded on the right.
-        lengths_B: int32, of the prompts without their padding.
-        slots: the most tokens that a row of the decoder may come to.
-        start: as for `generate`.
+        lengths_B: int32, lengths of the prompts without padding.
+        slots: largest number of tokens of a row of the decoder.
+        start: as in `generate`.
 
     Returns:
-        float32 logits [B, V] of the token after each prompt, and what to give to `step`.
+        Logits float32 [B, V] of the first new token, and the state for `step`.
     """
     apply = functools.partial(module.apply, {"params": params})
     valid = jnp.arange(tokens_BxP.shape[1]) < lengths_B[:, None]
@@ -180,11 +184,11 @@ def prefill(
     if isinstance(module, EncoderDecoder):
         c, source = module.config.decoder(), valid
         memory = apply(tokens_BxP, mask=Keys(valid), method="encode").tokens
-        begin = jnp.tile(jnp.asarray(start, jnp.int32), (batch, 1))
-        lengths_B = jnp.full(batch, begin.shape[1], jnp.int32)
+        start_BxS = jnp.tile(jnp.asarray(start, jnp.int32), (batch, 1))
+        lengths_B = jnp.full(batch, start_BxS.shape[1], jnp.int32)
         cache = empty_cache(c, c.known("depth"), batch, slots)
-        more: dict[str, Any] = {"memory_mask": Keys(valid), "cache": cache, "method": "decode"}
-        encoded = apply(begin, memory, mask=Causal(), **more)
+        options: dict[str, Any] = {"memory_mask": Keys(valid), "cache": cache, "method": "decode"}
+        encoded = apply(start_BxS, memory, mask=Causal(), **options)
     else:
         c = module.config
         encoded = apply(tokens_BxP, mask=Causal(), cache=empty_cache(c, c.known("depth"), batch, slots))
@@ -193,38 +197,43 @@ def prefill(
 
 
 def step(module: Any, params: Any, token_B: jax.Array, past: Past) -> tuple[jax.Array, Past]:
-    """Reads one more token of each row: float32 logits [B, V] of the one after it, and what to give to the next."""
+    """Reads one token of each row; returns logits float32 [B, V] of the next token and the state for the next step."""
     apply = functools.partial(module.apply, {"params": params})
-    place: dict[str, Any] = {"mask": Full(), "cache": past.cache, "start": past.length}
+    options: dict[str, Any] = {"mask": Full(), "cache": past.cache, "start": past.length}
     if past.source is None:
-        encoded = apply(token_B[:, None], **place)
+        encoded = apply(token_B[:, None], **options)
     else:
-        encoded = apply(token_B[:, None], None, memory_mask=Keys(past.source), method="decode", **place)
+        encoded = apply(token_B[:, None], None, memory_mask=Keys(past.source), method="decode", **options)
     return apply(encoded.tokens[:, 0], method="logits"), past._replace(cache=encoded.cache, length=past.length + 1)
 
 
 class Rules(NamedTuple):
-    """A `Sampling` as arrays; None is no rule. Other numbers make no other program."""
+    """A `Sampling` as arrays, so that other numbers need no other program. None = the rule is off.
+
+    Attributes:
+        temperature, top_k, top_p, penalty: scalars.
+        stop: int32 [N, W], stop sequences, padded on the left with _NO_TOKEN.
+    """
 
     temperature: Any = None
     top_k: Any = None
     top_p: Any = None
     penalty: Any = None
-    stop: Any = None  # int32 [N, W], padded on the left with _NO_TOKEN
+    stop: Any = None
 
 
-def choose(logits_BxV: jax.Array, rules: Rules, keys_B: Any = None, seen_BxV: Any = None) -> jax.Array:
-    """The next token int32 [B] by the rules; see `Sampling`.
+def choose(logits_BxV: jax.Array, rules: Rules, keys_B: Any = None, present_BxV: Any = None) -> jax.Array:
+    """Chooses the next tokens int32 [B]; see `Sampling`.
 
     Args:
         logits_BxV: float32.
-        rules: which apply.
+        rules: the rules to apply.
         keys_B: random keys; None without a temperature.
-        seen_BxV: bool, the tokens that are there already; None without a penalty.
+        present_BxV: bool, tokens that are already present; None without a penalty.
     """
     if rules.penalty is not None:
         lower = jnp.where(logits_BxV > 0, logits_BxV / rules.penalty, logits_BxV * rules.penalty)
-        logits_BxV = jnp.where(seen_BxV, lower, logits_BxV)
+        logits_BxV = jnp.where(present_BxV, lower, logits_BxV)
     if rules.temperature is None:
         return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
     logits_BxV = logits_BxV / rules.temperature
@@ -236,7 +245,7 @@ def choose(logits_BxV: jax.Array, rules: Rules, keys_B: Any = None, seen_BxV: An
         sorted_BxV = jnp.where(jnp.arange(sorted_BxV.shape[1]) < rules.top_k, sorted_BxV, -jnp.inf)
     if rules.top_p is not None:
         p_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
-        before = jnp.cumsum(p_BxV, axis=-1) - p_BxV  # of all that are more probable
+        before = jnp.cumsum(p_BxV, axis=-1) - p_BxV  # total probability of the more probable tokens
         sorted_BxV = jnp.where(before < rules.top_p, sorted_BxV, -jnp.inf)
     return jnp.take_along_axis(order_BxV, _draw(keys_B, sorted_BxV)[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
@@ -246,14 +255,23 @@ def _draw(keys_B: jax.Array, logits_BxV: jax.Array) -> jax.Array:
 
 
 class _State(NamedTuple):
-    """Between two tokens."""
+    """The new tokens so far.
 
-    made: jax.Array  # int32: how many tokens of each row that goes on
-    tokens: jax.Array  # int32 [B, N]
-    counts: jax.Array  # int32 [B]: how many tokens each row has made
-    done: jax.Array  # bool [B]
-    last: jax.Array  # int32 [B, W]: the newest tokens, for stop sequences
-    seen: jax.Array | None  # bool [B, V]: for the penalty
+    Attributes:
+        steps: int32, number of tokens of the rows that are not done.
+        tokens: int32 [B, N].
+        counts: int32 [B], number of new tokens of each row.
+        done: bool [B].
+        last: int32 [B, W], the latest tokens, to be compared with stop sequences.
+        present: bool [B, V], tokens that are already present; None without a penalty.
+    """
+
+    steps: jax.Array
+    tokens: jax.Array
+    counts: jax.Array
+    done: jax.Array
+    last: jax.Array
+    present: jax.Array | None
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots", "count", "mesh"))
@@ -271,67 +289,71 @@ def _program(
     count: int,
     mesh: jax.sharding.Mesh | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """New tokens int32 [B, count], and how many there are in each row; rows with a negative number make none."""
-    batch = len(tokens_BxP)
-    rows = jnp.arange(batch)
+    """Returns new tokens int32 [B, count] and their number in each row; rows with a negative number make no tokens."""
     keys_B = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.maximum(numbers_B, 0))
-
-    def add(state: _State, logits_BxV: jax.Array) -> _State:
-        keys = None if keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.made)
-        token_B = jnp.where(state.done, 0, choose(logits_BxV, rules, keys, state.seen))
-        last = jnp.concatenate([state.last[:, 1:], token_B[:, None]], axis=1)
-        done = state.done
-        if rules.stop is not None:
-            same = (rules.stop == last[:, None]) | (rules.stop == _NO_TOKEN)
-            done = done | jnp.any(jnp.all(same, axis=-1), axis=-1)
-        return _State(
-            state.made + 1,
-            state.tokens.at[:, state.made].set(token_B),
-            state.counts + ~state.done,
-            done,
-            last,
-            None if state.seen is None else state.seen.at[rows, token_B].set(True),
-        )
-
-    def place(past: Past) -> Past:
-        return past if mesh is None else past._replace(cache=_place(past.cache, mesh))
-
     logits_BxV, past = prefill(module, params, tokens_BxP, lengths_B, slots, start)
-    seen = None
-    if rules.penalty is not None:
-        read = jnp.tile(start, (batch, 1)) if isinstance(module, EncoderDecoder) else tokens_BxP
-        real = jnp.arange(read.shape[1]) < past.length[:, None]
-        size = logits_BxV.shape[1]
-        seen = jnp.zeros((batch, size), bool).at[rows[:, None], jnp.where(real, read, size)].set(True, mode="drop")
-    width = 1 if rules.stop is None else rules.stop.shape[1]
-    state = _State(
-        jnp.int32(0),
-        jnp.zeros((batch, count), jnp.int32),
-        jnp.zeros(batch, jnp.int32),
-        numbers_B < 0,
-        jnp.full((batch, width), _NO_TOKEN - 1, jnp.int32),  # which no stop sequence holds
-        seen,
-    )
+    read_BxR = jnp.tile(start, (len(tokens_BxP), 1)) if isinstance(module, EncoderDecoder) else tokens_BxP
+    state = _first_state(numbers_B, read_BxR, past.length, logits_BxV.shape[1], rules, count)
 
     def body(carry: tuple[_State, Past]) -> tuple[_State, Past]:
         state, past = carry
         logits_BxV, past = step(module, params, state.last[:, -1], past)
-        return add(state, logits_BxV), place(past)
+        return _add_token(state, logits_BxV, rules, keys_B), _shard_cache(past, mesh)
 
-    state, _ = jax.lax.while_loop(
-        lambda carry: (carry[0].made < count) & ~jnp.all(carry[0].done), body, (add(state, logits_BxV), place(past))
-    )
+    def unfinished(carry: tuple[_State, Past]) -> jax.Array:
+        return (carry[0].steps < count) & ~jnp.all(carry[0].done)
+
+    first = _add_token(state, logits_BxV, rules, keys_B), _shard_cache(past, mesh)
+    state, _ = jax.lax.while_loop(unfinished, body, first)
     return state.tokens, state.counts
 
 
-def _place(cache: Cache, mesh: jax.sharding.Mesh) -> Cache:
-    """The cache split over the mesh by its axes."""
+def _first_state(
+    numbers_B: jax.Array, read_BxR: jax.Array, lengths_B: jax.Array, vocab_size: int, rules: Rules, count: int
+) -> _State:
+    """Returns the state before the first new token. `read` are the tokens that the decoder has read, with padding."""
+    batch = len(numbers_B)
+    present = None
+    if rules.penalty is not None:
+        # Padding has the id V, which is dropped.
+        ids = jnp.where(jnp.arange(read_BxR.shape[1]) < lengths_B[:, None], read_BxR, vocab_size)
+        present = jnp.zeros((batch, vocab_size), bool).at[jnp.arange(batch)[:, None], ids].set(True, mode="drop")
+    width = 1 if rules.stop is None else rules.stop.shape[1]
+    return _State(
+        steps=jnp.int32(0),
+        tokens=jnp.zeros((batch, count), jnp.int32),
+        counts=jnp.zeros(batch, jnp.int32),
+        done=numbers_B < 0,
+        last=jnp.full((batch, width), _NO_TOKEN - 1, jnp.int32),  # is in no stop sequence
+        present=present,
+    )
 
-    def put(x: jax.Array) -> jax.Array:
+
+def _add_token(state: _State, logits_BxV: jax.Array, rules: Rules, keys_B: jax.Array | None) -> _State:
+    """Returns the state after one more token of each row that is not done."""
+    keys = None if keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.steps)
+    token_B = jnp.where(state.done, 0, choose(logits_BxV, rules, keys, state.present))
+    last = jnp.concatenate([state.last[:, 1:], token_B[:, None]], axis=1)
+    done, present = state.done, state.present
+    if rules.stop is not None:
+        equal = (rules.stop == last[:, None]) | (rules.stop == _NO_TOKEN)
+        done = done | jnp.any(jnp.all(equal, axis=-1), axis=-1)
+    if present is not None:
+        present = present.at[jnp.arange(len(token_B)), token_B].set(True)
+    tokens, counts = state.tokens.at[:, state.steps].set(token_B), state.counts + ~state.done
+    return _State(state.steps + 1, tokens, counts, done, last, present)
+
+
+def _shard_cache(past: Past, mesh: jax.sharding.Mesh | None) -> Past:
+    """Shards the cache over a mesh by its logical axes."""
+    if mesh is None:
+        return past
+
+    def shard(x: jax.Array) -> jax.Array:
         spec = parallel.partition_spec(_CACHE_AXES, x.shape, dict(mesh.shape))
         return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, spec))
 
-    return jax.tree.map(put, cache)
+    return past._replace(cache=jax.tree.map(shard, past.cache))
 
 
 def _rules(sampling: Sampling) -> Rules:
@@ -347,42 +369,63 @@ def _rules(sampling: Sampling) -> Rules:
     )
 
 
-def _rounded(length: int, most: int | None) -> int:
+def _row_numbers(rows: int, batch: int, first_row: int) -> np.ndarray:
+    """Returns the numbers of rows, int32 [batch], and -1 for the rows that only fill up the batch."""
+    index = np.arange(batch)
+    return np.where(index < rows, first_row + index, -1).astype(np.int32)
+
+
+def _rounded(length: int, limit: int | None) -> int:
     rounded = -(-length // _STEP) * _STEP
-    return rounded if most is None else min(rounded, most)
+    return rounded if limit is None else min(rounded, limit)
 
 
 def without_strict(module: Any) -> Any:
-    """The module free to take any kernel: padding, and one query at a time, are not for the fused ones."""
+    """Returns the module with `strict=False`: fused kernels support neither padding nor single queries."""
     return module.clone(config=dataclasses.replace(module.config, strict=False))
 
 
 def check_ids(number: int, row: np.ndarray, vocab_size: int) -> None:
-    """UserError where a prompt holds ids that the model does not know."""
+    """Raises UserError if a prompt has ids outside the vocabulary."""
     wrong = row[(row < 0) | (row >= vocab_size)]
     if len(wrong):
         raise UserError(f"prompt {number}: got token {wrong[0]}, must be in 0..{vocab_size - 1} (the vocabulary)")
 
 
-def _check(module: Any, rows: list[np.ndarray], sampling: Sampling, start: Sequence[int], first_row: int) -> None:
-    """The prompts against the model (UserError)."""
-    c = module.config
-    both = isinstance(module, EncoderDecoder)
+def check_length(number: int, row: np.ndarray, max_len: int | None) -> None:
+    """Raises UserError if a prompt is longer than the model allows; None = no limit."""
+    if max_len is not None and len(row) > max_len:
+        raise UserError(f"prompt {number}: got {len(row)} tokens, must be at most {max_len} (model.max_len)")
+
+
+def _check(
+    module: Any, rows: list[np.ndarray], sampling: Sampling, key: Any, start: Sequence[int], first_row: int
+) -> None:
+    """Raises UserError if the prompts or the sampling do not fit the model."""
+    c, both = module.config, isinstance(module, EncoderDecoder)
+    if sampling.temperature and key is None:
+        raise UserError(f"sampling.temperature: got {sampling.temperature}, which draws at random and needs a key")
     if both and not len(start):
-        raise UserError("start: missing; the decoder of an encoder-decoder begins with a token of its own")
+        raise UserError("start: missing; the decoder of an encoder-decoder needs a first token")
     for number, row in enumerate(rows, first_row + 1):
         if not len(row):
             raise UserError(f"prompt {number}: is empty; at least one token is required")
         check_ids(number, row, c.vocab_size)
-        if both and c.max_len is not None and len(row) > c.max_len:
-            raise UserError(f"prompt {number}: got {len(row)} tokens, must be at most {c.max_len} (model.max_len)")
+        if both:
+            check_length(number, row, c.max_len)
     before = len(start) if both else max(map(len, rows))
-    limit, why = math.inf if c.max_len is None else c.max_len, "model.max_len"
-    if isinstance(c.rope_scaling, Dynamic) and c.rope_scaling.original_len < limit:
-        # Beyond it each token turns all keys before it anew, and a cache holds keys that are turned.
-        limit, why = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
+    limit, reason = _position_limit(c)
     if before + sampling.max_new_tokens > limit:
         raise UserError(
-            f"sampling.max_new_tokens: {before} tokens of the prompt and {sampling.max_new_tokens} new ones are more "
-            f"than the {limit} positions of the model ({why})"
+            f"sampling.max_new_tokens: {before} tokens of the prompt and {sampling.max_new_tokens} new tokens are more "
+            f"than the {limit} positions of the model ({reason})"
         )
+
+
+def _position_limit(c: Any) -> tuple[float, str]:
+    """Returns the largest number of positions of a decoder, and the key that sets it."""
+    limit, reason = math.inf if c.max_len is None else c.max_len, "model.max_len"
+    if isinstance(c.rope_scaling, Dynamic) and c.rope_scaling.original_len < limit:
+        # Beyond the original length every new token changes the rotation of all keys, but cached keys are rotated.
+        limit, reason = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
+    return limit, reason

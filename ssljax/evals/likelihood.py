@@ -1,4 +1,4 @@
-"""Perplexity, pseudo-perplexity, and the n-gram models that they must beat."""
+"""Perplexity, pseudo-perplexity, and their n-gram controls."""
 
 import dataclasses
 import math
@@ -12,22 +12,19 @@ from ssljax.base.schema import setting
 from ssljax.evals.base import Evaluation, Metrics, Reader
 
 PSEUDO_WARNING = (
-    "pseudo-perplexity scores each token given all others; it is not a likelihood and not comparable with perplexity"
+    "pseudo-perplexity scores each token given all other tokens; it is no likelihood and not comparable with perplexity"
 )
-ALPHAS = tuple(10.0 ** (e / 2) for e in range(-8, 9))  # 1e-4 .. 1e4
+ALPHAS = tuple(10.0 ** (e / 2) for e in range(-8, 9))  # smoothing, 1e-4 to 1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity(Evaluation):
     """Perplexity exp(-mean log p) per token, and bits per byte, of an objective whose scores are likelihoods.
 
-    The controls are a unigram and a bigram model over the same tokens, fitted on the fitting split.
-
-    Attributes:
-        ngrams: whether to fit them.
+    The controls are a unigram and a bigram model of the same tokens, fitted on the fitting split.
     """
 
-    ngrams: bool = setting(True)
+    ngrams: bool = setting(True, doc="fits the unigram and bigram controls")
 
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     prefix: ClassVar[str] = ""
@@ -40,7 +37,7 @@ class Perplexity(Evaluation):
         if self.ngrams:
             for split in (self.fit_split, self.test_split):
                 if "tokens" not in reader.example(split):
-                    raise UserError(f"{reader.path}.ngrams: got True, but split {split!r} has no tokens to count")
+                    raise UserError(f"{reader.path}.ngrams: got True, but split {split!r} has no tokens")
         return (*self._metrics(0.0, reader), "scored_tokens")
 
     def run(self, reader: Reader) -> Metrics:
@@ -51,7 +48,7 @@ class Perplexity(Evaluation):
     def trivial(self, reader: Reader) -> dict[str, Metrics]:
         if not self.ngrams:
             return {}
-        # Counting is cheap: a control that is fitted on less than all the text would be too easy to beat.
+        # On the whole split, whatever `max_examples` is: a control with fewer tokens would be too easy to beat.
         fit, test = _tokens(reader.arrays(self.fit_split, whole=True)), _tokens(reader.arrays(self.test_split))
         return {
             "unigram": self._metrics(unigram_bits(*fit, *test), reader),
@@ -68,10 +65,10 @@ class Perplexity(Evaluation):
 
 @dataclasses.dataclass(frozen=True)
 class PseudoPerplexity(Perplexity):
-    """The same arithmetic on pseudo-log-likelihoods (Salazar et al. 2020): each token given all the others.
+    """Perplexity of pseudo-log-likelihoods (Salazar et al. 2020): each token is scored given all other tokens.
 
-    It can lie below every true perplexity, so all its metrics are named `pseudo_...`, and PSEUDO_WARNING is printed
-    with them. The n-grams beside it are true likelihoods that see the past only.
+    It can lie below the perplexity of every true model. All its metrics are therefore called `pseudo_...`, and
+    PSEUDO_WARNING is printed with them. The n-gram controls are true likelihoods, conditioned on the past only.
     """
 
     prefix: ClassVar[str] = "pseudo_"
@@ -81,16 +78,15 @@ class PseudoPerplexity(Perplexity):
 def unigram_bits(
     fit: np.ndarray, fit_mask: np.ndarray, test: np.ndarray, test_mask: np.ndarray, *, held_out: float = 0.1
 ) -> float:
-    """Cross-entropy in bits per token of test tokens under p(a) = (n_a + alpha) / (n + alpha V).
+    """Cross-entropy of test tokens, in bits per token, under p(a) = (n_a + alpha) / (n + alpha V).
 
-    V is the number of values up to the largest token seen in either part. `alpha` minimises the cross-entropy of the
-    last `held_out` share of the fitting tokens under counts of the rest; then all of them are counted.
+    V is one more than the largest token of both splits. `alpha` minimises the cross-entropy of the last `held_out`
+    share of the fitting tokens under the counts of the other ones. The counts n are over all fitting tokens.
 
     Args:
-        fit, test: tokens [N, T]; the masks [N, T] bool are False at padding.
-
-    Returns:
-        bits per test token.
+        fit, test: tokens [N, T].
+        fit_mask, test_mask: bool [N, T], False at padding.
+        held_out: share of the fitting tokens on which alpha is selected.
     """
     fit_tokens, test_tokens = fit[fit_mask], test[test_mask]
     size = int(max(fit_tokens.max(), test_tokens.max())) + 1
@@ -106,11 +102,11 @@ def unigram_bits(
 def bigram_bits(
     fit: np.ndarray, fit_mask: np.ndarray, test: np.ndarray, test_mask: np.ndarray, *, held_out: float = 0.1
 ) -> float:
-    """Cross-entropy in bits per token of each test token given the one before it in its row.
+    """Cross-entropy of test tokens, in bits per token, each given the previous token of its row.
 
-    p(b | a) = (n_ab + alpha p(b)) / (n_a + alpha) with p(b) the unigram model (MacKay & Peto 1995): `alpha` counts
-    spread in proportion to the unigram frequencies, a stronger control than spreading them evenly where the
-    vocabulary is large. `alpha` is chosen as in `unigram_bits`, by whole rows; arguments and result as there.
+    p(b | a) = (n_ab + alpha p(b)) / (n_a + alpha) with p(b) the unigram model (MacKay & Peto 1995). For a large
+    vocabulary this is a stronger control than uniform smoothing. `alpha` is selected as in `unigram_bits`, on whole
+    rows. Arguments as in `unigram_bits`.
     """
     size = int(max(fit[fit_mask].max(), test[test_mask].max())) + 1
 
@@ -119,14 +115,14 @@ def bigram_bits(
         keys, counts = np.unique(train[0] * size + train[1], return_counts=True)
         before = np.bincount(train[0], minlength=size)
         unigram = _unigram(fit[rows][fit_mask[rows]], size, 0.5)
-        wanted = other[0] * size + other[1]
-        found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        n_ab = np.where(keys[found] == wanted, counts[found], 0)
+        pairs = other[0] * size + other[1]
+        nearest = np.minimum(np.searchsorted(keys, pairs), len(keys) - 1)
+        n_ab = np.where(keys[nearest] == pairs, counts[nearest], 0)
         return np.array([-np.mean(np.log2((n_ab + a * unigram[other[1]]) / (before[other[0]] + a))) for a in alphas])
 
     cut = min(max(1, round(len(fit) * (1 - held_out))), max(1, len(fit) - 1))
-    chooser = _pairs(fit[cut:], fit_mask[cut:])
-    alpha = ALPHAS[int(bits(slice(cut), chooser, ALPHAS).argmin())] if len(chooser[0]) else 1.0
+    selection = _pairs(fit[cut:], fit_mask[cut:])
+    alpha = ALPHAS[int(bits(slice(cut), selection, ALPHAS).argmin())] if len(selection[0]) else 1.0
     return float(bits(slice(None), _pairs(test, test_mask), (alpha,))[0])
 
 
@@ -136,12 +132,12 @@ def _unigram(tokens: np.ndarray, size: int, alpha: float) -> np.ndarray:
 
 
 def _pairs(tokens_NxT: np.ndarray, mask_NxT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(previous, next) tokens of all neighbours within rows, both unmasked."""
+    """Returns (previous, next) tokens of all neighbours within rows, without padding."""
     both = mask_NxT[:, :-1] & mask_NxT[:, 1:]
     return tokens_NxT[:, :-1][both].astype(np.int64), tokens_NxT[:, 1:][both].astype(np.int64)
 
 
 def _tokens(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, mask) of a split; segment 0 is padding."""
+    """Returns tokens [N, T] of a split and a mask that is False at padding (segment 0)."""
     tokens = np.asarray(arrays["tokens"])
     return tokens, arrays["segment_ids"] > 0 if "segment_ids" in arrays else np.ones(tokens.shape, bool)

@@ -16,60 +16,58 @@ from ssljax.evals.base import DrawnProbe, Metrics, Reader, mean_and_std, standar
 
 L2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 LEARNING_RATES = (0.001, 0.01, 0.1)
-ITERATIONS = 300  # of L-BFGS for each value of L2
-TOLERANCE = 1e-5  # of the largest gradient entry
+ITERATIONS = 300  # limit of L-BFGS for each value of l2
+TOLERANCE = 1e-5  # largest entry of the gradient at convergence
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear(DrawnProbe):
-    """Accuracy of a linear classifier whose one hyper-parameter is chosen on a selection split, then refitted on all.
+    """Accuracy of a linear classifier. Its hyper-parameter is selected, then it is fitted on the whole fitting split.
 
-    Features are standardised with the statistics of the fitting split. With `labels_per_class` the classifier sees
-    so many labels a class and no others: the hyper-parameter is then chosen by cross-validation within them, and
-    `select_split` is not read. Reported with the accuracy: the chosen value, the median over draws.
-
-    Attributes:
-        solver: "lbfgs" (full batch; the hyper-parameter is L2) or "sgd" (momentum 0.9, cosine decay, no weight
-            decay; the hyper-parameter is the learning rate).
-        l2: candidates for L2: the coefficient of |W|^2 / 2 beside the mean cross-entropy.
-        learning_rates: candidates for "sgd".
-        epochs: of "sgd".
-        sgd_batch: of "sgd".
+    Features are standardised with the statistics of the fitting split. The hyper-parameter is selected on
+    `select_split`, or on a fifth of the fitting split. With `labels_per_class` only the drawn labels are used: the
+    hyper-parameter is selected by cross-validation on them. The selected value is reported, as the median over draws.
     """
 
-    solver: Literal["lbfgs", "sgd"] = setting("lbfgs")
-    l2: tuple[float, ...] = setting(L2, gt=0)
-    learning_rates: tuple[float, ...] = setting(LEARNING_RATES, gt=0)
-    epochs: int = setting(100, ge=1)
-    sgd_batch: int = setting(256, ge=1)
+    solver: Literal["lbfgs", "sgd"] = setting(
+        "lbfgs",
+        doc="`lbfgs`: full batch, with hyper-parameter `l2`; `sgd`: momentum 0.9, cosine decay, no weight decay, with "
+        "the learning rate as hyper-parameter",
+    )
+    l2: tuple[float, ...] = setting(
+        L2, gt=0, doc="candidates of `lbfgs`: coefficient of |W|^2 / 2, added to the mean cross-entropy"
+    )
+    learning_rates: tuple[float, ...] = setting(LEARNING_RATES, gt=0, doc="candidates of `sgd`")
+    epochs: int = setting(100, ge=1, doc="epochs of `sgd`")
+    sgd_batch: int = setting(256, ge=1, doc="batch size of `sgd`")
 
     def validate(self) -> None:
         super().validate()
         for name in ("l2", "learning_rates"):
             if not getattr(self, name):
-                raise ValueError(f"{name}: got an empty list, must hold at least one value")
+                raise ValueError(f"{name}: got an empty list, must have at least one value")
         if self.labels_per_class == 1 and len(self.candidates()) > 1:
             key = "l2" if self.solver == "lbfgs" else "learning_rates"
-            raise ValueError(f"{key}: got {len(self.candidates())} values, must be one where labels_per_class is 1")
+            raise ValueError(f"{key}: got {len(self.candidates())} values, must be one value if labels_per_class is 1")
 
     def summary(self) -> str:
         text = "L-BFGS" if self.solver == "lbfgs" else f"SGD, {self.epochs} epochs"
-        return text + self.budget()
+        return text + self.label_summary()
 
     def candidates(self) -> tuple[float, ...]:
-        """Strongest regularisation first."""
+        """Returns the values of the hyper-parameter, strongest regularisation first."""
         return tuple(sorted(self.l2, reverse=True)) if self.solver == "lbfgs" else tuple(sorted(self.learning_rates))
 
-    def tuned(self) -> str:
-        """The name of the hyper-parameter."""
+    def hyper_parameter(self) -> str:
+        """Returns the name of the hyper-parameter in the metrics."""
         return "l2" if self.solver == "lbfgs" else "learning_rate"
 
     def check(self, reader: Reader) -> Collection[str]:
         super().check(reader)
-        return (*mean_and_std("accuracy", [0.0] * self.draws), self.tuned())
+        return (*mean_and_std("accuracy", [0.0] * self.draws), self.hyper_parameter())
 
     def fitter(self, classes: int, values: tuple[float, ...]) -> "Fit":
-        """(x, y, weight) -> one head for each value of the hyper-parameter."""
+        """Returns a function (x, y, weight) -> heads, one for each value of the hyper-parameter."""
         if self.solver == "lbfgs":
             return functools.partial(logistic_path, l2=jnp.asarray(values), classes=classes)
         return functools.partial(
@@ -81,7 +79,7 @@ class Linear(DrawnProbe):
             batch=self.sgd_batch,
         )
 
-    # Products in less than float32 would leave errors that the solver magnifies along axes of small variance.
+    # Lower precision would leave errors that the solver magnifies along axes of small variance.
     @jax.default_matmul_precision("highest")
     def run(self, reader: Reader) -> Metrics:
         fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)
@@ -91,24 +89,27 @@ class Linear(DrawnProbe):
         values = self.candidates()
         fitter = functools.partial(self.fitter, int(fit_y.max()) + 1)
         fit = fitter(values)
+
+        def select_value(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> int:
+            if len(values) == 1:
+                return 0
+            if self.labels_per_class is not None:
+                return select(fit, x, y, folds_of(y, min(5, self.labels_per_class), rng))
+            if self.select_split is not None:
+                select_x = _scaled(reader.features(self.select_split, self.feature), mean, scale)
+                return select_on(fit, x, y, select_x, reader.labels(self.select_split))
+            return select(fit, x, y, folds_of(y, 5, rng)[:1])  # one fold of five: an 80/20 split
+
         accuracies, chosen = [], []
         for draw in range(self.draws):
             rng = np.random.default_rng((self.seed, draw))
-            rows = self.rows(fit_y, rng, reader.path)
+            rows = self.draw_rows(fit_y, rng, reader.path)
             x, y = fit_x[rows], fit_y[rows]
-            if len(values) == 1:
-                best = 0
-            elif self.labels_per_class is not None:
-                best = select(fit, x, y, folds_of(y, min(5, self.labels_per_class), rng))
-            elif self.select_split is not None:
-                select_x = _scaled(reader.features(self.select_split, self.feature), mean, scale)
-                best = select_on(fit, x, y, select_x, reader.labels(self.select_split))
-            else:
-                best = select(fit, x, y, folds_of(y, 5, rng)[:1])  # one fold of five: an 80/20 split
-            head = fitter((values[best],))(x, y, np.ones(len(y), np.float32))[0]
+            value = values[select_value(x, y, rng)]
+            head = fitter((value,))(x, y, np.ones(len(y), np.float32))[0]
             accuracies.append(float(np.mean(predict(head, test_x) == test_y)))
-            chosen.append(values[best])
-        return mean_and_std("accuracy", accuracies) | {self.tuned(): statistics.median_low(chosen)}
+            chosen.append(value)
+        return mean_and_std("accuracy", accuracies) | {self.hyper_parameter(): statistics.median_low(chosen)}
 
 
 Fit = Callable[..., jax.Array]  # (x [N, D], y [N], weight [N]) -> heads [candidates, D + 1, classes]
@@ -116,22 +117,22 @@ Fit = Callable[..., jax.Array]  # (x [N, D], y [N], weight [N]) -> heads [candid
 
 @functools.partial(jax.jit, static_argnames="classes")
 def logistic_path(x, y, weight, *, l2, classes: int) -> jax.Array:
-    """Multinomial logistic regression by L-BFGS for each value of `l2`, each started from the one before.
+    """Multinomial logistic regression by L-BFGS for each value of `l2`, starting from the previous solution.
 
     Minimises sum_i weight_i CE_i / sum_i weight_i + l2/2 |W|^2; the bias is not penalised. The iterations run along
-    the principal axes of the features, each scaled by the bound variance/2 + l2 on its curvature (Boehning 1992):
-    features of very unequal variance, which leave plain L-BFGS unfinished, converge in a few dozen iterations, and
-    rows fewer than columns cost as many columns as there are rows.
+    the principal axes of the features, each scaled by the bound variance/2 + l2 of its curvature (Boehning 1992). With
+    this scaling, features of very unequal variance converge in a few dozen iterations, unlike with plain L-BFGS. If
+    there are fewer rows than columns, the number of axes is the number of rows.
 
     Args:
         x: [N, D] standardised features.
         y: [N] classes.
-        weight: [N], 0 = left out, so every fold is the same compiled program.
-        l2: [L], largest first (the warm start then follows the path).
+        weight: [N], 0 = left out; all folds thus use one compiled program.
+        l2: [L], largest first.
         classes: number of classes.
 
     Returns:
-        heads [L, D + 1, classes]; the last row is the bias.
+        Heads [L, D + 1, classes]; the last row is the bias.
     """
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
     axes_DxR, variance_R = _principal_axes(x)
@@ -153,7 +154,7 @@ def logistic_path(x, y, weight, *, l2, classes: int) -> jax.Array:
             value, grad = value_and_grad(scaled, state=state)
             updates, state = optimizer.update(grad, state, scaled, value=value, grad=grad, value_fn=objective)
             new = optax.apply_updates(scaled, updates)
-            moved = jnp.any(new != scaled)  # a line search that finds nothing better in float32 has converged
+            moved = jnp.any(new != scaled)  # without progress in float32 the line search has converged
             return new, state, i + 1, moved & (jnp.max(jnp.abs(grad / scale)) > TOLERANCE)
 
         scaled = head_CxR / scale
@@ -166,7 +167,7 @@ def logistic_path(x, y, weight, *, l2, classes: int) -> jax.Array:
 
 
 def _principal_axes(x_NxD):
-    """Orthonormal axes [D, R] that span the rows, R = min(N, D), and the mean square of the rows along each."""
+    """Returns orthonormal axes [D, R] that span the rows, R = min(N, D), and the mean square of the rows along each."""
     n, d = x_NxD.shape
     span_DxR = jnp.linalg.qr(x_NxD.T)[0] if n < d else jnp.eye(d)
     x_NxR = x_NxD @ span_DxR
@@ -176,10 +177,10 @@ def _principal_axes(x_NxD):
 
 @functools.partial(jax.jit, static_argnames=("classes", "epochs", "batch"))
 def logistic_sgd(x, y, weight, *, learning_rates, key, classes: int, epochs: int, batch: int) -> jax.Array:
-    """The same head by SGD (momentum 0.9, cosine decay to 0, no weight decay), all learning rates side by side.
+    """Logistic regression by SGD (momentum 0.9, cosine decay to 0, no weight decay), for all learning rates at once.
 
-    Shapes as `logistic_path`; returns heads [learning rates, D + 1, classes]. An epoch is N // batch batches of a
-    fresh permutation.
+    Shapes as in `logistic_path`; returns heads [learning rates, D + 1, classes]. An epoch is N // batch batches of a
+    new permutation.
     """
     x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
     batch = min(batch, len(y))
@@ -207,7 +208,7 @@ def logistic_sgd(x, y, weight, *, learning_rates, key, classes: int, epochs: int
 
 
 def folds_of(labels_N: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Which fold holds out each example: [folds, N] bool, each class spread evenly over the folds."""
+    """Returns masks [folds, N] of the held-out examples of each fold, with classes spread evenly over folds."""
     number = np.empty(len(labels_N), np.int64)
     for label in np.unique(labels_N):
         members = rng.permutation(np.flatnonzero(labels_N == label))
@@ -216,7 +217,7 @@ def folds_of(labels_N: np.ndarray, folds: int, rng: np.random.Generator) -> np.n
 
 
 def select(fit: Fit, x, y, held_out_FxN: np.ndarray) -> int:
-    """Index of the candidate with the best held-out accuracy, folds pooled."""
+    """Returns the index of the candidate with the best held-out accuracy over all folds."""
     logits, labels = [], []
     for held_out in held_out_FxN:
         heads = fit(x, y, (~held_out).astype(np.float32))
@@ -226,18 +227,20 @@ def select(fit: Fit, x, y, held_out_FxN: np.ndarray) -> int:
 
 
 def select_on(fit: Fit, x, y, select_x, select_y) -> int:
-    """Index of the candidate with the best accuracy on a selection split."""
+    """Returns the index of the candidate with the best accuracy on a selection split."""
     return _best(_logits(fit(x, y, np.ones(len(y), np.float32)), select_x), select_y)
 
 
 def predict(head, x) -> np.ndarray:
-    """Classes [N] of features [N, D] by a head [D + 1, C]."""
+    """Returns the classes [N] that a head [D + 1, C] predicts for features [N, D]."""
     return np.argmax(_logits(head, x), axis=-1)
 
 
 def _best(logits_LxNxC: np.ndarray, labels_N: np.ndarray) -> int:
-    """Highest accuracy; among equals the lowest cross-entropy, since few held-out labels often tie."""
-    labels = np.minimum(labels_N, logits_LxNxC.shape[-1] - 1)  # an unseen class is wrong for every candidate alike
+    """Returns the candidate of highest accuracy; ties, common with few labels, go to the lowest cross-entropy."""
+    labels = np.minimum(
+        labels_N, logits_LxNxC.shape[-1] - 1
+    )  # a class without fitting labels is wrong for all candidates
     accuracy = (logits_LxNxC.argmax(axis=-1) == labels_N).mean(axis=-1)
     log_sum = np.logaddexp.reduce(logits_LxNxC, axis=-1)
     loss = (log_sum - logits_LxNxC[:, np.arange(len(labels)), labels]).mean(axis=-1)
@@ -245,7 +248,7 @@ def _best(logits_LxNxC: np.ndarray, labels_N: np.ndarray) -> int:
 
 
 def _cross_entropy(head_CxD, x_NxD, y_N):
-    """[N]; a head of shape [C, D + 1] has a gradient that XLA computes on the CPU without transposing x."""
+    """Returns the cross-entropies [N]. With heads of shape [C, D + 1] XLA does not transpose x for the gradient."""
     logits = jnp.matmul(x_NxD, head_CxD[:, :-1].T, precision=jax.lax.Precision.HIGHEST) + head_CxD[:, -1]
     return jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, y_N[:, None], axis=-1)[:, 0]
 

@@ -1,4 +1,4 @@
-"""The objective's own loss on held-out data."""
+"""The loss of the objective on held-out data."""
 
 import dataclasses
 from collections.abc import Collection
@@ -10,16 +10,13 @@ from ssljax.evals.base import Evaluation, Metrics, Reader
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutLoss(Evaluation):
-    """The loss and the objective's metrics with fixed random keys and no dropout, averaged over full batches.
+    """The loss and metrics of the objective with fixed random keys and without dropout, averaged over full batches.
 
-    A loss that compares examples with each other depends on how many it sees: `batch_size` is its own key and is
-    written beside the number. Examples that do not fill a last batch are left out.
-
-    Attributes:
-        batch_size: examples in each batch.
+    A loss that compares examples depends on the batch size, which is therefore a key and is reported with the loss.
+    Examples beyond the last full batch are left out.
     """
 
-    batch_size: int = setting(256, ge=1)
+    batch_size: int = setting(256, ge=1, doc="examples in a batch")
 
     better: ClassVar[Literal["higher", "lower"]] = "lower"
 

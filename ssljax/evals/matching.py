@@ -1,4 +1,4 @@
-"""Image against text: zero-shot classification and retrieval. Ties count against the model."""
+"""Matching of images and texts: zero-shot classification and retrieval. Ties count against the model."""
 
 import dataclasses
 from collections.abc import Collection
@@ -10,30 +10,27 @@ from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.evals.base import Evaluation, Metrics, Reader, majority
 
-# Equal inputs give similarities that differ by rounding; within this they count as equal.
+# Similarities within this distance count as equal, since equal inputs may differ by rounding.
 TIE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot(Evaluation):
-    """Classification of images by the nearest class description (Radford et al. 2021, section 3.1).
+    """Classification of images by the nearest class description (Radford et al. 2021, section 3.1)."""
 
-    Attributes:
-        templates: prompts with one `{}` for the class name; their normalised embeddings are averaged.
-        classes: class names in label order; empty = those of the data.
-    """
-
-    templates: tuple[str, ...] = setting(("{}",))
-    classes: tuple[str, ...] = setting(())
+    templates: tuple[str, ...] = setting(
+        ("{}",), doc="prompts with one `{}` for the class name; their normalised embeddings are averaged"
+    )
+    classes: tuple[str, ...] = setting((), doc="class names in the order of labels; empty: the names of the data")
 
     def validate(self) -> None:
         for i, template in enumerate(self.templates):
             if template.count("{}") != 1:
-                raise ValueError(f"templates[{i}]: got {template!r}, must hold {{}} once, for the class name")
+                raise ValueError(f"templates[{i}]: got {template!r}, must contain {{}} once, for the class name")
         if not self.templates:
-            raise ValueError("templates: got an empty list, must hold at least one prompt")
+            raise ValueError("templates: got an empty list, must have at least one prompt")
 
-    def wanted(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         return ("image", "text")
 
     def headline(self) -> tuple[str, ...]:
@@ -60,7 +57,7 @@ class ZeroShot(Evaluation):
         }
 
     def _texts(self, reader: Reader) -> np.ndarray:
-        """Embeddings [C, T, D] of T prompts for each of C classes."""
+        """Returns the embeddings [C, T, D] of T prompts for each of C classes."""
         names = self._names(reader)
         prompts = [template.replace("{}", name) for name in names for template in self.templates]
         return reader.text_features(prompts, self.test_split).reshape(len(names), len(self.templates), -1)
@@ -68,26 +65,24 @@ class ZeroShot(Evaluation):
     def _names(self, reader: Reader) -> tuple[str, ...]:
         names = self.classes or tuple(reader.class_names())
         if not names:
-            raise UserError(f"{reader.path}.classes: missing, and the data has no class names")
+            raise UserError(f"{reader.path}.classes: missing; the data has no class names")
         highest = int(reader.labels(self.test_split).max())
         if highest >= len(names):
-            raise UserError(f"{reader.path}.classes: got {len(names)} names, but the labels go up to {highest}")
+            raise UserError(
+                f"{reader.path}.classes: got {len(names)} names, must be at least {highest + 1} (largest label + 1)"
+            )
         return names
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval(Evaluation):
-    """Recall at k in both directions over the pairs of the test split; row i of one side belongs to row i of the other.
+    """Recall at k over the pairs of the test split, in both directions. Image i and text i are a pair."""
 
-    Attributes:
-        ks: the ranks to report.
-    """
-
-    ks: tuple[int, ...] = setting((1, 5, 10), ge=1)
+    ks: tuple[int, ...] = setting((1, 5, 10), ge=1, doc="ranks k at which the recall is reported")
 
     directions: ClassVar[tuple[str, str]] = ("image_to_text", "text_to_image")
 
-    def wanted(self) -> tuple[str, ...]:
+    def feature_names(self) -> tuple[str, ...]:
         return ("image", "text")
 
     def headline(self) -> tuple[str, ...]:
@@ -110,11 +105,11 @@ class Retrieval(Evaluation):
 
 
 def retrieval_rank(query_NxD: np.ndarray, key_NxD: np.ndarray, *, block: int = 1024) -> np.ndarray:
-    """Rank [N] (0 = first) of key i among all keys for query i, by cosine similarity.
+    """Returns the rank [N] (0 = first) of key i among all keys for query i, by cosine similarity.
 
-    Pessimistic: a key that is equally similar, a duplicate for instance, counts as ranked before the true one.
+    Ties count against the model: an equally similar key, such as a duplicate, is ranked before the true one.
     """
-    query, key = _unit(query_NxD), _unit(key_NxD)
+    query, key = _normalize(query_NxD), _normalize(key_NxD)
     ranks = []
     for start in range(0, len(query), block):
         similarity = query[start : start + block] @ key.T
@@ -125,12 +120,12 @@ def retrieval_rank(query_NxD: np.ndarray, key_NxD: np.ndarray, *, block: int = 1
 
 
 def zero_shot_rank(image_NxD: np.ndarray, text_CxTxD: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Rank [N] (0 = first) of the true class, ties against the model; T templates a class are averaged."""
-    similarity_NxC = _unit(image_NxD) @ _unit(_unit(text_CxTxD).mean(axis=1)).T
+    """Returns the rank [N] (0 = first) of the true class, after all ties. T templates of a class are averaged."""
+    similarity_NxC = _normalize(image_NxD) @ _normalize(_normalize(text_CxTxD).mean(axis=1)).T
     true = similarity_NxC[np.arange(len(labels_N)), labels_N]
     return np.sum(similarity_NxC >= true[:, None] - TIE, axis=1) - 1
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def _normalize(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

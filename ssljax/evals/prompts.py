@@ -1,10 +1,10 @@
-"""Prompts of text to a model: how it continues them, and what it puts in the place of masks."""
+"""Text prompts: their continuation by a language model, and predictions for their masks."""
 
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from ssljax.base.errors import UserError
 from ssljax.data.rows import first_token, last_token
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizers import open_file, unpadded
-from ssljax.evals.generation import Sampling, check_ids, generate, pad, placed, without_strict
+from ssljax.evals.generation import Sampling, check_ids, check_length, generate, on_mesh, pad, without_strict
 from ssljax.interop.hf import Model, read_object
 from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
@@ -25,53 +25,82 @@ from ssljax.objectives.tokens import TokenObjective
 if TYPE_CHECKING:
     import tokenizers
 
-MASK = "[MASK]"  # how a prompt may write the mask of any tokenizer
-_BATCH = 32  # prompts at a time
+MASK = "[MASK]"  # accepted in a prompt as the mask of any tokenizer
+_BATCH = 32  # prompts in a batch
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A model over tokens and its tokenizer.
+    """A model of tokens and its tokenizer.
 
     Attributes:
         module, params: the model.
-        tokenizer: of the `tokenizers` library, or a SentencePiece model.
-        causal: whether it writes on; else it was trained to fill masks.
-        around: the tokens before and after a prompt; None: those that the tokenizer itself puts there.
-        mask: the text of the mask token; None: [MASK] or <mask>, if the tokenizer has one of them.
-        start: the tokens that the decoder of an encoder-decoder begins with.
-        ends: ids that end a text.
-        mesh: where it lies.
-        title: what messages call it.
+        tokenizer: a tokenizer of the `tokenizers` library, or a SentencePiece model.
+        causal: True for a model that continues texts; False for a model that predicts masked tokens.
+        affixes: tokens before and after a prompt; None: the tokens that the tokenizer adds.
+        mask: text of the mask token; None: [MASK] or <mask>, if the tokenizer has one of them.
+        decoder_start: first tokens of the decoder of an encoder-decoder.
+        end_ids: ids that end a text.
+        mesh: mesh of the parameters.
+        title: name of the model in messages.
     """
 
     module: nn.Module
     params: Any
     tokenizer: "tokenizers.Tokenizer | SentencePiece"
     causal: bool
-    around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     mask: str | None = None
-    start: tuple[int, ...] = ()
-    ends: tuple[int, ...] = ()
+    decoder_start: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()
     mesh: jax.sharding.Mesh | None = None
     title: str = "the model"
 
     def encode(self, prompt: str) -> np.ndarray:
-        """The tokens of a prompt, int32, with those around it."""
+        """Returns the tokens of a prompt with its affixes, int32."""
         if isinstance(self.tokenizer, SentencePiece):
             ids = self.tokenizer.encode_prompt(prompt)
         else:
-            ids = self.tokenizer.encode(prompt, add_special_tokens=self.around is None).ids
-        before, after = self.around or ((), ())
+            ids = self.tokenizer.encode(prompt, add_special_tokens=self.affixes is None).ids
+        before, after = self.affixes or ((), ())
         return np.array([*before, *ids, *after], np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens; specials say nothing."""
+        """Returns the text of tokens; special tokens are left out."""
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
 
+class TrainedModel(Protocol):
+    """The model of a run, as read from a workdir.
+
+    Attributes:
+        objective: the objective, with its module as `model`.
+        model_params: parameters of `objective.model`.
+        config: content of config.json.
+        folder: the workdir, with the tokenizer.
+    """
+
+    @property
+    def objective(self) -> Any: ...
+
+    @property
+    def model_params(self) -> Any: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def folder(self) -> pathlib.Path: ...
+
+
 class Guess(NamedTuple):
-    """A token in the place of a mask."""
+    """A prediction for a masked token.
+
+    Attributes:
+        token: text of the token.
+        id: id of the token.
+        probability: its probability.
+    """
 
     token: str
     id: int
@@ -79,70 +108,78 @@ class Guess(NamedTuple):
 
 
 def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageModel:
-    """A model that `ssljax.interop.hf` has loaded, onto `mesh` if one is given.
+    """Returns the language model of a folder that `ssljax.interop.hf` has loaded.
+
+    Args:
+        model: the loaded folder.
+        mesh: the mesh that its parameters are sharded over.
 
     Raises:
-        UserError: it has no tokenizer.
+        UserError: the folder has no tokenizer.
     """
     if model.tokenizer is None:
-        raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, and prompts are text")
+        raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, which prompts need")
     both = isinstance(model.module, EncoderDecoder)
     causal = both or model.family.causal
-    settings = {**model.family.defaults, **model.config, **_beside(model, "generation_config.json")}
+    settings = {**model.family.defaults, **model.config, **_json_file(model, "generation_config.json")}
     start = [settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id")] if both else []
-    around = None
-    if isinstance(model.tokenizer, SentencePiece):  # whose file does not say what stands around a text
+    affixes = None
+    if isinstance(model.tokenizer, SentencePiece):  # the file does not define affixes
         first, last = (_ids(model.config.get(name)) for name in ("bos_token_id", "eos_token_id"))
-        around = (() if both else first, () if model.family.causal else last)
-    mask = _beside(model, "tokenizer_config.json").get("mask_token")
+        affixes = (() if both else first, () if model.family.causal else last)
+    mask = _json_file(model, "tokenizer_config.json").get("mask_token")
     return LanguageModel(
         model.module,
         model.variables["params"],
         unpadded(model.tokenizer),
         causal=causal,
-        around=around,
+        affixes=affixes,
         mask=mask.get("content") if isinstance(mask, Mapping) else mask,
-        start=tuple(i for i in start if i is not None),
-        ends=_ids(settings.get("eos_token_id")),
+        decoder_start=tuple(i for i in start if i is not None),
+        end_ids=_ids(settings.get("eos_token_id")),
         mesh=mesh,
         title=str(model.folder),
     )
 
 
-def trained(learned: Any, mesh: jax.sharding.Mesh | None = None) -> LanguageModel:
-    """The model of a run, whose arrays lie on `mesh`.
+def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> LanguageModel:
+    """Returns the language model of a run.
+
+    Args:
+        run: the model as read from a workdir.
+        mesh: the mesh that its parameters are sharded over.
 
     Raises:
-        UserError: it reads no text.
+        UserError: the objective of the run trains no language model.
     """
-    objective, title = learned.objective, str(learned.folder)
+    objective, title = run.objective, str(run.folder)
     if not isinstance(objective, TokenObjective):
-        name = learned.config["objective"]["name"]
-        raise UserError(f"{title}: its objective {name!r} trains no model that reads text and writes it")
+        name = run.config["objective"]["name"]
+        raise UserError(f"{title}: its objective {name!r} trains no language model, which prompts need")
     ids = objective.spec.special_ids
-    whole = learned.config["data"]["mode"] == "documents"  # then a text was trained on with what stands around it
+    with_affixes = run.config["data"]["mode"] == "documents"  # texts had affixes in training
     causal = is_causal(objective.attention)
     first, last = (_ids(i) for i in (first_token(ids), last_token(ids)))
-    file = learned.folder / "tokenizer.json"
+    file = run.folder / "tokenizer.json"
     return LanguageModel(
         objective.model,
-        learned.model_params,
+        run.model_params,
         open_file(file if file.is_file() else file.with_suffix(".model")),
         causal=causal,
-        around=(first if whole else (), last if whole and not causal else ()),
-        ends=last,
+        affixes=(first if with_affixes else (), last if with_affixes and not causal else ()),
+        end_ids=last,
         mesh=mesh,
         title=title,
     )
 
 
-def _ids(given: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Ids as a config names them: one, several or none."""
-    return () if given is None else (given,) if isinstance(given, int) else tuple(given)
+def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the ids of a config value, which is one id, several, or None."""
+    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
 
 
-def _beside(model: Model, name: str) -> dict[str, Any]:
-    """A JSON file of the folder that a model came from; {} without one."""
+def _json_file(model: Model, name: str) -> dict[str, Any]:
+    """Returns the content of a JSON file in the folder of a model; {} if it does not exist."""
     path = pathlib.Path(model.folder or "") / name
     return read_object(path) if model.folder and path.is_file() else {}
 
@@ -154,100 +191,112 @@ def complete(
     key: jax.Array | None = None,
     stop: Sequence[str] = (),
 ) -> list[str]:
-    """What the model writes after each prompt, or in answer to it if it is an encoder-decoder.
+    """Returns the continuation of each prompt, or the answer of an encoder-decoder to it.
 
     Args:
-        model: that writes on.
-        prompts: none empty.
-        sampling: how tokens are chosen; a text ends with the model's own end token too.
-        key: for drawing.
-        stop: texts of which the first to appear ends a text; it is cut off.
+        model: a decoder or an encoder-decoder.
+        prompts: non-empty texts.
+        sampling: the choice of tokens; the end token of the model ends a text too.
+        key: random key.
+        stop: texts that end a continuation; the first that appears is cut off, with everything after it.
 
     Raises:
-        UserError: the model fills masks, a prompt or a stop text is empty, or a prompt is too long.
+        UserError: the model predicts masks, a prompt or stop text is empty, or a prompt is too long.
     """
     sampling = sampling or Sampling()
     if not isinstance(model.module, TokenTransformer | EncoderDecoder) or not model.causal:
-        raise UserError(f"{model.title}: {_kind(model)}, no decoder; only decoders and encoder-decoders generate")
-    rows = [model.encode(prompt) for prompt in _present(prompts)]
-    _present(stop, "stop")
-    # A stop text may come in other tokens than its usual ones, so it is looked for in the text again.
-    known = [model.tokenizer.encode(text, add_special_tokens=False).ids for text in stop]
-    exact = [tuple(ids) for ids, text in zip(known, stop) if ids and model.decode(ids) == text]
-    ends = (*sampling.stop, *((i,) for i in model.ends if i >= 0), *exact)
-    sampling = dataclasses.replace(sampling, stop=ends)
+        raise UserError(f"{model.title}: {_kind(model)}, must be a decoder or an encoder-decoder to generate text")
+    rows = [model.encode(prompt) for prompt in _checked(prompts, "prompt")]
+    sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *_stop_ids(model, _checked(stop, "stop"))))
     out = []
     for first in range(0, len(rows), _BATCH):
         batch = rows[first : first + _BATCH]
-        made = generate(
-            model.module, model.params, batch, sampling, key, start=model.start, first_row=first, mesh=model.mesh
-        )
-        out += [_cut(_after(model, row, new), stop) for row, new in zip(batch, made)]
+        options: dict[str, Any] = {"start": model.decoder_start, "first_row": first, "mesh": model.mesh}
+        made = generate(model.module, model.params, batch, sampling, key, **options)
+        out += [_cut(_new_text(model, row, new), stop) for row, new in zip(batch, made)]
     return out
 
 
 def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[list[list[Guess]]]:
-    """The `top` most probable tokens for every mask of every prompt, most probable first.
+    """Returns the `top` most probable tokens of every mask of every prompt, most probable first.
 
-    A mask is written as the tokenizer writes it, or as [MASK]. Each is predicted with all of them hidden.
+    A mask is written as the mask token of the tokenizer, or as [MASK]. All masks of a prompt are predicted at once.
 
     Raises:
-        UserError: the model fills no masks, or a prompt is empty, too long, without a mask or with unknown tokens.
+        UserError: the model predicts no masks, or a prompt is empty, too long, without a mask, or has unknown tokens.
     """
     if top < 1:
         raise UserError(f"top: got {top}, must be at least 1")
     if not isinstance(model.module, TokenTransformer) or model.causal or "replaced" in model.module.config.extras:
-        raise UserError(f"{model.title}: {_kind(model)}; masks are filled by models that were trained with masks")
-    names = [name for name in (model.mask, MASK, "<mask>") if name and model.tokenizer.token_to_id(name) is not None]
-    if not names:
-        raise UserError(f"{model.title}: its tokenizer has no mask token")
-    c, mask, mask_id = model.module.config, names[0], model.tokenizer.token_to_id(names[0])
-    rows = [model.encode(prompt.replace(MASK, mask)) for prompt in _present(prompts)]
-    places = [np.flatnonzero(row == mask_id) for row in rows]
-    for number, (row, place) in enumerate(zip(rows, places), 1):
-        check_ids(number, row, c.known("vocab_size"))
-        if not len(place):
-            raise UserError(f"prompt {number}: has no {mask} to fill")
-        if c.max_len is not None and len(row) > c.max_len:
-            raise UserError(f"prompt {number}: got {len(row)} tokens, must be at most {c.max_len} (model.max_len)")
+        raise UserError(f"{model.title}: {_kind(model)}, must be a model that was trained to predict masked tokens")
+    rows, positions = _find_masks(model, prompts)
+    c = model.module.config
     out: list[list[list[Guess]]] = []
     for first in range(0, len(rows), _BATCH):
-        here = slice(first, first + _BATCH)
-        tokens, lengths = pad(rows[here], c.max_len, model.mesh)
-        where = np.zeros((len(tokens), max(map(len, places[here]))), np.int32)
-        for row, place in zip(where, places[here]):
-            row[: len(place)] = place
-        with placed((tokens, lengths, where), model.mesh) as arrays:
-            found = _masked(without_strict(model.module), model.params, *arrays, top=min(top, c.known("vocab_size")))
-        p_BxKxN, id_BxKxN = jax.device_get(found)
-        for place, p_KxN, id_KxN in zip(places[here], p_BxKxN, id_BxKxN):
-            pairs = [zip(p_N.tolist(), id_N.tolist()) for p_N, id_N in zip(p_KxN[: len(place)], id_KxN)]
+        batch = slice(first, first + _BATCH)
+        tokens, lengths = pad(rows[batch], c.max_len, model.mesh)
+        padded_BxK = np.zeros((len(tokens), max(map(len, positions[batch]))), np.int32)
+        for row, position in zip(padded_BxK, positions[batch]):
+            row[: len(position)] = position
+        with on_mesh((tokens, lengths, padded_BxK), model.mesh) as arrays:
+            module, count = without_strict(model.module), min(top, c.known("vocab_size"))
+            p_BxKxN, id_BxKxN = jax.device_get(_predict(module, model.params, *arrays, top=count))
+        for position, p_KxN, id_KxN in zip(positions[batch], p_BxKxN, id_BxKxN):
+            pairs = [zip(p_N.tolist(), id_N.tolist()) for p_N, id_N in zip(p_KxN[: len(position)], id_KxN)]
             out.append([[Guess(_word(model, i), i, p) for p, i in of_mask] for of_mask in pairs])
     return out
 
 
+def _find_masks(model: LanguageModel, prompts: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the tokens of each prompt, and the positions of its masks."""
+    candidates = [name for name in (model.mask, MASK, "<mask>") if name]
+    masks = [name for name in candidates if model.tokenizer.token_to_id(name) is not None]
+    if not masks:
+        raise UserError(f"{model.title}: its tokenizer has no mask token ({', '.join(dict.fromkeys(candidates))})")
+    c, mask, mask_id = model.module.config, masks[0], model.tokenizer.token_to_id(masks[0])  # type: ignore[attr-defined]
+    rows = [model.encode(prompt.replace(MASK, mask)) for prompt in _checked(prompts, "prompt")]
+    positions = [np.flatnonzero(row == mask_id) for row in rows]
+    for number, (row, position) in enumerate(zip(rows, positions), 1):
+        check_ids(number, row, c.known("vocab_size"))
+        if not len(position):
+            raise UserError(f"prompt {number}: has no {mask}, must have at least one")
+        check_length(number, row, c.max_len)
+    return rows, positions
+
+
 @functools.partial(jax.jit, static_argnames=("module", "top"))
-def _masked(
-    module: Any, params: Any, tokens_BxT: jax.Array, lengths_B: jax.Array, where_BxK: jax.Array, *, top: int
+def _predict(
+    module: Any, params: Any, tokens_BxT: jax.Array, lengths_B: jax.Array, positions_BxK: jax.Array, *, top: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest probabilities float32 [B, K, top] at places `where`, and their ids."""
+    """Returns the largest probabilities float32 [B, K, top] at positions, and their ids."""
     valid = jnp.arange(tokens_BxT.shape[1]) < lengths_B[:, None]
     encoded = module.apply({"params": params}, tokens_BxT, mask=Keys(valid))
-    hidden_BxKxD = jnp.take_along_axis(encoded.tokens, where_BxK[..., None], axis=1)
+    hidden_BxKxD = jnp.take_along_axis(encoded.tokens, positions_BxK[..., None], axis=1)
     logits = module.apply({"params": params}, hidden_BxKxD, method="logits")
     p_BxKxN, id_BxKxN = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
     return p_BxKxN, id_BxKxN
 
 
-def _present(texts: Sequence[str], what: str = "prompt") -> Sequence[str]:
+def _checked(texts: Sequence[str], name: str) -> Sequence[str]:
+    """Returns the texts; raises UserError if one is empty."""
     for number, text in enumerate(texts, 1):
         if not text:
-            raise UserError(f"{what} {number}: is empty; at least one token is required")
+            raise UserError(f"{name} {number}: is empty; at least one token is required")
     return texts
 
 
-def _after(model: LanguageModel, prompt_ids: np.ndarray, new_ids: np.ndarray) -> str:
-    """The text of new tokens; after the prompt of a decoder, where a decoder of tokens may need those before."""
+def _stop_ids(model: LanguageModel, stop: Sequence[str]) -> list[tuple[int, ...]]:
+    """Returns the token sequences at which generation may end: end tokens, and stop texts with unique tokens.
+
+    A stop text may also be generated as other tokens, so it is searched in the text again (`_cut`).
+    """
+    encoded = [model.tokenizer.encode(text, add_special_tokens=False).ids for text in stop]
+    exact = [tuple(ids) for ids, text in zip(encoded, stop) if ids and model.decode(ids) == text]
+    return [*((i,) for i in model.end_ids if i >= 0), *exact]
+
+
+def _new_text(model: LanguageModel, prompt_ids: np.ndarray, new_ids: np.ndarray) -> str:
+    """Returns the text of new tokens; for a decoder, decoded after the prompt, since text may depend on it."""
     if isinstance(model.module, EncoderDecoder):
         return model.decode(new_ids)
     before, whole = model.decode(prompt_ids), model.decode([*prompt_ids, *new_ids])
@@ -255,6 +304,7 @@ def _after(model: LanguageModel, prompt_ids: np.ndarray, new_ids: np.ndarray) ->
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
+    """Returns the text before the first stop text."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
 
 
@@ -264,6 +314,7 @@ def _word(model: LanguageModel, token: int) -> str:
 
 
 def _kind(model: LanguageModel) -> str:
+    """Returns the kind of a model, for messages."""
     if not isinstance(model.module, TokenTransformer | EncoderDecoder):
         return f"is a {type(model.module).__name__}"
     if isinstance(model.module, EncoderDecoder):

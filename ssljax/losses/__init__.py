@@ -1,8 +1,8 @@
-"""Losses: pure functions of arrays. No module, mesh or configuration is seen here.
+"""Losses: pure functions of arrays, without modules, meshes or configuration.
 
-Every per-example loss takes `weights=None` [N] (0 = padding: neither anchor nor negative) and `reduce=True` (the
-weighted mean; if no row has weight, 0). `reduce=False` returns (values [N], weights [N]). Sums, softmaxes and norms
-are computed in float32.
+Every per-example loss takes `weights=None` [N] (0 = padding: neither anchor nor negative) and `reduce=True`, which
+returns the weighted mean (0 if all weights are 0). `reduce=False` returns (values [N], weights [N]). Sums, softmaxes
+and norms are computed in float32.
 """
 
 from ssljax.losses.classification import TokenScores, cross_entropy, linear_cross_entropy, linear_nll

@@ -1,4 +1,4 @@
-"""Cross-entropy, plain and fused with the output projection."""
+"""Cross-entropy of given logits, and cross-entropy fused with the output projection."""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import finish, weights_of
+from ssljax.losses.reduction import weighted_mean, weights_of
 
 
 def cross_entropy(
@@ -25,7 +25,7 @@ def cross_entropy(
     Args:
         logits: [N, C], any float type; computed in float32.
         labels: int [N] in [0, C), or soft labels float [N, C]. An integer outside [0, C) whose weight is positive
-            gives NaN: a wrong label must not train silently.
+            gives NaN, so that a wrong label does not train silently.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
@@ -36,20 +36,23 @@ def cross_entropy(
         values = -(labels.astype(jnp.float32) * log_p_NxC).sum(-1)
         total = labels.astype(jnp.float32).sum(-1)
     else:
-        values = -jnp.take_along_axis(log_p_NxC, _inside(labels, logits.shape[-1])[:, None], axis=-1)[:, 0]
-        values = _poison(values, labels, logits.shape[-1])
+        values = -jnp.take_along_axis(log_p_NxC, _clipped(labels, logits.shape[-1])[:, None], axis=-1)[:, 0]
+        values = _nan_outside(values, labels, logits.shape[-1])
         total = jnp.float32(1.0)
     uniform = -log_p_NxC.mean(-1) * total
-    return finish((1 - label_smoothing) * values + label_smoothing * uniform, weights, reduce)
+    return weighted_mean((1 - label_smoothing) * values + label_smoothing * uniform, weights, reduce)
 
 
 class TokenScores(NamedTuple):
-    """What the output projection says about each label."""
+    """Scores of each label under the output projection.
+
+    Attributes:
+        nll: float32 [N], minus the log probability of the label, in nats.
+        correct: bool [N], True if no other class has a higher logit (ties count as correct). Carries no gradient.
+    """
 
     nll: jax.Array
-    """[N] float32: minus the log probability of the label, in nats."""
     correct: jax.Array
-    """[N] bool: no other class has a higher logit (ties count as correct). Carries no gradient."""
 
 
 def linear_nll(
@@ -61,26 +64,26 @@ def linear_nll(
     cap: float | None = None,
     chunk: int = 512,
 ) -> TokenScores:
-    """-log softmax(hidden @ kernel + bias)[label] without ever holding [N, V].
+    """-log softmax(hidden @ kernel + bias)[label], computed without an array of shape [N, V].
 
-    Runs over slabs of `chunk` tokens; the backward pass computes each slab of logits again from the saved
-    log-normaliser, so the extra memory is [chunk, V] and the extra work one more matrix product.
+    The tokens are processed in slabs of `chunk`. The backward pass recomputes the logits of each slab from the saved
+    log-normaliser. The extra memory is [chunk, V] and the extra work is one matrix product.
 
     Args:
-        hidden: [N, D]; the product runs in its type and accumulates in float32.
+        hidden: [N, D]; the product is computed in its dtype and accumulated in float32.
         kernel: [D, V].
         bias: [V] or None.
-        labels: int [N]; outside [0, V) the nll is NaN.
-        cap: products x become cap tanh(x / cap), before the bias (Gemma 2).
-        chunk: tokens (of the whole, sharded batch) in a slab; need not divide N.
+        labels: int [N]; a label outside [0, V) gives NaN.
+        cap: soft cap of the products, x -> cap tanh(x / cap), applied before the bias (Gemma 2); None = no cap.
+        chunk: tokens of the global batch in a slab; need not divide N.
     """
     n, v = hidden.shape[0], kernel.shape[1]
     bias = jnp.zeros(v, jnp.float32) if bias is None else bias
     slabs = -(-n // chunk)
     padding = slabs * -(-n // slabs) - n
-    inside = jnp.pad(_inside(labels, v), (0, padding))
-    scores = _linear_nll(slabs, cap, jnp.pad(hidden, ((0, padding), (0, 0))), kernel, bias, inside)
-    return TokenScores(_poison(scores.nll[:n], labels, v), scores.correct[:n])
+    clipped = jnp.pad(_clipped(labels, v), (0, padding))
+    scores = _linear_nll(slabs, cap, jnp.pad(hidden, ((0, padding), (0, 0))), kernel, bias, clipped)
+    return TokenScores(_nan_outside(scores.nll[:n], labels, v), scores.correct[:n])
 
 
 def linear_cross_entropy(
@@ -93,7 +96,7 @@ def linear_cross_entropy(
     chunk: int = 512,
     reduce: bool = True,
 ):
-    """`cross_entropy(hidden @ kernel + bias, labels)` through `linear_nll`, which also tells what was correct.
+    """`cross_entropy(hidden @ kernel + bias, labels)`, computed by `linear_nll`.
 
     Args:
         hidden: [N, D].
@@ -101,24 +104,24 @@ def linear_cross_entropy(
         bias: [V] or None.
         labels: int [N]; ignored where the weight is 0.
         weights: [N], 0 = padding.
-        chunk: tokens in a slab of logits.
+        chunk: tokens for which logits are held at a time.
         reduce: False returns (values [N], weights [N]).
     """
     weights = weights_of(weights, hidden.shape[0])
-    return finish(linear_nll(hidden, kernel, bias, labels, chunk=chunk).nll, weights, reduce)
+    return weighted_mean(linear_nll(hidden, kernel, bias, labels, chunk=chunk).nll, weights, reduce)
 
 
-def _inside(labels: jax.Array, classes: int) -> jax.Array:
+def _clipped(labels: jax.Array, classes: int) -> jax.Array:
     return jnp.clip(labels, 0, classes - 1)
 
 
-def _poison(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+def _nan_outside(values: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
     return jnp.where((labels >= 0) & (labels < classes), values, jnp.nan)
 
 
 def _split(x: jax.Array, slabs: int) -> jax.Array:
-    # Token r * slabs + s goes to slab s: every slab takes tokens from the whole batch. Contiguous slabs of an array
-    # that is sharded along N would each live on one device, and the devices would work one after the other.
+    # Token r * slabs + s goes to slab s, so every slab has tokens from the whole batch. Contiguous slabs of an array
+    # that is sharded along N would each live on one device, and the devices would work one after another.
     return jnp.moveaxis(x.reshape(x.shape[0] // slabs, slabs, *x.shape[1:]), 1, 0)
 
 
@@ -127,7 +130,7 @@ def _join(x: jax.Array) -> jax.Array:
 
 
 def _products(hidden: jax.Array, kernel: jax.Array, cap: float | None) -> tuple[jax.Array, jax.Array | float]:
-    """hidden @ kernel, capped, and the slope of the cap."""
+    """Returns hidden @ kernel after the cap, and the derivative of the cap."""
     product = jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
     if cap is None:
         return product, 1.0

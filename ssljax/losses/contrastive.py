@@ -1,9 +1,9 @@
-"""Losses that tell the partner of an example from all other examples of the batch."""
+"""Losses that identify the partner of an example among all other examples of the batch."""
 
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import FAR, finish, unit, weights_of
+from ssljax.losses.reduction import NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
 def nt_xent(
@@ -25,15 +25,15 @@ def nt_xent(
         temperature: t > 0.
         weights: [N]; an example of weight 0 is neither anchor nor negative. Other weights only weight the anchors.
         reduce: False returns (values [N], weights [N]).
-        block: columns of the similarity matrix to hold at a time (examples; two views of each). The matrix is then
-            never stored, and computed again in the backward pass. None computes it whole.
+        block: examples whose columns of the similarity matrix are held at a time (two columns an example). The
+            matrix is then never stored as a whole and is recomputed in the backward pass. None = the whole matrix.
     """
     n = z1.shape[0]
     weights = weights_of(weights, n)
-    z_2xNxD = jnp.stack([unit(z1), unit(z2)])
+    z_2xNxD = jnp.stack([l2_normalize(z1), l2_normalize(z2)])
     row = jnp.arange(n)
     log_z = _log_normaliser(z_2xNxD, row, z_2xNxD, row, weights > 0, temperature, block)
-    return finish(_mean_over_views(z_2xNxD, log_z, temperature), weights, reduce)
+    return weighted_mean(_mean_over_views(z_2xNxD, log_z, temperature), weights, reduce)
 
 
 def nt_xent_ring(
@@ -46,23 +46,24 @@ def nt_xent_ring(
     reduce: bool = True,
     block: int | None = None,
 ):
-    """`nt_xent` of the batch that is spread over the devices of `axis_name`; call it inside a `shard_map`.
+    """`nt_xent` of a batch that is sharded over the mesh axis `axis_name`; call it inside a `shard_map`.
 
-    The embeddings travel around the ring of devices, one neighbour at a time: no device ever holds the whole batch's
-    similarities, only [2n, 2n] of them (less with `block`), n examples to a device.
+    The embeddings are passed around the ring of devices, one neighbour at a time. A device with n examples holds
+    [2n, 2n] similarities at a time (fewer with `block`), never all similarities of the batch.
 
     Args:
-        z1, z2: [n, D], this device's examples, in the order of the global batch.
-        weights: [n], this device's.
-        reduce: True returns the mean over the global batch, the same on all devices; False returns this device's
-            (values [n], weights [n]).
-        axis_name, temperature, block: as named; see `nt_xent`.
+        z1, z2: [n, D], the examples of this device, in the order of the global batch.
+        axis_name: the mesh axis that the batch is sharded over.
+        weights: [n], the weights of this device.
+        reduce: True returns the mean over the global batch, equal on all devices; False returns (values [n],
+            weights [n]) of this device.
+        temperature, block: see `nt_xent`.
 
-    Differentiate the whole `shard_map` from outside; it then has the gradients of `nt_xent`.
+    Differentiate through the whole `shard_map` from outside: its gradients equal the gradients of `nt_xent`.
     """
     n, size = z1.shape[0], jax.lax.axis_size(axis_name)
     weights = weights_of(weights, n)
-    z_2xnxD = jnp.stack([unit(z1), unit(z2)])
+    z_2xnxD = jnp.stack([l2_normalize(z1), l2_normalize(z2)])
     row = jax.lax.axis_index(axis_name) * n + jnp.arange(n)
     ring = [(i, (i + 1) % size) for i in range(size)]
 
@@ -72,14 +73,14 @@ def nt_xent_ring(
         keys, key_row, key_valid = travelling
         return (travelling, jnp.logaddexp(log_z, similarities(keys, key_row, key_valid))), None
 
-    # Recomputed in the backward pass, where only the [2, n, D] that travelled is kept of each hop.
+    # Recomputed in the backward pass: of each hop only the [2, n, D] embeddings are kept.
     @jax.checkpoint
     def similarities(keys, key_row, key_valid):
         return _log_normaliser(z_2xnxD, row, keys, key_row, key_valid, temperature, block)
 
-    here = (z_2xnxD, row, weights > 0)
-    (_, log_z), _ = jax.lax.scan(hop, (here, similarities(*here)), length=size - 1)
-    values, weights = finish(_mean_over_views(z_2xnxD, log_z, temperature), weights, reduce=False)
+    own = (z_2xnxD, row, weights > 0)
+    (_, log_z), _ = jax.lax.scan(hop, (own, similarities(*own)), length=size - 1)
+    values, weights = weighted_mean(_mean_over_views(z_2xnxD, log_z, temperature), weights, reduce=False)
     if not reduce:
         return values, weights
     total = jax.lax.psum(weights.sum(), axis_name)
@@ -100,16 +101,16 @@ def clip_loss(
 
     Args:
         image, text: [N, D]; L2-normalised inside, in float32.
-        logit_scale: what the cosines are multiplied by (1 / temperature; the exponential of CLIP's parameter).
+        logit_scale: factor of the cosines: 1 / temperature, the exponential of CLIP's parameter.
         weights: [N]; a pair of weight 0 is neither anchor nor negative. Other weights only weight the anchors.
         reduce: False returns (values [N], weights [N]).
     """
     weights = weights_of(weights, image.shape[0])
     valid = weights > 0
-    logits_NxN = logit_scale * (unit(image) @ unit(text).T)
-    to_text = jax.nn.logsumexp(jnp.where(valid[None, :], logits_NxN, FAR), axis=1)
-    to_image = jax.nn.logsumexp(jnp.where(valid[:, None], logits_NxN, FAR), axis=0)
-    return finish((to_text + to_image) / 2 - jnp.diagonal(logits_NxN), weights, reduce)
+    logits_NxN = logit_scale * (l2_normalize(image) @ l2_normalize(text).T)
+    to_text = jax.nn.logsumexp(jnp.where(valid[None, :], logits_NxN, NEG_INF), axis=1)
+    to_image = jax.nn.logsumexp(jnp.where(valid[:, None], logits_NxN, NEG_INF), axis=0)
+    return weighted_mean((to_text + to_image) / 2 - jnp.diagonal(logits_NxN), weights, reduce)
 
 
 def _mean_over_views(z_2xNxD: jax.Array, log_z_2xN: jax.Array, temperature: float) -> jax.Array:
@@ -118,20 +119,20 @@ def _mean_over_views(z_2xNxD: jax.Array, log_z_2xN: jax.Array, temperature: floa
 
 
 def _log_normaliser(q_2xNxD, q_row, k_2xMxD, k_row, k_valid, temperature, block: int | None) -> jax.Array:
-    """log sum of exp(q k / t) over valid keys other than the query itself (same view, same row): [2, N]."""
+    """log sum of exp(q k / t) over all valid keys except the query itself (same view and row): [2, N]."""
 
     def dense(k, k_row, k_valid):
         s = jnp.einsum("vnd,umd->vnum", q_2xNxD, k) / temperature
         same_view = jnp.eye(2, dtype=bool)[:, None, :, None]
         itself = same_view & (q_row[:, None] == k_row)[None, :, None, :]
-        return jax.nn.logsumexp(jnp.where(itself | ~k_valid, FAR, s), axis=(2, 3))
+        return jax.nn.logsumexp(jnp.where(itself | ~k_valid, NEG_INF, s), axis=(2, 3))
 
     m = k_row.shape[0]
     if block is None or block >= m:
         return dense(k_2xMxD, k_row, k_valid)
 
-    # The last block is filled up with invalid keys. The first is taken out of the loop: it makes the carry, which
-    # inside a shard_map must vary over the same mesh axes as the result of a step.
+    # The last block is padded with invalid keys. The first block is computed before the loop, as its initial carry:
+    # inside a shard_map the carry must vary over the same mesh axes as the result of a step.
     padding = -m % block
     k = jnp.moveaxis(jnp.pad(k_2xMxD, ((0, 0), (0, padding), (0, 0))).reshape(2, -1, block, k_2xMxD.shape[-1]), 1, 0)
     row = jnp.pad(k_row, (0, padding)).reshape(-1, block)

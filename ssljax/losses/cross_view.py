@@ -1,10 +1,10 @@
-"""Losses in which one view of an example predicts a distribution computed from another view."""
+"""Losses in which one view of an example predicts a distribution that is computed from another view."""
 
 import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.losses.reduction import FAR, finish, weights_of
+from ssljax.losses.reduction import NEG_INF, weighted_mean, weights_of
 
 
 def dino_loss(
@@ -25,10 +25,10 @@ def dino_loss(
     reaches the teacher's logits or the centre.
 
     Args:
-        student_logits: [N, S, K] all crops.
-        teacher_logits: [N, T, K] the global crops; the student's first T views are the same crops.
-        center: [K] running mean of the teacher's logits.
-        skip_same: leave out the pairs in which both see the same crop.
+        student_logits: [N, S, K], all crops.
+        teacher_logits: [N, T, K], the global crops; the student's first T views are the same crops.
+        center: [K], running mean of the teacher's logits.
+        skip_same: leaves out the pairs in which teacher and student see the same crop.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
 
@@ -39,7 +39,7 @@ def dino_loss(
     target_NxTxK = jax.lax.stop_gradient(jax.nn.softmax(shifted))
     log_q_NxSxK = jax.nn.log_softmax(student_logits.astype(jnp.float32) / student_temperature)
     values = _across_views(target_NxTxK, log_q_NxSxK, skip_same)
-    return finish(values, weights_of(weights, values.shape[0]), reduce)
+    return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
 
 
 def swav_loss(
@@ -57,8 +57,8 @@ def swav_loss(
     softmax(scores_v / temperature). No gradient reaches the assignments.
 
     Args:
-        scores: [N, V, K] dot products of embeddings and prototypes, both normalised.
-        assignments: [N, A, K] from `sinkhorn`, of the first A views.
+        scores: [N, V, K], dot products of embeddings and prototypes, both normalised.
+        assignments: [N, A, K], the result of `sinkhorn` for the first A views.
         temperature: of the softmax.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
@@ -69,7 +69,7 @@ def swav_loss(
     target_NxAxK = jax.lax.stop_gradient(assignments.astype(jnp.float32))
     log_q_NxVxK = jax.nn.log_softmax(scores.astype(jnp.float32) / temperature)
     values = _across_views(target_NxAxK, log_q_NxVxK, skip_same=True)
-    return finish(values, weights_of(weights, values.shape[0]), reduce)
+    return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
 
 
 def sinkhorn(
@@ -78,19 +78,19 @@ def sinkhorn(
     """Soft assignments of N examples to K prototypes that use every prototype equally (Sinkhorn-Knopp).
 
     Q = diag(u) exp(scores / epsilon) diag(v) (Caron et al. 2020, eq. 3 to 5; Cuturi 2013): each iteration gives all
-    prototypes the same mass, then every example mass 1. Computed on logarithms, so no score overflows.
+    prototypes equal mass, then every example mass 1. Computed in log space, so that no score overflows.
 
     Args:
         scores: [N, K].
-        epsilon: the entropic smoothing; small is close to hard assignment.
-        iterations: at least 1.
-        weights: [N]: the mass of each example among the prototypes; 0 = padding, which is assigned but not counted.
+        epsilon: entropic smoothing; a small value is close to hard assignment.
+        iterations: number of Sinkhorn-Knopp iterations, at least 1.
+        weights: [N], the mass of each example among the prototypes; 0 = padding, which is assigned but not counted.
 
     Returns:
-        [N, K] float32, rows sum to 1. Differentiable; SwAV uses it without gradient (`swav_loss` stops it).
+        float32 [N, K]; rows sum to 1. Differentiable; SwAV uses it without a gradient (`swav_loss` stops it).
     """
     weights = weights_of(weights, scores.shape[0])
-    log_w = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1.0)), FAR)[:, None]
+    log_w = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1.0)), NEG_INF)[:, None]
 
     def iterate(log_q, _):
         log_q = log_q - jax.nn.logsumexp(log_q + log_w, axis=0, keepdims=True)
@@ -101,11 +101,11 @@ def sinkhorn(
 
 
 def _across_views(target_NxTxK: jax.Array, log_q_NxSxK: jax.Array, skip_same: bool) -> jax.Array:
-    """Mean cross-entropy [N] over the pairs (t, s), without t = s if `skip_same`."""
+    """Mean cross-entropy [N] over the pairs (t, s); `skip_same` leaves out t = s."""
     t, s = target_NxTxK.shape[1], log_q_NxSxK.shape[1]
     counted_TxS = ~jnp.eye(t, s, dtype=bool) if skip_same else jnp.ones((t, s), bool)
     pairs = t * s - (min(t, s) if skip_same else 0)
     if pairs == 0:
-        raise UserError(f"no pair of different views among {t} target and {s} predicting views")
+        raise UserError(f"no pair of different views: got {t} target and {s} predicting views, one must be more than 1")
     cross_entropy_NxTxS = -jnp.einsum("ntk,nsk->nts", target_NxTxK, log_q_NxSxK)
     return jnp.where(counted_TxS, cross_entropy_NxTxS, 0.0).sum((1, 2)) / pairs

@@ -1,55 +1,58 @@
-"""Numbers that tell a healthy representation from a collapsed one. Usable as losses too, where they have a gradient."""
+"""Metrics that distinguish a healthy representation from a collapsed one.
+
+Most have a gradient, so they can be used as losses too.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import FAR, finish, unit, weights_of
+from ssljax.losses.reduction import NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
 def alignment(z1: jax.Array, z2: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
-    """Mean squared distance of the two views of an example on the unit sphere, in [0, 4]; small is aligned.
+    """Mean squared distance between the two views of an example on the unit sphere, in [0, 4]; 0 = aligned.
 
     Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
     Hypersphere", eq. 3 with alpha = 2. z1, z2: [N, D], normalised inside; weights [N].
     """
-    values = jnp.square(unit(z1) - unit(z2)).sum(-1)
-    return finish(values, weights_of(weights, z1.shape[0]), reduce)
+    values = jnp.square(l2_normalize(z1) - l2_normalize(z2)).sum(-1)
+    return weighted_mean(values, weights_of(weights, z1.shape[0]), reduce)
 
 
 def uniformity(z: jax.Array, t: float = 2.0, *, weights: jax.Array | None = None) -> jax.Array:
-    """log mean over pairs i != j of exp(-t |z_i - z_j|^2) on the unit sphere, <= 0; small is uniform, 0 is collapsed.
+    """log mean over pairs i != j of exp(-t |z_i - z_j|^2) on the unit sphere, <= 0; 0 = collapsed, small = uniform.
 
-    Wang & Isola 2020, eq. 4 (over the pairs of different examples, as their code). z: [N, D], normalised inside;
-    weights [N]: a pair counts with the product of its weights. Without two weighted examples there is no pair: 0.
+    Wang & Isola 2020, eq. 4, over pairs of different examples as in the authors' code. z: [N, D], normalised inside;
+    weights [N]: the weight of a pair is the product of the two weights. Returns 0 if no pair has weight.
     """
     n = z.shape[0]
     w = weights_of(weights, n)
-    z = unit(z)
+    z = l2_normalize(z)
     distance = 2 - 2 * (z @ z.T)
     pair = w[:, None] * w[None, :] * (1 - jnp.eye(n))
     total = pair.sum()
-    log_sum = jax.nn.logsumexp(jnp.where(pair > 0, -t * distance, FAR), b=jnp.where(pair > 0, pair, 1.0))
+    log_sum = jax.nn.logsumexp(jnp.where(pair > 0, -t * distance, NEG_INF), b=jnp.where(pair > 0, pair, 1.0))
     return jnp.where(total > 0, log_sum - jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)
 
 
 def feature_std(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
     """Standard deviation over examples of each dimension of z / |z|, averaged over dimensions.
 
-    Chen & He 2021, "Exploring Simple Siamese Representation Learning", figure 2: 1 / sqrt(D) for features spread
-    evenly over the sphere, 0 for collapsed ones. z: [N, D]; weights [N].
+    Chen & He 2021, "Exploring Simple Siamese Representation Learning", figure 2: 1 / sqrt(D) for features that are
+    spread evenly over the sphere, 0 for collapsed features. z: [N, D]; weights [N].
     """
     w = weights_of(weights, z.shape[0])
     w = (w / jnp.where(w.sum() > 0, w.sum(), 1.0))[:, None]
-    z = unit(z)
+    z = l2_normalize(z)
     return jnp.sqrt((w * jnp.square(z - (w * z).sum(0))).sum(0)).mean()
 
 
 def effective_rank(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
     """exp of the entropy of the normalised singular values of z, in [1, min(N, D)].
 
-    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality"; not centred, as RankMe (Garrido
-    et al. 2023). z: [N, D]; weights [N]: the singular values are those of z with row i scaled by sqrt(w_i), so that a
-    row of weight 2 is the row twice. 0 if z is 0.
+    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality"; z is not centred, as in RankMe
+    (Garrido et al. 2023). z: [N, D]; weights [N]: row i of z is scaled by sqrt(w_i) first, so a row of weight 2 counts
+    as two copies of the row. Returns 0 if z is 0.
     """
     w = weights_of(weights, z.shape[0])
     s = jnp.linalg.svd(z.astype(jnp.float32) * jnp.sqrt(w)[:, None], compute_uv=False)

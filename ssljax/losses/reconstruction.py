@@ -1,9 +1,9 @@
-"""Losses that rebuild what was hidden."""
+"""Losses between hidden inputs and their reconstruction."""
 
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import finish, weights_of
+from ssljax.losses.reduction import weighted_mean, weights_of
 
 
 def masked_mse(
@@ -11,11 +11,11 @@ def masked_mse(
 ):
     """Mean squared error of the masked patches (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners").
 
-    The value of an example is the mean over its masked patches of each patch's mean squared error.
+    The value of an example is the mean, over its masked patches, of the mean squared error of a patch.
 
     Args:
         pred, target: [N, P, D].
-        mask: [N, P], true where the patch was hidden. An example with no hidden patch gets weight 0.
+        mask: [N, P], True where the patch was hidden. An example without hidden patches gets weight 0.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
@@ -23,4 +23,4 @@ def masked_mse(
     hidden = mask.sum(-1)
     error_NxP = jnp.square(pred.astype(jnp.float32) - target.astype(jnp.float32)).mean(-1)
     values = jnp.where(mask, error_NxP, 0.0).sum(-1) / jnp.maximum(hidden, 1)
-    return finish(values, jnp.where(hidden > 0, weights_of(weights, pred.shape[0]), 0.0), reduce)
+    return weighted_mean(values, jnp.where(hidden > 0, weights_of(weights, pred.shape[0]), 0.0), reduce)

@@ -1,22 +1,22 @@
-"""The one convention of all per-example losses: weights in, a weighted mean or the parts of it out."""
+"""The reduction that all per-example losses share: values and weights in, a weighted mean out."""
 
 import jax
 import jax.numpy as jnp
 
-FAR = -1e30
+NEG_INF = -1e30
 """Stands for minus infinity in masked scores: finite, so that no gradient is ever inf - inf."""
 
 
 def weights_of(weights: jax.Array | None, n: int) -> jax.Array:
-    """`weights` as float32 [N]; all ones if None."""
+    """Returns `weights` as float32 [N]; None gives ones."""
     return jnp.ones(n, jnp.float32) if weights is None else jnp.asarray(weights).astype(jnp.float32)
 
 
-def finish(values: jax.Array, weights: jax.Array, reduce: bool):
-    """Ends a loss: the scalar sum(w v) / sum(w), or the pair (values [N], weights [N]) where `reduce` is False.
+def weighted_mean(values: jax.Array, weights: jax.Array, reduce: bool = True):
+    """Returns the scalar sum(w v) / sum(w), or the pair (values [N], weights [N]) if `reduce` is False.
 
-    Rows of weight 0 get the value 0, so that whatever they hold never reaches the sum. If all weights are 0 the
-    mean is 0, not NaN: an empty slice of a batch adds nothing.
+    Rows of weight 0 get the value 0, so that a NaN in them never reaches the sum. If all weights are 0, the mean is
+    0 and not NaN: an empty slice of a batch adds nothing.
     """
     values = jnp.where(weights > 0, values, 0.0)
     if not reduce:
@@ -25,8 +25,8 @@ def finish(values: jax.Array, weights: jax.Array, reduce: bool):
     return (values * weights).sum() / jnp.where(total > 0, total, 1.0)
 
 
-def unit(z: jax.Array) -> jax.Array:
-    """`z` with its last axis scaled to length 1, in float32; a zero vector stays zero, with a finite gradient."""
+def l2_normalize(z: jax.Array) -> jax.Array:
+    """Scales the last axis of `z` to length 1, in float32. A zero vector stays zero, with a finite gradient."""
     z = z.astype(jnp.float32)
     # Divided by the largest entry first: squares of large or tiny entries would overflow or vanish in float32.
     largest = jax.lax.stop_gradient(jnp.abs(z).max(-1, keepdims=True))

@@ -1,7 +1,8 @@
-"""Pictures and pages made from what runs wrote; reads files, knows no model."""
+"""Tables, figures and pages made from the files of a workdir, without any model."""
 
+from ssljax.report.console import print_table
 from ssljax.report.page import render
 from ssljax.report.read import Run, read_run
-from ssljax.report.table import Table, evaluation_table, print_table
+from ssljax.report.table import Table, evaluation_table
 
 __all__ = ["Run", "Table", "evaluation_table", "print_table", "read_run", "render"]

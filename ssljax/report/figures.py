@@ -1,4 +1,4 @@
-"""The pictures of a report, as data URIs that need nothing from outside the page."""
+"""The figures of a report, as data URIs."""
 
 import base64
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 
 from ssljax.report.table import is_share, readable
 
-# Okabe & Ito's palette: told apart under every common colour blindness.
+# Based on the palette of Okabe & Ito, which is safe for colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
 MARKERS = ("o", "^", "s", "D", "v", "P")
 STYLE: dict[Any, Any] = {
@@ -27,23 +27,23 @@ STYLE: dict[Any, Any] = {
 }
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
 
-Picture = TypeVar("Picture", bound=Callable[..., str])
+Figure = TypeVar("Figure", bound=Callable[..., str])
 
 
-def styled(picture: Picture) -> Picture:
-    """Draw in the report's style and leave the caller's matplotlib settings alone."""
+def styled(figure: Figure) -> Figure:
+    """Decorates a function that draws a figure: it uses the style of the report, whatever the matplotlib settings."""
 
-    @functools.wraps(picture)
+    @functools.wraps(figure)
     def draw(*args: Any, **kwargs: Any) -> str:
         import matplotlib
 
         with matplotlib.rc_context(STYLE):
-            return picture(*args, **kwargs)
+            return figure(*args, **kwargs)
 
     return draw  # type: ignore[return-value]
 
 
-# Metrics with a place of their own, or that only count.
+# Metrics that are not health metrics: counters, and metrics with a separate figure.
 COUNTERS = ("step", "examples", "tokens", "flops", "seconds")
 SPEED = ("examples_per_second", "tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share")
 UNITS = {
@@ -66,7 +66,7 @@ UNITS = {
 
 @styled
 def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Small multiples: each metric over steps in a panel of its own. Returns an SVG data URI."""
+    """Draws each metric over steps in a separate panel. Returns an SVG data URI."""
     figure, axes = _grid(len(names))
     for ax, name in zip(axes, names):
         points = [(line["step"], line[name]) for line in lines if _finite(line.get(name))]
@@ -77,7 +77,7 @@ def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
 
 @styled
 def losses(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The loss over steps, with its terms where there are several. Returns an SVG data URI."""
+    """Draws the loss over steps, and its terms if it has several. Returns an SVG data URI."""
     names = ["loss", *sorted({k for line in lines for k in line if k.startswith("loss/")})]
     figure, (ax,) = _grid(1, width=8.0, height=3.4)
     for i, name in enumerate(names):
@@ -91,7 +91,10 @@ def losses(lines: Sequence[Mapping[str, Any]]) -> str:
 
 @styled
 def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
-    """Each evaluation's first headline metric over steps, with its controls as level lines. Returns an SVG data URI."""
+    """Draws the first headline metric of each evaluation over steps, with controls as level lines.
+
+    Returns an SVG data URI.
+    """
     names = list(dict.fromkeys(r["eval"] for r in records if r["of"] == "trained" and r["headline"]))
     controls = list(dict.fromkeys(r["of"] for r in records if r["of"] != "trained"))
     styles = {of: (COLORS[(i + 1) % len(COLORS)], DASHES[i % len(DASHES)]) for i, of in enumerate(controls)}
@@ -100,16 +103,16 @@ def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
         own = [r for r in records if r["eval"] == name]
         metric = next(r["headline"][0] for r in own if r["of"] == "trained" and r["headline"])
         factor = 100 if is_share(metric) else 1
-        found: dict[str, dict[int, float]] = {}
+        values_of: dict[str, dict[int, float]] = {}
         for r in own:
             if _finite(r["metrics"].get(metric)):
-                found.setdefault(r["of"], {})[r["step"]] = factor * r["metrics"][metric]
-        _line(ax, sorted(found.pop("trained", {}).items()), COLORS[0], "trained")
-        for of, values in found.items():
+                values_of.setdefault(r["of"], {})[r["step"]] = factor * r["metrics"][metric]
+        _line(ax, sorted(values_of.pop("trained", {}).items()), COLORS[0], "trained")
+        for of, values in values_of.items():
             ax.axhline(values[max(values)], color=styles[of][0], linestyle=styles[of][1], label=of, lw=1.3)
         _label(ax, readable(metric) + (" (%)" if is_share(metric) else ""), title=name)
         ax.margins(y=0.12)
-    # One legend for all panels, so that it covers no line.
+    # One legend for all panels, above them, so that it covers no line.
     handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels())}
     figure.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8)
     return _svg(figure)
@@ -117,15 +120,15 @@ def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
 
 @styled
 def embedding(arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> str:
-    """Representations in the plane, coloured by label; a second panel shows the inputs where they lie.
+    """Draws representations in the plane, coloured by label. A second panel shows the images at their points.
 
     Args:
-        arrays: "xy" [N, 2], or "features" [N, D], which are projected on their two principal components; optional
+        arrays: "xy" [N, 2], or "features" [N, D], which are projected on their two principal components; optionally
             "label" [N] and "images" [N, H, W, C].
-        classes: names of the labels.
+        classes: names of the classes.
 
     Returns:
-        a PNG data URI.
+        A PNG data URI.
     """
     from matplotlib.figure import Figure
 
@@ -148,7 +151,7 @@ def embedding(arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> 
 
 
 def principal_plane(features_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(coordinates [N, 2] on the two principal components, their shares [2] of the variance)."""
+    """Returns coordinates [N, 2] on the two principal components, and their shares [2] of the variance."""
     x = np.asarray(features_NxD, np.float64)
     u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     u, s = np.pad(u, ((0, 0), (0, 2)))[:, : max(2, len(s))], np.pad(s, (0, 2))[: max(2, len(s))]
@@ -159,7 +162,7 @@ def _scatter(ax: Any, xy: np.ndarray, label: np.ndarray | None, classes: Sequenc
     size = float(np.clip(9000 / max(len(xy), 1), 6, 30))
     values = np.unique(label) if label is not None else np.zeros(0)
     if label is None or len(values) > len(COLORS) * len(MARKERS):
-        # More classes than marks can tell apart: one continuous scale, without a legend.
+        # More classes than distinguishable markers: one continuous scale without a legend.
         colors = {"color": COLORS[0]} if label is None else {"c": label, "cmap": "viridis"}
         ax.scatter(*xy.T, s=size, alpha=0.7, linewidths=0, **colors)
         return
@@ -181,16 +184,16 @@ def _scatter(ax: Any, xy: np.ndarray, label: np.ndarray | None, classes: Sequenc
 
 
 def _thumbnails(ax: Any, xy: np.ndarray, images: np.ndarray, limit: int = 120) -> None:
-    """Images at their points, as many as fit without covering each other."""
+    """Draws images at their points, as many as fit without overlap."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     low, high = xy.min(axis=0), xy.max(axis=0)
-    place = (xy - low) / np.maximum(high - low, 1e-12)
+    position = (xy - low) / np.maximum(high - low, 1e-12)
     kept: list[int] = []
-    for i in range(len(place)):
+    for i in range(len(position)):
         if len(kept) == limit:
             break
-        if not kept or np.abs(place[kept] - place[i]).max(axis=1).min() > 0.065:
+        if not kept or np.abs(position[kept] - position[i]).max(axis=1).min() > 0.065:
             kept.append(i)
     for i in kept:
         image = np.asarray(images[i])
@@ -203,6 +206,7 @@ def _thumbnails(ax: Any, xy: np.ndarray, images: np.ndarray, limit: int = 120) -
 
 
 def _grid(panels: int, width: float = 3.7, height: float = 2.3) -> tuple[Any, list[Any]]:
+    """Returns a figure and its axes, in rows of at most three panels."""
     from matplotlib.figure import Figure
 
     columns = min(3, panels)

@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file about a run."""
+"""The report of a run: one self-contained HTML file."""
 
 import importlib.resources
 import json
@@ -13,11 +13,11 @@ from ssljax.report.table import evaluation_table
 def render(workdir: str | pathlib.Path) -> str:
     """Draws the report of a run from the files in its workdir, as one HTML page.
 
-    The page holds the table of evaluations beside their controls, the curves, the picture of the embedding and the
-    configuration; pictures are embedded, nothing is loaded from elsewhere.
+    The page has the table of evaluations and controls, curves of metrics, a figure of the embedding, and the
+    configuration. Figures are embedded, so the page loads nothing from elsewhere.
 
     Raises:
-        UserError: not the workdir of a run, or a damaged file in it.
+        UserError: the folder is not a workdir, or a file in it is damaged.
     """
     import jinja2
 
@@ -38,39 +38,42 @@ def render(workdir: str | pathlib.Path) -> str:
 
 
 def _figures(run: Run) -> list[tuple[str, str, str]]:
-    """(heading, data URI, caption) of each picture that the run has numbers for."""
-    found = {k for line in run.metrics for k, v in line.items() if isinstance(v, int | float)}
-    speed = [name for name in figures.SPEED if name in found]
+    """Returns (heading, data URI, caption) of each figure that the run has numbers for."""
+    logged = {k for line in run.metrics for k, v in line.items() if isinstance(v, int | float)}
+    speed = [name for name in figures.SPEED if name in logged]
     own = {"loss", "learning_rate", *figures.COUNTERS, *figures.SPEED}
-    health = sorted(k for k in found - own if not k.startswith(("loss/", "skipped_steps")))
+    health = sorted(k for k in logged - own if not k.startswith(("loss/", "skipped_steps")))
     out = []
-    if "loss" in found:
-        out.append(("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the one before."))
+    if "loss" in logged:
+        out.append(
+            ("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the previous point.")
+        )
     if any(r["of"] == "trained" for r in run.evals):
-        caption = "Evaluations over training (line) and their controls (levels)."
+        caption = "Evaluations over training (solid lines) and their controls (dashed lines)."
         out.append(("Evaluations over training", figures.evaluations(run.evals), caption))
     if run.embedding:
         picture = figures.embedding(run.embedding, run.data.get("classes") or ())
-        out.append(("Embedding", picture, "Features of held-out examples; the colours are labels."))
+        out.append(("Embedding", picture, "Features of held-out examples, coloured by label."))
     if health:
-        caption = "Health of the representation and of the objective."
+        caption = "Metrics of the representation and of the objective."
         out.append(("Health", figures.curves(run.metrics, health), caption))
-    rest = [name for name in ("learning_rate",) if name in found] + speed
+    rest = [name for name in ("learning_rate",) if name in logged] + speed
     if rest:
         out.append(
-            ("Learning rate and speed", figures.curves(run.metrics, rest), "Learning rate, and cost of the run.")
+            ("Learning rate and speed", figures.curves(run.metrics, rest), "Learning rate and speed of the run.")
         )
     return out
 
 
 def _title(run: Run) -> str:
-    """`simclr on builtin:digits`, or the folder's name."""
+    """Returns "OBJECTIVE on SOURCE", or the name of the folder."""
     objective = _get(run.config, "objective", "name")
     source = _get(run.config, "data", "source")
     return " on ".join(str(part) for part in (objective, source) if part) or run.workdir.name
 
 
 def _facts(run: Run) -> list[str]:
+    """Returns the facts below the title: model, steps, examples, time."""
     facts = [f"workdir {run.workdir.name}"]
     if name := _get(run.config, "model", "name"):
         facts.append(f"model {name}")
@@ -87,6 +90,7 @@ def _facts(run: Run) -> list[str]:
 
 
 def _get(values: dict[str, Any], *keys: str) -> Any:
+    """Returns a nested value; None if it is missing."""
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None  # type: ignore[assignment]
     return values

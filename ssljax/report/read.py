@@ -1,4 +1,4 @@
-"""Reading a workdir: what a run wrote, as plain values."""
+"""The files of a workdir as plain values."""
 
 import dataclasses
 import json
@@ -12,12 +12,12 @@ from ssljax.base.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The files of a workdir; what is missing is empty.
+    """The content of a workdir. Missing files give empty values.
 
     Attributes:
-        workdir: where they lie.
-        config, data: `config.json`, `data.json`.
-        metrics: lines of `metrics.jsonl`, by step.
+        workdir: the folder.
+        config, data: content of `config.json` and `data.json`.
+        metrics: lines of `metrics.jsonl`, sorted by step.
         evals: lines of `evals.jsonl`; see `ssljax.evals.Evaluator.records`.
         embedding: arrays of `embedding.npz`: "xy" [N, 2] or "features" [N, D]; "label" [N], "images" [N, H, W, C].
     """
@@ -31,16 +31,18 @@ class Run:
 
 
 def read_run(workdir: str | pathlib.Path) -> Run:
-    """Everything that a run wrote.
+    """Reads a workdir.
 
     Raises:
-        UserError: no such folder, nothing of a run in it, or a damaged file (named, with its line).
+        UserError: the folder does not exist or is not a workdir, or a file is damaged.
     """
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
-        raise UserError(f"{workdir}: no such folder; a workdir that `ssljax train` wrote is needed")
+        raise UserError(f"{workdir}: no such folder, must be a workdir of `ssljax train`")
     if not any((workdir / name).exists() for name in ("config.json", "metrics.jsonl", "evals.jsonl")):
-        raise UserError(f"{workdir}: holds no config.json, metrics.jsonl or evals.jsonl; is it the workdir of a run?")
+        raise UserError(
+            f"{workdir}: has no config.json, metrics.jsonl or evals.jsonl; is it a workdir of `ssljax train`?"
+        )
     return Run(
         workdir=workdir,
         config=_json(workdir / "config.json"),
@@ -52,7 +54,11 @@ def read_run(workdir: str | pathlib.Path) -> Run:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file; a last line cut off by a crash is left out."""
+    """Returns the objects of a JSON-lines file, without a last line that a crash cut off.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     if not path.exists():
         return []
     text = path.read_text(errors="replace").split("\n")
@@ -86,5 +92,5 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception as error:  # zipfile, numpy and zlib each have their own for a damaged file
+    except Exception as error:  # zipfile, numpy and zlib raise different types for a damaged file
         raise UserError(f"{path}: not a readable .npz file ({error})") from error

@@ -84,7 +84,7 @@ class Program:
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Places a host batch on the mesh, its rows split over the devices; ids stay on the host."""
         sharding = parallel.batch_sharding(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_part(batch))
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_batch(batch))
 
     def jitted_init(self) -> Callable[[Any], State]:
         """seed -> State. Parameters are born sharded: no device ever holds more than its part."""
@@ -125,5 +125,5 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 def batch_shapes(spec: data.DataSpec, batch_size: int) -> Any:
     """The shapes of a global batch of the data, as the devices see it."""
-    zeros = data.device_part(spec.zeros(batch_size))
+    zeros = data.device_batch(spec.zeros(batch_size))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)

@@ -1,8 +1,8 @@
-"""Views: what the device makes of a batch at random. Pure functions (key, arrays) -> arrays, no state, no host work.
+"""Views: random augmentations, masks and corruptions of a batch, as pure functions (key, arrays) -> arrays on device.
 
-Row i of a result depends on (key, row i of the input, i) only, never on the size of the batch (mixing apart, whose
-partner is the row before). Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines,
-masks and mixtures take one key.
+Row i of a result depends on (key, row i of the input, i) only, never on the size of the batch. Mixtures also read the
+row before. Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines, masks and mixtures
+take one key.
 """
 
 from ssljax.base.registry import Registry

@@ -1,4 +1,4 @@
-"""Random views of images: one set of operations (`Augment`), three ways to make views with it."""
+"""Random views of images: one set of operations (`Augment`) and three pipelines that apply it."""
 
 import dataclasses
 import itertools
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.base import schema
 from ssljax.base.schema import setting
 from ssljax.views import color, geometry
 from ssljax.views.keys import example_keys, uniforms
@@ -17,48 +18,61 @@ from ssljax.views.pixels import resize
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What may happen to a view, in the order of the fields, after the crop. As it stands: nothing.
+    """The random operations on a view after its crop, in the order of the fields. By default all are off.
 
-    Fields named after an operation are its probability for each view; 0 takes the operation out of the program. Those
-    of `jitter` are the ranges of what it changes.
+    A field that is named after an operation is its probability for each view; 0 removes the operation from the
+    program. The fields after it set its strength.
     """
 
-    crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), gt=0)
-    """Range of width / height of crop boxes."""
-    flip: float = setting(0.0, ge=0, le=1)
-    """Left and right exchanged."""
-    rotate: float = setting(0.0, ge=0, le=1)
-    """By 0, 90, 180 or 270 degrees."""
-    jitter: float = setting(0.0, ge=0, le=1)
-    """Brightness, contrast, saturation and hue changed, in this order."""
-    jitter_strength: float = setting(1.0, ge=0)
-    """Multiplies the four ranges that follow."""
-    brightness: float = setting(0.8, ge=0)
-    """Pixels times a uniform factor in [1 - brightness, 1 + brightness], at least 0."""
-    contrast: float = setting(0.8, ge=0)
-    """Distance from the image's mean grey value times a uniform factor in [1 - contrast, 1 + contrast], at least 0."""
-    saturation: float = setting(0.8, ge=0)
-    """Distance from the pixel's grey value times a uniform factor in [1 - saturation, 1 + saturation], at least 0."""
-    hue: float = setting(0.2, ge=0, le=0.5)
-    """Moved by a share of the colour circle that is uniform in [-hue, hue]."""
-    gray: float = setting(0.0, ge=0, le=1)
-    """All channels become the grey value."""
-    blur: float = setting(0.0, ge=0, le=1)
-    """Gaussian, with a standard deviation that is uniform in `blur_sigma`."""
-    blur_sigma: tuple[float, float] = setting((0.1, 2.0), ge=0)
-    """Pixels of the view."""
-    solarize: float = setting(0.0, ge=0, le=1)
-    """Values x at or above `solarize_threshold` become 1 - x."""
-    solarize_threshold: float = setting(0.5, ge=0, le=1)
-    """Of values in [0, 1]."""
-    cutout: float = setting(0.0, ge=0, le=1)
-    """A square becomes 0 (black); its centre is any pixel, so it may stick out."""
-    cutout_size: float = setting(0.5, gt=0, le=1)
-    """Side of the square, as a share of the shorter side of the view."""
-    noise: float = setting(0.0, ge=0, le=1)
-    """Gaussian noise added, clipped to [0, 1]."""
-    noise_std: float = setting(0.1, ge=0)
-    """Standard deviation of the noise, for values in [0, 1]."""
+    crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), gt=0, doc="range of width / height of a crop")
+    flip: float = setting(0.0, ge=0, le=1, doc="probability of a horizontal flip")
+    rotate: float = setting(
+        0.0, ge=0, le=1, doc="probability of a rotation by 0, 90, 180 or 270 degrees, each equally likely"
+    )
+    jitter: float = setting(
+        0.0, ge=0, le=1, doc="probability of colour jitter: brightness, contrast, saturation and hue, in this order"
+    )
+    jitter_strength: float = setting(1.0, ge=0, doc="factor of `brightness`, `contrast`, `saturation` and `hue`")
+    brightness: float = setting(
+        0.8,
+        ge=0,
+        doc="colour jitter multiplies pixels by a uniform factor in [1 - brightness, 1 + brightness], at least 0",
+    )
+    contrast: float = setting(
+        0.8,
+        ge=0,
+        doc="colour jitter multiplies the distance from the mean grey value of the image by a uniform factor in "
+        "[1 - contrast, 1 + contrast], at least 0",
+    )
+    saturation: float = setting(
+        0.8,
+        ge=0,
+        doc="colour jitter multiplies the distance from the grey value of the pixel by a uniform factor in [1 - "
+        "saturation, 1 + saturation], at least 0",
+    )
+    hue: float = setting(
+        0.2, ge=0, le=0.5, doc="colour jitter rotates the hue by a uniform share of the colour circle in [-hue, hue]"
+    )
+    gray: float = setting(0.0, ge=0, le=1, doc="probability of conversion to grey")
+    blur: float = setting(0.0, ge=0, le=1, doc="probability of a Gaussian blur")
+    blur_sigma: tuple[float, float] = setting(
+        (0.1, 2.0), ge=0, doc="range of the standard deviation of the blur in pixels of the view, drawn uniformly"
+    )
+    solarize: float = setting(
+        0.0, ge=0, le=1, doc="probability of solarisation: values x at or above `solarize_threshold` become 1 - x"
+    )
+    solarize_threshold: float = setting(0.5, ge=0, le=1, doc="threshold of solarisation, for values in [0, 1]")
+    cutout: float = setting(
+        0.0,
+        ge=0,
+        le=1,
+        doc="probability of a cutout: a black square whose centre is any pixel, so that it may extend past the border",
+    )
+    cutout_size: float = setting(0.5, gt=0, le=1, doc="side of the cutout, as a share of the shorter side of the view")
+    noise: float = setting(
+        0.0, ge=0, le=1, doc="probability of additive Gaussian noise; the result is clipped to [0, 1]"
+    )
+    noise_std: float = setting(0.1, ge=0, doc="standard deviation of the noise, for values in [0, 1]")
 
     def validate(self) -> None:
         _ordered("crop_ratio", self.crop_ratio)
@@ -67,12 +81,12 @@ class Augment:
     def __call__(
         self, keys: jax.Array, images: jax.Array, size: tuple[int, int], crop_scale: tuple[float, float]
     ) -> jax.Array:
-        """One view of each image: [M, H, W, C] with keys [M] to [M, h, w, C], `size` = (h, w).
+        """Returns one view of each image, [M, h, w, C] with (h, w) = `size`, from images [M, H, W, C] and keys [M].
 
-        A crop scale of (1, 1) is the whole image, resized.
+        A crop scale of (1, 1) takes the whole image and resizes it.
         """
-        # All numbers are drawn at once, also those of operations that are off: switching one off leaves the draws of
-        # the others as they were.
+        # All numbers are drawn at once, for operations that are off too: switching one off leaves the draws of the
+        # others unchanged.
         columns = list(itertools.accumulate(_DRAWS.values()))[:-1]
         u = dict(zip(_DRAWS, jnp.split(uniforms(keys, sum(_DRAWS.values())), columns, axis=1)))
         if crop_scale == (1.0, 1.0):
@@ -110,29 +124,33 @@ _DRAWS = {
     "solarize": 1,
     "cutout": 3,
 }
-"""Uniform numbers that each operation takes for an example."""
+"""Number of uniform draws that each operation takes for an example."""
+
+
+def _with_default(name: str, default: float) -> Any:
+    """Returns the field `name` of `Augment` with another default, and with the same bounds and `doc`."""
+    return dataclasses.field(default=default, metadata=schema.keys(Augment)[name].metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveAugment(Augment):
     """`Augment` with the defaults of SimCLR (Chen et al. 2020, appendix A)."""
 
-    flip: float = setting(0.5, ge=0, le=1)
-    jitter: float = setting(0.8, ge=0, le=1)
-    gray: float = setting(0.2, ge=0, le=1)
-    blur: float = setting(0.5, ge=0, le=1)
+    flip: float = _with_default("flip", 0.5)
+    jitter: float = _with_default("jitter", 0.8)
+    gray: float = _with_default("gray", 0.2)
+    blur: float = _with_default("blur", 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Single:
-    """One view: (key, images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the image itself."""
+    """One view: (key, images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the unchanged image."""
 
-    size: int | None = setting(None, gt=0)
-    """Side of the view; None keeps that of the images."""
-    crop_scale: tuple[float, float] = setting((1.0, 1.0), gt=0, le=1)
-    """Range of the share of the area that a crop covers; (1, 1) is no crop."""
-    augment: Augment = setting(Augment())
-    """The operations after the crop; by default none."""
+    size: int | None = setting(None, gt=0, doc="side of the view in pixels; None: the size of the images")
+    crop_scale: tuple[float, float] = setting(
+        (1.0, 1.0), gt=0, le=1, doc="range of the share of the image area that a crop covers; (1, 1): no crop"
+    )
+    augment: Augment = setting(Augment(), doc="operations after the crop")
 
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
@@ -146,14 +164,14 @@ class Single:
 class TwoViews:
     """Two independent views: (key, images [B, H, W, C] in [0, 1]) -> [B, 2, h, w, C]."""
 
-    size: int | None = setting(None, gt=0)
-    """Side of the views; None keeps that of the images."""
-    crop_scale: tuple[float, float] = setting((0.08, 1.0), gt=0, le=1)
-    """Range of the share of the area that a crop covers; (1, 1) is no crop."""
-    augment: ContrastiveAugment = setting(ContrastiveAugment())
-    """The operations of the first view."""
-    second: ContrastiveAugment | None = setting(None)
-    """The operations of the second view where they differ (BYOL: blur 0.1, solarize 0.2); None: the same."""
+    size: int | None = setting(None, gt=0, doc="side of the views in pixels; None: the size of the images")
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0), gt=0, le=1, doc="range of the share of the image area that a crop covers; (1, 1): no crop"
+    )
+    augment: ContrastiveAugment = setting(ContrastiveAugment(), doc="operations on the first view")
+    second: ContrastiveAugment | None = setting(
+        None, doc="operations on the second view (BYOL: blur 0.1, solarize 0.2); None: as `augment`"
+    )
 
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
@@ -163,7 +181,7 @@ class TwoViews:
         return _views(key, 0, images, augments, _size(self.size, images), self.crop_scale)
 
 
-# What the three recipes of DINO share (Caron et al. 2021, section 3.2, after BYOL); small crops have just this.
+# Shared by the three recipes of DINO (Caron et al. 2021, section 3.2, after BYOL); small crops use it unchanged.
 _DINO = ContrastiveAugment(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 
 
@@ -171,31 +189,33 @@ _DINO = ContrastiveAugment(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1
 class MultiCrop:
     """Large and small crops (Caron et al. 2020, 2021), by default with the recipes of DINO's code.
 
-    There are three recipes: `augment` of the first large crop, `second` of the other large ones, `local` of the small
-    ones. A change of one leaves the others alone; None stands for `augment`.
+    Three groups of operations are independent of each other: `augment` for the first large crop, `second` for the
+    other large crops, `local` for the small crops. None stands for `augment`.
 
     (key, images [B, H, W, C] in [0, 1]) -> {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" is absent
-    where `local_crops` is 0.
+    if `local_crops` is 0.
     """
 
-    global_crops: int = setting(2, ge=1)
-    """Large crops of each image."""
-    local_crops: int = setting(8, ge=0)
-    """Small crops of each image."""
-    size: int | None = setting(None, gt=0)
-    """Side of the large crops; None keeps that of the images."""
-    local_size: int | None = setting(None, gt=0)
-    """Side of the small crops; None is half the side of the large ones."""
-    global_scale: tuple[float, float] = setting((0.4, 1.0), gt=0, le=1)
-    """Range of the share of the area that a large crop covers."""
-    local_scale: tuple[float, float] = setting((0.05, 0.4), gt=0, le=1)
-    """Range of the share of the area that a small crop covers."""
-    augment: ContrastiveAugment = setting(dataclasses.replace(_DINO, blur=1.0))
-    """The operations of the first large crop."""
-    second: ContrastiveAugment | None = setting(dataclasses.replace(_DINO, blur=0.1, solarize=0.2))
-    """The operations of the large crops after the first; None: those of `augment`."""
-    local: ContrastiveAugment | None = setting(_DINO)
-    """The operations of the small crops; None: those of `augment`."""
+    global_crops: int = setting(2, ge=1, doc="number of large crops of each image")
+    local_crops: int = setting(8, ge=0, doc="number of small crops of each image")
+    size: int | None = setting(None, gt=0, doc="side of the large crops in pixels; None: the size of the images")
+    local_size: int | None = setting(
+        None, gt=0, doc="side of the small crops in pixels; None: half the side of the large crops"
+    )
+    global_scale: tuple[float, float] = setting(
+        (0.4, 1.0), gt=0, le=1, doc="range of the share of the image area that a large crop covers"
+    )
+    local_scale: tuple[float, float] = setting(
+        (0.05, 0.4), gt=0, le=1, doc="range of the share of the image area that a small crop covers"
+    )
+    augment: ContrastiveAugment = setting(
+        dataclasses.replace(_DINO, blur=1.0), doc="operations on the first large crop"
+    )
+    second: ContrastiveAugment | None = setting(
+        dataclasses.replace(_DINO, blur=0.1, solarize=0.2),
+        doc="operations on the other large crops; None: as `augment`",
+    )
+    local: ContrastiveAugment | None = setting(_DINO, doc="operations on the small crops; None: as `augment`")
 
     def validate(self) -> None:
         _ordered("global_scale", self.global_scale)
@@ -221,14 +241,14 @@ def _views(
     size: tuple[int, int],
     scale: tuple[float, float],
 ) -> jax.Array:
-    """[B, V, h, w, C]: view v is made by augments[v] with the keys fold_in(fold_in(key, first + v), row)."""
+    """Returns views [B, V, h, w, C]; view v of row i is augments[v] with key fold_in(fold_in(key, first + v), i)."""
     b = images.shape[0]
-    # Views of one augment go through it together; told apart by identity, since a field may hold a traced value.
+    # Views with the same operations are made together. Compared by identity, since a field may hold a traced value.
     groups = [[v for v, a in enumerate(augments) if a is one] for one in {id(a): a for a in augments}.values()]
     made = []
     for group in groups:
         view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(group))
-        # [B, V] joined with the example outermost, so that a batch spread over devices stays where it is.
+        # [B, V] flattened with the example outermost, so that a sharded batch stays on its devices.
         keys = jax.vmap(example_keys, (0, None), out_axes=1)(view_keys, b).reshape(-1)
         views = augments[group[0]](keys, jnp.repeat(images, len(group), axis=0), size, scale)
         made.append(views.reshape(b, len(group), *views.shape[1:]))
@@ -242,7 +262,7 @@ def _size(size: int | None, images: jax.Array) -> tuple[int, int]:
 
 
 def _off(probability: Any) -> bool:
-    # A sweep may put a traced value here; then the operation stays in the program.
+    # In a sweep the probability may be a traced value; then the operation stays in the program.
     return isinstance(probability, int | float) and probability == 0
 
 

@@ -1,6 +1,6 @@
-"""Operations that move pixels. Images are float32 [B, H, W, C]; keys [B] come from `views.keys.example_keys`.
+"""Operations that move pixels. Images are float32 [B, H, W, C].
 
-They also take the uniform numbers themselves for keys (`views.keys.uniforms`).
+Keys [B] come from `views.keys.example_keys`. Uniform numbers are accepted instead (`views.keys.uniforms`).
 """
 
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ssljax.base.errors import UserError
 from ssljax.views.keys import between, uniforms
 
-ATTEMPTS = 10  # draws of a crop before the fallback, as torchvision
+ATTEMPTS = 10  # draws of a box before the fallback, as in torchvision
 
 
 def random_resized_crop(
@@ -21,11 +21,12 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> jax.Array:
-    """A random box of each image, resized to `size` (Szegedy et al. 2015, "Going Deeper with Convolutions").
+    """Crops a random box of each image and resizes it (Szegedy et al. 2015, "Going Deeper with Convolutions").
 
-    The box has an area of uniform share `scale` of the image and a log-uniform aspect `ratio` (width / height), drawn
-    again (10 times at most) until it fits, then lies anywhere inside. If nothing fits: the largest centred box with
-    an allowed ratio. Boxes are continuous (not whole pixels); bilinear, antialiased where the box shrinks.
+    The area of the box is a uniform share of the image area in `scale`; its aspect (width / height) is log-uniform in
+    `ratio`. Area and aspect are drawn until the box fits, at most 10 times; its position is then uniform. If no draw
+    fits, the box is the largest centred box with an allowed aspect. Boxes are not rounded to whole pixels. Resizing is
+    bilinear, with antialiasing if the box is larger than `size`.
     """
     h, w = images.shape[1:3]
     offset_Bx2, extent_Bx2 = random_boxes(keys, (h, w), scale, ratio)
@@ -35,7 +36,7 @@ def random_resized_crop(
 def random_boxes(
     keys: jax.Array, shape: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array]:
-    """The boxes of `random_resized_crop`: offsets [B, 2] and extents [B, 2] as (y, x), in pixels."""
+    """Returns the boxes of `random_resized_crop`: offsets [B, 2] and extents [B, 2] as (y, x), in pixels."""
     h, w = shape
     u = uniforms(keys, 2 * ATTEMPTS + 2)
     area_BxA = between(u[:, :ATTEMPTS], *scale) * (h * w)
@@ -48,14 +49,14 @@ def random_boxes(
     extent = jnp.take_along_axis(extent_BxAx2, first, 1)[:, 0]
     found = fits_BxA.any(1, keepdims=True)
     extent = jnp.where(found, extent, fallback)
-    place = jnp.where(found, u[:, -2:], 0.5)
-    return place * (jnp.array([h, w]) - extent), extent
+    position = jnp.where(found, u[:, -2:], 0.5)
+    return position * (jnp.array([h, w]) - extent), extent
 
 
 def resample(images: jax.Array, offset: jax.Array, extent: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """The box (offset, offset + extent) of each image at h x w = `size`, bilinear, antialiased where it shrinks.
+    """Resizes the box (offset, offset + extent) of each image to `size`: bilinear, antialiased if the box is larger.
 
-    Two small matrix products per image. The same weights as Pillow's `Image.resize(size, BILINEAR, box=...)`.
+    Two small matrix products per image, with the weights of Pillow's `Image.resize(size, BILINEAR, box=...)`.
 
     Args:
         images: [B, H, W, C].
@@ -69,18 +70,18 @@ def resample(images: jax.Array, offset: jax.Array, extent: jax.Array, size: tupl
 
 
 def separable(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Linear maps along the two image axes: rows [B or 1, h, H] and columns [B or 1, w, W] on [B, H, W, C]."""
+    """Applies linear maps along the image axes of [B, H, W, C]: rows [B or 1, h, H] and columns [B or 1, w, W]."""
     b, height, width, c = images.shape
     rows = jnp.broadcast_to(rows, (b, *rows.shape[1:]))
     columns = jnp.broadcast_to(columns, (b, *columns.shape[1:]))
-    exact = jax.lax.Precision.HIGHEST  # pixels in lower precision would be a second, hidden augmentation
+    exact = jax.lax.Precision.HIGHEST  # lower precision would be a second, hidden augmentation
     y = jnp.einsum("bhH,bHx->bhx", rows, images.reshape(b, height, width * c), precision=exact)
     y = y.reshape(b, rows.shape[1], width, c)
     return jnp.einsum("bwW,bhWc->bhwc", columns, y, precision=exact)
 
 
 def _interpolation(offset: jax.Array, extent: jax.Array, old: int, new: int) -> jax.Array:
-    """Weights [B, new, old] of a triangle filter that is as wide as the coarser of the two grids, rows sum to 1."""
+    """Weights [B, new, old] of a triangle filter as wide as a pixel of the coarser grid; rows sum to 1."""
     step = (extent / new)[:, None, None]
     center = offset[:, None, None] + (jnp.arange(new)[:, None] + 0.5) * step
     distance = jnp.abs(jnp.arange(old) + 0.5 - center) / jnp.maximum(step, 1.0)
@@ -89,15 +90,15 @@ def _interpolation(offset: jax.Array, extent: jax.Array, old: int, new: int) -> 
 
 
 def random_flip(keys: jax.Array, images: jax.Array, probability: float = 0.5) -> jax.Array:
-    """Left and right exchanged, with a probability."""
+    """Flips images horizontally, with the given probability."""
     flip = uniforms(keys, 1)[:, 0] < probability
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
 def random_rotate90(keys: jax.Array, images: jax.Array, probability: float = 1.0) -> jax.Array:
-    """With a probability, a turn by 0, 90, 180 or 270 degrees (counter-clockwise), each as likely; square images."""
+    """Rotates square images by 0, 90, 180 or 270 degrees, each equally likely, with the given probability."""
     if images.shape[1] != images.shape[2]:
-        raise UserError(f"a rotation by 90 degrees needs square images, got {images.shape[1]} x {images.shape[2]}")
+        raise UserError(f"rotation by 90 degrees: got images of {images.shape[1]} x {images.shape[2]}, must be square")
     u = uniforms(keys, 2)
     turns = jnp.where(u[:, 0] < probability, jnp.floor(4 * u[:, 1]), 0)[:, None, None, None]
     half = jnp.where(turns >= 2, images[:, ::-1, ::-1], images)
@@ -108,9 +109,10 @@ def random_rotate90(keys: jax.Array, images: jax.Array, probability: float = 1.0
 def random_cutout(
     keys: jax.Array, images: jax.Array, probability: float = 1.0, size: float = 0.5, fill: float = 0.0
 ) -> jax.Array:
-    """With a probability, a square set to `fill` (DeVries & Taylor 2017, "Improved Regularization ... with Cutout").
+    """Sets a square to `fill` with the given probability (DeVries & Taylor 2017, "Improved Regularization ... Cutout").
 
-    The side is `size` times the shorter image side; the centre is any pixel, so the square may stick out.
+    The side of the square is `size` times the shorter image side. Its centre is any pixel, so the square may extend
+    past the border.
     """
     h, w = images.shape[1:3]
     u = uniforms(keys, 3)

@@ -1,4 +1,4 @@
-"""Random masks over patches, and BERT's corruption of tokens."""
+"""Random masks of patches, and the token corruption of BERT."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from ssljax.views.keys import example_keys, uniforms
 
 
 def random_patch_mask(key: jax.Array, batch: int, patches: int, ratio: float) -> tuple[jax.Array, jax.Array]:
-    """Which patches of each example stay visible: a uniform subset of exactly `visible_patches(patches, ratio)`.
+    """Hides a random subset of the patches of each example (He et al. 2022, section 3).
 
-    He et al. 2022, section 3. Each example has its own subset.
+    The visible patches of an example are a uniform subset of size K = `visible_patches(patches, ratio)`.
 
     Returns:
         keep: int32 [batch, K], ascending positions of the visible patches.
@@ -29,14 +29,16 @@ def random_patch_mask(key: jax.Array, batch: int, patches: int, ratio: float) ->
 
 
 def visible_patches(patches: int, ratio: float) -> int:
-    """How many patches stay visible: `patches - round(patches * ratio)`.
+    """Returns the number of visible patches, `patches - round(patches * ratio)`.
 
     Raises:
-        UserError: none would stay, or the ratio is outside [0, 1).
+        UserError: no patch would be visible, or the ratio is outside [0, 1).
     """
     visible = patches - round(patches * ratio)
     if not 0 <= ratio < 1 or visible < 1:
-        raise UserError(f"a mask ratio of {ratio} leaves {visible} of {patches} patches visible, must be at least 1")
+        raise UserError(
+            f"mask ratio: got {ratio}, which leaves {visible} of {patches} patches visible, must leave at least 1"
+        )
     return visible
 
 
@@ -52,23 +54,27 @@ def mlm_corrupt(
     random_share: float = 0.1,
     special_ids: Sequence[int] = (),
 ) -> tuple[jax.Array, jax.Array]:
-    """BERT's masked language modelling (Devlin et al. 2019, section 3.1 and appendix A.1).
+    """Corrupts tokens for masked language modelling (BERT, Devlin et al. 2019, section 3.1 and appendix A.1).
 
-    Of the n candidates of a row, exactly floor(rate n) or ceil(rate n) are chosen, at random so that the mean is
-    rate n (BERT and RoBERTa count too, rather than toss a coin for each token; a bounded count also lets the loss
-    gather the chosen tokens, `mlm_budget`). Each chosen token becomes `mask_id` with probability `mask_share`, a
-    uniform ordinary token with `random_share`, and stays otherwise.
+    Of the n candidates of a row, floor(rate n) or ceil(rate n) are chosen, at random such that the mean is rate n.
+    As in BERT and RoBERTa, the number of chosen tokens is fixed up to rounding; its bound `mlm_budget` lets the loss
+    gather the chosen tokens. A chosen token becomes `mask_id` with probability `mask_share` and a uniform ordinary
+    token with probability `random_share`; otherwise it stays.
 
     Args:
+        key: random key.
         tokens: int [B, T].
-        maskable: bool [B, T], False for padding and wherever the loss must not look. Tokens in `special_ids` or
-            equal to `mask_id` are never candidates, whatever this says.
-        rate: a Python number (it bounds the shape of what the loss gathers).
+        maskable: bool [B, T], False for padding and for positions without a loss. Tokens in `special_ids` or equal
+            to `mask_id` are never candidates.
         vocab_size: random tokens come from [0, vocab_size) without `special_ids` and `mask_id`.
+        mask_id: id of the mask token.
+        rate: share of the candidates that are chosen; a Python number, since it bounds a shape (`mlm_budget`).
+        mask_share, random_share: probabilities of the two replacements.
+        special_ids: ids that are neither candidates nor replacements.
 
     Returns:
-        inputs: [B, T] corrupted tokens, of the type of `tokens`.
-        chosen: bool [B, T], where to predict the original.
+        inputs: [B, T], corrupted tokens in the dtype of `tokens`.
+        chosen: bool [B, T], True at positions whose original token is to be predicted.
     """
     batch, length = tokens.shape
     specials = jnp.array(sorted({mask_id, *special_ids}), tokens.dtype)
@@ -77,14 +83,14 @@ def mlm_corrupt(
     keys = example_keys(key, batch)
     u = uniforms(keys, 2 * length + 1)
     lot_BxT, fate_BxT, round_B = u[:, :length], u[:, length:-1], u[:, -1]
-    wanted_B = jnp.minimum(jnp.floor(rate * candidate_BxT.sum(1) + round_B), mlm_budget(length, rate))
+    count_B = jnp.minimum(jnp.floor(rate * candidate_BxT.sum(1) + round_B), mlm_budget(length, rate))
     order_BxT = jnp.argsort(jnp.where(candidate_BxT, lot_BxT, 2.0), axis=1)  # candidates first
     rank_BxT = jnp.argsort(order_BxT, axis=1)
-    chosen_BxT = candidate_BxT & (rank_BxT < wanted_B[:, None])
+    chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
 
     ordinary = vocab_size - len(specials)
     random_BxT = jax.vmap(lambda one: jax.random.randint(jax.random.fold_in(one, 1), (length,), 0, ordinary))(keys)
-    for special in sorted({mask_id, *special_ids}):  # the k-th ordinary token: step over the specials at or below it
+    for special in sorted({mask_id, *special_ids}):  # skips the specials: the k-th ordinary token
         random_BxT += random_BxT >= special
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)
     corrupted = jnp.where(fate_BxT < mask_share, mask_id, random_BxT)
@@ -92,5 +98,5 @@ def mlm_corrupt(
 
 
 def mlm_budget(length: int, rate: float) -> int:
-    """The most tokens that `mlm_corrupt` chooses in a row of `length`: ceil(rate * length)."""
+    """Returns the largest number of tokens that `mlm_corrupt` chooses in a row of `length`: ceil(rate * length)."""
     return math.ceil(rate * length)

@@ -1,4 +1,4 @@
-"""Convex and spatial mixtures of two examples of a batch, labels included."""
+"""Convex and spatial mixtures of two examples of a batch and of their labels."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,12 @@ from ssljax.views.keys import example_keys, uniforms
 def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", eq. 1).
 
-    Row i becomes l x_i + (1 - l) x_{i-1} (the row before it; the batch comes in random order, so this is a random
-    partner), with its own l from Beta(alpha, alpha).
+    Row i becomes l x_i + (1 - l) x_{i-1}, with l from Beta(alpha, alpha) for each row. The partner is the row before,
+    which is a random example because batches are in random order.
 
     Args:
-        images: float [B, ...]; any inputs that can be averaged.
+        key: random key.
+        images: float [B, ...], any inputs that can be averaged.
         labels: [B, C] one-hot or soft.
         alpha: > 0.
     """
@@ -24,11 +25,12 @@ def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) ->
 def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """CutMix (Yun et al. 2019, "CutMix: Regularization Strategy ...", eq. 1 and 2).
 
-    A box of image i, of area share 1 - l with the aspect of the image and its centre anywhere, is replaced by that of
-    row i - 1; l from Beta(alpha, alpha) for each row. The labels mix by the area that was really replaced (the box is
-    whole pixels, cut off at the borders).
+    A box of image i is replaced by the same box of image i - 1. Its area is a share 1 - l of the image, with l from
+    Beta(alpha, alpha) for each row. Its aspect is the aspect of the image, and its centre is uniform. The box is
+    rounded to whole pixels and cut off at the borders; labels mix by the area that was replaced.
 
     Args:
+        key: random key.
         images: [B, H, W, C].
         labels: [B, C] one-hot or soft.
         alpha: > 0.

@@ -1,4 +1,4 @@
-"""Spans of tokens hidden behind sentinels (Raffel et al. 2020, T5, sections 3.1.4 and 3.3.4)."""
+"""Span corruption: spans of tokens replaced by sentinels (T5, Raffel et al. 2020, sections 3.1.4 and 3.3.4)."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,23 @@ from ssljax.views.keys import example_keys, uniforms
 
 
 class Denoising(NamedTuple):
-    """What an encoder reads and a decoder writes; rows are filled up with `valid` False."""
+    """Inputs of an encoder and targets of a decoder.
 
-    tokens: jax.Array  # int32 [B, S]
-    valid: jax.Array  # bool [B, S]
-    target: jax.Array  # int32 [B, U]
-    counted: jax.Array  # bool [B, U]
+    Attributes:
+        tokens: int32 [B, S], inputs.
+        valid: bool [B, S], False at padding of the inputs.
+        target: int32 [B, U], targets.
+        counted: bool [B, U], False at padding of the targets.
+    """
+
+    tokens: jax.Array
+    valid: jax.Array
+    target: jax.Array
+    counted: jax.Array
 
 
 def span_counts(length: int | np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
-    """(hidden tokens, spans) of a text of so many tokens: numbers that do not depend on chance; (0, 0) below two."""
+    """Returns the numbers (hidden tokens, spans) for a text of `length` tokens; (0, 0) if it has fewer than two."""
     length = np.asarray(length)
     hidden = np.clip(np.floor(length * rate + 0.5), 1, np.maximum(length - 1, 1)).astype(int)
     spans = np.clip(np.floor(hidden / mean_span + 0.5), 1, np.minimum(hidden, np.maximum(length - hidden, 1))).astype(
@@ -29,7 +36,7 @@ def span_counts(length: int | np.ndarray, rate: float, mean_span: float) -> tupl
 
 
 def denoising_lengths(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """(S, U): the longest inputs and targets that `span_corrupt` makes of texts of up to `length` tokens."""
+    """Returns (S, U), the largest lengths of inputs and targets of `span_corrupt` for up to `length` tokens."""
     texts = np.arange(length + 1)
     hidden, spans = span_counts(texts, rate, mean_span)
     return int((texts - hidden + spans).max()), int((hidden + spans).max()) + 1
@@ -38,16 +45,19 @@ def denoising_lengths(length: int, rate: float, mean_span: float) -> tuple[int, 
 def span_corrupt(
     key: jax.Array, tokens: jax.Array, lengths: jax.Array, *, sentinel: int, rate: float = 0.15, mean_span: float = 3.0
 ) -> Denoising:
-    """Hides spans: each becomes a sentinel in the input; the target names the sentinels, what they hide, and one more.
+    """Replaces random spans of a text by sentinels in the inputs; the targets list each sentinel and its span.
 
-    The number of hidden tokens and of spans follows from the length; how the text is cut into kept and hidden parts,
-    which alternate and begin with a kept one, is uniform among all ways.
+    The targets end with one more sentinel. The numbers of hidden tokens and of spans follow from the length of the
+    text. The text is cut into kept and hidden parts, which alternate and begin with a kept part; all such cuts are
+    equally likely.
 
     Args:
+        key: random key.
         tokens: int [B, T].
-        lengths: int [B], how many of a row are text.
-        sentinel: id of the first; the others count down.
-        rate: share of the tokens that is hidden. mean_span: tokens of a span.
+        lengths: int [B], number of text tokens of a row; the rest is padding.
+        sentinel: id of the first sentinel; the ids of the others count down from it.
+        rate: share of the tokens that are hidden.
+        mean_span: mean number of tokens in a span.
     """
     length = tokens.shape[1]
     hidden_of, spans_of = (jnp.asarray(table) for table in span_counts(np.arange(length + 1), rate, mean_span))
@@ -59,13 +69,13 @@ def span_corrupt(
         hidden, spans = hidden_of[n], spans_of[n]
         kept_sizes, hidden_sizes = _cut(u[0], n - hidden, spans, most), _cut(u[1], hidden, spans, most)
         ends = jnp.cumsum(kept_sizes + hidden_sizes)
-        where, real = jnp.arange(length), jnp.arange(most) < spans
-        inside = real[:, None] & (where >= (ends - hidden_sizes)[:, None]) & (where < ends[:, None])  # [spans, T]
+        position, real = jnp.arange(length), jnp.arange(most) < spans
+        inside = real[:, None] & (position >= (ends - hidden_sizes)[:, None]) & (position < ends[:, None])  # [spans, T]
         mask, span = inside.any(0), jnp.argmax(inside, 0)
-        first = mask & (where == (ends - hidden_sizes)[span])
+        first = mask & (position == (ends - hidden_sizes)[span])
         kept = jnp.where(first, sentinel - span, row)
-        read, valid = _pack(kept, (~mask | first) & (where < n), sizes[0])
-        # Of the target: a sentinel before each span, then the last one.
+        read, valid = _pack(kept, (~mask | first) & (position < n), sizes[0])
+        # In the target a sentinel comes before each span, and one more at the end.
         slot = jnp.where(mask, jnp.cumsum(mask) + span, sizes[1])
         target = jnp.zeros(sizes[1], jnp.int32).at[slot].set(row, mode="drop")
         starts = jnp.where(real, jnp.cumsum(hidden_sizes) - hidden_sizes + jnp.arange(most), sizes[1])
@@ -77,16 +87,16 @@ def span_corrupt(
 
 
 def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, most: int) -> jax.Array:
-    """int [most]: sizes of `parts` parts, none empty, of a row of `items`; the others are 0."""
-    place = jnp.arange(len(u))
-    lot = jnp.where((place >= 1) & (place < items), u, 2.0)  # a part may begin at every item but the first
+    """Sizes int [most] of a random cut of `items` items into `parts` non-empty parts; unused entries are 0."""
+    item = jnp.arange(len(u))
+    lot = jnp.where((item >= 1) & (item < items), u, 2.0)  # a part may begin at every item except the first
     begins = jnp.argsort(jnp.argsort(lot)) < parts - 1
-    part = jnp.where(place < items, jnp.cumsum(begins), most)
+    part = jnp.where(item < items, jnp.cumsum(begins), most)
     return jnp.where(parts > 0, jnp.zeros(most, jnp.int32).at[part].add(1, mode="drop"), 0)
 
 
-def _pack(row: jax.Array, wanted: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """The wanted elements, in their order, and which of the `size` places they fill."""
-    order = jnp.argsort(~wanted, stable=True)[:size]
-    valid = jnp.arange(size) < jnp.sum(wanted)
+def _pack(row: jax.Array, kept: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Moves the kept elements to the front of a row of `size`; returns it and a mask of the filled entries."""
+    order = jnp.argsort(~kept, stable=True)[:size]
+    valid = jnp.arange(size) < jnp.sum(kept)
     return jnp.where(valid, row[order], 0).astype(jnp.int32), valid

@@ -1,4 +1,4 @@
-"""Helpers of the data tests: configs built as the command line builds them, a cache of their own."""
+"""Helpers of the data tests: configs as the command line builds them, with an empty cache."""
 
 import pytest
 
@@ -8,6 +8,6 @@ from ssljax.data import DataConfig
 
 @pytest.fixture
 def config(tmp_path_factory, monkeypatch):
-    """Builds a `DataConfig` from keys; its cache starts empty."""
+    """Returns a function that builds a `DataConfig` from keys. The cache starts empty."""
     monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
     return lambda **keys: schema.build(DataConfig, keys, "data")

@@ -1,4 +1,4 @@
-"""User mistakes: one line that names the key or file, the value, and what would be right."""
+"""Errors of users: one line that names the key or file, the value, and the allowed values."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ IMAGES = np.zeros((6, 4, 4, 3), np.uint8)
 
 @pytest.fixture
 def fails(config):
-    """Checks that opening a config ends in one line that matches, whether described, trained on, or evaluated."""
+    """Returns a check that a config is refused with a matching line when described, trained on or evaluated."""
 
     def check(pattern, **keys):
         for use in (describe, lambda c: open_data(c, 2).batch(0), lambda c: load_split(c, c.split)):
@@ -29,7 +29,7 @@ def fails(config):
                 found = True
             else:
                 found = False
-            if use is not describe:  # what only decoding shows, `describe` does not see
+            if use is not describe:  # which does not decode images
                 assert found, f"no error: {keys}"
 
     return check
@@ -50,7 +50,7 @@ def png(array):
     return file.getvalue()
 
 
-# ---- the config alone
+# ---- values of keys
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def png(array):
         ({"source": "x", "sed": 1}, r"^data\.sed: unknown key; did you mean 'seed'\?"),
         ({"source": 3}, r"^data\.source: got 3"),
         ({"source": "x", "mode": "window"}, r"^data\.mode: got 'window'; did you mean 'windows'\?"),
-        ({"source": "x", "overlap": 3, "mode": "packed"}, r"^data\.overlap: got 3, but only mode 'windows'"),
+        ({"source": "x", "overlap": 3, "mode": "packed"}, r"^data\.overlap: got 3, must be 0 in mode 'packed'"),
         ({"source": "x", "overlap": 8, "seq_len": 8}, r"^data\.overlap: got 8, must be < seq_len \(8\)"),
         ({"source": "x", "seq_len": 0}, r"^data\.seq_len: got 0, must be > 1"),
         ({"source": "x", "image_size": -1}, r"^data\.image_size: got -1, must be > 0"),
@@ -78,17 +78,17 @@ def test_config(config, keys, pattern):
         config(**keys)
 
 
-# ---- finding the data
+# ---- sources and splits
 
 
 @pytest.mark.parametrize(
     "source, pattern",
     [
         ("digits", r"^data\.source: got 'digits', must be 'kind:location' with a kind of builtin, idx, images"),
-        ("bultin:digits", r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(known: builtin, .*, tfds\)"),
+        ("bultin:digits", r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: builtin, .*, tfds\)"),
         (
             "builtin:digit",
-            r"unknown builtin:digit; did you mean 'digits'\? \(known: digits, python-code, python-docs\)",
+            r"unknown builtin:digit; did you mean 'digits'\? \(allowed: digits, python-code, python-docs\)",
         ),
         ("npz:$NO_SUCH_VARIABLE/a.npz", r"environment variable NO_SUCH_VARIABLE is not set \(in '\$NO_SUCH_VARIABLE/a"),
         ("text:${NO_SUCH_VARIABLE}/*.txt", r"environment variable NO_SUCH_VARIABLE is not set"),
@@ -140,7 +140,7 @@ def test_empty_splits(fails, npz, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n")
     fails(r"^data\.split: jsonl:.* is empty", source=f"jsonl:{tmp_path}/a.jsonl")
     (tmp_path / "folder").mkdir()
-    fails(r"^data\.split: images:.*folder is empty: no picture", source=f"images:{tmp_path}/folder")
+    fails(r"^data\.split: images:.*folder is empty, must have image files", source=f"images:{tmp_path}/folder")
 
 
 # ---- columns
@@ -163,14 +163,14 @@ def test_columns(fails, npz):
     fails(r"^data\.keys\.image: unknown column 'ends'", source=source, keys={"image": "images@ends"})
     fails(r"^data\.keys\.image: got 3, must be the name", source=source, keys={"image": 3})
     fails(r"'bytes@offsets' needs a flat uint8 array", source=source, keys={"image": "images@labels"})
-    fails(r"^data\.keys\.image: got int64 6 .* images are uint8", source=source, keys={"image": "labels"})
+    fails(r"^data\.keys\.image: got int64 6 .* must be uint8 images", source=source, keys={"image": "labels"})
     fails(r"^data\.keys\.label: got uint8 of shape \(6, 4, 4, 3\)", source=source, keys={"label": "images"})
     flat = npz(png=np.zeros(9, np.uint8), ends=np.array([0, 5, 12]))
-    fails(r"offsets must rise from 0 to the length of the bytes \(9\)", source=flat, keys={"image": "png@ends"})
-    fails(r"^data\.keys\.image: got float32 .* images are uint8", source=npz(image=IMAGES.astype(np.float32)))
+    fails(r"offsets must increase from 0 to the number of bytes \(9\)", source=flat, keys={"image": "png@ends"})
+    fails(r"^data\.keys\.image: got float32 .* must be uint8 images", source=npz(image=IMAGES.astype(np.float32)))
     fails(r"^data\.keys\.image: got 7 channels", source=npz(image=np.zeros((3, 4, 4, 7), np.uint8)))
     fails(
-        r"^data\.keys\.text: row 0 of npz:.* holds 0, must be text",
+        r"^data\.keys\.text: got 0 at row 0 of npz:.*, must be text",
         source=npz(labels=np.arange(6)),
         keys={"text": "labels"},
         seq_len=4,
@@ -189,14 +189,14 @@ def test_joins(fails, npz, tmp_path):
 def test_labels(fails, npz):
     labels = np.array([0, 1, 2, -1, 1, 0])
     fails(
-        r"^data\.keys\.label: label -1 at row 3 of .* is out of range, must be >= 0",
+        r"^data\.keys\.label: got label -1 at row 3 of .*, must be >= 0",
         source=npz(image=IMAGES, label=labels),
     )
     labels[3] = 9
     source = npz(image=IMAGES, label=labels)
-    fails(r"label 9 at row 3 of .* must be in \[0, 3\)", source=source, num_classes=3)
-    fails(r"labels are integers", source=npz(label=np.array([0.5, 1])))
-    fails(r"does not hold numbers", source=npz(label=np.array(["a", "b"])))
+    fails(r"got label 9 at row 3 of .* must be in \[0, 3\)", source=source, num_classes=3)
+    fails(r"got float64 .*, must be integers", source=npz(label=np.array([0.5, 1])))
+    fails(r"must hold numbers of one shape", source=npz(label=np.array(["a", "b"])))
 
 
 # ---- damaged content
@@ -210,13 +210,22 @@ def test_damaged_npz(fails, tmp_path, npz):
         path.write_bytes(damaged)
         fails(r"^data\.source: .*a\.npz is damaged or not an npz file", source=source)
     flipped = bytearray(content)
-    flipped[content.index(IMAGES.tobytes()[:100]) + 150] ^= 255  # the checksum of the member tells
+    flipped[content.index(IMAGES.tobytes()[:100]) + 150] ^= 255  # breaks the checksum of the member
     path.write_bytes(bytes(flipped))
     fails(r"^data\.source: .*a\.npz is damaged", source=source)
 
 
-def test_pickled_npz_is_refused(fails, npz):
+def test_a_pickled_npz_is_refused(fails, npz):
     fails(r"is damaged or not an npz file", source=npz(label=np.array([{"a": 1}], object)))
+
+
+def test_a_split_of_several_files(fails, npz, tmp_path):
+    npz(image=IMAGES)
+    np.savez(tmp_path / "b.npz", image=IMAGES)
+    fails(r"^data\.source: npz:.*\*\.npz matches 2 files, must match one \(.*a\.npz", source=f"npz:{tmp_path}/*.npz")
+    for name in ("c", "d"):
+        (tmp_path / name).mkdir()
+    fails(r"^data\.source: images:.* matches 2 files", source=f"images:{tmp_path}/[cd]")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x63\x01\0\0\0\x01x", b"\0\0\x08\x01\0\0\0\x09xx"])
@@ -231,25 +240,29 @@ def test_damaged_jsonl(fails, tmp_path):
     source = {"source": f"jsonl:{tmp_path}/*.jsonl", "seq_len": 4, "mode": "documents"}
     for line, pattern in [
         ('{"text": "cut', r"b\.jsonl:3: not valid JSON \(.*column \d+\)"),
-        ("[1, 2]", r"b\.jsonl:3: a JSON list, must be an object"),
+        ("[1, 2]", r"b\.jsonl:3: got a JSON list, must be an object"),
         ('{"txt": "misspelt"}', r"b\.jsonl:3: no key 'text'; did you mean 'txt'\?"),
-        ('{"text": null}', r"^data\.keys\.text: .*b\.jsonl:3 of .* holds None, must be text"),
-        ('{"text": 3}', r"^data\.keys\.text: .*b\.jsonl:3 of .* holds 3, must be text"),
+        ('{"text": null}', r"^data\.keys\.text: got None at .*b\.jsonl:3 of .*, must be text"),
+        ('{"text": 3}', r"^data\.keys\.text: got 3 at .*b\.jsonl:3 of .*, must be text"),
     ]:
         (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n\n' + line + "\n")
         fails(pattern, **source)
     (tmp_path / "b.jsonl").write_text('{"text": "fine", "label": "pos"}')
     labels = f"jsonl:{tmp_path}/b.jsonl"
     fails(
-        r"^data\.keys\.label: .*b\.jsonl:1 of .* holds 'pos', must be a number", source=labels, keys={"label": "label"}
+        r"^data\.keys\.label: got 'pos' at .*b\.jsonl:1 of .*, must be a number", source=labels, keys={"label": "label"}
     )
 
 
 def test_damaged_text(fails, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"good text\xff\xfe")
-    fails(r"^data\.source: .*a\.txt is not UTF-8 text \(byte 9\)", source=f"text:{tmp_path}/a.txt", seq_len=4)
+    fails(
+        r"^data\.source: .*a\.txt is damaged or not UTF-8 text \(.*position 9",
+        source=f"text:{tmp_path}/a.txt",
+        seq_len=4,
+    )
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"good text" * 100)[:-20])
-    fails(r"^data\.source: cannot read .*a\.txt\.gz", source=f"text:{tmp_path}/a.txt.gz", seq_len=4)
+    fails(r"^data\.source: .*a\.txt\.gz is damaged or not UTF-8 text", source=f"text:{tmp_path}/a.txt.gz", seq_len=4)
 
 
 def test_damaged_tokenizer(fails, tmp_path):
@@ -265,11 +278,11 @@ def test_damaged_tokenizer(fails, tmp_path):
 def test_short_text(fails, tmp_path):
     (tmp_path / "a.txt").write_text("0123456")
     source = f"text:{tmp_path}/a.txt"
-    fails(r"^data\.seq_len: got 9, but text:.* has 8 tokens: shorter than one sequence", source=source, seq_len=9)
+    fails(r"^data\.seq_len: got 9, must be at most the 8 tokens of text:", source=source, seq_len=9)
     fails(r"^data\.seq_len: missing", source=source)
     fails(r"^data\.seq_len: got 2, must be > 2", source=source, seq_len=2, mode="documents")
     fails(
-        r"^data\.mode: 'windows' cuts text without regard to rows, so label would be lost",
+        r"^data\.mode: got 'windows', which cuts text without regard to rows and would drop label",
         source=source,
         seq_len=4,
         keys={"text": "text", "label": "text"},
@@ -289,16 +302,16 @@ def test_images(fails, tmp_path):
     (folder / "1.png").unlink()
     (folder / "class").mkdir()
     (folder / "class" / "2.png").write_bytes(png(IMAGES[0]))
-    fails(r"holds pictures beside its class folders \(0\.png", source=f"images:{folder}")
+    fails(r"has images both in itself \(0\.png, \.\.\.\) and in class folders", source=f"images:{folder}")
 
 
-def test_cache_folder_that_cannot_be_written(fails, tmp_path):
+def test_a_cache_folder_that_cannot_be_written(fails, tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     (tmp_path / "file").write_text("")
     source = {"source": f"text:{tmp_path}/a.txt", "seq_len": 4}
     fails(r"^data\.cache_dir: cannot write .*file", cache_dir=f"{tmp_path}/file/below", **source)
 
 
-def test_name_of_a_stream_is_taken(config):
-    with pytest.raises(UserError, match=r"^data\.streams\.image: the batch has a key of this name"):
+def test_a_stream_named_as_a_key_of_the_batch_is_refused(config):
+    with pytest.raises(UserError, match=r"^data\.streams\.image: the batch already has a key 'image'"):
         describe(config(source="builtin:digits", streams={"image": {"source": "builtin:digits"}}))

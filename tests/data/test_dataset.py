@@ -1,4 +1,4 @@
-"""The contract of the batches: a pure function of (seed, step)."""
+"""Batches are a pure function of (seed, step)."""
 
 import dataclasses
 import os
@@ -17,19 +17,20 @@ from ssljax.data import DataConfig, DataSpec, describe, load_split, open_data
 
 @pytest.fixture
 def numbered(tmp_path):
-    """Sources whose `label` is the number of the row, plus 1000 for b."""
+    """Two sources, a and b, whose `label` is the row number (plus 1000 in b)."""
     np.savez(tmp_path / "a.npz", label=np.arange(37), image=np.arange(37 * 16).astype(np.uint8).reshape(37, 4, 4))
     np.savez(tmp_path / "b.npz", label=np.arange(11) + 1000, image=np.zeros((11, 4, 4), np.uint8))
     return {name: f"npz:{tmp_path}/{name}.npz" for name in "ab"}
 
 
-def run_of(dataset, steps):
+def labels_of(dataset, steps):
+    """Returns the labels of the first `steps` batches."""
     return np.concatenate([dataset.batch(step)["label"] for step in range(steps)])
 
 
 def test_epochs(config, numbered):
     dataset = open_data(config(source=numbered["a"]), 8, seed=3)
-    labels = run_of(dataset, 37)  # 8 epochs exactly
+    labels = labels_of(dataset, 37)  # exactly 8 epochs
     epochs = labels.reshape(8, 37)
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(37))
@@ -37,21 +38,21 @@ def test_epochs(config, numbered):
     assert [dataset.epoch(step) for step in (0, 4, 5, 36)] == [0, 0, 1, 7]
 
 
-def test_batch_hangs_on_seed_and_step_only(config, numbered):
+def test_a_batch_depends_on_seed_and_step_only(config, numbered):
     data = config(source=numbered["a"])
     dataset = open_data(data, 8, seed=3)
-    labels = run_of(dataset, 12)
-    for step in (11, 4, 0, 7):  # any order, a fresh dataset
+    labels = labels_of(dataset, 12)
+    for step in (11, 4, 0, 7):  # in any order, from a new dataset
         batch = open_data(data, 8, seed=3).batch(step)
         np.testing.assert_array_equal(batch["label"], labels[step * 8 : step * 8 + 8])
         np.testing.assert_array_equal(dataset.ids(step), batch["id"])
         assert batch["id"].dtype == np.int64
-    assert (run_of(open_data(data, 8, seed=4), 12) != labels).any()
-    # The batch size cuts the same sequence.
-    np.testing.assert_array_equal(run_of(open_data(data, 4, seed=3), 24), labels)
-    # data.seed goes before the seed of the run.
+    assert (labels_of(open_data(data, 8, seed=4), 12) != labels).any()
+    # Batches of another size are cut from the same sequence.
+    np.testing.assert_array_equal(labels_of(open_data(data, 4, seed=3), 24), labels)
+    # data.seed takes precedence over the seed of the run.
     pinned = dataclasses.replace(data, seed=3)
-    np.testing.assert_array_equal(run_of(open_data(pinned, 8, seed=9), 12), labels)
+    np.testing.assert_array_equal(labels_of(open_data(pinned, 8, seed=9), 12), labels)
 
 
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
@@ -67,7 +68,7 @@ def test_processes_share_one_batch(config, numbered, processes, step):
         np.testing.assert_array_equal(joined, whole["extra"][key])
 
 
-def test_another_process_makes_the_same_batches(config, numbered):
+def test_another_process_gives_equal_batches(config, numbered):
     data = config(source=numbered["a"])
     code = (
         "from ssljax.data import *; import numpy as np;"
@@ -87,12 +88,12 @@ def test_mixture(config, numbered):
     assert spec.size == 47 and spec.num_classes == 1010
     batches = [dataset.batch(step) for step in range(37 * 10)]
     for batch in batches:
-        assert (batch["label"] >= 1000).sum() == 2  # exact in every batch
+        assert (batch["label"] >= 1000).sum() == 2  # exact shares in every batch
         from_b = batch["label"] >= 1000
         np.testing.assert_array_equal(batch["id"] >> 40, from_b)
         np.testing.assert_array_equal(batch["id"] & (1 << 40) - 1, batch["label"] - 1000 * from_b)
     labels = np.concatenate([batch["label"] for batch in batches])
-    own = labels[labels >= 1000][:740].reshape(-1, 10)  # each source has its own epochs
+    own = labels[labels >= 1000][:740].reshape(-1, 10)  # epochs of each source
     assert (np.sort(own, axis=1) == np.arange(1000, 1010)).all()
     own = labels[labels < 1000][: 37 * 60].reshape(-1, 37)
     assert (np.sort(own, axis=1) == np.arange(37)).all()
@@ -100,9 +101,9 @@ def test_mixture(config, numbered):
         load_split(data, "test")
 
 
-def test_mixture_must_have_one_form(config, numbered):
+def test_sources_of_a_mixture_must_have_one_form(config, numbered):
     mixture = [{"source": numbered["a"]}, {"source": numbered["b"], "keys": {"label": "label"}}]
-    with pytest.raises(UserError, match=r"data.mixture: sources differ in form"):
+    with pytest.raises(UserError, match=r"data.mixture: sources must have equal keys, shapes and dtypes"):
         describe(config(mixture=mixture))
 
 
@@ -127,7 +128,7 @@ def test_streams(config, numbered):
         open_data(data, 3)
 
 
-def test_streams_of_one_source_have_orders_of_their_own(config, numbered):
+def test_streams_of_one_source_have_independent_orders(config, numbered):
     more = {"source": numbered["a"]}
     batch = open_data(config(source=numbered["a"], streams={"x": more, "y": more}), 37, seed=0).batch(0)
     orders = {tuple(part["label"]) for part in (batch, batch["x"], batch["y"])}
@@ -137,10 +138,10 @@ def test_streams_of_one_source_have_orders_of_their_own(config, numbered):
 def test_max_examples(config, numbered):
     data = config(source=numbered["a"], max_examples=10)
     assert describe(data).size == 10
-    first, second = (set(run_of(open_data(data, 5, seed=seed), 20)) for seed in (0, 1))
+    first, second = (set(labels_of(open_data(data, 5, seed=seed), 20)) for seed in (0, 1))
     assert len(first) == len(second) == 10 and first != second
     split = load_split(data, "train")
-    assert len(split["id"]) == 37  # the limit is that of training
+    assert len(split["id"]) == 37  # the limit applies to training only
     small = load_split(data, "train", max_examples=10)
     np.testing.assert_array_equal(small["id"], small["label"])
     np.testing.assert_array_equal(small["id"], load_split(data, "train", max_examples=10)["id"])
@@ -156,7 +157,7 @@ def test_mixed_text(config, tmp_path):
     assert ((tokens == ord("x")).all(1).sum(), (tokens == ord("y")).all(1).sum()) == (3, 3)
 
 
-def test_config_is_json_and_names_its_free_keys(config):
+def test_config_as_json_and_its_free_keys(config):
     data = config(source="builtin:digits", streams={"more": {"source": "builtin:digits"}})
     values = schema.to_dict(data)
     assert schema.build(DataConfig, values, "data") == data

@@ -1,4 +1,4 @@
-"""The order of examples: permutations, epochs, mixtures, slices of processes."""
+"""The order of examples: permutations, epochs, mixtures, slices of processes, slices of splits."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -10,7 +10,7 @@ from ssljax.data.order import Shuffle, mix, permutation, process_slice, subset
 from ssljax.data.splits import parse_split
 
 
-def test_permutation_is_a_permutation_and_hangs_on_every_key():
+def test_permutations_are_valid_and_depend_on_every_key():
     orders = {key: permutation(1000, *key) for key in [(0, 0), (1, 0), (0, 1), (0, 0, 1), (-1, 0)]}
     for order in orders.values():
         np.testing.assert_array_equal(np.sort(order), np.arange(1000))
@@ -19,42 +19,42 @@ def test_permutation_is_a_permutation_and_hangs_on_every_key():
     np.testing.assert_array_equal(permutation(1000, 0, 0), orders[0, 0])
 
 
-def test_permutation_never_changes():
-    """A run that is resumed years later must find its order: these numbers are part of the contract."""
+def test_permutations_are_stable_over_versions():
+    """The numbers are part of the contract: a run must find its order when it is resumed years later."""
     np.testing.assert_array_equal(permutation(8, 3, 2), [2, 4, 1, 3, 6, 5, 0, 7])
 
 
 def test_permutations_are_uniform():
-    """Each of 4 rows is in each of 4 places in a quarter of 4000 epochs (5 standard deviations)."""
+    """Each of 4 rows is at each of 4 positions in a quarter of 4000 epochs, within 5 standard deviations."""
     orders = np.stack([permutation(4, 7, epoch) for epoch in range(4000)])
-    for place in range(4):
-        counts = np.bincount(orders[:, place], minlength=4)
+    for position in range(4):
+        counts = np.bincount(orders[:, position], minlength=4)
         assert np.abs(counts - 1000).max() < 5 * np.sqrt(4000 * 0.25 * 0.75)
 
 
 @hypothesis.given(st.integers(1, 50), st.integers(1, 30), st.integers(0, 40))
-def test_shuffle_shows_every_row_once_an_epoch(size, batch, start):
+def test_every_epoch_has_every_row_once(size, batch, start):
     shuffle = Shuffle(size, seed=5)
     numbers = np.arange(3 * size)
     rows = np.concatenate([shuffle(numbers[i : i + batch]) for i in range(0, len(numbers), batch)])
     for epoch in range(3):
         np.testing.assert_array_equal(np.sort(rows[epoch * size : (epoch + 1) * size]), np.arange(size))
-    # Any step on its own, in any order, gives what the run gave.
+    # The rows of any step do not depend on the steps before it.
     np.testing.assert_array_equal(Shuffle(size, seed=5)(numbers[start:]), rows[start:])
 
 
 @hypothesis.given(st.lists(st.floats(0.05, 20), min_size=1, max_size=5), st.integers(0, 10**9))
 def test_mixture_shares_are_exact(weights, start):
     count = 2000
-    part, own = mix(np.arange(count), tuple(weights))
+    source, number = mix(np.arange(count), tuple(weights))
     shares = np.array(weights) / np.sum(weights)
     for k, share in enumerate(shares):
-        taken = np.cumsum(part == k)
+        taken = np.cumsum(source == k)
         assert np.abs(taken - share * np.arange(1, count + 1)).max() <= len(weights)
-        np.testing.assert_array_equal(own[part == k], np.arange(taken[-1]))
-    late_part, late_own = mix(np.arange(start, start + 100), tuple(weights))
+        np.testing.assert_array_equal(number[source == k], np.arange(taken[-1]))
+    late_source, late_number = mix(np.arange(start, start + 100), tuple(weights))
     for k in range(len(weights)):
-        np.testing.assert_array_equal(np.diff(late_own[late_part == k]), 1)
+        np.testing.assert_array_equal(np.diff(late_number[late_source == k]), 1)
 
 
 def test_process_slices_tile_the_batch():

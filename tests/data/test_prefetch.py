@@ -1,4 +1,4 @@
-"""Batches in order, ahead of the consumer, with errors handed over."""
+"""Prefetched batches: order, depth, waiting time, errors."""
 
 import threading
 import time
@@ -18,11 +18,11 @@ def test_order_and_depth():
     with Prefetcher(make, lambda batch: batch + 1, 3, 20, depth=2) as batches:
         for step, batch in batches:
             assert batch == step * 10 + 1
-            assert made[-1] <= step + 2  # two ready or in the making
+            assert made[-1] <= step + 2  # at most two are prepared
     assert made == list(range(3, 20))
 
 
-def test_work_is_ahead_and_waiting_is_counted():
+def test_batches_are_prepared_in_advance_and_waiting_is_counted():
     def make(step):
         time.sleep(0.03)
         return step
@@ -31,13 +31,13 @@ def test_work_is_ahead_and_waiting_is_counted():
         next(batches)
         first = batches.wait_seconds
         assert first > 0.02
-        time.sleep(0.4)  # four are ready by now
+        time.sleep(0.4)  # four are ready
         for _ in range(4):
             next(batches)
         assert batches.wait_seconds - first < 0.02
 
 
-def test_error_reaches_the_consumer_at_its_step():
+def test_an_error_is_raised_at_its_step():
     def make(step):
         if step == 5:
             raise KeyError("row 5")
@@ -51,7 +51,7 @@ def test_error_reaches_the_consumer_at_its_step():
         next(batches)
 
 
-def test_error_of_put_reaches_the_consumer():
+def test_an_error_of_put_is_raised():
     def put(_):
         raise ValueError("no device")
 
@@ -59,14 +59,14 @@ def test_error_of_put_reaches_the_consumer():
         next(batches)
 
 
-def test_close_in_the_middle_ends_the_thread():
+def test_close_ends_the_thread():
     before = set(threading.enumerate())
     batches = Prefetcher(lambda step: step, lambda batch: batch, 0, 10**9, depth=2)
     next(batches)
     batches.close()
     batches.close()
-    for _ in range(200):  # the thread ends after the batch that it is making
-        if set(threading.enumerate()) <= before:  # threads of others may end meanwhile
+    for _ in range(200):  # the thread ends after its current batch
+        if set(threading.enumerate()) <= before:  # other threads may end meanwhile
             break
         time.sleep(0.01)
     assert set(threading.enumerate()) <= before

@@ -1,4 +1,4 @@
-"""Every kind of source gives the rows that were put into it."""
+"""Every kind of source returns the rows that were written into it."""
 
 import gzip
 import io
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssljax.base.errors import UserError
 from ssljax.data import DataSpec, describe, load_split, open_data
 from ssljax.data.sources import open_source
 from ssljax.data.splits import parse_split
@@ -26,7 +27,7 @@ def encode(image: np.ndarray, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def test_import_is_light():
+def test_the_import_loads_no_heavy_package():
     code = "import sys, ssljax.data; print([m for m in HEAVY if m in sys.modules])"
     heavy = ["jax", "tensorflow_datasets", "tokenizers", "sklearn", "PIL", "grain", "scipy"]
     out = subprocess.run([sys.executable, "-c", f"HEAVY={heavy}; {code}"], capture_output=True, text=True, check=True)
@@ -56,7 +57,7 @@ def test_npz(config, tmp_path):
     part = load_split(data, "train[5:50%]")
     np.testing.assert_array_equal(part["image"], IMAGES[5:10])
     np.testing.assert_array_equal(part["id"], np.arange(5, 10))
-    # An evaluation on another source and other columns.
+    # Another source with other columns, as in an evaluation.
     other = load_split(data, "train", source=f"npz:{tmp_path}/a.npz", keys={"image": "x_train", "weight": "y_train"})
     np.testing.assert_array_equal(other["weight"], LABELS)
 
@@ -78,7 +79,7 @@ def test_npz_of_encoded_images(config, tmp_path):
 
 
 def test_resize(config, tmp_path):
-    """Central square, then Pillow's own resize; from arrays and from files alike."""
+    """The central square, resized by Pillow, for arrays and for files."""
     wide = RNG.integers(0, 256, (4, 12, 20, 3), np.uint8)
     np.savez(tmp_path / "a.npz", image=wide)
     expected = [Image.fromarray(i[:, 4:16]).resize((6, 6), Image.Resampling.BICUBIC) for i in wide]
@@ -118,21 +119,21 @@ def test_image_folders(config, tmp_path):
     data = config(source=f"images:{tmp_path}/{{split}}")
     spec = describe(data)
     assert spec.classes == ("ant", "cat", "dog") and spec.num_classes == 3
-    test = load_split(data, "test")  # has no ant: its labels must mean the same all the same
+    test = load_split(data, "test")  # has no ant, but labels have one meaning in all splits
     np.testing.assert_array_equal(test["label"], [1, 1, 1, 2, 2])
     np.testing.assert_array_equal(test["image"], IMAGES[[15, 17, 19, 16, 18]])
     flat = load_split(config(source=f"images:{tmp_path}/test/cat"), "train")
     assert set(flat) == {"id", "image"}
 
 
-def test_jsonl_and_where(config, tmp_path):
+def test_jsonl_with_a_filter(config, tmp_path):
     rows = [
         {"text": f"row {i}", "label": i % 3, "old": i % 2 == 0, "split": "test" if i > 6 else "train"}
         for i in range(10)
     ]
     lines = [json.dumps(row) for row in rows]
     with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.write("\n".join(lines[:4]) + "\n\n")  # an empty line is nothing
+        file.write("\n".join(lines[:4]) + "\n\n")  # empty lines are skipped
     (tmp_path / "b.jsonl").write_text("\n".join(lines[4:]), encoding="utf-8")
     data = config(source=f"jsonl:{tmp_path}/*.jsonl*", mode="documents", seq_len=10, where={"old": False})
     train, test, whole = (load_split(data, split) for split in ("train", "test", "all"))
@@ -145,7 +146,7 @@ def test_jsonl_and_where(config, tmp_path):
 
 
 def test_join_of_images_and_captions(config, tmp_path):
-    np.savez(tmp_path / "i+1.npz", images=IMAGES)  # a plus in a path is no join
+    np.savez(tmp_path / "i+1.npz", images=IMAGES)  # a plus sign in a path does not join
     rows = [{"caption": f"picture {i}", "good": i != 2, "split": "train" if i % 4 else "test"} for i in range(20)]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = f"npz:{tmp_path}/i+1.npz+jsonl:{tmp_path}/c.jsonl"
@@ -167,7 +168,7 @@ def test_text_slices_count_lines(config, tmp_path):
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress("".join(f"b{i}\n" for i in range(4)).encode()))
     data = config(source=f"text:{tmp_path}/*.txt*", split="train[:70%]", seq_len=2)
 
-    def text(split):  # the last token of an odd number falls off
+    def text(split):  # drops the last token of an odd number of tokens
         tokens = load_split(data, split)["tokens"]
         return "".join("|" if t == 258 else chr(t) for t in tokens.ravel())
 
@@ -186,11 +187,11 @@ def test_builtin_texts(name):
     assert size["train"] > 1_500_000 and min(size["valid"], size["test"]) > 0.03 * size["all"]
     assert "the" in parts["test"][0]
     if name == "python-docs":
-        said = [p for text in parts["train"] for p in text.split("\n\n") if len(p) >= 60]
-        assert not set(said) & {p for text in parts["test"] for p in text.split("\n\n")}
+        trained_on = [p for text in parts["train"] for p in text.split("\n\n") if len(p) >= 60]
+        assert not set(trained_on) & {p for text in parts["test"] for p in text.split("\n\n")}
 
 
-def test_own_source_by_import_path(config, tmp_path, monkeypatch):
+def test_a_source_by_import_path(config, tmp_path, monkeypatch):
     (tmp_path / "outside_source").mkdir()
     (tmp_path / "outside_source" / "rows.py").write_text(
         "import numpy as np\n"
@@ -203,6 +204,32 @@ def test_own_source_by_import_path(config, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     data = config(source="outside_source.rows:Rows:7")
     np.testing.assert_array_equal(load_split(data, "train")["label"], np.arange(7))
+
+
+def test_a_file_source_of_the_user(config, tmp_path, monkeypatch):
+    """A subclass of `FileSource` only reads files: patterns, splits and fingerprints are inherited."""
+    (tmp_path / "outside_source").mkdir()
+    (tmp_path / "outside_source" / "lines.py").write_text(
+        "from ssljax.data.file_source import FileSource\n"
+        "from ssljax.data.sources import Table\n"
+        "class Lines(FileSource):\n"
+        "    kind = 'lines'\n"
+        "    def read(self, paths, split):\n"
+        "        numbers = [int(line) for path in paths for line in path.read_text().split()]\n"
+        "        return Table(('label',), lambda name: numbers)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in (("train_0", "1 2"), ("train_1", "3"), ("test_0", "4 5")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    source = f"outside_source.lines:Lines:{tmp_path}/{{split}}_*.txt"
+    data = config(source=source)
+    np.testing.assert_array_equal(load_split(data, "train")["label"], [1, 2, 3])
+    np.testing.assert_array_equal(load_split(data, "test[1:]")["label"], [5])
+    with pytest.raises(UserError, match=r"unknown split 'tset' .*did you mean 'test'\? \(it has: test, train\)"):
+        load_split(data, "tset")
+    before = open_source(source).fingerprint(parse_split("train"))
+    (tmp_path / "train_1.txt").write_text("3 6")
+    assert open_source(source).fingerprint(parse_split("train")) != before
 
 
 def test_labels_are_optional(config, tmp_path):

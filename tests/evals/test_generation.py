@@ -1,6 +1,6 @@
-"""Decoding with a cache against the whole row computed again, drawing against its definition, rows against themselves.
+"""Generation: cached against uncached decoding, sampling against its definition, batches against single rows.
 
-The greedy decodings of `transformers` lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
+Reference decodings of `transformers` are in the folder `hf_parity` next to the one that SSLJAX_DATA names.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ FIRST = ("learned", "alibi", "relative", "gemma2", "mixtral", "t5", "bart")
 
 @functools.cache
 def make(name):
-    """A model and random parameters, none of them constant."""
+    """Returns a model and random parameters, none of which is constant."""
     module = schema.build_whole(models.REGISTRY, {**SMALL, **CONFIGS[name]}, "model").standalone()
     shapes = parallel.unboxed(jax.eval_shape(module.initial, jax.random.key(0))["params"])
     rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def padded(rows, width, fill=0):
 
 
 def cached(name, prompts, forced, width, start=()):
-    """Logits [B, N + 1, V] of the tokens after the prompts and after each of the forced ones [B, N]."""
+    """Returns logits [B, N + 1, V] after the prompts and after each of the forced tokens [B, N], with a cache."""
     module, params = make(name)
 
     @jax.jit
@@ -91,14 +91,14 @@ def cached(name, prompts, forced, width, start=()):
 
         return jnp.concatenate([first[None], jax.lax.scan(one, past, forced.T)[1]]).swapaxes(0, 1)
 
-    # What stands in the padding must not matter.
+    # The content of padding must not matter.
     tokens = padded(prompts, width, fill=7)
     return run(tokens, np.array([len(p) for p in prompts], np.int32), forced)
 
 
 @functools.partial(jax.jit, static_argnames="module")
 def recomputed(module, params, source, row):
-    """Logits [T, V] of a row by itself."""
+    """Returns logits [T, V] of a single row, without a cache."""
     apply = functools.partial(module.apply, {"params": params})
     if isinstance(module, EncoderDecoder):
         memory = apply(source[None], mask=Full(), method="encode").tokens
@@ -109,7 +109,7 @@ def recomputed(module, params, source, row):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FIRST else pytest.mark.full) for n in CONFIGS])
-def test_the_cache_changes_nothing(name):
+def test_cached_logits_equal_uncached_logits(name):
     module, params = make(name)
     both = isinstance(module, EncoderDecoder)
     start = (3, 1) if both else ()
@@ -118,19 +118,19 @@ def test_the_cache_changes_nothing(name):
     tolerance = 0.05 if name == "bfloat16" else 1e-5
     for prompt, new, logits in zip(prompts, forced, got):
         row = np.concatenate([start if both else prompt, new]).astype(np.int32)
-        fixed = padded([row], 24)[0]  # causal: what comes after a token does not change its logits
+        fixed = padded([row], 24)[0]  # causal: later tokens do not change the logits
         want = recomputed(module, params, jnp.asarray(prompt, jnp.int32) if both else None, fixed)
         want = want[len(row) - len(new) - 1 : len(row)]
         scale = max(1.0, float(np.abs(want).max()))
         np.testing.assert_allclose(logits, want, rtol=tolerance, atol=tolerance * scale)
-    assert np.abs(got[0] - got[1]).max() > 0.1, "all rows have the same logits"
+    assert np.abs(got[0] - got[1]).max() > 0.1, "all rows have equal logits"
 
 
-DRAWN = Sampling(max_new_tokens=8, temperature=1.3)  # with three prompts: one program for several tests
+DRAWN = Sampling(max_new_tokens=8, temperature=1.3)  # with three prompts several tests share one program
 
 
 @pytest.mark.parametrize("name", ["learned", *(pytest.param(n, marks=pytest.mark.full) for n in ("mixtral", "bart"))])
-def test_a_row_of_a_batch_is_that_row_alone(name):
+def test_a_row_of_a_batch_equals_the_row_alone(name):
     module, params = make(name)
     key, start = jax.random.key(1), (3,) if name == "bart" else ()
     prompts = draw((3, 12, 1))
@@ -141,7 +141,7 @@ def test_a_row_of_a_batch_is_that_row_alone(name):
     assert len({row.tobytes() for row in together}) > 1
 
 
-def test_one_program_for_all_prompts_and_numbers():
+def test_prompts_and_sampling_numbers_share_one_program():
     module, params = make("learned")
     drawn = Sampling(8, temperature=0.7, top_k=9, top_p=0.8, repetition_penalty=1.2, stop=((1, 2),))
     other = Sampling(8, temperature=1.1, top_k=3, top_p=0.5, repetition_penalty=1.9, stop=((4, 5),))
@@ -150,7 +150,7 @@ def test_one_program_for_all_prompts_and_numbers():
     for seed, lengths in enumerate(((1, 1), (20, 4), (32, 12))):
         generate(module, params, draw(lengths, seed), other, jax.random.key(seed))
     again = schema.build_named(models.REGISTRY, {**SMALL, **CONFIGS["learned"]}, "model").standalone()
-    generate(again, params, draw((2, 2)), drawn, jax.random.key(0))  # an equal module is the same one
+    generate(again, params, draw((2, 2)), drawn, jax.random.key(0))  # an equal module shares the program
     assert generation._program._cache_size() == before
     generate(module, params, draw((3, 8)), Sampling(2))
     assert generation._program._cache_size() == before + 1
@@ -161,7 +161,7 @@ MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"tensor": 4, "conte
 
 @pytest.mark.parametrize("axes", MESHES, ids=str)
 @pytest.mark.parametrize("name", ["learned", *(pytest.param(n, marks=pytest.mark.full) for n in ("grouped", "t5"))])
-def test_a_mesh_gives_the_same_tokens(name, axes):
+def test_tokens_on_a_mesh_equal_tokens_on_one_device(name, axes):
     module, params = make(name)
     mesh = parallel.make_mesh(parallel.MeshConfig(**{"data": 1, **axes}))
     boxed = jax.eval_shape(module.initial, jax.random.key(0))["params"]
@@ -172,10 +172,14 @@ def test_a_mesh_gives_the_same_tokens(name, axes):
     np.testing.assert_array_equal(many, one)
 
 
-def test_the_cache_is_split_by_the_rules():
+def test_the_cache_is_sharded_by_the_rules():
     mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=2, tensor=2))
     module, _ = make("grouped")
-    empty = jax.jit(lambda: generation._place(generation.empty_cache(module.config, 2, 4, 16), mesh))()
+    empty = jax.jit(
+        lambda: (
+            generation._shard_cache(generation.Past(generation.empty_cache(module.config, 2, 4, 16), None), mesh).cache
+        )
+    )()
     spec = jax.sharding.PartitionSpec(None, ("data", "fsdp"), None, "tensor")
     assert empty.k.shape == (2, 4, 16, 2, 8) and empty.k.sharding.is_equivalent_to(
         jax.sharding.NamedSharding(mesh, spec), 5
@@ -183,7 +187,7 @@ def test_the_cache_is_split_by_the_rules():
 
 
 def defined(logits, temperature=1.0, top_k=None, top_p=None):
-    """The probabilities that are drawn from, token by token."""
+    """Returns the probabilities of sampling, token by token."""
     p = np.exp(logits / temperature - np.max(logits / temperature))
     order = sorted(range(len(p)), key=lambda i: -p[i])
     kept = order[:top_k]
@@ -215,7 +219,7 @@ def chosen(logits, rules, seed):
     ],
     ids=str,
 )
-def test_drawing_against_its_definition(sampling):
+def test_sampling_equals_its_definition(sampling):
     logits, draws = np.random.default_rng(5).normal(size=9).astype(np.float32), 20_000
     tokens = chosen(jnp.tile(logits, (draws, 1)), generation._rules(Sampling(**sampling)), 2)
     share, p = np.bincount(tokens, minlength=9) / draws, defined(logits.astype(np.float64), **sampling)
@@ -223,26 +227,26 @@ def test_drawing_against_its_definition(sampling):
     assert np.all(np.abs(share - p) <= 4.5 * np.sqrt(p * (1 - p) / draws))
 
 
-def test_equal_tokens_share_no_rank():
+def test_equal_logits_have_distinct_ranks():
     for rules in (Rules(np.float32(1), top_k=np.int32(3)), Rules(np.float32(1), top_p=np.float32(0.3))):
         assert set(chosen(jnp.zeros((20_000, 9)), rules, 0).tolist()) == {0, 1, 2}
 
 
-def test_the_penalty_against_its_definition():
+def test_the_penalty_equals_its_definition():
     logits = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
-    seen = np.random.default_rng(1).random((300, 3)) < 0.5
+    present = np.random.default_rng(1).random((300, 3)) < 0.5
     want = logits.copy()
-    for b, v in zip(*np.nonzero(seen)):
+    for b, v in zip(*np.nonzero(present)):
         want[b, v] = logits[b, v] / 1.7 if logits[b, v] > 0 else logits[b, v] * 1.7
-    got = choose(jnp.asarray(logits), Rules(penalty=np.float32(1.7)), None, jnp.asarray(seen))
+    got = choose(jnp.asarray(logits), Rules(penalty=np.float32(1.7)), None, jnp.asarray(present))
     np.testing.assert_array_equal(got, want.argmax(-1))
-    for sign in (1, -1):  # of the largest logit: both matter
+    for sign in (1, -1):  # of the largest logit
         assert (got != logits.argmax(-1))[sign * logits.max(-1) > 0].any()
 
 
 @pytest.mark.parametrize("penalty", [3.0, pytest.param(1.0, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", ["learned", pytest.param("bart", marks=pytest.mark.full)])
-def test_greedy_and_penalty_against_the_whole_row(name, penalty):
+def test_greedy_decoding_with_penalty_equals_uncached_decoding(name, penalty):
     module, params = make(name)
     both = name == "bart"
     prompts = draw((5, 2, 8), 4)
@@ -262,7 +266,7 @@ def test_stop_sequences():
     module, params = make("learned")
     prompts, key = draw((4, 7, 2)), jax.random.key(8)
     free = generate(module, params, prompts, DRAWN, key)
-    # The last one would end in a prompt; stop sequences are looked for in new tokens only.
+    # The last sequence begins in a prompt. Stop sequences are searched in new tokens only.
     stop = tuple(free[0][3:5].tolist()), tuple(free[1][6:7].tolist()), (int(prompts[2][-1]), int(free[2][0]))
 
     def cut(row):
@@ -275,7 +279,7 @@ def test_stop_sequences():
     assert len(stopped[0]) == 5 and len(stopped[1]) < 8 and len(stopped[2]) > 1
 
 
-def test_keys_and_rows_decide_what_is_drawn():
+def test_draws_depend_on_key_and_row_number():
     module, params = make("learned")
     run = functools.partial(generate, module, params, [np.array([5, 9])] * 3, DRAWN)
     (a, b, _), again, (other, *_) = run(jax.random.key(0)), run(jax.random.key(0)), run(jax.random.key(1))
@@ -283,17 +287,17 @@ def test_keys_and_rows_decide_what_is_drawn():
     assert run(jax.random.key(0), first_row=1)[0].tolist() == b.tolist()
 
 
-def test_mistakes_are_told_in_one_line():
+def test_errors_are_one_line():
     module, params = make("learned")
     both, weights = make("bart")
     dynamic = {**SMALL, "name": "llama", "rope_scaling": {"name": "dynamic", "factor": 2.0, "original_len": 16}}
     scaled = schema.build_named(models.REGISTRY, dynamic, "model").standalone()
     cases = [
-        (r"needs a decoder or an encoder-decoder, got str", ("text", params, [[1]])),
+        (r"got a str, must be a decoder or an encoder-decoder", ("text", params, [[1]])),
         (r"prompt 2: is empty", (module, params, [[1], []])),
         (r"prompt 1: got token 61, must be in 0..60", (module, params, [[V]])),
         (r"prompt 1: got token -1, must be", (module, params, [[-1]])),
-        (r"30 tokens of the prompt and 11 new ones are more than the 40 positions", (module, params, [[1] * 30])),
+        (r"30 tokens of the prompt and 11 new tokens are more than the 40 positions", (module, params, [[1] * 30])),
         (r"start: missing", (both, weights, [[1]])),
         (r"prompt 1: got 41 tokens, must be at most 40", (both, weights, [[1] * 41])),
         (r"the 16 positions of the model \(model.rope_scaling.original_len", (scaled, None, [[1] * 10])),
@@ -307,8 +311,8 @@ def test_mistakes_are_told_in_one_line():
         r"sampling.top_p: got 2.0, must be <= 1": Sampling(top_p=2),
         r"sampling.temperature: got -1.0, must be >= 0": Sampling(temperature=-1),
         r"sampling.max_new_tokens: got 0, must be >= 1": Sampling(max_new_tokens=0),
-        r"sampling.stop: holds an empty sequence": Sampling(stop=((),)),
-        r"sampling.temperature: 0.5 draws tokens at random and needs a key": Sampling(
+        r"sampling.stop: has an empty sequence": Sampling(stop=((),)),
+        r"sampling.temperature: got 0.5, which draws at random and needs a key": Sampling(
             max_new_tokens=3, temperature=0.5
         ),
     }.items():
@@ -324,7 +328,7 @@ fixtures = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no reference models 
 
 
 @fixtures
-def test_all_reference_models_with_a_greedy_decoding_are_listed():
+def test_the_list_of_reference_models_is_complete():
     found = [path.parent.name for path in FOLDER.glob("*/io.npz") if "out.gen.greedy_ids" in np.load(path).files]
     assert sorted(found) == sorted(GREEDY) and len(GREEDY) == 17
 
@@ -334,7 +338,7 @@ SOME = ("gpt2", "gpt_neox", "mistral", "gemma2", "mixtral", "t5", "bart")
 
 @fixtures
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SOME else pytest.mark.full) for n in GREEDY])
-def test_greedy_decodings_of_transformers(name):
+def test_greedy_decodings_equal_transformers(name):
     arrays, model = np.load(FOLDER / name / "io.npz"), hf.load(FOLDER / name)
     want = arrays["out.gen.greedy_ids"]
     if isinstance(model.module, EncoderDecoder):

@@ -1,4 +1,4 @@
-"""The harness with a fake objective: what is extracted how often, what is compiled, what a record says."""
+"""The harness with a fake objective: number of extractions and compilations, records, errors."""
 
 import collections
 import dataclasses
@@ -17,13 +17,13 @@ SIZES = {"train": 90, "test": 41}
 
 
 class Data(dict):
-    """Stands for `ssljax.data.Split`."""
+    """Stands for `ssljax.data.SplitArrays`."""
 
     bytes, tokens, classes = 82.0, 41.0, ("zero", "one", "two")
 
 
 class Objective:
-    """Features are a projection of the image; counts what is traced."""
+    """Features are a projection of the image. Counts how often its functions are traced."""
 
     classes = None
 
@@ -79,16 +79,16 @@ def test_features_are_extracted_and_compiled_once():
     setup = Setup(PROBES)
     results = setup.evaluator.run(PARAMS, {})
     assert all(r["accuracy"] > 0.8 for r in results.values())
-    # 90 and 41 examples in batches of 32, for three evaluations together.
+    # 90 and 41 examples in batches of 32, once for all three evaluations.
     assert len(setup.puts) == 3 + 2 and setup.objective.traces["features"] == 1
     assert all(shapes["image"] == (32, 3, 3, 1) for shapes in setup.puts)
     again = setup.evaluator.run(PARAMS, {}, ["knn"])
     assert again["knn"] == results["knn"]
-    assert len(setup.puts) == 10 and setup.objective.traces["features"] == 1  # extracted anew, not compiled anew
+    assert len(setup.puts) == 10 and setup.objective.traces["features"] == 1  # extracted again, but not compiled again
     assert set(setup.loads.values()) == {1}  # host arrays are kept
 
 
-def test_padding_changes_nothing():
+def test_padding_does_not_change_results():
     small, large = Setup(PROBES, batch_size=7), Setup(PROBES, batch_size=128)
     assert small.evaluator.run(PARAMS, {}) == large.evaluator.run(PARAMS, {})
 
@@ -100,7 +100,7 @@ def test_controls_and_records():
     assert set(controls) == {"untrained", "raw", "majority", "chance"}
     assert set(controls["raw"]) == set(PROBES) == set(controls["majority"]) and set(controls["chance"]) == {"retrieval"}
     assert controls["untrained"]["linear"]["accuracy"] < 0.6 < controls["raw"]["linear"]["accuracy"]
-    assert setup.objective.traces["features"] == 1  # the untrained model runs through the same program
+    assert setup.objective.traces["features"] == 1  # the untrained model uses the same program
     records = evaluator.records(30, results) + evaluator.records(30, controls["raw"], "raw")
     assert json.loads(json.dumps(records, allow_nan=False)) == records
     first = records[0]
@@ -115,7 +115,7 @@ def test_controls_and_records():
 def test_scores_and_sizes():
     setup = Setup({"perplexity": {"ngrams": False, "max_examples": 33}})
     result = setup.evaluator.run(None, {})["perplexity"]
-    rows = setup.evaluator._splits.popitem()[1]
+    rows = setup.evaluator.splits.loaded.popitem()[1]
     assert result["bits_per_token"] == pytest.approx(rows["label"].mean() / np.log(2), rel=1e-6)
     assert result["bits_per_byte"] == pytest.approx(result["bits_per_token"] / 2) and result["scored_tokens"] == 33
     assert setup.objective.traces["score"] == 1
@@ -130,24 +130,26 @@ def test_loss_has_its_own_batch_size_and_fixed_keys():
 
     setup = Setup({"loss": {"batch_size": 10}}, loss_fn=loss_fn)
     result = setup.evaluator.run(PARAMS, {})["loss"]
-    assert calls == [(0, 10), (1, 10), (2, 10), (3, 10)]  # 41 examples: one is left out
+    assert calls == [(0, 10), (1, 10), (2, 10), (3, 10)]  # of 41 examples one is left out
     assert result == pytest.approx({"loss": 19.5, "other": 1.0})
     assert setup.evaluator.records(1, {"loss": result})[0]["sizes"] == {"test": 40}
-    with pytest.raises(UserError, match=r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples"):
+    with pytest.raises(
+        UserError, match=r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples, must be at most"
+    ):
         Setup({"loss": {"batch_size": 64}}, loss_fn=loss_fn).evaluator.run(PARAMS, {})
 
 
-def test_zero_shot_feeds_prompts_beside_blank_images():
+def test_zero_shot_prompts_come_with_blank_images():
     tokenize = lambda texts: {"tokens": np.array([[len(t)] for t in texts], np.int32)}  # noqa: E731
     setup = Setup({"zero_shot": {"templates": ["{}"]}}, tokenize=tokenize)
     result = setup.evaluator.run(PARAMS, {})["zero_shot"]
-    assert setup.objective.traces["features"] == 1  # prompts have the form of every other batch
-    assert result["accuracy"] == 0  # the fake text embeddings are parallel: ties never win
-    with pytest.raises(UserError, match=r"evals\.zero_shot\.classes: got 2 names, but the labels go up to 2"):
+    assert setup.objective.traces["features"] == 1  # prompts have the form of all other batches
+    assert result["accuracy"] == 0  # the fake text embeddings are parallel, and ties count against the model
+    with pytest.raises(UserError, match=r"evals\.zero_shot\.classes: got 2 names, must be at least 3"):
         Setup({"zero_shot": {"classes": ["a", "b"]}}, tokenize=tokenize).evaluator.run(PARAMS, {})
 
 
-def test_a_diverged_model_has_no_numbers():
+def test_a_diverged_model_has_no_metrics():
     setup = Setup(PROBES)
     results = setup.evaluator.run(np.full_like(PARAMS, np.nan), {})
     assert np.isnan(results["knn"]["accuracy"])
@@ -173,12 +175,12 @@ def test_every_entry_builds_from_its_defaults(name):
         ({"knn": {"test_split": "train"}}, False, r"evals\.knn\.test_split: got 'train', must differ"),
         ({"knn": 3}, False, r"evals\.knn: got 3"),
         ({"knn": {"feature": "pool"}}, True, r"evals\.knn\.feature: the objective gives no 'pool'"),
-        ({"knn": {"feature": "map"}}, True, r"evals\.knn\.feature: 'map' has shape \(90, 3, 3, 1\)"),
+        ({"knn": {"feature": "map"}}, True, r"evals\.knn\.feature: got 'map' of shape \(90, 3, 3, 1\)"),
         ({"knn": {"fit_split": "valid"}}, True, r"split 'valid' of 'somewhere' is empty"),
         ({"zero_shot": {}}, True, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
     ],
 )
-def test_mistakes(evals, run, message):
+def test_errors_of_a_run(evals, run, message):
     with pytest.raises(UserError, match=message):
         evaluator = Setup({k: v | {"source": "somewhere"} if run else v for k, v in evals.items()}).evaluator
         evaluator.run(PARAMS, {})
@@ -195,44 +197,56 @@ def mean_loss(params, extra, batch, step):
     "name, keys, message",
     [
         ("knn", {"feature": "pool"}, r"evals\.knn\.feature: the objective gives no 'pool'"),
-        ("knn", {"feature": "map"}, r"evals\.knn\.feature: 'map' has shape \(90, 3, 3, 1\)"),
-        ("knn", {"labels_per_class": 40}, r"evals\.knn\.labels_per_class: got 40, but class \d has \d+ examples"),
+        ("knn", {"feature": "map"}, r"evals\.knn\.feature: got 'map' of shape \(90, 3, 3, 1\)"),
+        (
+            "knn",
+            {"labels_per_class": 40},
+            r"evals\.knn\.labels_per_class: got 40, must be at most the \d+ examples of class \d",
+        ),
         ("knn", {"fit_split": "trian"}, r"evals\.knn\.fit_split: split 'trian' of 'data' is empty"),
         ("linear", {"select_split": "valid"}, r"evals\.linear\.select_split: split 'valid' of 'data' is empty"),
-        ("few_shot", {"shots": [5, 40]}, r"evals\.few_shot\.shots: got 40, but class \d has \d+ examples"),
+        (
+            "few_shot",
+            {"shots": [5, 40]},
+            r"evals\.few_shot\.shots: got 40, must be at most the \d+ examples of class \d",
+        ),
         ("zero_shot", {}, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
-        ("zero_shot", {"classes": ["a", "b"]}, r"evals\.zero_shot\.classes: got 2 names, but the labels go up to 2"),
+        ("zero_shot", {"classes": ["a", "b"]}, r"evals\.zero_shot\.classes: got 2 names, must be at least 3"),
         ("retrieval", {"test_split": "tset"}, r"evals\.retrieval\.test_split: split 'tset' of 'data' is empty"),
         ("perplexity", {"fit_split": "trian"}, r"evals\.perplexity\.fit_split: split 'trian' of 'data' is empty"),
-        ("loss", {"batch_size": 64}, r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples"),
+        (
+            "loss",
+            {"batch_size": 64},
+            r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples, must be at most",
+        ),
     ],
 )
-def test_a_mistake_is_told_by_shapes_alone(name, keys, message):
+def test_the_check_finds_errors_from_shapes_alone(name, keys, message):
     with pytest.raises(UserError, match=message):
         Setup({name: keys | {"source": "data"}}, loss_fn=mean_loss).evaluator.check(SHAPES, {})
 
 
-def test_a_check_knows_the_metrics_and_loads_no_whole_split_for_n_grams():
+def test_the_check_returns_the_metrics_and_loads_no_whole_split_for_n_grams():
     tokenize = lambda texts: {"tokens": np.array([[len(t)] for t in texts], np.int32)}  # noqa: E731
     evals = PROBES | {name: {} for name in REGISTRY} | {"loss": {"batch_size": 10}, "linear": {"l2": [0.01]}}
     evals |= {"drawn": {"type": "knn", "labels_per_class": 3, "draws": 2}, "nearest": {"type": "knn", "k": 1}}
     setup = Setup(evals, loss_fn=mean_loss, tokenize=tokenize)
-    known = setup.evaluator.check(SHAPES, {})
+    checked = setup.evaluator.check(SHAPES, {})
     assert setup.objective.traces == {"features": 1, "score": 1} and len(setup.puts) < 20
     results = setup.evaluator.run(PARAMS, {})
-    assert {name: set(metrics) for name, metrics in results.items()} == {n: set(names) for n, names in known.items()}
-    assert setup.objective.traces == {"features": 1, "score": 1}  # the programs that run are those that were traced
+    assert {name: set(metrics) for name, metrics in results.items()} == {n: set(names) for n, names in checked.items()}
+    assert setup.objective.traces == {"features": 1, "score": 1}  # the run uses the programs that the check traced
     alone = Setup({"perplexity": {"max_examples": 7}})
     alone.evaluator.check(SHAPES, {})
     assert {json.loads(options)["max_examples"] for _, options in alone.loads} == {7, 1}
 
 
-def test_an_evaluation_without_a_check_of_its_own():
-    """As one written outside: what it declares is checked, and the names of its metrics are not known."""
+def test_an_evaluation_without_a_check():
+    """The default check reads the declared features, and does not return names of metrics."""
 
     @dataclasses.dataclass(frozen=True)
     class Mean(Evaluation):
-        def wanted(self):
+        def feature_names(self):
             return ("image",)
 
         def headline(self):
@@ -243,7 +257,7 @@ def test_an_evaluation_without_a_check_of_its_own():
 
     setup = Setup({"knn": {}})
     setup.evaluator.evaluations = {"mean": Mean()}
-    setup.evaluator.wanted.add("image")
+    setup.evaluator.programs.feature_names.add("image")
     assert setup.evaluator.check(SHAPES, {}) == {"mean": ()}
     assert setup.evaluator.run(PARAMS, {})["mean"].keys() == {"mean"}
     setup.evaluator.evaluations = {"mean": Mean(test_split="tset", source="data")}
@@ -252,8 +266,8 @@ def test_an_evaluation_without_a_check_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["loss", "perplexity"])
-def test_labels_that_the_objective_does_not_know(name):
-    """They would not be wrong but meaningless; features of such data may be read."""
+def test_labels_beyond_the_classes_of_the_objective(name):
+    """They have no meaning in a loss or score. Features do not depend on labels, so probes accept them."""
     setup = Setup({name: {"ngrams": False} if name == "perplexity" else {"batch_size": 10}}, loss_fn=mean_loss)
     setup.objective.classes = 3
     setup.evaluator.check(SHAPES, {})
@@ -279,12 +293,12 @@ DIGITS = DataConfig(source="builtin:digits")
         (DIGITS, {"source": "digits"}, r"^evals\.perplexity\.source: got 'digits', must be"),
         (DIGITS, {"keys": {"image": "img"}}, r"^evals\.perplexity\.keys\.image: unknown column 'img'"),
         (DIGITS, {"where": {"lable": 1}}, r"^evals\.perplexity\.where\.lable: unknown column 'lable'"),
-        (DIGITS, {}, r"^evals\.perplexity\.ngrams: got True, but split 'train' has no tokens to count"),
+        (DIGITS, {}, r"^evals\.perplexity\.ngrams: got True, but split 'train' has no tokens"),
         (DataConfig(keys={"image": "img"}, source="builtin:digits"), {}, r"^data\.keys\.image: unknown column 'img'"),
         (DataConfig(mixture=[{"source": "builtin:digits"}]), {}, r"^evals\.perplexity\.source: missing; data.mixture"),
     ],
 )
-def test_mistakes_of_the_data_name_the_key_of_the_evaluation(config, keys, message):
+def test_errors_of_the_data_name_the_key_of_the_evaluation(config, keys, message):
     evaluator = Evaluator(Objective(), {"perplexity": keys}, config, lambda batch: batch)
     with pytest.raises(UserError, match=message):
         evaluator.check(SHAPES, {})
@@ -306,7 +320,7 @@ def test_unknown_name_and_missing_likelihood():
 
 
 def test_sharded_batches_and_real_digits():
-    """The real loader, batches spread over eight devices; k-NN on the pixels themselves is above 95 % on digits."""
+    """The real loader with batches on eight devices. k-NN on the pixels of digits is above 95 %."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
@@ -321,11 +335,11 @@ def test_sharded_batches_and_real_digits():
     result = evaluator.run({}, {})
     assert result["knn"]["accuracy"] > 0.95
     raw = evaluator.controls({}, {})["raw"]["knn"]
-    assert raw == pytest.approx(result["knn"])  # pixels are pixels
+    assert raw == pytest.approx(result["knn"])  # raw input equals features that are pixels
 
 
 def test_bits_per_byte_of_real_text(tmp_path):
-    """A model that gives every byte 1/256 needs eight bits a byte, whatever the windows are."""
+    """A model with probability 1/256 for every byte has eight bits per byte, for any windows."""
     (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 60 + "Größe.")
     config = DataConfig(source=f"text:{tmp_path}/text.txt", seq_len=16, overlap=1, cache_dir=str(tmp_path / "cache"))
 

@@ -1,4 +1,4 @@
-"""Perplexity arithmetic and the n-gram controls, by hand."""
+"""Perplexity and the n-gram controls against values computed by hand."""
 
 import math
 
@@ -8,14 +8,15 @@ import pytest
 from ssljax.evals.likelihood import ALPHAS, Perplexity, PseudoPerplexity, bigram_bits, unigram_bits
 
 
-def everything(tokens):
+def unmasked(tokens):
+    """Returns tokens [N, T] and a mask without padding."""
     tokens = np.atleast_2d(np.asarray(tokens, np.int32))
     return tokens, np.ones(tokens.shape, bool)
 
 
 def test_unigram_by_hand():
-    fit, test = everything([0, 0, 0, 1] * 5), everything([0, 1, 1, 1])
-    # 20 tokens: the first 18 hold 14 zeros and 4 ones, the last two are [0, 1].
+    fit, test = unmasked([0, 0, 0, 1] * 5), unmasked([0, 1, 1, 1])
+    # The first 18 of 20 tokens are 14 zeros and 4 ones; the last two are [0, 1].
     chosen = min(ALPHAS, key=lambda a: -math.log2((14 + a) / (18 + 2 * a)) - math.log2((4 + a) / (18 + 2 * a)))
     zero, one = (15 + chosen) / (20 + 2 * chosen), (5 + chosen) / (20 + 2 * chosen)
     assert unigram_bits(*fit, *test) == pytest.approx(-(math.log2(zero) + 3 * math.log2(one)) / 4)
@@ -23,7 +24,7 @@ def test_unigram_by_hand():
 
 def test_bigram_by_hand():
     rows = [[0, 1, 0, 1, 0, 1]] * 9 + [[0, 1, 0, 1, 1, 1]]
-    fit, test = everything(rows), everything([[0, 1, 1, 0]])
+    fit, test = unmasked(rows), unmasked([[0, 1, 1, 0]])
     unigram = lambda rows: [(np.sum(np.array(rows) == v) + 0.5) / (np.size(rows) + 1) for v in (0, 1)]  # noqa: E731
 
     def p(rows, a, b, alpha):
@@ -37,26 +38,26 @@ def test_bigram_by_hand():
     assert bigram_bits(*fit, *test) == pytest.approx(expected)
 
 
-def test_ngrams_reach_the_entropy_of_their_source():
-    """A Markov chain: the bigram reaches its entropy rate, the unigram the entropy of its stationary distribution."""
+def test_n_grams_reach_the_entropy_of_a_markov_chain():
+    """The bigram reaches the entropy rate, the unigram the entropy of the stationary distribution."""
     rng = np.random.default_rng(0)
     stay = 0.9
     flips = rng.random((400, 200)) > stay
     tokens = (np.cumsum(flips, axis=1) + rng.integers(2, size=(400, 1))) % 2
     rate = -(stay * math.log2(stay) + (1 - stay) * math.log2(1 - stay))
-    fit, test = everything(tokens[:300]), everything(tokens[300:])
+    fit, test = unmasked(tokens[:300]), unmasked(tokens[300:])
     assert bigram_bits(*fit, *test) == pytest.approx(rate, abs=0.02)
     assert unigram_bits(*fit, *test) == pytest.approx(1.0, abs=0.01)
 
 
-def test_padding_is_not_counted_and_unseen_tokens_are_finite():
-    fit, mask = everything([[1, 2, 1, 2, 0, 0], [1, 2, 1, 2, 1, 2]])
+def test_padding_is_not_counted_and_new_tokens_have_finite_cost():
+    fit, mask = unmasked([[1, 2, 1, 2, 0, 0], [1, 2, 1, 2, 1, 2]])
     mask[0, 4:] = False
     other = fit.copy()
     other[0, 4:] = 2
     for bits in (unigram_bits, bigram_bits):
         assert bits(fit, mask, fit, mask) == bits(other, mask, other, mask)
-        assert math.isfinite(bits(fit, mask, *everything([[7, 7, 3]])))
+        assert math.isfinite(bits(fit, mask, *unmasked([[7, 7, 3]])))
 
 
 class Reader:
@@ -82,7 +83,7 @@ def test_perplexity_and_bits_per_byte():
     assert set(controls) == {"unigram", "bigram"} and not Perplexity(ngrams=False).trivial(Reader())
 
 
-def test_pseudo_perplexity_is_named_so_everywhere():
+def test_metrics_of_pseudo_perplexity_are_called_pseudo():
     result = PseudoPerplexity().run(Reader())
     assert result["pseudo_perplexity"] == pytest.approx(4) and "perplexity" not in result
     assert "not comparable" in PseudoPerplexity.warning and not Perplexity.warning

@@ -1,4 +1,4 @@
-"""Retrieval and zero-shot against loops; ties and duplicates count against the model."""
+"""Retrieval and zero-shot classification against loops; ties and duplicates count against the model."""
 
 import numpy as np
 import pytest
@@ -20,16 +20,16 @@ def test_retrieval_rank_by_definition(n, seed):
     np.testing.assert_array_equal(retrieval_rank(q, k, block=4), expected)
 
 
-def test_duplicates_and_collapse_are_pessimistic():
+def test_ties_count_against_the_model():
     q = np.eye(4, dtype=np.float32)
     keys = q.copy()
-    keys[1] = keys[0]  # two identical captions: the first image cannot know which is its own
+    keys[1] = keys[0]  # two identical captions: the first image cannot distinguish them
     np.testing.assert_array_equal(retrieval_rank(q, keys), [1, 3, 0, 0])
     collapsed = np.ones((6, 3), np.float32) * np.linspace(0.3, 7, 6, dtype=np.float32)[:, None]
-    np.testing.assert_array_equal(retrieval_rank(collapsed, collapsed), 5)  # a collapsed model is last, not first
+    np.testing.assert_array_equal(retrieval_rank(collapsed, collapsed), 5)  # a collapsed model has the last rank
 
 
-def test_zero_shot_averages_templates_and_is_strict():
+def test_zero_shot_averages_templates_and_counts_ties_against():
     rng = np.random.default_rng(0)
     image, text, labels = rng.normal(size=(20, 5)), rng.normal(size=(3, 2, 5)), rng.integers(3, size=20)
     unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
@@ -60,7 +60,7 @@ class Reader:
         return ("cat", "dog")
 
 
-def test_retrieval_and_its_chance():
+def test_retrieval_and_its_chance_level():
     rng = np.random.default_rng(0)
     image = rng.normal(size=(200, 64))
     result = Retrieval().run(Reader(image, image + 0.01 * rng.normal(size=image.shape)))
@@ -71,7 +71,7 @@ def test_retrieval_and_its_chance():
     assert Retrieval(ks=(20,)).run(reader)["image_to_text_r20"] == pytest.approx(0.1, abs=0.06)
 
 
-def test_zero_shot_prompts_in_class_order():
+def test_zero_shot_prompts_are_in_class_order():
     image = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     text = np.array([[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]])
     reader = Reader(image, text, np.array([0, 1, 0]))

@@ -1,4 +1,4 @@
-"""k-NN, linear probe and few-shot ridge against brute force and scikit-learn."""
+"""k-NN, linear probe and few-shot ridge regression against brute force and scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ CLASSES, WIDTH = 4, 6
 
 
 def blobs(n, seed, noise=0.6):
-    """Features around one centre a class."""
+    """Returns features around one centre per class, and labels."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(CLASSES, WIDTH))
     y = rng.integers(CLASSES, size=n)
@@ -25,7 +25,7 @@ def blobs(n, seed, noise=0.6):
 
 
 class Reader:
-    """Features and labels from two arrays a split."""
+    """A reader of features and labels, two arrays for each split."""
 
     path = "evals.probe"
 
@@ -45,7 +45,7 @@ def reader():
 
 
 def knn_by_definition(bank, labels, query, k, temperature):
-    """Wu et al. 2018, eq. in section 3.4, one query at a time in float64."""
+    """Wu et al. 2018, section 3.4, one query at a time in float64."""
     bank, query = bank.astype(np.float64), query.astype(np.float64)
     out = []
     for q in query:
@@ -66,7 +66,7 @@ def test_knn_is_the_weighted_vote(k, temperature):
         np.testing.assert_array_equal(knn_predict(x, y, q, k=k, temperature=temperature, block=block), expected)
 
 
-def test_knn_small_temperature_does_not_overflow():
+def test_knn_with_a_small_temperature_does_not_overflow():
     (x, y), (q, _) = blobs(50, 0), blobs(20, 1)
     np.testing.assert_array_equal(knn_predict(x, y, q, k=5, temperature=1e-4), knn_predict(x, y, q, k=1))
 
@@ -85,29 +85,29 @@ def test_knn_with_few_labels_is_the_mean_over_draws(reader):
 
 @pytest.mark.parametrize("probe", [Knn(k=5), Linear(l2=(1e-2, 1e-4)), FewShot(shots=(5,))])
 def test_permuted_labels_destroy_accuracy(probe, reader):
-    """The control of every probe: with labels torn from their features nothing is left but chance."""
+    """Every probe is at chance level when the fitting labels are permuted."""
     name = probe.headline()[0]
     assert probe.run(reader)[name] > 0.8
     x, y = reader.splits["train"]
-    torn = Reader(**{**reader.splits, "train": (x, np.random.default_rng(0).permutation(y))})
-    assert probe.run(torn)[name] < 0.45
+    permuted = Reader(**{**reader.splits, "train": (x, np.random.default_rng(0).permutation(y))})
+    assert probe.run(permuted)[name] < 0.45
     assert probe.trivial(reader)["majority"][name] == majority(y, reader.labels("test"))
 
 
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
-def test_logistic_regression_is_scikit_learns(l2):
+def test_logistic_regression_equals_scikit_learn(l2):
     x, y = blobs(120, 0, noise=1.2)
-    # Its C multiplies the sum of cross-entropies: C = 1 / (l2 N).
+    # In scikit-learn, C multiplies the sum of cross-entropies: C = 1 / (l2 N).
     reference = LogisticRegression(C=1 / (l2 * len(y)), max_iter=5000, tol=1e-8).fit(x, y)
     head = np.asarray(logistic_path(x, y, np.ones(len(y)), l2=jnp.array([10.0, l2]), classes=CLASSES))[1]
-    weight = head[:-1] - head[:-1].mean(axis=1, keepdims=True)  # the penalty centres it already: no-op up to tolerance
+    weight = head[:-1] - head[:-1].mean(axis=1, keepdims=True)  # the penalty already centres the weights
     np.testing.assert_allclose(weight, head[:-1], atol=2e-3)
     np.testing.assert_allclose(weight, reference.coef_.T, atol=3e-3, rtol=3e-3)
 
 
 @pytest.mark.parametrize("columns", [100, pytest.param(500, marks=pytest.mark.full)])
 def test_logistic_regression_converges_on_correlated_features(columns):
-    """Neighbouring columns are almost the same, as pixels are; with more rows than columns and with fewer."""
+    """Neighbouring columns are nearly equal, like pixels; with more and with fewer rows than columns."""
     n, l2, rng = 300, 1e-6, np.random.default_rng(0)
     y = rng.integers(CLASSES, size=n)
     x = np.cumsum(rng.normal(size=(n, columns)), axis=1) + rng.normal(size=(CLASSES, 1))[y]
@@ -121,14 +121,14 @@ def test_logistic_regression_converges_on_correlated_features(columns):
     assert loss(head[:-1], head[-1]) < loss(reference.coef_.T, reference.intercept_) + 2e-5
 
 
-def test_logistic_gradient_vanishes_and_zero_weight_is_absence():
+def test_logistic_gradient_vanishes_and_rows_of_weight_zero_are_absent():
     x, y = blobs(120, 0, noise=1.2)
     keep = np.arange(120) % 3 > 0
     heads = logistic_path(x, y, keep.astype(np.float32), l2=jnp.array([0.1, 0.01]), classes=CLASSES)
     alone = logistic_path(x[keep], y[keep], np.ones(keep.sum()), l2=jnp.array([0.1, 0.01]), classes=CLASSES)
     np.testing.assert_allclose(heads, alone, atol=2e-4)
 
-    def loss(head, l2):  # transcribed from the docstring
+    def loss(head, l2):  # the formula of the docstring
         p = jax.nn.log_softmax(x[keep] @ head[:-1] + head[-1])
         return -p[np.arange(keep.sum()), y[keep]].mean() + l2 / 2 * (head[:-1] ** 2).sum()
 
@@ -136,7 +136,7 @@ def test_logistic_gradient_vanishes_and_zero_weight_is_absence():
         assert float(jnp.abs(jax.grad(loss)(head, l2)).max()) < 3e-5
 
 
-def test_linear_separable_with_tiny_l2_stays_finite():
+def test_separable_classes_with_a_small_l2_stay_finite():
     x, y = blobs(40, 0, noise=0.01)
     heads = np.asarray(logistic_path(x, y, np.ones(40), l2=jnp.array([1e-4, 1e-8]), classes=CLASSES))
     assert np.isfinite(heads).all() and (predict(heads[1], x) == y).all()
@@ -150,21 +150,21 @@ def test_sgd_reaches_the_same_accuracy(reader):
     settings = {"key": jax.random.key(0), "classes": CLASSES, "epochs": 30, "batch": 32}
     both = logistic_sgd(x, y, np.ones(200), learning_rates=jnp.array([0.01, 0.1]), **settings)
     one = logistic_sgd(x, y, np.ones(200), learning_rates=jnp.array([0.1]), **settings)
-    np.testing.assert_allclose(both[1], one[0], atol=1e-5)  # the rates do not touch each other
+    np.testing.assert_allclose(both[1], one[0], atol=1e-5)  # the learning rates are independent
 
 
-def test_linear_chooses_on_the_selection_split_not_on_test(reader):
-    """With noisy features little data wants strong L2; a selection split with torn labels makes another choice."""
+def test_linear_selects_on_the_selection_split_not_on_test(reader):
+    """Another selection split leads to another l2."""
     probe = Linear(l2=(1e3, 1e-3), select_split="valid")
     assert probe.run(reader)["l2"] == pytest.approx(1e-3)  # 1e3 predicts the majority
     fit_y = reader.labels("train")
-    # Selection labels that are constant reward the head that always says the majority class.
+    # Constant selection labels favour the head that always predicts the majority class.
     top = np.bincount(fit_y).argmax()
-    fooled = Reader(**{**reader.splits, "valid": (reader.splits["valid"][0], np.full(60, top))})
-    assert probe.run(fooled)["l2"] == pytest.approx(1e3)
+    constant = Reader(**{**reader.splits, "valid": (reader.splits["valid"][0], np.full(60, top))})
+    assert probe.run(constant)["l2"] == pytest.approx(1e3)
 
 
-def test_labels_per_class_uses_no_other_label(reader):
+def test_labels_per_class_uses_no_other_labels(reader):
     probe = Linear(l2=(1.0, 1e-2), labels_per_class=5, draws=3)
     result = probe.run(reader)
     assert result["accuracy"] > 0.7 and result["accuracy_std"] >= 0
@@ -172,7 +172,7 @@ def test_labels_per_class_uses_no_other_label(reader):
     used = np.zeros(len(y), bool)
     for draw in range(3):
         used[draw_per_class(y, 5, np.random.default_rng((0, draw)), "x")] = True
-    # Within a class a swap of unused labels cannot be seen; across classes the draws would change, so shuffle features.
+    # Other labels would change the draws, so the features of the unused rows are shuffled instead.
     shuffled = x.copy()
     rest = np.flatnonzero(~used)
     shuffled[rest] = x[np.random.default_rng(0).permutation(rest)]
@@ -180,8 +180,8 @@ def test_labels_per_class_uses_no_other_label(reader):
     assert again["accuracy"] == pytest.approx(result["accuracy"], abs=0.01)
 
 
-def test_few_draws_fewer_labels_than_asked(reader):
-    with pytest.raises(UserError, match=r"evals\.probe\.shots: got 1000, but class 0 has \d+ examples"):
+def test_more_shots_than_examples_are_refused(reader):
+    with pytest.raises(UserError, match=r"evals\.probe\.shots: got 1000, must be at most the \d+ examples of class 0"):
         FewShot(shots=(1000,)).run(reader)
 
 
@@ -194,7 +194,7 @@ def test_folds_are_a_stratified_partition():
 
 
 @pytest.mark.parametrize("n", [4, 30])  # fewer and more examples than features
-def test_ridge_is_scikit_learns_and_leave_one_out_is_honest(n):
+def test_ridge_equals_scikit_learn_and_explicit_leave_one_out(n):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(n, WIDTH)), rng.normal(size=(n, 3))
     scale = np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1))
@@ -212,7 +212,7 @@ def test_ridge_is_scikit_learns_and_leave_one_out_is_honest(n):
     np.testing.assert_allclose(weight, ridge(x, y, (candidates[int(np.argmin(errors))],))[0], atol=1e-12)
 
 
-def test_few_shot_improves_with_shots(reader):
+def test_few_shot_accuracy_increases_with_shots(reader):
     result = FewShot(shots=(1, 5, 10), draws=4).run(reader)
     assert result["accuracy_1_shot"] < result["accuracy_5_shot"] <= result["accuracy_10_shot"] + 0.02
     assert {f"accuracy_{n}_shot_std" for n in (1, 5, 10)} <= set(result)

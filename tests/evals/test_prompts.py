@@ -1,4 +1,4 @@
-"""Text in and text out: workdirs and folders in the Hugging Face format, through the command line."""
+"""Generation and mask filling from workdirs and Hugging Face folders, through the command line."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def encoder(tmp_path_factory):
 
 
 def command(capsys, *words):
-    """(exit code, lines of stdout, the error line)."""
+    """Runs a command; returns the exit code, the lines of stdout, and the error line."""
     capsys.readouterr()
     code = cli.main([str(word) for word in words])
     captured = capsys.readouterr()
@@ -59,14 +59,14 @@ def command(capsys, *words):
     return code, captured.out.splitlines(), "".join(errors)
 
 
-def test_generate_on_a_workdir(decoder, capsys, tmp_path):
+def test_generate_from_a_workdir(decoder, capsys, tmp_path):
     (tmp_path / "prompts.txt").write_text("the dog\n\nthe mat\n")
     words = ["generate", decoder, "--prompt", "the cat", "--file", tmp_path / "prompts.txt", "--max-new-tokens", 6]
     code, lines, _ = command(capsys, *words, "--json")
     answers = [json.loads(line) for line in lines]
     assert code == 0 and [a["prompt"] for a in answers] == ["the cat", "the dog", "the mat"]
     model = runs.language_model(decoder)
-    assert model.ends == (258,) and model.around == ((), ())
+    assert model.end_ids == (258,) and model.affixes == ((), ())
     ids = [list(a["prompt"].encode()) for a in answers]
     made = generate(model.module, model.params, ids, Sampling(max_new_tokens=6, stop=((258,),)), mesh=model.mesh)
     assert [a["text"] for a in answers] == [bytes(i for i in row if i < 256).decode(errors="replace") for row in made]
@@ -74,7 +74,7 @@ def test_generate_on_a_workdir(decoder, capsys, tmp_path):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_text_ends_before_a_stop_text(decoder):
+def test_a_text_ends_before_the_stop_text(decoder):
     model, sampling, key = runs.language_model(decoder), Sampling(max_new_tokens=17, temperature=3.0), jax.random.key(0)
     (whole,) = prompts.complete(model, ["the cat"], sampling, key)
     stop = whole[4:6]
@@ -83,7 +83,7 @@ def test_text_ends_before_a_stop_text(decoder):
     assert cut == whole[: whole.index(stop)]
 
 
-def test_fill_mask_on_a_workdir(encoder, capsys):
+def test_fill_mask_from_a_workdir(encoder, capsys):
     texts = ["the [MASK] sat on the [MASK]", "[MASK] cat"]
     code, lines, _ = command(
         capsys, "fill-mask", encoder, "--prompt", texts[0], "--prompt", texts[1], "--top", 3, "--json"
@@ -92,20 +92,20 @@ def test_fill_mask_on_a_workdir(encoder, capsys):
     assert code == 0 and [len(a["masks"]) for a in answers] == [2, 1]
     model = runs.language_model(encoder)
     size = model.tokenizer.get_vocab_size()
-    everything = prompts.fill(model, texts, top=10_000)
-    for answer, masks in zip(answers, everything):
+    complete = prompts.fill(model, texts, top=10_000)
+    for answer, masks in zip(answers, complete):
         for few, all_ in zip(answer["masks"], masks):
             assert few == [guess._asdict() for guess in all_[:3]]
             assert len(all_) == size and {guess.id for guess in all_} == set(range(size))
             np.testing.assert_allclose(sum(guess.probability for guess in all_), 1, rtol=1e-5)
-    # [CLS] and [SEP] stand around a text, as in training.
+    # The affixes are [CLS] and [SEP], as in training.
     assert model.encode("cat").tolist()[0] == 2 and model.encode("cat").tolist()[-1] == 3
     code, lines, _ = command(capsys, "fill-mask", encoder, "--prompt", texts[0], "--top", 3)
     assert lines[0] == texts[0] and len(lines) == 7 and lines[4].split()[0] == "2"
 
 
 def words_tokenizer(folder, name, size=211, mask="[MASK]", end=None):
-    """A reference model with a tokenizer of words w3, w4, ..."""
+    """Copies a reference model and adds a tokenizer of the words w3, w4, ...; returns the folder."""
     shutil.copytree(FOLDER / name, folder, dirs_exist_ok=True)
     vocabulary = {"[UNK]": 0, "</s>": 1, mask: 2} | {f"w{i}": i for i in range(3, size)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
@@ -114,7 +114,7 @@ def words_tokenizer(folder, name, size=211, mask="[MASK]", end=None):
     if end is not None:
         processor = tokenizers.processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
         tokenizer.post_processor = processor
-    tokenizer.enable_truncation(2)  # which is for batches of training
+    tokenizer.enable_truncation(2)  # ignored: it is for training batches
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -139,15 +139,15 @@ def test_a_decoder_of_hugging_face(tmp_path, capsys):
 def test_an_encoder_decoder_of_hugging_face(tmp_path, ends):
     folder = words_tokenizer(tmp_path, "t5", end="</s>")
     model = prompts.imported(hf.load(folder))
-    assert model.start == (0,) and model.ends == (1,) and model.encode("w5 w9 w4").tolist() == [5, 9, 4, 1]
+    assert model.decoder_start == (0,) and model.end_ids == (1,) and model.encode("w5 w9 w4").tolist() == [5, 9, 4, 1]
     if ends is not None:
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "forced_bos_token_id": 4}))
         model = prompts.imported(hf.load(folder))
-        assert model.start == (0, 4) and model.ends == (1, 7)
+        assert model.decoder_start == (0, 4) and model.end_ids == (1, 7)
     texts = ["w5 w9 w4", "w8"]
     rows = [model.encode(text) for text in texts]
-    stop = tuple((i,) for i in model.ends)
-    made = generate(model.module, model.params, rows, Sampling(9, stop=stop), start=model.start)
+    stop = tuple((i,) for i in model.end_ids)
+    made = generate(model.module, model.params, rows, Sampling(9, stop=stop), start=model.decoder_start)
     want = [" ".join(f"w{i}" for i in row if i > 2) for row in made]
     assert [" ".join(text.split()) for text in prompts.complete(model, texts, Sampling(9))] == want
 
@@ -168,7 +168,7 @@ def test_masks_of_hugging_face_models(tmp_path, name, mask):
 
 
 def pieces(path, **settings):
-    """A SentencePiece model of a few words, with [MASK] as a control symbol; its path."""
+    """Trains a SentencePiece model of a few words, with [MASK] as a control symbol; returns its path."""
     sentencepiece = pytest.importorskip("sentencepiece")
     words = ["one", "giant", "leap", "for", "man", "kind", "small", "step", "and", "the", "moon"]
     text = path.with_suffix(".txt")
@@ -180,21 +180,21 @@ def pieces(path, **settings):
 
 @fixtures
 @pytest.mark.parametrize(("name", "file"), [("llama", "tokenizer.model"), ("t5", "spiece.model")])
-def test_folders_with_a_sentence_piece_model_alone(tmp_path, capsys, name, file):
+def test_folders_with_only_a_sentence_piece_model(tmp_path, capsys, name, file):
     folder = shutil.copytree(FOLDER / name, tmp_path / name)
     processor = hf.load(pieces(folder / file).parent).tokenizer
     ids = {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | ids))
     model = runs.language_model(folder)
     plain = processor.encode("one giant leap").ids
-    # LLaMA begins with its first token, the encoder's input of T5 ends with its last one.
+    # A prompt of LLaMA begins with the first token, a prompt of T5 ends with the last token.
     assert model.encode("one giant leap").tolist() == ([1, *plain] if name == "llama" else [*plain, 2])
     words = ["--prompt", "one giant leap", "--max-new-tokens", 9, "--temperature", 5, "--json"]
     code, lines, _ = command(capsys, "generate", folder, *words)
     sampling = Sampling(max_new_tokens=9, temperature=5.0, stop=((2,),))
     rows = [model.encode("one giant leap")]
-    (made,) = generate(model.module, model.params, rows, sampling, jax.random.key(0), start=model.start)
-    assert code == 0 and max(made) >= 32  # ids beyond the pieces of the file say nothing
+    (made,) = generate(model.module, model.params, rows, sampling, jax.random.key(0), start=model.decoder_start)
+    assert code == 0 and max(made) >= 32  # ids beyond the pieces of the file are empty text
     whole = [*rows[0], *made] if name == "llama" else made
     want = processor.decode([i for i in whole if i < 32])
     assert json.loads(lines[0])["text"] == (want.removeprefix("one giant leap") if name == "llama" else want)
@@ -202,7 +202,7 @@ def test_folders_with_a_sentence_piece_model_alone(tmp_path, capsys, name, file)
 
 
 @fixtures
-def test_masks_of_a_folder_with_a_sentence_piece_model_alone(tmp_path, capsys):
+def test_masks_of_a_folder_with_only_a_sentence_piece_model(tmp_path, capsys):
     folder = shutil.copytree(FOLDER / "bert", tmp_path / "bert")
     processor = hf.load(pieces(folder / "spiece.model").parent).tokenizer
     before, after = (processor.encode(text).ids for text in ("one", "leap"))
@@ -224,7 +224,7 @@ def test_workdirs_with_a_sentence_piece_model(tmp_path, name, objective):
         assert len(guesses) == 32 and {"▁one", "one"} & {guess.token for guess in guesses}
 
 
-def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
+def test_errors_on_workdirs(decoder, encoder, capsys, tmp_path):
     def refused(message, *words):
         code, _, error = command(capsys, *words)
         assert code == 2 and message in error, error
@@ -235,9 +235,15 @@ def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
     refused("24 positions of the model (model.max_len)", "generate", decoder, "--prompt", "the cat " * 3)
     refused("generate.top_p: got 2.0, must be <= 1", "generate", decoder, "--prompt", "a", "--top-p", "2")
     refused("stop 2: is empty", "generate", decoder, "--prompt", "a", "--stop", "b", "--stop", "")
-    refused("is an encoder, no decoder", "generate", encoder, "--prompt", "a")
-    refused("is a decoder; masks are filled by", "fill-mask", decoder, "--prompt", "a <mask>")
-    refused("prompt 1: has no [MASK] to fill", "fill-mask", encoder, "--prompt", "a cat")
+    refused("is an encoder, must be a decoder or an encoder-decoder", "generate", encoder, "--prompt", "a")
+    refused(
+        "is a decoder, must be a model that was trained to predict masked tokens",
+        "fill-mask",
+        decoder,
+        "--prompt",
+        "a <mask>",
+    )
+    refused("prompt 1: has no [MASK], must have at least one", "fill-mask", encoder, "--prompt", "a cat")
     refused("must be at most 24 (model.max_len)", "fill-mask", encoder, "--prompt", "[MASK] " * 30)
     refused("top: got 0, must be at least 1", "fill-mask", encoder, "--prompt", "[MASK]", "--top", 0)
     refused("--file: cannot read", "generate", decoder, "--file", tmp_path / "none.txt")
@@ -245,15 +251,15 @@ def test_mistakes_on_workdirs(decoder, encoder, capsys, tmp_path):
 
 
 @fixtures
-def test_mistakes_on_folders(tmp_path):
+def test_errors_on_folders(tmp_path):
     for name in ("gpt2", "t5"):
         with pytest.raises(UserError, match=r"has no tokenizer\.json and no SentencePiece model"):
             runs.generate(FOLDER / name, ["w4"])
-    with pytest.raises(UserError, match="is an encoder, no decoder"):
+    with pytest.raises(UserError, match="is an encoder, must be a decoder or an encoder-decoder"):
         runs.generate(words_tokenizer(tmp_path / "bert", "bert"), ["w4"])
-    with pytest.raises(UserError, match="is an encoder-decoder; masks are filled by"):
+    with pytest.raises(UserError, match="is an encoder-decoder, must be a model that was trained to predict"):
         runs.fill_mask(words_tokenizer(tmp_path / "t5", "t5"), ["[MASK]"])
-    with pytest.raises(UserError, match="is an encoder; masks are filled by"):
+    with pytest.raises(UserError, match="is an encoder, must be a model that was trained to predict"):
         runs.fill_mask(words_tokenizer(tmp_path / "electra", "electra_discriminator"), ["[MASK]"])
     with pytest.raises(UserError, match=r"prompt 1: got token 299, must be in 0\.\.210"):
         runs.generate(words_tokenizer(tmp_path / "large", "gpt2", size=300), ["w299"], Sampling(4))
@@ -267,7 +273,7 @@ def test_mistakes_on_folders(tmp_path):
 
 
 @pytest.mark.full
-def test_an_objective_without_text(tmp_path):
+def test_an_objective_without_a_language_model(tmp_path):
     config = {
         **RUN,
         "model": {"name": "vit", **TINY, "patch_size": 4},
@@ -276,5 +282,5 @@ def test_an_objective_without_text(tmp_path):
         "steps": 1,
     }
     run.train(config, tmp_path)
-    with pytest.raises(UserError, match="its objective 'classification' trains no model that reads text"):
+    with pytest.raises(UserError, match="its objective 'classification' trains no language model"):
         runs.generate(tmp_path, ["a"])

@@ -1,10 +1,11 @@
-"""NT-Xent in blocks and around a ring of devices: equal to the plain form, without its memory."""
+"""NT-Xent in blocks and around a ring of devices equals the plain form with less memory."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from largest import largest_array
 
 from ssljax.losses import nt_xent, nt_xent_ring
 
@@ -19,14 +20,14 @@ def problem():
 
 
 def close(actual, expected):
-    # Round-off is that of the largest entry: gradients are differences of terms of its size.
+    # The tolerance scales with the largest entry: gradients are differences of terms of that size.
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=2e-6 * float(jnp.abs(e).max())), actual, expected
     )
 
 
 @pytest.mark.parametrize("block", [1, 5, 8, 16, 100])
-def test_blocks(problem, block):
+def test_every_block_size_gives_the_plain_loss(problem, block):
     z1, z2, weights = problem
 
     def loss(block):
@@ -38,21 +39,17 @@ def test_blocks(problem, block):
 
 
 def test_blocks_store_no_similarity_matrix(problem):
-    def largest(jaxpr) -> int:
-        inner = [largest(sub) for e in jaxpr.eqns for sub in jax.core.jaxprs_in_params(e.params)]
-        return max([v.aval.size for e in jaxpr.eqns for v in e.outvars] + inner, default=0)
-
     def size(block):
         loss = lambda a, b: nt_xent(a, b, temperature=0.2, block=block)  # noqa: E731
-        return largest(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*problem[:2]).jaxpr)
+        return largest_array(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*problem[:2]).jaxpr)
 
-    assert size(None) == (2 * N) ** 2  # the check sees the matrix where it is
+    assert size(None) == (2 * N) ** 2  # without blocks the check finds the matrix
     assert size(2) < (2 * N) ** 2 / 4
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("block", [None, 3])
-def test_ring_equals_one_device(problem, block, check_vma):
+def test_ring_on_four_devices_equals_one_device(problem, block, check_vma):
     z1, z2, weights = problem
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     ring = jax.shard_map(
@@ -67,7 +64,7 @@ def test_ring_equals_one_device(problem, block, check_vma):
     close(actual, expected)
 
 
-def test_ring_values_of_each_device_and_eight_devices(problem):
+def test_unreduced_ring_on_eight_devices_equals_one_device(problem):
     z1, z2, weights = problem
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     ring = jax.shard_map(

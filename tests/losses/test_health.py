@@ -1,4 +1,4 @@
-"""Health numbers and assignments at points where the right answer is known without computing it."""
+"""Health metrics and Sinkhorn assignments at points whose values are known in closed form."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -11,7 +11,7 @@ from ssljax import losses
 from ssljax.base.errors import UserError
 from ssljax.losses import alignment, dino_loss, entropy, swav_loss, uniformity
 
-# Compiled whole: eager, every small operation is compiled alone, for every shape.
+# Compiled as a whole: eagerly, each small operation would be compiled alone, for every shape.
 effective_rank, feature_std = jax.jit(losses.effective_rank), jax.jit(losses.feature_std)
 sinkhorn = jax.jit(losses.sinkhorn, static_argnames="iterations")
 
@@ -36,7 +36,7 @@ def test_spread_and_collapsed_features():
     np.testing.assert_array_equal(entropy(jnp.eye(3)), 0)
 
 
-def test_a_weight_of_two_is_the_row_twice():
+def test_a_row_of_weight_two_counts_as_two_rows():
     weights = jnp.asarray(RNG.integers(0, 3, 40), jnp.float32)
     z = SPREAD[:40]
     doubled = jnp.repeat(z, np.asarray(weights, int), axis=0, total_repeat_length=int(weights.sum()))
@@ -49,7 +49,7 @@ def test_a_weight_of_two_is_the_row_twice():
 
 
 @hypothesis.given(n=st.sampled_from([4, 7]), k=st.sampled_from([2, 5]), scale=st.floats(0, 1e4))
-def test_assignments_are_distributions(n, k, scale):
+def test_every_assignment_is_a_distribution(n, k, scale):
     q = sinkhorn(scale * SPREAD[:n, :k])
     assert (q >= 0).all()
     np.testing.assert_allclose(q.sum(1), 1, rtol=1e-4)
@@ -62,7 +62,7 @@ def test_sinkhorn_uses_all_prototypes_equally():
     np.testing.assert_allclose(q.sum(1), 1, rtol=1e-5)
 
 
-def test_views_without_a_partner_are_refused():
+def test_a_single_view_is_refused():
     one = jnp.ones((2, 1, 3))
     for loss in (
         lambda: swav_loss(one, one),
@@ -72,7 +72,7 @@ def test_views_without_a_partner_are_refused():
             loss()
 
 
-def test_targets_get_no_gradient():
+def test_targets_have_no_gradient():
     rng = np.random.default_rng(1)
     student, teacher = jnp.asarray(rng.normal(size=(2, 3, 4))), jnp.asarray(rng.normal(size=(2, 2, 4)))
 

@@ -1,10 +1,11 @@
-"""The fused projection and cross-entropy: equal to the plain form, without its memory, on one device and on eight."""
+"""The fused projection and cross-entropy equals the plain form with less memory, on one device and on eight."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from largest import largest_array
 
 from ssljax.losses import cross_entropy, linear_cross_entropy, linear_nll
 
@@ -19,17 +20,8 @@ def problem():
     return *(jnp.asarray(x, jnp.float32) for x in (hidden, kernel, bias)), jnp.asarray(labels), jnp.asarray(weights)
 
 
-def largest_array(jaxpr) -> int:
-    """Elements of the largest array that a program makes, loop bodies and called functions included."""
-    sizes = [0]
-    for equation in jaxpr.eqns:
-        sizes += [v.aval.size for v in equation.outvars]
-        sizes += [largest_array(sub) for sub in jax.core.jaxprs_in_params(equation.params)]
-    return max(sizes)
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 16, 48, 1000])
-def test_any_chunk_gives_the_plain_loss(problem, chunk):
+def test_every_chunk_size_gives_the_plain_loss(problem, chunk):
     hidden, kernel, bias, labels, weights = problem
 
     def plain(h, k, b):
@@ -58,7 +50,7 @@ def test_capped_products(problem):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), actual, expected)
 
 
-def test_scores_and_no_bias(problem):
+def test_scores_without_a_bias(problem):
     hidden, kernel, _, labels, _ = problem
     logits = hidden @ kernel
     labels = labels.at[:10].set(logits[:10].argmax(-1))
@@ -67,18 +59,18 @@ def test_scores_and_no_bias(problem):
     np.testing.assert_array_equal(correct, logits.argmax(-1) == labels)
 
 
-def test_nothing_of_the_size_of_all_logits_is_made(problem):
+def test_no_array_has_the_size_of_all_logits(problem):
     hidden, kernel, bias, labels, _ = problem
 
     def size(chunk):
         loss = lambda h, k, b: linear_cross_entropy(h, k, b, labels, chunk=chunk)  # noqa: E731
         return largest_array(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(hidden, kernel, bias).jaxpr)
 
-    assert size(48) == N * V  # the check sees the logits where they are
+    assert size(48) == N * V  # with one chunk the check finds the logits
     assert size(6) == D * V
 
 
-def test_low_precision_hidden_has_float32_sums(problem):
+def test_bfloat16_inputs_are_summed_in_float32(problem):
     hidden, kernel, bias, labels, _ = problem
     h16, k16 = hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
 
@@ -96,7 +88,7 @@ def test_low_precision_hidden_has_float32_sums(problem):
     np.testing.assert_allclose(dk16, dk, atol=0.02 * float(jnp.abs(dk).max()))
 
 
-def test_devices_share_every_slab(problem):
+def test_every_slab_is_shared_by_all_devices(problem):
     hidden, kernel, bias, labels, _ = problem
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
@@ -112,7 +104,7 @@ def test_devices_share_every_slab(problem):
     )
 
 
-def test_under_vmap(problem):
+def test_vmap_over_kernels(problem):
     hidden, kernel, bias, labels, _ = problem
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
     loss = jax.value_and_grad(lambda k: linear_cross_entropy(hidden, k, bias, labels, chunk=16))

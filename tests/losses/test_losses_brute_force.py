@@ -1,4 +1,4 @@
-"""Every exported loss against a float64 brute force written from its definition: values, gradients, weights."""
+"""Every exported loss against a float64 brute force from its definition: values, gradients, weights."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from ssljax import losses
 N = 5
 
 
-# --- the definitions, one example at a time, in float64 ---------------------------------------------------------------
+# --- definitions, one example at a time, in float64 -------------------------------------------------------------------
 
 
 def softmax(x):
@@ -147,7 +147,7 @@ def entropy(p, w):
     return np.array([-sum(x * np.log(x) for x in row if x > 0) for row in p])
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- table of losses --------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(eq=False)
@@ -155,9 +155,9 @@ class Case:
     name: str
     loss: Callable  # (*arrays, weights=...)
     brute: Callable  # (*arrays, w)
-    arrays: Callable  # rng -> arrays of N rows, the first `learned` of which have gradients
+    arrays: Callable  # rng -> arrays of N rows; the first `learned` of them have gradients
     learned: int = 1
-    shared: tuple[int, ...] = ()  # arguments that are not per example
+    shared: tuple[int, ...] = ()  # positions of arguments without an example axis
     per_example: bool = True
     fixed: dict = dataclasses.field(default_factory=dict)
 
@@ -270,9 +270,9 @@ CASES = [
     Case("effective_rank", losses.effective_rank, effective_rank, normal((N, 3)), per_example=False),
     Case("entropy", lambda p, weights=None: losses.entropy(p), entropy, distributions, 0, per_example=False),
 ]
-ELSEWHERE = {
+TESTED_ELSEWHERE = {
     "TokenScores": "a container",
-    "linear_nll": "the loop inside linear_cross_entropy; test_linear_cross_entropy.py",
+    "linear_nll": "the loop of linear_cross_entropy; test_linear_cross_entropy.py",
     "nt_xent_ring": "test_contrastive_forms.py",
 }
 WEIGHTED = [case for case in CASES if case.name != "entropy"]
@@ -280,7 +280,7 @@ WEIGHTS = np.array([1.0, 0.0, 0.5, 2.0, 0.0])
 
 
 def data(case, seed=0):
-    # Rounded to float32 first, so that both sides see the same numbers.
+    # Rounded to float32 first, so that both sides compute from equal numbers.
     return [
         a if np.issubdtype(a.dtype, np.integer) else a.astype(np.float32).astype(np.float64)
         for a in case.arrays(np.random.default_rng(seed))
@@ -293,7 +293,7 @@ def device(arrays):
 
 @functools.cache
 def program(case, what):
-    """One compiled program for each case and question; eager, each small operation would be compiled alone."""
+    """One compiled program for each case and output. Eagerly, each small operation would be compiled alone."""
 
     def parts(w, *a):
         return case.loss(*a, weights=w, reduce=False)
@@ -310,7 +310,7 @@ def run(case, arrays, w, what="value"):
 
 
 def run_gradients(case, arrays, w, direction=1.0):
-    """The scalar (direction . loss) and its gradients by the learned arguments."""
+    """Returns the scalar (direction . loss) and its gradients with respect to the learned arguments."""
     w, direction = jnp.asarray(w, jnp.float32), jnp.asarray(direction, jnp.float32)
     return program(case, "gradients")(w, direction, *device(arrays))
 
@@ -321,7 +321,7 @@ def brute_scalar(case, arrays, w):
 
 
 def test_every_exported_loss_is_in_the_table():
-    assert {case.name.split()[0] for case in CASES} | set(ELSEWHERE) == set(losses.__all__)
+    assert {case.name.split()[0] for case in CASES} | set(TESTED_ELSEWHERE) == set(losses.__all__)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -340,7 +340,7 @@ def test_values(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.learned], ids=str)
-def test_gradients_are_those_of_central_differences(case):
+def test_gradients_equal_central_differences(case):
     arrays = data(case, seed=1)
     direction = np.random.default_rng(2).normal(size=np.shape(brute_scalar(case, arrays, WEIGHTS)))
     _, gradients = run_gradients(case, arrays, WEIGHTS, direction)
@@ -358,7 +358,7 @@ def test_gradients_are_those_of_central_differences(case):
 
 
 @pytest.mark.parametrize("case", WEIGHTED, ids=str)
-def test_a_row_of_weight_zero_is_a_row_that_is_not_there(case):
+def test_a_row_of_weight_zero_counts_as_absent(case):
     arrays, kept = data(case), WEIGHTS > 0
 
     def spoil(k, a):
@@ -396,7 +396,7 @@ def test_extreme_inputs_stay_finite(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.per_example], ids=str)
-def test_a_batch_without_weight_is_zero_not_nan(case):
+def test_a_batch_of_weight_zero_has_loss_zero(case):
     value, gradients = run_gradients(case, data(case), np.zeros(N))
     assert value == 0
     assert not any(np.asarray(g).any() for g in gradients)
@@ -404,7 +404,7 @@ def test_a_batch_without_weight_is_zero_not_nan(case):
 
 @pytest.mark.parametrize("bad", [-1, 3])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_label_out_of_range_poisons_the_loss_unless_it_is_padding(bad, fused):
+def test_a_label_out_of_range_gives_nan_unless_its_weight_is_zero(bad, fused):
     logits, labels = jnp.ones((2, 3)), jnp.array([0, bad])
 
     def loss(x, weights=None):

@@ -1,4 +1,4 @@
-"""The report from small hand-made workdirs."""
+"""The report, from small artificial workdirs."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssljax.base.errors import UserError
-from ssljax.report import evaluation_table, read_run, render
+from ssljax.report import evaluation_table, print_table, read_run, render
 from ssljax.report.figures import principal_plane
 from ssljax.report.table import format_metric, readable
 
@@ -54,7 +54,7 @@ def write(workdir, evals=RECORDS, metrics=30, embedding=True):
         np.savez(workdir / "embedding.npz", features=rng.normal(size=(60, 5)), label=np.arange(60) % 3, images=images)
 
 
-def test_table_shows_controls_and_says_what_is_not_beaten():
+def test_the_table_names_controls_that_are_not_beaten():
     table = evaluation_table(RECORDS)
     assert table.columns == ["evaluation", "metric", "trained", "untrained", "raw", "bigram", "verdict"]
     knn, text = table.rows
@@ -63,20 +63,28 @@ def test_table_shows_controls_and_says_what_is_not_beaten():
     assert table.notes[0] == "knn: k 20, train 1,437, test 360" and table.notes[-1] == "text: take care"
 
 
-def test_a_tie_or_a_number_that_is_not_finite_beats_nothing():
+def test_ties_and_numbers_that_are_not_finite_beat_nothing():
     tie = evaluation_table([record("a", "trained", 1, {"accuracy": 0.5}), record("a", "raw", 1, {"accuracy": 0.5})])
     assert tie.rows[0][-1] == "does not beat raw"
-    lost = evaluation_table([record("a", "trained", 1, {"accuracy": None}), record("a", "raw", 1, {"accuracy": 0.5})])
-    assert lost.rows[0][2] == "not finite" and lost.rows[0][-1] != "beats all"
+    diverged = evaluation_table(
+        [record("a", "trained", 1, {"accuracy": None}), record("a", "raw", 1, {"accuracy": 0.5})]
+    )
+    assert diverged.rows[0][2] == "not finite" and diverged.rows[0][-1] != "beats all"
 
 
-def test_names_and_numbers():
+def test_the_table_on_the_console(capsys):
+    print_table(evaluation_table(RECORDS))
+    text = capsys.readouterr().out
+    assert "91.0" in text and "does not" in text and "knn: k 20, train 1,437, test 360" in text and "take care" in text
+
+
+def test_formats_of_names_and_numbers():
     assert readable("image_to_text_r10") == "image to text R@10" and readable("accuracy_top5") == "accuracy top 5"
     assert format_metric("image_to_text_r1", {"image_to_text_r1": 0.123}) == "12.3 %"
     assert format_metric("loss", {"loss": 1.23456}) == "1.235"
 
 
-def test_the_page_stands_alone(tmp_path):
+def test_the_page_is_self_contained(tmp_path):
     write(tmp_path)
     html = render(tmp_path)
     images = re.findall(r'src="([^"]*)"', html)
@@ -86,13 +94,13 @@ def test_the_page_stands_alone(tmp_path):
         assert head.startswith(b"\x89PNG") if kind == "png" else b"<svg" in head or b"<?xml" in head
     text = re.sub(r"base64,[^\"]+", "", html)
     assert "http" not in text and "<link" not in text and "<script" not in text
-    assert "simclr&lt;b&gt; on x" in text and "simclr<b>" not in text  # what the user wrote is not markup
+    assert "simclr&lt;b&gt; on x" in text and "simclr<b>" not in text  # text of the user is escaped
     assert "91.0 ± 1.0 %" in text and "does not beat raw" in text and "take care" in text
     assert "300 steps" in text and "19,200 examples seen" in text and "2 steps skipped" in text
     assert "<details>" in text
 
 
-def test_lines_cut_off_by_a_crash_are_left_out(tmp_path):
+def test_a_last_line_cut_off_by_a_crash_is_left_out(tmp_path):
     write(tmp_path, embedding=False)
     for name in ("metrics.jsonl", "evals.jsonl"):
         with open(tmp_path / name, "a") as f:
@@ -102,7 +110,7 @@ def test_lines_cut_off_by_a_crash_are_left_out(tmp_path):
     assert "Embedding" not in render(tmp_path)
 
 
-def test_a_run_that_has_just_begun(tmp_path):
+def test_a_run_with_few_files(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert "No evaluation was run" in render(tmp_path)
     write(tmp_path, evals=RECORDS[:1], metrics=1, embedding=False)
@@ -118,13 +126,13 @@ def test_a_run_that_has_just_begun(tmp_path):
         {"xy": np.random.default_rng(0).normal(size=(9, 2)), "images": np.zeros((9, 4, 4, 1), np.uint8)},
     ],
 )
-def test_embeddings_of_every_kind(tmp_path, arrays):
+def test_all_kinds_of_embeddings(tmp_path, arrays):
     write(tmp_path, embedding=False)
     np.savez(tmp_path / "embedding.npz", **arrays)
     assert "Embedding" in render(tmp_path)
 
 
-def test_principal_plane():
+def test_principal_plane_equals_eigenvectors():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 6)) * np.array([5, 3, 1, 0.5, 0.1, 0]) + 7
     xy, shares = principal_plane(x)
@@ -133,10 +141,10 @@ def test_principal_plane():
     np.testing.assert_allclose(np.abs(xy), np.abs((x - x.mean(axis=0)) @ vectors[:, ::-1][:, :2]), atol=1e-8)
 
 
-def test_mistakes(tmp_path):
+def test_errors(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         render(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         render(tmp_path)
     write(tmp_path)
     (tmp_path / "evals.jsonl").write_text('{"step": 1, \n{"step": 2}\n')

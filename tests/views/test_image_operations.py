@@ -1,4 +1,4 @@
-"""Image operations against Pillow, SciPy, colorsys and float64 NumPy; their randomness on large samples."""
+"""Image operations against Pillow, SciPy and colorsys; their distributions on large samples."""
 
 import colorsys
 from functools import partial
@@ -26,8 +26,8 @@ def keys(n, seed=0):
     return views.example_keys(jax.random.key(seed), n)
 
 
-def share(changed, probability):
-    """The share of true entries is the probability, to four standard errors."""
+def check_rate(changed, probability):
+    """Asserts that the share of True entries equals the probability, within four standard errors."""
     assert abs(np.mean(changed) - probability) < 4 * np.sqrt(probability * (1 - probability) / len(changed)) + 1e-9
 
 
@@ -35,7 +35,7 @@ def share(changed, probability):
 
 
 @pytest.mark.parametrize("size", [(7, 9), (16, 12), (25, 31)])
-def test_resample_is_pillows_bilinear_with_a_box(size):
+def test_resample_equals_pillow_bilinear_with_a_box(size):
     h, w, b = 16, 12, 5
     images = pictures(b, h, w)
     low = RNG.uniform(0, [h - 4, w - 4], (b, 2))
@@ -78,33 +78,33 @@ def test_crop_boxes(shape):
     assert fallback.mean() < 0.05
     assert (area[~fallback] >= 0.1 - 1e-5).all() and (area[~fallback] <= 0.6 + 1e-5).all()
     assert (aspect >= 0.5 - 1e-4).all() and (aspect <= 1.5 + 1e-4).all()
-    if shape == (32, 32):  # nearly everything fits at once: area uniform, log of the aspect uniform, place centred
+    if shape == (32, 32):  # nearly all first draws fit: uniform area, uniform log aspect, centred position
         np.testing.assert_allclose(area.mean(), 0.35, atol=0.02)
         np.testing.assert_allclose(np.log(aspect).mean(), np.log(0.5 * 1.5) / 2, atol=0.05)
         np.testing.assert_allclose((low + extent / 2).mean(0), [16, 16], atol=0.4)
         np.testing.assert_allclose((low / (np.array(shape) - extent)).std(0), 12**-0.5, atol=0.02)
 
 
-def test_a_box_that_never_fits_falls_back_to_the_largest_centred_one():
+def test_without_a_fitting_box_the_largest_centred_box_is_used():
     low, extent = random_boxes(keys(3), (10, 20), (0.9, 1.0), (1.0, 1.2))
     np.testing.assert_allclose(extent, [[10, 12]] * 3, rtol=1e-5)
     np.testing.assert_allclose(low, [[0, 4]] * 3, atol=1e-5)
 
 
-def test_flip_and_rotation_give_exact_copies_at_their_rates():
+def test_flips_and_rotations_are_exact_and_have_the_given_rates():
     images = pictures(1, 3, 3, 1).repeat(MANY, 0)
     flipped = np.asarray(views.random_flip(keys(MANY), images, 0.3))
     mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
     assert (mirrored | (flipped == images).all((1, 2, 3))).all()
-    share(mirrored, 0.3)
+    check_rate(mirrored, 0.3)
 
     turned = np.asarray(views.random_rotate90(keys(MANY), images, 0.8))
     rates = [(turned == np.rot90(images, k, axes=(1, 2))).all((1, 2, 3)) for k in range(4)]
     assert np.sum(rates, 0).tolist() == [1] * MANY
-    share(rates[0], 0.4)
+    check_rate(rates[0], 0.4)
     for k in (1, 2, 3):
-        share(rates[k], 0.2)
-    with pytest.raises(UserError, match="4 x 5"):
+        check_rate(rates[k], 0.2)
+    with pytest.raises(UserError, match="got images of 4 x 5, must be square"):
         views.random_rotate90(keys(1), pictures(1, 4, 5))
 
 
@@ -114,10 +114,12 @@ def test_cutout_removes_one_square():
     hole = out[..., 0] == 0.25
     assert (hole == (out[..., 1] == 0.25)).all() and (out[~np.isclose(out, 0.25)] == 1).all()
     cut = hole.any((1, 2))
-    share(cut, 0.7)
+    check_rate(cut, 0.7)
     rows, columns = hole.any(2).sum(1)[cut], hole.any(1).sum(1)[cut]
     assert (hole.sum((1, 2))[cut] == rows * columns).all()
-    assert rows.max() == columns.max() == 5 and rows.min() >= 3  # 0.6 of 8: five pixels around a pixel, less at edges
+    assert (
+        rows.max() == columns.max() == 5 and rows.min() >= 3
+    )  # 0.6 of 8: five pixels around a centre, fewer at the border
     assert hole[:, 0, 0].any() and hole[:, -1, -1].any()
 
 
@@ -128,7 +130,7 @@ def test_resize_and_center_crop():
         (4, 4), Image.Resampling.BILINEAR
     ), atol=1e-6)  # fmt: skip
     np.testing.assert_array_equal(views.center_crop(images, 5), images[:, 0:5, 1:6])
-    with pytest.raises(UserError, match="7 x 7 out of 6 x 8"):
+    with pytest.raises(UserError, match="got a size of 7 x 7, must fit into images of 6 x 8"):
         views.center_crop(images, 7)
 
 
@@ -136,23 +138,25 @@ def test_resize_and_center_crop():
 
 
 @pytest.mark.parametrize(
-    "ours, pillows",
+    "operation, reference",
     [
         (views.adjust_brightness, ImageEnhance.Brightness),
         (views.adjust_contrast, ImageEnhance.Contrast),
         (views.adjust_saturation, ImageEnhance.Color),
     ],
 )
-def test_colour_changes_are_pillows(ours, pillows):
+def test_colour_changes_equal_pillow(operation, reference):
     images = (RNG.random((4, 6, 5, 3)) * 255).astype(np.uint8)
     factors = [0.0, 0.4, 1.0, 1.7]
-    actual = ours(views.to_float(images), jnp.float32(factors))
+    actual = operation(views.to_float(images), jnp.float32(factors))
     for image, factor, result in zip(images, factors, actual):
-        expected = np.asarray(pillows(Image.fromarray(image)).enhance(factor), np.float64) / 255
-        np.testing.assert_allclose(result, expected, atol=2.5 / 255)  # Pillow rounds to bytes, the mean grey too
+        expected = np.asarray(reference(Image.fromarray(image)).enhance(factor), np.float64) / 255
+        np.testing.assert_allclose(
+            result, expected, atol=2.5 / 255
+        )  # Pillow rounds to bytes, including the mean grey value
 
 
-def test_hue_is_colorsys():
+def test_hue_equals_colorsys():
     images = pictures(5, 4, 4)
     images[0, 0] = 0.5  # grey has no hue
     turns = [0.0, 0.2, -0.3, 0.5, 1.0]
@@ -164,7 +168,7 @@ def test_hue_is_colorsys():
 
 
 @pytest.mark.parametrize("side", [8, 21])
-def test_blur_is_scipys(side):
+def test_blur_equals_scipy(side):
     images = pictures(4, side, 10)
     sigmas = [0.0, 0.3, 1.0, 2.0]
     actual = jax.jit(views.gaussian_blur)(images, jnp.float32(sigmas))
@@ -174,8 +178,8 @@ def test_blur_is_scipys(side):
         np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_jitter_draws_every_factor_uniformly():
-    # A picture of two constant halves: each step on its own can be read off the result.
+def test_jitter_factors_are_uniform():
+    # An image of two constant halves: the effect of each step can be computed from the result.
     images = np.tile(np.float32([[[0.3] * 3, [0.5] * 3]]), (MANY, 1, 1, 1))
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
@@ -188,7 +192,7 @@ def test_jitter_draws_every_factor_uniformly():
     out = jitter(1.0, contrast=0.4)[:, 0, :, 0]
     np.testing.assert_allclose(out.mean(1), 0.4, atol=1e-5)
     np.testing.assert_allclose((out[:, 1] - out[:, 0]).std(), 0.2 * 0.8 / 12**0.5, rtol=0.05)
-    share(np.abs(jitter(0.3, brightness=0.4) - images).max((1, 2, 3)) > 1e-6, 0.3)
+    check_rate(np.abs(jitter(0.3, brightness=0.4) - images).max((1, 2, 3)) > 1e-6, 0.3)
     images = np.tile(np.float32([0.8, 0.4, 0.4]), (MANY, 1, 1, 1))
     hue = np.array([colorsys.rgb_to_hsv(*x[0, 0])[0] for x in jitter(1.0, hue=0.1)])
     hue = np.where(hue > 0.5, hue - 1, hue)
@@ -206,32 +210,32 @@ def test_jitter_draws_every_factor_uniformly():
         ),
     ],
 )
-def test_grey_and_solarised(operation, changed):
+def test_grey_and_solarisation(operation, changed):
     images = np.float32(np.round(pictures(1, 4, 4) * 255) / 255)
     np.testing.assert_allclose(operation(keys(1), images, probability=1.0), changed(images), atol=1.01 / 255)
     many = images[:, :1, :2].repeat(MANY, 0)
-    share((np.asarray(operation(keys(MANY), many, probability=0.2)) != many).any((1, 2, 3)), 0.2)
+    check_rate((np.asarray(operation(keys(MANY), many, probability=0.2)) != many).any((1, 2, 3)), 0.2)
 
 
 def test_blur_and_noise_rates():
     images = np.full((MANY, 4, 4, 1), 0.5, np.float32)
     images[:, 1, 1] = 1
     blurred = np.asarray(views.random_gaussian_blur(keys(MANY), images, 0.4, (0.8, 1.0)))
-    share(blurred[:, 1, 1, 0] < 0.99, 0.4)
+    check_rate(blurred[:, 1, 1, 0] < 0.99, 0.4)
     noisy = np.asarray(views.random_noise(keys(MANY), images, 0.6, std=0.05))
     on = (noisy != images).any((1, 2, 3))
-    share(on, 0.6)
+    check_rate(on, 0.6)
     np.testing.assert_allclose((noisy - images)[on][:, 2:].std(), 0.05, rtol=0.02)
     assert noisy.max() <= 1
 
 
-def test_one_channel_has_no_colour_and_two_are_refused():
+def test_one_channel_keeps_its_colour_and_two_are_refused():
     gray = pictures(2, 4, 4, 1)
     for operation in (views.adjust_hue, views.adjust_saturation):
         assert operation(gray, jnp.full(2, 0.3)) is gray
     assert views.random_grayscale(keys(2), gray, 1.0) is gray
     assert (np.asarray(views.random_color_jitter(keys(2), gray, 1.0)) != gray).any()
-    with pytest.raises(UserError, match="1 or 3 channels, got 2"):
+    with pytest.raises(UserError, match="got 2 channels, must be 1 or 3"):
         views.random_grayscale(keys(2), pictures(2, 4, 4, 2))
 
 

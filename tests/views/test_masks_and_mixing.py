@@ -1,4 +1,4 @@
-"""Patch masks, token corruption, mixtures and patches: exact counts, and rates on large samples."""
+"""Patches, patch masks, token corruption and mixtures: exact counts, and rates on large samples."""
 
 import functools
 
@@ -29,10 +29,10 @@ def test_patches(rows, columns, patch, c):
     np.testing.assert_array_equal(views.unpatchify(patches, images.shape[1:]), images)
 
 
-def test_patches_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="6 x 8 do not divide into patches of 4 x 4"):
+def test_images_that_are_not_divisible_are_refused():
+    with pytest.raises(UserError, match="got images of 6 x 8, must be divisible into patches of 4 x 4"):
         views.patchify(jnp.zeros((1, 6, 8, 3)), 4)
-    with pytest.raises(UserError, match="4 patches of 12 values do not make"):
+    with pytest.raises(UserError, match="got 4 of 12 values, which do not make up"):
         views.unpatchify(jnp.zeros((1, 4, 12)), (6, 4, 3))
 
 
@@ -47,7 +47,7 @@ def test_normalised_patches():
 
 
 @hypothesis.given(patches=st.sampled_from([4, 9, 16]), ratio=st.sampled_from([0.0, 0.5, 0.75]))
-def test_exactly_the_share_of_every_example_is_hidden(patches, ratio):
+def test_every_example_hides_exactly_the_share(patches, ratio):
     keep, mask = patch_mask(KEY, 5, patches, ratio)
     visible = patches - round(patches * ratio)
     assert keep.shape == (5, visible) and keep.dtype == jnp.int32 and mask.dtype == bool
@@ -56,7 +56,7 @@ def test_exactly_the_share_of_every_example_is_hidden(patches, ratio):
         assert row.tolist() == np.flatnonzero(~hidden).tolist()
 
 
-def test_every_patch_is_hidden_as_often_and_pairs_are_independent():
+def test_hidden_patches_are_a_uniform_subset():
     _, mask = patch_mask(KEY, 8000, 9, 2 / 3)
     mask = np.asarray(mask, float)
     np.testing.assert_allclose(mask.mean(0), 2 / 3, atol=0.025)
@@ -66,7 +66,7 @@ def test_every_patch_is_hidden_as_often_and_pairs_are_independent():
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.99, -0.1])
-def test_a_ratio_that_leaves_nothing_is_refused(ratio):
+def test_a_ratio_without_visible_patches_is_refused(ratio):
     with pytest.raises(UserError, match="mask ratio"):
         views.random_patch_mask(KEY, 2, 9, ratio)
 
@@ -89,27 +89,27 @@ def corrupted(batch=3000, length=33, rate=0.15):
     return tokens, maskable & ~np.isin(tokens, [MASK, *SPECIAL]), np.asarray(inputs), np.asarray(chosen)
 
 
-def test_only_candidates_are_chosen_and_only_the_chosen_change():
+def test_only_candidates_are_chosen_and_only_chosen_tokens_change():
     tokens, candidate, inputs, chosen = corrupted()
     assert not (chosen & ~candidate).any()
     assert (inputs == tokens)[~chosen].all()
     assert not np.isin(inputs[chosen], SPECIAL).any()
 
 
-def test_the_number_chosen_is_the_rate_rounded_up_or_down():
+def test_the_number_of_chosen_tokens_is_the_rate_up_to_rounding():
     _, candidate, _, chosen = corrupted()
     n, count = candidate.sum(1), chosen.sum(1)
     assert ((count == np.floor(0.15 * n)) | (count == np.ceil(0.15 * n))).all()
     assert count.max() <= views.mlm_budget(33, 0.15) == 5
     np.testing.assert_allclose(count.sum() / n.sum(), 0.15, rtol=0.03)
-    # At random among the candidates: the k-th candidate of a row is as likely as any other.
+    # All candidates of a row are equally likely.
     rank = np.cumsum(candidate, 1) - 1
     for k in (0, 5, 10):
         rows = n >= 12
         np.testing.assert_allclose(chosen[rows][(rank == k)[rows] & candidate[rows]].mean(), 0.15, atol=0.03)
 
 
-def test_eighty_ten_ten():
+def test_mask_random_and_kept_shares_are_80_10_10():
     tokens, _, inputs, chosen = corrupted()
     new, old = inputs[chosen], tokens[chosen]
     assert len(new) > 5000
@@ -123,7 +123,7 @@ def test_eighty_ten_ten():
     assert counts.max() < counts.mean() + 5 * np.sqrt(counts.mean())
 
 
-def test_a_row_of_tokens_does_not_depend_on_the_batch():
+def test_a_row_of_tokens_is_independent_of_the_batch():
     tokens = jnp.arange(4 * 20, dtype=jnp.int32).reshape(4, 20)
     corrupt = jax.jit(functools.partial(views.mlm_corrupt, KEY, vocab_size=81, mask_id=80))
     whole, part = corrupt(tokens, tokens >= 0), corrupt(tokens[:2], tokens[:2] >= 0)
@@ -137,18 +137,18 @@ def test_a_row_of_tokens_does_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize("mix", [views.mixup, views.cutmix])
-def test_labels_mix_as_the_pixels_do(mix):
-    # Image i is the constant i: the share of the partner can be read off the mean pixel.
+def test_labels_mix_as_pixels_do(mix):
+    # Image i is constant, so the share of its partner follows from the mean pixel.
     images = jnp.broadcast_to(jnp.arange(1, 7.0)[:, None, None, None], (6, 8, 8, 1))
     mixed, labels = jax.jit(mix, static_argnums=3)(KEY, images, jnp.eye(6), 1.0)
     np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), labels @ jnp.arange(1, 7.0), rtol=1e-5)
     partner = np.roll(np.eye(6), 1, axis=0)
     assert ((np.asarray(labels) > 0) <= (np.eye(6) + partner > 0)).all()
-    assert len(np.unique(np.asarray(labels).max(1))) > 3  # each example has its own share
+    assert len(np.unique(np.asarray(labels).max(1))) > 3  # shares differ between examples
 
 
-def test_mixup_shares_are_beta_distributed():
+def test_mixup_shares_have_a_beta_distribution():
     n, alpha = 4000, 0.3
     _, labels = views.mixup(KEY, jnp.zeros((n, 1)), jnp.tile(jnp.eye(2), (n // 2, 1)), alpha)
     share = np.asarray(labels)[np.arange(n), np.arange(n) % 2]

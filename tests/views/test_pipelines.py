@@ -1,4 +1,4 @@
-"""The registered pipelines: shapes, what a key decides, what a configuration may say."""
+"""The registered pipelines: shapes, dependence on keys, configuration."""
 
 import dataclasses
 import re
@@ -36,18 +36,18 @@ def everything():
 
 
 @pytest.mark.parametrize("name", list(views.REGISTRY))
-def test_a_row_depends_on_the_key_and_its_place_only(everything, name):
+def test_a_row_depends_on_key_and_position_only(everything, name):
     whole, again, other = (everything[name](key, IMAGES) for key in (KEY, KEY, jax.random.key(4)))
     part = everything[name](KEY, IMAGES[:3])
     for w, a, o, p in zip(*map(jax.tree.leaves, (whole, again, other, part))):
         np.testing.assert_array_equal(w, a)
-        # Another batch size is another program; its sums may be ordered differently.
+        # Another batch size gives another program, whose sums may be ordered differently.
         np.testing.assert_allclose(w[:3], p, atol=1e-5)
         assert (np.abs(w - o) > 1e-3).mean() > 0.5
         assert w.dtype == jnp.float32 and w.min() >= 0 and w.max() <= 1
 
 
-def test_devices_make_their_own_views_without_talking():
+def test_sharded_views_need_no_communication():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     split = NamedSharding(mesh, PartitionSpec("data"))
     pipeline = make("two_views", augment={"blur": 0})
@@ -80,28 +80,28 @@ def test_shapes():
     assert shape("multi_crop", local_crops=0) == {"global": (6, 2, 12, 12, 3)}
 
 
-def test_single_is_the_identity_until_something_is_on():
+def test_single_is_the_identity_by_default():
     np.testing.assert_array_equal(view("single"), IMAGES)
     np.testing.assert_allclose(view("single", size=6), views.resize(IMAGES, 6), atol=1e-6)
     np.testing.assert_array_equal(view("two_views", crop_scale=[1, 1], augment=OFF)[:, 1], IMAGES)
 
 
 @pytest.mark.parametrize("operation", ["flip", "rotate", "jitter", "gray", "blur", "solarize", "cutout", "noise"])
-def test_each_operation_is_switched_by_its_own_field(operation):
+def test_each_operation_has_a_field(operation):
     on = make("single", augment={operation: 1.0})
     assert (np.abs(on(KEY, IMAGES) - IMAGES) > 1e-3).any()
-    # An operation that is off is not in the program at all.
+    # An operation that is off is absent from the program.
     count = lambda v: len(jax.make_jaxpr(v)(KEY, IMAGES).eqns)  # noqa: E731
     assert count(make("single", augment={operation: 0.0})) == count(make("single")) < count(on)
 
 
-def test_switching_one_operation_off_leaves_the_draws_of_the_others():
+def test_switching_one_operation_off_keeps_the_draws_of_the_others():
     with_gray = view("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5, "gray": 1.0})
     without = view("single", crop_scale=[0.3, 0.9], augment={"flip": 0.5})
     np.testing.assert_allclose(with_gray, without @ jnp.float32([0.299, 0.587, 0.114])[:, None].repeat(3, 1), atol=1e-5)
 
 
-def test_a_second_recipe_touches_the_second_view_only():
+def test_second_changes_the_second_view_only():
     same, different = (view("two_views", augment=OFF, **more) for more in ({}, {"second": {**OFF, "solarize": 1.0}}))
     np.testing.assert_allclose(same[:, 0], different[:, 0], atol=1e-6)
     np.testing.assert_allclose(np.where(same[:, 1] >= 0.5, 1 - same[:, 1], same[:, 1]), different[:, 1], atol=1e-6)
@@ -110,7 +110,7 @@ def test_a_second_recipe_touches_the_second_view_only():
     assert gray == [False, True, True]
 
 
-def test_the_three_recipes_of_multi_crop_are_dinos_and_change_one_by_one():
+def test_multi_crop_has_the_three_recipes_of_dino():
     crops = make("multi_crop")
     recipes = (crops.augment, crops.second, crops.local)
     assert [(r.blur, r.solarize) for r in recipes] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
@@ -128,13 +128,13 @@ def test_the_three_recipes_of_multi_crop_are_dinos_and_change_one_by_one():
     assert changed.second == dataclasses.replace(crops.second, flip=0.0) and changed.local == crops.local
 
 
-def test_without_a_recipe_of_their_own_all_crops_follow_the_first():
+def test_crops_without_a_recipe_use_the_first():
     crops = view("multi_crop", augment={**OFF, "gray": 1.0}, second=None, local=None)
     assert all(np.ptp(np.asarray(x), axis=-1).max() < 1e-6 for x in crops.values())
 
 
-def test_crop_scales_reach_their_crops():
-    # On a ramp from left to right the spread of a crop tells its width.
+def test_each_kind_of_crop_has_its_scale():
+    # On a horizontal ramp the range of values in a crop equals its width.
     ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None], (64, 32, 1, 1))
     scales = {"global_scale": [0.6, 1.0], "local_scale": [0.05, 0.2]}
     crops = view("multi_crop", ramp, augment={**OFF, "crop_ratio": [1, 1]}, second=None, local=None, **scales)
@@ -142,7 +142,7 @@ def test_crop_scales_reach_their_crops():
     assert width["global"].min() > 0.5 and width["local"].max() < 0.2
 
 
-def test_strength_may_be_a_traced_number():
+def test_jitter_strength_may_be_traced():
     pipeline = make("single", augment={"jitter": 1.0})
 
     def stronger(strength):
@@ -165,7 +165,7 @@ def test_strength_may_be_a_traced_number():
         ("two_crop", {}, "unknown views 'two_crop'"),
     ],
 )
-def test_mistakes_in_a_configuration_are_one_line(name, config, message):
+def test_errors_in_a_configuration_are_one_line(name, config, message):
     with pytest.raises(UserError) as error:
         make(name, **config)
     assert message in str(error.value) and "\n" not in str(error.value)

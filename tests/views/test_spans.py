@@ -1,4 +1,4 @@
-"""Spans: what is read and what is written give the text back; counts, and every cut alike."""
+"""Span corruption: inputs and targets restore the text; counts of spans; uniform cuts."""
 
 import collections
 
@@ -13,8 +13,8 @@ from ssljax.views import denoising_lengths, span_corrupt, span_counts
 SENTINEL = 999
 
 
-def restored(read, target):
-    """The text, and how many spans were hidden."""
+def merged(inputs, target):
+    """Returns the text that inputs and target stand for, and the number of hidden spans."""
     spans, current = {}, None
     for token in target:
         if token > 900:
@@ -22,16 +22,16 @@ def restored(read, target):
         else:
             current.append(token)
     out = []
-    for token in read:
+    for token in inputs:
         out += spans[token] if token > 900 else [token]
     return out, len(spans) - 1
 
 
-@settings(max_examples=6, deadline=None)  # each compiles
+@settings(max_examples=6, deadline=None)  # each example compiles
 @given(
     st.integers(1, 40), st.sampled_from([0.15, 0.3, 0.5]), st.sampled_from([1.0, 2.0, 3.0, 5.5]), st.integers(0, 10**6)
 )
-def test_the_text_comes_back(length, rate, mean_span, seed):
+def test_inputs_and_targets_restore_the_text(length, rate, mean_span, seed):
     rng = np.random.default_rng(seed)
     lengths = np.array([length, rng.integers(0, length + 1), rng.integers(0, length + 1)])
     tokens = rng.integers(1, 900, (3, length))
@@ -48,29 +48,29 @@ def test_the_text_comes_back(length, rate, mean_span, seed):
     )
     assert (made.tokens.shape[1], made.target.shape[1]) == denoising_lengths(length, rate, mean_span)
     for row, n in enumerate(lengths):
-        read, target = made.tokens[row][made.valid[row]], made.target[row][made.counted[row]]
+        inputs, target = made.tokens[row][made.valid[row]], made.target[row][made.counted[row]]
         hidden, spans = span_counts(n, rate, mean_span)
         if n < 2:
-            assert not hidden and list(read) == list(tokens[row, :n]) and not len(target)
+            assert not hidden and list(inputs) == list(tokens[row, :n]) and not len(target)
             continue
-        text, found = restored(read, target)
+        text, found = merged(inputs, target)
         assert text == list(tokens[row, :n]) and found == spans
-        assert len(read) == n - hidden + spans and len(target) == hidden + spans + 1
-        marks = [t for t in read if t > 900]
+        assert len(inputs) == n - hidden + spans and len(target) == hidden + spans + 1
+        marks = [t for t in inputs if t > 900]
         assert marks == [SENTINEL - i for i in range(spans)] == [t for t in target if t > 900][:-1]
-        assert read[0] < 900  # a kept part comes first
+        assert inputs[0] < 900  # a kept part comes first
 
 
-def test_counts_of_the_paper():
+def test_span_counts_of_the_paper():
     assert [int(x) for x in span_counts(512, 0.15, 3.0)] == [77, 26]
 
 
-def test_all_cuts_are_alike():
-    """8 tokens, 4 hidden in 2 spans: 3 ways to cut what is hidden times 3 for what is kept."""
+def test_all_cuts_are_equally_likely():
+    """8 tokens, 4 of them hidden in 2 spans: 3 cuts of the hidden tokens times 3 cuts of the kept tokens."""
     n = 18_000
     tokens = jnp.tile(jnp.arange(1, 9), (n, 1))
     made = jax.jit(lambda key: span_corrupt(key, tokens, jnp.full(n, 8), sentinel=SENTINEL, rate=0.5, mean_span=2.0))
     counts = collections.Counter(map(tuple, np.asarray(made(jax.random.key(0)).tokens)))
     assert len(counts) == 9
-    # 2,000 each, with a standard deviation of 42.
+    # Each cut is expected 2,000 times, with a standard deviation of 42.
     assert max(abs(count - n / 9) for count in counts.values()) < 5 * 42

@@ -1,0 +1,182 @@
+"""The examples of one source: selected rows as images, labels, numbers and documents, or text cut without rows."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.data.config import DataConfig, SourceConfig, cache_root
+from ssljax.data.images import Images
+from ssljax.data.selection import Rows, fingerprint, read, selected_keys
+from ssljax.data.text import Documents, Packed, Windows, open_tokens
+from ssljax.data.tokenizers import Tokenizer, open_tokenizer
+
+
+class Examples(Protocol):
+    """The examples of one source.
+
+    Attributes:
+        size: number of examples.
+        elements: key of the batch -> {"shape": shape of one example, "dtype"}.
+    """
+
+    size: int
+    elements: dict[str, dict[str, Any]]
+
+    def ids(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the ids, int64 [B], of examples."""
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the arrays [B, ...] of examples, without their ids."""
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """A source that is ready to be read.
+
+    Attributes:
+        examples: the examples.
+        num_classes: number of label values; None without labels.
+        classes: names of the classes; None without names.
+        texts: the tokens of the examples; None without text.
+    """
+
+    examples: Examples
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+    texts: Windows | Packed | Documents | None = None
+
+
+class RowExamples:
+    """Examples that are rows of a table.
+
+    Args:
+        rows: the selected rows.
+        images: columns of images.
+        arrays: other columns, with the selected rows only.
+        documents: the column of texts, if any.
+    """
+
+    def __init__(
+        self, rows: Rows, images: dict[str, Images], arrays: dict[str, np.ndarray], documents: Documents | None
+    ):
+        self.rows, self.images, self.arrays, self.documents = rows, images, arrays, documents
+        self.size = len(rows.index)
+        self.elements = {key: {"shape": list(image.shape), "dtype": "uint8"} for key, image in images.items()}
+        self.elements |= {key: {"shape": list(a.shape[1:]), "dtype": a.dtype.name} for key, a in arrays.items()}
+        self.elements |= documents.elements if documents else {}
+
+    def ids(self, rows: np.ndarray) -> np.ndarray:
+        return self.rows.index[rows]
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        # Not in threads: NumPy's indexing copies 32 x 32 images at memory speed.
+        batch = {key: image.array()[rows] for key, image in self.images.items()}
+        batch |= {key: array[rows] for key, array in self.arrays.items()}
+        return batch | (self.documents.take(rows) if self.documents else {})
+
+
+def tokenizer_of(sources: tuple[SourceConfig, ...], config: DataConfig) -> Tokenizer | None:
+    """Returns the tokenizer of a config; None if no source has text."""
+    return open_tokenizer(config) if any("text" in selected_keys(source) for source in sources) else None
+
+
+def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer | None) -> OpenedSource:
+    """Opens the examples of a source in the form that `config` gives.
+
+    Args:
+        source: the source.
+        config: the `data` group, for the form: image size, sequence length, mode, number of classes.
+        tokenizer: needed for text.
+
+    Raises:
+        UserError: an error in the source or its content, or a setting that does not fit it.
+    """
+    keys = selected_keys(source)
+    if "text" in keys and config.mode != "documents":
+        assert tokenizer is not None
+        return _open_text(source, keys, config, tokenizer)
+    rows, root = read(source), cache_root(config)
+    images, arrays, documents, num_classes = {}, {}, None, None
+    for key in rows.columns:
+        if key == "image":
+            images[key] = Images(rows, key, fingerprint(source), config.image_size, root)
+        elif key == "label":
+            declared = config.num_classes or (len(rows.classes) if rows.classes else None)
+            arrays[key] = _labels(rows, declared)
+            num_classes = declared or int(arrays[key].max()) + 1
+        elif key == "text":
+            assert tokenizer is not None
+            documents = Documents(open_tokens(source, tokenizer, root), tokenizer, _seq_len(config))
+        else:
+            arrays[key] = _numbers(rows, key)
+    examples = RowExamples(rows, images, arrays, documents)
+    return OpenedSource(examples, num_classes, rows.classes if "label" in rows.columns else None, documents)
+
+
+def _open_text(source: SourceConfig, keys: dict[str, str], config: DataConfig, tokenizer: Tokenizer) -> OpenedSource:
+    """Opens the text of a source in mode `windows` or `packed`, which have no rows."""
+    # A default label is dropped silently. A column that the user named, or an image, is not.
+    dropped = [key for key in keys if key != "text" and (source.keys or key == "image")]
+    if dropped:
+        raise UserError(
+            f"data.mode: got {config.mode!r}, which cuts text without regard to rows and would drop "
+            f"{', '.join(dropped)}; use 'documents', or name only the text in data.keys"
+        )
+    cache, title = open_tokens(source, tokenizer, cache_root(config)), f"{source.source} [{source.split}]"
+    seq_len = _seq_len(config)
+    if config.mode == "windows":
+        windows = Windows(cache, seq_len, config.overlap, title)
+        return OpenedSource(windows, texts=windows)
+    packed = Packed(cache, seq_len, tokenizer.special_ids.get("pad", 0), title)
+    return OpenedSource(packed, texts=packed)
+
+
+def _seq_len(config: DataConfig) -> int:
+    if config.seq_len is None:
+        raise UserError("data.seq_len: missing; text needs a number of tokens (or name data.keys without text)")
+    return config.seq_len
+
+
+def _numbers(rows: Rows, key: str) -> np.ndarray:
+    """Returns the selected rows of a column of numbers, [N, ...].
+
+    Raises:
+        UserError: a row is not a number or a list of numbers, or shapes differ.
+    """
+    column = rows.columns[key]
+    if isinstance(column, list):
+        for row in rows.index:
+            if not isinstance(column[row], bool | int | float | list):
+                location = f"{rows.location(int(row))} of {rows.title}"
+                raise UserError(f"data.keys.{key}: got {column[row]!r:.40} at {location}, must be a number")
+        column = [column[row] for row in rows.index]
+    elif isinstance(column, np.ndarray):
+        column = column[rows.index]
+    try:
+        array = np.asarray(column)
+    except ValueError:  # lists of different lengths
+        array = np.zeros(0, object)
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"data.keys.{key}: the column of {rows.title} must hold numbers of one shape")
+    return array
+
+
+def _labels(rows: Rows, num_classes: int | None) -> np.ndarray:
+    """Returns the labels of the selected rows, int32 [N].
+
+    Raises:
+        UserError: a label is not an integer, is negative, or is not below the number of classes.
+    """
+    array = _numbers(rows, "label")
+    if array.ndim != 1 or array.dtype.kind == "f":
+        raise UserError(f"data.keys.label: got {array.dtype} of shape {array.shape}, must be integers of shape [N]")
+    wrong = array.astype(np.int64) < 0
+    wrong |= False if num_classes is None else array >= num_classes
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        allowed = ">= 0" if num_classes is None else f"in [0, {num_classes})"
+        location = f"{rows.location(int(rows.index[i]))} of {rows.title}"
+        raise UserError(f"data.keys.label: got label {array[i]} at {location}, must be {allowed}")
+    return array.astype(np.int32)

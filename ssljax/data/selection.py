@@ -1,0 +1,156 @@
+"""The selection of columns and rows of a source: `keys`, `split`, `where`, and the slice of a split."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssljax.base.errors import UserError, nearest
+from ssljax.data.config import SourceConfig
+from ssljax.data.sources import Blobs, Column, Table, open_source, unknown_split
+from ssljax.data.splits import Split, parse_split
+
+DEFAULT_KEYS = ("image", "label", "text", "audio")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Selected columns and rows of a table.
+
+    Attributes:
+        columns: name in the batch -> column, with all rows of the table.
+        index: int64 [N], the selected rows of the table. They are the `id` of an example.
+        classes: names of the classes of the labels, None without names.
+        title: source and split, for messages.
+        location: row of the table -> its location, for messages.
+    """
+
+    columns: dict[str, Column]
+    index: np.ndarray
+    classes: tuple[str, ...] | None
+    title: str
+    location: Callable[[int], str]
+
+
+def fingerprint(config: SourceConfig) -> Any:
+    """Returns a JSON value that changes when the selected rows do. It names the caches that are made from them."""
+    split = parse_split(config.split)
+    keys = _configured_keys(config, split.name)
+    return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
+
+
+def selected_keys(config: SourceConfig) -> dict[str, str]:
+    """Returns name in the batch -> column, without reading any column."""
+    split = parse_split(config.split)
+    keys = _configured_keys(config, split.name)
+    return _default_keys(open_source(config.source).table(split)) if keys is None else keys
+
+
+def read(config: SourceConfig) -> Rows:
+    """Reads the columns and rows of a source.
+
+    The split is taken first, then the filter is applied, then the slice is cut.
+
+    Raises:
+        UserError: unknown split or column, columns of different lengths, or no row left.
+    """
+    split, title = parse_split(config.split), f"{config.source} [{config.split}]"
+    table = open_source(config.source).table(split)
+    keys = _configured_keys(config, split.name)
+    if keys is None:
+        keys = _default_keys(table)
+        if not keys:
+            raise UserError(
+                f"data.keys: {config.source} has no column called {', '.join(DEFAULT_KEYS)}; name the columns to use "
+                f"(it has: {', '.join(table.names)})"
+            )
+    columns = {key: _column(table, name, f"data.keys.{key}", config.source) for key, name in keys.items()}
+    rows = _common_length(columns, config.source)
+    index = np.flatnonzero(_in_split(table, split, config, rows) & _passes_filter(table, config, rows))
+    if not table.sliced:
+        index = index[split.bounds(len(index))]
+    if not len(index):
+        raise UserError(f"data.split: {title} is empty" + (f" under data.where {config.where}" if config.where else ""))
+    return Rows(columns, index, table.classes, title, table.location)
+
+
+def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:
+    """Returns the keys that the config gives for a split; None: the default ones."""
+    if not any(isinstance(v, dict) for v in config.keys.values()):
+        return config.keys or None
+    if split not in config.keys:
+        raise unknown_split(split, tuple(config.keys), f"data.keys for {config.source}")
+    return config.keys[split]
+
+
+def _default_keys(table: Table) -> dict[str, str]:
+    return {name: name for name in DEFAULT_KEYS if name in table.names}
+
+
+def _in_split(table: Table, split: Split, config: SourceConfig, rows: int) -> np.ndarray:
+    """Returns a mask [rows] of the rows of the split.
+
+    A table of all splits has them in a column `split`. Without such a column its only split is `train`.
+    """
+    if table.splits is not None or split.name == "all":
+        return np.ones(rows, bool)
+    if "split" in table.names:
+        names = _values(table, "split", rows, config.source)
+        if split.name not in names.tolist():
+            raise unknown_split(split.name, tuple(sorted(map(str, set(names.tolist())))), config.source)
+        return names == split.name
+    if split.name != "train" and split.name not in config.keys:
+        raise UserError(
+            f"data.split: unknown split {split.name!r}: {config.source} has no splits, only 'train' (or 'all') and "
+            f"slices such as 'train[90%:]'; or give data.keys per split"
+        )
+    return np.ones(rows, bool)
+
+
+def _passes_filter(table: Table, config: SourceConfig, rows: int) -> np.ndarray:
+    """Returns a mask [rows] of the rows that pass the filter `where`."""
+    mask = np.ones(rows, bool)
+    for name, value in config.where.items():
+        _check_column(table, name, f"data.where.{name}", config.source)
+        allowed = value if isinstance(value, list | tuple) else [value]
+        values = _values(table, name, rows, config.source).tolist()
+        mask &= np.array([any(v == option for option in allowed) for v in values], bool)
+    return mask
+
+
+def _check_column(table: Table, name: str, key: str, source: str) -> None:
+    for part in name.split("@"):
+        if part not in table.names:
+            raise UserError(
+                f"{key}: unknown column {part!r} of {source}{nearest(part, table.names)} "
+                f"(it has: {', '.join(table.names)})"
+            )
+
+
+def _column(table: Table, name: Any, key: str, source: str) -> Column:
+    if not isinstance(name, str):
+        raise UserError(f"{key}: got {name!r}, must be the name of a column (it has: {', '.join(table.names)})")
+    _check_column(table, name, key, source)
+    return table.get(name)
+
+
+def _values(table: Table, name: str, rows: int, source: str) -> np.ndarray:
+    """Returns a column as an array [rows] of single values."""
+    column = table.get(name)
+    if isinstance(column, Blobs) or len(column) != rows:
+        raise UserError(f"data.where: column {name!r} of {source} must have one value for each of the {rows} rows")
+    if isinstance(column, list):
+        values = np.empty(len(column), object)  # NumPy would turn a list of lists into a matrix
+        values[:] = column
+        return values
+    return column
+
+
+def _common_length(columns: dict[str, Column], source: str) -> int:
+    lengths = {key: len(column) for key, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{key} has {n} rows" for key, n in lengths.items())
+        raise UserError(f"data.source: columns of {source} differ in length: {found}")
+    return next(iter(lengths.values()))

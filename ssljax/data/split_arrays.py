@@ -1,0 +1,71 @@
+"""Whole splits as arrays, for evaluations: `load_split`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.data.config import DataConfig, SourceConfig
+from ssljax.data.examples import open_examples, tokenizer_of
+from ssljax.data.order import subset
+
+
+class SplitArrays(dict[str, np.ndarray]):
+    """The arrays [N, ...] of a split by key, with attributes for evaluations.
+
+    Attributes:
+        classes: names of the classes; None if the source has no names.
+        tokens: number of tokens, without padding; None without text.
+        bytes: number of UTF-8 bytes of the text of these tokens; None without text. A model that scores `count` tokens
+            with log-likelihood -L nats needs L / ln 2 / (bytes * count / tokens) bits per byte.
+    """
+
+    classes: tuple[str, ...] | None = None
+    tokens: int | None = None
+    bytes: float | None = None
+
+
+def load_split(
+    config: DataConfig,
+    split: str,
+    *,
+    source: str | None = None,
+    keys: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
+    max_examples: int | None = None,
+) -> SplitArrays:
+    """Loads a whole split in fixed order, prepared as for training (tokenizer, image size, sequence length).
+
+    Args:
+        config: the `data` group of the run; its `max_examples` applies to training only.
+        split: name or slice.
+        source: URI of another source; None: the source of the config.
+        keys, where: as in the config; None: as in the config for its own source, else empty.
+        max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
+            None: all rows.
+
+    Raises:
+        UserError: as in `describe`, or the config has a mixture and `source` is None.
+    """
+    if source is None and config.source is None:
+        raise UserError("data.source: missing; data.mixture has several sources, name the one to evaluate on")
+    same = source in (None, config.source)
+    chosen = SourceConfig(
+        source=source or config.source or "",
+        split=split,
+        keys=dict(keys) if keys is not None else (config.keys if same else {}),
+        where=dict(where) if where is not None else (config.where if same else {}),
+    )
+    tokenizer = tokenizer_of((chosen,), config)
+    opened = open_examples(chosen, config, tokenizer)
+    rows = subset(opened.examples.size, max_examples, config.seed or 0)
+    out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
+    out.classes = opened.classes
+    if tokenizer is not None and opened.texts is not None:
+        out.tokens = int(opened.texts.lengths(rows).sum())
+        if tokenizer.byte_lengths is not None:
+            out.bytes = float(tokenizer.byte_lengths[out["tokens"]].sum())
+        else:  # WordPiece: bytes of all texts, in proportion to the tokens
+            out.bytes = opened.texts.cache.bytes * out.tokens / max(len(opened.texts.cache.tokens), 1)
+    return out

@@ -1,0 +1,157 @@
+"""The inputs of one evaluation, from its subject and its splits."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
+from ssljax.evals.base import Evaluation, Metrics
+from ssljax.evals.splits import Splits
+from ssljax.evals.subjects import Programs, Subject
+
+
+class NotFinite(Exception):
+    """Raised if the features of a subject are not finite."""
+
+
+class SubjectReader:
+    """Implements `ssljax.evals.base.Reader`.
+
+    Args:
+        name: name of the evaluation in the config.
+        evaluation: the evaluation.
+        subject: the model or the control that is evaluated.
+        programs: the functions of the objective.
+        splits: the splits of the data.
+        num_classes: number of classes that the objective learns; None if it reads no labels.
+        tokenize: texts -> arrays; None without text.
+
+    Attributes:
+        sizes: split -> number of examples that were read.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        evaluation: Evaluation,
+        subject: Subject,
+        programs: Programs,
+        splits: Splits,
+        num_classes: int | None,
+        tokenize: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None,
+    ):
+        self.path, self.evaluation, self.subject = f"evals.{name}", evaluation, subject
+        self.programs, self.splits, self.num_classes, self.tokenize = programs, splits, num_classes, tokenize
+        self.sizes: dict[str, int] = {}
+
+    def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
+        arrays = self._open(split, **({"max_examples": None} if whole else {}))[1]
+        self.sizes[split] = len(arrays["id"])
+        return arrays
+
+    def example(self, split: str) -> dict[str, np.ndarray]:
+        return self._open(split, max_examples=1)[1]
+
+    def features(self, split: str, name: str) -> np.ndarray:
+        features = self.subject.features(self._open(split)[0], self.arrays(split))
+        key = f"{self.path}.{'feature' if hasattr(self.evaluation, 'feature') else 'type'}"
+        if name not in features:
+            raise UserError(f"{key}: the objective gives no {name!r} (it gives: {', '.join(features)})")
+        value = features[name]
+        if value.ndim != 2:
+            raise UserError(f"{key}: got {name!r} of shape {value.shape}, must be one vector per example")
+        if not np.isfinite(value).all():
+            raise NotFinite
+        return value
+
+    def labels(self, split: str) -> np.ndarray:
+        arrays = self.arrays(split)
+        if "label" not in arrays:
+            source = self.evaluation.source or self.splits.training_source or "the data"
+            raise UserError(f"{self.path}.source: {source!r} has no 'label' in split {split!r}, which is required")
+        labels = np.asarray(arrays["label"])
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise UserError(f"{self.path}.source: labels of split {split!r} must be one class number >= 0 per example")
+        return labels
+
+    def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        arrays = self._arrays_for_objective(split)
+        try:
+            return self.subject.scores(self._open(split)[0], arrays)
+        except NotImplementedError as error:
+            raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
+
+    def bytes_per_token(self, split: str) -> float | None:
+        arrays = self.arrays(split)
+        total, tokens = getattr(arrays, "bytes", None), getattr(arrays, "tokens", None)
+        return total / tokens if total and tokens else None
+
+    def losses(self, split: str, batch_size: int) -> Metrics:
+        arrays = {k: v for k, v in self._arrays_for_objective(split).items() if v.dtype != object}
+        size = len(arrays["id"]) // batch_size * batch_size
+        if size == 0:
+            raise UserError(
+                f"{self.path}.batch_size: got {batch_size}, split {split!r} has {len(arrays['id'])} examples, must be "
+                f"at most as many"
+            )
+        self.sizes[split] = size
+        starts = range(0, size, batch_size)
+        batches = (self.programs.put({k: v[i : i + batch_size] for k, v in arrays.items()}) for i in starts)
+        return self.subject.losses(batches)
+
+    def text_features(self, texts: Sequence[str], like: str) -> np.ndarray:
+        if self.tokenize is None:
+            raise UserError(f"{self.path}.type: the data of this run has no tokenizer, which class names need")
+        tokens = self.tokenize(list(texts))
+        # The objective expects batches of one form, so prompts come with blank images.
+        arrays = {"id": np.arange(len(texts))}
+        for name, value in self.arrays(like).items():
+            if name not in ("id", "label") and name not in tokens and value.dtype != object:
+                arrays[name] = np.zeros((len(texts), *value.shape[1:]), value.dtype)
+        arrays |= tokens
+        features = self.subject.features(f"texts {digest(list(texts))}", arrays)
+        if "text" not in features:
+            raise UserError(f"{self.path}.type: the objective has no text embeddings")
+        return features["text"]
+
+    def class_names(self) -> Sequence[str]:
+        return getattr(self.arrays(self.evaluation.test_split), "classes", None) or ()
+
+    def _arrays_for_objective(self, split: str) -> dict[str, np.ndarray]:
+        """Returns the arrays of a split for losses and scores of the objective, which may read labels.
+
+        Raises:
+            UserError: the objective learns labels, and the split has a label of no class.
+        """
+        if self.num_classes is not None and (highest := int(self.labels(split).max())) >= self.num_classes:
+            raise UserError(
+                f"{self._split_key(split)}: split {split!r} has label {highest}, but the run learns "
+                f"{self.num_classes} classes (labels 0 to {self.num_classes - 1})"
+            )
+        return self.arrays(split)
+
+    def _open(self, split: str, **changed: int | None) -> tuple[str, dict[str, np.ndarray]]:
+        """Returns a cache key and the host arrays of a split.
+
+        Raises:
+            UserError: an error of the data, under the key of the evaluation that causes it.
+        """
+        evaluation = dataclasses.replace(self.evaluation, **changed)  # type: ignore[arg-type]
+        try:
+            return self.splits.open(evaluation, split)
+        except UserError as error:
+            other_source = evaluation.source is not None or self.splits.training_source is None
+            own = [k for k in ("source", "keys", "where") if other_source or getattr(evaluation, k) is not None]
+            renamed = {"data.split": self._split_key(split)} | {f"data.{key}": f"{self.path}.{key}" for key in own}
+            message = str(error)
+            for data_key, key in renamed.items():
+                if message.startswith(data_key):
+                    message = key + message.removeprefix(data_key)
+            raise UserError(message) from error
+
+    def _split_key(self, split: str) -> str:
+        """Returns the key of the evaluation that names a split: "evals.knn.test_split"."""
+        names = [field.name for field in dataclasses.fields(self.evaluation)]
+        return ".".join([self.path, *[name for name in names if getattr(self.evaluation, name) == split][:1]])

@@ -1,0 +1,155 @@
+"""The subjects of evaluations: a model, the shapes of a model, or the raw input."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax.evals.base import Metrics
+
+_HIDDEN_FROM_FEATURES = ("label",)
+
+
+class Programs:
+    """The functions of an objective, each compiled once, and the batches that they run on.
+
+    Every batch has `batch_size` rows. The last batch is filled up with copies of the last example.
+
+    Args:
+        objective: see `ssljax.evals.harness.Evaluator`.
+        feature_names: names of the features to keep.
+        put: host batch -> device batch.
+        batch_size: rows of a batch.
+        loss_fn: see `ssljax.evals.harness.Evaluator`.
+    """
+
+    def __init__(
+        self,
+        objective: Any,
+        feature_names: Collection[str],
+        put: Callable[[Any], Any],
+        batch_size: int,
+        loss_fn: Callable[..., Mapping[str, Any]] | None,
+    ):
+        self.feature_names = set(feature_names)
+        self.put, self.batch_size, self.loss_fn = put, batch_size, loss_fn or _no_loss
+
+        def features(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
+            out = objective.features(params, extra, objective.prepare(batch))
+            return {name: value.astype(jnp.float32) for name, value in out.items() if name in self.feature_names}
+
+        def score(params: Any, extra: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+            return objective.score(params, extra, objective.prepare(batch))
+
+        self.features, self.score = jax.jit(features), jax.jit(score)
+
+    def batches(self, arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()) -> Iterator[tuple[Any, int]]:
+        """Yields device batches of `batch_size` rows, and the number of rows of each that are not copies."""
+        arrays = {k: v for k, v in arrays.items() if k not in leave_out and v.dtype != object}
+        size = len(arrays["id"])
+        for start in range(0, size, self.batch_size):
+            rows = np.minimum(np.arange(start, start + self.batch_size), size - 1)
+            yield self.put({k: v[rows] for k, v in arrays.items()}), min(self.batch_size, size - start)
+
+
+def _no_loss(params: Any, extra: Any, batch: Any, step: Any) -> Mapping[str, Any]:
+    raise ValueError("the evaluation `loss` needs a loss_fn")
+
+
+class Subject:
+    """The model or control that an evaluation measures. `key` names the arrays of a split or of prompts."""
+
+    def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns {name: features [N, ...]}."""
+        raise NotImplementedError
+
+    def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns log-probabilities [N] and numbers of scored tokens [N]."""
+        raise NotImplementedError
+
+    def losses(self, batches: Iterator[Any]) -> Metrics:
+        """Returns the mean over batches of each metric of the objective."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass
+class Model(Subject):
+    """A model. Features and scores are computed once and kept."""
+
+    programs: Programs
+    params: Any
+    extra: Any
+    computed: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._once(f"features {key}", self.programs.features, arrays, _HIDDEN_FROM_FEATURES)
+
+    def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return self._once(f"scores {key}", self.programs.score, arrays)
+
+    def losses(self, batches: Iterable[Any]) -> Metrics:
+        loss_fn = self.programs.loss_fn
+        found = [jax.device_get(loss_fn(self.params, self.extra, batch, i)) for i, batch in enumerate(batches)]
+        return {name: sum(float(metrics[name]) / len(found) for metrics in found) for name in found[0]}
+
+    def _once(
+        self, key: str, program: Callable[..., Any], arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()
+    ) -> Any:
+        if key not in self.computed:
+            call = functools.partial(program, self.params, self.extra)
+            outputs: list[Any] = []
+            pending = None
+            for batch, rows in self.programs.batches(arrays, leave_out):
+                out = call(batch)  # asynchronous: the previous batch is fetched while the device computes this one
+                if pending is not None:
+                    outputs.append(_fetch(*pending))
+                pending = out, rows
+            outputs.append(_fetch(*pending))  # type: ignore[misc]
+            self.computed[key] = jax.tree.map(lambda *xs: np.concatenate(xs), *outputs)
+        return self.computed[key]
+
+
+def _fetch(tree: Any, rows: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)
+
+
+@dataclasses.dataclass
+class ModelShapes(Subject):
+    """The outputs of a model as zeros that take no memory; nothing is computed."""
+
+    programs: Programs
+    params: Any
+    extra: Any
+
+    def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._zeros(self.programs.features, arrays, _HIDDEN_FROM_FEATURES)
+
+    def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return self._zeros(self.programs.score, arrays)
+
+    def losses(self, batches: Iterator[Any]) -> Metrics:
+        return dict.fromkeys(jax.eval_shape(self.programs.loss_fn, self.params, self.extra, next(batches), 0), 0.0)
+
+    def _zeros(
+        self, program: Callable[..., Any], arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()
+    ) -> Any:
+        batch, _ = next(self.programs.batches(arrays, leave_out))
+        shapes = jax.eval_shape(program, self.params, self.extra, batch)
+        size = len(arrays["id"])
+        return jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), (size, *s.shape[1:])), shapes)
+
+
+@dataclasses.dataclass
+class RawInput(Subject):
+    """Flattened pixels instead of features."""
+
+    programs: Programs
+
+    def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        scale = np.float32(255 if arrays["image"].dtype == np.uint8 else 1)
+        flat = arrays["image"].reshape(len(arrays["image"]), -1).astype(np.float32) / scale
+        return dict.fromkeys(self.programs.feature_names, flat)  # every feature is the flattened input

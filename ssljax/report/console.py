@@ -1,0 +1,17 @@
+"""The table of evaluations on the console."""
+
+from ssljax.report.table import Table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table, and its notes below it, to standard output."""
+    import rich.console
+    import rich.table
+
+    shown = rich.table.Table(*table.columns)
+    for row in table.rows:
+        shown.add_row(*row)
+    console = rich.console.Console()
+    console.print(shown)
+    for note in table.notes:
+        console.print(note)
