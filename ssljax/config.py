@@ -27,23 +27,46 @@ from ssljax.train.metrics import LogConfig
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: all that its config may say."""
+    """The configuration of one run."""
 
-    model: Any = schema.setting(registry=models.REGISTRY)  # the encoder
-    objective: Any = schema.setting(registry=objectives.REGISTRY)  # what is learned
-    data: DataConfig = schema.setting()
-    optimizer: Any = schema.setting(registry=optimizers.REGISTRY)
-    steps: int | str = schema.setting()  # length of the run, a duration ("90 epochs")
-    batch_size: int = schema.setting(gt=0)  # examples a step, over all devices and microbatches
-    schedule: Any = schema.setting({"name": "constant"}, registry=schedules.REGISTRY)  # of the learning rate
-    mesh: MeshConfig = schema.setting(MeshConfig(), free=True)
-    evals: dict[str, Any] = schema.setting({}, free=True)  # name -> {type, ...}; type left out is the name
-    checkpoint: CheckpointConfig = schema.setting(CheckpointConfig(), free=True)
-    log: LogConfig = schema.setting(LogConfig(), free=True)
-    seed: int = schema.setting(0, ge=0, lt=2**31)  # of parameters, views, noise, and data unless `data.seed` is given
-    microbatches: int = schema.setting(1, gt=0, free=True)  # slices a batch is encoded in, to save memory; same result
-    ema: float | None = schema.setting(None, gt=0, lt=1)  # decay of averaged parameters, which evaluations then use
-    init_from: InitFrom | None = schema.setting(None)  # learned parameters to start from, where there are some
+    model: Any = schema.setting(registry=models.REGISTRY, doc="the encoder")
+    objective: Any = schema.setting(registry=objectives.REGISTRY, doc="the training objective")
+    data: DataConfig = schema.setting(doc="the examples, their order and their form")
+    optimizer: Any = schema.setting(registry=optimizers.REGISTRY, doc="the optimiser")
+    steps: int | str = schema.setting(doc="length of the run, a duration such as '90 epochs'; an integer counts steps")
+    batch_size: int = schema.setting(gt=0, doc="examples per step, over all devices and microbatches")
+    schedule: Any = schema.setting(
+        {"name": "constant"}, registry=schedules.REGISTRY, doc="factor of the learning rate at each step"
+    )
+    mesh: MeshConfig = schema.setting(MeshConfig(), free=True, doc="devices per axis of parallelism")
+    evals: dict[str, Any] = schema.setting(
+        {},
+        free=True,
+        each=evals.REGISTRY,
+        doc="evaluations, name -> {type, ...}; the type defaults to the name",
+    )
+    checkpoint: CheckpointConfig = schema.setting(
+        CheckpointConfig(), free=True, doc="when checkpoints are written and which are kept"
+    )
+    log: LogConfig = schema.setting(LogConfig(), free=True, doc="how often metrics are read and where they are shown")
+    seed: int = schema.setting(
+        0,
+        ge=0,
+        lt=2**31,
+        doc="random seed of parameters, views, noise, and of the data unless `data.seed` is given",
+    )
+    microbatches: int = schema.setting(
+        1, gt=0, free=True, doc="slices in which a batch is encoded, to save memory; the result is the same"
+    )
+    ema: float | None = schema.setting(
+        None,
+        gt=0,
+        lt=1,
+        doc="decay per step of the averaged parameters, which evaluations then use; None: no average",
+    )
+    init_from: InitFrom | None = schema.setting(
+        None, doc="learned parameters to start from; None: random initialisation"
+    )
 
     def validate(self) -> None:
         length, _ = durations.parse(self.steps, "steps")

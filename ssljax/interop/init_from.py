@@ -22,20 +22,22 @@ from ssljax.train.state import State
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """Parameters to start from, where there is no checkpoint to continue.
+    """Learned parameters to start from. A run that has a checkpoint continues it instead."""
 
-    path: a workdir (its newest checkpoint), a checkpoint (`WORKDIR/checkpoints/STEP`), or a folder in the Hugging Face
-        format.
-    include: regular expressions; only parameters whose path one of them matches are taken. None: all.
-    exclude: regular expressions; parameters whose path one of them matches keep their initial values.
-    heads: what becomes of the heads of keys and values where the new model has fewer (`kv_heads`): each group's mean
-        (Ainslie et al. 2023, section 2.1), or its first.
-    """
-
-    path: str = schema.setting()
-    include: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
-    heads: Literal["mean", "first"] = "mean"
+    path: str = schema.setting(
+        doc="a workdir (its newest checkpoint), a checkpoint `WORKDIR/checkpoints/STEP`, or a Hugging Face folder"
+    )
+    include: tuple[str, ...] | None = schema.setting(
+        None, doc="regular expressions; only parameters whose path matches one of them are loaded; None: all"
+    )
+    exclude: tuple[str, ...] = schema.setting(
+        (), doc="regular expressions; parameters whose path matches one of them keep their initial values"
+    )
+    heads: Literal["mean", "first"] = schema.setting(
+        "mean",
+        doc="reduction of key and value heads if the new model has fewer (`kv_heads`): the mean of each group "
+        "(Ainslie et al. 2023, section 2.1), or its first head",
+    )
 
     def validate(self) -> None:
         for key in ("include", "exclude"):

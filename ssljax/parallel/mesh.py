@@ -16,13 +16,15 @@ from ssljax.parallel.rules import ACTIVATION_RULES
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each axis takes; one axis may be -1 and takes what the others leave."""
+    """Devices per mesh axis. One axis may be -1: it takes the devices that the others leave."""
 
-    data: int = schema.setting(-1, free=True)  # splits the batch, replicates parameters
-    fsdp: int = schema.setting(1, free=True)  # splits the batch and parameters
-    tensor: int = schema.setting(1, free=True)  # splits heads, hidden layers, vocabulary and prototypes
-    context: int = schema.setting(1, free=True)  # splits the length of activations
-    expert: int = schema.setting(1, free=True)  # splits experts (Mixtral, Switch)
+    data: int = schema.setting(-1, free=True, doc="devices that split the batch and replicate the parameters")
+    fsdp: int = schema.setting(1, free=True, doc="devices that split the batch and the parameters")
+    tensor: int = schema.setting(
+        1, free=True, doc="devices that split heads, hidden layers, the vocabulary and prototypes"
+    )
+    context: int = schema.setting(1, free=True, doc="devices that split the length of activations")
+    expert: int = schema.setting(1, free=True, doc="devices that split the experts of a mixture")
 
     def validate(self) -> None:
         sizes = dataclasses.asdict(self)

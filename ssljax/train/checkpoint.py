@@ -31,19 +31,26 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """Also keep the checkpoint with the best value of an evaluation's metric, written "evaluation/metric"."""
+    """The rule by which the checkpoint with the best value of an evaluation's metric is kept."""
 
-    metric: str = schema.setting(free=True)  # such as "knn/accuracy"; counts if measured at the step of a checkpoint
-    mode: Literal["max", "min"] = schema.setting("max", free=True)  # whether the largest or the smallest value is best
+    metric: str = schema.setting(
+        free=True,
+        doc="'evaluation/metric', such as 'knn/accuracy'; it ranks a checkpoint if measured at the checkpoint's step",
+    )
+    mode: Literal["max", "min"] = schema.setting("max", free=True, doc="direction in which the metric improves")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and which are kept; one is always written at the end and at SIGTERM."""
 
-    every_steps: int | None = schema.setting(None, gt=0, free=True)  # None: only at the end and at a stop
-    keep: int = schema.setting(2, gt=0, free=True)  # the newest so many
-    best: Best | None = schema.setting(None, free=True)  # one more: the best by a metric
+    every_steps: int | None = schema.setting(
+        None, gt=0, free=True, doc="steps between checkpoints; None: one at the end of the run and at a stop"
+    )
+    keep: int = schema.setting(2, gt=0, free=True, doc="number of the newest checkpoints that are kept")
+    best: Best | None = schema.setting(
+        None, free=True, doc="metric by which one more checkpoint, the best, is kept; None: only the newest are kept"
+    )
 
 
 class Part(NamedTuple):

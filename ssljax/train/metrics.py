@@ -40,15 +40,25 @@ PEAK_FLOPS: tuple[tuple[str, float], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """How often numbers are read, and how they are shown."""
+    """How often metrics are read, and how they are shown."""
 
-    every_steps: int = schema.setting(50, gt=0, free=True)  # training numbers are means over so many steps
-    tensorboard: bool = schema.setting(True, free=True)  # also write TensorBoard events
-    progress: bool = schema.setting(True, free=True)  # show the progress bar
-    batch_hash: bool = schema.setting(False, free=True)  # log a hash of the last batch's ids, to prove equal data
-    # dump the stacks of all threads when no step was dispatched for so long; None: never
-    stall_seconds: float | None = schema.setting(1800.0, gt=0, free=True)
-    skipped_in_a_row: int = schema.setting(20, gt=0, free=True)  # stop the run after so many non-finite steps in a row
+    every_steps: int = schema.setting(
+        50, gt=0, free=True, doc="steps between log lines; training metrics are means over these steps"
+    )
+    tensorboard: bool = schema.setting(True, free=True, doc="write TensorBoard events in addition to metrics.jsonl")
+    progress: bool = schema.setting(True, free=True, doc="show a progress bar")
+    batch_hash: bool = schema.setting(
+        False, free=True, doc="log a hash of the ids of the last batch, to prove that two runs read the same data"
+    )
+    stall_seconds: float | None = schema.setting(
+        1800.0,
+        gt=0,
+        free=True,
+        doc="seconds without a dispatched step after which the stacks of all threads are dumped; None: never",
+    )
+    skipped_in_a_row: int = schema.setting(
+        20, gt=0, free=True, doc="number of consecutive non-finite steps that stops the run"
+    )
 
 
 def peak_flops(device_kind: str) -> float | None:
