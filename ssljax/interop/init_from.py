@@ -35,7 +35,7 @@ class InitFrom:
     )
     heads: Literal["mean", "first"] = schema.setting(
         "mean",
-        doc="reduction of key and value heads if the new model has fewer (`kv_heads`): the mean of each group "
+        doc="reduction of key and value heads if the new model has fewer (`kv_heads`); the mean of each group "
         "(Ainslie et al. 2023, section 2.1), or its first head",
     )
 

@@ -85,7 +85,7 @@ class TokenConfig(TransformerConfig):
     final_norm: bool = setting(True, doc="normalise the output of the last block; pre-norm models only")
     pool: Literal["first", "last", "mean"] = setting(
         "mean",
-        doc="pooled vector of a sequence: the first token, the last token that is not padding, or the mean of the "
+        doc="pooled vector of a sequence; the first token, the last token that is not padding, or the mean of the "
         "tokens that are not padding",
     )
     tied: bool = setting(True, doc="use the transposed token table as the kernel of the read-out")
