@@ -40,7 +40,7 @@ class Registry:
         try:
             found = importlib.import_module(module)
         except (ImportError, ValueError, TypeError) as error:  # absent, empty, relative
-            # The error tells a misspelt module from a missing dependency of the user's module.
+            # The error distinguishes a misspelt module from a missing dependency of the user's module.
             raise UserError(f"{path}: cannot import {target!r}: {error}") from error
         if not hasattr(found, attribute):
             raise UserError(f"{path}: module {module!r} has no {attribute!r}{nearest(attribute, dir(found))}")

@@ -9,13 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.errors import nearest
 from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Part
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, PublishedCount, dims
+from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, dims
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -83,9 +82,7 @@ class CLIPConfig:
     logit_bias: float | None = fixed(None, doc="initial bias of the similarities, learned (SigLIP); None: no bias")
 
     def validate(self) -> None:
-        if self.preset is not None and self.preset not in self.presets:
-            close = nearest(self.preset, self.presets)
-            raise ValueError(f"preset: unknown preset {self.preset!r}{close} (known: {', '.join(self.presets)})")
+        check_preset(self)
 
     def with_preset(self) -> Self:
         """A copy with the values of all presets filled in."""

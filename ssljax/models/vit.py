@@ -277,7 +277,7 @@ class ViT(nn.Module):
         return front if front is None else front.at[:placed].add(self.position_table[:placed]), table
 
     def _rotary(self, grid: tuple[int, int], keep: jax.Array | None) -> tuple[jax.Array, jax.Array] | None:
-        """Cosines and sines [B or 1, P + N, 1, R / 2] of rows and columns; tokens before the patches are not rotated."""
+        """Cosines and sines [B or 1, P + N, 1, R / 2] of rows and columns; tokens before the patches stay unrotated."""
         c = self.config
         if c.rope_theta is None:
             return None

@@ -87,7 +87,7 @@ def uniformity(z_BxD: jax.Array, rows: int = 256) -> jax.Array:
 
 
 def view_flops(model: Any, augment: Any, spec: Any, **options: Any) -> float:
-    """Forward FLOPs of one view of an image; its size is that of `augment`, or of the data if `augment` sets none."""
+    """Forward FLOPs of one view of an image; `augment` sets its size, by default the size of the data."""
     return model.flops(image_shape=view_shape(augment, spec), **options)
 
 
