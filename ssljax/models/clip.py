@@ -41,12 +41,16 @@ class TextConfig(GPTConfig):
     )
 
 
-def _towers(patch: int, image: Preset, text: Preset, embed_dim: int | None, side: int = 224, **towers: Any) -> Preset:
-    """A preset of both towers; `embed_dim` None: a SigLIP. `towers` are values for both."""
-    own: Preset = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
-    picture = ViTConfig(preset=None, patch_size=patch, image_shape=(side, side, 3), **image, **own, **towers)
-    causal: Preset = {} if embed_dim else {"attention": "full"}
-    return {"image": picture, "text": TextConfig(preset=None, **text, **causal, **towers), "embed_dim": embed_dim}
+def _towers(patch: int, image: Preset, text: Preset, embed_dim: int | None, side: int = 224, **shared: Any) -> Preset:
+    """A preset of both towers; `embed_dim` None: a SigLIP. `shared` are values of keys of both."""
+    image_keys: Preset = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
+    text_keys: Preset = {} if embed_dim else {"attention": "full"}
+    shape = (side, side, 3)
+    return {
+        "image": ViTConfig(preset=None, patch_size=patch, image_shape=shape, **image, **image_keys, **shared),
+        "text": TextConfig(preset=None, **text, **text_keys, **shared),
+        "embed_dim": embed_dim,
+    }
 
 
 _TEXT = {"vocab_size": 49_408, "max_len": 77}
