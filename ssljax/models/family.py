@@ -16,9 +16,7 @@ class Encoded(NamedTuple):
 
     tokens: jax.Array  # [B, T, D], after the final norm
     pooled: jax.Array  # [B, D]
-    states: jax.Array | None = (
-        None  # [1 + layers, B, T, D]: inputs of all blocks and the output of the last; on request
-    )
+    states: jax.Array | None = None  # [1 + layers, B, T, D] on request: input of each block, output of the last
     cache: Any = None  # updated keys and values, if a cache was passed
     router: jax.Array | None = None  # float32 logits [layers with experts, B, T, E]
     prefix: jax.Array | None = None  # [B, P, D]: tokens before the patches (class token, registers)

@@ -106,10 +106,7 @@ class DINO(ImageObjective):
             {"dino": (1.0, jnp.sum(values * weights), weight)},
             {
                 "teacher_entropy": (jnp.sum(entropy * weights), weight),
-                "alignment": (
-                    jnp.sum(apart * weights),
-                    weight,
-                ),  # of logits of the first two (global) crops
+                "alignment": (jnp.sum(apart * weights), weight),  # logits of the first two (global) crops
             },
             sums={"center": jnp.sum(jnp.mean(teacher, 1) * weights[:, None], 0), "weight": weight},
         )
