@@ -1,7 +1,8 @@
-"""The commands: parse, call, print. No logic of its own.
+"""The command line: each command parses its arguments, calls the library and prints.
 
-Exit codes: 0 done; 2 a mistake of the user, told in one line; 75 stopped by a signal with everything saved (a scheduler
-may run the same command again, and it continues); 141 who read the output has left (`ssljax list models | head`).
+Exit codes: 0 done; 2 a mistake of the user, reported in one line; 75 stopped by a signal, with everything saved (a
+scheduler may run the same command again, which continues); 141 the reader of the output has closed the pipe
+(`ssljax list models | head`).
 """
 
 import argparse
@@ -11,12 +12,12 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ssljax.base.errors import UserError
 
-USER_ERROR, STOPPED, CLOSED_PIPE = 2, 75, 141  # EX_TEMPFAIL of sysexits.h; as a shell tells of SIGPIPE (128 + 13)
+USER_ERROR, STOPPED, CLOSED_PIPE = 2, 75, 141  # EX_TEMPFAIL of sysexits.h; a shell reports SIGPIPE as 128 + 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_repeats()
     try:
         code = _run(arguments)
-        sys.stdout.flush()  # so that a reader who left is told here
+        sys.stdout.flush()  # a closed pipe raises here
         return code
     except BrokenPipeError:
         if debug or not _reader_left():
@@ -49,22 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _silence_repeats() -> None:
-    """What fails in a thread of orbax is raised in ours too, and told in one line; its tracebacks would bury it."""
-    for repeats in ("absl", "asyncio"):  # orbax logs by absl
-        logging.getLogger(repeats).setLevel(logging.CRITICAL)
+    """Silences tracebacks from threads of orbax: the main thread raises the same error, reported in one line."""
+    for logger in ("absl", "asyncio"):  # orbax logs through absl
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
 
 
-def _unraisable(what: Any) -> None:
-    # When a read fails, the others that were under way still report to the event loop, which is closed by then.
-    if str(what.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(what)
+def _unraisable(event: Any) -> None:
+    # When a read fails, the other reads still report to the event loop, which is closed by then.
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
 
 
 def _reader_left() -> bool:
-    """Whether stdout is a pipe that nobody reads any more; what is left of it then goes nowhere."""
+    """Returns True if stdout is a closed pipe, and then redirects it to the null device."""
     try:
-        print(flush=True)  # only a write tells
+        print(flush=True)  # only a write shows it
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -72,56 +73,74 @@ def _reader_left() -> bool:
 
 
 def _run(arguments: list[str]) -> int:
+    options, rest = _parser().parse_known_args([a for a in arguments if a != "--debug"])
+    overrides = _overrides(rest, options.command)
+    calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
+    calls |= {"generate": _generate, "fill-mask": _fill_mask}
+    return calls[options.command](options, overrides)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ssljax", description="Pretrain anything; one train step for all of it.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train from a config, or continue a workdir")
+    _add_train(commands)
+    _add_text(commands)
+    _add_export(commands)
+    report = commands.add_parser("report", help="write report.html again from the files of a run")
+    report.add_argument("workdir", metavar="DIR")
+    listing = commands.add_parser("list", help="list the names and the keys that a config may use")
+    kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "configs", "keys")
+    listing.add_argument("kind", choices=kinds, help="keys: type, default and meaning of the keys of a config")
+    listing.add_argument("group", nargs="?", help="of keys: `objective` lists its names, `objective.simclr` its keys")
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    keys = "`ssljax list keys` lists the keys of a config, `ssljax list keys objective.simclr` the keys of a group."
+    train = commands.add_parser("train", help="train from a config, or continue a workdir", epilog=keys)
     train.add_argument("--config", required=True, help="FILE.py[:key=value,...]; --config.a.b=VALUE overrides a key")
-    train.add_argument("--workdir", required=True)
-    train.add_argument("--resume", choices=("auto", "force"), default="auto", help="force: though the config differs")
-    evaluate = commands.add_parser("eval", help="evaluate a workdir beside its controls")
+    train.add_argument("--workdir", required=True, help="folder of the run; a run in it is continued")
+    train.add_argument(
+        "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
+    )
+    evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls")
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
-    evaluate.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
+    evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+
+
+def _add_text(commands: Any) -> None:
     generate = commands.add_parser("generate", help="continue prompts of text")
-    fill_mask = commands.add_parser("fill-mask", help="put words in the place of masks")
+    fill_mask = commands.add_parser("fill-mask", help="predict the masked words of a text")
     for command in (generate, fill_mask):
         command.add_argument("folder", metavar="DIR", help="a workdir, or a model in the Hugging Face format")
-        command.add_argument("--prompt", action="append", default=[], help="may be given again")
-        command.add_argument("--file", help="with a prompt a line")
-        command.add_argument("--step", type=int, help="of the checkpoint of a workdir (default: the newest)")
-        command.add_argument("--json", action="store_true", help="a JSON object a line")
+        command.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")
+        command.add_argument("--file", help="file with one prompt per line")
+        command.add_argument("--step", type=int, help="step of the checkpoint of a workdir (default: the newest)")
+        command.add_argument("--json", action="store_true", help="print one JSON object per line")
     generate.add_argument("--max-new-tokens", type=int, default=64)
     generate.add_argument("--temperature", type=float, default=0.0, help="0 (the default): the most probable token")
-    generate.add_argument("--top-k", type=int, help="draw from so many tokens only")
-    generate.add_argument("--top-p", type=float, help="draw from the fewest tokens with this probability together")
+    generate.add_argument("--top-k", type=int, help="sample from the K most probable tokens only")
+    generate.add_argument("--top-p", type=float, help="sample from the fewest tokens whose probabilities sum to P")
     generate.add_argument("--repetition-penalty", type=float, default=1.0)
-    generate.add_argument("--stop", action="append", default=[], help="text that ends it; may be given again")
+    generate.add_argument("--stop", action="append", default=[], help="text that ends the output; may be repeated")
     generate.add_argument("--seed", type=int, default=0)
-    fill_mask.add_argument("--top", type=int, default=5, help="how many words for each mask")
-    importing = commands.add_parser("import", help="check a Hugging Face folder and write it anew")
+    fill_mask.add_argument("--top", type=int, default=5, help="number of words per mask")
+
+
+def _add_export(commands: Any) -> None:
+    importing = commands.add_parser("import", help="check a Hugging Face folder and write a copy of it")
     importing.add_argument("source", metavar="HF_DIR")
     importing.add_argument("folder", metavar="OUT_DIR")
-    export = commands.add_parser("export", help="write the model of a workdir as transformers opens it")
+    export = commands.add_parser("export", help="write the model of a workdir in the Hugging Face format")
     export.add_argument("workdir", metavar="WORKDIR")
     export.add_argument("folder", metavar="HF_DIR")
-    export.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
-    report = commands.add_parser("report", help="draw report.html again from what a run wrote")
-    report.add_argument("workdir", metavar="DIR")
-    listing = commands.add_parser("list", help="what can be named in a config")
-    listing.add_argument(
-        "kind", choices=("objectives", "models", "data", "evals", "optimizers", "schedules", "configs")
-    )
-    arguments = [a for a in arguments if a != "--debug"]
-    known, rest = parser.parse_known_args(arguments)
-    overrides = _overrides(rest, known.command)
-    calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"generate": _generate, "fill-mask": _fill_mask}
-    return calls[known.command](known, overrides)
+    export.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
 
 
 def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
-    """("a.b", "value") of every `--config.a.b=value` or `--config.a.b value`."""
+    """Parses every `--config.a.b=value` or `--config.a.b value` to ("a.b", "value")."""
     out: list[tuple[str, str]] = []
     words = iter(rest)
     for word in words:
@@ -137,53 +156,53 @@ def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
     return out
 
 
-def _train(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
     from ssljax import run
     from ssljax.config import load
     from ssljax.train.loop import Stopped
 
-    config, remarks = load(known.config, overrides)
+    config, remarks = load(options.config, overrides)
     for remark in remarks:
         print(remark, file=sys.stderr)
     try:
-        run.train(config, known.workdir, known.resume)
+        run.train(config, options.workdir, options.resume)
     except Stopped as stopped:
         print(f"stopped: step {stopped.step} is saved; the same command continues", file=sys.stderr)
         return STOPPED
     return 0
 
 
-def _eval(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _eval(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
     from ssljax import runs
 
-    runs.evaluate(known.workdir, known.evals.split(",") if known.evals else None, known.step)
+    runs.evaluate(options.workdir, options.evals.split(",") if options.evals else None, options.step)
     return 0
 
 
-def _generate(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
     from ssljax import runs
     from ssljax.base import schema
     from ssljax.evals.generation import Sampling
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
-    sampling = schema.build(Sampling, {name: getattr(known, name) for name in names}, "generate")
-    texts = _prompts(known)
-    made = runs.generate(known.folder, texts, sampling, stop=known.stop, seed=known.seed, step=known.step)
+    sampling = schema.build(Sampling, {name: getattr(options, name) for name in names}, "generate")
+    texts = _prompts(options)
+    made = runs.generate(options.folder, texts, sampling, stop=options.stop, seed=options.seed, step=options.step)
     for prompt, text in zip(texts, made):
-        print(json.dumps({"prompt": prompt, "text": text}) if known.json else text)
+        print(json.dumps({"prompt": prompt, "text": text}) if options.json else text)
     return 0
 
 
-def _fill_mask(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _fill_mask(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
     from ssljax import runs
 
-    texts = _prompts(known)
-    for prompt, masks in zip(texts, runs.fill_mask(known.folder, texts, known.top, known.step)):
-        if known.json:
+    texts = _prompts(options)
+    for prompt, masks in zip(texts, runs.fill_mask(options.folder, texts, options.top, options.step)):
+        if options.json:
             print(json.dumps({"prompt": prompt, "masks": [[guess._asdict() for guess in mask] for mask in masks]}))
             continue
         print(prompt)
@@ -193,31 +212,31 @@ def _fill_mask(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> i
     return 0
 
 
-def _prompts(known: argparse.Namespace) -> list[str]:
-    """Those of --prompt, then the lines of --file."""
+def _prompts(options: argparse.Namespace) -> list[str]:
+    """The prompts of --prompt, then the lines of --file."""
     lines: list[str] = []
-    if known.file is not None:
+    if options.file is not None:
         try:
-            lines = pathlib.Path(known.file).read_text(encoding="utf-8").splitlines()
+            lines = pathlib.Path(options.file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--file: cannot read {known.file!r} ({error})") from error
-    texts = [*known.prompt, *(line for line in lines if line.strip())]
+            raise UserError(f"--file: cannot read {options.file!r} ({error})") from error
+    texts = [*options.prompt, *(line for line in lines if line.strip())]
     if not texts:
         raise UserError("--prompt: missing; give --prompt TEXT, or --file with a prompt a line")
     return texts
 
 
-def _import(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _import(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.interop.export import convert
 
-    _print_model(known.folder, convert(known.source, known.folder))
+    _print_model(options.folder, convert(options.source, options.folder))
     return 0
 
 
-def _export(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _export(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.runs.export import export
 
-    _print_model(known.folder, export(known.workdir, known.folder, known.step))
+    _print_model(options.folder, export(options.workdir, options.folder, options.step))
     return 0
 
 
@@ -225,19 +244,27 @@ def _print_model(folder: str, model: Any) -> None:
     print(f"{folder}: {model.config['model_type']}, {model.parameters:,} parameters")
 
 
-def _report(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+def _report(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.runs.workdir import Workdir
 
-    print(Workdir(known.workdir).write_report())
+    print(Workdir(options.workdir).write_report())
     return 0
 
 
-def _list(known: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    if known.kind == "models":
+def _list(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    if options.group is not None and options.kind != "keys":
+        raise UserError(f"{options.group}: `ssljax list {options.kind}` takes no group (`ssljax list keys` does)")
+    if options.kind == "models":
         return _list_models()
-    for name in _names(known.kind):
-        print(name)
+    for line in _keys(options.group) if options.kind == "keys" else _names(options.kind):
+        print(line)
     return 0
+
+
+def _keys(group: str | None) -> Iterable[str]:
+    from ssljax.reference import describe_keys
+
+    return describe_keys(group or "")
 
 
 def _list_models() -> int:
@@ -250,7 +277,7 @@ def _list_models() -> int:
     return 0
 
 
-def _names(kind: str) -> Any:
+def _names(kind: str) -> Iterable[str]:
     if kind == "configs":
         found = sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
         if not found:
@@ -270,7 +297,7 @@ def _names(kind: str) -> Any:
 
 
 def _compilation_cache() -> None:
-    """Compiled programs are kept between runs, unless the environment says otherwise."""
+    """Keeps compiled programs between runs, unless the environment sets another folder or threshold."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path("~/.cache/ssljax/xla").expanduser()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 

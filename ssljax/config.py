@@ -34,7 +34,7 @@ class InitFrom:
         "Face format"
     )
     include: tuple[str, ...] | None = schema.setting(
-        None, doc="regular expressions; only parameters whose path matches one are loaded. None: all"
+        None, doc="regular expressions; only parameters whose path matches one are loaded; None: all"
     )
     exclude: tuple[str, ...] = schema.setting(
         (), doc="regular expressions; parameters whose path matches one keep their initial values"
@@ -64,33 +64,46 @@ class InitFrom:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The complete configuration of a run."""
+    """The configuration of one run."""
 
-    model: Any = schema.setting(registry=models.REGISTRY, doc="the encoder, decoder or both")
-    objective: Any = schema.setting(registry=objectives.REGISTRY, doc="the learning principle")
-    data: DataConfig = schema.setting(doc="training data")
-    optimizer: Any = schema.setting(registry=optimizers.REGISTRY, doc="the update rule")
-    steps: int | str = schema.setting(doc='length of the run, a duration ("90 epochs")')
-    batch_size: int = schema.setting(gt=0, doc="examples a step, over all devices and microbatches")
+    model: Any = schema.setting(registry=models.REGISTRY, doc="the encoder")
+    objective: Any = schema.setting(registry=objectives.REGISTRY, doc="the training objective")
+    data: DataConfig = schema.setting(doc="the examples, their order and their form")
+    optimizer: Any = schema.setting(registry=optimizers.REGISTRY, doc="the optimiser")
+    steps: int | str = schema.setting(doc="length of the run, a duration such as '90 epochs'; an integer counts steps")
+    batch_size: int = schema.setting(gt=0, doc="examples per step, over all devices and microbatches")
     schedule: Any = schema.setting(
-        {"name": "constant"}, registry=schedules.REGISTRY, doc="schedule of the learning rate"
+        {"name": "constant"}, registry=schedules.REGISTRY, doc="factor of the learning rate at each step"
     )
-    mesh: MeshConfig = schema.setting(MeshConfig(), free=True, doc="number of devices on each axis")
+    mesh: MeshConfig = schema.setting(MeshConfig(), free=True, doc="devices per axis of parallelism")
     evals: dict[str, Any] = schema.setting(
-        {}, free=True, doc="evaluations by name, each {type, ...}; the type defaults to the name"
+        {},
+        free=True,
+        each=evals.REGISTRY,
+        doc="evaluations, name -> {type, ...}; the type defaults to the name",
     )
-    checkpoint: CheckpointConfig = schema.setting(CheckpointConfig(), free=True, doc="saved states")
-    log: LogConfig = schema.setting(LogConfig(), free=True, doc="numbers and their display")
+    checkpoint: CheckpointConfig = schema.setting(
+        CheckpointConfig(), free=True, doc="when checkpoints are written and which are kept"
+    )
+    log: LogConfig = schema.setting(LogConfig(), free=True, doc="how often metrics are read and where they are shown")
     seed: int = schema.setting(
-        0, ge=0, lt=2**31, doc="root of parameters, views and noise; of the data order too unless data.seed is set"
+        0,
+        ge=0,
+        lt=2**31,
+        doc="random seed of parameters, views, noise, and of the data unless `data.seed` is given",
     )
     microbatches: int = schema.setting(
         1, gt=0, free=True, doc="slices in which a batch is encoded, to save memory; the result is the same"
     )
     ema: float | None = schema.setting(
-        None, gt=0, lt=1, doc="decay of averaged parameters, which evaluations then use; None: no average"
+        None,
+        gt=0,
+        lt=1,
+        doc="decay per step of the averaged parameters, which evaluations then use; None: no average",
     )
-    init_from: InitFrom | None = schema.setting(None, doc="learned parameters to start from; None: initial values")
+    init_from: InitFrom | None = schema.setting(
+        None, doc="learned parameters to start from; None: random initialisation"
+    )
 
     def validate(self) -> None:
         length, _ = durations.parse(self.steps, "steps")

@@ -220,6 +220,29 @@ def test_lists(capsys, kind):
     assert capsys.readouterr().out.strip()
 
 
+def test_the_keys_of_a_config_are_listed(capsys):
+    assert cli.main(["list", "keys"]) == 0
+    assert "batch_size (required)  [an integer, > 0]\n    examples per step" in capsys.readouterr().out
+    assert cli.main(["list", "keys", "optimizer"]) == 0
+    assert "adamw" in capsys.readouterr().out
+    assert cli.main(["list", "keys", "objective.simclr.temperature"]) == 0
+    assert capsys.readouterr().out.startswith("temperature = 0.1  [a number, > 0]\n    temperature of the softmax")
+    refused((cli.main(["list", "keys", "optimiser"]), capsys.readouterr().err), r"optimiser: unknown key.*'optimizer'")
+    refused((cli.main(["list", "models", "gpt"]), capsys.readouterr().err), r"gpt: `ssljax list models` takes no group")
+
+
+def test_help_says_how_to_list_the_keys(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "`ssljax list keys`" in capsys.readouterr().out
+
+
+def test_an_error_in_a_key_says_what_it_sets(ssljax_train):
+    suffix = r" \[temperature: temperature of the softmax over similarities \(tau of eq\. 1\)\]$"
+    refused(ssljax_train(BASE, "--config.objective.temperature=-1"), rf"temperature: got -1\.0, must be > 0{suffix}")
+    refused(ssljax_train(BASE, "--config.objective.temperture=1"), rf"temperture: unknown key.*{suffix}")
+
+
 def test_the_list_of_models_has_their_sizes(capsys, monkeypatch):
     few = {name: models.REGISTRY.entries[name] for name in ("gpt", "clip")}
     monkeypatch.setattr(models.REGISTRY, "entries", few)

@@ -12,7 +12,8 @@ import jax
 import pytest
 
 from ssljax import cli, run, runs
-from ssljax.config import load
+from ssljax.base import schema
+from ssljax.config import RunConfig, load
 from ssljax.interop import export as hf_export
 from ssljax.objectives import REGISTRY as OBJECTIVES
 from ssljax.parallel.rules import RULES
@@ -55,6 +56,15 @@ def test_a_stale_page_would_be_noticed():
     assert "| `temperature` | number, > 0 | `0.1` |" in text
     changed = text.replace("| `temperature` | number, > 0 | `0.1` |", "| `temperature` | number, > 0 | `0.7` |")
     assert module.page(changed) != changed
+
+
+def test_every_configuration_class_has_a_section():
+    listed = config_page().titles()
+    found = [RunConfig]
+    for cls in found:
+        assert cls in listed, cls
+        groups = {group for key in schema.keys(cls) for group in schema.groups(cls, key).values()}
+        found += groups.difference(found)
 
 
 @pages

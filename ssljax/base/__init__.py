@@ -1,1 +1,1 @@
-"""What every room may import: errors for people, the schema of configurations, lazy registries, hashing, locks."""
+"""Foundations that every room may import: user errors, configuration schema, lazy registries, hashing, locks."""

@@ -1,4 +1,4 @@
-"""Lengths of training, in whatever unit the paper gives them: steps, epochs, examples, tokens, a share of the run."""
+"""Durations of training in the unit that a paper gives: steps, epochs, examples, tokens, or a share of the run."""
 
 import dataclasses
 import math
@@ -17,19 +17,19 @@ _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 @dataclasses.dataclass(frozen=True)
 class RunLengths:
-    """What turns a duration into steps; None where it is not known (or has no meaning, as tokens of images)."""
+    """The lengths that convert a duration to steps; None: unknown, or without meaning (tokens of images)."""
 
-    batch_size: int  # examples a step, over all processes
-    dataset_size: int | None = None  # examples an epoch
+    batch_size: int  # examples per step, over all processes
+    dataset_size: int | None = None  # examples per epoch
     tokens_per_example: int | None = None
-    total_steps: int | None = None  # of the whole run
+    total_steps: int | None = None  # steps of the whole run
 
 
 def parse(value: Duration, key: str) -> tuple[Fraction, str]:
-    """(amount, unit) of a duration; the unit is one of step, epoch, example, token, percent.
+    """Parses a duration to (amount, unit), the unit one of step, epoch, example, token, percent.
 
     Raises:
-        ValueError: "key: what is wrong", the form that a configuration's `validate` passes on.
+        ValueError: a malformed duration, "key: problem", the form that a configuration's `validate` raises.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Fraction(value), "step"
@@ -45,38 +45,38 @@ def parse(value: Duration, key: str) -> tuple[Fraction, str]:
 
 
 def steps(value: Duration, lengths: RunLengths, key: str) -> int:
-    """The number of steps of a duration, rounded up: 90 epochs show every example at least 90 times.
+    """Converts a duration to a number of steps, rounded up: 90 epochs show every example at least 90 times.
 
     Args:
         value: an int (steps) or a text, see `FORMS`.
-        lengths: batch size and whatever else the units need.
+        lengths: the batch size, and the lengths that the unit needs.
         key: dotted config key, for messages.
 
     Raises:
-        UserError: a malformed duration, or a unit whose size is not known here.
+        UserError: a malformed duration, or a unit whose length is unknown.
     """
     try:
         amount, unit = parse(value, key)
     except ValueError as error:
         raise UserError(str(error)) from error
 
-    def known(size: int | None, what: str) -> int:
-        if size is None:
-            raise UserError(f"{key}: got {value!r}, but {what} is not known here; give it in steps or another unit")
-        return size
+    def required(length: int | None, name: str) -> int:
+        if length is None:
+            raise UserError(f"{key}: got {value!r}, but {name} is unknown; give it in steps or another unit")
+        return length
 
     if unit == "percent":
-        amount = amount / 100 * known(lengths.total_steps, "the total number of steps")
+        amount = amount / 100 * required(lengths.total_steps, "the total number of steps")
     elif unit != "step":
         examples = {
-            "epoch": lambda: amount * known(lengths.dataset_size, "the size of the dataset"),
+            "epoch": lambda: amount * required(lengths.dataset_size, "the size of the dataset"),
             "example": lambda: amount,
-            "token": lambda: amount / known(lengths.tokens_per_example, "the number of tokens an example"),
+            "token": lambda: amount / required(lengths.tokens_per_example, "the number of tokens per example"),
         }[unit]()
         amount = examples / lengths.batch_size
     return math.ceil(amount)
 
 
 def depends_on_total(value: Duration) -> bool:
-    """Whether a duration is a share of the run, so that a longer run would start differently."""
+    """Returns True if a duration is a share of the run, so that a longer run would start differently."""
     return isinstance(value, str) and value.strip().endswith("%")

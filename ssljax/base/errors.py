@@ -5,10 +5,16 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave (a key, a value, a file). The command line prints it as one line, exit code 2."""
+    """A mistake in a user's input (a key, a value, a file). The command line prints it as one line, exit code 2."""
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name closest to `given`, or `""` when none is close."""
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of `names`, None if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The hint `"; did you mean 'x'?"` with the most similar of `names`, `""` if none is close."""
+    close = closest(name, names)
+    return f"; did you mean {close!r}?" if close else ""

@@ -12,5 +12,5 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def name_id(name: str) -> int:
-    """A 31-bit integer for a name, to fold into a random key: streams are told apart by what they are for."""
+    """A 31-bit integer for a name, to fold into a random key: each purpose has its own stream."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") & 0x7FFFFFFF

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Waits for the lock file `path` and holds it; the operating system frees it when its holder dies."""
+    """Acquires the lock file `path`, waiting if needed; the operating system also releases it if the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

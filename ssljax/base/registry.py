@@ -1,4 +1,4 @@
-"""Names of what can be configured, each an import path that is followed only when the name is asked for."""
+"""Registries of configurable classes: public names and import paths, imported on first use."""
 
 import importlib
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from ssljax.base.errors import UserError, nearest
 class Registry:
     """A table from a public name to `"module:attribute"`, imported lazily.
 
-    A name that holds a colon is such a path itself, so users plug in their own classes from a config
-    (`objective.name = "my_package.objectives:Mine"`) without touching this package.
+    A name with a colon is an import path itself, so a config can name a class of another package
+    (`objective.name = "my_package.objectives:Mine"`).
     """
 
     def __init__(self, kind: str, entries: dict[str, str]):
@@ -25,11 +25,11 @@ class Registry:
         return name in self.entries
 
     def only(self, *names: str) -> "Registry":
-        """The part of the table with these names."""
+        """A registry of these entries only."""
         return Registry(self.kind, {name: self.entries[name] for name in names})
 
     def get(self, name: str, path: str = "name") -> Any:
-        """The object behind `name`; `path` is the config key to blame in the error."""
+        """The object registered as `name`; errors (UserError) name the config key `path`."""
         target = self.entries.get(name, name if ":" in name else None) if isinstance(name, str) else None
         if target is None:
             raise UserError(
@@ -40,7 +40,7 @@ class Registry:
         try:
             found = importlib.import_module(module)
         except (ImportError, ValueError, TypeError) as error:  # absent, empty, relative
-            # A missing dependency of the user's module is a different mistake from a misspelt module: the error says.
+            # The error distinguishes a misspelt module from a missing dependency of the user's module.
             raise UserError(f"{path}: cannot import {target!r}: {error}") from error
         if not hasattr(found, attribute):
             raise UserError(f"{path}: module {module!r} has no {attribute!r}{nearest(attribute, dir(found))}")

@@ -1,19 +1,19 @@
-"""Configuration is code: a group of keys is the fields of the frozen dataclass that it builds.
+"""Configuration is code: the keys of a group are the fields of the frozen dataclass that it builds.
 
-A dataclass declares its keys with type hints and `setting(...)`; `build` turns a mapping into an instance and
-refuses, in one line that names the key, an unknown key, a wrong type or an impossible value. There is no second
-description of what a config may hold.
+A dataclass declares its keys with type hints and `setting(...)`. `build` turns a mapping into an instance; it refuses
+an unknown key, a wrong type or an impossible value in one line that names the key and says what it sets. There is no
+second description of a configuration: the docs page and `ssljax list keys` read the same fields.
 
 Kinds of field:
-    `x: float = setting(0.1, gt=0, doc="tau")`       a key with a default, a range and its meaning
+    `x: float = setting(0.1, gt=0, doc="...")`       a key with a default, a range and its meaning
     `x: Literal["a", "b"] = "a"`                     a choice
     `x: Inner = setting(Inner())`                    a nested group, built from its own dataclass
     `x: Any = setting({"name": "mlp"}, registry=R)`  a nested group chosen by its `name`
     `x: Any = injected()`                            no key: the caller of `build` passes it (a module, a data spec)
     `x: int = fixed(1)`                              no key: a constant of a model family
 
-Every key is *identity* (it changes what is learned, so it is part of the run's hash) unless marked `free=True`
-(mesh, logging, kernels: the same run done another way).
+Every key is *identity* (it changes the learned parameters, so the hash of the run contains it) unless it is marked
+`free=True` (mesh, logging, kernels: the same run executed in another way).
 """
 
 import copy
@@ -24,7 +24,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from ssljax.base.errors import UserError, nearest
+from ssljax.base.errors import UserError, closest, nearest
 from ssljax.base.registry import Registry
 
 
@@ -37,28 +37,44 @@ def setting(
     le: float | None = None,
     free: bool = False,
     registry: Registry | None = None,
+    each: Registry | None = None,
     doc: str = "",
 ) -> Any:
-    """A configurable field with a default (mutable defaults are copied), bounds, kind and meaning.
+    """Declares a configuration key.
 
-    `doc` is the one place for the meaning of a key: the configuration page, `--help` and error messages read it.
+    Args:
+        default: its default, copied if mutable; the key is required without one.
+        gt, ge, lt, le: bounds of a number, or of each number of a list.
+        free: True if the key does not change what is learned.
+        registry: the classes among which the `name` of the group chooses.
+        each: the classes of the values of a mapping of groups (documentation only: the owner builds them).
+        doc: the meaning of the key: a phrase without a final full stop, the gist before the first semicolon. The docs
+            page, `ssljax list keys` and error messages show it. A subclass that only changes the default leaves it out.
     """
     bounds = {">": gt, ">=": ge, "<": lt, "<=": le}
-    metadata = {"bounds": {sign: b for sign, b in bounds.items() if b is not None}, "free": free, "doc": doc}
-    metadata["registry"] = registry
+    metadata = {
+        "bounds": {sign: bound for sign, bound in bounds.items() if bound is not None},
+        "free": free,
+        "registry": registry,
+        "each": each,
+        "doc": doc,
+    }
     if isinstance(default, dict | list):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def injected(default: Any = None) -> Any:
-    """A field that is not a configuration key: the caller of `build` passes it."""
+    """Declares a field that is not a configuration key: the caller of `build` passes it."""
     return dataclasses.field(default=default, metadata={"fixed": True}, repr=False)
 
 
 def fixed(default: Any = None, doc: str = "") -> Any:
-    """A field that is not a configuration key: a constant that a model family sets."""
+    """Declares a field that is not a configuration key: a constant that a model family sets."""
     return dataclasses.field(default=default, metadata={"fixed": True, "doc": doc}, repr=False)
+
+
+# ---- descriptions of keys
 
 
 def keys(cls: type) -> dict[str, dataclasses.Field]:
@@ -66,66 +82,106 @@ def keys(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("fixed")}
 
 
+def key_doc(cls: type, key: str) -> str:
+    """The meaning of a key of `cls`: the `doc` of the nearest class of its MRO that gives one; "" if none does."""
+    declared = (owner.__dict__.get("__dataclass_fields__", {}).get(key) for owner in cls.__mro__)
+    return next((doc for field in declared if field is not None and (doc := field.metadata.get("doc"))), "")
+
+
+def groups(cls: type, key: str) -> dict[str, type]:
+    """The dataclasses from which the value of a key may be built.
+
+    Returns:
+        {name: class} for a group chosen by name; {"": class} for a group with one class, also inside an optional, a
+        list or a mapping; {} for a plain value.
+    """
+    metadata = keys(cls)[key].metadata
+    registry = metadata.get("registry") or metadata.get("each")
+    if registry is not None:
+        return {name: registry.get(name) for name in registry}
+    inside = _dataclasses_in(typing.get_type_hints(cls)[key])
+    return {"": inside[0]} if inside else {}
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    """The dataclasses that a type hint mentions."""
+    inner = [group for argument in typing.get_args(hint) for group in _dataclasses_in(argument)]
+    return [hint, *inner] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else inner
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a field, `dataclasses.MISSING` if it is required."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def describe(hint: Any) -> str:
+    """A type hint in words: "an integer or None"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a) for a in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if hint in (None, type(None)):
+        return "None"
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"a list of {describe(arguments[0])}"
+        return f"a list of {len(arguments)} ({', '.join(map(describe, arguments))})"
+    if origin is dict or hint is dict or dataclasses.is_dataclass(hint):
+        return "a group of keys"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))
+
+
+# ---- from a mapping to an instance
+
+
 def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
-    """An instance of dataclass `cls` from a mapping of its keys.
+    """Builds an instance of dataclass `cls` from a mapping of its keys.
 
     Args:
         cls: a frozen dataclass.
         values: the keys that were given.
         path: dotted path of the group, for messages.
-        defaults: an instance whose values stand for the keys that are not given (None: the defaults of `cls`).
-        **passed: values of `injected()` fields; those that `cls` does not have are dropped.
+        defaults: an instance that supplies the keys that are not given (None: the defaults of `cls`).
+        **passed: values of `injected()` fields; names that `cls` does not have are dropped.
 
     Raises:
-        UserError: unknown key, wrong type, value out of range, or what the class's `validate()` complains of.
+        UserError: unknown key, wrong type, value out of range, or a ValueError of the class's `validate()`.
     """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{path}.name: {cls!r} is not a dataclass, so it has no keys to set")
-    known = keys(cls)
-    for key in values:
-        if key not in known:
-            where = f"{path}.{key}" if path else key
-            raise UserError(f"{where}: unknown key{nearest(key, known)} (allowed: {', '.join(known) or 'none'})")
-    hints = typing.get_type_hints(cls)
+    _refuse_unknown(cls, values, path)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
-    if defaults is not None:  # its family's own fields too, which are no keys
-        constants = [f.name for f in dataclasses.fields(cls) if f.init and f.name not in known]
-        arguments = {name: getattr(defaults, name) for name in constants} | arguments
-    for name, field in known.items():
-        where = f"{path}.{name}" if path else name
-        if name in values:
-            default = field.default if defaults is None else getattr(defaults, name)
-            arguments[name] = _convert(values[name], hints[name], field, where, default)
-        elif defaults is not None:
-            arguments[name] = getattr(defaults, name)
-        elif field.metadata.get("registry") is not None and field.default_factory is not dataclasses.MISSING:
-            arguments[name] = _convert(field.default_factory(), hints[name], field, where, None)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{where}: missing; {_describe(hints[name])} is required")
+    if defaults is not None:  # the constants of its family too, which are no keys
+        inherited = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(cls) if f.init}
+        arguments = {**inherited, **arguments}
+    hints = typing.get_type_hints(cls)
+    for key, field in keys(cls).items():
+        default = default_of(field) if defaults is None else getattr(defaults, key)
+        is_named_group = field.metadata.get("registry") is not None and isinstance(default, Mapping)
+        if key in values:
+            value = values[key]
+        elif default is dataclasses.MISSING:
+            raise UserError(f"{_join(path, key)}: missing; {describe(hints[key])} is required{_reminder(cls, key)}")
+        elif is_named_group:
+            value = default
+        else:
+            continue
+        try:
+            arguments[key] = _convert(value, hints[key], field, _join(path, key), default)
+        except _MismatchError as error:
+            raise UserError(f"{error}{_reminder(cls, key)}") from error
     instance = cls(**arguments)
     if hasattr(instance, "validate"):
         try:
             instance.validate()
-        except ValueError as error:  # `validate` names its own key; the path of the group is ours to add
-            raise UserError(f"{path}.{error}" if path else str(error)) from error
+        except ValueError as error:  # `validate` names the key inside the group
+            raise UserError(_join(path, str(error))) from error
     return instance
 
 
-def to_dict(instance: Any, free: bool = True) -> dict[str, Any]:
-    """The complete configuration of a built instance as JSON values, defaults included.
-
-    With `free=False` only what decides what is learned: the part that the identity hash of a run is made of.
-    """
-    name = getattr(instance, "_registry_name", None)
-    out = {"name": name} if name else {}
-    for key, field in keys(type(instance)).items():
-        if free or not field.metadata.get("free"):
-            out[key] = _plain(getattr(instance, key), free)
-    return out
-
-
 def build_named(registry: Registry, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
-    """An instance of the registered class that `values["name"]` asks for; remembers the name for `to_dict`."""
+    """Builds an instance of the registered class `values["name"]`; `to_dict` gives the name back."""
     if not isinstance(values, Mapping) or "name" not in values:
         raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
     cls = registry.get(values["name"], f"{path}.name")
@@ -135,80 +191,129 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
 
 
 def build_whole(registry: Registry, values: Mapping[str, Any], path: str) -> Any:
-    """`build_named` for values among which are `fixed()` fields, in nested groups too."""
+    """Builds as `build_named` does; `values` may also set `fixed()` fields, in nested groups too."""
     cls = registry.get(values["name"], f"{path}.name")
-    asked, passed = _apart(cls, values)
-    return _with(build_named(registry, asked, path), passed)
+    key_values, fixed_values = _split_fixed(cls, values)
+    return _with_fixed(build_named(registry, key_values, path), fixed_values)
 
 
-def _apart(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Values of keys, and of `fixed()` fields."""
-    asked, passed = {}, {}
+def _split_fixed(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits values into (values of keys, values of `fixed()` fields), nested alike."""
+    key_values: dict[str, Any] = {}
+    fixed_values: dict[str, Any] = {}
     hints, fields = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
     for name, value in values.items():
         if name in fields and fields[name].metadata.get("fixed"):
-            passed[name] = value
-        elif isinstance(value, Mapping) and (group := _group(fields.get(name), hints.get(name), value)):
-            asked[name], inner = _apart(group, value)
-            passed |= {name: inner} if inner else {}
+            fixed_values[name] = value
+        elif isinstance(value, Mapping) and (group := _group_class(fields.get(name), hints.get(name), value)):
+            key_values[name], inner = _split_fixed(group, value)
+            fixed_values |= {name: inner} if inner else {}
         else:
-            asked[name] = value
-    return asked, passed
+            key_values[name] = value
+    return key_values, fixed_values
 
 
-def _group(field: Any, hint: Any, value: Mapping[str, Any]) -> Any:
-    """The dataclass that a nested mapping is built to, None for other mappings."""
+def _group_class(field: Any, hint: Any, value: Mapping[str, Any]) -> Any:
+    """The dataclass that is built from a nested mapping, None for other mappings."""
     registry = field.metadata.get("registry") if field is not None else None
     if registry is not None:
         return registry.get(value["name"]) if "name" in value else None
     return hint if dataclasses.is_dataclass(hint) else None
 
 
-def _with(instance: Any, passed: Mapping[str, Any]) -> Any:
-    inner = {k: _with(getattr(instance, k), v) if isinstance(v, Mapping) else v for k, v in passed.items()}
-    whole = dataclasses.replace(instance, **{k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()})
+def _with_fixed(instance: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of an instance with other values of `fixed()` fields."""
+    inner = {k: _with_fixed(getattr(instance, k), v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    changed = dataclasses.replace(instance, **{k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()})
     if hasattr(instance, "_registry_name"):
-        object.__setattr__(whole, "_registry_name", instance._registry_name)
-    return whole
+        object.__setattr__(changed, "_registry_name", instance._registry_name)
+    return changed
 
 
-def _plain(value: Any, free: bool) -> Any:
+# ---- from an instance to a mapping
+
+
+def to_dict(instance: Any, free: bool = True) -> dict[str, Any]:
+    """The complete configuration of an instance as JSON values, defaults included.
+
+    With `free=False` only the identity keys, of which the hash of a run is made.
+    """
+    name = getattr(instance, "_registry_name", None)
+    out = {"name": name} if name else {}
+    for key, field in keys(type(instance)).items():
+        if free or not field.metadata.get("free"):
+            out[key] = _to_json(getattr(instance, key), free)
+    return out
+
+
+def _to_json(value: Any, free: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value, free)
     if isinstance(value, Mapping):
-        return {k: _plain(v, free) for k, v in value.items()}
+        return {k: _to_json(v, free) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(v, free) for v in value]
+        return [_to_json(v, free) for v in value]
     return value
 
 
-def _convert(value: Any, hint: Any, field: dataclasses.Field, where: str, default: Any) -> Any:
+# ---- checks and conversions of one value
+
+
+class _MismatchError(ValueError):
+    """A value that does not fit its key: "path: got ..., must be ..."."""
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _reminder(cls: type, key: str) -> str:
+    """The gist of a key's meaning, for the end of a message: " [key: gist]"; "" without a doc."""
+    gist = key_doc(cls, key).partition("; ")[0]
+    return f" [{key}: {gist}]" if gist else ""
+
+
+def _refuse_unknown(cls: type, values: Mapping[str, Any], path: str) -> None:
+    allowed = keys(cls)
+    for key in values:
+        if key not in allowed:
+            close = closest(key, allowed)
+            reminder = _reminder(cls, close) if close else ""
+            names = ", ".join(allowed) or "none"
+            raise UserError(f"{_join(path, key)}: unknown key{nearest(key, allowed)} (allowed: {names}){reminder}")
+
+
+def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default: Any) -> Any:
+    """The value of a field from what was given for it; raises _MismatchError, or UserError inside a nested group."""
     registry = field.metadata.get("registry")
     if registry is not None:
-        if isinstance(value, Mapping):
-            if field.default_factory is not dataclasses.MISSING:
-                value = _over(field.default_factory(), value)
-            return build_named(registry, value, where)
-        if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
-            raise UserError(f"{where}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
-        return value
+        return _named_group(value, field, registry, path)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
-        return build(type(default), value, where, defaults=default)  # the rest stays as the field's default has it
-    value = _typed(value, hint, where)
-    for sign, bound in field.metadata.get("bounds", {}).items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        for number in numbers:
+        return build(type(default), value, path, defaults=default)  # keys that are not given stay as in the default
+    value = _typed(value, hint, path)
+    for number in value if isinstance(value, tuple) else (value,):
+        for sign, bound in field.metadata.get("bounds", {}).items():
             if isinstance(number, int | float) and not _HOLDS[sign](number, bound):
-                raise UserError(f"{where}: got {number!r}, must be {sign} {bound}")
+                raise _MismatchError(f"{path}: got {number!r}, must be {sign} {bound}")
     return value
 
 
-def _over(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` over the keys of a default group, nested groups too; a group that names another entry replaces it."""
+def _named_group(value: Any, field: dataclasses.Field, registry: Registry, path: str) -> Any:
+    """An instance of the class that a group names; instances are passed through."""
+    if isinstance(value, Mapping):
+        default = default_of(field)
+        return build_named(registry, _merge(default, value) if isinstance(default, Mapping) else value, path)
+    if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
+        raise _MismatchError(f"{path}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
+    return value
+
+
+def _merge(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` over the keys of a default group, in nested groups too; a group of another name replaces the default."""
     if value.get("name", default.get("name")) != default.get("name"):
         return dict(value)
-    both = [k for k, v in value.items() if isinstance(v, Mapping) and isinstance(default.get(k), dict)]
-    return {**default, **value, **{k: _over(default[k], value[k]) for k in both}}
+    nested = [k for k, v in value.items() if isinstance(v, Mapping) and isinstance(default.get(k), dict)]
+    return {**default, **value, **{k: _merge(default[k], value[k]) for k in nested}}
 
 
 _HOLDS = {
@@ -219,48 +324,26 @@ _HOLDS = {
 }
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type hint asks, or a UserError."""
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    """`value` converted to its type hint; raises _MismatchError, or UserError inside a nested group."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        # An exact match first, so that an int stays an int where both int and float are allowed.
-        for option in sorted(arguments, key=lambda option: type(value) is not option):
-            try:
-                return _typed(value, option, where)
-            except UserError:
-                # What is wrong inside a group says more than that it is not the other option.
-                if isinstance(value, Mapping) and isinstance(option, type) and dataclasses.is_dataclass(option):
-                    raise
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        if value is None and "none" in arguments:  # `--config.model.positions=none`
-            return "none"
-        close = nearest(value, [a for a in arguments if isinstance(a, str)]) if isinstance(value, str) else ""
-        raise UserError(f"{where}: got {value!r}{close} (allowed: {', '.join(map(repr, arguments))})")
-    elif hint is None or hint is type(None):
-        if value is None:
-            return None
-    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):
-            return value
-        if isinstance(value, Mapping):
-            return build(hint, value, where)
-    elif origin is tuple:
-        if isinstance(value, tuple | list):
-            if len(arguments) == 2 and arguments[1] is Ellipsis:
-                return tuple(_typed(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value))
-            if len(value) == len(arguments):
-                return tuple(_typed(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments)))
-    elif origin is dict or hint is dict:
-        if isinstance(value, Mapping):
-            if not arguments:
-                return dict(value)
-            return {str(k): _typed(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+        return _typed_union(value, hint, path)
+    if origin is Literal:
+        return _typed_choice(value, arguments, path)
+    if origin is tuple and isinstance(value, tuple | list):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        if len(value) == len(arguments):
+            return tuple(_typed(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments)))
+    elif isinstance(value, Mapping) and (origin is dict or hint is dict):
+        return {str(k): _typed(v, arguments[1], f"{path}.{k}") for k, v in value.items()} if arguments else dict(value)
+    elif isinstance(value, Mapping) and isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, value, path)
     elif hint is float:
-        # NaN and infinity have no JSON form, and no setting means anything by them.
+        # NaN and infinity have no JSON form.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif hint is int:
@@ -270,21 +353,23 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise UserError(f"{where}: got {value!r} ({type(value).__name__}), must be {_describe(hint)}")
+    raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
 
 
-def _describe(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(a) for a in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if hint in (None, type(None)):
-        return "None"
-    if origin is tuple:
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return f"a list of {_describe(arguments[0])}"
-        return f"a list of {len(arguments)} ({', '.join(map(_describe, arguments))})"
-    if origin is dict or hint is dict or dataclasses.is_dataclass(hint):
-        return "a group of keys"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, str(hint))
+def _typed_union(value: Any, hint: Any, path: str) -> Any:
+    # An exact match first, so that an int stays an int where both int and float are allowed.
+    for option in sorted(typing.get_args(hint), key=lambda option: type(value) is not option):
+        try:
+            return _typed(value, option, path)
+        except _MismatchError:
+            continue  # an error inside a nested group is a UserError, which names the key at fault
+    raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
+
+
+def _typed_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
+    if value in choices:
+        return value
+    if value is None and "none" in choices:  # `--config.model.positions=none`
+        return "none"
+    close = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+    raise _MismatchError(f"{path}: got {value!r}{close} (allowed: {', '.join(map(repr, choices))})")

@@ -1,4 +1,4 @@
-"""Families of encoders, thin: a configuration that maps a published recipe to the one block.
+"""Model families: each is a configuration that maps a published architecture to the shared block.
 
 `create(config, spec)` gives a Flax module; shapes that the configuration leaves open come from the data.
 """
@@ -57,7 +57,7 @@ REGISTRY = Registry(
 
 
 def create(config: Any, spec: Any) -> nn.Module:
-    """The module of a configuration (a mapping with `name`, or an instance) for data described by `spec`.
+    """Creates the module of a configuration (a mapping with `name`, or an instance) for data described by `spec`.
 
     Raises:
         UserError: unknown name or key, or shapes that do not fit the data.

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019) and the encoders after it."""
+"""BERT (Devlin et al. 2019) and the encoders derived from it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Activation, NormPosition
-from ssljax.models.family import Preset, Published, dims
+from ssljax.models.family import Preset, PublishedCount, dims
 from ssljax.models.tokens import TokenConfig
 
 BARE = {"readout_transform": False, "readout_bias": False}
@@ -16,9 +16,10 @@ _UNCASED = {"vocab_size": 30_522, "max_len": 512}  # word pieces of BERT
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig(TokenConfig):
-    """BERT: norms after each sum, learned positions, a transform before the tied read-out. `token_types=2` for pairs of
-    sentences. RoBERTa (Liu 2019) is the same with one token type and `position_offset=2`, DistilBERT (Sanh 2019) with
-    none and half the depth."""
+    """BERT (Devlin et al. 2019): post-norm blocks, learned positions, a dense transform before the tied read-out.
+
+    `token_types=2` gives embeddings for pairs of sentences.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2),
@@ -28,7 +29,7 @@ class BertConfig(TokenConfig):
         "base": dims(768, 12, 12, token_types=2, **_UNCASED),
         "large": dims(1024, 24, 16, token_types=2, **_UNCASED),
     }
-    published: ClassVar[Published] = Published(_WITH_POOLER)
+    published_count: ClassVar[PublishedCount] = PublishedCount(_WITH_POOLER)
 
     preset: str | None = "tiny"
     norm_position: NormPosition = "post"
@@ -41,7 +42,7 @@ class BertConfig(TokenConfig):
 
 @dataclasses.dataclass(frozen=True)
 class RobertaConfig(BertConfig):
-    """RoBERTa: BERT without pairs of sentences; two rows of the position table stand before that of position 0."""
+    """RoBERTa (Liu et al. 2019): BERT with one token type; position 0 is row 2 of the position table."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2),
@@ -57,18 +58,18 @@ class RobertaConfig(BertConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DistilBertConfig(BertConfig):
-    """DistilBERT: every second layer of BERT, no token types."""
+    """DistilBERT (Sanh et al. 2019): BERT with half the depth and without token types."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2),
         "base": dims(768, 6, 12, **_UNCASED),
     }
-    published: ClassVar[Published] = Published(BARE)
+    published_count: ClassVar[PublishedCount] = PublishedCount(BARE)
 
 
 @dataclasses.dataclass(frozen=True)
 class AlbertConfig(BertConfig):
-    """ALBERT (Lan et al. 2020): one block again and again, small embeddings. `depth` counts the different blocks."""
+    """ALBERT (Lan et al. 2020): one block applied repeatedly, narrow embeddings. `depth` counts distinct blocks."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 1, 2, repeats=2, embedding_dim=64),
@@ -81,12 +82,12 @@ class AlbertConfig(BertConfig):
     activation: Activation = "gelu_tanh"
     token_types: int = setting(2, ge=0)
     embedding_dim: int | None = setting(128, ge=1)
-    repeats: int = setting(1, ge=1)  # how often each block is applied in a row with the same parameters
+    repeats: int = setting(1, ge=1, doc="number of consecutive applications of each block, with the same parameters")
 
 
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig(BertConfig):
-    """ELECTRA (Clark et al. 2020): BERT with embeddings of their own width; its generator is a smaller one."""
+    """ELECTRA (Clark et al. 2020): BERT whose embeddings have a separate width; the generator is a smaller one."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2, embedding_dim=64),
@@ -94,7 +95,7 @@ class ElectraConfig(BertConfig):
         "base": dims(768, 12, 12, **_UNCASED),
         "large": dims(1024, 24, 16, **_UNCASED),
     }
-    published: ClassVar[Published] = Published(BARE)
+    published_count: ClassVar[PublishedCount] = PublishedCount(BARE)
 
     token_types: int = setting(2, ge=0)
     readout_activation: Activation | None = "gelu"
@@ -102,14 +103,14 @@ class ElectraConfig(BertConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ModernBertConfig(BertConfig):
-    """ModernBERT (Warner et al. 2024): norms before the parts, GeGLU, rotary positions, every third layer global."""
+    """ModernBERT (Warner et al. 2024): pre-norm blocks, GeGLU, rotary positions, every third layer global."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 3, 2, window=17),
         "base": dims(768, 22, 12, mlp_dim=1152, vocab_size=50_368, max_len=8192),
         "large": dims(1024, 28, 16, mlp_dim=2624, vocab_size=50_368, max_len=8192),
     }
-    published: ClassVar[Published] = Published(BARE)
+    published_count: ClassVar[PublishedCount] = PublishedCount(BARE)
 
     norm_position: NormPosition = "pre"
     first_norm: bool = fixed(False)
@@ -120,5 +121,5 @@ class ModernBertConfig(BertConfig):
     rope_theta: float | None = setting(160_000.0, gt=0)
     rope_theta_local: float | None = setting(10_000.0, gt=0)
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global", "local", "local")
-    window: int | None = setting(65, ge=1)  # 64 tokens on both sides
+    window: int | None = setting(65, ge=1)  # 64 tokens on each side
     readout_activation: Activation | None = "gelu"

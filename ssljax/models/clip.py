@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): two towers into one space."""
+"""CLIP (Radford et al. 2021): an image tower and a text tower with a shared embedding space."""
 
 import dataclasses
 import math
@@ -9,13 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.errors import nearest
 from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Part
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, Published, dims
+from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, dims
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -23,7 +22,7 @@ from ssljax.models.vit import ViT, ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(GPTConfig):
-    """The text tower: GPT-2's block, pooled at the last token."""
+    """The text tower of CLIP: GPT-2 pooled at the last token."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
@@ -37,17 +36,21 @@ class TextConfig(GPTConfig):
     pool: Literal["first", "last", "mean"] = "last"
     bias_except: tuple[Part, ...] = fixed(())
     attention_scale: float | None = fixed(None)
-    attention: Literal["causal", "full"] = "causal"  # a token sees those up to itself, or all; `pool` is chosen apart
+    attention: Literal["causal", "full"] = setting(
+        "causal", doc="attention mask; 'causal': tokens attend to previous tokens and themselves, 'full': to all tokens"
+    )
 
 
-def _published(
-    patch: int, image: Preset, text: Preset, embed_dim: int | None, side: int = 224, **towers: Any
-) -> Preset:
-    """What CLIP was published with: the towers' sizes, and what both towers share."""
-    own: Preset = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
-    picture = ViTConfig(preset=None, patch_size=patch, image_shape=(side, side, 3), **image, **own, **towers)
-    causal: Preset = {} if embed_dim else {"attention": "full"}
-    return {"image": picture, "text": TextConfig(preset=None, **text, **causal, **towers), "embed_dim": embed_dim}
+def _towers(patch: int, image: Preset, text: Preset, embed_dim: int | None, side: int = 224, **shared: Any) -> Preset:
+    """A preset of both towers; `embed_dim` None: a SigLIP. `shared` are values of keys of both."""
+    image_keys: Preset = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
+    text_keys: Preset = {} if embed_dim else {"attention": "full"}
+    shape = (side, side, 3)
+    return {
+        "image": ViTConfig(preset=None, patch_size=patch, image_shape=shape, **image, **image_keys, **shared),
+        "text": TextConfig(preset=None, **text, **text_keys, **shared),
+        "embed_dim": embed_dim,
+    }
 
 
 _TEXT = {"vocab_size": 49_408, "max_len": 77}
@@ -56,37 +59,37 @@ _QUICK: dict[str, Any] = {"activation": "quick_gelu", "norm_eps": 1e-5}
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """A pair of encoders, each projected without bias to `embed_dim`.
-
-    embed_dim: width of the space that both share; None: that of the image tower, whose vectors stay as they are.
-    temperature: at the start; it is learned.
-    """
+    """CLIP (Radford et al. 2021): an image and a text encoder, each projected to `embed_dim` without bias."""
 
     inputs: ClassVar[str] = "pairs"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "b32": _published(32, dims(768, 12, 12), dims(512, 12, 8, **_TEXT), 512, **_QUICK),
-        "b16": _published(16, dims(768, 12, 12), dims(512, 12, 8, **_TEXT), 512, **_QUICK),
-        "l14": _published(14, dims(1024, 24, 16), dims(768, 12, 12, **_TEXT), 768, **_QUICK),
-        "l14-336": _published(14, dims(1024, 24, 16), dims(768, 12, 12, **_TEXT), 768, 336, **_QUICK),
+        "b32": _towers(32, dims(768, 12, 12), dims(512, 12, 8, **_TEXT), 512, **_QUICK),
+        "b16": _towers(16, dims(768, 12, 12), dims(512, 12, 8, **_TEXT), 512, **_QUICK),
+        "l14": _towers(14, dims(1024, 24, 16), dims(768, 12, 12, **_TEXT), 768, **_QUICK),
+        "l14-336": _towers(14, dims(1024, 24, 16), dims(768, 12, 12, **_TEXT), 768, 336, **_QUICK),
     }
 
-    published: ClassVar[Published] = Published()
+    published_count: ClassVar[PublishedCount] = PublishedCount()
 
-    preset: str | None = None  # named towers; None: those of `image` and `text`
-    image: ViTConfig = setting(ViTConfig(preset="nano", embedding_norm=True, patch_bias=False))
-    text: TextConfig = setting(TextConfig())
-    embed_dim: int | None = setting(128, ge=1)
-    temperature: float = setting(0.07, gt=0)
-    projection_bias: bool = fixed(False)
-    logit_bias: float | None = fixed(None)  # at the start, where one is learned (SigLIP)
+    preset: str | None = setting(
+        None, doc="name of two published towers (an unknown name lists them); None: the towers `image` and `text`"
+    )
+    image: ViTConfig = setting(ViTConfig(preset="nano", embedding_norm=True, patch_bias=False), doc="the image tower")
+    text: TextConfig = setting(TextConfig(), doc="the text tower")
+    embed_dim: int | None = setting(
+        128,
+        ge=1,
+        doc="width of the shared embedding space; None: the image tower's width, and its vectors are not projected",
+    )
+    temperature: float = setting(0.07, gt=0, doc="initial temperature of the similarities; the temperature is learned")
+    projection_bias: bool = fixed(False, doc="add a bias to the projections")
+    logit_bias: float | None = fixed(None, doc="initial bias of the similarities, learned (SigLIP); None: no bias")
 
     def validate(self) -> None:
-        if self.preset is not None and self.preset not in self.presets:
-            close = nearest(self.preset, self.presets)
-            raise ValueError(f"preset: unknown preset {self.preset!r}{close} (known: {', '.join(self.presets)})")
+        check_preset(self)
 
     def with_preset(self) -> Self:
-        """The same with the numbers of all sizes filled in."""
+        """A copy with the values of all presets filled in."""
         full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
         return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
@@ -97,18 +100,18 @@ class CLIPConfig:
         return CLIP(dataclasses.replace(full, image=image, text=text))
 
     def standalone(self) -> "CLIP":
-        """The two towers by themselves; the image's shape, the vocabulary and `max_len` must be known."""
+        """The two towers without data; the image shape, the vocabulary size and `max_len` must be set."""
         full = self.with_preset()
         return CLIP(dataclasses.replace(full, image=dataclasses.replace(full.image, tiled=False)))
 
 
 @dataclasses.dataclass(frozen=True)
 class SigLIPConfig(CLIPConfig):
-    """SigLIP (Zhai et al. 2023): images pooled by attention, texts seen whole and read at the last token; scores have
-    a learned bias."""
+    """SigLIP (Zhai et al. 2023): CLIP with attention-pooled images, bidirectional texts pooled at the last token, and a
+    learned bias of the similarities."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
-        "b16": _published(
+        "b16": _towers(
             16,
             dims(768, 12, 12),
             dims(768, 12, 12, vocab_size=32_000, max_len=64),
@@ -116,7 +119,7 @@ class SigLIPConfig(CLIPConfig):
             activation="gelu_tanh",
             norm_eps=1e-6,
         ),
-        "l16-256": _published(
+        "l16-256": _towers(
             16,
             dims(1024, 24, 16),
             dims(1024, 24, 16, vocab_size=32_000, max_len=64),
@@ -136,13 +139,13 @@ class SigLIPConfig(CLIPConfig):
 
 
 class CLIP(nn.Module):
-    """Images and texts to vectors [B, embed_dim], not normalised (the loss does that)."""
+    """Two towers that map images and texts to vectors [B, embed_dim]; the loss normalises them."""
 
-    config: CLIPConfig  # resolved
+    config: CLIPConfig  # with preset values filled in
 
     @property
     def width(self) -> int:
-        """Width of the shared space."""
+        """Width of the shared embedding space."""
         return self.config.embed_dim or self.config.image.known("width")
 
     def setup(self) -> None:
@@ -161,36 +164,36 @@ class CLIP(nn.Module):
         return Dense(self.width, names, self.config.projection_bias, nn.initializers.lecun_normal())
 
     def image(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """images [B, H, W, C] -> float32 [B, embed_dim]."""
+        """Embeds images [B, H, W, C] -> float32 [B, embed_dim]."""
         return self.project_image(
             self.image_tower(images, noise=noise.at("image") if noise is not None else None).pooled
         )
 
     def project_image(self, pooled: jax.Array) -> jax.Array:
-        """[B, width of the tower] -> float32 [B, embed_dim]."""
+        """Projects pooled images [B, width of the tower] -> float32 [B, embed_dim]."""
         pooled = pooled if self.config.embed_dim is None else self.image_projection(pooled)
         return pooled.astype(jnp.float32)
 
     def text(self, tokens: jax.Array, segment_ids: jax.Array | None = None, noise: Noise | None = None) -> jax.Array:
-        """tokens int [B, T], segment_ids int [B, T] (0 = padding) -> float32 [B, embed_dim]."""
+        """Embeds tokens int [B, T], segment_ids int [B, T] (0 = padding) -> float32 [B, embed_dim]."""
         noise = noise.at("text") if noise is not None else None
         return self.project_text(self.encode_text(tokens, segment_ids=segment_ids, noise=noise).pooled)
 
     def encode_text(self, tokens: jax.Array, mask: Mask | None = None, **keywords: Any) -> Encoded:
-        """What the text tower makes of tokens int [B, T], which see each other as `attention` says (and `mask`)."""
+        """The text tower's outputs for tokens int [B, T], under the mask `attention` of the config and `mask`."""
         own: Mask = Causal() if self.config.text.attention == "causal" else Full()
         return self.text_tower(tokens, mask=own if mask is None else own & mask, **keywords)
 
     def encode_image(self, images: jax.Array, **keywords: Any) -> Encoded:
-        """What the image tower makes of images [B, H, W, C]."""
+        """The image tower's outputs for images [B, H, W, C]."""
         return self.image_tower(images, **keywords)
 
     def project_text(self, pooled: jax.Array) -> jax.Array:
-        """[B, width of the tower] -> float32 [B, embed_dim]."""
+        """Projects pooled texts [B, width of the tower] -> float32 [B, embed_dim]."""
         return self.text_projection(pooled).astype(jnp.float32)
 
     def scale(self) -> jax.Array:
-        """What cosine similarities are multiplied by: 1 / temperature, learned as its logarithm."""
+        """The factor of cosine similarities: 1 / temperature, learned as its logarithm."""
         return jnp.exp(self.log_scale)
 
     def __call__(
@@ -200,15 +203,15 @@ class CLIP(nn.Module):
         segment_ids: jax.Array | None = None,
         noise: Noise | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(image vectors, text vectors, scale)."""
+        """Returns (image vectors [B, embed_dim], text vectors [B, embed_dim], scale)."""
         return self.image(images, noise), self.text(tokens, segment_ids, noise), self.scale()
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         return self.init(key, jnp.zeros((1, *(self.config.image.image_shape or ()))), jnp.zeros((1, 1), jnp.int32))
 
     def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
-        """Forward FLOPs of one pair (the image of this shape, else of the data's), without the similarities."""
+        """Forward FLOPs of one pair without the similarities; `image_shape` defaults to the config's."""
         c = self.config
         image, text = ViT(c.image, parent=None), TokenTransformer(c.text, parent=None)
         projections = 2.0 * (image.width + text.width) * self.width

@@ -8,15 +8,17 @@ from ssljax.base.schema import setting
 from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.models.bert import BARE, BertConfig
-from ssljax.models.family import Preset, Published, dims
+from ssljax.models.family import Preset, PublishedCount, dims
 
 _SHARED = {"vocab_size": 128_100, "max_len": 512}
 
 
 @dataclasses.dataclass(frozen=True)
 class DebertaConfig(BertConfig):
-    """DeBERTa: BERT with disentangled attention and no absolute positions. Version 2 has a convolution beside its
-    first block; version 3 is trained as ELECTRA is."""
+    """DeBERTa (He et al. 2021, 2023): BERT with disentangled attention and without absolute positions.
+
+    Version 2 adds a convolution parallel to the first block; version 3 is trained as ELECTRA is.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2),
@@ -28,7 +30,7 @@ class DebertaConfig(BertConfig):
         "v3-large": dims(1024, 24, 16, **_SHARED),
     }
 
-    published: ClassVar[Published] = Published(BARE)
+    published_count: ClassVar[PublishedCount] = PublishedCount(BARE)
 
     norm_eps: float = setting(1e-7, gt=0)
     positions: Literal["learned", "sinusoidal", "none"] = "none"

@@ -1,4 +1,4 @@
-"""Shared by all families: presets, and the outputs of an encoder."""
+"""Shared by all families: presets and the outputs of an encoder."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,45 +12,45 @@ from ssljax.layers.config import BlockConfig
 
 
 class Encoded(NamedTuple):
-    """What an encoder returns: vectors of the parts, and one vector of the whole."""
+    """The outputs of an encoder."""
 
     tokens: jax.Array  # [B, T, D], after the final norm
     pooled: jax.Array  # [B, D]
-    states: jax.Array | None = None  # [1 + layers, B, T, D] where asked for: what each block read, and the last made
-    cache: Any = None  # what attention remembers, where it was given one
+    states: jax.Array | None = None  # [1 + layers, B, T, D] on request: input of each block, output of the last
+    cache: Any = None  # updated keys and values, if a cache was passed
     router: jax.Array | None = None  # float32 logits [layers with experts, B, T, E]
-    prefix: jax.Array | None = None  # [B, P, D], tokens before those of the parts (class token, registers)
+    prefix: jax.Array | None = None  # [B, P, D]: tokens before the patches (class token, registers)
 
 
-Preset = Mapping[str, Any]  # values of keys under one name
+Preset = Mapping[str, Any]  # key -> value
 
 
-class Published(NamedTuple):
-    """What the published numbers of parameters of a family count differently from a model that trains here."""
+class PublishedCount(NamedTuple):
+    """Differences between the model whose parameters the publication counts and the one that trains by default."""
 
-    keys: Preset = {}  # noqa: RUF012 (never mutated): of the configuration, such as a pooler and no read-out
-    classes: int = 0  # of a linear classifier on `pooled`
+    keys: Preset = {}  # noqa: RUF012 (never mutated): other values of keys, such as a pooler and no read-out
+    classes: int = 0  # outputs of a linear classifier on `pooled` that is counted too
 
 
 def dims(width: int, depth: int, heads: int, **more: Any) -> Preset:
-    """The values of a preset: width, number of blocks and of heads, and any other keys."""
+    """The values of a preset: width, number of blocks, number of heads, and any other keys."""
     return {"width": width, "depth": depth, "heads": heads, **more}
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(BlockConfig):
-    """A stack of blocks with a preset; keys that differ from their defaults win over the preset's values."""
+    """A stack of blocks. Keys that differ from their defaults take precedence over the values of the preset."""
 
     presets: ClassVar[Mapping[str, Preset]] = {}
-    published: ClassVar[Published] = Published()
+    published_count: ClassVar[PublishedCount] = PublishedCount()
 
     preset: str | None = setting(
         None, doc="name of published dimensions (an unknown name lists them); None: width, depth and heads are required"
     )
-    depth: int | None = setting(None, ge=1)  # number of blocks; None: that of `preset`
+    depth: int | None = setting(None, ge=1, doc="number of blocks; None: the preset's")
 
     def with_preset(self) -> Self:
-        """The configuration with the values of its preset filled in."""
+        """A copy with the values of the preset filled in."""
         return with_preset(self)
 
     def validate(self) -> None:
@@ -64,7 +64,7 @@ class TransformerConfig(BlockConfig):
 
 
 def with_preset(config: Any) -> Any:
-    """A copy in which the values of the preset replace keys that have their defaults."""
+    """A copy in which the values of the preset replace defaults."""
     if config.preset is None:
         return config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
@@ -80,7 +80,7 @@ def check_preset(config: Any) -> None:
 
 
 def element_shape(spec: Any, key: str, path: str) -> tuple[int, ...]:
-    """The shape of one example's `key`; `path` is the config key to blame where the data have none."""
+    """The shape of the element `key` of one example; the UserError names the config key `path` if there is none."""
     if key not in spec.elements:
         raise UserError(f"{path}: this model reads {key!r}, but the data have: {', '.join(spec.elements)}")
     return tuple(spec.elements[key]["shape"])

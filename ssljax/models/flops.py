@@ -1,17 +1,17 @@
 """Forward FLOPs per example: matrix products only, 2 m n k each.
 
-Norms, activations, softmax and look-ups are left out (a few percent). A train step without rematerialisation costs
-three times the forward pass.
+Norms, activations, softmax and look-ups are left out (a few per cent). A train step without rematerialisation costs
+three forward passes.
 """
 
 from ssljax.layers.config import GATED, BlockConfig
 
 
 def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = False) -> float:
-    """Of `depth` blocks on a sequence of `tokens`.
+    """Forward FLOPs of `depth` blocks on a sequence of `tokens`.
 
-    Causal attention counts half of the square plus the diagonal, T (T + 1) / 2 pairs: what must be computed, not what
-    a kernel that masks the full square spends.
+    Causal attention counts T (T + 1) / 2 pairs of tokens, the necessary ones; a kernel that masks the full square
+    spends more.
     """
     width, inner = config.known("width"), config.head_width * config.known("heads")
     projections = 2 * width * inner + 2 * width * config.head_width * config.groups
@@ -19,17 +19,17 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
     per_pair = 2 * inner + (2 * config.known("heads") ** 2 if config.talking_heads else 0)
     flops = tokens * (projections + feed_forward) + pairs * per_pair
-    if config.experts is not None:  # top_k parts and the router in the place of one, in some blocks
+    if config.experts is not None:  # in some blocks, top_k feed-forward parts and a router instead of one part
         sparse = (config.experts.top_k - 1) * feed_forward + width * config.experts.count
         flops += tokens * sparse / config.experts.every
-    if config.disentangled is not None:  # each token with every distance; projecting those costs once a batch
+    if config.disentangled is not None:  # each token with every distance; distances are projected once per batch
         flops += len(config.disentangled.terms) * 2 * config.disentangled.span * tokens * inner
     if config.position_bias == "xlnet":
         flops += tokens * (2 * tokens - 1) * inner
-    beside = 0 if config.convolution is None else tokens * config.convolution.size * width * width
-    return 2.0 * (depth * flops + beside)
+    convolution = 0 if config.convolution is None else tokens * config.convolution.size * width * width
+    return 2.0 * (depth * flops + convolution)
 
 
 def dense_flops(rows: int, inputs: int, outputs: int) -> float:
-    """Of x [rows, inputs] @ kernel [inputs, outputs]."""
+    """FLOPs of x [rows, inputs] @ kernel [inputs, outputs]."""
     return 2.0 * rows * inputs * outputs

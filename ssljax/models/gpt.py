@@ -13,10 +13,10 @@ from ssljax.models.tokens import TokenConfig
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig(TokenConfig):
-    """GPT-2: norms before the parts, learned positions, tied read-out.
+    """GPT-2 (Radford et al. 2019): pre-norm blocks, learned positions, tied read-out.
 
-    Megatron-LM is larger GPT-2s, its vocabulary padded to 51,200; so is Turing-NLG (Rosset 2020), for which GPT-2's
-    vocabulary is an assumption.
+    Megatron-LM (Shoeybi et al. 2019) is a larger GPT-2 with a vocabulary padded to 51,200. Turing-NLG (Rosset 2020) is
+    another; that it has GPT-2's vocabulary is an assumption.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -41,7 +41,7 @@ class GPTConfig(TokenConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GPT1Config(GPTConfig):
-    """GPT-1: a norm after each sum, none at the end."""
+    """GPT-1 (Radford et al. 2018): post-norm blocks, no final norm."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4),
@@ -54,11 +54,11 @@ class GPT1Config(GPTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GPT3Config(GPTConfig):
-    """GPT-3: GPT-2 with every second layer locally banded; sizes and head widths of Table 2.1.
+    """GPT-3 (Brown et al. 2020): GPT-2 with local attention in every second layer; dimensions of table 2.1.
 
-    The paper does not give the width of the band; `window` is a choice. It prints 5140 for the width of 13B. Batches
-    and learning rates of the table: 0.5M tokens and 6e-4 (125m), 3e-4 (350m), 2.5e-4 (760m); 1M and 2e-4 (1.3b), 1.6e-4
-    (2.7b); 2M and 1.2e-4 (6.7b), 1e-4 (13b); 3.2M and 0.6e-4 (175b).
+    The paper does not give the width of the local band, so `window` is a choice. It prints a width of 5140 for 13B,
+    where 5120 is meant. Batch size in tokens and learning rate of the table: 0.5M and 6e-4 (125m), 3e-4 (350m), 2.5e-4
+    (760m); 1M and 2e-4 (1.3b), 1.6e-4 (2.7b); 2M and 1.2e-4 (6.7b), 1e-4 (13b); 3.2M and 0.6e-4 (175b).
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -82,7 +82,7 @@ _NARROW = {"norm_position": "post", "embedding_dim": 512, "embedding_map": "toke
 
 @dataclasses.dataclass(frozen=True)
 class OPTConfig(GPTConfig):
-    """OPT: GPT-3 with ReLU and all layers dense; two rows of the position table stand before that of position 0."""
+    """OPT (Zhang et al. 2022): GPT-3 with ReLU and global attention; position 0 is row 2 of the position table."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4),
@@ -103,7 +103,7 @@ class OPTConfig(GPTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImageGPTConfig(GPTConfig):
-    """Image GPT: GPT-2 over colour clusters, norms without mean or bias, a read-out of its own without the start id."""
+    """Image GPT (Chen et al. 2020): GPT-2 over colour clusters, RMSNorm, an untied read-out without the start id."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4),

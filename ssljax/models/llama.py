@@ -1,4 +1,4 @@
-"""LLaMA (Touvron et al. 2023) and the decoders that vary it: Mistral, Qwen, Gemma; NeoX and PaLM before it."""
+"""LLaMA (Touvron et al. 2023) and related decoders: Mistral, Qwen, Gemma, GPT-NeoX, PaLM."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,15 +13,17 @@ from ssljax.models.tokens import TokenConfig
 
 
 def _llama3(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Preset:
-    """A size of LLaMA 3 with eight key and value heads."""
+    """A preset of LLaMA 3, with eight key and value heads."""
     more = {"max_len": 8192, "vocab_size": 128_256, "rope_theta": 5e5, **more}
     return dims(width, depth, heads, kv_heads=8, mlp_dim=mlp_dim, **more)
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(TokenConfig):
-    """LLaMA 1 to 3: RMSNorm, SwiGLU, rotary positions, no biases. Presets of the second and third begin with their
-    version."""
+    """LLaMA 1 to 3 (Touvron et al. 2023, Dubey et al. 2024): RMSNorm, SwiGLU, rotary positions, no biases.
+
+    Names of presets of versions 2 and 3 begin with the version.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, mlp_dim=352),
@@ -55,7 +57,7 @@ class LlamaConfig(TokenConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MistralConfig(LlamaConfig):
-    """Mistral 7B (Jiang et al. 2023): LLaMA with grouped heads and a sliding window of 4,096 tokens."""
+    """Mistral 7B (Jiang et al. 2023): LLaMA with grouped-query attention and a sliding window of 4,096 tokens."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, window=64),
@@ -68,7 +70,7 @@ class MistralConfig(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MixtralConfig(LlamaConfig):
-    """Mixtral (Jiang et al. 2024): Mistral's block with experts, two for each token, and no window."""
+    """Mixtral (Jiang et al. 2024): Mistral with two of eight experts per token, without the sliding window."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352),
@@ -82,7 +84,7 @@ class MixtralConfig(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config(LlamaConfig):
-    """Qwen 2 and 2.5 (Yang et al. 2024): LLaMA with grouped heads and biases of q, k and v."""
+    """Qwen 2 and 2.5 (Yang et al. 2024): LLaMA with grouped-query attention and biases of q, k and v."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352),
@@ -102,7 +104,7 @@ class Qwen2Config(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3Config(LlamaConfig):
-    """Qwen 3 (Yang et al. 2025): grouped heads of 128, q and k normalised, no biases."""
+    """Qwen 3 (Yang et al. 2025): LLaMA with grouped-query attention, heads of width 128, and RMSNorm of q and k."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48),
@@ -122,7 +124,7 @@ class Qwen3Config(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GemmaConfig(LlamaConfig):
-    """Gemma (Gemma team 2024): GeGLU, heads of 256, scaled and tied embeddings, norm scales kept less 1."""
+    """Gemma (Gemma team 2024): GeGLU, heads of width 256, scaled and tied embeddings, norms that scale by 1 + w."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, kv_heads=1, mlp_dim=352, head_dim=48),
@@ -140,7 +142,7 @@ class GemmaConfig(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Gemma2Config(GemmaConfig):
-    """Gemma 2 (2024): norms before and after each part, local and global layers in turn, capped logits."""
+    """Gemma 2 (Gemma team 2024): sandwich norms, alternating local and global layers, soft-capped logits."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48, window=64),
@@ -168,8 +170,8 @@ class Gemma2Config(GemmaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class NeoXConfig(LlamaConfig):
-    """GPT-NeoX and Pythia (Black 2022, Biderman 2023): attention and feed-forward side by side, a quarter of each head
-    rotary."""
+    """GPT-NeoX (Black et al. 2022) and Pythia (Biderman et al. 2023): attention and feed-forward part in parallel,
+    rotary positions on a quarter of each head."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4),
@@ -193,7 +195,7 @@ class NeoXConfig(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PaLMConfig(LlamaConfig):
-    """PaLM (Chowdhery et al. 2022): one norm for both parts side by side, one key and value head, SwiGLU, no biases."""
+    """PaLM (Chowdhery et al. 2022): parallel parts that share one norm, multi-query attention, SwiGLU, no biases."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, mlp_dim=512),

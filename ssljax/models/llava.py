@@ -14,7 +14,7 @@ from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, Published, check_preset
+from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset
 from ssljax.models.flops import dense_flops
 from ssljax.models.llama import LlamaConfig
 from ssljax.models.tokens import Readout, TokenTransformer
@@ -33,35 +33,39 @@ _CLIP_L14 = ViTConfig(
 
 @dataclasses.dataclass(frozen=True)
 class LLaVAConfig:
-    """CLIP's image tower, two linear maps, and a decoder.
-
-    preset: named towers (LLaVA 1.5: Liu et al. 2023, "Improved Baselines"); None: those of `image` and `text`.
-    feature_layer: whose tokens are mapped; -1 is what the last block makes, -2 what it reads; of several, side by side.
-    feature_tokens: those of patches, or all, the class token too.
-    image_token: the id whose embeddings give way to these tokens, one each.
-    activation: between the two maps.
-    projector_bias: of both maps.
-    """
+    """LLaVA 1.5 (Liu et al. 2023, "Improved Baselines with Visual Instruction Tuning"): CLIP's image tower, a projector
+    of two linear maps, and a decoder."""
 
     inputs: ClassVar[str] = "image_text"
-    # Their vocabulary is that of LLaMA 2 with a token for patches and one for padding, rounded up to a multiple of 64.
+    # The vocabulary is LLaMA 2's with a token for patches and one for padding, rounded up to a multiple of 64.
     presets: ClassVar[Mapping[str, Preset]] = {
         f"1.5-{size}": {"image": _CLIP_L14, "text": LlamaConfig(preset=f"2-{size}", vocab_size=32_064)}
         for size in ("7b", "13b")
     }
-    published: ClassVar[Published] = Published()
+    published_count: ClassVar[PublishedCount] = PublishedCount()
 
-    preset: str | None = None
-    image: ViTConfig = setting(_CLIP_L14)
+    preset: str | None = setting(
+        None, doc="name of two published towers (an unknown name lists them); None: the towers `image` and `text`"
+    )
+    image: ViTConfig = setting(_CLIP_L14, doc="the image tower")
     text: Any = setting(
         {"name": "llama", "preset": "2-7b"},
         registry=models.REGISTRY.only("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"),
+        doc="the decoder",
     )
-    feature_layer: int | tuple[int, ...] = -2
-    feature_tokens: Literal["patches", "all"] = "patches"
-    image_token: int = setting(32_000, ge=0)
-    activation: Activation = "gelu"
-    projector_bias: bool = True
+    feature_layer: int | tuple[int, ...] = setting(
+        -2,
+        doc="hidden state of the image tower that the projector reads; -1: the output of the last block, -2: its "
+        "input; several are concatenated",
+    )
+    feature_tokens: Literal["patches", "all"] = setting(
+        "patches", doc="tokens of the image tower that the projector reads; 'all' includes the class token"
+    )
+    image_token: int = setting(
+        32_000, ge=0, doc="id of the placeholder tokens whose embeddings are replaced by projected image tokens"
+    )
+    activation: Activation = setting("gelu", doc="activation between the two maps of the projector")
+    projector_bias: bool = setting(True, doc="add a bias to both maps of the projector")
 
     def validate(self) -> None:
         check_preset(self)
@@ -72,11 +76,11 @@ class LLaVAConfig:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers whose tokens are mapped."""
+        """The hidden states that the projector reads."""
         return (self.feature_layer,) if isinstance(self.feature_layer, int) else self.feature_layer
 
     def with_preset(self) -> Self:
-        """The same with the numbers of all sizes filled in."""
+        """A copy with the values of all presets filled in."""
         full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
         return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
@@ -87,14 +91,14 @@ class LLaVAConfig:
         return LLaVA(dataclasses.replace(full, preset=None, image=image, text=text))
 
     def standalone(self) -> "LLaVA":
-        """The model by itself; the image's shape, the vocabulary and `max_len` must be known."""
+        """The model without data; the image shape, the vocabulary size and `max_len` must be set."""
         return LLaVA(dataclasses.replace(self.with_preset(), preset=None))
 
 
 class LLaVA(nn.Module):
-    """Tokens [B, T] and images [I, H, W, C] to hidden states; the images stand where image tokens are, in order."""
+    """A decoder of tokens [B, T] and images [I, H, W, C], which replace the image tokens in order."""
 
-    config: LLaVAConfig  # resolved
+    config: LLaVAConfig  # with preset values filled in
 
     @property
     def width(self) -> int:
@@ -110,7 +114,7 @@ class LLaVA(nn.Module):
         self.project_out = Dense(self.width, ("mlp", "embed"), c.projector_bias, initializer=init, dtype=c.text.dtype)
 
     def patches(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """[I, H, W, C] -> what the decoder reads of them, [I, N, D]."""
+        """Projected image tokens: [I, H, W, C] -> [I, N, D]."""
         c = self.config
         states: Any = self.vision(images, noise=noise, states=True).states
         first = c.image.prefix if c.feature_tokens == "patches" else 0
@@ -126,34 +130,34 @@ class LLaVA(nn.Module):
         noise: Noise | None = None,
         states: bool = False,
     ) -> Encoded:
-        """tokens int [B, T] with as many image tokens as `patches` gives vectors -> states [B, T, D]."""
+        """Decodes tokens int [B, T] -> states [B, T, D]; `patches` must give one vector per image token."""
         vectors = self.language.vectors(tokens)
         if images is not None:
             patches = self.patches(images).reshape(-1, vectors.shape[-1])
-            here = tokens == self.config.image_token
-            order = jnp.cumsum(here.reshape(-1)).reshape(here.shape) - 1
-            vectors = jnp.where(here[..., None], patches[jnp.clip(order, 0, len(patches) - 1)], vectors)
+            is_image = tokens == self.config.image_token
+            order = jnp.cumsum(is_image.reshape(-1)).reshape(is_image.shape) - 1
+            vectors = jnp.where(is_image[..., None], patches[jnp.clip(order, 0, len(patches) - 1)], vectors)
         mask = Causal() if mask is None else Causal() & mask
         return self.language(tokens, mask=mask, noise=noise, states=states, vectors=vectors)
 
     def captions(self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """Images [B, H, W, C] and tokens int [B, T] -> the states that predict each token, [B, T, D].
+        """Hidden states [B, T, D] that predict each token, from images [B, H, W, C] and tokens int [B, T].
 
-        Each has seen the image, and the tokens before.
+        Each state depends on the image and the previous tokens.
         """
         patches = self.patches(images, noise.at("image") if noise is not None else None)
         vectors = jnp.concatenate([patches, self.language.vectors(tokens[:, :-1]).astype(patches.dtype)], axis=1)
-        row = jnp.zeros(vectors.shape[:2], tokens.dtype)  # whose embeddings give way
+        row = jnp.zeros(vectors.shape[:2], tokens.dtype)  # placeholders: `vectors` replaces their embeddings
         encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors)
         return encoded.tokens[:, patches.shape[1] - 1 :]
 
     def patch_count(self, image_shape: tuple[int, ...]) -> int:
-        """How many tokens stand for an image."""
+        """The number of tokens per image."""
         size, more = self.config.image.patch_size, self.config.feature_tokens == "all"
         return (image_shape[0] // size) * (image_shape[1] // size) + more * self.config.image.prefix
 
     def flops(self, tokens: int, image_shape: tuple[int, ...]) -> float:
-        """Forward FLOPs of an image and `tokens` tokens behind it, each of these read out."""
+        """Forward FLOPs of an image followed by `tokens` tokens; logits are computed for each of these."""
         patches, vision, language = self.patch_count(image_shape), self.config.image, self.config.text
         width = language.known("width")
         read = len(self.config.layers) * vision.known("width")
@@ -171,10 +175,10 @@ class LLaVA(nn.Module):
         return self.language.logits(hidden)
 
     def init_all(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
-        """For `init(..., method="init_all")`: every parameter is made."""
+        """Calls all parts, so that `init(..., method="init_all")` creates every parameter."""
         return self.logits(self.captions(images, tokens))
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         images = jnp.zeros((1, *(self.config.image.image_shape or ())))
         return self.init(key, images, jnp.zeros((1, 1), jnp.int32), method="init_all")

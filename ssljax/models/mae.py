@@ -22,10 +22,7 @@ from ssljax.models.vit import ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class MAEDecoder(TransformerConfig):
-    """A light transformer over all patches; the paper's is size "paper", the default is for small encoders.
-
-    positions: fixed sine-cosine; or a learned table, with rows for the tokens before the patches too.
-    """
+    """A light transformer over all patches; preset "paper" is the paper's, the default suits small encoders."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 1, 2),
@@ -35,7 +32,10 @@ class MAEDecoder(TransformerConfig):
     }
 
     preset: str | None = "micro"
-    positions: Literal["sincos", "learned"] = "sincos"
+    positions: Literal["sincos", "learned"] = setting(
+        "sincos",
+        doc="position embeddings; fixed sines and cosines, or a learned table, also of the tokens before the patches",
+    )
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
@@ -49,9 +49,9 @@ class MAEDecoder(TransformerConfig):
 
 
 class Decoder(nn.Module):
-    """Encoded visible patches to a prediction for every patch."""
+    """A decoder that predicts every patch from the encoded visible patches."""
 
-    config: MAEDecoder  # resolved
+    config: MAEDecoder  # with preset values filled in
     grid: tuple[int, int]
     patch_dim: int
 
@@ -59,9 +59,9 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: jax.Array, keep: jax.Array, noise: Noise | None = None, prefix: jax.Array | None = None
     ) -> jax.Array:
-        """tokens [B, K, D] of the patches keep int [B, K] -> predictions float32 [B, N, patch_dim].
+        """Predicts patches: tokens [B, K, D] of the patches keep int [B, K] -> float32 [B, N, patch_dim].
 
-        prefix [B, P, D]: tokens that stand before those of the patches and nowhere in the image.
+        prefix [B, P, D]: tokens before the patches, without a position in the image.
         """
         c = self.config
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
         x = embed(tokens)
         hidden = token_vectors(self, "mask_token", 1, width).astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(hidden, (batch, 1, width))], axis=1)
-        # slot[b, n]: where patch n stands among the kept ones, or the mask token behind them.
+        # slot[b, n]: index of patch n among the kept ones, or of the mask token behind them.
         rows = jnp.arange(batch)[:, None]
         slot = jnp.full((batch, patches), kept, jnp.int32).at[rows, keep].set(jnp.arange(kept, dtype=jnp.int32))
         x = take_tokens(x, slot)
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         return head(x).astype(jnp.float32)
 
     def flops(self, kept: int, encoder_width: int) -> float:
-        """Forward FLOPs of an image of which `kept` patches were encoded."""
+        """Forward FLOPs of an image with `kept` encoded patches."""
         c = self.config
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
         ends = dense_flops(kept, encoder_width, width) + dense_flops(patches, width, self.patch_dim)
@@ -96,26 +96,26 @@ class Decoder(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig:
-    """Encoder and decoder as they were published together; the objective "mae" trains the same two."""
+    """A published pair of encoder and decoder; the objective "mae" trains the same two."""
 
     inputs: ClassVar[str] = "images"
 
-    encoder: ViTConfig = setting(ViTConfig(preset="base", positions="sincos"))
-    decoder: MAEDecoder = setting(MAEDecoder(preset="paper"))
+    encoder: ViTConfig = setting(ViTConfig(preset="base", positions="sincos"), doc="the encoder of visible patches")
+    decoder: MAEDecoder = setting(MAEDecoder(preset="paper"), doc="the decoder over all patches")
 
     def with_preset(self) -> Self:
-        """The same with the numbers of both sizes filled in."""
+        """A copy with the values of all presets filled in."""
         return dataclasses.replace(self, encoder=self.encoder.with_preset(), decoder=self.decoder.with_preset())
 
     def standalone(self) -> "Autoencoder":
-        """Both for the encoder's `image_shape`."""
+        """Encoder and decoder for the encoder's `image_shape`."""
         return Autoencoder(self.with_preset())
 
 
 class Autoencoder(nn.Module):
-    """Images [B, H, W, C] and the patches to keep, to a prediction for every patch."""
+    """Encoder and decoder: a prediction for every patch from images [B, H, W, C] and the patches to keep."""
 
-    config: AutoencoderConfig  # resolved
+    config: AutoencoderConfig  # with preset values filled in
 
     def setup(self) -> None:
         c = self.config
@@ -125,11 +125,11 @@ class Autoencoder(nn.Module):
         self.decoder = c.decoder.module(grid, c.encoder.patch_size**2 * shape[-1])
 
     def __call__(self, images: jax.Array, keep: jax.Array, states: bool = False) -> tuple[Encoded, jax.Array]:
-        """What the encoder makes of the patches keep int [B, K], and predictions [B, N, patch_dim]."""
+        """Returns the encoder's outputs for the patches keep int [B, K], and predictions [B, N, patch_dim]."""
         encoded = self.encoder(images, keep=keep, states=states)
         return encoded, self.decoder(encoded.tokens, keep, prefix=encoded.prefix)
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         images = jnp.zeros((1, *(self.config.encoder.image_shape or ())))
         return self.init(key, images, jnp.zeros((1, 1), jnp.int32))

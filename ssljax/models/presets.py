@@ -9,7 +9,7 @@ import jax
 
 from ssljax.models import REGISTRY
 
-_OF_THE_DATA = ("vocab_size", "max_len", "image_shape")  # keys whose None means: that of the data
+_DATA_KEYS = ("vocab_size", "max_len", "image_shape")  # keys whose None stands for the value of the data
 
 
 class CountedPreset(NamedTuple):
@@ -17,54 +17,54 @@ class CountedPreset(NamedTuple):
 
     model: str
     preset: str  # "": the family has none
-    parameters: int | None  # counted as published; None: see `reason`
-    reason: str = ""  # why there is no number
+    parameters: int | None  # number, counted as in the publication; None: see `reason`
+    reason: str = ""  # reason for the missing number
 
 
 def list_presets() -> Iterator[CountedPreset]:
-    """Yields every preset of every registered family as soon as it is counted."""
-    return (counted(model, preset) for model, preset in names())
+    """Yields every preset of every registered family with its parameter count."""
+    return (count_preset(model, preset) for model, preset in preset_names())
 
 
-def names() -> Iterator[tuple[str, str]]:
-    """(family, preset) of every registered family; the preset is "" where the family has none."""
+def preset_names() -> Iterator[tuple[str, str]]:
+    """Yields (family, preset) of every registered family; the preset is "" if the family has none."""
     for model in REGISTRY:
         yield from ((model, preset) for preset in getattr(REGISTRY.get(model), "presets", {}) or ("",))
 
 
-def counted(model: str, preset: str) -> CountedPreset:
+def count_preset(model: str, preset: str) -> CountedPreset:
     """Counts the parameters of one preset of a family."""
     if not preset:
         return CountedPreset(model, preset, None, "no presets")
-    config = published(REGISTRY.get(model), preset)
-    reason = uncountable(config)
-    return CountedPreset(model, preset, None if reason else parameters(config), reason)
+    config = published_config(REGISTRY.get(model), preset)
+    reason = uncountable_reason(config)
+    return CountedPreset(model, preset, None if reason else count_parameters(config), reason)
 
 
-def published(cls: Any, preset: str) -> Any:
+def published_config(cls: Any, preset: str) -> Any:
     """The configuration on which the published parameter count of a preset is based."""
-    return dataclasses.replace(cls(preset=preset).with_preset(), preset=None, **cls.published.keys)
+    return dataclasses.replace(cls(preset=preset).with_preset(), preset=None, **cls.published_count.keys)
 
 
-def uncountable(config: Any) -> str:
-    """Why a configuration alone does not decide the number of parameters; "" if it does."""
+def uncountable_reason(config: Any) -> str:
+    """The reason why a configuration does not determine the number of parameters; "" if it does."""
     if not hasattr(config, "standalone"):
         return "shapes come from the data"
-    unknown = sorted(_unknown(config), key=_OF_THE_DATA.index)
-    return f"{', '.join(unknown)}: of the data" if unknown else ""
+    unset = sorted(_unset_data_keys(config), key=_DATA_KEYS.index)
+    return f"{', '.join(unset)}: of the data" if unset else ""
 
 
-def _unknown(config: Any) -> set[str]:
-    """Keys of the data that are open, in towers too."""
-    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    here = {name for name in _OF_THE_DATA if getattr(config, name, 0) is None}
-    return here.union(*(_unknown(part) for part in parts if hasattr(part, "with_preset")))
+def _unset_data_keys(config: Any) -> set[str]:
+    """The keys whose values come from the data, in towers too."""
+    values = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    unset = {name for name in _DATA_KEYS if getattr(config, name, 0) is None}
+    return unset.union(*(_unset_data_keys(value) for value in values if hasattr(value, "with_preset")))
 
 
-def parameters(config: Any) -> int:
-    """The number of parameters of a configuration, with the classifier that its family's published numbers include."""
+def count_parameters(config: Any) -> int:
+    """The number of parameters of a configuration, with the classifier that its family's published count includes."""
     module = config.standalone()
     shapes = jax.eval_shape(lambda: module.initial(jax.random.key(0)))["params"]
     stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     unused = 0 if getattr(config, "first_norm", True) else module.width  # stacked with the norms of the other blocks
-    return stored - unused + config.published.classes * (module.width + 1)
+    return stored - unused + config.published_count.classes * (module.width + 1)

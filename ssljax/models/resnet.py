@@ -15,20 +15,13 @@ from ssljax.layers.dense import constrain_rows
 from ssljax.layers.heads import BatchNorm
 from ssljax.layers.image_conv import Conv, GroupNorm
 from ssljax.layers.noise import Noise, drop_path
-from ssljax.models.family import Encoded, Preset, Published, check_preset, element_shape, with_preset
+from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, element_shape, with_preset
 from ssljax.models.flops import dense_flops
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """A ResNet; the middle convolution of a bottleneck has its stride, as in most implementations.
-
-    norm: "group", of each example by itself, or "batch". The statistics of "batch" are those of the images that are
-        encoded together (a slice of a micro-batched step, a batch of an evaluation) and nothing is remembered: with it
-        micro-batches are not exact, and features depend on their batch.
-    stem: "large" divides the sides of the image by four (7 x 7 with stride 2, then max-pooling), "small" keeps them
-        (3 x 3; Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels).
-    """
+    """A ResNet (He et al. 2016) whose bottlenecks have their stride in the 3 x 3 convolution."""
 
     inputs: ClassVar[str] = "images"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -39,18 +32,34 @@ class ResNetConfig:
         "101": {"depths": (3, 4, 23, 3), "bottleneck": True},
         "152": {"depths": (3, 8, 36, 3), "bottleneck": True},
     }
-    published: ClassVar[Published] = Published(classes=1000)
+    published_count: ClassVar[PublishedCount] = PublishedCount(classes=1000)
 
-    preset: str | None = "micro"  # named depths (an unknown name lists them); None: give `depths`
-    channels: int = setting(64, ge=1)  # of the stem; the blocks of stage i have 2^i times as many
-    depths: tuple[int, ...] | None = setting(None, ge=1)  # blocks of each stage; None: those of `size`
-    bottleneck: bool = False  # blocks of three convolutions with four times the channels at their ends
-    stem: Literal["large", "small"] = "large"
-    norm: Literal["group", "batch"] = "group"
-    groups: int = setting(32, ge=1)  # of channels, for the norm "group"
-    drop_path: float = setting(0.0, ge=0, lt=1)  # of the last block; grows linearly from 0 at the first
-    # of activations; parameters are float32, and the loss is scaled where activations are float16
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    preset: str | None = setting(
+        "micro", doc="name of published dimensions (an unknown name lists them); None: `depths` is required"
+    )
+    channels: int = setting(64, ge=1, doc="channels of the stem; blocks of stage i have 2^i times as many")
+    depths: tuple[int, ...] | None = setting(None, ge=1, doc="number of blocks of each stage; None: the preset's")
+    bottleneck: bool = setting(
+        False, doc="use blocks of three convolutions, with four times the channels at their output"
+    )
+    stem: Literal["large", "small"] = setting(
+        "large",
+        doc="first layer; 'large' divides the sides of the image by four (7 x 7 with stride 2, then max-pooling), "
+        "'small' keeps them (3 x 3; Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels)",
+    )
+    norm: Literal["group", "batch"] = setting(
+        "group",
+        doc="normalisation over channels; 'group': within each example; 'batch': over the images that are encoded "
+        "together (a slice of a micro-batched step, a batch of an evaluation), without running statistics, so "
+        "micro-batches are not exact and features depend on their batch",
+    )
+    groups: int = setting(32, ge=1, doc="number of groups of channels of the norm 'group'")
+    drop_path: float = setting(
+        0.0, ge=0, lt=1, doc="stochastic depth rate of the last block; it grows linearly from 0 at the first"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = setting(
+        "float32", doc="type of activations; parameters are float32, and the loss is scaled for float16"
+    )
 
     def with_preset(self) -> Self:
         """The configuration with the values of its preset filled in."""
@@ -74,19 +83,19 @@ class ResNetConfig:
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
-        """(channels inside, stride) of every block."""
+        """The (inner channels, stride) of every block."""
         stages = enumerate(self.depths or ())
         return [(self.channels * 2**i, 2 if i and not j else 1) for i, depth in stages for j in range(depth)]
 
     def path(self, inner: int, stride: int) -> list[tuple[int, int, int]]:
-        """(channels, side, stride) of the convolutions of a block."""
+        """The (channels, side, stride) of the convolutions of a block."""
         if self.bottleneck:
             return [(inner, 1, 1), (inner, 3, stride), (4 * inner, 1, 1)]
         return [(inner, 3, stride), (inner, 3, 1)]
 
     @property
     def entry(self) -> tuple[int, int, int]:
-        """(channels, side, stride) of the stem."""
+        """The (channels, side, stride) of the stem."""
         return (self.channels, 7, 2) if self.stem == "large" else (self.channels, 3, 1)
 
     def new_norm(self, name: str) -> nn.Module:
@@ -95,7 +104,7 @@ class ResNetConfig:
 
 
 class Residual(nn.Module):
-    """relu(shortcut(x) + path(x)), the shortcut a projection where shapes differ."""
+    """A residual block, relu(shortcut(x) + path(x)); the shortcut is a projection if shapes differ."""
 
     config: ResNetConfig
     inner: int
@@ -113,10 +122,10 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images [B, H, W, C] to vectors of places and their mean."""
+    """An encoder of images [B, H, W, C] to vectors of positions and their mean."""
 
-    config: ResNetConfig  # resolved
-    image_shape: tuple[int, ...]  # [H, W, C] of the data; other sizes are read too
+    config: ResNetConfig  # with preset values filled in
+    image_shape: tuple[int, ...]  # [H, W, C] of the data; images of other sizes are accepted too
 
     @property
     def width(self) -> int:
@@ -126,7 +135,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, noise: Noise | None = None) -> Encoded:
-        """images [B, H, W, C], normalised -> tokens [B, h w, D] of the places of the last stage, pooled [B, D]."""
+        """Encodes normalised images [B, H, W, C] -> tokens [B, h w, D] of the last stage, pooled [B, D]."""
         c = self.config
         features, side, stride = c.entry
         x = nn.relu(c.new_norm("norm")(Conv(features, side, stride, c.dtype, name="stem")(images)))
@@ -134,13 +143,13 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         rates = np.linspace(0.0, c.drop_path, len(c.blocks))
         for i, ((inner, stride), rate) in enumerate(zip(c.blocks, rates)):
-            here = None if noise is None else noise.at(i)
-            x = constrain_rows(Residual(c, inner, stride, name=f"block_{i}")(x, float(rate), here))
+            block_noise = None if noise is None else noise.at(i)
+            x = constrain_rows(Residual(c, inner, stride, name=f"block_{i}")(x, float(rate), block_noise))
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         return Encoded(tokens, jnp.mean(tokens.astype(jnp.float32), axis=1).astype(tokens.dtype))
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         return self.init(key, jnp.zeros((1, *self.image_shape)))
 
     def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
@@ -160,7 +169,7 @@ class ResNet(nn.Module):
 def _convolved(
     shape: tuple[int, ...], conv: tuple[int, int, int], before: float = 0.0
 ) -> tuple[tuple[int, ...], float]:
-    """The shape [h, w, C] behind a convolution, and its FLOPs on top of those `before` it."""
+    """The output shape [h, w, C] of a convolution, and its FLOPs added to the FLOPs `before` it."""
     (height, width, channels), (features, side, stride) = shape, conv
     out = (-(-height // stride), -(-width // stride), features)
     return out, before + dense_flops(out[0] * out[1], side * side * channels, features)

@@ -1,4 +1,4 @@
-"""Encoder-decoders: the 2017 Transformer, T5, BART, PEGASUS, Switch Transformers."""
+"""Encoder-decoder transformers: the original Transformer, T5, BART, PEGASUS, Switch Transformers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.multihead import Cache
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, Published, dims
+from ssljax.models.family import Encoded, Preset, PublishedCount, dims
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
 
 
 def _t5(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Preset:
-    """A published size of T5; a tied read-out sees hidden states divided by sqrt(width)."""
+    """A published preset of T5; a tied read-out gets hidden states divided by sqrt(width)."""
     more = {"head_dim": 64, "readout_scale": width**-0.5 if more.get("tied", True) else None, **more}
     return dims(width, depth, heads, mlp_dim=mlp_dim, vocab_size=32_128, max_len=512, **more)
 
@@ -31,10 +31,9 @@ _V1_1 = {"activation": "geglu_tanh", "tied": False}
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqConfig(TokenConfig):
-    """The Transformer (Vaswani et al. 2017): norms after each sum, sinusoidal positions, scaled embeddings, ReLU.
+    """The Transformer (Vaswani et al. 2017): post-norm blocks, sinusoidal positions, scaled embeddings, ReLU.
 
-    `depth`, `heads` and `mlp_dim` are the encoder's, and the decoder's where it has none of its own. Both share the
-    token table.
+    Encoder and decoder share the token table.
     """
 
     inputs: ClassVar[str] = "sequences"
@@ -45,9 +44,11 @@ class Seq2SeqConfig(TokenConfig):
     }
 
     preset: str | None = "micro"
-    decoder_depth: int | None = setting(None, ge=1)
-    decoder_heads: int | None = setting(None, ge=1)
-    decoder_mlp_dim: int | None = setting(None, ge=1)
+    decoder_depth: int | None = setting(None, ge=1, doc="number of blocks of the decoder; None: `depth`")
+    decoder_heads: int | None = setting(None, ge=1, doc="number of attention heads of the decoder; None: `heads`")
+    decoder_mlp_dim: int | None = setting(
+        None, ge=1, doc="hidden width of the decoder's feed-forward parts; None: `mlp_dim`"
+    )
     norm_position: NormPosition = "post"
     activation: Activation = "relu"
     positions: Literal["learned", "sinusoidal", "none"] = "sinusoidal"
@@ -62,7 +63,7 @@ class Seq2SeqConfig(TokenConfig):
             raise ValueError(f"experts.every: {every} does not divide the depth {decoder.depth} of the decoder")
 
     def decoder(self) -> "Seq2SeqConfig":
-        """The same for the decoder."""
+        """A copy with the decoder's depth, heads and hidden width."""
         return dataclasses.replace(
             self,
             depth=self.decoder_depth or self.depth,
@@ -71,18 +72,20 @@ class Seq2SeqConfig(TokenConfig):
         )
 
     def module(self, spec: Any, path: str = "model") -> "EncoderDecoder":  # type: ignore[override]
-        """The model for the tokens of `spec`, with room in `vocab_size` for what an objective adds."""
+        """The model for the tokens of `spec`; `vocab_size` may exceed the data's, for ids that an objective adds."""
         return EncoderDecoder(self.fit_to(spec, path).with_preset())
 
     def standalone(self) -> "EncoderDecoder":  # type: ignore[override]
-        """The model by itself; `vocab_size` and `max_len` must be set."""
+        """The model without data; `vocab_size` and `max_len` must be set."""
         return EncoderDecoder(self.with_preset())
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(Seq2SeqConfig):
-    """T5 (Raffel et al. 2020): RMSNorm before the parts, learned biases by distance, logits that are not scaled. Its
-    version 1.1 has GeGLU and a read-out of its own (Shazeer 2020)."""
+    """T5 (Raffel et al. 2020): pre-norm blocks with RMSNorm, learned biases by distance, unscaled attention logits.
+
+    Version 1.1 has GeGLU and an untied read-out (Shazeer 2020).
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 2, 4),
@@ -109,8 +112,10 @@ class T5Config(Seq2SeqConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SwitchConfig(T5Config):
-    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, one for each token. Presets end
-    with the number of experts."""
+    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, of which each token uses one.
+
+    Names of presets end with the number of experts.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 2, 4),
@@ -123,14 +128,14 @@ class SwitchConfig(T5Config):
 
 @dataclasses.dataclass(frozen=True)
 class BARTConfig(Seq2SeqConfig):
-    """BART (Lewis et al. 2020): norms after each sum and after the embeddings, learned positions, GELU."""
+    """BART (Lewis et al. 2020): post-norm blocks, a norm after the embeddings, learned positions, GELU."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 2, 4),
         "base": dims(768, 6, 12, vocab_size=50_265, max_len=1024),
         "large": dims(1024, 12, 16, vocab_size=50_265, max_len=1024),
     }
-    published: ClassVar[Published] = Published({"readout_bias": False})
+    published_count: ClassVar[PublishedCount] = PublishedCount({"readout_bias": False})
 
     norm_eps: float = setting(1e-5, gt=0)
     activation: Activation = "gelu"
@@ -143,15 +148,17 @@ class BARTConfig(Seq2SeqConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PegasusConfig(Seq2SeqConfig):
-    """PEGASUS (Zhang et al. 2020): the Transformer with norms before the parts. No checkpoint of "base" was published:
-    its vocabulary is that of the data."""
+    """PEGASUS (Zhang et al. 2020): the Transformer with pre-norm blocks.
+
+    No checkpoint of "base" was published: its vocabulary is the data's.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 2, 4),
         "base": dims(768, 12, 12),
         "large": dims(1024, 16, 16, vocab_size=96_103, max_len=1024),
     }
-    published: ClassVar[Published] = Published({"readout_bias": False})
+    published_count: ClassVar[PublishedCount] = PublishedCount({"readout_bias": False})
 
     norm_position: NormPosition = "pre"
     norm_eps: float = setting(1e-5, gt=0)
@@ -159,9 +166,9 @@ class PegasusConfig(Seq2SeqConfig):
 
 
 class EncoderDecoder(nn.Module):
-    """Tokens [B, S] to states, and states and tokens [B, T] to states of the decoder."""
+    """An encoder of tokens [B, S] and a decoder of tokens [B, T] with cross-attention to the encoder's states."""
 
-    config: Seq2SeqConfig  # resolved, with vocab_size and max_len
+    config: Seq2SeqConfig  # with preset values, vocab_size and max_len filled in
 
     @property
     def width(self) -> int:
@@ -184,7 +191,7 @@ class EncoderDecoder(nn.Module):
         noise: Noise | None = None,
         states: bool = False,
     ) -> Encoded:
-        """tokens int [B, S] -> states [B, S, D]."""
+        """Encodes tokens int [B, S] -> states [B, S, D]."""
         return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states)
 
     def decode(
@@ -199,7 +206,7 @@ class EncoderDecoder(nn.Module):
         cache: Cache | None = None,
         start: jax.Array | None = None,
     ) -> Encoded:
-        """tokens int [B, T] and memory [B, S, D] (None where the cache has it) -> states [B, T, D]."""
+        """Decodes tokens int [B, T] with memory [B, S, D] (None if the cache holds it) -> states [B, T, D]."""
         return self.decoder(
             tokens,
             mask=mask,
@@ -212,7 +219,7 @@ class EncoderDecoder(nn.Module):
         )
 
     def __call__(self, tokens: jax.Array, decoder_tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """Logits [B, T, V] of the decoder, everything seen by the encoder and the past by the decoder."""
+        """Logits [B, T, V] of the decoder; the encoder attends to all tokens, the decoder to previous ones."""
         ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
         memory = self.encode(tokens, mask=Full(), noise=ends[0]).tokens
         return self.logits(self.decode(decoder_tokens, memory, mask=Causal(), noise=ends[1]).tokens)
@@ -226,12 +233,12 @@ class EncoderDecoder(nn.Module):
         return self.decoder.logits(hidden)
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         tokens = jnp.zeros((1, 1), jnp.int32)
         return self.init(key, tokens, tokens)
 
     def flops(self, tokens: int, targets: int) -> float:
-        """Forward FLOPs of `tokens` that are read and `targets` that are written, each of them read out."""
+        """Forward FLOPs of `tokens` in the encoder and `targets` in the decoder, with logits for each target."""
         c, d = self.config, self.config.decoder()
         inner, grouped = d.head_width * d.known("heads"), d.head_width * d.groups
         cross = dense_flops(targets, 2 * d.known("width"), inner) + dense_flops(tokens, 2 * d.known("width"), grouped)

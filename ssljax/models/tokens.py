@@ -1,6 +1,6 @@
-"""A transformer over token sequences; `bert`, `gpt` and the text tower of `clip` are settings of it.
+"""A transformer over token sequences, configured as `bert`, `gpt`, `llama` or the text tower of `clip`.
 
-It does not decide who attends to whom: the objective passes the mask.
+The attention mask comes from the objective.
 """
 
 import dataclasses
@@ -39,58 +39,78 @@ class Readout(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TokenConfig(TransformerConfig):
-    """A transformer over tokens.
-
-    vocab_size, max_len: those of the data if None; smaller ones are refused.
-    vocab_multiple: the table is padded up to a multiple of it; ids beyond the vocabulary have probability 0.
-    embedding_dim: width of the embeddings, mapped to `width`, and of the read-out (ALBERT, ELECTRA); None: `width`,
-        without a map.
-    embedding_map: what is mapped, the sum of all embeddings, or those of tokens alone, without bias, and states are
-        mapped back before the read-out ("tokens", OPT 350M).
-    embedding_scale: token embeddings are multiplied by sqrt(width) (Vaswani 2017, Gemma).
-    positions: a learned table, fixed sinusoids, or none (with `rope_theta`, say).
-    position_offset: rows of the learned table before that of position 0 (OPT and RoBERTa: 2).
-    embedding_norm: a norm after the sum of embeddings (BERT).
-    token_types: how many sentence types have an embedding (BERT: 2); 0 = none.
-    final_norm: a norm after the last block, where norms come before the parts.
-    pool: the vector of the whole: the first token, the last that is not padding, or the mean of those.
-    tied: the read-out is the transposed token table.
-    readout_size: how many ids an untied read-out predicts, the first ones (Image GPT: all but the start); None: all.
-    readout_transform: dense, activation and norm before the read-out (BERT).
-    readout_bias: of the logits.
-    extras: what is read out besides: "pooler", a tanh layer on the first token, which `pooled` then is (BERT); "pair",
-        logits of two classes from it (is the second sentence the next? in order?); "replaced", a logit for each token
-        (ELECTRA).
-    readout_activation: of that transform; None: that of the blocks.
-    readout_scale: hidden states are multiplied by it before the read-out (T5: width**-0.5).
-    readout_cap: logits x become cap tanh(x / cap) (Gemma 2).
-    """
+    """A transformer over tokens."""
 
     inputs: ClassVar[str] = "tokens"
 
-    bias_except: tuple[Part, ...] = ()  # parts with a bias where `bias` is false, without one where it is true
-    # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
-    attention_scale: float | None = setting(None, gt=0)
-    vocab_size: int | None = setting(None, ge=1)
-    vocab_multiple: int = setting(1, ge=1)
-    max_len: int | None = setting(None, ge=1)
-    embedding_dim: int | None = setting(None, ge=1)
-    embedding_map: Literal["sum", "tokens"] = "sum"
-    embedding_scale: bool = False
-    positions: Literal["learned", "sinusoidal", "none"] = "learned"
-    position_offset: int = setting(0, ge=0)
-    embedding_norm: bool = False
-    token_types: int = setting(0, ge=0)
-    final_norm: bool = True
-    pool: Literal["first", "last", "mean"] = "mean"
-    tied: bool = True
-    readout_size: int | None = setting(None, ge=1)
-    readout_transform: bool = False
-    readout_bias: bool = False
-    readout_activation: Activation | None = None
-    extras: tuple[Literal["pooler", "pair", "replaced"], ...] = ()
-    readout_scale: float | None = setting(None, gt=0)
-    readout_cap: float | None = setting(None, gt=0)
+    bias_except: tuple[Part, ...] = setting(
+        (), doc="parts that are exceptions to `bias`: with a bias if it is false, without one if it is true"
+    )
+    attention_scale: float | None = setting(
+        None,
+        gt=0,
+        doc="factor of the attention logits; None: 1/sqrt(head_dim), or 1/sqrt(n head_dim) for disentangled attention "
+        "of n terms",
+    )
+    vocab_size: int | None = setting(
+        None, ge=1, doc="number of token ids, at least as many as the data has; None: the data's number"
+    )
+    vocab_multiple: int = setting(
+        1, ge=1, doc="the token table is padded to a multiple of this number of rows; padded ids have probability 0"
+    )
+    max_len: int | None = setting(
+        None, ge=1, doc="number of positions, at least the sequence length of the data; None: that length"
+    )
+    embedding_dim: int | None = setting(
+        None,
+        ge=1,
+        doc="width of the embeddings and of the read-out, mapped to `width` (ALBERT, ELECTRA); None: `width`, without "
+        "a map",
+    )
+    embedding_map: Literal["sum", "tokens"] = setting(
+        "sum",
+        doc="input of the map from `embedding_dim` to `width`; 'sum': all embeddings, summed; 'tokens': the token "
+        "embeddings alone, without bias, and hidden states are mapped back before the read-out (OPT 350M)",
+    )
+    embedding_scale: bool = setting(False, doc="multiply token embeddings by sqrt(width) (Vaswani et al. 2017, Gemma)")
+    positions: Literal["learned", "sinusoidal", "none"] = setting(
+        "learned",
+        doc="absolute position embeddings; a learned table, fixed sinusoids, or none (with `rope_theta`, for example)",
+    )
+    position_offset: int = setting(
+        0, ge=0, doc="rows of the learned position table before the row of position 0 (OPT and RoBERTa: 2)"
+    )
+    embedding_norm: bool = setting(False, doc="normalise the sum of embeddings (BERT)")
+    token_types: int = setting(0, ge=0, doc="number of sentence types with an embedding (BERT: 2); 0: none")
+    final_norm: bool = setting(True, doc="normalise the output of the last block; pre-norm models only")
+    pool: Literal["first", "last", "mean"] = setting(
+        "mean",
+        doc="pooled vector of a sequence; the first token, the last token that is not padding, or the mean of the "
+        "tokens that are not padding",
+    )
+    tied: bool = setting(True, doc="use the transposed token table as the kernel of the read-out")
+    readout_size: int | None = setting(
+        None,
+        ge=1,
+        doc="number of ids that an untied read-out predicts, from id 0 on (Image GPT: all but the start id); None: all",
+    )
+    readout_transform: bool = setting(False, doc="dense layer, activation and norm before the read-out (BERT)")
+    readout_bias: bool = setting(False, doc="add a learned bias to the logits of the read-out")
+    readout_activation: Activation | None = setting(
+        None, doc="activation of `readout_transform`; None: the activation of the blocks"
+    )
+    extras: tuple[Literal["pooler", "pair", "replaced"], ...] = setting(
+        (),
+        doc="additional heads; 'pooler': a tanh layer on the first token, whose output replaces the pooled vector "
+        "(BERT); 'pair': two logits from the pooled vector (next-sentence or sentence-order prediction); 'replaced': a "
+        "logit per token (ELECTRA)",
+    )
+    readout_scale: float | None = setting(
+        None, gt=0, doc="factor of the hidden states before the read-out (T5: width**-0.5); None: no scaling"
+    )
+    readout_cap: float | None = setting(
+        None, gt=0, doc="soft cap of the logits, x -> cap tanh(x / cap) (Gemma 2); None: no cap"
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -103,7 +123,11 @@ class TokenConfig(TransformerConfig):
         return self.fit_to(spec, path).standalone()
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """The same with the vocabulary and length of the data where it has none; smaller ones are refused."""
+        """A copy with the vocabulary and length of the data filled in where they are None.
+
+        Raises:
+            UserError: the vocabulary or length is smaller than the data's.
+        """
         (length,) = element_shape(spec, "tokens", f"{path}.name")
         vocab_size, max_len = self.vocab_size or spec.vocab_size, self.max_len or length
         if vocab_size < spec.vocab_size:
@@ -119,16 +143,16 @@ class TokenConfig(TransformerConfig):
         return dataclasses.replace(self, vocab_size=vocab_size, max_len=max_len)
 
     def standalone(self) -> "TokenTransformer":
-        """The encoder by itself; `vocab_size` and `max_len` must be set."""
+        """The encoder without data; `vocab_size` and `max_len` must be set."""
         return TokenTransformer(self.with_preset())
 
 
 class TokenTransformer(nn.Module):
     """Tokens [B, T] to hidden states and a pooled vector, and a read-out back to the vocabulary."""
 
-    config: TokenConfig  # resolved, with vocab_size and max_len
-    table: nn.Module | None = None  # token embeddings that others share
-    cross: bool = False  # also attends to a memory
+    config: TokenConfig  # with preset values, vocab_size and max_len filled in
+    table: nn.Module | None = None  # shared token embeddings; None: own ones
+    cross: bool = False  # True: with cross-attention to a memory
 
     @property
     def width(self) -> int:
@@ -137,18 +161,18 @@ class TokenTransformer(nn.Module):
 
     @property
     def table_rows(self) -> int:
-        """Rows of the token table: the vocabulary, padded up to a multiple."""
+        """Rows of the token table: the vocabulary size, padded to a multiple of `vocab_multiple`."""
         multiple = self.config.vocab_multiple
         return -(-self.config.known("vocab_size") // multiple) * multiple
 
     @property
     def embedding_dim(self) -> int:
-        """Width of the token table, and of the read-out."""
+        """Width of the token table and of the read-out."""
         return self.config.embedding_dim or self.width
 
     @property
     def maps_tokens(self) -> bool:
-        """Are token embeddings mapped to the width by themselves, and states back?"""
+        """Returns True if token embeddings alone are mapped to `width`, and hidden states back."""
         return self.config.embedding_dim is not None and self.config.embedding_map == "tokens"
 
     def setup(self) -> None:
@@ -205,20 +229,21 @@ class TokenTransformer(nn.Module):
 
         Args:
             tokens: int [B, T], T at most `max_len`.
-            mask: who attends to whom, as the objective wants it.
-            segment_ids: int [B, T], 0 = padding; tokens of different segments never see each other.
+            mask: the attention mask of the objective.
+            segment_ids: int [B, T], 0 = padding; tokens of different segments do not attend to each other.
             positions: int [B, T], for packed rows; 0..T-1 if None.
-            token_types: int [B, T] for a model with token types; all 0 if None.
-            noise: for dropout and stochastic depth; None = neither.
-            states: also give the hidden states between the blocks.
-            cache: what attention remembers of the tokens before; empty without `start`.
-            start: int32 [B], the position in each row of the first of these tokens; `mask` then says which slots of
-                the cache may be seen (of those up to each token).
-            memory: [B, S, D] for cross-attention, under `memory_mask`.
-            vectors: [B, T, D] in the place of what `vectors` gives for the tokens (of images, say).
+            token_types: int [B, T], for a model with token types; all 0 if None.
+            noise: randomness of dropout and stochastic depth; None: neither.
+            states: return the hidden states between the blocks too.
+            cache: keys and values of the previous tokens; empty without `start`.
+            start: int32 [B], the position of the first of these tokens in each row; `mask` then selects the slots of
+                the cache that may be attended to, among the slots up to each token.
+            memory: [B, S, D] for cross-attention under the mask `memory_mask`.
+            memory_mask: mask of queries against the memory.
+            vectors: [B, T, D], used instead of the token embeddings (for images, for example).
 
         Returns:
-            hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
+            Hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
         """
         c = self.config
         if positions is None:
@@ -247,20 +272,20 @@ class TokenTransformer(nn.Module):
     def embedded(
         self,
         tokens: jax.Array,
-        where: jax.Array,
+        positions: jax.Array,
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
         vectors: jax.Array | None = None,
     ) -> jax.Array:
-        """What the first block reads, [B, T, D]; `where` are positions int [B or 1, T]."""
+        """The input [B, T, D] of the first block, for positions int [B or 1, T]."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
         x = self.vectors(tokens) if vectors is None else vectors
         if c.positions == "learned":
-            x = x + self.position_embed(where + c.position_offset)
+            x = x + self.position_embed(positions + c.position_offset)
         elif c.positions == "sinusoidal":
-            x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[where]
+            x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[positions]
         if c.token_types:
             x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
         if c.embedding_norm:
@@ -270,18 +295,18 @@ class TokenTransformer(nn.Module):
         return x if c.embedding_dim is None or self.maps_tokens else self.embed_project(x)
 
     def vectors(self, tokens: jax.Array) -> jax.Array:
-        """The embeddings of tokens alone, [B, T, D]."""
+        """Token embeddings [B, T, D], without positions and types."""
         x = self.embed(tokens)
         if self.maps_tokens:
             x = self.embed_project(x)
         return x * jnp.asarray(self.width**0.5, x.dtype) if self.config.embedding_scale else x
 
     def narrowed(self, hidden: jax.Array) -> jax.Array:
-        """Hidden states [..., D] as the read-out takes them: mapped back where the tokens' embeddings were mapped."""
+        """Hidden states [..., D] mapped to the width of the read-out."""
         return self.readout_project(hidden) if self.maps_tokens else hidden
 
     def readout(self, hidden: jax.Array) -> "Readout":
-        """The parts of the projection of hidden states [..., D], for a loss that fuses it."""
+        """Inputs of the projection of hidden states [..., D] to logits, for a loss that fuses it."""
         c, hidden = self.config, self.narrowed(hidden)
         if c.readout_transform:
             hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
@@ -309,7 +334,7 @@ class TokenTransformer(nn.Module):
         return self.replaced_logit(ACTIVATIONS[self.config.activation](self.replaced_dense(hidden)))[..., 0]
 
     def init_all(self, tokens: jax.Array, *, mask: Mask) -> jax.Array:
-        """For `init(..., method="init_all")`: encoder and read-outs, so that every parameter is made."""
+        """Calls encoder and read-outs, so that `init(..., method="init_all")` creates every parameter."""
         encoded = self(tokens, mask=mask)
         if "pair" in self.config.extras:
             self.pair_logits(encoded.pooled)
@@ -321,11 +346,11 @@ class TokenTransformer(nn.Module):
         return self.logits(encoded.tokens) if readable else encoded.tokens
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         return self.init(key, jnp.zeros((1, 1), jnp.int32), mask=Full(), method="init_all")
 
     def flops(self, tokens: int | None = None, *, causal: bool = False, predicted: int = 0) -> float:
-        """Forward FLOPs of a sequence of `tokens` (max_len if None), `predicted` of them read out."""
+        """Forward FLOPs of a sequence of `tokens` (max_len if None); logits are computed for `predicted` of them."""
         c = self.config
         length = c.known("max_len") if tokens is None else tokens
         head = dense_flops(predicted, self.width, self.table_rows)
@@ -335,7 +360,7 @@ class TokenTransformer(nn.Module):
 
 
 def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Array:
-    """One vector [B, D] of hidden states: "first", "last" that is not padding, or "mean" of those; in float32."""
+    """Pools hidden states to [B, D] by `kind`, over tokens that are not padding; the mean is taken in float32."""
     valid = jnp.ones(x_BxTxD.shape[:2], bool) if segment_ids is None else segment_ids > 0
     if kind == "first":
         return x_BxTxD[:, 0]

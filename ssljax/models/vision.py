@@ -1,4 +1,4 @@
-"""Recipes over the vision transformer: DeiT, BEiT, I-JEPA, DINOv2 and 3, and AST, which reads spectrograms."""
+"""Variants of the vision transformer: DeiT, BEiT, I-JEPA, DINOv2, DINOv3, and AST for spectrograms."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,36 +9,32 @@ import jax.numpy as jnp
 
 from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Part
-from ssljax.models.family import Encoded, Preset, Published, dims, element_shape
+from ssljax.models.family import Encoded, Preset, PublishedCount, dims, element_shape
 from ssljax.models.vit import PHOTO, ViT, ViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class DeiTConfig(ViTConfig):
-    """DeiT (Touvron et al. 2021): a ViT with a distillation token beside the class token."""
+    """DeiT (Touvron et al. 2021): a ViT with a distillation token next to the class token."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
-        name: size for name, size in ViTConfig.presets.items() if name not in ("large", "huge")
+        name: preset for name, preset in ViTConfig.presets.items() if name not in ("large", "huge")
     }
-    published: ClassVar[Published] = Published(classes=2000)  # two heads
+    published_count: ClassVar[PublishedCount] = PublishedCount(classes=2000)  # two heads
 
     distillation: bool = fixed(True)
 
 
 @dataclasses.dataclass(frozen=True)
 class BEiTConfig(ViTConfig):
-    """BEiT (Bao et al. 2022): learned biases by distance between patches, LayerScale, keys without bias.
-
-    layer_bias: each layer has its own biases (as weights that were fine-tuned), or all share them (as in pretraining).
-    norm_after_pool: the last norm is of the pooled vector and not of the tokens (as weights that were fine-tuned).
-    """
+    """BEiT (Bao et al. 2022): a ViT with learned biases by distance of patches, LayerScale, and keys without bias."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
         "base": dims(768, 12, 12, image_shape=PHOTO),
         "large": dims(1024, 24, 16, layer_scale=1e-5, image_shape=PHOTO),
     }
-    published: ClassVar[Published] = Published(
+    published_count: ClassVar[PublishedCount] = PublishedCount(
         {"mask_token": False, "layer_bias": True, "norm_after_pool": True}, classes=1000
     )
 
@@ -48,15 +44,19 @@ class BEiTConfig(ViTConfig):
     positions: Literal["learned", "sincos", "none"] = "none"
     position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
     bias_except: tuple[Part, ...] = fixed(("k",))
-    layer_bias: bool = False
-    norm_after_pool: bool = False
+    layer_bias: bool = setting(
+        False, doc="one table of position biases per layer (fine-tuned weights); false: one for all (pretraining)"
+    )
+    norm_after_pool: bool = setting(
+        False, doc="apply the final norm to the pooled vector (fine-tuned weights); false: to the tokens (pretraining)"
+    )
     layer_scale: float | None = setting(0.1, gt=0)
     mask_token: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class IJEPAConfig(ViTConfig):
-    """The encoder of I-JEPA (Assran et al. 2023): no class token."""
+    """The encoder of I-JEPA (Assran et al. 2023): a ViT without class token."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
@@ -64,7 +64,7 @@ class IJEPAConfig(ViTConfig):
         "huge": dims(1280, 32, 16, patch_size=14, image_shape=PHOTO),
         "giant": dims(1408, 40, 16, mlp_dim=6144, image_shape=PHOTO),
     }
-    published: ClassVar[Published] = Published()
+    published_count: ClassVar[PublishedCount] = PublishedCount()
 
     preset: str | None = "base"
     pool: Literal["cls", "mean", "map"] = "mean"
@@ -72,7 +72,10 @@ class IJEPAConfig(ViTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class DINOv2Config(ViTConfig):
-    """DINOv2 (Oquab et al. 2024): patches of 14 pixels, LayerScale, a mask token; with 4 `registers` (Darcet 2024)."""
+    """DINOv2 (Oquab et al. 2024): a ViT with patches of 14 pixels, LayerScale and a mask token.
+
+    `registers=4` gives the models of Darcet et al. 2024.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
@@ -81,7 +84,7 @@ class DINOv2Config(ViTConfig):
         "large": dims(1024, 24, 16, image_shape=(518, 518, 3)),
         "giant": dims(1536, 40, 24, activation="swiglu", mlp_dim=4096, image_shape=(518, 518, 3)),
     }
-    published: ClassVar[Published] = Published()
+    published_count: ClassVar[PublishedCount] = PublishedCount()
 
     preset: str | None = "base"
     patch_size: int = setting(14, ge=1)
@@ -90,12 +93,12 @@ class DINOv2Config(ViTConfig):
 
     @property
     def antialias(self) -> bool:
-        return self.registers > 0  # as these were trained, and those without were not
+        return self.registers > 0  # the published models with registers were trained so
 
 
 @dataclasses.dataclass(frozen=True)
 class DINOv3Config(ViTConfig):
-    """DINOv3 (Siméoni et al. 2025): positions are turns of queries and keys by row and column; 4 registers."""
+    """DINOv3 (Siméoni et al. 2025): a ViT with rotary positions by row and column, and 4 registers."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
@@ -106,7 +109,7 @@ class DINOv3Config(ViTConfig):
         "huge_plus": dims(1280, 32, 20, activation="swiglu", mlp_dim=5120, image_shape=PHOTO),
         "7b": dims(4096, 40, 32, activation="swiglu", mlp_dim=8192, bias_except=("q", "k", "v"), image_shape=PHOTO),
     }
-    published: ClassVar[Published] = Published()
+    published_count: ClassVar[PublishedCount] = PublishedCount()
 
     preset: str | None = "base"
     positions: Literal["learned", "sincos", "none"] = "none"
@@ -120,29 +123,28 @@ class DINOv3Config(ViTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ASTConfig(ViTConfig):
-    """Audio spectrogram transformer (Gong et al. 2021): DeiT on a spectrogram, patches overlap.
-
-    strides: from patch to patch, along frequency and along time.
-    """
+    """Audio spectrogram transformer (Gong et al. 2021): DeiT on a spectrogram with overlapping patches."""
 
     inputs: ClassVar[str] = "spectrograms"
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
         "base": dims(768, 12, 12, image_shape=(128, 1024, 1)),
     }
-    published: ClassVar[Published] = Published({"classes": 527, "heads_on": ("norm",)})
+    published_count: ClassVar[PublishedCount] = PublishedCount({"classes": 527, "heads_on": ("norm",)})
 
     preset: str | None = "base"
     norm_eps: float = setting(1e-12, gt=0)
     distillation: bool = fixed(True)
-    strides: tuple[int, int] = setting((10, 10), ge=1)
+    strides: tuple[int, int] = setting(
+        (10, 10), ge=1, doc="distance between patches along frequency and along time, in bins"
+    )
 
     @property
     def stride(self) -> tuple[int, int]:
         return self.strides
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """The same, resolved, for spectrograms [time, frequency] of the shape of the data's."""
+        """A copy with preset values and the shape of the spectrograms [time, frequency] of the data filled in."""
         time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
         return dataclasses.replace(self.with_preset(), image_shape=(frequency, time, 1))
 
@@ -155,10 +157,10 @@ class ASTConfig(ViTConfig):
 
 
 class AST(ViT):
-    """Spectrograms [B, time, frequency] to patch tokens, in rows of one frequency, and a pooled vector."""
+    """An encoder of spectrograms [B, time, frequency] to patch tokens, ordered by frequency, and a pooled vector."""
 
     def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:  # type: ignore[override]
-        """The same as of an image [B, frequency, time, 1]."""
+        """Encodes a spectrogram as an image [B, frequency, time, 1]."""
         return super().__call__(jnp.swapaxes(spectrograms, 1, 2)[..., None], **keywords)
 
     def initial(self, key: jax.Array) -> Any:

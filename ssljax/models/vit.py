@@ -23,32 +23,16 @@ from ssljax.layers.multihead import Attention, Layer, Shared
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.stack import Stack
-from ssljax.models.family import Encoded, Preset, Published, TransformerConfig, dims, element_shape
+from ssljax.models.family import Encoded, Preset, PublishedCount, TransformerConfig, dims, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify
 
-PHOTO = (224, 224, 3)  # [H, W, C] of what the published sizes were trained on
+PHOTO = (224, 224, 3)  # [H, W, C] of the images on which the published presets were trained
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(TransformerConfig):
-    """A vision transformer.
-
-    patch_size: pixels on the side of a patch; must divide both sides of every image and crop.
-    pool: "cls" (the class token), "mean" (of the patch tokens; no class token then), or "map" (attention of a learned
-        query over the patch tokens, and a feed-forward part: Zhai 2022).
-    positions: a learned table, stretched to other image sizes; fixed sine-cosine (MAE, MoCo v3); or none. With
-        `rope_theta` queries and keys of patches are also turned by row and column (DINOv3).
-    registers: extra tokens that belong to no patch (Darcet 2024).
-    mask_token: a learned vector for hidden patches, where an objective hides patches inside the encoder.
-
-    What only published families need is no key but belongs to the family: `class_token` (None: if pooled),
-    `distillation` (a second class token, averaged with the first: DeiT), `embedding_norm` (before the first block:
-    CLIP), `patch_bias`, `norm_after_pool` (the last norm is of the pooled vector and not of the tokens: BEiT),
-    `heads_on` (read-outs that weights were published with: a tanh "pooler"; before the head of `classes` a "norm", or
-    the mean of the "patches" beside the class token; a second, "distilled" head), `image_shape` where there are no
-    data, and `tiled` (false: pixels beyond the last whole patch are left out, as convolutions leave them out).
-    """
+    """A vision transformer (Dosovitskiy et al. 2021). Fields that only published families need are `fixed()`."""
 
     inputs: ClassVar[str] = "images"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -62,27 +46,44 @@ class ViTConfig(TransformerConfig):
         "huge": dims(1280, 32, 16, patch_size=14, image_shape=PHOTO),
     }
 
-    published: ClassVar[Published] = Published(classes=1000)
+    published_count: ClassVar[PublishedCount] = PublishedCount(classes=1000)
 
-    disentangled: DisentangledConfig | None = fixed(None)  # no keys: patches lie in rows and columns
+    # Distances along a sequence have no meaning for patches, which lie in rows and columns: no keys.
+    disentangled: DisentangledConfig | None = fixed(None)
     convolution: ConvolutionConfig | None = fixed(None)
     relative_buckets: tuple[int, int] = fixed((32, 128))
     rope_scaling: Any = fixed(None)
     preset: str | None = "tiny"
-    patch_size: int = setting(16, ge=1)
-    pool: Literal["cls", "mean", "map"] = "cls"
-    positions: Literal["learned", "sincos", "none"] = "learned"
-    registers: int = setting(0, ge=0)
-    mask_token: bool = False
-    class_token: bool | None = fixed(None)
-    distillation: bool = fixed(False)
-    embedding_norm: bool = fixed(False)
-    patch_bias: bool = fixed(True)
-    norm_after_pool: bool = fixed(False)
-    classes: int = fixed(0)
-    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = fixed(())
-    image_shape: tuple[int, int, int] | None = fixed(None)
-    tiled: bool = fixed(True)
+    patch_size: int = setting(
+        16, ge=1, doc="side of a patch in pixels; it must divide both sides of every image and crop"
+    )
+    pool: Literal["cls", "mean", "map"] = setting(
+        "cls",
+        doc="pooled vector of an image; 'cls': the class token, 'mean': the mean of the patch tokens (without class "
+        "token), 'map': attention of a learned query over the patch tokens and a feed-forward part (Zhai et al. 2022)",
+    )
+    positions: Literal["learned", "sincos", "none"] = setting(
+        "learned",
+        doc="absolute position embeddings; a learned table, interpolated to other image sizes, fixed sines and cosines "
+        "(MAE, MoCo v3), or none; `rope_theta` adds rotary positions by row and column (DINOv3)",
+    )
+    registers: int = setting(0, ge=0, doc="number of additional tokens that belong to no patch (Darcet et al. 2024)")
+    mask_token: bool = setting(
+        False, doc="have a learned vector for masked patches; objectives that mask patches inside the encoder need it"
+    )
+    class_token: bool | None = fixed(None, doc="have a class token; None: if `pool` is 'cls'")
+    distillation: bool = fixed(False, doc="have a second class token, averaged with the first (DeiT)")
+    embedding_norm: bool = fixed(False, doc="normalise the input of the first block (CLIP)")
+    patch_bias: bool = fixed(True, doc="add a bias to the patch projection")
+    norm_after_pool: bool = fixed(False, doc="apply the final norm to the pooled vector instead of the tokens (BEiT)")
+    classes: int = fixed(0, doc="outputs of the published classifier; 0: no classifier")
+    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = fixed(
+        (),
+        doc="parts of the published heads: a tanh 'pooler'; a 'norm' in front of the classifier; the mean of the "
+        "'patches', concatenated with the class token; a second, 'distilled' classifier",
+    )
+    image_shape: tuple[int, int, int] | None = fixed(None, doc="[H, W, C] of images if there are no data")
+    tiled: bool = fixed(True, doc="refuse images that patches do not tile; False: drop the pixels at the border")
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
@@ -94,26 +95,26 @@ class ViTConfig(TransformerConfig):
 
     @property
     def prefix(self) -> int:
-        """How many tokens stand before the patches."""
+        """The number of tokens before the patches."""
         return self.has_class_token + self.distillation + self.registers
 
     @property
     def has_class_token(self) -> bool:
-        """Whether the first token is a class token."""
+        """Returns True if the first token is a class token."""
         return self.pool == "cls" if self.class_token is None else self.class_token
 
     @property
     def antialias(self) -> bool:
-        """Whether the table of positions is averaged where it shrinks to smaller images."""
+        """Returns True if the position table is averaged (antialiased) when it shrinks to smaller images."""
         return False
 
     @property
     def stride(self) -> tuple[int, int] | None:
-        """Pixels from patch to patch, where patches overlap."""
+        """The distance of overlapping patches in pixels, (rows, columns); None: patches do not overlap."""
         return None
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """The same, resolved, for images of the shape of the data's."""
+        """A copy with preset values and the image shape of the data filled in."""
         height, width, channels = element_shape(spec, "image", f"{path}.name")
         return dataclasses.replace(self.with_preset(), image_shape=(height, width, channels))
 
@@ -124,18 +125,18 @@ class ViTConfig(TransformerConfig):
         return module
 
     def standalone(self) -> "ViT":
-        """The encoder by itself, for weights from elsewhere; `image_shape` must be known."""
+        """The encoder without data, for imported weights; `image_shape` must be set."""
         return ViT(dataclasses.replace(self.with_preset(), tiled=False))
 
 
 class AttentionPool(nn.Module):
-    """One vector of many by attention from a learned query, and a feed-forward part (Zhai et al. 2022, "MAP")."""
+    """Pooling by attention of a learned query, and a feed-forward part (Zhai et al. 2022, "MAP")."""
 
     config: BlockConfig
 
     @nn.compact
     def __call__(self, tokens_BxNxD: jax.Array) -> jax.Array:
-        """[B, N, D] -> [B, D]."""
+        """Pools [B, N, D] -> [B, D]."""
         c, batch = self.config, tokens_BxNxD.shape[0]
         query = token_vectors(self, "query", 1, c.known("width")).astype(c.dtype)
         query = jnp.broadcast_to(query, (batch, *query.shape))
@@ -145,14 +146,14 @@ class AttentionPool(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images [B, H, W, C] to patch tokens and a pooled vector."""
+    """An encoder of images [B, H, W, C] to patch tokens and a pooled vector."""
 
-    config: ViTConfig  # resolved
+    config: ViTConfig  # with preset values filled in
     path: str = "model"  # config key of the group, for messages
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """[H, W, C] of the learned positions; other sizes are read too."""
+        """[H, W, C] of the learned positions; images of other sizes are accepted too."""
         assert self.config.image_shape is not None, "image_shape is not given"
         return self.config.image_shape
 
@@ -163,11 +164,11 @@ class ViT(nn.Module):
 
     @property
     def patch_size(self) -> int:
-        """Pixels on the side of a patch."""
+        """Side of a patch in pixels."""
         return self.config.patch_size
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(rows, columns) of patches of images [B, H, W, C]; UserError if patches do not tile them."""
+        """The (rows, columns) of patches of images [B, H, W, C]; UserError if patches do not tile them."""
         height, width = shape[-3:-1]
         if self.config.stride is not None:
             rows, columns = ((n - self.patch_size) // s + 1 for n, s in zip((height, width), self.config.stride))
@@ -182,7 +183,7 @@ class ViT(nn.Module):
     def setup(self) -> None:
         c, own = self.config, self.grid(self.image_shape)
         dense = functools.partial(Dense, initializer=c.initializer(), dtype=c.dtype)
-        if c.positions == "learned":  # rows of the class tokens, then of the patches; registers stand nowhere
+        if c.positions == "learned":  # rows of the class tokens, then of the patches; registers have no position
             rows = c.prefix - c.registers + own[0] * own[1]
             init = nn.initializers.normal(0.02)
             self.position_table = parameter(self, "positions", init, ("positions", "embed"), (rows, self.width))
@@ -221,13 +222,13 @@ class ViT(nn.Module):
 
         Args:
             images: [B, H, W, C], normalised.
-            keep: int32 [B, K]; only these patches are encoded (MAE). All of them if None.
-            patch_mask: bool [B, N], True = the patch is replaced by the mask token (needs `mask_token`).
-            noise: for dropout and stochastic depth; None = neither.
-            states: also give the hidden states between the blocks, of all tokens.
+            keep: int32 [B, K], the patches that are encoded (MAE); all of them if None.
+            patch_mask: bool [B, N], True: the patch is replaced by the mask token (needs `mask_token`).
+            noise: randomness of dropout and stochastic depth; None: neither.
+            states: return the hidden states of all tokens between the blocks too.
 
         Returns:
-            tokens [B, N or K, D] of the patches, prefix [B, P, D] of the class tokens and registers, pooled [B, D].
+            Tokens [B, N or K, D] of the patches, prefix [B, P, D] of the class tokens and registers, pooled [B, D].
         """
         c = self.config
         grid = self.grid(images.shape)
@@ -236,7 +237,7 @@ class ViT(nn.Module):
             x = patchify(images[:, :height, :width], self.patch_size)
         else:
             x = windows(images, self.patch_size, c.stride)
-        if keep is not None:  # before the projection, so that hidden patches cost nothing
+        if keep is not None:  # before the projection, so that masked patches cost nothing
             x = take_tokens(x, keep)
         x = self.patch(x)
         if patch_mask is not None:
@@ -264,7 +265,7 @@ class ViT(nn.Module):
         return Encoded(tokens, self._pooled(out, tokens), between, router=layers.router, prefix=prefix)
 
     def _positions(self, grid: tuple[int, int]) -> tuple[jax.Array | None, jax.Array | None]:
-        """What stands before the patches, [P, D], and the positions of the patches, [N, D], at this grid."""
+        """The tokens before the patches, [P, D], and the positions of the patches, [N, D], at this grid."""
         c = self.config
         front = jnp.concatenate(self.front) if self.front else None
         if c.positions == "none":
@@ -276,7 +277,7 @@ class ViT(nn.Module):
         return front if front is None else front.at[:placed].add(self.position_table[:placed]), table
 
     def _rotary(self, grid: tuple[int, int], keep: jax.Array | None) -> tuple[jax.Array, jax.Array] | None:
-        """Cosines and sines [B or 1, P + N, 1, R / 2] of rows and columns; the tokens before the patches stay."""
+        """Cosines and sines [B or 1, P + N, 1, R / 2] of rows and columns; tokens before the patches stay unrotated."""
         c = self.config
         if c.rope_theta is None:
             return None
@@ -289,7 +290,7 @@ class ViT(nn.Module):
         return jnp.pad(cos, front, constant_values=1.0)[:, :, None], jnp.pad(sin, front)[:, :, None]
 
     def _pairs(self, grid: tuple[int, int], keep: jax.Array | None) -> positions.Pairs | None:
-        """For each pair of tokens the row of the table of biases."""
+        """The row of the bias table for each pair of tokens."""
         if self.config.position_bias != "grid":
             return None
         if keep is not None:
@@ -306,20 +307,20 @@ class ViT(nn.Module):
         return self.pooled_norm(pooled) if c.norm_after_pool else pooled
 
     def pooler_output(self, pooled: jax.Array) -> jax.Array:
-        """[B, D] after the extra tanh layer "pooler"."""
+        """The tanh layer "pooler" of [B, D]."""
         return jnp.tanh(self.pooler(pooled))
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """float32 logits [..., classes] of the head that weights were published with."""
+        """float32 logits [..., classes] of the published classifier."""
         x = self.head_norm(x) if "norm" in self.config.heads_on else x
         return self.head(x).astype(jnp.float32)
 
     def distilled_logits(self, x: jax.Array) -> jax.Array:
-        """The same from the head of the distillation token (DeiT)."""
+        """float32 logits [..., classes] of the classifier on the distillation token (DeiT)."""
         return self.distilled_head(x).astype(jnp.float32)
 
     def init_all(self, images: jax.Array) -> jax.Array:
-        """For `init(..., method="init_all")`: encoder and heads, so that every parameter is made."""
+        """Calls encoder and heads, so that `init(..., method="init_all")` creates every parameter."""
         pooled = self(images).pooled
         if "pooler" in self.config.heads_on:
             self.pooler_output(pooled)
@@ -330,7 +331,7 @@ class ViT(nn.Module):
         return self.logits(pooled) if self.config.classes else pooled
 
     def initial(self, key: jax.Array) -> Any:
-        """Variables from a key, no data needed."""
+        """Initial variables; needs no data."""
         return self.init(key, jnp.zeros((1, *self.image_shape)), method="init_all")
 
     def flops(self, tokens: int | None = None, image_shape: tuple[int, ...] | None = None) -> float:
@@ -349,7 +350,7 @@ class ViT(nn.Module):
 
 
 def windows(images: jax.Array, patch: int, stride: tuple[int, int]) -> jax.Array:
-    """Patches every `stride` pixels, [B, H, W, C] to [B, N, patch * patch * C], in the order of `patchify`."""
+    """Extracts patches every `stride` pixels, [B, H, W, C] -> [B, N, patch * patch * C], in the order of `patchify`."""
     rows, columns = (
         np.arange(0, n - patch + 1, step)[:, None] + np.arange(patch) for n, step in zip(images.shape[1:3], stride)
     )

@@ -1,4 +1,4 @@
-"""XLNet (Yang et al. 2019): relative positions and segments, and a second stream of queries for permuted orders."""
+"""XLNet (Yang et al. 2019): relative positions and segments, and a query stream for permuted orders."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,21 +13,24 @@ from ssljax.layers.config import NormPosition, Part
 from ssljax.layers.dense import parameter
 from ssljax.layers.masks import Given, Mask, materialize
 from ssljax.layers.noise import Noise, dropout
-from ssljax.models.family import Preset, Published, dims
+from ssljax.models.family import Preset, PublishedCount, dims
 from ssljax.models.tokens import TokenConfig, TokenTransformer
 
 
 @dataclasses.dataclass(frozen=True)
 class XLNetConfig(TokenConfig):
-    """XLNet: BERT's blocks with the relative positions of Transformer-XL (Dai et al. 2019) in the place of absolute
-    ones, and with segments that only tell whether two tokens share one. Without its memory of earlier texts."""
+    """XLNet (Yang et al. 2019): BERT's blocks with the relative positions of Transformer-XL (Dai et al. 2019).
+
+    Segments are relative too: attention depends on whether two tokens share one. The memory of earlier texts is left
+    out.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2),
         "base": dims(768, 12, 12, vocab_size=32_000, max_len=512),
         "large": dims(1024, 24, 16, vocab_size=32_000, max_len=512),
     }
-    published: ClassVar[Published] = Published({"readout_bias": False})
+    published_count: ClassVar[PublishedCount] = PublishedCount({"readout_bias": False})
 
     preset: str | None = "tiny"
     norm_position: NormPosition = "post"
@@ -40,12 +43,12 @@ class XLNetConfig(TokenConfig):
     readout_bias: bool = True
 
     def standalone(self) -> "XLNet":
-        """The encoder by itself; `vocab_size` and `max_len` must be set."""
+        """The encoder without data; `vocab_size` and `max_len` must be set."""
         return XLNet(self.with_preset())
 
 
 class XLNet(TokenTransformer):
-    """The encoder, whose call is the content stream alone, and both streams for the permutation objective."""
+    """The encoder: `__call__` runs the content stream, `streams` both streams of the permutation objective."""
 
     def setup(self) -> None:
         super().setup()
@@ -62,39 +65,39 @@ class XLNet(TokenTransformer):
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Contents, which know their own token, and queries, which know its place only (section 2.3, figure 1).
+        """Runs the content stream, which reads its token, and the query stream, which reads its position (section 2.3).
 
-        Queries stand behind the contents in one sequence and are attended to by nobody.
+        Queries follow the contents in one sequence; no token attends to them.
 
         Args:
             tokens: int [B, T].
-            targets: int [B, M], the places whose queries are wanted.
-            content: which token each content may see, itself among them.
-            query: the same for queries, without themselves.
+            targets: int [B, M], positions of the tokens for which queries are computed.
+            content: mask of the content stream; it includes the token itself.
+            query: mask of the query stream; it excludes the token itself.
             positions: int [B, T]; 0..T-1 if None.
-            token_types: int [B, T] of segments; all the same if None.
-            noise: for dropout and stochastic depth; None = neither.
+            token_types: int [B, T], the segments; one segment if None.
+            noise: randomness of dropout and stochastic depth; None: neither.
 
         Returns:
-            states [B, T, D] of the contents and [B, M, D] of the queries. A query that may see nothing attends to
+            States [B, T, D] of the contents and [B, M, D] of the queries. A query with an empty mask attends to
             nothing.
         """
         batch, length = tokens.shape
-        where = jnp.broadcast_to(jnp.arange(length) if positions is None else positions, tokens.shape)
+        positions = jnp.broadcast_to(jnp.arange(length) if positions is None else positions, tokens.shape)
         queries = jnp.broadcast_to(self.query.astype(self.config.dtype), (*targets.shape, self.width))
         if noise is not None:
             queries = dropout(queries, self.config.dropout, noise.at("query"))
-        x = jnp.concatenate([self.embedded(tokens, where, None, noise), queries], axis=1)
+        x = jnp.concatenate([self.embedded(tokens, positions, None, noise), queries], axis=1)
 
         def at_targets(of_tokens: jax.Array) -> jax.Array:
             return jnp.concatenate([of_tokens, jnp.take_along_axis(of_tokens, targets, axis=1)], axis=1)
 
         masks = [jnp.broadcast_to(materialize(m, length, length), (batch, 1, length, length)) for m in (content, query)]
-        seen = jnp.take_along_axis(masks[1], targets[:, None, :, None], axis=2)
+        query_mask = jnp.take_along_axis(masks[1], targets[:, None, :, None], axis=2)
         out, _ = self.stack(
             x,
-            Given(jnp.concatenate([masks[0], seen], axis=2)),
-            at_targets(where),
+            Given(jnp.concatenate([masks[0], query_mask], axis=2)),
+            at_targets(positions),
             noise,
             segments=None if token_types is None else at_targets(token_types),
             keys=length,

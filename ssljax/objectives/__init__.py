@@ -1,4 +1,4 @@
-"""What is learned: each objective ties views, a model and losses together under one contract (`base.py`)."""
+"""Training objectives: each combines views, a model and losses under one contract (`base.py`)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ REGISTRY = Registry(
 
 
 def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> Any:
-    """The objective of a config with its model, ready for `init`.
+    """Creates the objective of a config with its model, ready for `init`.
 
     Args:
-        config: has the groups `objective` and `model`, each a mapping with a `name`, or built.
+        config: the groups `objective` and `model`, each a mapping with a `name` or a configuration instance.
         spec: `ssljax.data.DataSpec` of the data (shapes, vocabulary, classes).
         steps: length of the run, for schedules inside objectives (teacher momentum, temperature warm-up).
 
     Raises:
-        UserError: unknown name or key, a model of another kind of input than the objective makes, or settings that
-            don't fit the data (`check`).
+        UserError: unknown name or key, a model that reads another kind of input than the objective makes, or settings
+            that do not fit the data (`check`).
     """
     objective, model = config["objective"], config["model"]
     if isinstance(objective, Mapping):

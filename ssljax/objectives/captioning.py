@@ -1,4 +1,4 @@
-"""Captions of images by a decoder that reads them (Liu et al. 2023, "Visual Instruction Tuning", section 4.2)."""
+"""Image captioning by a decoder that reads patches (Liu et al. 2023, "Visual Instruction Tuning", section 4.2)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -15,18 +15,18 @@ from ssljax.objectives.tokens import valid
 
 @dataclasses.dataclass(frozen=True)
 class Captioning(ImageObjective):
-    """Mean negative log-likelihood per token of the caption, in nats, given the image and the tokens before.
+    """Mean negative log-likelihood per token of the caption, in nats, given the image and the previous tokens.
 
-    The patches stand before the caption, which they predict the first token of. The first stage of the
-    paper, which trains only the two maps between image and decoder, is a setting: `optimizer.freeze`.
-
-    augment: of the images; by default none.
+    The patches precede the caption; the last patch predicts its first token. `optimizer.freeze` gives the first stage
+    of the paper, which trains only the two maps between image tower and decoder.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("image_text",)
     model_key: ClassVar[str | None] = None
 
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
+    augment: Any = schema.setting(
+        {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of the images; none by default"
+    )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         batch = self.prepare(batch)
@@ -60,7 +60,7 @@ class Captioning(ImageObjective):
         return self.model.flops(spec.max_len, image_shape=view_shape(self.augment, spec))
 
     def _captions(self, params: Params, inputs: Any, noise: Any) -> jax.Array:
-        """The states that predict each token of the caption, [B, T, D]."""
+        """The hidden states [B, T, D] that predict each token of the caption."""
         images, tokens = self.pixels(inputs["image"]), inputs["tokens"]
         return apply(self.model, params, images, tokens, noise=noise, method="captions")
 

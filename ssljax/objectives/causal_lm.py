@@ -1,4 +1,4 @@
-"""Causal language modelling: the next token from those before it (Radford et al. 2018, "GPT-1", eq. 1)."""
+"""Causal language modelling: each token is predicted from its predecessors (Radford et al. 2018, "GPT-1", eq. 1)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -16,8 +16,8 @@ from ssljax.objectives.tokens import TokenObjective, valid
 class CausalLM(TokenObjective):
     """Mean negative log-likelihood per predicted token, in nats.
 
-    In a row of T tokens the T - 1 that have a predecessor in the same segment are predicted. With
-    `data.overlap = 1` consecutive windows share a token, so that every token of a text is predicted once.
+    Every token with a predecessor in its segment is predicted: T - 1 of a row of T tokens with one segment. With
+    `data.overlap = 1` consecutive windows share a token, so every token of a text is predicted once.
     """
 
     attention: ClassVar[Any] = Causal()
@@ -45,7 +45,7 @@ class CausalLM(TokenObjective):
         return self.model.flops(tokens=spec.max_len, causal=True, predicted=spec.max_len - 1)
 
     def _scores(self, params: Params, hidden: jax.Array, inputs: Any) -> tuple[losses.TokenScores, jax.Array]:
-        """Scores and weights [B (T-1)] of the tokens that have a predecessor in their segment."""
+        """Scores [B (T-1)] of all tokens but the first, and weights: 1 if the predecessor is of the same segment."""
         weights = valid(inputs)[:, 1:]
         if "segment_ids" in inputs:
             weights = weights & (inputs["segment_ids"][:, 1:] == inputs["segment_ids"][:, :-1])

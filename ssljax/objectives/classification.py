@@ -1,4 +1,4 @@
-"""Supervised classification of images, spectrograms or tokens: the yardstick beside which the rest is judged."""
+"""Supervised classification of images, spectrograms or tokens: the baseline for the other objectives."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,20 +17,31 @@ from ssljax.objectives.images import ImageObjective, view_flops
 
 @dataclasses.dataclass(frozen=True)
 class Classification(ImageObjective):
-    """Cross-entropy on the pooled representation.
+    """Cross-entropy of a linear classifier on the pooled representation.
 
-    label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
-    mixup, cutmix: Beta parameter of the mixing share, 0 is off (Zhang et al. 2018; Yun et al. 2019); images only.
-    augment: of images; by default none.
-    mean, std: of spectrograms too, which are not scaled before.
+    Spectrograms are normalised with `mean` and `std` too; they are not scaled to [0, 1] first.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms")
 
-    label_smoothing: float = schema.setting(0.0, ge=0, lt=1)
-    mixup: float = schema.setting(0.0, ge=0)
-    cutmix: float = schema.setting(0.0, ge=0)
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
+    label_smoothing: float = schema.setting(
+        0.0, ge=0, lt=1, doc="share of the target distribution spread over all classes (Szegedy et al. 2016)"
+    )
+    mixup: float = schema.setting(
+        0.0,
+        ge=0,
+        doc="parameter alpha of the Beta(alpha, alpha) distribution of the mixing weight (Zhang et al. 2018); images "
+        "only; 0: no mixup",
+    )
+    cutmix: float = schema.setting(
+        0.0,
+        ge=0,
+        doc="parameter alpha of the Beta(alpha, alpha) distribution of the pasted area (Yun et al. 2019); images only; "
+        "0: no CutMix",
+    )
+    augment: Any = schema.setting(
+        {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of images; none by default"
+    )
 
     def validate(self) -> None:
         if self.mixup and self.cutmix:
@@ -61,9 +72,9 @@ class Classification(ImageObjective):
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         label = batch["label"]
-        known = (label >= 0) & (label < self.classes)
-        # As `losses.cross_entropy` of integers: zeros, which is what one_hot gives, would be a loss of 0.
-        target = jnp.where(known[:, None], jax.nn.one_hot(label, self.classes), jnp.nan)
+        in_range = (label >= 0) & (label < self.classes)
+        # NaN as in `losses.cross_entropy` of integer labels: the zeros of one_hot would give a loss of 0.
+        target = jnp.where(in_range[:, None], jax.nn.one_hot(label, self.classes), jnp.nan)
         if "image" not in batch:
             names = ("tokens", "segment_ids", "positions", "spectrogram")
             return {"target": target, **{k: batch[k] for k in names if k in batch}}

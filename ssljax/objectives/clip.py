@@ -1,4 +1,4 @@
-"""CLIP: an image and its caption find each other in the batch.
+"""CLIP: contrastive learning of images and their captions.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", figure 3.
 """
@@ -19,17 +19,20 @@ from ssljax.objectives.images import ImageObjective, uniformity, view_flops
 class CLIP(ImageObjective):
     """Symmetric cross-entropy over cosine similarities times a learned scale.
 
-    max_scale: largest scale (section 2.5: 100). The paper clips the parameter after each update; here its value is
-    clipped where it is used, with the gradient that a parameter at the bound has, so that it can come back.
-    augment: of the images; by default none.
+    The paper clips the parameter of the scale after each update. Here its value is clipped where it is used, with the
+    gradient of a parameter at the bound, so that it can come back.
     """
 
     coupled: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("pairs",)
     model_key: ClassVar[str | None] = None
 
-    max_scale: float = schema.setting(100.0, gt=0)
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
+    max_scale: float = schema.setting(
+        100.0, gt=0, doc="upper bound of the learned scale of the similarities (section 2.5: 100)"
+    )
+    augment: Any = schema.setting(
+        {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of the images; none by default"
+    )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         batch = self.prepare(batch)
@@ -70,5 +73,5 @@ class CLIP(ImageObjective):
 
 
 def clipped(scale: jax.Array, bound: float) -> jax.Array:
-    """min(scale, bound) > 0, with gradient beyond the bound: that of the logarithm of a scale which stands at it."""
+    """min(scale, bound) > 0; beyond the bound, the logarithm of the scale has the gradient of a scale at the bound."""
     return scale * jax.lax.stop_gradient(jnp.minimum(scale, bound) / scale)

@@ -23,9 +23,11 @@ from ssljax.objectives.teacher import ema, momentum
 class Head:
     """The projection head (section 3.1): three linear maps with GELU, a normalised bottleneck, prototypes."""
 
-    hidden: int = schema.setting(2048, gt=0)  # width of the first two maps
-    bottleneck: int = schema.setting(256, gt=0)  # width of the third map, whose result is L2-normalised
-    prototypes: int = schema.setting(65536, gt=0)  # outputs of the head, over which the softmax runs (K)
+    hidden: int = schema.setting(2048, gt=0, doc="output width of the first two linear maps")
+    bottleneck: int = schema.setting(
+        256, gt=0, doc="output width of the third linear map, whose output is L2-normalised"
+    )
+    prototypes: int = schema.setting(65536, gt=0, doc="outputs of the head, over which the softmax runs (K)")
 
     def module(self) -> DINOHead:
         return DINOHead(self.prototypes, self.hidden, self.bottleneck)
@@ -33,29 +35,39 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class DINO(ImageObjective):
-    """Cross-entropy between teacher (global crops) and student (all other crops), eq. 3.
+    """Cross-entropy between the teacher (global crops) and the student (all other crops), eq. 3.
 
-    student_temperature: of the student's softmax (tau_s of eq. 1).
-    teacher_temperature: rises linearly from `teacher_temperature_start` over the first `teacher_warmup` share of the
-    run. teacher_temperature_start: of the teacher's softmax at step 0. teacher_warmup: share of the run in which the
-    teacher's temperature rises; 0: it does not start lower. centering: decay of the running mean that is subtracted
-    from the teacher's logits (eq. 4); None removes it, which collapses the method. momentum: of the teacher, to 1 on a
-    half cosine.
-    augment: large and small crops, by default with the recipes of DINO's code.
-
-    The last layer is frozen at first (the paper: during the first epoch) only where `optimizer.freeze` says so.
+    The paper freezes the last layer during the first epoch: set `optimizer.freeze` for it.
     """
 
     total_dependent: ClassVar[bool] = True
 
-    student_temperature: float = schema.setting(0.1, gt=0)
-    teacher_temperature: float = schema.setting(0.07, gt=0)
-    teacher_temperature_start: float = schema.setting(0.04, gt=0)
-    teacher_warmup: float = schema.setting(0.3, ge=0, le=1)
-    centering: float | None = schema.setting(0.9, ge=0, lt=1)
-    momentum: float = schema.setting(0.996, ge=0, le=1)
-    augment: Any = schema.setting({"name": "multi_crop"}, registry=views.REGISTRY.only("multi_crop"))
-    head: Head = schema.setting(Head())
+    student_temperature: float = schema.setting(0.1, gt=0, doc="temperature of the student's softmax (tau_s of eq. 1)")
+    teacher_temperature: float = schema.setting(
+        0.07, gt=0, doc="temperature of the teacher's softmax (tau_t) after its warm-up"
+    )
+    teacher_temperature_start: float = schema.setting(
+        0.04, gt=0, doc="temperature of the teacher's softmax at step 0; it rises linearly during the warm-up"
+    )
+    teacher_warmup: float = schema.setting(
+        0.3, ge=0, le=1, doc="share of the run in which the teacher's temperature rises; 0: it is constant"
+    )
+    centering: float | None = schema.setting(
+        0.9,
+        ge=0,
+        lt=1,
+        doc="decay per step of the running mean that is subtracted from the teacher's logits (eq. 4); None: no "
+        "centring, which collapses the method",
+    )
+    momentum: float = schema.setting(
+        0.996, ge=0, le=1, doc="decay of the teacher's moving average at step 0; it rises to 1 on a half cosine"
+    )
+    augment: Any = schema.setting(
+        {"name": "multi_crop"},
+        registry=views.REGISTRY.only("multi_crop"),
+        doc="large and small crops, by default with the recipes of DINO's code",
+    )
+    head: Head = schema.setting(Head(), doc="projection head of student and teacher")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
@@ -94,7 +106,7 @@ class DINO(ImageObjective):
             {"dino": (1.0, jnp.sum(values * weights), weight)},
             {
                 "teacher_entropy": (jnp.sum(entropy * weights), weight),
-                "alignment": (jnp.sum(apart * weights), weight),  # of the logits of the first two (large) crops
+                "alignment": (jnp.sum(apart * weights), weight),  # logits of the first two (global) crops
             },
             sums={"center": jnp.sum(jnp.mean(teacher, 1) * weights[:, None], 0), "weight": weight},
         )
@@ -108,12 +120,12 @@ class DINO(ImageObjective):
         }
 
     def model_params(self, params: Params, extra: Any) -> Params:
-        return extra["teacher"]["encoder"]  # section 4: the teacher is what is evaluated
+        return extra["teacher"]["encoder"]  # section 4: the teacher is evaluated
 
     def flops(self, spec: Any) -> float:
         head = self.head.module().flops(self.model.width)
         views_flops = crop_flops(self.model, self.augment, spec, head)
-        # A backward pass costs twice a forward pass and the teacher has none: it is a third of a trained view.
+        # A backward pass costs two forward passes; the teacher has none, so its views cost a third of a trained view.
         return sum(views_flops.values()) + views_flops["global"] / 3
 
     def _project(self, params: Params, images: jax.Array, noise: Any) -> jax.Array:

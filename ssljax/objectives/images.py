@@ -1,4 +1,4 @@
-"""What objectives over images share: pixels in [0, 1] from the host, normalised where the encoder takes them."""
+"""Shared parts of objectives over images: pixels in [0, 1] from the host, normalised in front of the encoder."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,8 +20,15 @@ class ImageObjective(Objective):
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
 
-    mean: tuple[float, ...] = schema.setting((0.5,))  # subtracted from pixels in [0, 1]; one, or one a channel
-    std: tuple[float, ...] = schema.setting((0.25,), gt=0)  # pixels become (x - mean) / std; one, or one a channel
+    mean: tuple[float, ...] = schema.setting(
+        (0.5,), doc="mean of pixels in [0, 1], subtracted from them; one number, or one per channel"
+    )
+    std: tuple[float, ...] = schema.setting(
+        (0.25,),
+        gt=0,
+        doc="standard deviation of pixels in [0, 1], by which they are divided after the mean is subtracted; one "
+        "number, or one per channel",
+    )
 
     def check(self) -> None:
         if "image" not in self.spec.elements:
@@ -40,7 +47,7 @@ class ImageObjective(Objective):
         return {**batch, "image": views.to_float(batch["image"])}
 
     def pixels(self, images: jax.Array) -> jax.Array:
-        """Images in [0, 1] (after all augmentation) to what the encoder reads."""
+        """Normalises images in [0, 1], after all augmentation, for the encoder."""
         return views.normalize(images, self.mean, self.std)
 
     def encode_images(self, params: Params, images: jax.Array, noise: Noise | None) -> jax.Array:
@@ -59,39 +66,39 @@ def merge(views: jax.Array) -> jax.Array:
 
 
 def each_crop(inputs: Any, ctx: Ctx, encode: Callable[[jax.Array, Noise | None], jax.Array]) -> jax.Array:
-    """`encode` over the crops of each size, joined along the views: [B, V, ...] with the global crops first.
+    """Applies `encode` to the crops of each size and joins the results: [B, V, ...] with the global crops first.
 
     Every crop of every example draws its own noise.
     """
     crops = [inputs[name] for name in ("global", "local") if name in inputs]
-    total, seen, encoded = sum(c.shape[1] for c in crops), 0, []
+    total, offset, encoded = sum(c.shape[1] for c in crops), 0, []
     for views_BxV in crops:
-        encoded.append(encode(views_BxV, noise_of(ctx, views_BxV.shape[1], seen, total)))
-        seen += views_BxV.shape[1]
+        encoded.append(encode(views_BxV, noise_of(ctx, views_BxV.shape[1], offset, total)))
+        offset += views_BxV.shape[1]
     return jnp.concatenate(encoded, 1)
 
 
 def uniformity(z_BxD: jax.Array, rows: int = 256) -> jax.Array:
-    """`losses.uniformity` of the first `rows` examples of the batch, as a metric of a training step.
+    """`losses.uniformity` of the first `rows` examples of the batch: a metric of a training step.
 
-    All pairs of a large batch would be a B x B array in every step, for a number that is only looked at.
+    All pairs of a large batch would need a B x B array in every step, for a number that is only logged.
     """
     return losses.uniformity(z_BxD[:rows])
 
 
 def view_flops(model: Any, augment: Any, spec: Any, **options: Any) -> float:
-    """Forward FLOPs of one view that `augment` makes of an image, whose `size` may differ from the data's."""
+    """Forward FLOPs of one view of an image; `augment` sets its size, by default the size of the data."""
     return model.flops(image_shape=view_shape(augment, spec), **options)
 
 
 def view_shape(augment: Any, spec: Any) -> tuple[int, int, int]:
-    """[h, w, C] of a view."""
+    """The shape [h, w, C] of a view."""
     height, width, channels = spec.elements["image"]["shape"]
     return augment.size or height, augment.size or width, channels
 
 
 def crop_flops(model: Any, augment: Any, spec: Any, head: float) -> dict[str, float]:
-    """Forward FLOPs of the global and of the local crops of one image; `head`: of what follows for each."""
+    """Forward FLOPs of the global and of the local crops of one image; `head`: FLOPs per crop after the encoder."""
     *large, channels = view_shape(augment, spec)
     small = (augment.local_size or large[0] // 2, augment.local_size or large[1] // 2)
     return {

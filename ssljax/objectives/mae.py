@@ -1,4 +1,4 @@
-"""Masked autoencoder: the encoder sees a quarter of the patches, a light decoder restores the others.
+"""Masked autoencoder: the encoder reads a quarter of the patches; a light decoder reconstructs the others.
 
 He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners".
 """
@@ -19,24 +19,24 @@ from ssljax.objectives.images import ImageObjective, view_flops, view_shape
 
 @dataclasses.dataclass(frozen=True)
 class MAE(ImageObjective):
-    """Mean squared error of masked patches only, by default against patches normalised by their own mean and variance.
+    """Mean squared error of the reconstruction of masked patches."""
 
-    mask_ratio: share of the patches that is hidden. normalize_targets: section 4.1, "reconstruction target".
-    augment: before patches are hidden; by default none.
-    """
-
-    mask_ratio: float = schema.setting(0.75, gt=0, lt=1)
-    normalize_targets: bool = True
-    augment: Any = schema.setting({"name": "single"}, registry=views.REGISTRY.only("single"))
-    decoder: MAEDecoder = schema.setting(MAEDecoder())
+    mask_ratio: float = schema.setting(0.75, gt=0, lt=1, doc="share of the patches that is masked")
+    normalize_targets: bool = schema.setting(
+        True, doc="normalise each target patch by its own mean and variance (section 4.1, 'reconstruction target')"
+    )
+    augment: Any = schema.setting(
+        {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation before masking; none by default"
+    )
+    decoder: MAEDecoder = schema.setting(MAEDecoder(), doc="decoder over all patches, dropped after training")
 
     def check(self) -> None:
         super().check()
         if not hasattr(self.model, "grid"):
-            raise UserError("model.name: this model has no patches that could be hidden (fitting: vit)")
+            raise UserError("model.name: this model has no patches that could be masked (fitting: vit)")
         rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
         patches = rows * columns
-        hidden = round(patches * self.mask_ratio)  # as views.visible_patches counts
+        hidden = round(patches * self.mask_ratio)  # rounded as in views.visible_patches
         if not 0 < hidden < patches:
             raise UserError(
                 f"objective.mask_ratio: got {self.mask_ratio}, which hides {hidden} of {patches} patches "

@@ -1,4 +1,4 @@
-"""Masked language modelling: hidden tokens from those on both sides.
+"""Masked language modelling: masked tokens are predicted from both sides.
 
 Devlin, Chang, Lee, Toutanova 2019, "BERT", section 3.1 (masks drawn anew at each visit, as in RoBERTa).
 """
@@ -18,15 +18,13 @@ from ssljax.objectives.tokens import TokenObjective, valid
 
 @dataclasses.dataclass(frozen=True)
 class MLM(TokenObjective):
-    """Cross-entropy on the chosen tokens only, mean over tokens.
+    """Cross-entropy on the chosen tokens, mean over tokens."""
 
-    rate: share of the tokens that is chosen. mask_share, random_share: what becomes of a chosen token ([MASK], a
-    random token, itself for the rest).
-    """
-
-    rate: float = schema.setting(0.15, gt=0, lt=1)
-    mask_share: float = schema.setting(0.8, ge=0, le=1)
-    random_share: float = schema.setting(0.1, ge=0, le=1)
+    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of the tokens that is chosen for prediction")
+    mask_share: float = schema.setting(0.8, ge=0, le=1, doc="share of the chosen tokens that becomes the mask token")
+    random_share: float = schema.setting(
+        0.1, ge=0, le=1, doc="share of the chosen tokens that becomes a random token; the rest stays as it is"
+    )
 
     def validate(self) -> None:
         if self.mask_share + self.random_share > 1:
@@ -53,15 +51,15 @@ class MLM(TokenObjective):
             special_ids=special,
         )
         context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
-        # Where the chosen ones are [B, K], first in the order: only they are read out, so K is the largest count.
+        # Positions [B, K] of the chosen tokens in front; K is the largest possible count. Only they are read out.
         budget = views.mlm_budget(tokens.shape[1], self.rate)
-        where = jnp.argsort(~chosen, axis=1, stable=True)[:, :budget]
-        target, counted = (jnp.take_along_axis(x, where, 1) for x in (batch["tokens"], chosen))
-        return {"tokens": tokens, "where": where, "target": target, "counted": counted, **context}
+        chosen_at = jnp.argsort(~chosen, axis=1, stable=True)[:, :budget]
+        target, counted = (jnp.take_along_axis(x, chosen_at, 1) for x in (batch["tokens"], chosen))
+        return {"tokens": tokens, "chosen_at": chosen_at, "target": target, "counted": counted, **context}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         hidden_BxTxD = self.hidden(params, inputs, noise_of(ctx)).tokens
-        return jnp.take_along_axis(hidden_BxTxD, inputs["where"][..., None], axis=1)  # [B, K, D]
+        return jnp.take_along_axis(hidden_BxTxD, inputs["chosen_at"][..., None], axis=1)  # [B, K, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores = self.scores(params, outputs.reshape(-1, outputs.shape[-1]), inputs["target"].reshape(-1))
@@ -73,17 +71,17 @@ class MLM(TokenObjective):
         )
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): each token predicted with it alone hidden.
+        """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): the sum over tokens, each predicted with it alone masked.
 
-        Not a likelihood of the sequence: not comparable with that of a causal model.
+        It is no likelihood of the sequence, so it cannot be compared with a causal model's.
         """
         length = batch["tokens"].shape[1]
         special = jnp.array(sorted(self.spec.special_ids.values()), batch["tokens"].dtype)
         counted = valid(batch) & ~jnp.isin(batch["tokens"], special)
 
         def one(position: jax.Array) -> jax.Array:
-            here = jnp.arange(length) == position
-            hidden = self.hidden(params, {**batch, "tokens": jnp.where(here, self.mask_id, batch["tokens"])}, None)
+            masked = jnp.where(jnp.arange(length) == position, self.mask_id, batch["tokens"])
+            hidden = self.hidden(params, {**batch, "tokens": masked}, None)
             scores = self.scores(params, hidden.tokens[:, position], batch["tokens"][:, position])
             return -scores.nll * counted[:, position]
 

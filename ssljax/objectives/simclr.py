@@ -18,18 +18,20 @@ from ssljax.objectives.projector import Projector
 
 @dataclasses.dataclass(frozen=True)
 class SimCLR(ImageObjective):
-    """NT-Xent (eq. 1) on projections; the projector is dropped after training.
-
-    temperature: tau of eq. 1. block: columns of the similarity matrix held at once; None holds all of it.
-    augment: the two views, by default with the operations of appendix A.
-    """
+    """NT-Xent (eq. 1) on projections; the projector is dropped after training."""
 
     coupled: ClassVar[bool] = True
 
-    temperature: float = schema.setting(0.1, gt=0)
-    block: int | None = schema.setting(None, gt=0, free=True)
-    augment: Any = schema.setting({"name": "two_views"}, registry=views.REGISTRY.only("two_views"))
-    projector: Projector = schema.setting(Projector())
+    temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau of eq. 1)")
+    block: int | None = schema.setting(
+        None, gt=0, free=True, doc="columns of the similarity matrix in memory at once; None: all of them"
+    )
+    augment: Any = schema.setting(
+        {"name": "two_views"},
+        registry=views.REGISTRY.only("two_views"),
+        doc="augmentation of the two views, by default with the operations of appendix A",
+    )
+    projector: Projector = schema.setting(Projector(), doc="network between the encoder and the loss")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         images = self.prepare(batch)["image"]

@@ -1,4 +1,4 @@
-"""Denoising by an encoder-decoder: spans are hidden behind sentinels, and written out.
+"""Span corruption: an encoder-decoder restores spans of tokens that sentinels replace.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 3.3.4.
 """
@@ -21,15 +21,14 @@ from ssljax.objectives.tokens import valid
 class SpanCorruption(Objective):
     """Cross-entropy on the target, mean over its tokens.
 
-    rate: share of the tokens that is hidden. mean_span: tokens of a hidden span. The sentinels are the last ids of the
-    model's vocabulary, so `model.vocab_size` must leave room for them above the data's. Packed texts of a row count as
-    one.
+    The sentinels are the last ids of the model's vocabulary, so `model.vocab_size` must exceed the vocabulary of the
+    data by their number. A row of packed texts is corrupted as one text.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("sequences",)
 
-    rate: float = schema.setting(0.15, gt=0, lt=1)
-    mean_span: float = schema.setting(3.0, ge=1)
+    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of the tokens that is replaced by sentinels")
+    mean_span: float = schema.setting(3.0, ge=1, doc="mean length of a replaced span, in tokens")
 
     def check(self) -> None:
         spans = int(views.span_counts(self.spec.max_len, self.rate, self.mean_span)[1]) + 1
@@ -55,12 +54,12 @@ class SpanCorruption(Objective):
         return made._asdict()
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        noise, seen = noise_of(ctx), Keys(inputs["valid"])
+        noise, not_padding = noise_of(ctx), Keys(inputs["valid"])
         ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
-        read = {"mask": seen, "noise": ends[0], "method": "encode"}
+        read = {"mask": not_padding, "noise": ends[0], "method": "encode"}
         memory = apply(self.model, params["encoder"], inputs["tokens"], **read).tokens
         before = jnp.pad(inputs["target"], ((0, 0), (1, 0)))[:, :-1]  # the decoder begins with id 0
-        write = {"mask": Causal(), "memory_mask": seen, "noise": ends[1], "method": "decode"}
+        write = {"mask": Causal(), "memory_mask": not_padding, "noise": ends[1], "method": "decode"}
         return apply(self.model, params["encoder"], before, memory, **write).tokens  # [B, U, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:

@@ -1,4 +1,4 @@
-"""SwAV: the cluster assignment of one crop is predicted from the others, with assignments balanced over the batch.
+"""SwAV: the cluster assignment of one crop is predicted from the other crops; assignments are balanced over the batch.
 
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
 Assignments".
@@ -34,25 +34,34 @@ CROPS = {
 class SwAV(ImageObjective):
     """Swapped prediction (eq. 2) of Sinkhorn assignments (eq. 3-5).
 
-    prototypes: number of clusters (K). temperature: of the predicted assignments (tau of eq. 2).
-    epsilon: smoothing of the target assignments (eq. 3); small is close to hard ones.
-    sinkhorn_iterations: 0 removes the balancing (plain softmax assignments), which collapses the method.
-    queue: earlier projections that join the batch in the balancing (section 4.1, "small batches"); 0 is off. It is
-    used as soon as it is full, where the paper waits for epoch 15.
-    augment: large and small crops, by default with the recipe of the paper: SimCLR's operations on all of them.
-
-    The prototypes are frozen at first only where `optimizer.freeze` says so.
+    The paper freezes the prototypes during the first epoch: set `optimizer.freeze` for it.
     """
 
     coupled: ClassVar[bool] = True
 
-    prototypes: int = schema.setting(3000, gt=0)
-    temperature: float = schema.setting(0.1, gt=0)
-    epsilon: float = schema.setting(0.05, gt=0)
-    sinkhorn_iterations: int = schema.setting(3, ge=0)
-    queue: int = schema.setting(0, ge=0)
-    augment: Any = schema.setting(CROPS, registry=views.REGISTRY.only("multi_crop"))
-    projector: Projector = schema.setting(Projector())
+    prototypes: int = schema.setting(3000, gt=0, doc="number of clusters (K)")
+    temperature: float = schema.setting(0.1, gt=0, doc="temperature of the predicted assignments (tau of eq. 2)")
+    epsilon: float = schema.setting(
+        0.05, gt=0, doc="weight of the entropy in the target assignments (eq. 3); small values give almost hard ones"
+    )
+    sinkhorn_iterations: int = schema.setting(
+        3,
+        ge=0,
+        doc="iterations that balance the assignments; 0: softmax assignments without balance, which collapses the "
+        "method",
+    )
+    queue: int = schema.setting(
+        0,
+        ge=0,
+        doc="number of earlier projections that join the batch in the balancing (section 4.1, 'small batches'); it is "
+        "used as soon as it is full (the paper: from epoch 15 on); 0: no queue",
+    )
+    augment: Any = schema.setting(
+        CROPS,
+        registry=views.REGISTRY.only("multi_crop"),
+        doc="large and small crops, by default with the recipe of the paper: SimCLR's operations on all of them",
+    )
+    projector: Projector = schema.setting(Projector(), doc="network between the encoder and the prototypes")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, projector_key, prototype_key = jax.random.split(key, 3)
@@ -112,7 +121,7 @@ class SwAV(ImageObjective):
         return Prototypes(self.prototypes)
 
     def _assign(self, scores_BxK: jax.Array, extra: Any, crop: int, score: Any) -> jax.Array:
-        """Assignments [B, K] of one global crop, balanced over the batch and, once it is full, the queue."""
+        """Assignments [B, K] of one global crop, balanced over the batch and, once the queue is full, the queue."""
         scores_BxK = jax.lax.stop_gradient(scores_BxK)
         if not self.sinkhorn_iterations:
             return jax.nn.softmax(scores_BxK / self.epsilon, -1)

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 
 
 def momentum(base: float, step: jax.Array, steps: int | None) -> jax.Array:
-    """From `base` to 1 on a half cosine over the run (Grill et al. 2020, section 3.2); constant without a length."""
+    """Momentum that rises from `base` to 1 on a half cosine over the run (Grill et al. 2020, section 3.2).
+
+    It stays `base` if the length of the run (`steps`) is None.
+    """
     if not steps:
         return jnp.float32(base)
     return 1 - (1 - base) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2

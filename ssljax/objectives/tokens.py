@@ -1,4 +1,4 @@
-"""What objectives over token sequences share: running the model and its read-out."""
+"""Shared parts of objectives over token sequences: the model and its read-out."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from ssljax.objectives.base import Batch, Objective, Params, Variables, apply
 
 @dataclasses.dataclass(frozen=True)
 class TokenObjective(Objective):
-    """An objective whose model reads tokens [B, T]; `attention` is the pattern that it asks the transformer for."""
+    """An objective whose model reads tokens [B, T] under the attention mask `attention`."""
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     attention: ClassVar[Any] = Full()
@@ -24,7 +24,7 @@ class TokenObjective(Objective):
         return Variables({"encoder": encoder}, {})
 
     def hidden(self, params: Params, inputs: Any, noise: Noise | None) -> Any:
-        """The model's `Encoded` of inputs["tokens"], with segments and positions where the data has them."""
+        """The model's `Encoded` of inputs["tokens"], with segments and positions if the data has them."""
         return apply(
             self.model,
             params["encoder"],
@@ -36,7 +36,7 @@ class TokenObjective(Objective):
         )
 
     def scores(self, params: Params, hidden: jax.Array, labels: jax.Array) -> losses.TokenScores:
-        """What the read-out of states [N, D] says about labels int [N]; the logits [N, V] are never held."""
+        """Scores of labels int [N] under the read-out of states [N, D]; the logits [N, V] are never materialised."""
         hidden, kernel, bias, cap = apply(self.model, params["encoder"], hidden, method="readout")
         return losses.linear_nll(hidden, kernel, bias, labels, cap=cap)
 
@@ -46,5 +46,5 @@ class TokenObjective(Objective):
 
 
 def valid(inputs: Any) -> jax.Array:
-    """bool [B, T]: which positions hold text (segment 0 is padding)."""
+    """bool [B, T]: True where a position holds text (segment 0 is padding)."""
     return inputs["segment_ids"] > 0 if "segment_ids" in inputs else jnp.ones(inputs["tokens"].shape, bool)

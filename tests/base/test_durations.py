@@ -57,12 +57,12 @@ def test_a_share_is_at_most_the_whole():
     "value, what",
     [
         ("5 epochs", "the size of the dataset"),
-        ("5 tokens", "the number of tokens an example"),
+        ("5 tokens", "the number of tokens per example"),
         ("5%", "the total number of steps"),
     ],
 )
 def test_unknown_sizes(value, what):
-    with pytest.raises(UserError, match=rf"^steps: got '{value}', but {what} is not known here; give it in steps"):
+    with pytest.raises(UserError, match=rf"^steps: got '{value}', but {what} is unknown; give it in steps"):
         durations.steps(value, RunLengths(batch_size=8), "steps")
 
 

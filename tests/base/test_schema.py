@@ -233,3 +233,73 @@ def test_fields_of_a_family_come_with_a_group_that_is_a_default():
         inner: Inner = setting(Inner(width=2, fixed=True))
 
     assert schema.build(Outer, {"inner": {"width": 3}}, "").inner == Inner(3, True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lamp:
+    hours: int = setting(doc="expected life, in hours")
+    watts: float = setting(5.0, gt=0, doc="electric power, in watts; 0 is refused")
+    colour: Literal["warm", "cold"] = setting("warm", doc="tone of the light")
+    label: str = "x"
+    shade: Inner = setting(Inner(), doc="the part that dims it")
+    history: tuple[Inner, ...] = setting((), doc="shades of the past")
+    outline: Any = setting({"name": "disc"}, registry=SHAPES, doc="form of the shade")
+    marks: dict[str, Any] = setting({}, each=SHAPES, doc="forms that are drawn, by name")
+    serial: int = fixed(1, doc="number of the series")
+
+
+@dataclasses.dataclass(frozen=True)
+class Torch(Lamp):
+    """Changes defaults only."""
+
+    watts: float = setting(1.0, gt=0)
+    colour: Literal["warm", "cold"] = "cold"
+    hours: int = setting(9, doc="hours of one charge")
+
+
+def test_the_meaning_of_a_key_is_inherited_until_it_is_given_anew():
+    assert schema.key_doc(Torch, "watts") == "electric power, in watts; 0 is refused"
+    assert schema.key_doc(Torch, "colour") == "tone of the light"
+    assert schema.key_doc(Torch, "hours") == "hours of one charge"
+    assert schema.key_doc(Lamp, "hours") == "expected life, in hours"
+    assert schema.key_doc(Torch, "label") == "" and schema.key_doc(Torch, "no such key") == ""
+
+
+def test_the_groups_of_a_key():
+    assert schema.groups(Torch, "watts") == {}
+    assert schema.groups(Torch, "shade") == schema.groups(Torch, "history") == {"": Inner}
+    assert schema.groups(Outer, "extra") == {"": Inner}
+    assert schema.groups(Torch, "outline") == schema.groups(Torch, "marks") == {"box": Box, "disc": Disc}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"watts": 0}, "lamp.watts: got 0.0, must be > 0 [watts: electric power, in watts]"),
+        ({"watts": "x"}, "lamp.watts: got 'x' (str), must be a number [watts: electric power, in watts]"),
+        ({"colour": "hot"}, "lamp.colour: got 'hot' (allowed: 'warm', 'cold') [colour: tone of the light]"),
+        ({"hour": 3}, "lamp.hour: unknown key; did you mean 'hours'? (allowed: hours, watts, colour, label, shade, "),
+        ({"label": 3}, "lamp.label: got 3 (int), must be a text"),
+        ({"shade": {"rate": "x"}}, "lamp.shade.rate: got 'x' (str), must be a number"),
+        ({"outline": 3}, "lamp.outline: got 3, must be a group of keys with a name (box, disc) [outline: form of the "),
+    ],
+)
+def test_errors_say_what_the_key_sets(values, message):
+    with pytest.raises(UserError) as caught:
+        schema.build(Torch, values, "lamp")
+    text = str(caught.value)
+    assert text.startswith(message) and "\n" not in text
+    assert text.endswith("]") == ("[" in message or "hour" in values), "once, and only where it is known"
+    assert text.count("[") <= 1
+
+
+def test_missing_and_misspelt_keys_say_what_they_set():
+    with pytest.raises(UserError, match=r"^hours: missing; an integer is required \[hours: expected life, in hours\]$"):
+        schema.build(Lamp, {}, "")
+    with pytest.raises(UserError, match=r"did you mean 'hours'\? .* \[hours: hours of one charge\]$"):
+        schema.build(Torch, {"hour": 3}, "")
+
+
+def test_an_error_inside_a_group_of_a_list_names_its_key():
+    with pytest.raises(UserError, match=r"^lamp\.history\[1\]\.rate: got 3\.0, must be < 1$"):
+        schema.build(Torch, {"history": [{"rate": 0.5}, {"rate": 3.0}]}, "lamp")

@@ -181,7 +181,7 @@ ROUNDED = {
 
 @functools.cache
 def counted(model, preset):
-    return presets.counted(model, preset).parameters
+    return presets.count_preset(model, preset).parameters
 
 
 @pytest.mark.parametrize(("model", "preset"), EXACT)
@@ -212,12 +212,13 @@ def test_gpt3_is_its_formula():
         assert counted("gpt3", size) == (50_257 + 2048) * width + depth * block + 2 * width
 
 
-def test_every_preset_is_counted_or_says_why_not():
-    assert {model for model, _ in presets.names()} == set(models.REGISTRY)
+def test_every_preset_is_counted_or_has_a_reason():
+    assert {model for model, _ in presets.preset_names()} == set(models.REGISTRY)
     small = {"micro", "pico", "nano"}  # of our own
-    for model, preset in presets.names():
-        reason = presets.uncountable(presets.published(models.REGISTRY.get(model), preset)) if preset else "no presets"
+    for model, preset in presets.preset_names():
+        cls = models.REGISTRY.get(model)
+        reason = presets.uncountable_reason(presets.published_config(cls, preset)) if preset else "no presets"
         tested = (model, preset) in EXACT.keys() | ROUNDED.keys()
         assert reason or tested or preset in small, f"{model} {preset}: published, untested"
-    assert presets.counted("bert", "tiny").reason == "vocab_size, max_len: of the data"
-    assert presets.counted("vit", "pico").parameters is None
+    assert presets.count_preset("bert", "tiny").reason == "vocab_size, max_len: of the data"
+    assert presets.count_preset("vit", "pico").parameters is None

@@ -114,6 +114,6 @@ def test_what_does_not_fit_is_named():
         models.create({"name": "resnet", "preset": None}, Spec)
     with pytest.raises(UserError, match=r"model.groups: 5 does not divide the 8 channels"):
         models.create({**SMALL, "groups": 5}, Spec)
-    with pytest.raises(UserError, match=r"model.name: this model has no patches that could be hidden"):
+    with pytest.raises(UserError, match=r"model.name: this model has no patches that could be masked"):
         groups = tiny.config("mae")
         objectives.create({**groups, "model": SMALL}, tiny.SPEC)

@@ -1,0 +1,94 @@
+"""The reference of configuration keys, made from the dataclasses: `ssljax list keys [GROUP]` prints it."""
+
+import dataclasses
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_type_hints
+
+from ssljax.base import schema
+from ssljax.base.errors import UserError, nearest
+from ssljax.config import RunConfig
+
+_WIDTH = 100
+
+
+def describe_keys(path: str = "") -> Iterator[str]:
+    """Yields the lines that describe a group of keys, the entries of a group chosen by name, or one key.
+
+    Args:
+        path: dotted path of a key; the name follows a group that is chosen by name, as in
+            "objective.simclr.projector". "" describes the run.
+
+    Raises:
+        UserError: there is no such key or name.
+    """
+    cls: type = RunConfig
+    done: list[str] = []
+    words = path.split(".") if path else []
+    while words:
+        key = words.pop(0)
+        _check(key, schema.keys(cls), "key", done)
+        options = schema.groups(cls, key)
+        if not options and words:
+            raise UserError(f"{'.'.join([*done, key])}: is not a group, so it has no key {words[0]!r}")
+        if not options or (len(options) > 1 and not words):
+            yield from _entries(cls, key, [*done, key], options) if options else _key(cls, key)
+            return
+        done.append(key)
+        if len(options) > 1:
+            _check(words[0], options, "name", done)
+        elif words[:1] != list(options):  # a group of one class needs no name
+            words.insert(0, next(iter(options)))
+        name = words.pop(0)
+        cls = options[name]
+        done += [name] if name else []
+    yield from _group(cls, ".".join(done) or "a run")
+
+
+def _check(word: str, allowed: Iterable[str], kind: str, done: list[str]) -> None:
+    if word not in allowed:
+        position = ".".join([*done, word])
+        raise UserError(f"{position}: unknown {kind}{nearest(word, allowed)} (allowed: {', '.join(allowed)})")
+
+
+def _group(cls: type, title: str) -> Iterator[str]:
+    yield f"{title}: {_summary(cls)}"
+    for key in schema.keys(cls):
+        yield ""
+        yield from _key(cls, key)
+
+
+def _entries(cls: type, key: str, position: list[str], options: Mapping[str, type]) -> Iterator[str]:
+    yield from _key(cls, key)
+    yield ""
+    for name, option in options.items():
+        yield from textwrap.wrap(f"{name:18} {_summary(option)}", _WIDTH, subsequent_indent=" " * 19)
+    yield ""
+    yield f"`ssljax list keys {'.'.join(position)}.NAME` lists the keys of one of them."
+
+
+def _key(cls: type, key: str) -> Iterator[str]:
+    """The default, type, range and kind of a key on one line, its meaning below."""
+    field = schema.keys(cls)[key]
+    default = schema.default_of(field)
+    state = "(required)" if default is dataclasses.MISSING else f"= {_plain(default)}"
+    hint = "a group chosen by name" if field.metadata.get("registry") else schema.describe(get_type_hints(cls)[key])
+    bounds = [f"{sign} {bound}" for sign, bound in field.metadata.get("bounds", {}).items()]
+    kind = ["may change at a restart"] if field.metadata.get("free") else []
+    yield f"{key} {state}  [{', '.join([hint, *bounds, *kind])}]"
+    yield from textwrap.wrap(
+        schema.key_doc(cls, key), _WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+    )
+
+
+def _plain(default: Any) -> str:
+    if dataclasses.is_dataclass(default):
+        return "its defaults"
+    if isinstance(default, Mapping) and "name" in default:
+        return default["name"]
+    return repr(default)
+
+
+def _summary(cls: type) -> str:
+    """The first paragraph of a class's docstring."""
+    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())

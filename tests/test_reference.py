@@ -1,0 +1,158 @@
+"""Every configuration key has a meaning, and `ssljax list keys` finds and prints it."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from ssljax import evals, models, objectives, views
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.config import RunConfig
+from ssljax.layers.positions import SCALINGS
+from ssljax.reference import describe_keys
+from ssljax.train import optimizers, schedules
+
+REGISTRIES = [models.REGISTRY, objectives.REGISTRY, optimizers.REGISTRY, schedules.REGISTRY, evals.REGISTRY]
+REGISTRIES += [views.REGISTRY, SCALINGS]
+# Packages whose keys have no `doc` yet.
+PENDING = (
+    "ssljax.layers",
+    "ssljax.train.optimizers",
+    "ssljax.train.schedules",
+    "ssljax.data",
+    "ssljax.views",
+    "ssljax.evals",
+)
+
+
+def groups():
+    """All configuration classes: of the run, of the registries, and nested ones."""
+    found = [RunConfig, *(registry.get(name) for registry in REGISTRIES for name in registry)]
+    for cls in found:
+        assert dataclasses.is_dataclass(cls), cls
+        inner = [group for key in schema.keys(cls) for group in schema.groups(cls, key).values()]
+        found += [group for group in dict.fromkeys(inner) if group not in found]
+    return found
+
+
+def declaring_module(cls, key):
+    """The module of the class that introduces a key."""
+    return next(c.__module__ for c in reversed(cls.__mro__) if key in inspect.get_annotations(c))
+
+
+def undocumented(classes):
+    return {
+        f"{declaring_module(cls, key)}: {cls.__name__}.{key}"
+        for cls in classes
+        for key in schema.keys(cls)
+        if not schema.key_doc(cls, key).strip()
+    }
+
+
+def test_every_key_has_a_meaning():
+    missing = sorted(key for key in undocumented(groups()) if not key.startswith(PENDING))
+    assert not missing, "\n".join(missing)
+
+
+def test_nested_and_registered_groups_are_found():
+    names = {cls.__name__ for cls in groups()}
+    assert {"RunConfig", "MeshConfig", "Best", "Projector", "MAEDecoder", "MixturePart", "TextConfig", "Knn"} <= names
+    assert {"ExpertsConfig", "Llama3", "InitFrom", "ContrastiveAugment", "AdamW"} <= names
+
+
+def test_a_key_without_meaning_is_noticed():
+    @dataclasses.dataclass(frozen=True)
+    class Plain:
+        size: int = 3
+        width: int = schema.setting(3, doc=" ")
+
+    @dataclasses.dataclass(frozen=True)
+    class Documented(Plain):
+        size: int = schema.setting(4, doc="size of it")
+
+    assert undocumented([Plain]) == {f"{__name__}: Plain.size", f"{__name__}: Plain.width"}
+    assert undocumented([Documented]) == {f"{__name__}: Documented.width"}
+
+
+def test_meanings_are_phrases_whose_gist_fits_in_an_error():
+    for cls in groups():
+        for key in schema.keys(cls):
+            doc = schema.key_doc(cls, key)
+            assert doc == " ".join(doc.split()) and not doc.endswith("."), (cls, key, doc)
+            assert len(doc.partition("; ")[0]) <= 130, (cls, key, doc)
+
+
+def lines(path):
+    return "\n".join(describe_keys(path))
+
+
+def test_a_group_with_types_defaults_and_meanings():
+    text = lines("objective.simclr")
+    assert text.startswith("objective.simclr: NT-Xent (eq. 1) on projections")
+    assert (
+        "\ntemperature = 0.1  [a number, > 0]\n    temperature of the softmax over similarities (tau of eq. 1)\n"
+        in text
+    )
+    assert "\nblock = None  [an integer or None, > 0, may change at a restart]\n" in text
+    assert "\naugment = two_views  [a group chosen by name]\n" in text and "\nprojector = its defaults  [" in text
+    assert "batch_size (required)  [an integer, > 0]\n" in lines("")
+
+
+@pytest.mark.parametrize(
+    ("path", "start"),
+    [
+        ("", "a run: "),
+        ("seed", "seed = 0  [an integer, >= 0, < 2147483648]\n    random seed"),
+        ("objective.simclr.temperature", "temperature = 0.1  [a number, > 0]"),
+        ("objective.simclr.projector", "objective.simclr.projector: "),
+        ("objective.simclr.projector.hidden", "hidden = 2048  ["),
+        ("objective.simclr.augment", "objective.simclr.augment.two_views: "),
+        ("objective.simclr.augment.two_views.size", "size = None  ["),
+        ("model.clip.text.depth", "depth = None  [an integer or None, >= 1]\n    number of blocks"),
+        ("data.mixture.weight", "weight = 1.0  ["),
+        ("evals.knn.k", "k = 20  ["),
+        ("init_from.path", "path (required)  [a text]"),
+    ],
+)
+def test_paths(path, start):
+    assert lines(path).startswith(start)
+
+
+def test_the_names_of_a_group_are_listed():
+    text = lines("objective")
+    assert text.startswith("objective (required)  [a group chosen by name]\n    the training objective\n\n")
+    assert all(f"\n{name:18} " in text for name in objectives.REGISTRY)
+    assert text.endswith("`ssljax list keys objective.NAME` lists the keys of one of them.")
+    assert "\nknn  " in lines("evals")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("objektive", "objektive: unknown key; did you mean 'objective'? (allowed: model, objective, data,"),
+        ("objective.simclrr", "objective.simclrr: unknown name; did you mean 'simclr'? (allowed: captioning,"),
+        ("objective.simclr.temp", "objective.simclr.temp: unknown key"),
+        ("seed.more", "seed: is not a group, so it has no key 'more'"),
+        ("objective.simclr.augment.size.more", "objective.simclr.augment.two_views.size: is not a group"),
+    ],
+)
+def test_mistakes(path, message):
+    with pytest.raises(UserError) as caught:
+        lines(path)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_every_group_of_a_run_can_be_listed():
+    paths: dict[type, str] = {RunConfig: ""}  # one path of each class
+    found = [RunConfig]
+    for cls in found:
+        for key in schema.keys(cls):
+            for name, group in schema.groups(cls, key).items():
+                if group not in paths:
+                    paths[group] = ".".join(filter(None, [paths[cls], key, name]))
+                    found.append(group)
+    assert len(paths) > 80
+    for cls, path in paths.items():
+        text = lines(path)
+        assert all(f"\n{key} " in text for key in schema.keys(cls)), path
