@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, PartitionSpec
 
 from ssljax.losses import nt_xent, nt_xent_ring
@@ -39,7 +40,7 @@ def test_blocks(problem, block):
 
 def test_blocks_store_no_similarity_matrix(problem):
     def largest(jaxpr) -> int:
-        inner = [largest(sub) for e in jaxpr.eqns for sub in jax.core.jaxprs_in_params(e.params)]
+        inner = [largest(sub) for e in jaxpr.eqns for sub in jaxprs_in_params(e.params)]
         return max([v.aval.size for e in jaxpr.eqns for v in e.outvars] + inner, default=0)
 
     def size(block):

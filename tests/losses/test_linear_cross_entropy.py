@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ssljax.losses import cross_entropy, linear_cross_entropy, linear_nll
@@ -24,7 +25,7 @@ def largest_array(jaxpr) -> int:
     sizes = [0]
     for equation in jaxpr.eqns:
         sizes += [v.aval.size for v in equation.outvars]
-        sizes += [largest_array(sub) for sub in jax.core.jaxprs_in_params(equation.params)]
+        sizes += [largest_array(sub) for sub in jaxprs_in_params(equation.params)]
     return max(sizes)
 
 
