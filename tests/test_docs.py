@@ -1,10 +1,11 @@
-"""The documentation is true: tables are those of the code, links lead somewhere, commands and examples run."""
+"""The documentation is true: tables equal the code, links lead somewhere, commands and examples run."""
 
 import importlib.util
 import json
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 import types
 
@@ -19,26 +20,36 @@ from ssljax.parallel.rules import RULES
 from ssljax.train.metrics import PEAK_FLOPS
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
 MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # a tree in which nothing was run yet lacks them
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def config_page():
-    spec = importlib.util.spec_from_file_location("make_config_page", ROOT / "docs/make_config_page.py")
+def script(path):
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def config_page():
+    return script("docs/make_config_page.py")
 
 
 def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def shell_lines(page):
+    """Commands in the shell blocks of a page, those joined by && apart."""
+    return [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
+
+
 def commands(page):
     """The words of every `ssljax ...` in the shell blocks of a page, settings of the environment left out."""
-    lines = [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
-    found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in lines]
+    found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in shell_lines(page)]
     return [shlex.split(match[1]) for match in found if match]
 
 
@@ -94,7 +105,7 @@ def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
     monkeypatch.setattr(export, "export", lambda *args: model)
     if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
         examples(tmp_path, monkeypatch)
-    with_commands = ("README.md", "config.md", "evaluation.md", "extending.md", "generation.md")
+    with_commands = ("README.md", "CONTRIBUTING.md", "config.md", "evaluation.md", "extending.md", "generation.md")
     assert commands(page) or page.name not in with_commands
     for words in commands(page):
         if words[1] == "train":
@@ -102,6 +113,30 @@ def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
             if here.startswith("my_package"):
                 words[words.index("--config") + 1] = str(tmp_path / here)
         assert cli.main(words[1:]) == 0, words
+
+
+FOR_CONTRIBUTORS = [line for line in shell_lines(CONTRIBUTING) if not line.startswith("ssljax ")]
+
+
+@pytest.mark.parametrize("line", FOR_CONTRIBUTORS)
+def test_commands_for_contributors(line, monkeypatch, tmp_path):
+    """CI runs the command as it stands; of `pytest` the tests are collected; makers of pages change nothing."""
+    if line in (ROOT / ".ci/run").read_text().splitlines():
+        return
+    words = shlex.split(line)
+    if words[0] == "pytest":
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "--collect-only", "-q"]
+        done = subprocess.run([*command, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "::test_" in done.stdout, done.stdout + done.stderr
+        return
+    assert words[0] == "python" and words[1].startswith("docs/"), f"no test runs {line!r}"
+    maker = script(words[1])
+    page, copy = maker.PAGE, tmp_path / maker.PAGE.name
+    copy.write_text(page.read_text())
+    monkeypatch.setattr(maker, "PAGE", copy)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    assert maker.main() == 0
+    assert copy.read_text() == page.read_text(), f"stale: run {line}"
 
 
 def test_every_objective_has_a_section_with_its_config():

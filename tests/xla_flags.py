@@ -9,7 +9,7 @@ START_XLA = "from jaxlib import xla_client; xla_client.make_cpu_client()"  # a t
 
 
 def known_flags(flags: Sequence[str]) -> list[str]:
-    """Those of `flags` with which the installed XLA starts.
+    """Returns the flags with which the installed XLA starts.
 
     Each trial is a process of its own, since XLA reads its flags once and aborts on an unknown one. The names cannot
     be looked up in the shared library: it also holds the names of options that were removed.

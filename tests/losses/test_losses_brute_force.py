@@ -273,7 +273,7 @@ CASES = [
 ELSEWHERE = {
     "TokenScores": "a container",
     "linear_nll": "the loop inside linear_cross_entropy; test_linear_cross_entropy.py",
-    "nt_xent_ring": "test_contrastive_forms.py",
+    "nt_xent_ring": "test_contrastive.py",
 }
 WEIGHTED = [case for case in CASES if case.name != "entropy"]
 WEIGHTS = np.array([1.0, 0.0, 0.5, 2.0, 0.0])
