@@ -22,7 +22,7 @@ from ssljax.train.metrics import PEAK_FLOPS
 ROOT = pathlib.Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
-MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # a tree in which nothing was run yet lacks them
+MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # missing before the first run
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -43,23 +43,23 @@ def blocks(page, language):
 
 
 def shell_lines(page):
-    """Commands in the shell blocks of a page, those joined by && apart."""
+    """Commands in the shell blocks of a page; commands joined by && are separate."""
     return [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
 
 
 def commands(page):
-    """The words of every `ssljax ...` in the shell blocks of a page, settings of the environment left out."""
+    """Words of each `ssljax ...` command in the shell blocks of a page, without environment variables."""
     found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in shell_lines(page)]
     return [shlex.split(match[1]) for match in found if match]
 
 
-def test_the_tables_of_keys_are_those_of_the_code():
+def test_tables_of_keys_equal_the_code():
     module = config_page()
     text = module.PAGE.read_text()
     assert module.page(text) == text, "stale: run python docs/make_config_page.py"
 
 
-def test_a_stale_page_would_be_noticed():
+def test_a_stale_page_is_noticed():
     module = config_page()
     text = module.PAGE.read_text()
     assert "| `temperature` | number, > 0 | `0.1` |" in text
@@ -85,7 +85,7 @@ def test_links_lead_somewhere(page):
 
 
 @pages
-def test_files_that_are_named_exist(page):
+def test_named_files_exist(page):
     named = re.findall(r"`((?:configs|docs|tests|benchmarks|ssljax)/[\w./]+\.\w+)`", page.read_text())
     named += re.findall(r"\b((?:configs|tests|benchmarks)/[\w/]+\.py)", page.read_text())
     for name in named:
@@ -93,7 +93,7 @@ def test_files_that_are_named_exist(page):
 
 
 @pages
-def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
+def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
     monkeypatch.setattr(run, "train", lambda *args: None)
@@ -120,7 +120,7 @@ FOR_CONTRIBUTORS = [line for line in shell_lines(CONTRIBUTING) if not line.start
 
 @pytest.mark.parametrize("line", FOR_CONTRIBUTORS)
 def test_commands_for_contributors(line, monkeypatch, tmp_path):
-    """CI runs the command as it stands; of `pytest` the tests are collected; makers of pages change nothing."""
+    """Commands of CI run there. Tests of `pytest` commands are collected. Scripts that write pages change nothing."""
     if line in (ROOT / ".ci/run").read_text().splitlines():
         return
     words = shlex.split(line)
@@ -148,7 +148,7 @@ def test_every_objective_has_a_section_with_its_config():
         assert config.to_dict()["objective"]["name"] == name
 
 
-def test_tables_of_rules_and_peaks_are_those_of_the_code():
+def test_tables_of_rules_and_peaks_equal_the_code():
     rows = re.findall(r"^\| `(\w+)` \| ([a-z x;]+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
     rules = {name: "; ".join(" x ".join(c) for c in candidates) or "replicated" for name, candidates in RULES.items()}
     assert {name: text for name, text in rows if name in rules} == rules
@@ -158,7 +158,7 @@ def test_tables_of_rules_and_peaks_are_those_of_the_code():
 
 
 def examples(folder, monkeypatch):
-    """The files that the pages show, as files that can be imported."""
+    """Writes the files that the pages show, so that they can be imported."""
     for page in PAGES:
         for block in blocks(page, "python"):
             name = re.match(r"# (rotation\.py|my_package/\w+\.py)\n", block)

@@ -20,7 +20,7 @@ def problem():
 
 
 def close(actual, expected):
-    # Round-off is that of the largest entry: gradients are differences of terms of its size.
+    # Round-off scales with the largest entry: gradients are differences of terms of its size.
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=2e-6 * float(jnp.abs(e).max())), actual, expected
     )
@@ -47,7 +47,7 @@ def test_blocks_store_no_similarity_matrix(problem):
         loss = lambda a, b: nt_xent(a, b, temperature=0.2, block=block)  # noqa: E731
         return largest(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*problem[:2]).jaxpr)
 
-    assert size(None) == (2 * N) ** 2  # the check sees the matrix where it is
+    assert size(None) == (2 * N) ** 2  # the check sees the matrix if there is one
     assert size(2) < (2 * N) ** 2 / 4
 
 

@@ -1,4 +1,4 @@
-"""Health numbers and assignments at points where the right answer is known without computing it."""
+"""Health numbers and assignments at points with known answers."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -11,7 +11,7 @@ from ssljax import losses
 from ssljax.base.errors import UserError
 from ssljax.losses import alignment, dino_loss, entropy, swav_loss, uniformity
 
-# Compiled whole: eager, every small operation is compiled alone, for every shape.
+# One compiled program; without jit every small operation is compiled separately for every shape.
 effective_rank, feature_std = jax.jit(losses.effective_rank), jax.jit(losses.feature_std)
 sinkhorn = jax.jit(losses.sinkhorn, static_argnames="iterations")
 
@@ -36,7 +36,7 @@ def test_spread_and_collapsed_features():
     np.testing.assert_array_equal(entropy(jnp.eye(3)), 0)
 
 
-def test_a_weight_of_two_is_the_row_twice():
+def test_a_weight_of_two_equals_the_row_twice():
     weights = jnp.asarray(RNG.integers(0, 3, 40), jnp.float32)
     z = SPREAD[:40]
     doubled = jnp.repeat(z, np.asarray(weights, int), axis=0, total_repeat_length=int(weights.sum()))

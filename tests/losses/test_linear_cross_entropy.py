@@ -1,4 +1,4 @@
-"""The fused projection and cross-entropy: equal to the plain form, without its memory, on one device and on eight."""
+"""Fused projection and cross-entropy: equal to the plain form, without its memory, on one device and on eight."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def problem():
 
 
 def largest_array(jaxpr) -> int:
-    """Elements of the largest array that a program makes, loop bodies and called functions included."""
+    """Number of elements of the largest array in a program, loop bodies and called functions included."""
     sizes = [0]
     for equation in jaxpr.eqns:
         sizes += [v.aval.size for v in equation.outvars]
@@ -68,14 +68,14 @@ def test_scores_and_no_bias(problem):
     np.testing.assert_array_equal(correct, logits.argmax(-1) == labels)
 
 
-def test_nothing_of_the_size_of_all_logits_is_made(problem):
+def test_no_array_has_the_size_of_all_logits(problem):
     hidden, kernel, bias, labels, _ = problem
 
     def size(chunk):
         loss = lambda h, k, b: linear_cross_entropy(h, k, b, labels, chunk=chunk)  # noqa: E731
         return largest_array(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(hidden, kernel, bias).jaxpr)
 
-    assert size(48) == N * V  # the check sees the logits where they are
+    assert size(48) == N * V  # the check sees the logits if they are made
     assert size(6) == D * V
 
 

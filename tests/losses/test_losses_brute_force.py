@@ -293,7 +293,7 @@ def device(arrays):
 
 @functools.cache
 def program(case, what):
-    """One compiled program for each case and question; eager, each small operation would be compiled alone."""
+    """One compiled program per case and question; without jit each small operation is compiled separately."""
 
     def parts(w, *a):
         return case.loss(*a, weights=w, reduce=False)
@@ -310,7 +310,7 @@ def run(case, arrays, w, what="value"):
 
 
 def run_gradients(case, arrays, w, direction=1.0):
-    """The scalar (direction . loss) and its gradients by the learned arguments."""
+    """Returns the scalar (direction . loss) and its gradients with respect to the learned arguments."""
     w, direction = jnp.asarray(w, jnp.float32), jnp.asarray(direction, jnp.float32)
     return program(case, "gradients")(w, direction, *device(arrays))
 
@@ -340,7 +340,7 @@ def test_values(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.learned], ids=str)
-def test_gradients_are_those_of_central_differences(case):
+def test_gradients_equal_central_differences(case):
     arrays = data(case, seed=1)
     direction = np.random.default_rng(2).normal(size=np.shape(brute_scalar(case, arrays, WEIGHTS)))
     _, gradients = run_gradients(case, arrays, WEIGHTS, direction)
@@ -358,7 +358,7 @@ def test_gradients_are_those_of_central_differences(case):
 
 
 @pytest.mark.parametrize("case", WEIGHTED, ids=str)
-def test_a_row_of_weight_zero_is_a_row_that_is_not_there(case):
+def test_a_row_of_weight_zero_has_no_effect(case):
     arrays, kept = data(case), WEIGHTS > 0
 
     def spoil(k, a):

@@ -1,4 +1,4 @@
-"""The report from small hand-made workdirs."""
+"""Reports of small hand-made workdirs."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ def write(workdir, evals=RECORDS, metrics=30, embedding=True):
         np.savez(workdir / "embedding.npz", features=rng.normal(size=(60, 5)), label=np.arange(60) % 3, images=images)
 
 
-def test_table_shows_controls_and_says_what_is_not_beaten():
+def test_table_shows_controls_and_names_unbeaten_ones():
     table = evaluation_table(RECORDS)
     assert table.columns == ["evaluation", "metric", "trained", "untrained", "raw", "bigram", "verdict"]
     knn, text = table.rows
@@ -88,7 +88,7 @@ def test_the_page_stands_alone(tmp_path):
         assert head.startswith(b"\x89PNG") if kind == "png" else b"<svg" in head or b"<?xml" in head
     text = re.sub(r"base64,[^\"]+", "", html)
     assert "http" not in text and "<link" not in text and "<script" not in text
-    assert "simclr&lt;b&gt; on x" in text and "simclr<b>" not in text  # what the user wrote is not markup
+    assert "simclr&lt;b&gt; on x" in text and "simclr<b>" not in text  # the name given by the user is not markup
     assert "91.0 ± 1.0 %" in text and "does not beat raw" in text and "take care" in text
     assert "300 steps" in text and "19,200 examples seen" in text and "2 steps skipped" in text
     assert "<details>" in text

@@ -1,4 +1,4 @@
-"""The registered pipelines: shapes, what a key decides, what a configuration may say."""
+"""Registered pipelines: shapes, dependence on keys, accepted configurations."""
 
 import dataclasses
 import re
@@ -36,7 +36,7 @@ def everything():
 
 
 @pytest.mark.parametrize("name", list(views.REGISTRY))
-def test_a_row_depends_on_the_key_and_its_place_only(everything, name):
+def test_a_row_depends_on_the_key_and_its_index_only(everything, name):
     whole, again, other = (everything[name](key, IMAGES) for key in (KEY, KEY, jax.random.key(4)))
     part = everything[name](KEY, IMAGES[:3])
     for w, a, o, p in zip(*map(jax.tree.leaves, (whole, again, other, part))):
@@ -47,7 +47,7 @@ def test_a_row_depends_on_the_key_and_its_place_only(everything, name):
         assert w.dtype == jnp.float32 and w.min() >= 0 and w.max() <= 1
 
 
-def test_devices_make_their_own_views_without_talking():
+def test_devices_make_views_without_communication():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     split = NamedSharding(mesh, PartitionSpec("data"))
     pipeline = make("two_views", augment={"blur": 0})
@@ -110,7 +110,7 @@ def test_a_second_recipe_touches_the_second_view_only():
     assert gray == [False, True, True]
 
 
-def test_the_three_recipes_of_multi_crop_are_dinos_and_change_one_by_one():
+def test_multi_crop_has_the_three_recipes_of_dino_each_with_its_key():
     crops = make("multi_crop")
     recipes = (crops.augment, crops.second, crops.local)
     assert [(r.blur, r.solarize) for r in recipes] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
@@ -128,13 +128,13 @@ def test_the_three_recipes_of_multi_crop_are_dinos_and_change_one_by_one():
     assert changed.second == dataclasses.replace(crops.second, flip=0.0) and changed.local == crops.local
 
 
-def test_without_a_recipe_of_their_own_all_crops_follow_the_first():
+def test_crops_without_a_separate_recipe_use_the_first():
     crops = view("multi_crop", augment={**OFF, "gray": 1.0}, second=None, local=None)
     assert all(np.ptp(np.asarray(x), axis=-1).max() < 1e-6 for x in crops.values())
 
 
 def test_crop_scales_reach_their_crops():
-    # On a ramp from left to right the spread of a crop tells its width.
+    # On a ramp from left to right the spread of a crop gives its width.
     ramp = np.tile(np.linspace(0, 1, 32, dtype=np.float32)[None, None, :, None], (64, 32, 1, 1))
     scales = {"global_scale": [0.6, 1.0], "local_scale": [0.05, 0.2]}
     crops = view("multi_crop", ramp, augment={**OFF, "crop_ratio": [1, 1]}, second=None, local=None, **scales)

@@ -27,7 +27,7 @@ def keys(n, seed=0):
 
 
 def share(changed, probability):
-    """The share of true entries is the probability, to four standard errors."""
+    """Asserts that the share of true entries is the probability, to four standard errors."""
     assert abs(np.mean(changed) - probability) < 4 * np.sqrt(probability * (1 - probability) / len(changed)) + 1e-9
 
 
@@ -78,7 +78,7 @@ def test_crop_boxes(shape):
     assert fallback.mean() < 0.05
     assert (area[~fallback] >= 0.1 - 1e-5).all() and (area[~fallback] <= 0.6 + 1e-5).all()
     assert (aspect >= 0.5 - 1e-4).all() and (aspect <= 1.5 + 1e-4).all()
-    if shape == (32, 32):  # nearly everything fits at once: area uniform, log of the aspect uniform, place centred
+    if shape == (32, 32):  # most boxes fit at the first try: uniform area and log aspect, centred positions
         np.testing.assert_allclose(area.mean(), 0.35, atol=0.02)
         np.testing.assert_allclose(np.log(aspect).mean(), np.log(0.5 * 1.5) / 2, atol=0.05)
         np.testing.assert_allclose((low + extent / 2).mean(0), [16, 16], atol=0.4)
@@ -149,7 +149,7 @@ def test_colour_changes_are_pillows(ours, pillows):
     actual = ours(views.to_float(images), jnp.float32(factors))
     for image, factor, result in zip(images, factors, actual):
         expected = np.asarray(pillows(Image.fromarray(image)).enhance(factor), np.float64) / 255
-        np.testing.assert_allclose(result, expected, atol=2.5 / 255)  # Pillow rounds to bytes, the mean grey too
+        np.testing.assert_allclose(result, expected, atol=2.5 / 255)  # Pillow rounds to bytes, its mean gray value too
 
 
 def test_hue_is_colorsys():
@@ -175,7 +175,7 @@ def test_blur_is_scipys(side):
 
 
 def test_jitter_draws_every_factor_uniformly():
-    # A picture of two constant halves: each step on its own can be read off the result.
+    # An image of two constant halves: each step can be read off the result separately.
     images = np.tile(np.float32([[[0.3] * 3, [0.5] * 3]]), (MANY, 1, 1, 1))
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 

@@ -47,7 +47,7 @@ def test_normalised_patches():
 
 
 @hypothesis.given(patches=st.sampled_from([4, 9, 16]), ratio=st.sampled_from([0.0, 0.5, 0.75]))
-def test_exactly_the_share_of_every_example_is_hidden(patches, ratio):
+def test_the_exact_share_of_each_example_is_hidden(patches, ratio):
     keep, mask = patch_mask(KEY, 5, patches, ratio)
     visible = patches - round(patches * ratio)
     assert keep.shape == (5, visible) and keep.dtype == jnp.int32 and mask.dtype == bool
@@ -56,7 +56,7 @@ def test_exactly_the_share_of_every_example_is_hidden(patches, ratio):
         assert row.tolist() == np.flatnonzero(~hidden).tolist()
 
 
-def test_every_patch_is_hidden_as_often_and_pairs_are_independent():
+def test_patches_are_hidden_equally_often_and_pairs_independently():
     _, mask = patch_mask(KEY, 8000, 9, 2 / 3)
     mask = np.asarray(mask, float)
     np.testing.assert_allclose(mask.mean(0), 2 / 3, atol=0.025)
@@ -102,7 +102,7 @@ def test_the_number_chosen_is_the_rate_rounded_up_or_down():
     assert ((count == np.floor(0.15 * n)) | (count == np.ceil(0.15 * n))).all()
     assert count.max() <= views.mlm_budget(33, 0.15) == 5
     np.testing.assert_allclose(count.sum() / n.sum(), 0.15, rtol=0.03)
-    # At random among the candidates: the k-th candidate of a row is as likely as any other.
+    # Uniform over the candidates: the k-th candidate of a row is as likely as any other.
     rank = np.cumsum(candidate, 1) - 1
     for k in (0, 5, 10):
         rows = n >= 12
@@ -145,7 +145,7 @@ def test_labels_mix_as_the_pixels_do(mix):
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), labels @ jnp.arange(1, 7.0), rtol=1e-5)
     partner = np.roll(np.eye(6), 1, axis=0)
     assert ((np.asarray(labels) > 0) <= (np.eye(6) + partner > 0)).all()
-    assert len(np.unique(np.asarray(labels).max(1))) > 3  # each example has its own share
+    assert len(np.unique(np.asarray(labels).max(1))) > 3  # shares differ between examples
 
 
 def test_mixup_shares_are_beta_distributed():

@@ -1,4 +1,4 @@
-"""Spans: what is read and what is written give the text back; counts, and every cut alike."""
+"""Spans: input and target together give the text back; counts are exact; all cuts are equally likely."""
 
 import collections
 
@@ -14,7 +14,7 @@ SENTINEL = 999
 
 
 def restored(read, target):
-    """The text, and how many spans were hidden."""
+    """Returns the text and the number of hidden spans."""
     spans, current = {}, None
     for token in target:
         if token > 900:
@@ -58,15 +58,15 @@ def test_the_text_comes_back(length, rate, mean_span, seed):
         assert len(read) == n - hidden + spans and len(target) == hidden + spans + 1
         marks = [t for t in read if t > 900]
         assert marks == [SENTINEL - i for i in range(spans)] == [t for t in target if t > 900][:-1]
-        assert read[0] < 900  # a kept part comes first
+        assert read[0] < 900  # a kept segment comes first
 
 
 def test_counts_of_the_paper():
     assert [int(x) for x in span_counts(512, 0.15, 3.0)] == [77, 26]
 
 
-def test_all_cuts_are_alike():
-    """8 tokens, 4 hidden in 2 spans: 3 ways to cut what is hidden times 3 for what is kept."""
+def test_all_cuts_are_equally_likely():
+    """8 tokens, 4 hidden in 2 spans: 3 ways to cut the hidden tokens times 3 ways to cut the kept ones."""
     n = 18_000
     tokens = jnp.tile(jnp.arange(1, 9), (n, 1))
     made = jax.jit(lambda key: span_corrupt(key, tokens, jnp.full(n, 8), sentinel=SENTINEL, rate=0.5, mean_span=2.0))
