@@ -6,7 +6,7 @@ decoder without the picture.
     ssljax train --config configs/multimodal/llava.py --workdir runs/llava
     ssljax train --config configs/multimodal/llava.py:image=false --workdir runs/llava-blind
 
-Time: LLAVA minutes on one CPU core.
+Time: 11 minutes on one CPU core, less without the picture.
 Result: bits per byte of the names of 200 held-out emoji: 2.951 (without the picture 3.538, bigram model 3.542);
 docs/results.md, section 5.
 """

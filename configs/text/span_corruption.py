@@ -5,8 +5,9 @@ The text is the documentation of Python, or books, as bytes.
     ssljax train --config configs/text/span_corruption.py --workdir runs/span_corruption
     ssljax train --config configs/text/span_corruption.py:data=classic-books --workdir runs/span_corruption-books
 
-Time: SPAN minutes on one CPU core.
-Result: SPANRESULT
+Time: 5 minutes on one CPU core.
+Result: loss of 2.602 nats per written token on held-out documentation (untrained 5.799); docs/results.md, section 5.
+Written tokens include sentinels, which are easy, so this is not comparable with the loss of a language model.
 """
 
 import _texts
