@@ -20,7 +20,7 @@ setup(
     package_data={"ssljax": ["py.typed", "report/page.html"]},
     entry_points={"console_scripts": ["ssljax=ssljax.cli:main"]},
     install_requires=[
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "flax>=0.12,<0.13",
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
@@ -50,8 +50,8 @@ setup(
             "import-linter>=2.1",
         ],
         "parity": ["torch==2.13.0", "transformers>=5,<6", "sentencepiece>=0.2"],
-        "gpu": ["jax[cuda13]>=0.10,<0.12"],
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "gpu": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
         "docs": ["mkdocs>=1.6,<2"],
     },
 )

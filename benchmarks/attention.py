@@ -1,9 +1,9 @@
-"""Time and memory of attention by kernel and length, forward and backward, from one run.
+"""Time and memory of attention by kernel and length, forward and backward.
 
     python benchmarks/attention.py                    # causal and full, lengths 512 to 8,192
 
-8 heads of width 64, one sequence, float32; the median of 3 runs after one to compile. Memory is what the compiled
-program says it needs besides its inputs and outputs.
+8 heads of width 64, one sequence, float32. Times are medians of 3 runs after a first one. Memory is the size of
+temporaries in the compiled program, without inputs and outputs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from ssljax.layers.masks import Causal, Full
 
 
 def measured(kernel: str, length: int, causal: bool) -> tuple[float, float] | str:
-    """(seconds, MiB), or why the kernel refuses."""
+    """Returns (seconds, MiB), or the reason why the kernel does not apply."""
     mask = Causal() if causal else Full()
     q, k, v = (jax.random.normal(key, (1, length, 8, 64)) for key in jax.random.split(jax.random.key(0), 3))
     reason = KERNELS[kernel].refuses(q, k, v, mask, Logits(0.125))

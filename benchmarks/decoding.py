@@ -1,10 +1,10 @@
-"""Tokens a second with and without the cache of keys and values, the same tokens from both, as one table.
+"""Tokens per second of greedy decoding, with and without the cache of keys and values.
 
     python benchmarks/decoding.py [--batch 4] [--tokens 64 256 512]
 
-The model is a GPT-2 of 6 blocks of width 256 with random parameters, the prompts have 16 tokens, the choice is greedy.
-Without the cache every token computes the whole row again, over the nearest multiple of 64 positions that holds it.
-Times are the middle of three runs after one that compiles.
+The model is a GPT-2 of 6 blocks of width 256 with random parameters; prompts have 16 tokens. Without the cache each
+new token computes its whole row again, padded to a multiple of 64 positions. Times are medians of three runs after one
+that compiles. The script fails if the two ways choose different tokens.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PROMPT, STEP = 16, 64
 
 @functools.partial(jax.jit, static_argnames=("module", "width"))
 def whole_rows(module, params, tokens_BxS, length, until, *, width):
-    """Fills tokens[:, length:until], each from a pass over the first `width` positions."""
+    """Fills tokens[:, length:until], each token from a pass over the first `width` positions."""
 
     def one(at, tokens_BxS):
         encoded = module.apply({"params": params}, tokens_BxS[:, :width], mask=Causal())
@@ -50,7 +50,7 @@ def with_cache(module, params, prompts, new):
 
 
 def measured(run):
-    """(what it returns, seconds)."""
+    """Returns (result of run(), median seconds)."""
     result, seconds = run(), []
     for _ in range(3):
         began = time.perf_counter()
@@ -63,19 +63,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256, 512])
-    known = parser.parse_args()
+    arguments = parser.parse_args()
     size = {"preset": None, "width": 256, "depth": 6, "heads": 8, "vocab_size": 8192, "max_len": 1024}
     module = schema.build_named(models.REGISTRY, {"name": "gpt", **size}, "model").standalone()
     params = parallel.unboxed(jax.jit(module.initial)(jax.random.key(0))["params"])
-    prompts = np.random.default_rng(0).integers(0, size["vocab_size"], (known.batch, PROMPT))
-    print(f"{known.batch} prompts on {jax.devices()[0].device_kind}")
+    prompts = np.random.default_rng(0).integers(0, size["vocab_size"], (arguments.batch, PROMPT))
+    print(f"{arguments.batch} prompts on {jax.devices()[0].device_kind}")
     print("| new tokens | cached, tokens/s | uncached, tokens/s | ratio |")
     print("| --- | --- | --- | --- |")
-    for new in known.tokens:
-        found, fast = measured(lambda new=new: with_cache(module, params, prompts, new))
-        again, slow = measured(lambda new=new: without_cache(module, params, prompts, new))
-        assert (found == again).all(), "the cache changes what is chosen"
-        rates = [known.batch * new / seconds for seconds in (fast, slow)]
+    for new in arguments.tokens:
+        cached, fast = measured(lambda new=new: with_cache(module, params, prompts, new))
+        uncached, slow = measured(lambda new=new: without_cache(module, params, prompts, new))
+        assert (cached == uncached).all(), "the cache changes the chosen tokens"
+        rates = [arguments.batch * new / seconds for seconds in (fast, slow)]
         print(f"| {new} | {rates[0]:,.0f} | {rates[1]:,.0f} | {rates[0] / rates[1]:.1f} |", flush=True)
 
 

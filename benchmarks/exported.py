@@ -1,11 +1,10 @@
-"""Language models that were trained here, opened by `transformers`: the same perplexity on held-out text.
+"""Held-out perplexity of language models trained with ssljax, computed by ssljax and by `transformers` after export.
 
     python benchmarks/exported.py [--steps 400]            # trains four, about a minute each on two CPU cores
-    python benchmarks/exported.py --run runs/causal_lm     # one that is trained already
+    python benchmarks/exported.py --run runs/causal_lm     # evaluates a finished run
 
-GPT-2 and BERT (learned positions) and the models of the shipped configs (rotary positions, so GPT-NeoX and ESM there).
-Perplexity of the evaluation of the config, and the same number computed by the exported model on the same tokens; that
-of BERT is a pseudo-perplexity. Needs the extra `parity`.
+The models are GPT-2 and BERT (learned positions) and those of the shipped configs (rotary positions, so they become
+GPT-NeoX and ESM). Both sides score the same tokens; masked models have a pseudo-perplexity. Needs the extra `parity`.
 """
 
 import argparse
@@ -33,13 +32,13 @@ RUNS = {
 
 
 def trained(config, overrides, steps, folder):
-    """A run in `folder`."""
+    """Trains a run in `folder`."""
     built, _ = load(config, [*overrides, ("steps", str(steps)), ("log.progress", "false")])
     run.train(built, folder)
 
 
-def ours(folder):
-    """(perplexity of the evaluation, the tokens that it scored [N, T], ids of the mask (or None) and of specials)."""
+def perplexity_of_run(folder):
+    """Returns (perplexity, scored tokens [N, T], (id of the mask or None, ids of special tokens))."""
     with runs.open_run(runs.Workdir(folder)) as (assembly, state):
         evaluator = make_evaluator(assembly)
         name, evaluation = next((n, e) for n, e in evaluator.evaluations.items() if n.endswith("perplexity"))
@@ -56,8 +55,8 @@ def ours(folder):
 
 
 @torch.no_grad()
-def theirs(folder, tokens, mask_id, specials):
-    """The same by the exported model."""
+def perplexity_of_export(folder, tokens, mask_id, specials):
+    """Perplexity of the exported model, computed by `transformers` on the same tokens."""
     kind = transformers.AutoModelForCausalLM if mask_id is None else transformers.AutoModelForMaskedLM
     model = kind.from_pretrained(folder).eval()
     ids, total, count = torch.tensor(np.asarray(tokens, np.int64)), 0.0, 0
@@ -70,9 +69,9 @@ def theirs(folder, tokens, mask_id, specials):
         hidden = row.repeat(len(row), 1)
         hidden.fill_diagonal_(mask_id)
         scores = model(hidden).logits.log_softmax(-1)
-        places = torch.arange(len(row))
+        positions = torch.arange(len(row))
         counted = ~torch.isin(row, torch.tensor(specials))
-        total += scores[places, places, row][counted].sum().item()
+        total += scores[positions, positions, row][counted].sum().item()
         count += int(counted.sum())
     return float(np.exp(-total / count))
 
@@ -80,21 +79,24 @@ def theirs(folder, tokens, mask_id, specials):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--run", help="a workdir")
-    known = parser.parse_args()
-    table = rich.table.Table("model", "there", "perplexity here", "perplexity there", "relative difference")
-    with tempfile.TemporaryDirectory() as place:
-        for name, (config, overrides) in ({known.run: ("", [])} if known.run else RUNS).items():
-            folder, out = pathlib.Path(known.run or f"{place}/{name}"), pathlib.Path(place) / f"{len(table.rows)} out"
-            if not known.run:
-                trained(config, overrides, known.steps, folder)
-            model = export(folder, out)
-            mine, tokens, ids = ours(folder)
-            other = theirs(out, tokens, *ids)
-            print(f"{name}: {mine:.5f} here, {other:.5f} there", flush=True)
-            table.add_row(
-                name, model.config["model_type"], f"{mine:.5f}", f"{other:.5f}", f"{abs(mine / other - 1):.0e}"
+    parser.add_argument("--run", help="workdir of a finished run")
+    arguments = parser.parse_args()
+    table = rich.table.Table("run", "exported as", "ssljax", "transformers", "relative difference")
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, (config, overrides) in ({arguments.run: ("", [])} if arguments.run else RUNS).items():
+            folder, out = (
+                pathlib.Path(arguments.run or f"{temporary}/{name}"),
+                pathlib.Path(temporary) / f"{len(table.rows)} out",
             )
+            if not arguments.run:
+                trained(config, overrides, arguments.steps, folder)
+            model = export(folder, out)
+            in_ssljax, tokens, ids = perplexity_of_run(folder)
+            in_transformers = perplexity_of_export(out, tokens, *ids)
+            print(f"{name}: {in_ssljax:.5f} in ssljax, {in_transformers:.5f} in transformers", flush=True)
+            difference = abs(in_ssljax / in_transformers - 1)
+            values = (f"{in_ssljax:.5f}", f"{in_transformers:.5f}", f"{difference:.0e}")
+            table.add_row(name, model.config["model_type"], *values)
     rich.console.Console(width=100).print(table)
 
 

@@ -1,10 +1,10 @@
-"""From a head of keys and values for each head of queries to fewer (Ainslie et al. 2023): bits per byte and decoding.
+"""Bits per byte and decoding speed with fewer heads of keys and values (Ainslie et al. 2023).
 
     python benchmarks/grouped_queries.py [--steps 600] [--seeds 3]
 
-A GPT with eight heads of keys and values is trained on text; models with eight, two and one start from it
-(`init_from`) and train 5% of the steps. Heads are pooled by their mean, or the first of a group is kept, or they are
-drawn anew. Decoding: 16 rows, 256 tokens, with the cache. About ten minutes on two cores.
+Trains a GPT with eight heads of keys and values on text. Models with eight, two and one such heads start from it
+(`init_from`) and train for 5% of its steps. The heads of a group are averaged, or the first is kept, or new ones are
+drawn. Decoding: 16 rows, 100 new tokens, with the cache. Takes about ten minutes on two cores.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ssljax.evals.generation import Sampling, generate
 
 CONFIG = "configs/text/causal_lm.py"
 KEYS_AND_VALUES = "attention/[kv]/"
-# name: heads of keys and values, what the others start from
+# name: heads of keys and values, further keys of `init_from`
 VARIANTS = {
     "8 heads, trained on": (8, {}),
     "2 heads, mean": (2, {"heads": "mean"}),
@@ -36,7 +36,7 @@ VARIANTS = {
 
 
 def trained(folder, steps, seed, **groups):
-    """Held-out bits per byte of a run."""
+    """Trains a run in `folder` and returns its held-out bits per byte."""
     config, _ = load(CONFIG, [("model.heads", "8"), ("steps", str(steps)), ("seed", str(seed))])
     mapping = config.to_dict()
     for group, values in groups.items():
@@ -46,7 +46,7 @@ def trained(folder, steps, seed, **groups):
 
 
 def tokens_per_second(folder):
-    """Greedy decoding of 16 rows, the middle of three."""
+    """Tokens per second of greedy decoding of 16 rows; the median of three."""
     learned = runs.read_trained(folder)
     prompts = np.random.default_rng(0).integers(0, 256, (16, 16))
 
@@ -63,22 +63,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
-    known = parser.parse_args()
-    found = {name: [] for name in ("8 heads, before", *VARIANTS)}
+    arguments = parser.parse_args()
+    bits = {name: [] for name in ("8 heads, before", *VARIANTS)}
     rates = {}
-    short = max(1, known.steps // 20)
-    with tempfile.TemporaryDirectory() as place:
-        for seed in range(known.seeds):
-            whole = pathlib.Path(place) / f"{seed}"
-            found["8 heads, before"].append(trained(whole, known.steps, seed))
+    short = max(1, arguments.steps // 20)
+    with tempfile.TemporaryDirectory() as temporary:
+        for seed in range(arguments.seeds):
+            whole = pathlib.Path(temporary) / f"{seed}"
+            bits["8 heads, before"].append(trained(whole, arguments.steps, seed))
             for name, (heads, start) in VARIANTS.items():
-                folder = pathlib.Path(place) / f"{seed} {name}"
+                folder = pathlib.Path(temporary) / f"{seed} {name}"
                 more = {"model": {"kv_heads": heads}, "init_from": {"path": str(whole), **start}}
                 more |= {"schedule": {"name": "constant", "warmup": 0}, "optimizer": {"learning_rate": 1e-3}}
-                found[name].append(trained(folder, short, seed, **more))
+                bits[name].append(trained(folder, short, seed, **more))
                 rates.setdefault(heads, tokens_per_second(folder))
     table = rich.table.Table("model", "bits per byte", "spread", "decoding, tokens/s")
-    for name, values in found.items():
+    for name, values in bits.items():
         heads = VARIANTS.get(name, (8, {}))[0]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         table.add_row(name, f"{statistics.mean(values):.3f}", f"{spread:.3f}", f"{rates[heads]:,.0f}")

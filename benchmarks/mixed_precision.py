@@ -1,9 +1,9 @@
-"""Activations in float32, bfloat16 and float16 with a loss scale: where runs end, and what a step takes.
+"""Held-out loss and speed with activations in float32, bfloat16, and float16 with a loss scale.
 
     python benchmarks/mixed_precision.py [--steps 300] [--seeds 3]
 
-Parameters are float32 in all of them. The same data, the same seeds; a type is as good as float32 if its mean lies
-within the spread of seeds. On a CPU half precision is emulated and slow; on a GPU or a TPU it is what is fast.
+Parameters are float32; data and seeds are equal. A type is as good as float32 if its mean lies within the spread over
+seeds. A CPU emulates half precision, so its speed there does not carry over to a GPU or a TPU.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CONFIG = "configs/text/causal_lm.py"
 
 
 def trained(folder, dtype, steps, seed):
-    """(held-out bits per byte, tokens a second, steps skipped)."""
+    """Trains a run and returns (held-out bits per byte, tokens per second, number of skipped steps)."""
     overrides = [("model.dtype", dtype), ("steps", str(steps)), ("seed", str(seed)), ("log.progress", "false")]
     config, _ = load(CONFIG, overrides)
     bits = next(row["metrics"]["bits_per_byte"] for row in run.train(config, folder) if row["of"] == "trained")
@@ -35,13 +35,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
-    known = parser.parse_args()
-    table = rich.table.Table("activations", "bits per byte", "spread", "tokens/s", "steps skipped")
-    with tempfile.TemporaryDirectory() as place:
+    arguments = parser.parse_args()
+    table = rich.table.Table("activations", "bits per byte", "spread", "tokens/s", "skipped steps")
+    with tempfile.TemporaryDirectory() as temporary:
         for dtype in ("float32", "bfloat16", "float16"):
             runs = [
-                trained(pathlib.Path(place) / f"{dtype}-{seed}", dtype, known.steps, seed)
-                for seed in range(known.seeds)
+                trained(pathlib.Path(temporary) / f"{dtype}-{seed}", dtype, arguments.steps, seed)
+                for seed in range(arguments.seeds)
             ]
             bits, rates, skipped = zip(*runs)
             spread = statistics.stdev(bits) if len(bits) > 1 else float("nan")

@@ -1,12 +1,12 @@
-"""The table of docs/results.md and of the README: every objective on real data, three seeds, beside its controls.
+"""The table of docs/results.md and of the README: each objective on real data, three seeds, next to its controls.
 
-    python benchmarks/results.py            # run what is missing, then write the table
+    python benchmarks/results.py            # run missing units, then write the table
     python benchmarks/results.py --table    # only write the table
-    python benchmarks/results.py simclr     # only rows whose name contains this
+    python benchmarks/results.py simclr     # only rows whose name contains "simclr"
 
-A unit is one run of a few minutes on one CPU core; every core works on its own unit. Finished units are lines
-of docs/results.jsonl, keyed by their config file, what is overridden in it, and the version of the package, so an
-interrupted table goes on where it stopped; the table says what is still missing. Needs SSLJAX_DATA.
+A unit is one run of a few minutes on one CPU core; each core works on a separate unit. Finished units are lines of
+docs/results.jsonl, keyed by the config file, its overrides and the version of the package, so an interrupted table
+continues. The page lists missing units. Needs SSLJAX_DATA.
 """
 
 import argparse
@@ -34,16 +34,16 @@ RUNS = ROOT / "runs/results"
 LEDGER, PAGE, README = ROOT / "docs/results.jsonl", ROOT / "docs/results.md", ROOT / "README.md"
 START, END = "<!-- table: python benchmarks/results.py -->", "<!-- end of table -->"
 SEEDS = (0, 1, 2)
-STOPPED = 75  # the exit code of a run that saved itself on a signal
+STOPPED = 75  # exit code of a run that saved its state after a signal
 SHOWN = {
     ("linear_100", "accuracy"): "linear probe, 100 labels a class: accuracy",
     ("retrieval", "image_to_text_r5"): "name of a picture among 200: in the first five",
     ("pseudo_perplexity", "pseudo_bits_per_byte"): "pseudo bits per byte",
     ("perplexity", "bits_per_byte"): "bits per byte",
 }
-LOCK = threading.Lock()  # of the ledger
+LOCK = threading.Lock()  # guards the ledger
 
-# The configs were tuned on the test splits; what the table shows is measured on data that nothing was chosen on.
+# The configs were tuned on the test splits. The table is measured on other data, on which nothing was chosen.
 REST, HELD_OUT = "train[:-5000]", "train[-5000:]"
 IMAGES = {"data.split": REST} | {
     f"evals.{probe}.{key}": split
@@ -53,7 +53,7 @@ IMAGES = {"data.split": REST} | {
 
 
 class Row(NamedTuple):
-    """A line of the table: what it is called, its config file, and what it overrides there."""
+    """A row of the table: its name, config file and overrides."""
 
     name: str
     config: str
@@ -82,7 +82,7 @@ ROWS = [
 
 
 def unit(row: Row, seed: int) -> tuple[list[tuple[str, str]], str]:
-    """(overrides, key) of one run: its key tells what the config file says, what is overridden, and the version."""
+    """Returns (overrides, key) of one run; the key is a hash of config file, overrides and version of the package."""
     overrides = [*row.overrides.items(), ("seed", str(seed)), ("log.progress", "false")]
     return overrides, f"{digest([read_file(str(ROOT / row.config)), overrides])}-{ssljax.__version__}"
 
@@ -93,17 +93,17 @@ def ledger() -> dict[str, dict[str, Any]]:
 
 
 def run(row: Row, seed: int, core: int) -> None:
-    """One unit, from nothing to a line of the ledger.
+    """Runs one unit from the start and appends its line to the ledger.
 
     Raises:
-        RuntimeError: the run failed, or is not the one that was asked for.
+        RuntimeError: the run failed or was stopped, or its config file changed meanwhile.
     """
     overrides, key = unit(row, seed)
     if key in ledger():
         return
-    print(f"{row.name}, seed {seed}: on core {core}, log in {RUNS.relative_to(ROOT)}/{key}.log", flush=True)
+    print(f"{row.name}, seed {seed}: core {core}, log {RUNS.relative_to(ROOT)}/{key}.log", flush=True)
     workdir = RUNS / key
-    shutil.rmtree(workdir, ignore_errors=True)  # a unit that was cut off begins again: its minutes count
+    shutil.rmtree(workdir, ignore_errors=True)  # an interrupted unit starts again, since its time is measured
     changed = _output("git", "status", "--porcelain", "--", "ssljax", "configs")
     commit = _output("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     arguments = [f"--config.{name}={value}" for name, value in overrides]
@@ -114,7 +114,7 @@ def run(row: Row, seed: int, core: int) -> None:
         )
         _, status, usage = os.wait4(process.pid, 0)
     code = process.returncode = os.waitstatus_to_exitcode(status)
-    # Processor time: what the run takes on a core of its own, also where the machine was in use.
+    # Processor time, which does not depend on other work of the machine.
     seconds = usage.ru_utime + usage.ru_stime
     if code:
         raise RuntimeError("stopped" if code == STOPPED else f"exit code {code}")
@@ -134,7 +134,7 @@ def _output(*command: str) -> str:
 
 
 def work(todo: "queue.SimpleQueue[tuple[Row, int]]", core: int, failed: list[str]) -> None:
-    """Runs units on one core until none is left; one that fails is told and left missing."""
+    """Runs units on one core until none is left; a failed one is reported and stays missing."""
     while True:
         try:
             row, seed = todo.get_nowait()
@@ -153,7 +153,7 @@ Line = tuple[str, str, str, dict[str, list[float]], str, float]
 
 
 def lines(only: str = "") -> tuple[list[Line], list[str]]:
-    """Lines (row, evaluation, metric, {trained or control: values over seeds}, better, minutes), and missing units."""
+    """Returns lines (row, evaluation, metric, {trained or control: values}, better, minutes), and missing units."""
     done = ledger()
     found: dict[str, list[dict[str, Any]]] = {}
     missing = []
@@ -181,7 +181,7 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
 
 
 def table(only: str = "") -> str:
-    """Markdown of docs/results.md: a line for each row and headline metric, mean and standard deviation over seeds."""
+    """Markdown of docs/results.md: a line per row and headline metric, with mean and standard deviation over seeds."""
     found, missing = lines(only)
     controls = ("untrained", "raw", "majority", "chance", "unigram", "bigram")
     head = ["run", "evaluation", "metric", "trained", *controls, "seeds", "verdict", "minutes"]
@@ -202,7 +202,7 @@ def table(only: str = "") -> str:
 
 
 def _measured(only: str = "") -> str:
-    """Which commits the units of the table ran at: a key holds the config and the version, not every line of code."""
+    """Counts of units by the commit that they ran at, since a key does not depend on every line of code."""
     done = ledger()
     keys = [unit(row, seed)[1] for row in ROWS for seed in SEEDS if only in row.name]
     counts = collections.Counter(done[key]["commit"] for key in keys if key in done)
@@ -210,7 +210,7 @@ def _measured(only: str = "") -> str:
 
 
 def summary() -> str:
-    """Markdown of the README: the one line of each row that says most, beside its best control."""
+    """Markdown of the README: one headline metric per row, next to its best control."""
     head = ["run", "measured on held-out data", "trained", "best control", "seeds"]
     body = []
     for row, evaluation, metric, by, better, _ in lines()[0]:
@@ -227,7 +227,7 @@ def _markdown(head: list[str], body: list[list[str]]) -> str:
 
 
 def write(page: pathlib.Path, text: str) -> None:
-    """Put `text` between the marks of a page."""
+    """Replaces the text between the marks of a page."""
     before, _, rest = page.read_text().partition(START)
     page.write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}")
 
@@ -240,7 +240,7 @@ def _cell(values: list[float] | None) -> str:
 
 
 def _verdict(by: dict[str, list[float]], better: str) -> str:
-    """A control is beaten when the worst seed is better than the control's best by more than the spread over seeds."""
+    """Lists unbeaten controls: the worst seed must exceed the control's best by more than the spread over seeds."""
     own = by.get("trained", [])
     if len(own) < 2:
         return "one seed" if own else ""
@@ -248,13 +248,13 @@ def _verdict(by: dict[str, list[float]], better: str) -> str:
     margin = {
         of: min(sign * v for v in own) - max(sign * v for v in values) for of, values in by.items() if of != "trained"
     }
-    lost = [of for of, m in margin.items() if m <= spread]
-    return "beats all" if not lost else "does not beat " + ", ".join(lost)
+    unbeaten = [of for of, m in margin.items() if m <= spread]
+    return "beats all" if not unbeaten else "does not beat " + ", ".join(unbeaten)
 
 
 @contextlib.contextmanager
 def only_one() -> Iterator[None]:
-    """Two tables at once would start the same units and share the cores."""
+    """Locks out a second process, which would start the same units and share the cores."""
     RUNS.mkdir(parents=True, exist_ok=True)
     with open(RUNS / "lock", "w") as file:
         try:
@@ -268,14 +268,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="?", default="")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="run only so many seeds of each row")
-    known = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds per row")
+    arguments = parser.parse_args()
     failed: list[str] = []
-    if not known.table:
+    if not arguments.table:
         todo: queue.SimpleQueue[tuple[Row, int]] = queue.SimpleQueue()
-        for seed in SEEDS[: known.seeds]:
+        for seed in SEEDS[: arguments.seeds]:
             for row in ROWS:
-                if known.only in row.name:
+                if arguments.only in row.name:
                     todo.put((row, seed))
         cores = sorted(os.sched_getaffinity(0))
         workers = [threading.Thread(target=work, args=(todo, core, failed)) for core in cores]
@@ -285,14 +285,14 @@ def main() -> None:
             try:
                 for worker in workers:
                     worker.join()
-            except KeyboardInterrupt:  # the runs have it too: they save themselves and exit
+            except KeyboardInterrupt:  # the runs receive it too, save their state and exit
                 while not todo.empty():
                     todo.get_nowait()
                 for worker in workers:
                     worker.join()
     write(PAGE, table())
     write(README, summary())
-    print(table(known.only))
+    print(table(arguments.only))
     if failed:
         sys.exit("\n".join(failed))
 

@@ -1,13 +1,14 @@
-"""SimCLR on scikit-learn's handwritten digits: the two-minute tour.
+"""SimCLR (Chen et al. 2020) on scikit-learn's handwritten digits: a tour without files or labels.
 
-Trains a small vision transformer without labels on 1,437 pictures of 8 x 8 pixels that ship with scikit-learn, then
-asks what a handful of labels can do with its features, beside an untrained encoder and raw pixels: k-NN with one
-label a class, a linear probe with five, ridge regression with one, five and ten. (With all 1,437 labels raw pixels are
-hard to beat here: k-NN on them is right 98 times of 100.)
+Trains a small vision transformer on 1,437 pictures of 8 x 8 pixels, then measures how much a handful of labels can do
+with its features, next to the untrained encoder and raw pixels: k-NN with one label per class, a linear probe with
+five, and ridge regression with one, five and ten. With all 1,437 labels, k-NN on raw pixels is not beaten (98.3 %).
 
     ssljax train --config configs/quickstart.py --workdir runs/quickstart
 
-Under three minutes on two CPU cores, report included.
+Time: 2 minutes on two CPU cores, report included.
+Result: k-NN with one label per class is right for 70.3 % of held-out digits (untrained 25.1 %, raw pixels 65.5 %);
+docs/results.md, section 3.
 """
 
 import ml_collections

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, Union
 from ssljax import evals, models, objectives, views
 from ssljax.base import schema
 from ssljax.base.registry import Registry
-from ssljax.config import RunConfig
+from ssljax.config import InitFrom, RunConfig
 from ssljax.data import DataConfig, MixturePart, SourceConfig, StreamPart, TokenizerConfig
 from ssljax.layers.config import BlockConfig
 from ssljax.layers.disentangled import DisentangledConfig

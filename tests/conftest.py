@@ -4,6 +4,8 @@ import os
 import pathlib
 import tempfile
 
+from xla_flags import known_flags
+
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Each of the eight devices may block a thread of XLA's pool while it waits for the others in a collective. With as many
@@ -11,12 +13,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # on the (2,2,2) mesh: a rendezvous times out and the process aborts).
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("PJRT_NPROC", "16")
-# Most of the suite's time is compilation, which takes a quarter as long without LLVM's optimisations and with the old
-# emitters.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
+# Most of the suite's time is compilation. It takes a quarter as long without LLVM's optimisations and with the old
+# emitters, which XLA dropped after jaxlib 0.10. Worker processes inherit the answer.
+if "XLA_FLAGS" not in os.environ:
+    FASTER_COMPILATION = (
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+    os.environ["XLA_FLAGS"] = " ".join(known_flags(FASTER_COMPILATION))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / "ssljax_jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

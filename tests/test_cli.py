@@ -1,4 +1,4 @@
-"""User mistakes: one line that names the key or file, the value and what would be right; exit code 2; no traceback."""
+"""User mistakes: one line with the key or file, the value and the correct form; exit code 2; no traceback."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ LM = {
 
 @pytest.fixture
 def ssljax_train(tmp_path, capsys):
-    """Run `ssljax train` on a config in this process: (exit code, what it printed on stderr)."""
+    """Runs `ssljax train` on a config in this process and returns (exit code, text on stderr)."""
 
     def call(config, *overrides, workdir=None):
         file = tmp_path / "config.py"
@@ -159,13 +159,13 @@ def test_images_of_mixed_shapes(ssljax_train, tmp_path):
     folder.mkdir(parents=True)
     for i, side in enumerate((8, 8, 12)):
         (folder / f"{i}.png").write_bytes(png((side, side, 3)))
-    log = {**BASE["log"], "stall_seconds": None}  # the stderr of pytest has no file for stacks
+    log = {**BASE["log"], "stall_seconds": None}  # stderr under pytest has no file descriptor for stacks
     config = {**BASE, "log": log, "data": {"source": f"images:{tmp_path}/images"}}
     attention._log_once.cache_clear()
     code, err = ssljax_train(config)
     refused((code, err), r"shape.*image_size|image_size.*shape")
-    assert len(err.splitlines()) == 1, "nothing else is said of a mistake"
-    assert ssljax_train(config, "--config.data.image_size=8")[0] == 0, "what the line says helps"
+    assert len(err.splitlines()) == 1, "one line per mistake"
+    assert ssljax_train(config, "--config.data.image_size=8")[0] == 0, "the advice of the line must help"
 
 
 def test_a_corrupt_image(ssljax_train, tmp_path):
@@ -208,7 +208,7 @@ def test_debug_shows_the_traceback(tmp_path):
         cli.main(["train", "--debug", "--config", str(tmp_path / "none.py"), "--workdir", str(tmp_path)])
 
 
-def test_a_replaced_group_says_what_fell_away(ssljax_train):
+def test_a_replaced_group_names_the_dropped_keys(ssljax_train):
     code, err = ssljax_train(BASE, "--config.objective.name=mae", "--config.batch_size=7")
     assert "objective: 'simclr' replaced by 'mae'; these keys fell away: projector" in err
     assert code == 2
@@ -253,15 +253,15 @@ def test_the_list_of_models_has_their_sizes(capsys, monkeypatch):
     assert ["gpt", "micro", "-", "vocab_size,", "max_len:", "of", "the", "data"] in rows
 
 
-def test_a_reader_of_the_output_may_leave():
-    for kind in ("models", "objectives"):  # printed line by line, and at the end
+def test_a_closed_pipe_is_no_error():
+    for kind in ("models", "objectives"):  # printed line by line; printed at the end
         command = f"{sys.executable} -m ssljax.cli list {kind} | true; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (cli.CLOSED_PIPE, "")
 
 
 def test_import_is_fast():
-    """No heavy library before it is used."""
+    """Heavy libraries are imported at first use."""
     code = "import sys, ssljax; print([m for m in ('jax', 'torch', 'tensorflow', 'matplotlib') if m in sys.modules])"
     began = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

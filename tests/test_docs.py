@@ -1,10 +1,11 @@
-"""The documentation is true: tables are those of the code, links lead somewhere, commands and examples run."""
+"""The documentation is true: tables equal the code, links lead somewhere, commands and examples run."""
 
 import importlib.util
 import json
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 import types
 
@@ -21,36 +22,46 @@ from ssljax.runs import export
 from ssljax.train.metrics import PEAK_FLOPS
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # a tree in which nothing was run yet lacks them
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
+MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # missing before the first run
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def config_page():
-    spec = importlib.util.spec_from_file_location("make_config_page", ROOT / "docs/make_config_page.py")
+def script(path):
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def config_page():
+    return script("docs/make_config_page.py")
 
 
 def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def shell_lines(page):
+    """Commands in the shell blocks of a page; commands joined by && are separate."""
+    return [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
+
+
 def commands(page):
-    """The words of every `ssljax ...` in the shell blocks of a page, settings of the environment left out."""
-    lines = [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
-    found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in lines]
+    """Words of each `ssljax ...` command in the shell blocks of a page, without environment variables."""
+    found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in shell_lines(page)]
     return [shlex.split(match[1]) for match in found if match]
 
 
-def test_the_tables_of_keys_are_those_of_the_code():
+def test_tables_of_keys_equal_the_code():
     module = config_page()
     text = module.PAGE.read_text()
     assert module.page(text) == text, "stale: run python docs/make_config_page.py"
 
 
-def test_a_stale_page_would_be_noticed():
+def test_a_stale_page_is_noticed():
     module = config_page()
     text = module.PAGE.read_text()
     assert "| `temperature` | number, > 0 | `0.1` |" in text
@@ -85,7 +96,7 @@ def test_links_lead_somewhere(page):
 
 
 @pages
-def test_files_that_are_named_exist(page):
+def test_named_files_exist(page):
     named = re.findall(r"`((?:configs|docs|tests|benchmarks|ssljax)/[\w./]+\.\w+)`", page.read_text())
     named += re.findall(r"\b((?:configs|tests|benchmarks)/[\w/]+\.py)", page.read_text())
     for name in named:
@@ -93,7 +104,7 @@ def test_files_that_are_named_exist(page):
 
 
 @pages
-def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
+def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
     monkeypatch.setattr(run, "train", lambda *args: None)
@@ -105,7 +116,7 @@ def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
     monkeypatch.setattr(export, "export", lambda *args: model)
     if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
         examples(tmp_path, monkeypatch)
-    with_commands = ("README.md", "config.md", "evaluation.md", "extending.md", "generation.md")
+    with_commands = ("README.md", "CONTRIBUTING.md", "config.md", "evaluation.md", "extending.md", "generation.md")
     assert commands(page) or page.name not in with_commands
     for words in commands(page):
         if words[1] == "train":
@@ -113,6 +124,30 @@ def test_commands_are_those_of_the_command_line(page, monkeypatch, tmp_path):
             if here.startswith("my_package"):
                 words[words.index("--config") + 1] = str(tmp_path / here)
         assert cli.main(words[1:]) == 0, words
+
+
+FOR_CONTRIBUTORS = [line for line in shell_lines(CONTRIBUTING) if not line.startswith("ssljax ")]
+
+
+@pytest.mark.parametrize("line", FOR_CONTRIBUTORS)
+def test_commands_for_contributors(line, monkeypatch, tmp_path):
+    """Commands of CI run there. Tests of `pytest` commands are collected. Scripts that write pages change nothing."""
+    if line in (ROOT / ".ci/run").read_text().splitlines():
+        return
+    words = shlex.split(line)
+    if words[0] == "pytest":
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "--collect-only", "-q"]
+        done = subprocess.run([*command, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and "::test_" in done.stdout, done.stdout + done.stderr
+        return
+    assert words[0] == "python" and words[1].startswith("docs/"), f"no test runs {line!r}"
+    maker = script(words[1])
+    page, copy = maker.PAGE, tmp_path / maker.PAGE.name
+    copy.write_text(page.read_text())
+    monkeypatch.setattr(maker, "PAGE", copy)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    assert maker.main() == 0
+    assert copy.read_text() == page.read_text(), f"stale: run {line}"
 
 
 def test_every_objective_has_a_section_with_its_config():
@@ -124,7 +159,7 @@ def test_every_objective_has_a_section_with_its_config():
         assert config.to_dict()["objective"]["name"] == name
 
 
-def test_tables_of_rules_and_peaks_are_those_of_the_code():
+def test_tables_of_rules_and_peaks_equal_the_code():
     rows = re.findall(r"^\| `(\w+)` \| ([a-z x;]+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
     rules = {name: "; ".join(" x ".join(c) for c in candidates) or "replicated" for name, candidates in RULES.items()}
     assert {name: text for name, text in rows if name in rules} == rules
@@ -134,7 +169,7 @@ def test_tables_of_rules_and_peaks_are_those_of_the_code():
 
 
 def examples(folder, monkeypatch):
-    """The files that the pages show, as files that can be imported."""
+    """Writes the files that the pages show, so that they can be imported."""
     for page in PAGES:
         for block in blocks(page, "python"):
             name = re.match(r"# (rotation\.py|my_package/\w+\.py)\n", block)

@@ -1,8 +1,12 @@
-"""CLIP (Radford et al. 2021) on pictures of emoji and their names: each finds the other in the batch.
+"""CLIP (Radford et al. 2021): each picture finds its text in the batch, and each text its picture.
+
+Trains two small transformers on pictures of emoji and their names.
 
     ssljax train --config configs/multimodal/clip.py --workdir runs/clip
 
-A few minutes on one CPU core. Retrieval on the 200 held-out emoji; docs/results.md has the numbers.
+Time: 7 minutes on one CPU core.
+Result: the name of a held-out picture is among the first five of 200 for a share of 0.218 (untrained 0.027, chance
+0.025); docs/results.md, section 1.
 """
 
 import ml_collections

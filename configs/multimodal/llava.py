@@ -1,13 +1,14 @@
-"""LLaVA (Liu et al. 2023) on pictures of emoji and their names: a small decoder reads an image and writes its name.
+"""LLaVA (Liu et al. 2023): a decoder that sees an image writes its text.
+
+Trains a small vision transformer and a small LLaMA on pictures of emoji and their names. The control is the same
+decoder without the picture.
 
     ssljax train --config configs/multimodal/llava.py --workdir runs/llava
-
-Perplexity of the names of the 200 held-out emoji, in bits per byte. What the picture is worth is the distance to the
-same decoder without it:
-
     ssljax train --config configs/multimodal/llava.py:image=false --workdir runs/llava-blind
 
-A few minutes each on two CPU cores.
+Time: 11 minutes on one CPU core, less without the picture.
+Result: bits per byte of the names of 200 held-out emoji: 2.951 (without the picture 3.538, bigram model 3.542);
+docs/results.md, section 5.
 """
 
 import ml_collections
@@ -28,7 +29,7 @@ DECODER = dict(
 
 def get_config(arg=""):
     a = arguments(arg, image=True)
-    # One more row in the table: the id that stands for the patches once the model is exported.
+    # One more row in the table of embeddings: the id of image tokens in an exported model.
     seeing = dict(
         name="llava",
         image=dict(preset=None, width=128, depth=4, heads=4, patch_size=16, dropout=0.1),

@@ -1,12 +1,13 @@
-"""A small GPT on English text, measured in bits per byte beside unigram and bigram models.
+"""Next-token prediction: a small GPT-2 (Radford et al. 2019) on bytes of English text.
 
-GPT-2 (Radford et al. 2019) with rotary positions (Su et al. 2021): learned ones start near zero, which costs a run of
-minutes much of its time.
+Positions are rotary (Su et al. 2021): learned ones start near zero, which costs a run of minutes much of its time.
+The text is the documentation of Python, or books.
 
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
 
-A few minutes on one CPU core; docs/results.md has the numbers.
+Time: 5 minutes on one CPU core.
+Result: bits per byte of held-out books 2.604 (bigram model 3.576, unigram model 4.557); docs/results.md, section 1.
 """
 
 import _texts

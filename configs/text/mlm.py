@@ -1,10 +1,13 @@
-"""A small BERT (Devlin et al. 2019) by masked language modelling on English text, with rotary positions.
+"""Masked language modelling: a small BERT (Devlin et al. 2019) with rotary positions on bytes of English text.
+
+The text is the documentation of Python, or books.
 
     ssljax train --config configs/text/mlm.py --workdir runs/mlm
     ssljax train --config configs/text/mlm.py:data=classic-books --workdir runs/mlm-books
 
-A few minutes on one CPU core; docs/results.md has the numbers. The pseudo-perplexity that it reports is not a
-perplexity: each token is predicted from both sides.
+Time: 7 minutes on one CPU core.
+Result: pseudo bits per byte of held-out books 2.411 (bigram model 3.527, unigram model 4.450); docs/results.md,
+section 1. Each token is predicted from both sides, so this is not comparable with the bits of a language model.
 """
 
 import _texts

@@ -1,10 +1,13 @@
-"""A small T5 (Raffel et al. 2020) that writes out hidden spans of English text.
+"""Span corruption: a small T5 (Raffel et al. 2020) writes the hidden spans of English text.
+
+The text is the documentation of Python, or books, as bytes.
 
     ssljax train --config configs/text/span_corruption.py --workdir runs/span_corruption
     ssljax train --config configs/text/span_corruption.py:data=classic-books --workdir runs/span_corruption-books
 
-The evaluation is the loss on held-out text, in nats per written token: sentinels are among them, and easy, so it is
-below what a language model has on the same bytes and not comparable with it.
+Time: 5 minutes on one CPU core.
+Result: loss of 2.602 nats per written token on held-out documentation (untrained 5.799); docs/results.md, section 5.
+Written tokens include sentinels, which are easy, so this is not comparable with the loss of a language model.
 """
 
 import _texts

@@ -1,4 +1,4 @@
-"""The image data of these configs, how it is augmented, and what is asked of features."""
+"""Image data of the configs in this folder, their augmentation, and the evaluations of features."""
 
 SOURCES = {
     "cifar10": dict(
@@ -15,7 +15,7 @@ SOURCES = {
 
 PATCH_SIZE = {"cifar10": 4, "mnist": 7}
 
-# Crops of CIFAR-10 are made small, so that a step is cheap; features are read at full size.
+# Crops of CIFAR-10 are small, so that a step is cheap; features are computed at full size.
 TWO_VIEWS = {"cifar10": dict(size=16, crop_scale=(0.2, 1.0)), "mnist": dict(crop_scale=(0.5, 1.0))}
 
 # Recipes for small images. Digits lose their meaning when mirrored, and have no colour.
@@ -24,7 +24,7 @@ AUGMENT = {
     "mnist": dict(flip=0.0, jitter=0.5, brightness=0.4, contrast=0.4, gray=0.0, blur=0.2),
 }
 
-# Small crops that show most of a small image: crops of a tenth of it teach less here.
+# Small crops that show most of a small image; crops of a tenth of it teach less.
 MULTI_CROP = {
     "cifar10": dict(size=16, local_size=12, global_scale=(0.4, 1.0), local_scale=(0.2, 0.6)),
     "mnist": dict(size=28, local_size=21, global_scale=(0.5, 1.0), local_scale=(0.4, 0.8)),
@@ -32,8 +32,8 @@ MULTI_CROP = {
 
 
 def vit(patch_size):
-    """0.15M parameters: many cheap steps teach more in a few minutes than few steps of a larger model. Fixed positions,
-    since learned ones begin near zero and a short run reads a bag of patches."""
+    """A vision transformer of 0.15M parameters: in a few minutes many cheap steps teach more than few steps of a larger
+    model. Positions are fixed, since learned ones begin near zero and a short run would see a bag of patches."""
     return dict(
         name="vit",
         preset=None,

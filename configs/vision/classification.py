@@ -1,8 +1,13 @@
-"""Supervised classification of CIFAR-10 or MNIST: the yardstick beside the methods without labels.
+"""Supervised classification: the yardstick for the methods without labels.
+
+Trains a vision transformer of 0.15M parameters on all labels of CIFAR-10 or MNIST.
 
     ssljax train --config configs/vision/classification.py --workdir runs/classification
+    ssljax train --config configs/vision/classification.py:data=mnist --workdir runs/classification-mnist
 
-A few minutes on one CPU core; docs/results.md has the numbers.
+Time: 7 minutes on one CPU core.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.483 (raw pixels 0.329);
+docs/results.md, section 1.
 """
 
 import _images

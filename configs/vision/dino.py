@@ -1,10 +1,15 @@
 """DINO (Caron et al. 2021): a student matches its own moving average across large and small crops.
 
+Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without labels.
+
     ssljax train --config configs/vision/dino.py --workdir runs/dino
     ssljax train --config configs/vision/dino.py:data=mnist --workdir runs/dino-mnist
 
-A few minutes on one CPU core; docs/results.md has the numbers. The collapse is shown by
-`--config.objective.centering=none`.
+Time: 5 minutes on one CPU core.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.349 (raw pixels 0.329),
+MNIST 0.691 (raw pixels 0.898); docs/results.md, section 1.
+
+`--config.objective.centering=none` shows the collapse.
 """
 
 import _images
@@ -21,7 +26,7 @@ def get_config(arg=""):
             objective=dict(
                 name="dino",
                 head=dict(hidden=512, bottleneck=128, prototypes=256),
-                # Half the paper's, the teacher's constant: a flat teacher costs a short run much of its time.
+                # Half the paper's temperatures, the teacher's without a warmup: a flat teacher slows a short run.
                 student_temperature=0.05,
                 teacher_temperature=0.02,
                 teacher_temperature_start=0.02,

@@ -1,9 +1,14 @@
-"""Masked autoencoder (He et al. 2022): a light decoder restores the three quarters of the patches that were hidden.
+"""Masked autoencoder (He et al. 2022): a light decoder restores hidden patches.
+
+Trains a vision transformer of 0.15M parameters on CIFAR-10 (three quarters of the patches hidden) or MNIST (60 %)
+without labels.
 
     ssljax train --config configs/vision/mae.py --workdir runs/mae
     ssljax train --config configs/vision/mae.py:data=mnist --workdir runs/mae-mnist
 
-A few minutes on one CPU core; docs/results.md has the numbers.
+Time: 6 minutes on one CPU core.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.382 (raw pixels 0.329),
+MNIST 0.715 (raw pixels 0.898); docs/results.md, section 1.
 """
 
 import _images
@@ -11,7 +16,7 @@ import ml_collections
 
 from ssljax.config import arguments
 
-# Most patches of a digit are blank: they carry nothing to normalise, and hiding three quarters leaves too little.
+# Most patches of a digit are blank: they cannot be normalised, and hiding three quarters leaves too little.
 VARIANTS = {
     "cifar10": dict(mask_ratio=0.75, augment=dict(name="single", crop_scale=(0.4, 1.0), augment=dict(flip=0.5))),
     "mnist": dict(

@@ -1,12 +1,16 @@
 """SimCLR (Chen et al. 2020): two views of an image find each other in the batch.
 
-A vision transformer of 0.15M parameters on CIFAR-10 or MNIST.
+Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without labels.
 
     ssljax train --config configs/vision/simclr.py --workdir runs/simclr
     ssljax train --config configs/vision/simclr.py:data=mnist --workdir runs/simclr-mnist
 
-A few minutes on one CPU core; docs/results.md has the numbers. Ablate with one key, for example
-`--config.objective.augment.augment.jitter=0` or `--config.objective.temperature=0.5`.
+Time: 6 minutes on one CPU core.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.408 (raw pixels 0.329),
+MNIST 0.894 (raw pixels 0.898); docs/results.md, section 1.
+
+One key makes an ablation, for example `--config.objective.augment.augment.jitter=0` or
+`--config.objective.temperature=0.5`.
 """
 
 import _images

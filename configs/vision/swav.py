@@ -1,10 +1,15 @@
-"""SwAV (Caron et al. 2020): one crop's balanced cluster assignment is predicted from the others.
+"""SwAV (Caron et al. 2020): the balanced cluster assignment of one crop is predicted from the others.
+
+Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without labels.
 
     ssljax train --config configs/vision/swav.py --workdir runs/swav
     ssljax train --config configs/vision/swav.py:data=mnist --workdir runs/swav-mnist
 
-A few minutes on one CPU core; docs/results.md has the numbers. The collapse is shown by
-`--config.objective.sinkhorn_iterations=0`.
+Time: 5 minutes on one CPU core.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.375 (raw pixels 0.329),
+MNIST 0.795 (raw pixels 0.898); docs/results.md, section 1.
+
+`--config.objective.sinkhorn_iterations=0` shows the collapse.
 """
 
 import _images

@@ -1,4 +1,4 @@
-"""From logical names to mesh axes, and the line that tells what the mesh does not divide."""
+"""Logical names become mesh axes; the report names dimensions that the mesh does not divide."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def test_report_counts_bytes_and_what_does_not_divide():
     assert "vocab 7 by tensor=2 (1 arrays)" in line and "mlp 7 by tensor=2 (1 arrays)" in line and "embed" not in line
 
 
-def test_report_of_a_mesh_that_divides_everything_says_no_more():
+def test_report_of_a_mesh_that_divides_everything_is_short():
     shapes = {"up": jax.ShapeDtypeStruct((1000, 500), jnp.float32)}
     line = sharding_report({"up": ("embed", "mlp")}, shapes, make_mesh(MeshConfig(fsdp=4, tensor=2, data=1)))
     assert line == "each device holds 0.2 of 2.0 MB"
