@@ -26,10 +26,10 @@ from ssljax.config import RunConfig
 from ssljax.data import DataConfig, MixturePart, Part, StreamPart, TokenizerConfig
 from ssljax.interop.init_from import InitFrom
 from ssljax.layers.config import BlockConfig
-from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import SCALINGS
 from ssljax.layers.sequence_conv import ConvolutionConfig
+from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
 from ssljax.models.gpt import GPTConfig

@@ -15,7 +15,8 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.data.sources import expand
 from ssljax.interop import hf, workdir
-from ssljax.layers.positions import grid_pairs, resize_table, sincos_2d
+from ssljax.layers.positions import resize_table, sincos_2d
+from ssljax.layers.terms.grid import grid_pairs
 from ssljax.models.mae import AutoencoderConfig
 from ssljax.train.state import State
 

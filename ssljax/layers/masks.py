@@ -200,6 +200,12 @@ def may_be_empty(mask: Mask) -> bool:
     return any(isinstance(p, Segments | Keys | Blocks | Given) for p in parts_of(mask))
 
 
+def key_count(mask: Mask, queries: int) -> int:
+    """Number of keys that a mask describes: the width of a `Given` array, else as many as there are queries."""
+    given = [part.array.shape[-1] for part in parts_of(mask) if isinstance(part, Given)]
+    return given[0] if given else queries
+
+
 def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:
     """The mask as bool [B or 1, 1, q_len, kv_len], True = may attend."""
     array = mask.block(Span(0, q_len), Span(0, kv_len))

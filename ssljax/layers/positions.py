@@ -1,4 +1,4 @@
-"""Positions: rotary and its scalings, sinusoidal, 2-D sine-cosine, biases by distance, stretched tables."""
+"""Positions of tokens: rotary tables and their scalings, sinusoids in one and two dimensions, resized tables."""
 
 import dataclasses
 import functools
@@ -100,6 +100,23 @@ def _unscaled(width: int, theta: float, length: int) -> tuple[np.ndarray, float]
     return _frequencies(width, theta), 1.0
 
 
+class Grid(NamedTuple):
+    """Patches in rows and columns, which follow `prefix` other tokens."""
+
+    shape: tuple[int, int]  # rows, columns
+    trained: tuple[int, int]  # rows and columns of the images that learned tables belong to
+    prefix: int
+
+
+class Layout(NamedTuple):
+    """The arrangement of the tokens of a stack."""
+
+    positions: jax.Array | None = None  # int [B or 1, T]; None: 0..T-1
+    segments: jax.Array | None = None  # int [B, T], for logits that depend on them
+    grid: Grid | None = None  # None: tokens are a sequence, or patches are missing
+    rotary: tuple[jax.Array, jax.Array] | None = None  # cosines, sines [B or 1, T, 1, R / 2]; None: from `positions`
+
+
 def rotary_tables(
     positions: jax.Array, width: int, theta: float, scaling: object = None, length: int = 0
 ) -> tuple[jax.Array, jax.Array]:
@@ -126,36 +143,6 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x.dtype)
 
 
-def alibi_slopes(heads: int) -> np.ndarray:
-    """float32 [H]: what a head's logits lose for each token of distance (Press et al. 2022, section 3)."""
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = 2.0 ** (-8 / power * np.arange(1, power + 1))
-    # Other numbers of heads: those of the power of two below, then every second one of the power above.
-    between = 2.0 ** (-4 / power * np.arange(1, 2 * (heads - power), 2))
-    return np.concatenate([slopes, between]).astype(np.float32)
-
-
-def relative_buckets(distance: np.ndarray, buckets: int, max_distance: int, both: bool) -> np.ndarray:
-    """Bucket of key position - query position: exact when near, logarithmic when far (Raffel 2020, section 2.1).
-
-    Args:
-        distance: int, any shape.
-        buckets: how many there are.
-        max_distance: from here on all distances share the last bucket.
-        both: keys after the query have the upper half of the buckets; else they count as distance 0.
-    """
-    if both:
-        buckets //= 2
-        base, far = np.where(distance > 0, buckets, 0), np.abs(distance)
-    else:
-        base, far = np.zeros_like(distance), np.maximum(-distance, 0)
-    exact = buckets // 2
-    # float32, as the models that were trained with it: the edges of buckets depend on it.
-    ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / math.log(max_distance / exact)
-    large = np.minimum(exact + (ratio * (buckets - exact)).astype(np.int32), buckets - 1)
-    return base + np.where(far < exact, far, large)
-
-
 def sinusoidal(positions: np.ndarray, width: int, theta: float = 10_000.0) -> np.ndarray:
     """float32 [..., width]: sines in the first half, cosines in the second (Vaswani 2017, section 3.5, reordered)."""
     frequencies = theta ** (-np.arange(width // 2) / (width / 2))
@@ -176,41 +163,9 @@ def rotary_2d(grid: tuple[int, int], width: int, theta: float) -> tuple[np.ndarr
     by its row, the second by its column.
     """
     centres = [(np.arange(n) + 0.5) / n * 2 - 1 for n in grid]
-    where = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
-    angles = (2 * np.pi * where * _frequencies(width // 2, theta)).reshape(len(where), -1)
+    centre_Nx2x1 = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
+    angles = (2 * np.pi * centre_Nx2x1 * _frequencies(width // 2, theta)).reshape(len(centre_Nx2x1), -1)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
-class Pairs(NamedTuple):
-    """Which row of a table of biases each pair of tokens reads."""
-
-    rows: np.ndarray  # int [T, T]
-    stretch: np.ndarray | None = None  # float32 [R', R]: the table at another grid, from the learned one
-
-
-def grid_rows(grid: tuple[int, int]) -> int:
-    """Rows of a table of biases: a distance in rows and one in columns, and three for tokens that are no patches."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
-
-
-def grid_pairs(grid: tuple[int, int], own: tuple[int, int], prefix: int) -> Pairs:
-    """Pairs of `prefix` tokens and the patches of a grid, for a table that was learned at the grid `own`.
-
-    The last rows of the table are: of a token before the patches to a patch, of a patch to it, between two of them
-    (Bao 2022, BEiT, after Liu 2021, Swin, section 3.2). Distances at another grid are stretched, linearly.
-    """
-    where = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 2)
-    distance = where[:, None] - where[None] + np.asarray(grid) - 1
-    rows, tokens = grid_rows(grid), prefix + len(where)
-    index = np.full((tokens, tokens), rows - 1)
-    index[:prefix, prefix:], index[prefix:, :prefix] = rows - 3, rows - 2
-    index[prefix:, prefix:] = distance[..., 0] * (2 * grid[1] - 1) + distance[..., 1]
-    if grid == own:
-        return Pairs(index)
-    stretch = np.zeros((rows, grid_rows(own)), np.float32)
-    both = [_resampling(2 * old - 1, 2 * new - 1, _LINEAR) for old, new in zip(own, grid)]
-    stretch[:-3, :-3], stretch[-3:, -3:] = np.kron(*both), np.eye(3)
-    return Pairs(index, stretch)
 
 
 def resize_table(
@@ -237,7 +192,12 @@ def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
-_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)  # and how far each reaches
+_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)  # kernel, and its reach in old points
+
+
+def linear_resampling(old: int, new: int) -> np.ndarray:
+    """Matrix float32 [new, old] that interpolates values at `old` points linearly to `new` points."""
+    return _resampling(old, new, _LINEAR)
 
 
 def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndarray], int]) -> np.ndarray:

@@ -14,13 +14,13 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.config import ACTIVATIONS, Activation, Part
+from ssljax.layers.config import ACTIVATIONS, Activation, Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
 from ssljax.layers.masks import Full, Mask, Segments
-from ssljax.layers.multihead import Cache
+from ssljax.layers.multihead import Cache, Cached, Memory
 from ssljax.layers.noise import Noise, dropout
-from ssljax.layers.positions import sinusoidal
+from ssljax.layers.positions import Layout, sinusoidal
 from ssljax.layers.stack import Stack
 from ssljax.models.family import Encoded, TransformerConfig, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
@@ -68,7 +68,7 @@ class TokenConfig(TransformerConfig):
 
     inputs: ClassVar[str] = "tokens"
 
-    bias_except: tuple[Part, ...] = ()  # parts with a bias where `bias` is false, without one where it is true
+    bias_except: tuple[Component, ...] = ()  # parts with a bias where `bias` is false, without one where it is true
     # of the logits; None: 1/sqrt(head_dim), of head_dim times the number of terms where attention is disentangled
     attention_scale: float | None = setting(None, gt=0)
     vocab_size: int | None = setting(None, ge=1)
@@ -229,14 +229,11 @@ class TokenTransformer(nn.Module):
         out, layers = self.stack(
             x,
             mask,
-            positions,
+            Layout(positions, token_types),
             noise,
-            memory=memory,
-            memory_mask=memory_mask,
-            cache=cache,
-            start=start,
+            memory=Memory(memory, memory_mask) if self.cross else None,
+            cached=Cached(cache, start),
             states=states,
-            segments=token_types,
         )
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)
@@ -247,20 +244,20 @@ class TokenTransformer(nn.Module):
     def embedded(
         self,
         tokens: jax.Array,
-        where: jax.Array,
+        positions: jax.Array,
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
         vectors: jax.Array | None = None,
     ) -> jax.Array:
-        """What the first block reads, [B, T, D]; `where` are positions int [B or 1, T]."""
+        """The input of the first block, [B, T, D], for tokens at `positions` int [B or 1, T]."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
         x = self.vectors(tokens) if vectors is None else vectors
         if c.positions == "learned":
-            x = x + self.position_embed(where + c.position_offset)
+            x = x + self.position_embed(positions + c.position_offset)
         elif c.positions == "sinusoidal":
-            x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[where]
+            x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[positions]
         if c.token_types:
             x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
         if c.embedding_norm:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import fixed, setting
-from ssljax.layers.config import Part
+from ssljax.layers.config import Component
+from ssljax.layers.terms.registry import PositionBias
 from ssljax.models.family import Encoded, Preset, Published, dims, element_shape
 from ssljax.models.vit import PHOTO, ViT, ViTConfig
 
@@ -46,8 +47,8 @@ class BEiTConfig(ViTConfig):
     pool: Literal["cls", "mean", "map"] = "mean"
     class_token: bool | None = fixed(True)
     positions: Literal["learned", "sincos", "none"] = "none"
-    position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
-    bias_except: tuple[Part, ...] = fixed(("k",))
+    position_bias: PositionBias = "grid"
+    bias_except: tuple[Component, ...] = fixed(("k",))
     layer_bias: bool = False
     norm_after_pool: bool = False
     layer_scale: float | None = setting(0.1, gt=0)
@@ -112,7 +113,7 @@ class DINOv3Config(ViTConfig):
     positions: Literal["learned", "sincos", "none"] = "none"
     rope_theta: float | None = setting(100.0, gt=0)
     registers: int = setting(4, ge=0)
-    bias_except: tuple[Part, ...] = fixed(("k",))
+    bias_except: tuple[Component, ...] = fixed(("k",))
     norm_eps: float = setting(1e-5, gt=0)
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True

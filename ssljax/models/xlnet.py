@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import setting
-from ssljax.layers.config import NormPosition, Part
+from ssljax.layers.config import Component, NormPosition
 from ssljax.layers.dense import parameter
 from ssljax.layers.masks import Given, Mask, materialize
 from ssljax.layers.noise import Noise, dropout
+from ssljax.layers.positions import Layout
+from ssljax.layers.terms.registry import PositionBias
 from ssljax.models.family import Preset, Published, dims
 from ssljax.models.tokens import TokenConfig, TokenTransformer
 
@@ -32,9 +34,9 @@ class XLNetConfig(TokenConfig):
     preset: str | None = "tiny"
     norm_position: NormPosition = "post"
     norm_eps: float = setting(1e-12, gt=0)
-    bias_except: tuple[Part, ...] = ("q", "k", "v", "out")
+    bias_except: tuple[Component, ...] = ("q", "k", "v", "out")
     positions: Literal["learned", "sinusoidal", "none"] = "none"
-    position_bias: Literal["none", "alibi", "relative", "xlnet"] = "xlnet"
+    position_bias: PositionBias = "xlnet"
     init: Literal["xavier", "normal", "gpt2"] = "normal"
     pool: Literal["first", "last", "mean"] = "last"
     readout_bias: bool = True
@@ -80,11 +82,11 @@ class XLNet(TokenTransformer):
             nothing.
         """
         batch, length = tokens.shape
-        where = jnp.broadcast_to(jnp.arange(length) if positions is None else positions, tokens.shape)
+        positions = jnp.broadcast_to(jnp.arange(length) if positions is None else positions, tokens.shape)
         queries = jnp.broadcast_to(self.query.astype(self.config.dtype), (*targets.shape, self.width))
         if noise is not None:
             queries = dropout(queries, self.config.dropout, noise.at("query"))
-        x = jnp.concatenate([self.embedded(tokens, where, None, noise), queries], axis=1)
+        x = jnp.concatenate([self.embedded(tokens, positions, None, noise), queries], axis=1)
 
         def at_targets(of_tokens: jax.Array) -> jax.Array:
             return jnp.concatenate([of_tokens, jnp.take_along_axis(of_tokens, targets, axis=1)], axis=1)
@@ -94,9 +96,7 @@ class XLNet(TokenTransformer):
         out, _ = self.stack(
             x,
             Given(jnp.concatenate([masks[0], seen], axis=2)),
-            at_targets(where),
+            Layout(at_targets(positions), None if token_types is None else at_targets(token_types)),
             noise,
-            segments=None if token_types is None else at_targets(token_types),
-            keys=length,
         )
         return out[:, :length], out[:, length:]
