@@ -22,7 +22,7 @@ from ssljax.parallel import platform
 log = logging.getLogger(__name__)
 
 _MASKED = -1e30  # the logit of a forbidden pair
-_FLOOR = -1e29  # row maxima are kept above it, so that exp(_MASKED - maximum) is exactly 0 in a row of nothing else
+_FLOOR = -1e29  # lower bound of row maxima, so that exp(_MASKED - maximum) is exactly 0 in a row without keys
 
 
 class Mix(NamedTuple):
@@ -180,7 +180,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits
 
 
 def _block_rows(length: int) -> int:
-    """64 rows a block, more for long sequences so that at most 16 blocks are compiled."""
+    """Rows per block: 64, more for long sequences so that at most 16 blocks are compiled."""
     return max(64, -(-length // (16 * 64)) * 64)
 
 
@@ -208,9 +208,9 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Arr
         logits = logits + how.bias.reshape(-1, *q.shape[1:3], *how.bias.shape[2:])
     if allowed is not None:
         if allowed.ndim == 4:
-            allowed = allowed[:, :, None]  # [B, 1, 1, t, s]: the same for every head
+            allowed = allowed[:, :, None]  # [B, 1, 1, t, s], for all heads
         logits = jnp.where(allowed, logits, _MASKED)
-    # The maximum only guards against overflow; the result does not depend on it, so no gradient goes through it.
+    # The maximum guards against overflow; the result does not depend on it, so it needs no gradient.
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     if may_be_empty:
         top = jnp.maximum(top, _FLOOR)
@@ -221,7 +221,7 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Arr
     if how.mix is not None:
         weights, total = _mixed(weights / total, how.mix.weights), jnp.float32(1)
     out = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return out / total  # after the product: K divisions a row and not S
+    return out / total  # after the product: K divisions per row instead of S
 
 
 def _mixed(x_BxGxRxTxS: jax.Array, by_HxH: jax.Array) -> jax.Array:

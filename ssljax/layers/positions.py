@@ -18,7 +18,7 @@ from ssljax.base.schema import setting
 class Linear:
     """Positions divided by `factor` (Chen et al. 2023, position interpolation)."""
 
-    factor: float = setting(gt=0)
+    factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         return _frequencies(width, theta) / self.factor, 1.0
@@ -28,8 +28,8 @@ class Linear:
 class Dynamic:
     """The base grows with sequences longer than `original_len` ("dynamic NTK")."""
 
-    factor: float = setting(gt=0)
-    original_len: int = setting(ge=1)
+    factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
+    original_len: int = setting(ge=1, doc="context length of training in tokens")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         grown = self.factor * max(length, self.original_len) / self.original_len - (self.factor - 1)
@@ -40,10 +40,10 @@ class Dynamic:
 class Llama3:
     """Long wavelengths divided by `factor`, short ones kept, those between blended (Llama team 2024, Llama 3.1)."""
 
-    factor: float = setting(8.0, gt=0)
-    low: float = setting(1.0, gt=0)  # wavelengths over original_len / low are divided
-    high: float = setting(4.0, gt=0)  # wavelengths under original_len / high are kept
-    original_len: int = setting(8192, ge=1)
+    factor: float = setting(8.0, gt=0, doc="divisor of long wavelengths")
+    low: float = setting(1.0, gt=0, doc="wavelengths over original_len / low are divided by factor")
+    high: float = setting(4.0, gt=0, doc="wavelengths under original_len / high are kept")
+    original_len: int = setting(8192, ge=1, doc="context length of training in tokens")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         frequencies = _frequencies(width, theta)
@@ -56,18 +56,20 @@ class Llama3:
 class YaRN:
     """Blend by number of turns, and a temperature of the logits (Peng et al. 2023, section 3)."""
 
-    factor: float = setting(gt=0)
-    original_len: int = setting(ge=1)
-    beta_fast: float = setting(32.0, gt=0)
-    beta_slow: float = setting(1.0, gt=0)
-    attention_factor: float | None = setting(None, gt=0)  # multiplies cosines and sines; None: 0.1 ln(factor) + 1
-    truncate: bool = True  # the ends of the blend are whole numbers
+    factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
+    original_len: int = setting(ge=1, doc="context length of training in tokens")
+    beta_fast: float = setting(32.0, gt=0, doc="turns over the original context above which frequencies are kept")
+    beta_slow: float = setting(
+        1.0, gt=0, doc="turns over the original context below which frequencies are divided by factor"
+    )
+    attention_factor: float | None = setting(None, gt=0, doc="factor of cosines and sines; None: 0.1 ln(factor) + 1")
+    truncate: bool = setting(True, doc="the ends of the blend are rounded to whole frequencies")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         frequencies = _frequencies(width, theta)
 
         def index(turns: float) -> float:
-            """Which frequency makes so many turns over the original context."""
+            """Index of the frequency that makes `turns` turns over the original context."""
             return width / 2 * math.log(self.original_len / (turns * 2 * math.pi)) / math.log(theta)
 
         low, high = index(self.beta_fast), index(self.beta_slow)
@@ -123,11 +125,11 @@ def rotary_tables(
     """Cosines and sines [B or 1, T, 1, ceil(width / 2)] for positions int [B or 1, T] (Su 2021, section 3.4.2).
 
     Args:
-        positions: of the tokens.
-        width: how many elements of a head are turned.
+        positions: positions of the tokens.
+        width: number of rotated elements of a head.
         theta: base of the frequencies.
-        scaling: one of SCALINGS, for contexts longer than the model was trained on.
-        length: of the sequence, where the scaling depends on it.
+        scaling: one of SCALINGS, for contexts longer than in training; None: no scaling.
+        length: length of the sequence, for scalings that depend on it.
     """
     frequencies, factor = (scaling or _unscaled)(width, theta, length)  # type: ignore[operator]
     angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)
@@ -135,8 +137,8 @@ def rotary_tables(
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns x [B, T, H, K] by its position; of the first R elements, R twice the width of the tables, element i pairs
-    with element i + R/2 (the layout of NeoX and LLaMA). The others stay."""
+    """Rotates x [B, T, H, K] by its position. Of the first R elements, R twice the width of the tables, element i pairs
+    with element i + R/2 (the layout of NeoX and LLaMA); the others are unchanged."""
     cos, sin = tables
     half = cos.shape[-1]
     a, b, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
@@ -151,7 +153,7 @@ def sinusoidal(positions: np.ndarray, width: int, theta: float = 10_000.0) -> np
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
-    """float32 [rows * columns, width]: half of the width tells the column, half the row (He 2022, MAE)."""
+    """float32 [rows * columns, width]: the first half encodes the column, the second the row (He 2022, MAE)."""
     row, column = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     return np.concatenate([sinusoidal(column.ravel(), width // 2), sinusoidal(row.ravel(), width // 2)], axis=-1)
 
@@ -159,8 +161,8 @@ def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
 def rotary_2d(grid: tuple[int, int], width: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines float32 [rows * columns, width / 2] of patches (Siméoni 2025, DINOv3, section 3.1).
 
-    A patch stands at its centre, both coordinates from -1 to 1 whatever the grid; the first half of the angles turns
-    by its row, the second by its column.
+    The position of a patch is its centre, both coordinates from -1 to 1 for any grid; the first half of the angles
+    encodes its row, the second its column.
     """
     centres = [(np.arange(n) + 0.5) / n * 2 - 1 for n in grid]
     centre_Nx2x1 = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
@@ -173,7 +175,7 @@ def resize_table(
 ) -> jax.Array:
     """A learned table [rows * columns, D] at another grid, bicubic (Dosovitskiy 2021, section 3.2).
 
-    `antialias`: a smaller grid averages over more of the old points, as a photograph is shrunk.
+    `antialias`: a smaller grid averages over more of the old points, as in shrinking a photograph.
     """
     if grid == new_grid:
         return table
@@ -187,7 +189,7 @@ def _linear(x: np.ndarray) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys' kernel (Keys 1981, equation 4), with the a of the trainers of published vision transformers."""
+    """Keys' kernel (Keys 1981, equation 4), with the a of published vision transformers."""
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
@@ -201,7 +203,7 @@ def linear_resampling(old: int, new: int) -> np.ndarray:
 
 
 def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndarray], int]) -> np.ndarray:
-    """float32 [new, old]: each new point from the old ones around it; beyond the border stands what is at it."""
+    """Matrix float32 [new, old] from the old points around each new one; the border value continues outside."""
     weigh, reach = kernel
     matrix = np.zeros((new, old))
     centre = (np.arange(new) + 0.5) * old / new - 0.5
@@ -212,9 +214,9 @@ def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndar
 
 
 def _antialiased(old: int, new: int) -> np.ndarray:
-    """float32 [new, old]: cubic, over as many old points more as there are fewer new ones; none beyond the border.
+    """Matrix float32 [new, old]: cubic, its reach scaled by old / new; points beyond the border do not count.
 
-    Its a is -0.5 (Keys 1981), as image libraries and with them the trainers have it.
+    The a of the kernel is -0.5 (Keys 1981), as in image libraries.
     """
     apart = np.abs(np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * old / new)
     matrix = _cubic(apart / max(old / new, 1), -0.5)
