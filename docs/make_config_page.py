@@ -23,10 +23,10 @@ from ssljax.base.registry import Registry
 from ssljax.config import InitFrom, RunConfig
 from ssljax.data import DataConfig, MixturePart, SourceConfig, StreamPart, TokenizerConfig
 from ssljax.layers.config import BlockConfig
-from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import SCALINGS
 from ssljax.layers.sequence_conv import ConvolutionConfig
+from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
 from ssljax.models.mae import MAEDecoder

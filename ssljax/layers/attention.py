@@ -1,7 +1,7 @@
-"""Attention behind one function: an ordered list of kernels per backend, each saying what it can do.
+"""Attention behind one function: an ordered list of kernels per platform, each stating what it supports.
 
-A kernel that cannot do what is asked is passed over, with its reason in the log; no mask is ever dropped. The plain
-kernel is last in every list and can do everything.
+A kernel that does not support a request is passed over, with the reason in the log; no mask is ever dropped. The plain
+kernel is last in every list and supports everything.
 """
 
 import dataclasses
@@ -17,15 +17,16 @@ import jax.numpy as jnp
 from ssljax.base.errors import UserError, nearest
 from ssljax.layers.blockwise import BLOCK, attend_blockwise
 from ssljax.layers.masks import Causal, Full, Mask, Span, is_causal, may_be_empty
+from ssljax.parallel import platform
 
 log = logging.getLogger(__name__)
 
 _MASKED = -1e30  # the logit of a forbidden pair
-_FLOOR = -1e29  # row maxima are kept above it, so that exp(_MASKED - maximum) is exactly 0 in a row of nothing else
+_FLOOR = -1e29  # lower bound of row maxima, so that exp(_MASKED - maximum) is exactly 0 in a row without keys
 
 
 class Mix(NamedTuple):
-    """Learned sums over heads: head h gives to head n with weight [h, n] (Shazeer 2020, "Talking-Heads Attention")."""
+    """Learned sums over heads; head h enters head n with weight [h, n] (Shazeer 2020, "Talking-Heads Attention")."""
 
     logits: jax.Array  # [H, H], for scale q k^T
     weights: jax.Array  # [H, H], for the softmax
@@ -50,12 +51,12 @@ def attend(
         q: [B, T, H, K].
         k: [B, S, G, K]; H is a multiple of G, head h uses group h // (H / G).
         v: [B, S, G, K].
-        mask: a description; a query without any key gets zeros, never NaN.
-        scale: of the logits; 1/sqrt(K) if None.
-        bias: [B or 1, H, T, S] that is added to the scaled logits (distances, say).
+        mask: allowed pairs; a query without any key gets zeros, never NaN.
+        scale: factor of q k^T; 1/sqrt(K) if None.
+        bias: [B or 1, H, T, S], added to the scaled logits (a position term, for example).
         cap: logits x become cap tanh(x / cap), before the bias (Gemma 2).
-        mix: of heads, the logits before all but the scale, the weights after the softmax (Shazeer 2020).
-        kernel: "auto" (first of the backend's list that can) or a name to try first.
+        mix: of heads; logits are mixed right after scaling, weights after the softmax (Shazeer 2020).
+        kernel: "auto" (the first of the platform's list that supports the request) or a name to try first.
         strict: refuse to fall back from the named kernel, or from a fused one.
 
     Returns:
@@ -64,35 +65,59 @@ def attend(
     Raises:
         UserError: unknown kernel, or `strict` and a fallback.
     """
-    backend = jax.default_backend()
-    names = BACKENDS.get(backend, ("xla",))
+    logits = Logits(1 / math.sqrt(q.shape[-1]) if scale is None else scale, bias, cap, mix)
+    on = platform()
+    choice = choose(q, k, v, mask, logits, platform=on, kernel=kernel)
+    for name, reason in choice.refused.items():
+        costly = KERNELS[name].fused or name == kernel
+        if strict and costly:
+            raise UserError(f"attention kernel {name!r} can't be used: {reason} (strict=false allows a slower one)")
+        _log_once(logging.WARNING if costly else logging.DEBUG, f"not {name}: {reason}")
+    _chosen[f"attention on {on}: {choice.name}"] = None
+    return KERNELS[choice.name].run(q, k, v, mask, logits)
+
+
+class Choice(NamedTuple):
+    """A kernel, and the kernels before it in the list with the reason why each was passed over."""
+
+    name: str
+    refused: dict[str, str]
+
+
+def choose(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: "Logits", *, platform: str, kernel: str = "auto"
+) -> Choice:
+    """The first kernel of a platform's list that supports the request; `kernel`, unless "auto", is tried before.
+
+    Raises:
+        UserError: unknown kernel.
+    """
+    names = PLATFORMS.get(platform, ("xla",))
     if kernel != "auto":
         if kernel not in KERNELS:
             raise UserError(
                 f"attention kernel {kernel!r} is unknown{nearest(kernel, KERNELS)} (known: {', '.join(KERNELS)})"
             )
-        names = (kernel, *(n for n in names if n != kernel))
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    logits = Logits(scale, bias, cap, mix)
+        names = (kernel, *(name for name in names if name != kernel))
+    refused: dict[str, str] = {}
     for name in names:
-        entry = KERNELS[name]
-        reason = entry.refuses(q, k, v, mask, logits)
+        reason = KERNELS[name].needs(platform) or KERNELS[name].refuses(q, k, v, mask, logits)
         if reason is None:
-            _chosen[f"attention on {backend}: {name}"] = None
-            return entry.run(q, k, v, mask, logits)
-        if strict and (entry.fused or name == kernel):
-            raise UserError(f"attention kernel {name!r} can't be used: {reason} (strict=false allows a slower one)")
-        _log_once(logging.WARNING if entry.fused or name == kernel else logging.DEBUG, f"not {name}: {reason}")
+            return Choice(name, refused)
+        refused[name] = reason
     raise AssertionError("the last kernel of every list refuses nothing")
 
 
+# State of the process, for the log alone; no computation depends on it. Kernels are chosen while jax traces a program,
+# and a trace returns nothing but arrays, so the choice cannot be returned to the caller who wants to report it.
 _chosen: dict[str, None] = {}  # a line for each kernel that was chosen, in the order of their first use
 
 
 def log_choices() -> None:
-    """Log each kernel that was chosen so far, once.
+    """Logs each kernel that was chosen so far, once in a process.
 
-    Not when it is chosen: a run is traced before all mistakes of its user are known, and these are told alone.
+    The caller decides when: a program is traced before all mistakes of its user are known, and an error should stand
+    alone.
     """
     for line in _chosen:
         _log_once(logging.INFO, line)
@@ -100,11 +125,12 @@ def log_choices() -> None:
 
 @functools.cache
 def _log_once(level: int, message: str) -> None:
+    """Logs a message the first time: a program is traced several times, with the same choices."""
     log.log(level, message)
 
 
 class Logits(NamedTuple):
-    """What is done to q k^T before the softmax, and to the softmax: scale, mix, cap, bias, mask; softmax, mix."""
+    """Operations on q k^T, in this order: scale, mix, cap, bias, mask, softmax, mix."""
 
     scale: float
     bias: jax.Array | None = None  # [B or 1, H, T, S]
@@ -112,7 +138,7 @@ class Logits(NamedTuple):
     mix: Mix | None = None
 
     def part(self, rows: slice, columns: slice) -> "Logits":
-        """The same for a block of queries and keys."""
+        """The operations for a block of queries and keys."""
         return self if self.bias is None else self._replace(bias=self.bias[:, :, rows, columns])
 
 
@@ -154,7 +180,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits
 
 
 def _block_rows(length: int) -> int:
-    """64 rows a block, more for long sequences so that at most 16 blocks are compiled."""
+    """Rows per block: 64, more for long sequences so that at most 16 blocks are compiled."""
     return max(64, -(-length // (16 * 64)) * 64)
 
 
@@ -182,9 +208,9 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Arr
         logits = logits + how.bias.reshape(-1, *q.shape[1:3], *how.bias.shape[2:])
     if allowed is not None:
         if allowed.ndim == 4:
-            allowed = allowed[:, :, None]  # [B, 1, 1, t, s]: the same for every head
+            allowed = allowed[:, :, None]  # [B, 1, 1, t, s], for all heads
         logits = jnp.where(allowed, logits, _MASKED)
-    # The maximum only guards against overflow; the result does not depend on it, so no gradient goes through it.
+    # The maximum guards against overflow; the result does not depend on it, so it needs no gradient.
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     if may_be_empty:
         top = jnp.maximum(top, _FLOOR)
@@ -195,7 +221,7 @@ def _softmax_block(q, k, v, allowed, may_be_empty: bool, how: Logits) -> jax.Arr
     if how.mix is not None:
         weights, total = _mixed(weights / total, how.mix.weights), jnp.float32(1)
     out = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return out / total  # after the product: K divisions a row and not S
+    return out / total  # after the product: K divisions per row instead of S
 
 
 def _mixed(x_BxGxRxTxS: jax.Array, by_HxH: jax.Array) -> jax.Array:
@@ -224,8 +250,6 @@ def _blockwise_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, log
 
 
 def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
-    if jax.default_backend() != "gpu":
-        return "it needs an NVIDIA GPU"
     if logits.mix is not None:
         return "heads are mixed (talking_heads)"
     if logits.bias is not None or logits.cap is not None:
@@ -242,8 +266,6 @@ def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits:
 
 
 def _splash_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits: Logits) -> str | None:
-    if jax.default_backend() != "tpu":
-        return "it needs a TPU"
     if logits.mix is not None:
         return "heads are mixed (talking_heads)"
     if logits.bias is not None:
@@ -255,21 +277,28 @@ def _splash_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, logits
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One way to compute attention. `refuses` gives the reason why it can't, or None."""
+    """One way to compute attention. `refuses` returns the reason why it cannot on its platform, or None."""
 
     run: Callable[[jax.Array, jax.Array, jax.Array, Mask, Logits], jax.Array]
     refuses: Callable[[jax.Array, jax.Array, jax.Array, Mask, Logits], str | None]
     fused: bool = False  # passing it over costs much: worth a warning, and an error under strict
+    platform: str | None = None  # the only platform that it runs on; None: any
+
+    def needs(self, platform: str) -> str | None:
+        """The reason why the kernel cannot run on a platform, or None."""
+        if self.platform in (None, platform):
+            return None
+        return {"gpu": "it needs an NVIDIA GPU", "tpu": "it needs a TPU"}[self.platform]
 
 
 KERNELS = {
-    "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True),
-    "splash": Kernel(_splash, _splash_refuses, fused=True),
+    "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True, platform="gpu"),
+    "splash": Kernel(_splash, _splash_refuses, fused=True, platform="tpu"),
     "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),
     "blockwise": Kernel(_blockwise, _blockwise_refuses),
     "xla": Kernel(_xla, lambda q, k, v, mask, logits: None),
 }
-BACKENDS = {
+PLATFORMS = {
     "gpu": ("cudnn", "blocked_causal", "blockwise", "xla"),
     "tpu": ("splash", "blocked_causal", "blockwise", "xla"),
     "cpu": ("blocked_causal", "blockwise", "xla"),

@@ -2,7 +2,7 @@
 
 Blocks of queries against blocks of keys, with a running maximum and sum (Rabe & Staats 2021, "Self-attention does not
 need O(n^2) memory"; Dao 2022, algorithms 1 and 2): only one block of logits exists at a time, and the backward pass
-computes it again from what the forward pass leaves, a log-sum for each query.
+computes it again from the log-sum of each query.
 """
 
 import functools
@@ -18,13 +18,13 @@ _FLOOR = -1e29  # as in `attention`: exp(masked - floor) is exactly 0
 
 
 class _Setting(NamedTuple):
-    """What does not change while it is compiled."""
+    """The static part of a call."""
 
     scale: float
     cap: float | None
     block: int
     causal: bool
-    keys: int  # real ones; those after them fill up the last block
+    keys: int  # number of keys without the filling of the last block
 
 
 def attend_blockwise(
@@ -39,7 +39,7 @@ def attend_blockwise(
 
 
 def _filled(x: jax.Array, axis: int, block: int) -> jax.Array:
-    """With zeros up to a multiple of the block."""
+    """Pads an axis with zeros to a multiple of the block."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % block)
     return jnp.pad(x, widths)
@@ -81,7 +81,7 @@ def _backward(setting: _Setting, kept: Any, d_out: jax.Array) -> Any:
     part = functools.partial(_part, size=setting.block)
 
     def pair(i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Weights of a block, and the gradients of its q k^T."""
+        """Weights of a block, and gradients of its q k^T."""
         logits, slope, allowed = _logits(setting, part(q, i, 3), k, mask, i, j)
         weights = jnp.where(allowed, jnp.exp(logits - part(log_sum, i, 3)[..., None]), 0)
         values = part(v, j, 2).astype(jnp.float32)
@@ -114,13 +114,13 @@ _attend.defvjp(_forward, _backward)
 
 
 def _over(setting: _Setting, carry: Any, add: Any, mine: jax.Array, count: int, rows: bool) -> Any:
-    """`add` over the blocks of the other side; those that a causal mask forbids whole are passed over."""
+    """Folds `add` over the blocks of the other side, without blocks that a causal mask forbids entirely."""
 
     def step(carry: Any, other: jax.Array) -> tuple[Any, None]:
         if not setting.causal:
             return add(carry, other), None
-        seen = other <= mine if rows else mine <= other
-        return jax.lax.cond(seen, add, lambda carry, other: carry, carry, other), None
+        allowed = other <= mine if rows else mine <= other
+        return jax.lax.cond(allowed, add, lambda carry, other: carry, carry, other), None
 
     return jax.lax.scan(step, carry, jnp.arange(count))[0]
 
@@ -128,7 +128,7 @@ def _over(setting: _Setting, carry: Any, add: Any, mine: jax.Array, count: int, 
 def _logits(
     setting: _Setting, q: jax.Array, k: jax.Array, mask: Mask, i: jax.Array, j: jax.Array
 ) -> tuple[jax.Array, jax.Array | float, jax.Array]:
-    """Of a block of queries and one of keys: logits, their slope under the cap, and which are allowed."""
+    """Logits of a block of queries and a block of keys, their slope under the cap, and the allowed pairs."""
     size = setting.block
     q = q * jnp.asarray(setting.scale, q.dtype)
     logits = jnp.einsum("bgrtk,bgsk->bgrts", q, _part(k, j, 2, size), preferred_element_type=jnp.float32)
@@ -140,7 +140,7 @@ def _logits(
     allowed = mask.block(rows, columns)
     real = columns.numbers() < setting.keys
     allowed = real if allowed is None else allowed & real
-    allowed = allowed[:, :, None] if allowed.ndim == 4 else allowed  # [B, 1, 1, t, s]: the same for every head
+    allowed = allowed[:, :, None] if allowed.ndim == 4 else allowed  # [B, 1, 1, t, s], for all heads
     return jnp.where(allowed, logits, -1e30), slope, allowed
 
 
@@ -153,6 +153,6 @@ def _count(x: jax.Array, axis: int, setting: _Setting) -> int:
 
 
 def _joined(blocks: jax.Array) -> jax.Array:
-    """[n, ..., t, K] -> [..., n t, K]."""
+    """Joins blocks, [n, ..., t, K] -> [..., n t, K]."""
     x = jnp.moveaxis(blocks, 0, -3)
     return x.reshape(*x.shape[:-3], -1, x.shape[-1])

@@ -11,11 +11,11 @@ from ssljax.layers.dense import Dense, Initializer, Norm, constrain_rows, parame
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015) with the statistics of this batch only; nothing is remembered.
+    """Batch normalisation (Ioffe & Szegedy 2015) with the statistics of this batch only, without running averages.
 
     The batch is every axis of x [..., D] but the last: called on the whole global batch under `jit`, the statistics
-    are global whatever the mesh. `weights` (of the leading axes of x) say what each row counts; 0 = padding. A row
-    of weight 0 is normalised too but changes no other row.
+    are global on any mesh. `weights` (of the leading axes of x) weight the rows in the statistics; 0 = padding. A row
+    of weight 0 is normalised as well but changes no other row.
     """
 
     eps: float = 1e-5
@@ -41,8 +41,8 @@ class BatchNorm(nn.Module):
 class MLPHead(nn.Module):
     """Linear maps of widths `features`; a norm and an activation follow each but the last.
 
-    SimCLR's projector (Chen 2020) is features (2048, 128), norm "batch"; BYOL's predictor is (4096, 256). `final_norm`
-    adds a norm without parameters after the last map (SimCLR v1, VICReg's absence of it).
+    SimCLR's projector (Chen 2020) has features (2048, 128) and norm "batch"; BYOL's predictor has (4096, 256).
+    `final_norm` adds a norm after the last map, a batch norm without parameters (SimCLR v1).
     """
 
     features: tuple[int, ...]
@@ -53,7 +53,7 @@ class MLPHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        """x [..., D] -> [..., features[-1]]; `weights` of the leading axes matter to batch statistics only."""
+        """x [..., D] -> [..., features[-1]]; `weights` of the leading axes enter batch statistics only."""
         act = {"relu": nn.relu, "gelu": nn.gelu}[self.activation]
         for i, width in enumerate(self.features):
             last = i == len(self.features) - 1
@@ -100,7 +100,7 @@ class DINOHead(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Cosine similarity of x [..., D] to `features` learned directions: [..., features] (Caron 2020, SwAV)."""
+    """Cosine similarities of x [..., D] to `features` learned directions: [..., features] (Caron 2020, SwAV)."""
 
     features: int
     initializer: Initializer = nn.initializers.lecun_normal()
@@ -133,7 +133,7 @@ def _chain_flops(*widths: int) -> float:
 
 
 def _axes(i: int) -> tuple[str, str]:
-    """Logical axes of the i-th kernel: columns split, then rows, so that a pair of products needs one sum."""
+    """Logical axes of the i-th kernel: first columns are split, then rows, so that two products need one sum."""
     return ("embed", "mlp") if i % 2 == 0 else ("mlp", "embed")
 
 

@@ -1,4 +1,4 @@
-"""Convolutions over images and the norm that goes with them."""
+"""Convolutions over images, and their norm."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ssljax.layers.dense import parameter
 class Conv(nn.Module):
     """x [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features], a square kernel of odd side, no bias.
 
-    The kernel is kept as the matrix [side * side * I, features] that maps patches, so that optimisers see a matrix.
+    The kernel is stored as the matrix [side * side * I, features] that maps patches, so that optimisers see a matrix.
     """
 
     features: int
@@ -36,7 +36,7 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Each example of x [B, ..., C] over its positions and `groups` groups of channels (Wu & He 2018), in float32."""
+    """Normalises each example of x [B, ..., C] over positions and groups of channels, in float32 (Wu & He 2018)."""
 
     groups: int
     eps: float = 1e-5

@@ -1,7 +1,8 @@
-"""Which query may attend to which key, as a description and not as an array.
+"""Masks of attention: the allowed pairs of queries and keys, as descriptions instead of arrays.
 
-A description is a small pytree; `a & b` is both. Only a kernel that needs an array asks for one with `materialize`.
-Queries and keys are counted from the same start. Integer and boolean arrays inside are data, so they may be traced.
+A description is a small pytree; `a & b` allows the pairs that both allow. A kernel that needs an array calls
+`materialize`. Queries and keys are counted from the same start. Integer and boolean arrays inside are data, so they may
+be traced.
 """
 
 import dataclasses
@@ -14,17 +15,17 @@ import jax.numpy as jnp
 
 
 class Span(NamedTuple):
-    """Some queries or keys in a row; where they start may be traced."""
+    """Consecutive queries or keys; the start may be traced."""
 
     start: Any
     size: int
 
     def numbers(self) -> jax.Array:
-        """Their numbers, int [size]."""
+        """The indices, int [size]."""
         return self.start + jnp.arange(self.size)
 
     def of(self, x: jax.Array, axis: int) -> jax.Array:
-        """Their part of an axis. What lies beyond its end is that of the last ones, and must not be used."""
+        """The slice of an axis. Elements beyond its end repeat the last one and must not be used."""
         if isinstance(self.start, int) and self.start + self.size <= x.shape[axis]:
             return jax.lax.slice_in_dim(x, self.start, self.start + self.size, axis=axis)
         return jnp.take(x, self.numbers(), axis=axis, mode="clip")
@@ -41,7 +42,7 @@ class Mask:
         return parts[0] if len(parts) == 1 else All(tuple(parts)) if parts else Full()
 
     def block(self, rows: Span, columns: Span) -> jax.Array | None:
-        """bool, broadcastable to [B, 1, rows, columns]; None where everything is allowed."""
+        """The pairs of a block, bool, broadcastable to [B, 1, rows, columns]; None if all are allowed."""
         raise NotImplementedError
 
 
@@ -51,8 +52,8 @@ Described = TypeVar("Described", bound=type[Mask])
 def _description(*leaves: str) -> Callable[[Described], Described]:
     """Makes a dataclass a pytree with these fields as leaves; its other fields and its class are the structure.
 
-    jax.tree_util.register_dataclass leaves out the class: two structures of equal fields are equal, with different
-    hashes, in jaxlib 0.10. So one time in a hundred `jit` takes a program of one mask for that of another.
+    jax.tree_util.register_dataclass leaves out the class: in jaxlib 0.10 two structures of equal fields are equal, with
+    different hashes, so that one time in a hundred `jit` reuses the program of another mask.
     """
 
     def register(cls: Described) -> Described:
@@ -94,7 +95,7 @@ class Causal(Mask):
 @_description("length")
 @dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
-    """Keys before `length` (int, or int32 [B]) are seen by every query; the rest is causal."""
+    """Every query attends to the keys before `length` (int, or int32 [B]); the rest is causal."""
 
     length: Any
 
@@ -136,9 +137,9 @@ class Blocks(Mask):
 @_description("q_ids", "kv_ids")
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
-    """Packed sequences: a query sees keys of its own segment. Segment 0 is padding: it sees and is seen by nobody.
+    """Packed sequences: a query attends to keys of its segment. Segment 0 is padding, neither query nor key.
 
-    q_ids int [B, T]; kv_ids int [B, S], the same ids where None.
+    q_ids int [B, T]; kv_ids int [B, S]; None: q_ids.
     """
 
     q_ids: jax.Array
@@ -154,7 +155,7 @@ class Segments(Mask):
 @_description("valid")
 @dataclasses.dataclass(frozen=True)
 class Keys(Mask):
-    """Padding: only keys with `valid` (bool [B, S]) are seen."""
+    """Padding: queries attend only to keys with `valid` (bool [B, S])."""
 
     valid: jax.Array
 
@@ -165,7 +166,7 @@ class Keys(Mask):
 @_description("array")
 @dataclasses.dataclass(frozen=True)
 class Given(Mask):
-    """The pairs of an array, bool [B or 1, 1, T, S]: for a cache, whose queries begin at a traced position."""
+    """The pairs of an array, bool [B or 1, 1, T, S]; used with a cache, whose queries begin at a traced position."""
 
     array: jax.Array
 
@@ -176,7 +177,7 @@ class Given(Mask):
 @_description("parts")
 @dataclasses.dataclass(frozen=True)
 class All(Mask):
-    """What every part allows; made by `&`."""
+    """The pairs that every part allows; made by `&`."""
 
     parts: tuple[Mask, ...]
 
@@ -186,18 +187,24 @@ class All(Mask):
 
 
 def parts_of(mask: Mask) -> tuple[Mask, ...]:
-    """The descriptions that `mask` is the conjunction of; none for `Full`."""
+    """The descriptions whose conjunction `mask` is; none for `Full`."""
     return mask.parts if isinstance(mask, All) else () if isinstance(mask, Full) else (mask,)
 
 
 def is_causal(mask: Mask) -> bool:
-    """Does the mask certainly forbid every key that comes after its query?"""
+    """Returns True if the mask is known to forbid every key after its query."""
     return any(isinstance(p, Causal) or (isinstance(p, Sliding) and p.causal) for p in parts_of(mask))
 
 
 def may_be_empty(mask: Mask) -> bool:
-    """May a query have no key at all? (Then kernels must give it zeros.)"""
+    """Returns True if a query may have no key at all; kernels must then return zeros for it."""
     return any(isinstance(p, Segments | Keys | Blocks | Given) for p in parts_of(mask))
+
+
+def key_count(mask: Mask, queries: int) -> int:
+    """Number of keys that a mask describes: the width of a `Given` array, else as many as there are queries."""
+    given = [part.array.shape[-1] for part in parts_of(mask) if isinstance(part, Given)]
+    return given[0] if given else queries
 
 
 def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:

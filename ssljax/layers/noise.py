@@ -1,7 +1,7 @@
 """Dropout and stochastic depth whose masks belong to an example, not to a batch.
 
 The mask of example i is a function of (key, row i) alone. Cutting a batch into slices, reordering it or spreading it
-over devices therefore leaves every mask as it was, which is what makes micro-batching exact.
+over devices therefore leaves every mask as it was, so micro-batching is exact.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Noise(NamedTuple):
     row: jax.Array  # int32 [B]
 
     def at(self, place: int | str | jax.Array) -> "Noise":
-        """The independent source of one place: a layer (its index, which may be traced) or a name."""
+        """The independent source of a place: a layer (its index, which may be traced) or a name."""
         return self._replace(key=jax.random.fold_in(self.key, name_id(place) if isinstance(place, str) else place))
 
     def keys(self) -> jax.Array:
@@ -30,8 +30,8 @@ class Noise(NamedTuple):
 def dropout(x: jax.Array, rate: float | jax.Array, noise: Noise | None) -> jax.Array:
     """Sets elements of x [B, ..., D] to zero with probability `rate` (Srivastava 2014); the rest grow by 1/(1 - rate).
 
-    Without noise, or at a rate of 0, it is the identity. The rate is rounded to a multiple of 2^-16 and the scale is
-    that of the rounded rate: 16 random bits an element halve the work of the generator.
+    The identity without noise or at rate 0. The rate is rounded to a multiple of 2^-16, and the scale follows the
+    rounded rate: 16 random bits per element halve the work of the generator.
     """
     if noise is None or (isinstance(rate, int | float) and rate == 0):
         return x

@@ -1,4 +1,4 @@
-"""Positions: rotary and its scalings, sinusoidal, 2-D sine-cosine, biases by distance, stretched tables."""
+"""Positions of tokens: rotary tables and their scalings, sinusoids in one and two dimensions, resized tables."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from ssljax.base.schema import setting
 class Linear:
     """Positions divided by `factor` (Chen et al. 2023, position interpolation)."""
 
-    factor: float = setting(gt=0)
+    factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         return _frequencies(width, theta) / self.factor, 1.0
@@ -28,8 +28,8 @@ class Linear:
 class Dynamic:
     """The base grows with sequences longer than `original_len` ("dynamic NTK")."""
 
-    factor: float = setting(gt=0)
-    original_len: int = setting(ge=1)
+    factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
+    original_len: int = setting(ge=1, doc="context length of training in tokens")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         grown = self.factor * max(length, self.original_len) / self.original_len - (self.factor - 1)
@@ -40,10 +40,10 @@ class Dynamic:
 class Llama3:
     """Long wavelengths divided by `factor`, short ones kept, those between blended (Llama team 2024, Llama 3.1)."""
 
-    factor: float = setting(8.0, gt=0)
-    low: float = setting(1.0, gt=0)  # wavelengths over original_len / low are divided
-    high: float = setting(4.0, gt=0)  # wavelengths under original_len / high are kept
-    original_len: int = setting(8192, ge=1)
+    factor: float = setting(8.0, gt=0, doc="divisor of long wavelengths")
+    low: float = setting(1.0, gt=0, doc="wavelengths over original_len / low are divided by factor")
+    high: float = setting(4.0, gt=0, doc="wavelengths under original_len / high are kept")
+    original_len: int = setting(8192, ge=1, doc="context length of training in tokens")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         frequencies = _frequencies(width, theta)
@@ -56,18 +56,20 @@ class Llama3:
 class YaRN:
     """Blend by number of turns, and a temperature of the logits (Peng et al. 2023, section 3)."""
 
-    factor: float = setting(gt=0)
-    original_len: int = setting(ge=1)
-    beta_fast: float = setting(32.0, gt=0)
-    beta_slow: float = setting(1.0, gt=0)
-    attention_factor: float | None = setting(None, gt=0)  # multiplies cosines and sines; None: 0.1 ln(factor) + 1
-    truncate: bool = True  # the ends of the blend are whole numbers
+    factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
+    original_len: int = setting(ge=1, doc="context length of training in tokens")
+    beta_fast: float = setting(32.0, gt=0, doc="turns over the original context above which frequencies are kept")
+    beta_slow: float = setting(
+        1.0, gt=0, doc="turns over the original context below which frequencies are divided by factor"
+    )
+    attention_factor: float | None = setting(None, gt=0, doc="factor of cosines and sines; None: 0.1 ln(factor) + 1")
+    truncate: bool = setting(True, doc="the ends of the blend are rounded to whole frequencies")
 
     def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
         frequencies = _frequencies(width, theta)
 
         def index(turns: float) -> float:
-            """Which frequency makes so many turns over the original context."""
+            """Index of the frequency that makes `turns` turns over the original context."""
             return width / 2 * math.log(self.original_len / (turns * 2 * math.pi)) / math.log(theta)
 
         low, high = index(self.beta_fast), index(self.beta_slow)
@@ -100,17 +102,34 @@ def _unscaled(width: int, theta: float, length: int) -> tuple[np.ndarray, float]
     return _frequencies(width, theta), 1.0
 
 
+class Grid(NamedTuple):
+    """Patches in rows and columns, which follow `prefix` other tokens."""
+
+    shape: tuple[int, int]  # rows, columns
+    trained: tuple[int, int]  # rows and columns of the images that learned tables belong to
+    prefix: int
+
+
+class Layout(NamedTuple):
+    """The arrangement of the tokens of a stack."""
+
+    positions: jax.Array | None = None  # int [B or 1, T]; None: 0..T-1
+    segments: jax.Array | None = None  # int [B, T], for logits that depend on them
+    grid: Grid | None = None  # None: tokens are a sequence, or patches are missing
+    rotary: tuple[jax.Array, jax.Array] | None = None  # cosines, sines [B or 1, T, 1, R / 2]; None: from `positions`
+
+
 def rotary_tables(
     positions: jax.Array, width: int, theta: float, scaling: object = None, length: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines [B or 1, T, 1, ceil(width / 2)] for positions int [B or 1, T] (Su 2021, section 3.4.2).
 
     Args:
-        positions: of the tokens.
-        width: how many elements of a head are turned.
+        positions: positions of the tokens.
+        width: number of rotated elements of a head.
         theta: base of the frequencies.
-        scaling: one of SCALINGS, for contexts longer than the model was trained on.
-        length: of the sequence, where the scaling depends on it.
+        scaling: one of SCALINGS, for contexts longer than in training; None: no scaling.
+        length: length of the sequence, for scalings that depend on it.
     """
     frequencies, factor = (scaling or _unscaled)(width, theta, length)  # type: ignore[operator]
     angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)
@@ -118,42 +137,12 @@ def rotary_tables(
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns x [B, T, H, K] by its position; of the first R elements, R twice the width of the tables, element i pairs
-    with element i + R/2 (the layout of NeoX and LLaMA). The others stay."""
+    """Rotates x [B, T, H, K] by its position. Of the first R elements, R twice the width of the tables, element i pairs
+    with element i + R/2 (the layout of NeoX and LLaMA); the others are unchanged."""
     cos, sin = tables
     half = cos.shape[-1]
     a, b, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(x.dtype)
-
-
-def alibi_slopes(heads: int) -> np.ndarray:
-    """float32 [H]: what a head's logits lose for each token of distance (Press et al. 2022, section 3)."""
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = 2.0 ** (-8 / power * np.arange(1, power + 1))
-    # Other numbers of heads: those of the power of two below, then every second one of the power above.
-    between = 2.0 ** (-4 / power * np.arange(1, 2 * (heads - power), 2))
-    return np.concatenate([slopes, between]).astype(np.float32)
-
-
-def relative_buckets(distance: np.ndarray, buckets: int, max_distance: int, both: bool) -> np.ndarray:
-    """Bucket of key position - query position: exact when near, logarithmic when far (Raffel 2020, section 2.1).
-
-    Args:
-        distance: int, any shape.
-        buckets: how many there are.
-        max_distance: from here on all distances share the last bucket.
-        both: keys after the query have the upper half of the buckets; else they count as distance 0.
-    """
-    if both:
-        buckets //= 2
-        base, far = np.where(distance > 0, buckets, 0), np.abs(distance)
-    else:
-        base, far = np.zeros_like(distance), np.maximum(-distance, 0)
-    exact = buckets // 2
-    # float32, as the models that were trained with it: the edges of buckets depend on it.
-    ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / math.log(max_distance / exact)
-    large = np.minimum(exact + (ratio * (buckets - exact)).astype(np.int32), buckets - 1)
-    return base + np.where(far < exact, far, large)
 
 
 def sinusoidal(positions: np.ndarray, width: int, theta: float = 10_000.0) -> np.ndarray:
@@ -164,7 +153,7 @@ def sinusoidal(positions: np.ndarray, width: int, theta: float = 10_000.0) -> np
 
 
 def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
-    """float32 [rows * columns, width]: half of the width tells the column, half the row (He 2022, MAE)."""
+    """float32 [rows * columns, width]: the first half encodes the column, the second the row (He 2022, MAE)."""
     row, column = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     return np.concatenate([sinusoidal(column.ravel(), width // 2), sinusoidal(row.ravel(), width // 2)], axis=-1)
 
@@ -172,45 +161,13 @@ def sincos_2d(grid: tuple[int, int], width: int) -> np.ndarray:
 def rotary_2d(grid: tuple[int, int], width: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines float32 [rows * columns, width / 2] of patches (Siméoni 2025, DINOv3, section 3.1).
 
-    A patch stands at its centre, both coordinates from -1 to 1 whatever the grid; the first half of the angles turns
-    by its row, the second by its column.
+    The position of a patch is its centre, both coordinates from -1 to 1 for any grid; the first half of the angles
+    encodes its row, the second its column.
     """
     centres = [(np.arange(n) + 0.5) / n * 2 - 1 for n in grid]
-    where = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
-    angles = (2 * np.pi * where * _frequencies(width // 2, theta)).reshape(len(where), -1)
+    centre_Nx2x1 = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
+    angles = (2 * np.pi * centre_Nx2x1 * _frequencies(width // 2, theta)).reshape(len(centre_Nx2x1), -1)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
-class Pairs(NamedTuple):
-    """Which row of a table of biases each pair of tokens reads."""
-
-    rows: np.ndarray  # int [T, T]
-    stretch: np.ndarray | None = None  # float32 [R', R]: the table at another grid, from the learned one
-
-
-def grid_rows(grid: tuple[int, int]) -> int:
-    """Rows of a table of biases: a distance in rows and one in columns, and three for tokens that are no patches."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
-
-
-def grid_pairs(grid: tuple[int, int], own: tuple[int, int], prefix: int) -> Pairs:
-    """Pairs of `prefix` tokens and the patches of a grid, for a table that was learned at the grid `own`.
-
-    The last rows of the table are: of a token before the patches to a patch, of a patch to it, between two of them
-    (Bao 2022, BEiT, after Liu 2021, Swin, section 3.2). Distances at another grid are stretched, linearly.
-    """
-    where = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 2)
-    distance = where[:, None] - where[None] + np.asarray(grid) - 1
-    rows, tokens = grid_rows(grid), prefix + len(where)
-    index = np.full((tokens, tokens), rows - 1)
-    index[:prefix, prefix:], index[prefix:, :prefix] = rows - 3, rows - 2
-    index[prefix:, prefix:] = distance[..., 0] * (2 * grid[1] - 1) + distance[..., 1]
-    if grid == own:
-        return Pairs(index)
-    stretch = np.zeros((rows, grid_rows(own)), np.float32)
-    both = [_resampling(2 * old - 1, 2 * new - 1, _LINEAR) for old, new in zip(own, grid)]
-    stretch[:-3, :-3], stretch[-3:, -3:] = np.kron(*both), np.eye(3)
-    return Pairs(index, stretch)
 
 
 def resize_table(
@@ -218,7 +175,7 @@ def resize_table(
 ) -> jax.Array:
     """A learned table [rows * columns, D] at another grid, bicubic (Dosovitskiy 2021, section 3.2).
 
-    `antialias`: a smaller grid averages over more of the old points, as a photograph is shrunk.
+    `antialias`: a smaller grid averages over more of the old points, as in shrinking a photograph.
     """
     if grid == new_grid:
         return table
@@ -232,16 +189,21 @@ def _linear(x: np.ndarray) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys' kernel (Keys 1981, equation 4), with the a of the trainers of published vision transformers."""
+    """Keys' kernel (Keys 1981, equation 4), with the a of published vision transformers."""
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
-_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)  # and how far each reaches
+_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)  # kernel, and its reach in old points
+
+
+def linear_resampling(old: int, new: int) -> np.ndarray:
+    """Matrix float32 [new, old] that interpolates values at `old` points linearly to `new` points."""
+    return _resampling(old, new, _LINEAR)
 
 
 def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndarray], int]) -> np.ndarray:
-    """float32 [new, old]: each new point from the old ones around it; beyond the border stands what is at it."""
+    """Matrix float32 [new, old] from the old points around each new one; the border value continues outside."""
     weigh, reach = kernel
     matrix = np.zeros((new, old))
     centre = (np.arange(new) + 0.5) * old / new - 0.5
@@ -252,9 +214,9 @@ def _resampling(old: int, new: int, kernel: tuple[Callable[[np.ndarray], np.ndar
 
 
 def _antialiased(old: int, new: int) -> np.ndarray:
-    """float32 [new, old]: cubic, over as many old points more as there are fewer new ones; none beyond the border.
+    """Matrix float32 [new, old]: cubic, its reach scaled by old / new; points beyond the border do not count.
 
-    Its a is -0.5 (Keys 1981), as image libraries and with them the trainers have it.
+    The a of the kernel is -0.5 (Keys 1981), as in image libraries.
     """
     apart = np.abs(np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * old / new)
     matrix = _cubic(apart / max(old / new, 1), -0.5)

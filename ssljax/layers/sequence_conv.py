@@ -1,4 +1,4 @@
-"""A convolution along the sequence that sees what attention may see."""
+"""A convolution along the sequence, under the mask of attention."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import setting
-from ssljax.layers.dense import Dense, Initializer, parameter
+from ssljax.layers.dense import Dense, Initializer, normalized, parameter
 from ssljax.layers.masks import Full, Mask, materialize
 from ssljax.layers.noise import Noise, dropout
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionConfig:
-    """A convolution over what the first block reads, added to what it makes (DeBERTa v2)."""
+    """A convolution over the input of the first block, added to its output (DeBERTa v2)."""
 
-    size: int = setting(3, ge=1)  # tokens under the kernel, an odd number
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = "gelu"  # of the result
+    size: int = setting(3, ge=1, doc="number of tokens under the kernel, odd")
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = setting("gelu", doc="activation of the result")
 
     def validate(self) -> None:
         if self.size % 2 == 0:
@@ -27,16 +27,20 @@ class ConvolutionConfig:
 
 
 class Addend(NamedTuple):
-    """What is added to the output of the first block, and scale and bias of the norm of the sum."""
+    """The result of the convolution, with scale and bias of the norm that follows the sum."""
 
     value: jax.Array  # [B, T, D]
     scale: jax.Array  # [D]
     bias: jax.Array | None  # [D]
 
+    def added_to(self, x_BxTxD: jax.Array, kind: str, eps: float) -> jax.Array:
+        """norm(x + value), for a kind of norm and its epsilon."""
+        return normalized(x_BxTxD + self.value, self.scale, self.bias, kind, eps)
+
 
 class Convolution(nn.Module):
-    """x [B, T, D] -> what to add. A token sees a neighbour only where the mask allows the pair: no padding, no other
-    segment of a packed row, and nothing that comes later if the mask is causal."""
+    """x [B, T, D] -> addend. A token sees a neighbour only where the mask allows the pair: no padding, no other
+    segment of a packed row, and no later token if the mask is causal."""
 
     config: ConvolutionConfig
     act: Callable[[jax.Array], jax.Array]
@@ -51,14 +55,14 @@ class Convolution(nn.Module):
         half = size // 2
         padded = jnp.pad(x_BxTxD, ((0, 0), (half, half), (0, 0)))
         allowed = None if isinstance(mask, Full) else materialize(mask, length, length)[:, 0]
-        here = jnp.arange(length)
+        token = jnp.arange(length)
         taps = []
         for i in range(size):
-            tap = padded[:, i : i + length]
+            tap_BxTxD = padded[:, i : i + length]
             if allowed is not None:
-                seen = allowed[:, here, jnp.clip(here + i - half, 0, length - 1)]
-                tap = jnp.where(seen[..., None], tap, 0)
-            taps.append(tap)
+                visible_BxT = allowed[:, token, jnp.clip(token + i - half, 0, length - 1)]
+                tap_BxTxD = jnp.where(visible_BxT[..., None], tap_BxTxD, 0)
+            taps.append(tap_BxTxD)
         conv = Dense(width, ("mlp", "embed"), True, self.initializer, self.dtype, name="conv")
         y = conv(jnp.concatenate(taps, axis=-1))
         if noise is not None:

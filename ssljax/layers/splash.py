@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec
 from ssljax.layers.masks import Causal, Keys, Mask, Segments, Sliding, parts_of
 from ssljax.parallel.rules import partition_spec
 
-LANES = 128  # lengths are multiples of it
+LANES = 128  # lengths must be multiples
 
 
 def refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
-    """Why the kernel cannot attend under this mask; None if it can."""
+    """The reason why the kernel does not support a mask; None if it does."""
     parts = parts_of(mask)
     other = [part for part in parts if not isinstance(part, Causal | Sliding | Segments | Keys)]
     if other:
@@ -24,9 +24,9 @@ def refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
     if sum(isinstance(part, Segments) for part in parts) > 1:
         return "two masks of segments"
     if any(isinstance(part, Segments) and part.kv_ids is not None for part in parts):
-        return "queries and keys have segments of their own"
+        return "queries and keys have different segments"
     if any(isinstance(part, Keys) for part in parts) and len(parts) > 1:
-        return "a query may have no key, which cannot be told beforehand"
+        return "a query may have no key, which is unknown at compile time"
     if q.shape[1] % LANES or k.shape[1] % LANES:
         return f"{q.shape[1]} queries and {k.shape[1]} keys are not multiples of {LANES}"
     return None
@@ -37,11 +37,11 @@ def attend_splash(
 ) -> jax.Array:
     """softmax(scale q k^T) v over allowed pairs; see `ssljax.layers.attention.attend`.
 
-    On a mesh each device attends for its rows and heads, which the compiler cannot find out by itself.
+    On a mesh each device attends for its rows and heads; the compiler does not derive this by itself.
 
     Args:
         q: [B, T, H, K]. k, v: [B, S, G, K].
-        mask: one that `refuses` does not object to.
+        mask: a mask that `refuses` accepts.
         interpret: compute as an ordinary program, on any device.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -69,7 +69,7 @@ def _attend(
         block_kv_dq=columns,
     )
     pairs = masks.MultiHeadMask([_pairs(mask, shape)] * q.shape[2])
-    # A mask is an array of the host, whatever is being traced.
+    # The kernel needs the mask as an array on the host, also while a program is traced.
     with jax.ensure_compile_time_eval():
         attention = kernel.make_splash_mha_single_device(
             pairs, block_sizes=blocks, attn_logits_soft_cap=cap, interpret=interpret
@@ -78,8 +78,10 @@ def _attend(
     if ids is None:
         return jax.vmap(attention)(*heads_first).transpose(0, 2, 1, 3)
     out = jax.vmap(attention)(*heads_first, kernel.SegmentIds(*ids)).transpose(0, 2, 1, 3)
-    seen = (ids[0] >= 0) & (ids[1].max(axis=1, keepdims=True) >= 0)  # the kernel gives other queries a mean of values
-    return jnp.where(seen[:, :, None, None], out, 0)
+    has_keys = (ids[0] >= 0) & (
+        ids[1].max(axis=1, keepdims=True) >= 0
+    )  # the kernel returns a mean of values for other queries
+    return jnp.where(has_keys[:, :, None, None], out, 0)
 
 
 def _pairs(mask: Mask, shape: tuple[int, int]) -> Any:
@@ -96,7 +98,7 @@ def _pairs(mask: Mask, shape: tuple[int, int]) -> Any:
 
 
 def _segment_ids(mask: Mask, queries: int, keys: int) -> tuple[jax.Array, jax.Array] | None:
-    """Of queries [B, T] and keys [B, S]; a pair is allowed where they are equal. Padding has -1 and -2."""
+    """Segments of queries [B, T] and keys [B, S]; pairs of equal ids are allowed. Padding has -1 and -2."""
     for part in parts_of(mask):
         if isinstance(part, Segments):
             ids = part.q_ids.astype(jnp.int32)

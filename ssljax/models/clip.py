@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import fixed, setting
-from ssljax.layers.config import Part
+from ssljax.layers.config import Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
@@ -34,7 +34,7 @@ class TextConfig(GPTConfig):
 
     preset: str | None = "nano"
     pool: Literal["first", "last", "mean"] = "last"
-    bias_except: tuple[Part, ...] = fixed(())
+    bias_except: tuple[Component, ...] = fixed(())
     attention_scale: float | None = fixed(None)
     attention: Literal["causal", "full"] = setting(
         "causal", doc="attention mask; 'causal': tokens attend to previous tokens and themselves, 'full': to all tokens"

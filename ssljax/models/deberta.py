@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from ssljax.base.schema import setting
-from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.sequence_conv import ConvolutionConfig
+from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.models.bert import BARE, BertConfig
 from ssljax.models.family import Preset, PublishedCount, dims
 

@@ -5,6 +5,7 @@ three forward passes.
 """
 
 from ssljax.layers.config import GATED, BlockConfig
+from ssljax.layers.terms.registry import terms_of
 
 
 def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = False) -> float:
@@ -22,10 +23,7 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     if config.experts is not None:  # in some blocks, top_k feed-forward parts and a router instead of one part
         sparse = (config.experts.top_k - 1) * feed_forward + width * config.experts.count
         flops += tokens * sparse / config.experts.every
-    if config.disentangled is not None:  # each token with every distance; distances are projected once per batch
-        flops += len(config.disentangled.terms) * 2 * config.disentangled.span * tokens * inner
-    if config.position_bias == "xlnet":
-        flops += tokens * (2 * tokens - 1) * inner
+    flops += sum(term.flops(tokens) for term in terms_of(config))
     convolution = 0 if config.convolution is None else tokens * config.convolution.size * width * width
     return 2.0 * (depth * flops + convolution)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from ssljax.base.schema import setting
-from ssljax.layers.config import Activation, NormPosition, Part
+from ssljax.layers.config import Activation, Component, NormPosition
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.positions import Llama3
 from ssljax.models.family import Preset, dims
@@ -99,7 +99,7 @@ class Qwen2Config(LlamaConfig):
 
     norm_eps: float = setting(1e-6, gt=0)
     rope_theta: float | None = setting(1e6, gt=0)
-    bias_except: tuple[Part, ...] = ("q", "k", "v")
+    bias_except: tuple[Component, ...] = ("q", "k", "v")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +206,7 @@ class PaLMConfig(LlamaConfig):
 
     norm: Literal["layer", "rms", "rms_plus_one"] = "layer"
     norm_position: NormPosition = "parallel_one"
-    bias_except: tuple[Part, ...] = ()
+    bias_except: tuple[Component, ...] = ()
     kv_heads: int | None = setting(1, ge=1)
     head_dim: int | None = setting(256, ge=1)
     tied: bool = True

@@ -15,6 +15,7 @@ from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.multihead import Cache
 from ssljax.layers.noise import Noise
+from ssljax.layers.terms.registry import PositionBias
 from ssljax.models.family import Encoded, Preset, PublishedCount, dims
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
@@ -105,7 +106,7 @@ class T5Config(Seq2SeqConfig):
     norm_position: NormPosition = "pre"
     bias: bool = False
     attention_scale: float | None = setting(1.0, gt=0)
-    position_bias: Literal["none", "alibi", "relative"] = "relative"
+    position_bias: PositionBias = "relative"
     positions: Literal["learned", "sinusoidal", "none"] = "none"
     embedding_scale: bool = False
 

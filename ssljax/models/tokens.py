@@ -14,13 +14,13 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.config import ACTIVATIONS, Activation, Part
+from ssljax.layers.config import ACTIVATIONS, Activation, Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
 from ssljax.layers.masks import Full, Mask, Segments
-from ssljax.layers.multihead import Cache
+from ssljax.layers.multihead import Cache, Cached, Memory
 from ssljax.layers.noise import Noise, dropout
-from ssljax.layers.positions import sinusoidal
+from ssljax.layers.positions import Layout, sinusoidal
 from ssljax.layers.stack import Stack
 from ssljax.models.family import Encoded, TransformerConfig, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
@@ -43,7 +43,7 @@ class TokenConfig(TransformerConfig):
 
     inputs: ClassVar[str] = "tokens"
 
-    bias_except: tuple[Part, ...] = setting(
+    bias_except: tuple[Component, ...] = setting(
         (), doc="parts that are exceptions to `bias`: with a bias if it is false, without one if it is true"
     )
     attention_scale: float | None = setting(
@@ -254,14 +254,11 @@ class TokenTransformer(nn.Module):
         out, layers = self.stack(
             x,
             mask,
-            positions,
+            Layout(positions, token_types),
             noise,
-            memory=memory,
-            memory_mask=memory_mask,
-            cache=cache,
-            start=start,
+            memory=Memory(memory, memory_mask) if self.cross else None,
+            cached=Cached(cache, start),
             states=states,
-            segments=token_types,
         )
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)
@@ -277,7 +274,7 @@ class TokenTransformer(nn.Module):
         noise: Noise | None = None,
         vectors: jax.Array | None = None,
     ) -> jax.Array:
-        """The input [B, T, D] of the first block, for positions int [B or 1, T]."""
+        """The input [B, T, D] of the first block, for tokens at `positions` int [B or 1, T]."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")

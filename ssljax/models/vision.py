@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import fixed, setting
-from ssljax.layers.config import Part
+from ssljax.layers.config import Component
+from ssljax.layers.terms.registry import PositionBias
 from ssljax.models.family import Encoded, Preset, PublishedCount, dims, element_shape
 from ssljax.models.vit import PHOTO, ViT, ViTConfig
 
@@ -42,8 +43,8 @@ class BEiTConfig(ViTConfig):
     pool: Literal["cls", "mean", "map"] = "mean"
     class_token: bool | None = fixed(True)
     positions: Literal["learned", "sincos", "none"] = "none"
-    position_bias: Literal["none", "alibi", "relative", "grid"] = "grid"
-    bias_except: tuple[Part, ...] = fixed(("k",))
+    position_bias: PositionBias = "grid"
+    bias_except: tuple[Component, ...] = fixed(("k",))
     layer_bias: bool = setting(
         False, doc="one table of position biases per layer (fine-tuned weights); false: one for all (pretraining)"
     )
@@ -115,7 +116,7 @@ class DINOv3Config(ViTConfig):
     positions: Literal["learned", "sincos", "none"] = "none"
     rope_theta: float | None = setting(100.0, gt=0)
     registers: int = setting(4, ge=0)
-    bias_except: tuple[Part, ...] = fixed(("k",))
+    bias_except: tuple[Component, ...] = fixed(("k",))
     norm_eps: float = setting(1e-5, gt=0)
     layer_scale: float | None = setting(1.0, gt=0)
     mask_token: bool = True

@@ -16,13 +16,14 @@ from ssljax.layers import positions
 from ssljax.layers.block import FeedForward
 from ssljax.layers.config import BlockConfig
 from ssljax.layers.dense import Dense, parameter
-from ssljax.layers.disentangled import DisentangledConfig
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
-from ssljax.layers.multihead import Attention, Layer, Shared
+from ssljax.layers.multihead import Attention, Layer, Memory, Shared
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.stack import Stack
+from ssljax.layers.terms.disentangled import DisentangledConfig
+from ssljax.layers.terms.grid import grid_rows
 from ssljax.models.family import Encoded, Preset, PublishedCount, TransformerConfig, dims, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
 from ssljax.views.patches import patchify
@@ -140,7 +141,7 @@ class AttentionPool(nn.Module):
         c, batch = self.config, tokens_BxNxD.shape[0]
         query = token_vectors(self, "query", 1, c.known("width")).astype(c.dtype)
         query = jnp.broadcast_to(query, (batch, *query.shape))
-        shared = Shared((Full(),), (None,), memory=tokens_BxNxD)
+        shared = Shared(memory=Memory(tokens_BxNxD))
         x, _ = Attention(c, 1, cross=True, name="attention")(query, Layer(0, 0, 0.0), shared)
         return (x + FeedForward(c, 1, name="mlp")(c.new_norm("norm")(x)))[:, 0]
 
@@ -194,7 +195,7 @@ class ViT(nn.Module):
         self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias)
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
-        blocks = dataclasses.replace(c, bias_rows=positions.grid_rows(own))
+        blocks = dataclasses.replace(c, bias_rows=grid_rows(own))
         self.stack = Stack(blocks, c.known("depth"), final_norm=not c.norm_after_pool)
         if c.norm_after_pool:
             self.pooled_norm = c.new_norm()
@@ -256,9 +257,7 @@ class ViT(nn.Module):
             x = self.embed_norm(x)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        out, layers = self.stack(
-            x, Full(), noise=noise, rotary=self._rotary(grid, keep), pairs=self._pairs(grid, keep), states=states
-        )
+        out, layers = self.stack(x, Full(), self._layout(grid, keep), noise, states=states)
         tokens = out[:, c.prefix :]
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         prefix = out[:, : c.prefix] if c.prefix else None
@@ -289,13 +288,12 @@ class ViT(nn.Module):
         front = ((0, 0), (c.prefix, 0), (0, 0))
         return jnp.pad(cos, front, constant_values=1.0)[:, :, None], jnp.pad(sin, front)[:, :, None]
 
-    def _pairs(self, grid: tuple[int, int], keep: jax.Array | None) -> positions.Pairs | None:
-        """The row of the bias table for each pair of tokens."""
-        if self.config.position_bias != "grid":
-            return None
-        if keep is not None:
+    def _layout(self, grid: tuple[int, int], keep: jax.Array | None) -> positions.Layout:
+        """The places of all tokens for the blocks; kept patches lie on no grid."""
+        if keep is not None and self.config.position_bias == "grid":
             raise UserError(f"{self.path}.position_bias: 'grid' needs every patch, but the objective drops some")
-        return positions.grid_pairs(grid, self.grid(self.image_shape), self.config.prefix)
+        place = positions.Grid(grid, self.grid(self.image_shape), self.config.prefix)
+        return positions.Layout(grid=place if keep is None else None, rotary=self._rotary(grid, keep))
 
     def _pooled(self, x_BxTxD: jax.Array, patches: jax.Array) -> jax.Array:
         c = self.config

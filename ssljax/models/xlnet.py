@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.schema import setting
-from ssljax.layers.config import NormPosition, Part
+from ssljax.layers.config import Component, NormPosition
 from ssljax.layers.dense import parameter
 from ssljax.layers.masks import Given, Mask, materialize
 from ssljax.layers.noise import Noise, dropout
+from ssljax.layers.positions import Layout
+from ssljax.layers.terms.registry import PositionBias
 from ssljax.models.family import Preset, PublishedCount, dims
 from ssljax.models.tokens import TokenConfig, TokenTransformer
 
@@ -35,9 +37,9 @@ class XLNetConfig(TokenConfig):
     preset: str | None = "tiny"
     norm_position: NormPosition = "post"
     norm_eps: float = setting(1e-12, gt=0)
-    bias_except: tuple[Part, ...] = ("q", "k", "v", "out")
+    bias_except: tuple[Component, ...] = ("q", "k", "v", "out")
     positions: Literal["learned", "sinusoidal", "none"] = "none"
-    position_bias: Literal["none", "alibi", "relative", "xlnet"] = "xlnet"
+    position_bias: PositionBias = "xlnet"
     init: Literal["xavier", "normal", "gpt2"] = "normal"
     pool: Literal["first", "last", "mean"] = "last"
     readout_bias: bool = True
@@ -97,9 +99,7 @@ class XLNet(TokenTransformer):
         out, _ = self.stack(
             x,
             Given(jnp.concatenate([masks[0], query_mask], axis=2)),
-            at_targets(positions),
+            Layout(at_targets(positions), None if token_types is None else at_targets(token_types)),
             noise,
-            segments=None if token_types is None else at_targets(token_types),
-            keys=length,
         )
         return out[:, :length], out[:, length:]

@@ -16,7 +16,8 @@ from ssljax.base.errors import UserError
 from ssljax.config import InitFrom
 from ssljax.data.sources import expand
 from ssljax.interop import hf
-from ssljax.layers.positions import grid_pairs, resize_table, sincos_2d
+from ssljax.layers.positions import resize_table, sincos_2d
+from ssljax.layers.terms.grid import grid_pairs
 from ssljax.models.mae import AutoencoderConfig
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.trained import Trained, read_trained

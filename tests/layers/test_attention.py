@@ -11,6 +11,7 @@ from ssljax.base.errors import UserError
 from ssljax.layers import attention
 from ssljax.layers.attention import KERNELS, Logits, Mix, attend
 from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding, materialize, may_be_empty
+from ssljax.parallel import platform
 
 B, T, K = 2, 130, 8
 RNG = np.random.default_rng(0)
@@ -86,7 +87,7 @@ def small_blocks(monkeypatch):
 def check(kernel, name, heads, groups, t=T, s=T, dtype="float32", scale=0.3):
     q, k, v, do = inputs(heads, groups, t, s, dtype)
     mask = MASKS[name][0]
-    reason = KERNELS[kernel].refuses(q, k, v, mask, Logits(scale))
+    reason = KERNELS[kernel].needs(platform()) or KERNELS[kernel].refuses(q, k, v, mask, Logits(scale))
     if reason is not None:
         pytest.skip(f"{kernel}: {reason}")
 
@@ -284,7 +285,7 @@ def test_strict_and_unknown_kernels():
 
 
 def test_fused_kernel_refuses_what_it_cannot_do(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
     refuses = KERNELS["cudnn"].refuses
     q, k, v, _ = inputs(2, 2, dtype="bfloat16")
     assert refuses(q, k, v, Causal(), Logits(1.0)) is None and refuses(q, k, v, Full(), Logits(1.0)) is None

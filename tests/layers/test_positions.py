@@ -4,8 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.layers.positions import (
-    grid_pairs,
-    grid_rows,
     resize_table,
     rotary_2d,
     rotary_tables,
@@ -13,6 +11,7 @@ from ssljax.layers.positions import (
     sincos_2d,
     sinusoidal,
 )
+from ssljax.layers.terms.grid import grid_pairs, grid_rows
 
 RNG = np.random.default_rng(0)
 
@@ -75,7 +74,7 @@ def test_rows_and_columns_turn_a_half_each():
 
 def test_pairs_of_patches_read_their_distance():
     grid, prefix = (2, 3), 2
-    index = grid_pairs(grid, grid, prefix).rows
+    index = grid_pairs(grid, grid, prefix).rows_TxT
     rows = grid_rows(grid)
     assert index.shape == (8, 8) and index.max() == rows - 1 and index.min() == 0
     assert (index[:2, :2] == rows - 1).all()
@@ -93,7 +92,7 @@ def test_biases_at_another_grid_are_stretched_linearly():
     distance = np.stack(np.meshgrid(np.arange(-3, 4), np.arange(-3, 4), indexing="ij"), -1).reshape(-1, 2)
     table = np.concatenate([distance @ np.array([2.0, 5.0]), [11.0, 12.0, 13.0]])
     pairs = grid_pairs(new, own, 1)
-    stretched = (pairs.stretch @ table)[pairs.rows]
+    stretched = (pairs.stretch @ table)[pairs.rows_TxT]
     assert pairs.stretch.shape == (grid_rows(new), grid_rows(own))
     assert (stretched[0, 1:] == 11).all() and (stretched[1:, 0] == 12).all() and stretched[0, 0] == 13
     patches = stretched[1:, 1:].reshape(8, 8, 8, 8)

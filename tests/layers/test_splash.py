@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssljax import parallel
-from ssljax.layers.attention import Logits, attend
+from ssljax.layers.attention import Logits, attend, choose
 from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding
 from ssljax.layers.splash import attend_splash, refuses
 
@@ -78,7 +78,7 @@ def test_on_a_mesh(groups):
         (Prefix(3), T, "mask Prefix is none of"),
         (Blocks(128, jnp.ones((2, 2), bool)), T, "mask Blocks is none of"),
         (Causal() & Keys(VALID), T, "a query may have no key"),
-        (Segments(IDS, IDS), T, "segments of their own"),
+        (Segments(IDS, IDS), T, "queries and keys have different segments"),
         (Segments(IDS) & Segments(IDS + 1), T, "two masks of segments"),
         (Full(), 200, "200 queries and 200 keys are not multiples of 128"),
     ],
@@ -88,10 +88,8 @@ def test_what_it_cannot_do_is_refused(mask, length, reason):
     assert reason in refuses(q, k, v, mask)
 
 
-def test_elsewhere_it_is_passed_over_by_name():
-    from ssljax.layers.attention import BACKENDS, KERNELS
-
+def test_it_is_first_on_a_tpu_and_refused_elsewhere():
     q, k, v, _ = inputs(2, 2)
-    assert BACKENDS["tpu"][0] == "splash"
-    if jax.default_backend() != "tpu":
-        assert KERNELS["splash"].refuses(q, k, v, Full(), Logits(1.0)) == "it needs a TPU"
+    assert choose(q, k, v, Full(), Logits(1.0), platform="tpu") == ("splash", {})
+    elsewhere = choose(q, k, v, Full(), Logits(1.0), platform="cpu", kernel="splash")
+    assert elsewhere.name == "xla" and elsewhere.refused["splash"] == "it needs a TPU"

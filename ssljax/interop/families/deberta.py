@@ -11,7 +11,7 @@ from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, embeddings, name
 from ssljax.interop.family import Family, activation, activation_back
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import TRANSPOSE, Op, Rule, blocks, copy, dense, norm
-from ssljax.layers.disentangled import logit_scale
+from ssljax.layers.terms.base import logit_scale
 
 PROJECTIONS = {"q": "query_proj", "k": "key_proj", "v": "value_proj"}
 PROJECTIONS |= {"distance_q": "pos_query_proj", "distance_k": "pos_key_proj"}

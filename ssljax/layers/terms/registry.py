@@ -1,0 +1,54 @@
+"""The position schemes by name, and their configuration keys: the one list of schemes."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from ssljax.base.errors import UserError
+from ssljax.base.registry import Registry
+from ssljax.base.schema import setting
+from ssljax.layers.terms.base import Term
+from ssljax.layers.terms.buckets import BucketKeys
+from ssljax.layers.terms.disentangled import DisentangledKeys
+from ssljax.layers.terms.grid import GridKeys
+
+if TYPE_CHECKING:
+    from ssljax.layers.config import BlockConfig
+
+BIASES = Registry(  # values of `position_bias`
+    "position bias",
+    {
+        "none": "ssljax.layers.terms.base:Term",
+        "alibi": "ssljax.layers.terms.alibi:ALiBi",
+        "relative": "ssljax.layers.terms.buckets:RelativeBuckets",
+        "grid": "ssljax.layers.terms.grid:GridBias",
+        "xlnet": "ssljax.layers.terms.xlnet:XLNet",
+    },
+)
+GROUPS = Registry(  # schemes that are chosen by a group of keys, whose name is given here; None: not used
+    "position scheme", {"disentangled": "ssljax.layers.terms.disentangled:Disentangled"}
+)
+# A name of BIASES, or "package.module:Class". The literal lets `position_bias=none` on a command line, which is parsed
+# as None, have its meaning.
+PositionBias = Literal["none"] | str
+
+
+@dataclasses.dataclass(frozen=True)
+class TermKeys(BucketKeys, GridKeys, DisentangledKeys):
+    """The keys of all schemes."""
+
+    position_bias: PositionBias = setting(
+        "none",
+        doc='term added to attention logits: "alibi", the distance times a fixed slope per head; "relative", learned '
+        'numbers for buckets of distances (T5); "grid", learned numbers for distances in rows and columns of patches '
+        '(BEiT); "xlnet", products with vectors of distances and segments; or "package.module:Class"',
+    )
+
+
+def terms_of(config: "BlockConfig") -> tuple[Term, ...]:
+    """The terms of a configuration; ValueError ("position_bias: ...") for an unknown name."""
+    try:
+        classes = [BIASES.get(config.position_bias, "position_bias")]
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    classes += [GROUPS.get(name) for name in GROUPS if getattr(config, name) is not None]
+    return tuple(cls(config) for cls in classes)
