@@ -49,6 +49,11 @@ class Block(nn.Module):
     cross: bool = False
     states: bool = False
     sparse: bool = True  # with experts, if the config has some
+    place: int = 0  # number of blocks before it in the scanned unit
+
+    def height_of(self, part: str) -> int:
+        """Heights of its parameters, relative to the first block of the scanned unit (`layers.roles`)."""
+        return -self.place
 
     @nn.compact
     def __call__(self, x: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Out]:
@@ -84,7 +89,7 @@ class Block(nn.Module):
                 y = part(h)
             if c.layer_scale is not None:
                 init = nn.initializers.constant(c.layer_scale)
-                y = y * parameter(self, f"{name}_scale", init, ("embed",), y.shape[-1:]).astype(y.dtype)
+                y = y * parameter(self, f"{name}_scale", init, ("embed",), y.shape[-1:], role="scale").astype(y.dtype)
             if c.norm_position == "sandwich":
                 y = c.new_norm(f"{name}_norm_after")(y)
             if here is not None:

@@ -151,7 +151,7 @@ class Attention(nn.Module):
         heads = self.config.known("heads")
         same: Any = lambda key, shape: jnp.eye(*shape)  # noqa: E731
         names = ("mix_logits", "mix_weights")
-        return Mix(*(parameter(self, name, same, (None, None), (heads, heads)) for name in names))
+        return Mix(*(parameter(self, name, same, (None, None), (heads, heads), role="matrix") for name in names))
 
 
 def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Array:
@@ -167,7 +167,7 @@ def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Arr
 def grid_bias(module: nn.Module, c: BlockConfig, pairs: positions.Pairs) -> jax.Array:
     """[1, H, T, T]: what a learned table says of each pair."""
     shape, names = (c.bias_rows, c.known("heads")), (None, "heads")
-    table = parameter(module, "relative_bias", nn.initializers.zeros, names, shape)
+    table = parameter(module, "relative_bias", nn.initializers.zeros, names, shape, role="position")
     if pairs.stretch is not None:
         table = jnp.asarray(pairs.stretch) @ table
     return table[jnp.asarray(pairs.rows)].transpose(2, 0, 1)[None]

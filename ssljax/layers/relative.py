@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.layers.dense import Dense, Initializer, parameter
+from ssljax.layers.roles import Role
 
 
 class Relative(NamedTuple):
@@ -34,7 +35,9 @@ class RelativeLogits(nn.Module):
 
         def vectors(name: str, *count: int) -> jax.Array:
             names = (*(None for _ in count), "heads")
-            made = parameter(self, name, nn.initializers.normal(0.02), names, (*count, heads * width))
+            shape = (*count, heads * width)
+            role: Role = "position" if count else "bias"
+            made = parameter(self, name, nn.initializers.normal(0.02), names, shape, role=role)
             return made.reshape(*count, heads, width).astype(q.dtype)
 
         project = Dense(heads * width, ("embed", "heads"), False, self.initializer, self.dtype, name="distance")

@@ -17,6 +17,7 @@ from ssljax.layers.masks import Given, Mask, Sliding, is_causal
 from ssljax.layers.multihead import Cache, Layer, Shared, grid_bias
 from ssljax.layers.noise import Noise
 from ssljax.layers.relative import Relative
+from ssljax.layers.roles import HEIGHTS
 from ssljax.layers.sequence_conv import Addend, Convolution
 
 
@@ -104,7 +105,7 @@ class Stack(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(0, nn.broadcast),
                 length=total // size,
-                metadata_params={nn.PARTITION_NAME: "layers"},
+                metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: self._heights(total // size)},
             )
             x, out = scanned(*block, name="layers")(x, layers, shared)
             if size > 1:
@@ -127,6 +128,14 @@ class Stack(nn.Module):
         if c.norm_position != "post" and self.final_norm:
             x = c.new_norm("norm")(x)
         return x, out
+
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): a convolution belongs to the first block, the rest to no block."""
+        return self.depth if part == "convolution" else 0
+
+    def _heights(self, units: int) -> tuple[int, ...]:
+        """The height of the first block of each scanned unit."""
+        return tuple(range(self.depth, 0, -(self.depth // units)))
 
     def _masks(self, mask: Mask, kinds: set[int], queries: int, keys: int, start: jax.Array | None) -> tuple[Mask, ...]:
         c = self.config
@@ -166,7 +175,7 @@ class Stack(nn.Module):
             slopes = jnp.asarray(positions.alibi_slopes(c.known("heads")))
             return -slopes[:, None, None] * jnp.abs(_distance(queries, keys, start))[:, None]
         shape, names = (c.relative_buckets[0], c.known("heads")), (None, "heads")
-        table = parameter(self, "relative_bias", nn.initializers.normal(0.02), names, shape)
+        table = parameter(self, "relative_bias", nn.initializers.normal(0.02), names, shape, role="position")
         both = start is None and not is_causal(mask)
         ends = np.arange(1 - max(queries, keys), max(queries, keys))  # all distances that there are
         bias_NxH = table[jnp.asarray(positions.relative_buckets(ends, *c.relative_buckets, both))]
@@ -180,7 +189,7 @@ class Stack(nn.Module):
         ends = np.arange(1 - max(queries, keys), max(queries, keys))  # all distances that there are
         rows = jnp.asarray(d.rows(ends))[-_distance(queries, keys, start) - ends[0]]
         init, shape = nn.initializers.normal(0.02), (2 * d.span, c.known("width"))
-        table = parameter(self, "distances", init, ("positions", "embed"), shape)
+        table = parameter(self, "distances", init, ("positions", "embed"), shape, role="position")
         return Distances(c.new_norm("distances_norm")(table) if d.norm else table, rows)
 
     def _beside(self, x: jax.Array, mask: Mask, noise: Noise | None, cache: Cache | None) -> Addend | None:
@@ -252,7 +261,7 @@ class Period(nn.Module):
         outs = []
         for i in range(c.experts.every):
             block = _remat(c.remat, scanned=True)(
-                c, self.depth, self.cross, self.states, c.experts.at(i), name=f"block_{i}"
+                c, self.depth, self.cross, self.states, c.experts.at(i), i, name=f"block_{i}"
             )
             x, out = block(x, jax.tree.map(lambda a, i=i: a[i], layers), shared)
             outs.append(out)

@@ -168,6 +168,10 @@ class EncoderDecoder(nn.Module):
         """Width of the hidden states."""
         return self.config.known("width")
 
+    def height_of(self, part: str) -> int:
+        """The height of the shared token table (`layers.roles`): it lies below the deeper stack."""
+        return max(self.config.known("depth"), self.config.decoder().known("depth")) + 1 if part == "embed" else 0
+
     def setup(self) -> None:
         c = self.config
         self.embed = Table(c.known("vocab_size"), self.width, dtype=c.dtype)

@@ -130,10 +130,16 @@ class TokenTransformer(nn.Module):
     table: nn.Module | None = None  # token embeddings that others share
     cross: bool = False  # also attends to a memory
 
+    below: ClassVar[tuple[str, ...]] = ("embed", "position_embed", "type_embed", "embed_norm", "embed_project")
+
     @property
     def width(self) -> int:
         """Width of the hidden states and of the pooled vector."""
         return self.config.known("width")
+
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): embeddings lie below all blocks, read-outs above them."""
+        return self.config.known("depth") + 1 if part in self.below else 0
 
     @property
     def table_rows(self) -> int:
@@ -158,7 +164,8 @@ class TokenTransformer(nn.Module):
         self.embed = self.table or Table(self.table_rows, inner, dtype=c.dtype)
         summed = self.width if self.maps_tokens else inner
         if c.positions == "learned":
-            self.position_embed = Table(c.known("max_len") + c.position_offset, summed, "positions", dtype=c.dtype)
+            rows = c.known("max_len") + c.position_offset
+            self.position_embed = Table(rows, summed, "positions", dtype=c.dtype, role="position")
         if c.token_types:
             self.type_embed = Table(c.token_types, summed, "classes", dtype=c.dtype)
         if c.embedding_norm:
@@ -172,18 +179,19 @@ class TokenTransformer(nn.Module):
             self.head_dense = dense(inner, ("embed", "mlp"), c.has_bias("readout"))
             self.head_norm = c.new_norm()
         if c.readout_bias:
-            self.head_bias = parameter(self, "head_bias", nn.initializers.zeros, ("vocab",), (self.table_rows,))
+            zeros = nn.initializers.zeros
+            self.head_bias = parameter(self, "head_bias", zeros, ("vocab",), (self.table_rows,), role="bias")
         if "pooler" in c.extras:
             self.pooler = dense(self.width, ("embed", "mlp"))
         if "pair" in c.extras:
-            self.pair = dense(2, ("embed", "classes"))
+            self.pair = dense(2, ("embed", "classes"), role="head")
         if "replaced" in c.extras:
             self.replaced_dense = dense(self.width, ("embed", "mlp"))
-            self.replaced_logit = dense(1, ("embed", "classes"))
+            self.replaced_logit = dense(1, ("embed", "classes"), role="head")
         if not c.tied:
             narrow = c.readout_transform or self.maps_tokens
             shape = (inner if narrow else self.width, c.readout_size or self.table_rows)
-            self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape)
+            self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape, role="head")
 
     def __call__(
         self,

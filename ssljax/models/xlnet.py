@@ -47,9 +47,11 @@ class XLNetConfig(TokenConfig):
 class XLNet(TokenTransformer):
     """The encoder, whose call is the content stream alone, and both streams for the permutation objective."""
 
+    below: ClassVar[tuple[str, ...]] = (*TokenTransformer.below, "query")
+
     def setup(self) -> None:
         super().setup()
-        self.query = parameter(self, "query", nn.initializers.normal(0.02), ("embed",), (self.width,))
+        self.query = parameter(self, "query", nn.initializers.normal(0.02), ("embed",), (self.width,), role="token")
 
     def streams(
         self,

@@ -17,7 +17,7 @@ class Optimization:
     rule: an entry of `ssljax.train.optimizers.REGISTRY`, built.
     multiplier: step -> share of the peak learning rate, in [0, 1].
     lengths: of the batch, the data and the run.
-    axes, shapes: logical axes and shapes of the parameters.
+    axes, shapes: of the parameters, as `ssljax.train.state.abstract_variables` returns them.
     """
 
     rule: Any
@@ -27,13 +27,15 @@ class Optimization:
     shapes: Any
 
     def bound(self) -> Any:
+        """The rule bound to the parameters."""
         return self.rule.bind(self.axes, self.shapes, self.lengths)
 
     def with_settings(self, changes: dict[str, Any]) -> "Optimization":
-        """With keys of the rule replaced (by traced values, in a stacked sweep)."""
+        """A copy with keys of the rule replaced (by traced values, in a stacked sweep)."""
         return dataclasses.replace(self, rule=dataclasses.replace(self.rule, **changes)) if changes else self
 
     def init(self, params: Any) -> Any:
+        """The optimiser's state at step 0."""
         return self.bound().init(params)
 
     def state_axes(self) -> Any:
