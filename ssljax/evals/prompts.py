@@ -117,7 +117,7 @@ def trained(learned: Learned, mesh: jax.sharding.Mesh | None = None) -> Language
         UserError: it reads no text.
     """
     objective, title = learned.objective, str(learned.folder)
-    if not isinstance(objective, TokenObjective):
+    if not isinstance(objective.unwrapped, TokenObjective):
         name = learned.config["objective"]["name"]
         raise UserError(f"{title}: its objective {name!r} trains no model that reads text and writes it")
     ids = objective.spec.special_ids

@@ -1,4 +1,4 @@
-"""Feed-forward parts of which each token uses a few: mixtures of experts."""
+"""Mixtures of experts: feed-forward parts of which each token uses a few, and the record of the router's logits."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -16,6 +17,8 @@ from ssljax.layers.dense import Initializer, parameter
 from ssljax.parallel import partition_spec
 
 Activation = Callable[[jax.Array], jax.Array]
+
+ROUTERS = "routers"  # the flax collection of `Routing`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,25 @@ class ExpertsConfig:
     def at(self, block: int) -> bool:
         """Returns True if a block (counted from 0) has experts."""
         return block % self.every == (self.every - 1 if self.place is None else self.place)
+
+
+class Routing(flax.struct.PyTreeNode):
+    """Router logits of the layers with experts of one stack, at one call."""
+
+    logits_LxBxTxE: jax.Array  # float32
+    valid_BxT: jax.Array | None  # bool, False = padding; None: no padding
+    config: ExpertsConfig = flax.struct.field(pytree_node=False)
+
+
+def sow_routing(
+    module: nn.Module, logits_LxBxTxE: jax.Array | None, valid_BxT: jax.Array | None, config: ExpertsConfig | None
+) -> None:
+    """Leaves a `Routing` in the collection "routers" under the path of `module`, if it has experts.
+
+    Nothing happens unless the caller of `apply` makes that collection mutable.
+    """
+    if logits_LxBxTxE is not None and config is not None and not module.is_initializing():
+        module.sow(ROUTERS, "routing", Routing(logits_LxBxTxE, valid_BxT, config))
 
 
 class Experts(nn.Module):

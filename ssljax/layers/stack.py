@@ -13,6 +13,7 @@ from ssljax.layers.block import Block, Out
 from ssljax.layers.config import ACTIVATIONS, KINDS, BlockConfig
 from ssljax.layers.dense import constrain, parameter
 from ssljax.layers.disentangled import Distances
+from ssljax.layers.experts import sow_routing
 from ssljax.layers.masks import Given, Mask, Sliding, is_causal
 from ssljax.layers.multihead import Cache, Layer, Shared, grid_bias
 from ssljax.layers.noise import Noise
@@ -49,6 +50,7 @@ class Stack(nn.Module):
         states: bool = False,
         segments: jax.Array | None = None,
         keys: int | None = None,
+        valid: jax.Array | None = None,
     ) -> tuple[jax.Array, Out]:
         """Runs the blocks.
 
@@ -66,6 +68,7 @@ class Stack(nn.Module):
             states: also give what every block made.
             segments: int [B, T], for logits that depend on them.
             keys: only so many tokens, the first, are attended to.
+            valid: bool [B, T], False = padding, which losses of routers leave out; None: no padding.
 
         Returns:
             tokens [B, T, D]; states [depth * repeats, B, T, D] if asked for, before the final norm; the new cache.
@@ -122,6 +125,7 @@ class Stack(nn.Module):
                 x, made = one.apply({"params": params}, x, layer, shared)
                 outs.append(made)
             out = Out(*(_stacked([leaf for leaf in leaves if leaf is not None]) for leaves in zip(*outs)))
+        sow_routing(self, out.router, valid, c.experts)
         if cache is not None:
             assert out.cache is not None
             out = out._replace(cache=cache.with_tokens(out.cache, start))

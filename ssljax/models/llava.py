@@ -136,15 +136,20 @@ class LLaVA(nn.Module):
         mask = Causal() if mask is None else Causal() & mask
         return self.language(tokens, mask=mask, noise=noise, states=states, vectors=vectors)
 
-    def captions(self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
+    def captions(
+        self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None, valid: jax.Array | None = None
+    ) -> jax.Array:
         """Images [B, H, W, C] and tokens int [B, T] -> the states that predict each token, [B, T, D].
 
-        Each has seen the image, and the tokens before.
+        Each has seen the image, and the tokens before. valid bool [B, T]: False = padding, which losses of routers
+        leave out.
         """
         patches = self.patches(images, noise.at("image") if noise is not None else None)
         vectors = jnp.concatenate([patches, self.language.vectors(tokens[:, :-1]).astype(patches.dtype)], axis=1)
         row = jnp.zeros(vectors.shape[:2], tokens.dtype)  # whose embeddings give way
-        encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors)
+        if valid is not None:
+            valid = jnp.concatenate([jnp.ones(patches.shape[:2], bool), valid[:, :-1]], axis=1)
+        encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors, valid=valid)
         return encoded.tokens[:, patches.shape[1] - 1 :]
 
     def patch_count(self, image_shape: tuple[int, ...]) -> int:

@@ -187,9 +187,10 @@ class EncoderDecoder(nn.Module):
         segment_ids: jax.Array | None = None,
         noise: Noise | None = None,
         states: bool = False,
+        valid: jax.Array | None = None,
     ) -> Encoded:
-        """tokens int [B, S] -> states [B, S, D]."""
-        return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states)
+        """tokens int [B, S], valid bool [B, S] (False = padding, for losses of routers) -> states [B, S, D]."""
+        return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states, valid=valid)
 
     def decode(
         self,
@@ -202,8 +203,12 @@ class EncoderDecoder(nn.Module):
         states: bool = False,
         cache: Cache | None = None,
         start: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> Encoded:
-        """tokens int [B, T] and memory [B, S, D] (None where the cache has it) -> states [B, T, D]."""
+        """tokens int [B, T] and memory [B, S, D] (None where the cache has it) -> states [B, T, D].
+
+        valid bool [B, T]: False = padding, which losses of routers leave out.
+        """
         return self.decoder(
             tokens,
             mask=mask,
@@ -213,6 +218,7 @@ class EncoderDecoder(nn.Module):
             start=start,
             memory=memory,
             memory_mask=memory_mask,
+            valid=valid,
         )
 
     def __call__(self, tokens: jax.Array, decoder_tokens: jax.Array, noise: Noise | None = None) -> jax.Array:

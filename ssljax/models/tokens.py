@@ -208,6 +208,7 @@ class TokenTransformer(nn.Module):
         memory: jax.Array | None = None,
         memory_mask: Mask | None = None,
         vectors: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> Encoded:
         """Encodes tokens.
 
@@ -224,6 +225,7 @@ class TokenTransformer(nn.Module):
                 the cache may be seen (of those up to each token).
             memory: [B, S, D] for cross-attention, under `memory_mask`.
             vectors: [B, T, D] in the place of what `vectors` gives for the tokens (of images, say).
+            valid: bool [B, T], False = padding, which losses of routers leave out; None: segment_ids > 0.
 
         Returns:
             hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
@@ -234,6 +236,7 @@ class TokenTransformer(nn.Module):
         x = self.embedded(tokens, positions, token_types, noise, vectors)
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)
+            valid = segment_ids > 0 if valid is None else valid
         out, layers = self.stack(
             x,
             mask,
@@ -245,6 +248,7 @@ class TokenTransformer(nn.Module):
             start=start,
             states=states,
             segments=token_types,
+            valid=valid,
         )
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)

@@ -1,4 +1,4 @@
-"""What objectives over token sequences share: running the model and its read-out."""
+"""The base of objectives over token sequences: running the model and its read-out."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
-from ssljax.objectives.base import Batch, Objective, Params, Variables, apply
+from ssljax.objectives.base import Batch, Ctx, Objective, Params, Variables, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TokenObjective(Objective):
         encoder = self.model.init(key, batch["tokens"][:1], mask=self.attention, method="init_all")["params"]
         return Variables({"encoder": encoder}, {})
 
-    def hidden(self, params: Params, inputs: Any, noise: Noise | None) -> Any:
+    def hidden(self, params: Params, inputs: Any, noise: Noise | None, ctx: Ctx | None = None) -> Any:
         """The model's `Encoded` of inputs["tokens"], with segments and positions where the data has them."""
         return apply(
             self.model,
@@ -33,10 +33,11 @@ class TokenObjective(Objective):
             segment_ids=inputs.get("segment_ids"),
             positions=inputs.get("positions"),
             noise=noise,
+            ctx=ctx,
         )
 
     def scores(self, params: Params, hidden: jax.Array, labels: jax.Array) -> losses.TokenScores:
-        """What the read-out of states [N, D] says about labels int [N]; the logits [N, V] are never held."""
+        """Scores of labels int [N] by the read-out of states [N, D]; the logits [N, V] are never held."""
         hidden, kernel, bias, cap = apply(self.model, params["encoder"], hidden, method="readout")
         return losses.linear_nll(hidden, kernel, bias, labels, cap=cap)
 
