@@ -238,6 +238,7 @@ def to_dict(instance: Any, free: bool = True) -> dict[str, Any]:
 
     With `free=False` only the identity keys, of which the hash of a run is made.
     """
+    instance = getattr(instance, "unwrapped", instance)  # a wrapper has no keys, the wrapped instance has
     name = getattr(instance, "_registry_name", None)
     out = {"name": name} if name else {}
     for key, field in keys(type(instance)).items():

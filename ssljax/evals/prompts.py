@@ -153,7 +153,7 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         UserError: the objective of the run trains no language model.
     """
     objective, title = run.objective, str(run.folder)
-    if not isinstance(objective, TokenObjective):
+    if not isinstance(objective.unwrapped, TokenObjective):
         name = run.config["objective"]["name"]
         raise UserError(f"{title}: its objective {name!r} trains no language model, which prompts need")
     ids = objective.spec.special_ids

@@ -52,6 +52,11 @@ class Block(nn.Module):
     cross: bool = False  # attends to a memory as well
     states: bool = False  # also returns its tokens in `Out`
     sparse: bool = True  # has experts, if the configuration has experts
+    place: int = 0  # number of blocks before it in the scanned unit
+
+    def height_of(self, part: str) -> int:
+        """Heights of its parameters, relative to the first block of the scanned unit (`layers.roles`)."""
+        return -self.place
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Out]:
@@ -95,7 +100,8 @@ class Block(nn.Module):
         if self.config.layer_scale is None:
             return y_BxTxD
         init = nn.initializers.constant(self.config.layer_scale)
-        return y_BxTxD * parameter(self, f"{name}_scale", init, ("embed",), y_BxTxD.shape[-1:]).astype(y_BxTxD.dtype)
+        scale_D = parameter(self, f"{name}_scale", init, ("embed",), y_BxTxD.shape[-1:], role="scale")
+        return y_BxTxD * scale_D.astype(y_BxTxD.dtype)
 
     def _drop(self, name: str, layer: Layer, noise: Noise | None, y_BxTxD: jax.Array) -> jax.Array:
         """Dropout and stochastic depth of a branch."""

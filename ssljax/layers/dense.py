@@ -1,5 +1,6 @@
 """Matrix products and norms: float32 parameters with logical axis names, computed in a given type."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -7,14 +8,36 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssljax.layers.roles import Declared, Role, height_of
+
 Initializer = Callable[..., jax.Array]
 
 
 def parameter(
-    module: nn.Module, name: str, init: Initializer, names: tuple[str | None, ...], shape: tuple[int, ...]
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    names: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    *,
+    role: Role,
 ) -> jax.Array:
-    """A float32 parameter of `module` whose axes have logical `names`."""
-    return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, names), shape))
+    """Makes or reads a float32 parameter of `module`.
+
+    Args:
+        module: the module that owns it.
+        name: its name in the module.
+        init: (key, shape) -> initial value.
+        names: logical names of its axes.
+        shape: of the parameter.
+        role: what it is to optimisers (`ssljax.layers.roles`); its height is that of its place in `module`.
+    """
+
+    @functools.wraps(init)
+    def declared(*arguments: Any, **options: Any) -> Declared:
+        return Declared(init(*arguments, **options), names, role=role, height=height_of(module, name))
+
+    return cast(jax.Array, module.param(name, declared, shape))
 
 
 def constrain(x_BxTxD: jax.Array) -> jax.Array:
@@ -23,7 +46,7 @@ def constrain(x_BxTxD: jax.Array) -> jax.Array:
 
 
 def constrain_rows(x: jax.Array, last: str | None = None) -> jax.Array:
-    """The same for what a head makes, [B, ..., D]: rows split like the batch, the last axis whole or split by name.
+    """Constrains the output of a head [B, ..., D]: rows split like the batch, the last axis whole or split by name.
 
     Without it the partitioner may choose a layout for the backward pass of two matrices that leaves out a sum over
     devices (openxla/xla issue 40034, seen on meshes with data, fsdp and tensor axes): values right, gradients wrong.
@@ -32,21 +55,22 @@ def constrain_rows(x: jax.Array, last: str | None = None) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """x [..., I] @ kernel [I, features] + bias, with `names` the logical axes of the kernel."""
+    """x [..., I] @ kernel [I, features] + bias, with `names` the logical axes of the kernel and `role` its role."""
 
     features: int
     names: tuple[str | None, str | None]
     bias: bool = True
     initializer: Initializer = nn.initializers.xavier_uniform()
     dtype: Any = "float32"
+    role: Role = "matrix"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = parameter(self, "kernel", self.initializer, self.names, shape)
+        kernel = parameter(self, "kernel", self.initializer, self.names, shape, role=self.role)
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.bias:
-            bias = parameter(self, "bias", nn.initializers.zeros, self.names[1:], shape[1:])
+            bias = parameter(self, "bias", nn.initializers.zeros, self.names[1:], shape[1:], role="bias")
             y = y + bias.astype(self.dtype)
         return y
 
@@ -66,16 +90,16 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape, names = x.shape[-1:], (self.axis,)
         if self.kind == "rms_plus_one":
-            scale = 1 + parameter(self, "scale", nn.initializers.zeros, names, shape)
+            scale = 1 + parameter(self, "scale", nn.initializers.zeros, names, shape, role="norm")
         else:
-            scale = parameter(self, "scale", nn.initializers.ones, names, shape)
+            scale = parameter(self, "scale", nn.initializers.ones, names, shape, role="norm")
         biased = self.kind == "layer" and self.bias
-        bias = parameter(self, "bias", nn.initializers.zeros, names, shape) if biased else None
+        bias = parameter(self, "bias", nn.initializers.zeros, names, shape, role="norm") if biased else None
         return normalized(x, scale, bias, self.kind, self.eps)
 
 
 def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None, kind: str, eps: float) -> jax.Array:
-    """What `Norm` computes of x [..., D], with scale and bias [D]."""
+    """The norm of x [..., D] over its last axis, with scale and bias [D]; see `Norm`."""
     y = x.astype(jnp.float32)
     if kind == "layer":
         y = y - jnp.mean(y, axis=-1, keepdims=True)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.layers.dense import Initializer, parameter
+from ssljax.layers.roles import Role
 
 
 class Table(nn.Module):
@@ -17,10 +18,11 @@ class Table(nn.Module):
     axis: str = "vocab"
     initializer: Initializer = nn.initializers.normal(0.02)
     dtype: Any = "float32"
+    role: Role = "embedding"
 
     def setup(self) -> None:
         shape = (self.rows, self.width)
-        self.embedding = parameter(self, "embedding", self.initializer, (self.axis, "embed"), shape)
+        self.embedding = parameter(self, "embedding", self.initializer, (self.axis, "embed"), shape, role=self.role)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """ids int [...] -> [..., width]."""
@@ -29,7 +31,7 @@ class Table(nn.Module):
 
 def token_vectors(module: nn.Module, name: str, count: int, width: int) -> jax.Array:
     """`count` learned vectors [count, width] that belong to no position (class token, registers, mask token)."""
-    return parameter(module, name, nn.initializers.normal(0.02), (None, "embed"), (count, width))
+    return parameter(module, name, nn.initializers.normal(0.02), (None, "embed"), (count, width), role="token")
 
 
 def take_tokens(x_BxNxD: jax.Array, index_BxK: jax.Array) -> jax.Array:

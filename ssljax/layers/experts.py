@@ -1,4 +1,4 @@
-"""Feed-forward parts of which each token uses a few: mixtures of experts."""
+"""Mixtures of experts: feed-forward parts of which each token uses a few, and the record of the router's logits."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -17,21 +18,41 @@ from ssljax.parallel import partition_spec
 
 Activation = Callable[[jax.Array], jax.Array]
 
+ROUTERS = "routers"  # the flax collection of `Routing`
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpertsConfig:
-    """How many experts there are and which tokens go where."""
+    """The number of experts, the routing of tokens to them, and which blocks have experts."""
 
-    count: int = setting(8, ge=1)
-    top_k: int = setting(2, ge=1)  # experts that a token uses (Mixtral: 2, Switch Transformers: 1)
-    normalize: bool = True  # weights of the chosen experts sum to 1 (Mixtral); false: they are the router's (Switch)
-    # tokens of an example that an expert takes, as a multiple of an even share; later ones pass by. None: no limit
-    capacity: float | None = setting(None, gt=0)
-    slots: int | None = setting(None, ge=1)  # that limit as a number of tokens
-    balance: float = setting(0.01, ge=0)  # coefficient of the loss that evens out their shares (Fedus 2022: 0.01)
-    z_loss: float = setting(0.001, ge=0)  # that of the square of the router's log-partition (Zoph 2022: 0.001)
-    every: int = setting(1, ge=1)  # every n-th block has experts, the others are dense (Switch Transformers: 2)
-    place: int | None = setting(None, ge=0)  # which one of n blocks that is, counted from 0; None: the last
+    count: int = setting(8, ge=1, doc="number of experts in a block")
+    top_k: int = setting(2, ge=1, doc="experts per token (Mixtral: 2, Switch Transformers: 1)")
+    normalize: bool = setting(
+        True,
+        doc="weights of the chosen experts are scaled to sum to 1 (Mixtral); false: probabilities of the router "
+        "(Switch Transformers)",
+    )
+    capacity: float | None = setting(
+        None,
+        gt=0,
+        doc="tokens of an example that an expert takes, as a multiple of an even share; later tokens skip the "
+        "expert; None: no limit",
+    )
+    slots: int | None = setting(
+        None, ge=1, doc="tokens of an example that an expert takes, as a number; None: as `capacity` gives"
+    )
+    balance: float = setting(
+        0.01, ge=0, doc="coefficient of the load-balancing loss (Fedus et al. 2022, equation 4: 0.01)"
+    )
+    z_loss: float = setting(
+        0.001, ge=0, doc="coefficient of the squared log-partition of the router (Zoph et al. 2022, equation 5: 0.001)"
+    )
+    every: int = setting(
+        1, ge=1, doc="one of `every` consecutive blocks has experts, the others are dense (Switch Transformers: 2)"
+    )
+    place: int | None = setting(
+        None, ge=0, doc="position, from 0, of the block with experts among `every` blocks; None: the last"
+    )
 
     def validate(self) -> None:
         if self.top_k > self.count:
@@ -42,16 +63,35 @@ class ExpertsConfig:
             raise ValueError(f"place: got {self.place}, must be below every, which is {self.every}")
 
     def at(self, block: int) -> bool:
-        """Has this block experts?"""
+        """Returns True if a block (counted from 0) has experts."""
         return block % self.every == (self.every - 1 if self.place is None else self.place)
+
+
+class Routing(flax.struct.PyTreeNode):
+    """Router logits of the layers with experts of one stack, at one call."""
+
+    logits_LxBxTxE: jax.Array  # float32
+    valid_BxT: jax.Array | None  # bool, False = padding; None: no padding
+    config: ExpertsConfig = flax.struct.field(pytree_node=False)
+
+
+def sow_routing(
+    module: nn.Module, logits_LxBxTxE: jax.Array | None, valid_BxT: jax.Array | None, config: ExpertsConfig | None
+) -> None:
+    """Leaves a `Routing` in the collection "routers" under the path of `module`, if it has experts.
+
+    Nothing happens unless the caller of `apply` makes that collection mutable.
+    """
+    if logits_LxBxTxE is not None and config is not None and not module.is_initializing():
+        module.sow(ROUTERS, "routing", Routing(logits_LxBxTxE, valid_BxT, config))
 
 
 class Experts(nn.Module):
     """Mixture of feed-forward experts (Shazeer 2017; Fedus 2022; Jiang 2024).
 
-    Both forms split over the mesh axis `expert`. Without a capacity tokens are sorted by expert and multiplied by
-    `jax.lax.ragged_dot`: no token is dropped. With one they are gathered into [B, E, C, D]; tokens of an example
-    compete among themselves, first choices before second ones and earlier tokens before later ones, so examples stay
+    Both forms split over the mesh axis `expert`. Without a capacity, tokens are sorted by expert and multiplied by
+    `jax.lax.ragged_dot`: no token is dropped. With one, they are gathered into [B, E, C, D]. Only tokens of the same
+    example compete, first choices before second ones and earlier tokens before later ones, so examples stay
     independent.
     """
 
@@ -68,7 +108,7 @@ class Experts(nn.Module):
         """x [B, T, D] -> (y [B, T, D], float32 router logits [B, T, E])."""
         c = self.config
         length, width = x_BxTxD.shape[1:]
-        router = parameter(self, "router", self.initializer, ("embed", None), (width, c.count))
+        router = parameter(self, "router", self.initializer, ("embed", None), (width, c.count), role="matrix")
         logits = x_BxTxD.astype(jnp.float32) @ router
         weight_BxTxK, choice_BxTxK = jax.lax.top_k(jax.nn.softmax(logits, -1), c.top_k)
         if c.normalize:
@@ -78,7 +118,7 @@ class Experts(nn.Module):
             def each(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
                 return jax.vmap(lambda k: init(k, shape[1:], dtype))(jax.random.split(key, shape[0]))
 
-            return parameter(self, name, each, ("experts", *names), (c.count, *shape)).astype(self.dtype)
+            return parameter(self, name, each, ("experts", *names), (c.count, *shape), role="matrix").astype(self.dtype)
 
         matrices = [kernels("in", self.initializer, (width, self.hidden), ("embed", "mlp"))]
         if self.gated:
@@ -107,7 +147,7 @@ def _feed_forward(
     out: jax.Array,
     act: Activation,
 ) -> jax.Array:
-    """Two matrices with an activation between, or three with a gate, under a product with each expert's own."""
+    """Two matrices with an activation between, or three with a gate; `product` multiplies by those of each expert."""
     h = product(x, matrices[0])
     h = act(product(x, matrices[1])) * h if len(matrices) > 1 else act(h)
     return product(h, out)
@@ -123,7 +163,7 @@ def _dropless(
     act: Activation,
     first: jax.Array | int = 0,
 ) -> jax.Array:
-    """What the experts `first`, `first` + 1, ... give to the tokens that chose them, [B, T, D]."""
+    """Outputs [B, T, D] of the experts `first`, `first` + 1, ... for the tokens that chose them, else 0."""
     experts, choices = len(out_ExFxD), choice_BxTxK.shape[-1]
     flat = choice_BxTxK.reshape(-1) - first
     flat = jnp.where((flat >= 0) & (flat < experts), flat, experts)  # the rows of other experts come last
@@ -137,7 +177,7 @@ def _dropless(
 
 
 def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.Array) -> Callable[..., jax.Array]:
-    """`run` by each device for its rows, its experts and its part of their hidden layer.
+    """`run` under `shard_map`: each device computes its rows, its experts and its part of their hidden layer.
 
     Sorting by expert mixes the rows of a batch, so the compiler would otherwise have every device sort all of them.
     """
@@ -160,7 +200,7 @@ def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.A
 
 
 def dispatch(choice_BxTxK: jax.Array, weight_BxTxK: jax.Array, experts: int, slots: int) -> jax.Array:
-    """The weight of each token in each slot of each expert [B, T, E, C]; 0 where it has none."""
+    """Weights [B, T, E, C] of tokens in the slots of experts; 0 where a token has no slot."""
     batch, length, choices = choice_BxTxK.shape
     filled = jnp.zeros((batch, 1, experts), jnp.int32)
     out = jnp.zeros((batch, length, experts, slots))

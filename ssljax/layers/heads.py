@@ -33,8 +33,8 @@ class BatchNorm(nn.Module):
         y = y * jax.lax.rsqrt(jnp.sum(w * jnp.square(y), axis=axes) / total + self.eps)
         if self.affine:
             shape = x.shape[-1:]
-            y = y * parameter(self, "scale", nn.initializers.ones, ("mlp",), shape)
-            y = y + parameter(self, "bias", nn.initializers.zeros, ("mlp",), shape)
+            y = y * parameter(self, "scale", nn.initializers.ones, ("mlp",), shape, role="norm")
+            y = y + parameter(self, "bias", nn.initializers.zeros, ("mlp",), shape, role="norm")
         return y.astype(x.dtype)
 
 
@@ -107,7 +107,8 @@ class Prototypes(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = parameter(self, "kernel", self.initializer, ("embed", "prototypes"), (x.shape[-1], self.features))
+        shape = (x.shape[-1], self.features)
+        kernel = parameter(self, "kernel", self.initializer, ("embed", "prototypes"), shape, role="head")
         x = constrain_rows(x.astype(jnp.float32))
         return constrain_rows(normalize(x, -1) @ normalize(kernel, 0))
 
@@ -125,7 +126,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
-        return Dense(self.features, ("embed", "classes"), self.bias, zeros, name="linear")(x.astype(jnp.float32))
+        dense = Dense(self.features, ("embed", "classes"), self.bias, zeros, role="head", name="linear")
+        return dense(x.astype(jnp.float32))
 
 
 def _chain_flops(*widths: int) -> float:

@@ -24,7 +24,8 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.side, self.side, x.shape[-1], self.features)
         rows = self.side * self.side * x.shape[-1]
-        kernel = parameter(self, "kernel", nn.initializers.he_normal(), ("embed", "mlp"), (rows, self.features))
+        init, names = nn.initializers.he_normal(), ("embed", "mlp")
+        kernel = parameter(self, "kernel", init, names, (rows, self.features), role="matrix")
         margin = (self.side // 2, self.side // 2)
         return jax.lax.conv_general_dilated(
             x.astype(self.dtype),
@@ -46,6 +47,6 @@ class GroupNorm(nn.Module):
         y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
         y = y - jnp.mean(y, axis=(1, 3), keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=(1, 3), keepdims=True) + self.eps)
-        scale = parameter(self, "scale", nn.initializers.ones, ("mlp",), x.shape[-1:])
-        bias = parameter(self, "bias", nn.initializers.zeros, ("mlp",), x.shape[-1:])
+        scale = parameter(self, "scale", nn.initializers.ones, ("mlp",), x.shape[-1:], role="norm")
+        bias = parameter(self, "bias", nn.initializers.zeros, ("mlp",), x.shape[-1:], role="norm")
         return (y.reshape(x.shape) * scale + bias).astype(x.dtype)

@@ -172,7 +172,7 @@ class Attention(nn.Module):
         heads = self.config.known("heads")
         same: Any = lambda key, shape: jnp.eye(*shape)  # noqa: E731
         names = ("mix_logits", "mix_weights")
-        return Mix(*(parameter(self, name, same, (None, None), (heads, heads)) for name in names))
+        return Mix(*(parameter(self, name, same, (None, None), (heads, heads), role="matrix") for name in names))
 
 
 def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Array:

@@ -67,6 +67,6 @@ class Convolution(nn.Module):
         y = conv(jnp.concatenate(taps, axis=-1))
         if noise is not None:
             y = dropout(y, self.dropout, noise.at("convolution"))
-        scale = parameter(self, "scale", nn.initializers.ones, ("embed",), (width,))
-        bias = parameter(self, "bias", nn.initializers.zeros, ("embed",), (width,)) if self.bias else None
+        scale = parameter(self, "scale", nn.initializers.ones, ("embed",), (width,), role="norm")
+        bias = parameter(self, "bias", nn.initializers.zeros, ("embed",), (width,), role="norm") if self.bias else None
         return Addend(self.act(y), scale, bias)

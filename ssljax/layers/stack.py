@@ -10,22 +10,22 @@ from ssljax.base.errors import UserError
 from ssljax.layers.block import Block, Out
 from ssljax.layers.config import ACTIVATIONS, KINDS, BlockConfig
 from ssljax.layers.dense import constrain
+from ssljax.layers.experts import sow_routing
 from ssljax.layers.masks import Given, Mask, Sliding, is_causal, key_count
 from ssljax.layers.multihead import Cache, Cached, Layer, Memory, Shared
 from ssljax.layers.noise import Noise
 from ssljax.layers.positions import Layout, rotary_tables
+from ssljax.layers.roles import HEIGHTS
 from ssljax.layers.sequence_conv import Addend, Convolution
 from ssljax.layers.terms.base import Pairs
 from ssljax.layers.terms.registry import terms_of
-
-_COLLECTIONS: Any = {"params": 0, "routers": 0}  # stacked along a leading axis of layers
 
 
 class Stack(nn.Module):
     """`depth` blocks, and a final norm unless norms come after each sum.
 
-    The parameters of the blocks are leaves [depth, ...] under `layers`, scanned or not. Blocks may sow into the
-    collection `routers`, with the same leading axis.
+    The parameters of the blocks are leaves [depth, ...] under `layers`, scanned or not. Logits of routers are sown into
+    the collection `routers` (`layers.experts`).
     """
 
     config: BlockConfig
@@ -44,6 +44,7 @@ class Stack(nn.Module):
         memory: Memory | None = None,
         cached: Cached | None = None,
         states: bool = False,
+        valid: jax.Array | None = None,
     ) -> tuple[jax.Array, Out]:
         """Applies the blocks.
 
@@ -57,6 +58,7 @@ class Stack(nn.Module):
             memory: the tokens of cross-attention.
             cached: earlier tokens; None: there is no cache.
             states: also return the output of every block.
+            valid: bool [B, T], False = padding, which losses of routers leave out; None: no padding.
 
         Returns:
             tokens [B, T, D]; the states [depth * repeats, B, T, D] before the final norm if asked for, the new cache,
@@ -70,12 +72,21 @@ class Stack(nn.Module):
             convolution=self._convolution(x_BxTxD, mask, noise, cached), memory=memory, noise=noise
         )
         x_BxTxD, out = self._blocks(x_BxTxD, self._layers(cached.cache), shared, states)
+        sow_routing(self, out.router, valid, c.experts)
         if cached.cache is not None:
             assert out.cache is not None
             out = out._replace(cache=cached.cache.with_tokens(out.cache, cached.start))
         if c.norm_position != "post" and self.final_norm:
             x_BxTxD = c.new_norm("norm")(x_BxTxD)
         return x_BxTxD, out
+
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): a convolution belongs to the first block, the rest to no block."""
+        return self.depth if part == "convolution" else 0
+
+    def _heights(self, units: int) -> tuple[int, ...]:
+        """The height of the first block of each scanned unit."""
+        return tuple(range(self.depth, 0, -(self.depth // units)))
 
     def _kinds(self) -> list[int]:
         """The kind of each layer, as an index into KINDS."""
@@ -100,12 +111,12 @@ class Stack(nn.Module):
             unit = _remat(c)
         scanned = nn.scan(
             unit,
-            variable_axes=_COLLECTIONS,
+            variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=steps,
             unroll=1 if c.scan or self.is_initializing() else steps,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+            metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: self._heights(steps)},
         )
         x_BxTxD, out = scanned(c, self.depth, self.cross, states, name="layers")(x_BxTxD, layers, shared)
         if period > 1:
@@ -172,7 +183,6 @@ class Repeated(nn.Module):
         scanned = nn.scan(
             _remat(c),
             variable_broadcast="params",
-            variable_axes={name: axis for name, axis in _COLLECTIONS.items() if name != "params"},
             split_rngs={"params": False},
             in_axes=(0, nn.broadcast),
             length=c.repeats,
@@ -196,7 +206,7 @@ class Period(nn.Module):
         outs = []
         for i in range(c.experts.every):
             layer = jax.tree.map(lambda a, i=i: a[i], layers)
-            block = _remat(c)(c, self.depth, self.cross, self.states, c.experts.at(i), name=f"block_{i}")
+            block = _remat(c)(c, self.depth, self.cross, self.states, c.experts.at(i), i, name=f"block_{i}")
             x_BxTxD, out = block(x_BxTxD, layer, shared)
             outs.append(out)
         # A field that only some blocks have (the router) is stacked over these.

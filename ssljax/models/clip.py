@@ -155,9 +155,10 @@ class CLIP(nn.Module):
             self.image_projection = self._projection()
         self.text_projection = self._projection()
         start = nn.initializers.constant(-math.log(self.config.temperature))
-        self.log_scale = parameter(self, "log_scale", start, (), ())
+        self.log_scale = parameter(self, "log_scale", start, (), (), role="scale")
         if self.config.logit_bias is not None:
-            self.logit_bias = parameter(self, "logit_bias", nn.initializers.constant(self.config.logit_bias), (), ())
+            start = nn.initializers.constant(self.config.logit_bias)
+            self.logit_bias = parameter(self, "logit_bias", start, (), (), role="bias")
 
     def _projection(self) -> Dense:
         names = ("embed", None)

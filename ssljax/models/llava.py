@@ -140,15 +140,20 @@ class LLaVA(nn.Module):
         mask = Causal() if mask is None else Causal() & mask
         return self.language(tokens, mask=mask, noise=noise, states=states, vectors=vectors)
 
-    def captions(self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
+    def captions(
+        self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None, valid: jax.Array | None = None
+    ) -> jax.Array:
         """Hidden states [B, T, D] that predict each token, from images [B, H, W, C] and tokens int [B, T].
 
-        Each state depends on the image and the previous tokens.
+        Each state depends on the image and the previous tokens. `valid` bool [B, T] is False at padding, which losses
+        of routers leave out.
         """
         patches = self.patches(images, noise.at("image") if noise is not None else None)
         vectors = jnp.concatenate([patches, self.language.vectors(tokens[:, :-1]).astype(patches.dtype)], axis=1)
         row = jnp.zeros(vectors.shape[:2], tokens.dtype)  # placeholders: `vectors` replaces their embeddings
-        encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors)
+        if valid is not None:
+            valid = jnp.concatenate([jnp.ones(patches.shape[:2], bool), valid[:, :-1]], axis=1)
+        encoded = self.language(row, mask=Causal(), noise=noise, vectors=vectors, valid=valid)
         return encoded.tokens[:, patches.shape[1] - 1 :]
 
     def patch_count(self, image_shape: tuple[int, ...]) -> int:

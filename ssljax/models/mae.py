@@ -55,6 +55,10 @@ class Decoder(nn.Module):
     grid: tuple[int, int]
     patch_dim: int
 
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): the input of the decoder's blocks, or its head."""
+        return self.config.known("depth") + 1 if part in ("embed", "mask_token", "positions") else 0
+
     @nn.compact
     def __call__(
         self, tokens: jax.Array, keep: jax.Array, noise: Noise | None = None, prefix: jax.Array | None = None
@@ -80,10 +84,13 @@ class Decoder(nn.Module):
             x = jnp.concatenate([embed(prefix), x], axis=1)
         if c.positions == "learned":
             shape = (x.shape[1], width)
-            x = x + parameter(self, "positions", nn.initializers.normal(0.02), ("positions", "embed"), shape)
+            init, names = nn.initializers.normal(0.02), ("positions", "embed")
+            x = x + parameter(self, "positions", init, names, shape, role="position")
         x, _ = Stack(c, c.known("depth"), name="stack")(x, Full(), noise=noise)
         x = x[:, x.shape[1] - patches :]
-        head = Dense(self.patch_dim, ("embed", "patch"), initializer=c.initializer(), dtype=c.dtype, name="head")
+        head = Dense(
+            self.patch_dim, ("embed", "patch"), initializer=c.initializer(), dtype=c.dtype, role="head", name="head"
+        )
         return head(x).astype(jnp.float32)
 
     def flops(self, kept: int, encoder_width: int) -> float:

@@ -133,6 +133,11 @@ class ResNet(nn.Module):
         inner, stride = self.config.blocks[-1]
         return self.config.path(inner, stride)[-1][0]
 
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): the stem and its norm lie below all blocks of all stages."""
+        blocks = len(self.config.blocks)
+        return {f"block_{i}": blocks - i for i in range(blocks)}.get(part, blocks + 1)
+
     @nn.compact
     def __call__(self, images: jax.Array, *, noise: Noise | None = None) -> Encoded:
         """Encodes normalised images [B, H, W, C] -> tokens [B, h w, D] of the last stage, pooled [B, D]."""

@@ -176,6 +176,10 @@ class EncoderDecoder(nn.Module):
         """Width of the hidden states."""
         return self.config.known("width")
 
+    def height_of(self, part: str) -> int:
+        """The height of the shared token table (`layers.roles`): it lies below the deeper stack."""
+        return max(self.config.known("depth"), self.config.decoder().known("depth")) + 1 if part == "embed" else 0
+
     def setup(self) -> None:
         c = self.config
         self.embed = Table(c.known("vocab_size"), self.width, dtype=c.dtype)
@@ -191,9 +195,10 @@ class EncoderDecoder(nn.Module):
         segment_ids: jax.Array | None = None,
         noise: Noise | None = None,
         states: bool = False,
+        valid: jax.Array | None = None,
     ) -> Encoded:
-        """Encodes tokens int [B, S] -> states [B, S, D]."""
-        return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states)
+        """Encodes tokens int [B, S] -> states [B, S, D]; `valid` bool [B, S] is False at padding, for router losses."""
+        return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states, valid=valid)
 
     def decode(
         self,
@@ -206,8 +211,12 @@ class EncoderDecoder(nn.Module):
         states: bool = False,
         cache: Cache | None = None,
         start: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> Encoded:
-        """Decodes tokens int [B, T] with memory [B, S, D] (None if the cache holds it) -> states [B, T, D]."""
+        """Decodes tokens int [B, T] with memory [B, S, D] (None if the cache holds it) -> states [B, T, D].
+
+        `valid` bool [B, T] is False at padding, which losses of routers leave out.
+        """
         return self.decoder(
             tokens,
             mask=mask,
@@ -217,6 +226,7 @@ class EncoderDecoder(nn.Module):
             start=start,
             memory=memory,
             memory_mask=memory_mask,
+            valid=valid,
         )
 
     def __call__(self, tokens: jax.Array, decoder_tokens: jax.Array, noise: Noise | None = None) -> jax.Array:

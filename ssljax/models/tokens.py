@@ -154,10 +154,16 @@ class TokenTransformer(nn.Module):
     table: nn.Module | None = None  # shared token embeddings; None: own ones
     cross: bool = False  # True: with cross-attention to a memory
 
+    below: ClassVar[tuple[str, ...]] = ("embed", "position_embed", "type_embed", "embed_norm", "embed_project")
+
     @property
     def width(self) -> int:
         """Width of the hidden states and of the pooled vector."""
         return self.config.known("width")
+
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): embeddings lie below all blocks, read-outs above them."""
+        return self.config.known("depth") + 1 if part in self.below else 0
 
     @property
     def table_rows(self) -> int:
@@ -182,7 +188,8 @@ class TokenTransformer(nn.Module):
         self.embed = self.table or Table(self.table_rows, inner, dtype=c.dtype)
         summed = self.width if self.maps_tokens else inner
         if c.positions == "learned":
-            self.position_embed = Table(c.known("max_len") + c.position_offset, summed, "positions", dtype=c.dtype)
+            rows = c.known("max_len") + c.position_offset
+            self.position_embed = Table(rows, summed, "positions", dtype=c.dtype, role="position")
         if c.token_types:
             self.type_embed = Table(c.token_types, summed, "classes", dtype=c.dtype)
         if c.embedding_norm:
@@ -196,18 +203,19 @@ class TokenTransformer(nn.Module):
             self.head_dense = dense(inner, ("embed", "mlp"), c.has_bias("readout"))
             self.head_norm = c.new_norm()
         if c.readout_bias:
-            self.head_bias = parameter(self, "head_bias", nn.initializers.zeros, ("vocab",), (self.table_rows,))
+            zeros = nn.initializers.zeros
+            self.head_bias = parameter(self, "head_bias", zeros, ("vocab",), (self.table_rows,), role="bias")
         if "pooler" in c.extras:
             self.pooler = dense(self.width, ("embed", "mlp"))
         if "pair" in c.extras:
-            self.pair = dense(2, ("embed", "classes"))
+            self.pair = dense(2, ("embed", "classes"), role="head")
         if "replaced" in c.extras:
             self.replaced_dense = dense(self.width, ("embed", "mlp"))
-            self.replaced_logit = dense(1, ("embed", "classes"))
+            self.replaced_logit = dense(1, ("embed", "classes"), role="head")
         if not c.tied:
             narrow = c.readout_transform or self.maps_tokens
             shape = (inner if narrow else self.width, c.readout_size or self.table_rows)
-            self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape)
+            self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape, role="head")
 
     def __call__(
         self,
@@ -224,6 +232,7 @@ class TokenTransformer(nn.Module):
         memory: jax.Array | None = None,
         memory_mask: Mask | None = None,
         vectors: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> Encoded:
         """Encodes tokens.
 
@@ -241,6 +250,7 @@ class TokenTransformer(nn.Module):
             memory: [B, S, D] for cross-attention under the mask `memory_mask`.
             memory_mask: mask of queries against the memory.
             vectors: [B, T, D], used instead of the token embeddings (for images, for example).
+            valid: bool [B, T], False = padding, which losses of routers leave out; None: segment_ids > 0.
 
         Returns:
             Hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
@@ -251,6 +261,7 @@ class TokenTransformer(nn.Module):
         x = self.embedded(tokens, positions, token_types, noise, vectors)
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)
+            valid = segment_ids > 0 if valid is None else valid
         out, layers = self.stack(
             x,
             mask,
@@ -259,6 +270,7 @@ class TokenTransformer(nn.Module):
             memory=Memory(memory, memory_mask) if self.cross else None,
             cached=Cached(cache, start),
             states=states,
+            valid=valid,
         )
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)

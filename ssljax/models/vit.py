@@ -152,6 +152,15 @@ class ViT(nn.Module):
     config: ViTConfig  # with preset values filled in
     path: str = "model"  # config key of the group, for messages
 
+    below: ClassVar[tuple[str, ...]] = (
+        *("patch", "embed_norm", "positions"),
+        *("class_token", "distillation_token", "registers", "mask_token"),
+    )
+
+    def height_of(self, part: str) -> int:
+        """The height of a part (`layers.roles`): embeddings lie below all blocks, pooling and heads above them."""
+        return self.config.known("depth") + 1 if part in self.below else 0
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """[H, W, C] of the learned positions; images of other sizes are accepted too."""
@@ -186,13 +195,13 @@ class ViT(nn.Module):
         dense = functools.partial(Dense, initializer=c.initializer(), dtype=c.dtype)
         if c.positions == "learned":  # rows of the class tokens, then of the patches; registers have no position
             rows = c.prefix - c.registers + own[0] * own[1]
-            init = nn.initializers.normal(0.02)
-            self.position_table = parameter(self, "positions", init, ("positions", "embed"), (rows, self.width))
+            init, names = nn.initializers.normal(0.02), ("positions", "embed")
+            self.position_table = parameter(self, "positions", init, names, (rows, self.width), role="position")
         if c.mask_token:
             self.mask_vector = token_vectors(self, "mask_token", 1, self.width)
         front = {"class_token": c.has_class_token, "distillation_token": c.distillation, "registers": c.registers}
         self.front = [token_vectors(self, name, int(n), self.width) for name, n in front.items() if n]
-        self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias)
+        self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias, role="embedding")
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
         blocks = dataclasses.replace(c, bias_rows=grid_rows(own))
@@ -206,9 +215,9 @@ class ViT(nn.Module):
         if "norm" in c.heads_on:
             self.head_norm = c.new_norm()
         if c.classes:
-            self.head = dense(c.classes, ("embed", "classes"))
+            self.head = dense(c.classes, ("embed", "classes"), role="head")
         if "distilled" in c.heads_on:
-            self.distilled_head = dense(c.classes, ("embed", "classes"))
+            self.distilled_head = dense(c.classes, ("embed", "classes"), role="head")
 
     def __call__(
         self,

@@ -52,9 +52,11 @@ class XLNetConfig(TokenConfig):
 class XLNet(TokenTransformer):
     """The encoder: `__call__` runs the content stream, `streams` both streams of the permutation objective."""
 
+    below: ClassVar[tuple[str, ...]] = (*TokenTransformer.below, "query")
+
     def setup(self) -> None:
         super().setup()
-        self.query = parameter(self, "query", nn.initializers.normal(0.02), ("embed",), (self.width,))
+        self.query = parameter(self, "query", nn.initializers.normal(0.02), ("embed",), (self.width,), role="token")
 
     def streams(
         self,

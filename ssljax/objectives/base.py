@@ -9,10 +9,7 @@ An objective is a frozen dataclass of settings and Flax modules; it holds no arr
     extra  = update(extra, params, sums, rows, step)    # after the optimiser: teachers, queues, centres
 """
 
-import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
@@ -21,6 +18,7 @@ import jax.numpy as jnp
 
 from ssljax.base import schema
 from ssljax.base.hashing import name_id
+from ssljax.layers.experts import ROUTERS, Routing
 from ssljax.layers.noise import Noise
 
 Batch = dict[str, Any]
@@ -30,23 +28,38 @@ Params = Any
 
 
 class Variables(NamedTuple):
-    """What an objective owns: `params` are learned by the optimiser, `extra` is everything else that persists."""
+    """The arrays of an objective: the optimiser learns `params`; `extra` is everything else that persists."""
 
     params: Params
     extra: Any
 
 
+class Recorder:
+    """The routers that ran in one call of `encode`: (path of the module, `Routing`) in the order of the calls."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, Routing]] = []
+
+    def add(self, part: str, collection: Any) -> None:
+        """Adds the routers of a flax collection, under `part`."""
+        leaves = jax.tree_util.tree_leaves_with_path(collection, is_leaf=lambda x: isinstance(x, Routing))
+        for keys, routing in leaves:
+            path = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)][:-1]  # without "routing"
+            self.found.append(("/".join([part, *path] if part else path), routing))
+
+
 class Ctx(flax.struct.PyTreeNode):
-    """Where a call stands: the random key of the step, the step, and which rows of the global batch these are."""
+    """The random key of the step, the step, the rows of the global batch, and a recorder of routers if one listens."""
 
     key: jax.Array
     step: jax.Array
     row: jax.Array  # int32 [B]: index of each example in the global batch
     train: bool = flax.struct.field(pytree_node=False, default=True)
+    routers: Recorder | None = flax.struct.field(pytree_node=False, default=None)
 
 
 class Loss(NamedTuple):
-    """What `loss` returns.
+    """The result of `loss`.
 
     terms: {name: (coefficient, sum, weight)}; the loss is the sum over terms of coefficient * sum / weight, with the
         weight of the *global* batch. Weights depend on inputs only, never on parameters, unless the objective is
@@ -72,7 +85,7 @@ class Objective:
     total_dependent: ClassVar[bool] = False
     # The kinds of input that `views` can make, matched with the model's: "images", "tokens", "pairs".
     inputs: ClassVar[tuple[str, ...]]
-    # Where among its parameters those of the model are; None: they are all of them.
+    # Key of the model's parameters among its own; None: all of them are the model's.
     model_key: ClassVar[str | None] = "encoder"
 
     model: Any = schema.injected()
@@ -83,6 +96,11 @@ class Objective:
     def classes(self) -> int | None:
         """The number of classes whose labels it learns; None: it looks at no labels."""
         return None
+
+    @property
+    def unwrapped(self) -> "Objective":
+        """The objective of the config, without the wrapper that adds losses of routers."""
+        return self
 
     def check(self) -> None:
         """Raises `UserError` where settings don't fit the data or the model; `objectives.create` calls it."""
@@ -128,27 +146,23 @@ class Objective:
         raise NotImplementedError
 
 
-def apply(module: Any, params: Params, *args: Any, **options: Any) -> Any:
-    """A Flax module with these parameters called on `args` (`method=` names another method than `__call__`)."""
-    out = module.apply({"params": params}, *args, **options)
-    seen = _routers.get()
-    if seen is not None and getattr(out, "router", None) is not None:
-        seen.append((out.router, options.get("segment_ids")))
+def apply(
+    module: Any, params: Params, *args: Any, ctx: Ctx | None = None, part: str = "encoder", **options: Any
+) -> Any:
+    """A Flax module with these parameters called on `args` (`method=` names another method than `__call__`).
+
+    Args:
+        module: an unbound module.
+        params: its parameters.
+        ctx: where the parameters are trained and the call belongs to the loss; routers of experts are then recorded.
+        part: path of `params` among the parameters of the objective, which names these routers. Two modules of an
+            objective have two names.
+    """
+    if ctx is None or ctx.routers is None:
+        return module.apply({"params": params}, *args, **options)
+    out, state = module.apply({"params": params}, *args, mutable=[ROUTERS], **options)
+    ctx.routers.add(part, state.get(ROUTERS, {}))
     return out
-
-
-_routers: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar("routers", default=None)
-
-
-@contextlib.contextmanager
-def routers() -> Iterator[list[Any]]:
-    """While it is open, (router logits, segment_ids) of each model with experts that `apply` calls are added to it."""
-    seen: list[Any] = []
-    token = _routers.set(seen)
-    try:
-        yield seen
-    finally:
-        _routers.reset(token)
 
 
 def stream(seed: jax.Array, step: jax.Array | int, name: str) -> jax.Array:

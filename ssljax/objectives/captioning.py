@@ -37,7 +37,7 @@ class Captioning(ImageObjective):
         return {"image": self.augment(key, batch["image"]), "tokens": batch["tokens"], "valid": valid(batch)}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        return self._captions(params, inputs, noise_of(ctx))
+        return self._captions(params, inputs, inputs["valid"], ctx)
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores, weights = self._scores(params, outputs, inputs["tokens"], inputs["valid"])
@@ -48,7 +48,8 @@ class Captioning(ImageObjective):
         )
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        scores, weights = self._scores(params, self._captions(params, batch, None), batch["tokens"], valid(batch))
+        counted = valid(batch)
+        scores, weights = self._scores(params, self._captions(params, batch, counted), batch["tokens"], counted)
         shape = batch["tokens"].shape
         return -jnp.sum((scores.nll * weights).reshape(shape), 1), jnp.sum(weights.reshape(shape), 1)
 
@@ -59,10 +60,12 @@ class Captioning(ImageObjective):
     def flops(self, spec: Any) -> float:
         return self.model.flops(spec.max_len, image_shape=view_shape(self.augment, spec))
 
-    def _captions(self, params: Params, inputs: Any, noise: Any) -> jax.Array:
-        """The hidden states [B, T, D] that predict each token of the caption."""
+    def _captions(self, params: Params, inputs: Any, counted: jax.Array, ctx: Ctx | None = None) -> jax.Array:
+        """The hidden states [B, T, D] that predict each token; `counted` bool [B, T] is False at padding."""
         images, tokens = self.pixels(inputs["image"]), inputs["tokens"]
-        return apply(self.model, params, images, tokens, noise=noise, method="captions")
+        noise = None if ctx is None else noise_of(ctx)
+        given: dict[str, Any] = {"noise": noise, "valid": counted, "ctx": ctx, "part": ""}
+        return apply(self.model, params, images, tokens, method="captions", **given)
 
     def _scores(
         self, params: Params, states_BxTxD: jax.Array, tokens: jax.Array, counted: jax.Array

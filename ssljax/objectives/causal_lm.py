@@ -26,7 +26,7 @@ class CausalLM(TokenObjective):
         return {k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        return self.hidden(params, inputs, noise_of(ctx)).tokens[:, :-1]  # [B, T-1, D]
+        return self.hidden(params, inputs, noise_of(ctx), ctx).tokens[:, :-1]  # [B, T-1, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores, weights = self._scores(params, outputs, inputs)

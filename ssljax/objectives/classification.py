@@ -87,7 +87,7 @@ class Classification(ImageObjective):
         return {"image": images, "target": target}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        pooled = self._encoded(params, inputs, noise_of(ctx)).pooled
+        pooled = self._encoded(params, inputs, noise_of(ctx), ctx).pooled
         return apply(self.head(), params["head"], pooled)  # [B, C]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
@@ -119,10 +119,10 @@ class Classification(ImageObjective):
             return self.model.flops() + head
         return self.model.flops(tokens=spec.max_len, causal=False, predicted=0) + head
 
-    def _encoded(self, params: Params, inputs: Any, noise: Any) -> Any:
+    def _encoded(self, params: Params, inputs: Any, noise: Any, ctx: Ctx | None = None) -> Any:
         pixels = inputs.get("image", inputs.get("spectrogram"))
         if pixels is not None:
-            return apply(self.model, params["encoder"], self.pixels(pixels), noise=noise)
+            return apply(self.model, params["encoder"], self.pixels(pixels), noise=noise, ctx=ctx)
         return apply(
             self.model,
             params["encoder"],
@@ -131,4 +131,5 @@ class Classification(ImageObjective):
             segment_ids=inputs.get("segment_ids"),
             positions=inputs.get("positions"),
             noise=noise,
+            ctx=ctx,
         )

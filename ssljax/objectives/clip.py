@@ -44,7 +44,7 @@ class CLIP(ImageObjective):
         return {"image": self.augment(key, batch["image"]), **text}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
-        return self._towers(params, inputs, noise_of(ctx))
+        return self._towers(params, inputs, noise_of(ctx), ctx)
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
         scale = clipped(apply(self.model, params, method="scale"), self.max_scale)
@@ -65,10 +65,12 @@ class CLIP(ImageObjective):
     def flops(self, spec: Any) -> float:
         return view_flops(self.model, self.augment, spec)
 
-    def _towers(self, params: Params, inputs: Any, noise: Any) -> dict[str, jax.Array]:
+    def _towers(self, params: Params, inputs: Any, noise: Any, ctx: Ctx | None = None) -> dict[str, jax.Array]:
+        images, texts = (self.pixels(inputs["image"]),), (inputs["tokens"], inputs.get("segment_ids"))
+        shared = {"noise": noise, "ctx": ctx, "part": ""}
         return {
-            "image": apply(self.model, params, self.pixels(inputs["image"]), noise=noise, method="image"),
-            "text": apply(self.model, params, inputs["tokens"], inputs.get("segment_ids"), noise=noise, method="text"),
+            "image": apply(self.model, params, *images, method="image", **shared),
+            "text": apply(self.model, params, *texts, method="text", **shared),
         }
 
 

@@ -82,7 +82,7 @@ class DINO(ImageObjective):
         return self.augment(key, batch["image"])  # {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
-        student = each_crop(inputs, ctx, lambda views, noise: self._project(params, views, noise))
+        student = each_crop(inputs, ctx, lambda views, noise: self._project(params, views, noise, ctx))
         teacher = self._project(extra["teacher"], inputs["global"], None)
         return {"student": student, "teacher": jax.lax.stop_gradient(teacher)}  # [B, V, K]
 
@@ -128,8 +128,8 @@ class DINO(ImageObjective):
         # A backward pass costs two forward passes; the teacher has none, so its views cost a third of a trained view.
         return sum(views_flops.values()) + views_flops["global"] / 3
 
-    def _project(self, params: Params, images: jax.Array, noise: Any) -> jax.Array:
-        pooled = self.encode_images(params["encoder"], images, noise)
+    def _project(self, params: Params, images: jax.Array, noise: Any, ctx: Ctx | None = None) -> jax.Array:
+        pooled = self.encode_images(params["encoder"], images, noise, ctx)
         logits = apply(self.head.module(), params["head"], merge(pooled))
         return logits.reshape(*images.shape[:2], -1)
 

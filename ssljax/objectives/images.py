@@ -50,9 +50,11 @@ class ImageObjective(Objective):
         """Normalises images in [0, 1], after all augmentation, for the encoder."""
         return views.normalize(images, self.mean, self.std)
 
-    def encode_images(self, params: Params, images: jax.Array, noise: Noise | None) -> jax.Array:
+    def encode_images(
+        self, params: Params, images: jax.Array, noise: Noise | None, ctx: Ctx | None = None
+    ) -> jax.Array:
         """Pooled features [B, V, D] of views [B, V, h, w, C] in [0, 1]."""
-        pooled = apply(self.model, params, self.pixels(merge(images)), noise=noise).pooled
+        pooled = apply(self.model, params, self.pixels(merge(images)), noise=noise, ctx=ctx).pooled
         return pooled.reshape(*images.shape[:2], -1)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:

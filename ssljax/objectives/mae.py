@@ -61,11 +61,11 @@ class MAE(ImageObjective):
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         images, noise = self.pixels(inputs["image"]), noise_of(ctx)
-        encoded = apply(self.model, params["encoder"], images, keep=inputs["keep"], noise=noise)
+        encoded = apply(self.model, params["encoder"], images, keep=inputs["keep"], noise=noise, ctx=ctx)
         decoder = self._decoder(images.shape)
         noise = None if noise is None else noise.at("decoder")
-        inputs = encoded.tokens, inputs["keep"]
-        return apply(decoder, params["decoder"], *inputs, noise=noise, prefix=encoded.prefix)  # [B, N, P]
+        given = {"noise": noise, "prefix": encoded.prefix, "ctx": ctx, "part": "decoder"}
+        return apply(decoder, params["decoder"], encoded.tokens, inputs["keep"], **given)  # [B, N, P]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         target = views.patchify(self.pixels(inputs["image"]), self.model.patch_size)

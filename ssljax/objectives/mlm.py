@@ -58,7 +58,7 @@ class MLM(TokenObjective):
         return {"tokens": tokens, "chosen_at": chosen_at, "target": target, "counted": counted, **context}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        hidden_BxTxD = self.hidden(params, inputs, noise_of(ctx)).tokens
+        hidden_BxTxD = self.hidden(params, inputs, noise_of(ctx), ctx).tokens
         return jnp.take_along_axis(hidden_BxTxD, inputs["chosen_at"][..., None], axis=1)  # [B, K, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:

@@ -44,7 +44,7 @@ class SimCLR(ImageObjective):
         return {"image": self.augment(key, batch["image"])}  # [B, 2, h, w, C]
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        return self.encode_images(params["encoder"], inputs["image"], noise_of(ctx, 2))  # [B, 2, D]
+        return self.encode_images(params["encoder"], inputs["image"], noise_of(ctx, 2), ctx)  # [B, 2, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         z_BxVxE = apply(self.projector.module(), params["projector"], outputs)

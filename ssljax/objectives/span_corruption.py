@@ -56,10 +56,12 @@ class SpanCorruption(Objective):
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         noise, not_padding = noise_of(ctx), Keys(inputs["valid"])
         ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
-        read = {"mask": not_padding, "noise": ends[0], "method": "encode"}
+        read: dict[str, Any] = {"mask": not_padding, "noise": ends[0], "method": "encode"}
+        read |= {"valid": inputs["valid"], "ctx": ctx}
         memory = apply(self.model, params["encoder"], inputs["tokens"], **read).tokens
         before = jnp.pad(inputs["target"], ((0, 0), (1, 0)))[:, :-1]  # the decoder begins with id 0
-        write = {"mask": Causal(), "memory_mask": not_padding, "noise": ends[1], "method": "decode"}
+        write: dict[str, Any] = {"mask": Causal(), "memory_mask": not_padding, "noise": ends[1], "method": "decode"}
+        write |= {"valid": inputs["counted"], "ctx": ctx}
         return apply(self.model, params["encoder"], before, memory, **write).tokens  # [B, U, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
@@ -74,7 +76,11 @@ class SpanCorruption(Objective):
         )
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        read = {"mask": Keys(valid(batch)), "segment_ids": valid(batch).astype(jnp.int32), "method": "encode"}
+        read: dict[str, Any] = {
+            "mask": Keys(valid(batch)),
+            "segment_ids": valid(batch).astype(jnp.int32),
+            "method": "encode",
+        }
         encoded = apply(self.model, params["encoder"], batch["tokens"], **read)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
 

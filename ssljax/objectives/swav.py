@@ -80,7 +80,7 @@ class SwAV(ImageObjective):
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         # [B, V, D], global crops first
-        return each_crop(inputs, ctx, lambda views, noise: self.encode_images(params["encoder"], views, noise))
+        return each_crop(inputs, ctx, lambda views, noise: self.encode_images(params["encoder"], views, noise, ctx))
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         z_BxVxE = apply(self.projector.module(), params["projector"], outputs)

@@ -1,4 +1,4 @@
-"""Shared parts of objectives over token sequences: the model and its read-out."""
+"""The base of objectives over token sequences: the model and its read-out."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
-from ssljax.objectives.base import Batch, Objective, Params, Variables, apply
+from ssljax.objectives.base import Batch, Ctx, Objective, Params, Variables, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TokenObjective(Objective):
         encoder = self.model.init(key, batch["tokens"][:1], mask=self.attention, method="init_all")["params"]
         return Variables({"encoder": encoder}, {})
 
-    def hidden(self, params: Params, inputs: Any, noise: Noise | None) -> Any:
+    def hidden(self, params: Params, inputs: Any, noise: Noise | None, ctx: Ctx | None = None) -> Any:
         """The model's `Encoded` of inputs["tokens"], with segments and positions if the data has them."""
         return apply(
             self.model,
@@ -33,6 +33,7 @@ class TokenObjective(Objective):
             segment_ids=inputs.get("segment_ids"),
             positions=inputs.get("positions"),
             noise=noise,
+            ctx=ctx,
         )
 
     def scores(self, params: Params, hidden: jax.Array, labels: jax.Array) -> losses.TokenScores:

@@ -1,49 +1,47 @@
-"""What is known of the leaves of a parameter tree before any step: their paths, axes, kinds and factors.
+"""The table of a parameter tree before any step: paths, axes, roles, heights and factors of its leaves.
 
-Layers that are scanned are one leaf [L, ...] whose logical axes begin with "layers" (and [E, ...] with "experts"); it
-stands for L (x E) parameters. Paths are "a/b/c".
+Roles and heights are those that modules declare (`ssljax.layers.roles`). Layers that are scanned are one leaf
+[L, ...] whose logical axes begin with "layers" (and [E, ...] with "experts"); it stands for L (x E) parameters. Paths
+are "a/b/c".
 """
 
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.layers.roles import EFFECTS, Effects, Height, ParameterAxes, Role, default_role
 
 STACKING = ("layers", "experts")  # leading logical axes along which a leaf is many parameters
-
-# What the names of parameters and of their logical axes tell, where the rank does not.
-_EMBEDDING = re.compile(r"embed|position|token|register|patch")
-_HEAD = re.compile(r"(^|[/_])(head|classifier|logits|prototypes|last_layer)(/|$)")
-_BLOCK = re.compile(r"^(?P<stack>(?:[^/]+/)*?)(?:blocks?|layers?)(?:[_/](?P<index>\d+))?(?=/|$)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """What is known of one leaf of the parameter tree before any step."""
+    """One leaf of the parameter tree before any step."""
 
     path: str
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     stacked: int  # number of leading axes in STACKING
-    kind: Literal["matrix", "vector", "embedding", "head"]
+    role: Role
+    height: Height = 0  # number of blocks above; one for each layer of a scanned leaf
     lr: float | np.ndarray = 1.0  # multiplier of the learning rate; [L, 1, ...] under layer-wise decay
     wd: float = 1.0  # multiplier of the weight decay
     frozen_until: int = 0  # no update at steps below this
 
     @property
     def frozen(self) -> bool:
-        """Never updated."""
+        """True if it is never updated."""
         return isinstance(self.lr, float) and self.lr == 0
 
     @property
-    def is_vector(self) -> bool:
-        """Biases, norms, scales: at most one axis besides the stacking ones, whatever the name."""
-        return len(self.shape) - self.stacked <= 1
+    def effects(self) -> Effects:
+        """The defaults of its role."""
+        return EFFECTS[self.role]
 
 
 Leaves = dict[str, Leaf]  # by path
@@ -59,43 +57,52 @@ def map_leaves(leaves: Leaves, function: Callable, *trees: Any) -> Any:
 
 
 def describe(axes: Any, shapes: Any) -> Leaves:
-    """The table of leaves of a parameter tree, in the tree's order."""
+    """The table of leaves of a parameter tree, in the tree's order.
+
+    Args:
+        axes: like the parameters, with a `ParameterAxes` for each leaf; a plain tuple of names or None where nothing
+            is declared.
+        shapes: the parameters, or their shapes.
+
+    Raises:
+        ValueError: names that do not fit a shape, or an undeclared parameter among those of scanned layers.
+    """
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
     treedef: Any = jax.tree.structure(shapes)
     leaves = {}
-    for (keys, array), names in zip(flat, treedef.flatten_up_to(axes)):
-        path, names = path_of(keys), tuple(names or ())
+    for (keys, array), declared in zip(flat, treedef.flatten_up_to(axes)):
+        path, names = path_of(keys), tuple(declared or ())
         if names and len(names) != array.ndim:
             raise ValueError(f"{path}: logical axes {names} do not fit the shape {array.shape}")
         stacked = next((i for i, name in enumerate(names) if name not in STACKING), len(names))
-        leaves[path] = Leaf(
-            path, tuple(array.shape), names, stacked, kind_of(path.lower(), names, array.ndim - stacked)
-        )
-    # A leaf in a scanned stack that forgot its names would pass for one parameter of another rank.
-    scanned = {_stack(path) for path, leaf in leaves.items() if leaf.stacked} - {None}
-    for path, leaf in leaves.items():
-        if not leaf.axes and _stack(path) in scanned:
-            raise ValueError(f"{path}: a parameter of scanned layers needs logical axis names (shape {leaf.shape})")
+        if isinstance(declared, ParameterAxes):
+            role, height = declared.role, declared.height
+        else:
+            role, height = default_role(array.ndim - stacked), 0
+        leaves[path] = Leaf(path, tuple(array.shape), names, stacked, role, height)
+    _check_scanned(leaves)
     return leaves
 
 
-def _stack(path: str) -> str | None:
-    """What the path of a parameter of a stack of blocks begins with; None outside of stacks."""
-    match = _BLOCK.match(path)
-    return match["stack"] if match else None
+def _check_scanned(leaves: Leaves) -> None:
+    """Raises ValueError for a leaf of a scanned stack without axis names: it would pass for one parameter.
 
-
-def kind_of(path: str, axes: tuple[str | None, ...], rank: int) -> Literal["matrix", "vector", "embedding", "head"]:
-    if rank <= 1:
-        return "vector"
-    if _HEAD.search(path) or "classes" in axes:
-        return "head"
-    if "positions" in axes or "patch" in axes:
-        return "embedding"
-    # A kernel that names its axes is what they say, whatever its module is called (`decoder/embed/kernel` of MAE).
-    if _EMBEDDING.search(path) and not (axes and path.endswith("/kernel")):
-        return "embedding"
-    return "head" if "vocab" in axes else "matrix"
+    It stands among scanned leaves only, and its first axis has their length.
+    """
+    groups: dict[str, list[Leaf]] = {}
+    for leaf in leaves.values():
+        parts = leaf.path.split("/")
+        for i in range(1, len(parts)):
+            groups.setdefault("/".join(parts[:i]), []).append(leaf)
+    for group in groups.values():
+        named = [leaf for leaf in group if leaf.axes]
+        if not named or not all(leaf.stacked for leaf in named):
+            continue
+        for leaf in group:
+            if not leaf.axes and leaf.shape[:1] == named[0].shape[:1]:
+                raise ValueError(
+                    f"{leaf.path}: a parameter of scanned layers needs logical axis names (shape {leaf.shape})"
+                )
 
 
 def factors_of(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any]:
@@ -113,43 +120,23 @@ def factors_of(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any
     return found
 
 
-def factors_by_depth(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
-    """The factor of layer-wise decay of each leaf below the last depth; [L, 1, ...] for a scanned leaf."""
-    stacks: dict[str, int] = {}  # what the paths of a stack begin with -> number of blocks
-    places: dict[str, tuple[str, Any]] = {}  # path -> (its stack, index or indices of its block)
+def factors_by_height(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
+    """{path: decay ** height} of the leaves with blocks above them; [L, 1, ...] for a scanned leaf."""
+    factors = {}
     for name, leaf in leaves.items():
-        match = _BLOCK.match(name)
-        stack = _stack(name) or ""
-        if "layers" in leaf.axes[: leaf.stacked]:
+        if isinstance(leaf.height, tuple):
             axis = leaf.axes.index("layers")
-            depth = leaf.shape[axis]
-            index = np.arange(depth, dtype=np.float32)
-            places[name] = stack, index.reshape([-1 if i == axis else 1 for i in range(len(leaf.shape))])
-        elif match and match["index"]:
-            depth = int(match["index"]) + 1
-            places[name] = stack, depth - 1
-        else:
-            continue
-        stacks[stack] = max(stacks.get(stack, 0), depth)
-    if not stacks:
+            heights = np.asarray(leaf.height, np.float32)
+            factors[name] = decay ** heights.reshape([-1 if i == axis else 1 for i in range(len(leaf.shape))])
+        elif leaf.height:
+            factors[name] = decay**leaf.height
+    if not factors:
         raise UserError(f"{path}.layer_decay: got {decay!r}, but the model has no layers; remove the key")
-
-    factors = {name: decay ** (stacks[stack] - index) for name, (stack, index) in places.items()}
-    for name in leaves:
-        embeds = _EMBEDDING.search(name.lower()) and not _HEAD.search(name.lower())
-        if name not in places and embeds:
-            _, depth = max((_shared(stack, name), depth) for stack, depth in stacks.items())
-            factors[name] = decay ** (depth + 1)
     return factors
 
 
-def _shared(a: str, b: str) -> int:
-    """Number of leading path components that two paths share."""
-    pairs = zip(a.split("/"), b.split("/"))
-    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(a.count("/"), b.count("/")) + 1)
-
-
 def axes_of(shape: tuple[int, ...], leaf: Leaf) -> tuple[str | None, ...]:
+    """The axis names of an array of the optimiser's state that belongs to a leaf."""
     if shape == leaf.shape:
         return leaf.axes
     if leaf.stacked and shape[: leaf.stacked] == leaf.shape[: leaf.stacked]:

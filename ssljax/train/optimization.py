@@ -18,7 +18,7 @@ class Optimization:
         rule: an instance of an entry of `ssljax.train.optimizers.REGISTRY`.
         multiplier: step -> share of the peak learning rate, in [0, 1].
         lengths: batch size, dataset size and total steps of the run.
-        axes, shapes: logical axes and shapes of the parameters; None before `bind`.
+        axes, shapes: of the parameters, as `ssljax.train.state.abstract_variables` returns them; None before `bind`.
     """
 
     rule: Any
@@ -32,13 +32,15 @@ class Optimization:
         return dataclasses.replace(self, axes=axes, shapes=shapes)
 
     def bound(self) -> Any:
+        """The rule bound to the parameters."""
         return self.rule.bind(self.axes, self.shapes, self.lengths)
 
     def with_settings(self, changes: dict[str, Any]) -> "Optimization":
-        """With keys of the rule replaced (by traced values, in a stacked sweep)."""
+        """A copy with keys of the rule replaced (by traced values, in a stacked sweep)."""
         return dataclasses.replace(self, rule=dataclasses.replace(self.rule, **changes)) if changes else self
 
     def init(self, params: Any) -> Any:
+        """The optimiser's state at step 0."""
         return self.bound().init(params)
 
     def state_axes(self) -> Any:

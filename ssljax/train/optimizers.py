@@ -12,8 +12,11 @@ field may be a tracer (a stacked sweep replaces it inside the jitted step and bi
 work).
 
 Layers that are scanned are kept as one leaf [L, ...] whose logical axes begin with "layers" (and [E, ...] with
-"experts"). Here such a leaf is L (x E) parameters: norms, factored moments, orthogonalisation and the question
-"matrix or vector" are those of one layer (`per_leaf`), so a scanned model trains exactly as an unrolled one.
+"experts"). Here such a leaf is L (x E) parameters: norms, factored moments and orthogonalisation are those of one
+layer (`per_leaf`), so a scanned model trains exactly as an unrolled one.
+
+Which leaves decay, have a trust ratio or are orthogonalised follows from the roles that modules declare, layer-wise
+decay from their heights: see the tables in `ssljax.layers.roles`. Only the patterns of a config look at paths.
 
 Paths are "a/b/c". Patterns are regular expressions searched in the path, so "bias$", "^encoder/", "last_layer".
 
@@ -38,7 +41,7 @@ from ssljax.base import durations
 from ssljax.base.durations import Duration, RunLengths
 from ssljax.base.registry import Registry
 from ssljax.base.schema import setting
-from ssljax.train.leaves import Leaf, Leaves, axes_of, describe, factors_by_depth, factors_of, map_leaves, path_of
+from ssljax.train.leaves import Leaf, Leaves, axes_of, describe, factors_by_height, factors_of, map_leaves, path_of
 
 REGISTRY = Registry(
     "optimizer",
@@ -49,35 +52,44 @@ REGISTRY = Registry(
 )
 
 
-_NO_DECAY = re.compile(r"position|(class|cls|mask)_token|register")
-
-
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """What all optimisers share.
+    """The settings that all optimisers share."""
 
-    learning_rate: the peak, reached at the end of the warm-up.
-    lr_per: if given, `learning_rate` is for a batch of this size and grows linearly with the batch
-        (Goyal et al. 2017, section 2.1; SimCLR's 0.3 x batch / 256 is learning_rate 0.3, lr_per 256).
-    weight_decay: coefficient of the decay, times the learning rate.
-    clip_norm: largest global norm of the gradients; the step clips (`clip_by_global_norm`).
-    lr_multipliers, wd_multipliers: {pattern: factor}; the first pattern that matches a path counts. Without a
-        match the factors are 1, but for the weight decay of vectors (biases, norms, scales), position tables and
-        class, mask and register tokens: 0.
-    layer_decay: d multiplies the learning rate of a leaf at depth k by d^(K - k): embeddings have depth 0, block i
-        depth i + 1, everything else (final norm, heads) the last depth K = blocks + 1 (Bao et al. 2022, BEiT;
-        Clark et al. 2020, ELECTRA). Each stack of blocks counts its own, embeddings belong to the stack beside them.
-    freeze: {pattern: duration} without updates at the start.
-    """
-
-    learning_rate: float = setting(1e-3, gt=0)
-    lr_per: int | None = setting(None, gt=0)
-    weight_decay: float = setting(0.0, ge=0)
-    clip_norm: float | None = setting(None, gt=0)
-    lr_multipliers: dict[str, float] = setting({})
-    wd_multipliers: dict[str, float] = setting({})
-    layer_decay: float | None = setting(None, gt=0, le=1)
-    freeze: dict[str, Duration] = setting({})
+    learning_rate: float = setting(1e-3, gt=0, doc="peak learning rate, reached at the end of the warm-up")
+    lr_per: int | None = setting(
+        None,
+        gt=0,
+        doc="batch size that `learning_rate` is for: the rate grows linearly with the batch (Goyal et al. 2017, "
+        "section 2.1); SimCLR's 0.3 x batch / 256 is learning_rate 0.3, lr_per 256; None: any batch",
+    )
+    weight_decay: float = setting(0.0, ge=0, doc="coefficient of the weight decay, times the learning rate")
+    clip_norm: float | None = setting(
+        None, gt=0, doc="largest global norm of the gradients (Pascanu et al. 2013); None: no clipping"
+    )
+    lr_multipliers: dict[str, float] = setting(
+        {},
+        doc="{pattern: factor} of the learning rate; the first pattern that matches a path counts, others have "
+        "factor 1; factor 0 keeps parameters bitwise unchanged, without optimiser state",
+    )
+    wd_multipliers: dict[str, float] = setting(
+        {},
+        doc="{pattern: factor} of the weight decay; the first pattern that matches a path counts; without a match "
+        "the factor is 1 for matrices, heads and embeddings, else 0 (biases, norms, scales, positions, class, mask "
+        "and register tokens)",
+    )
+    layer_decay: float | None = setting(
+        None,
+        gt=0,
+        le=1,
+        doc="factor d of layer-wise learning rates: d^(n - i) for block i of n (from 0), d^(n + 1) for embeddings, 1 "
+        "for the final norm and heads (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT); each stack of blocks "
+        "counts its own; None: no decay over layers",
+    )
+    freeze: dict[str, Duration] = setting(
+        {},
+        doc="{pattern: duration}: no updates of matching parameters before that time (DINO's last layer: '1 epoch')",
+    )
 
     def validate(self) -> None:
         for field in ("lr_multipliers", "wd_multipliers"):
@@ -95,7 +107,7 @@ class Optimizer:
 
     @property
     def total_dependent(self) -> bool:
-        """Whether the updates at some step change with the length of the run, which is then part of its identity."""
+        """True if the updates at some step depend on the length of the run, which is then part of its identity."""
         return any(durations.depends_on_total(duration) for duration in self.freeze.values())
 
     def peak_learning_rate(self, batch_size: int) -> float | jax.Array:
@@ -106,7 +118,8 @@ class Optimizer:
         """The optimiser of one parameter tree.
 
         Args:
-            axes: like the parameters, with a tuple of logical axis names for each leaf; `()` or None if unnamed.
+            axes: like the parameters, with a `ssljax.layers.roles.ParameterAxes` for each leaf; a tuple of logical
+                axis names, `()` or None for a leaf without role and height.
             shapes: the parameters, or their `jax.ShapeDtypeStruct`s.
             lengths: what turns the durations of `freeze` into steps; not needed where they are integers.
             path: dotted path of the config group, for messages.
@@ -124,15 +137,14 @@ class Optimizer:
             for pattern, duration in self.freeze.items()
         }
         freeze = factors_of(until, leaves, f"{path}.freeze")
-        depth_factors = factors_by_depth(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
+        by_height = factors_by_height(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
         bound = {}
         for name, leaf in leaves.items():
-            decays = not (leaf.is_vector or "positions" in leaf.axes or _NO_DECAY.search(name.lower()))
             factor = float(lr.get(name, 1.0))
-            if factor != 0 and name in depth_factors:
-                factor = factor * depth_factors[name]
+            if factor != 0 and name in by_height:
+                factor = factor * by_height[name]
             bound[name] = dataclasses.replace(
-                leaf, lr=factor, wd=float(wd.get(name, decays)), frozen_until=int(freeze.get(name, 0))
+                leaf, lr=factor, wd=float(wd.get(name, leaf.effects.decays)), frozen_until=int(freeze.get(name, 0))
             )
         rule = self.rule(bound)
         if any(leaf.frozen for leaf in bound.values()):
@@ -160,26 +172,26 @@ class Bound:
     def update(
         self, grads: Any, opt_state: Any, params: Any, lr: jax.Array | float, step: jax.Array | int
     ) -> tuple[Any, Any]:
-        """What to add to the parameters, and the new state.
+        """Returns what to add to the parameters, and the new state.
 
         Args:
             grads, params: trees like the bound one.
             lr: scalar, the learning rate of this step (peak times schedule).
-            step: scalar integer, the run's step counter; decides what `freeze` still holds.
+            step: scalar integer, the run's step counter, which ends what `freeze` lists.
 
         Returns:
             (updates, opt_state); frozen leaves get -0.0, the one number that leaves every float bitwise alone.
         """
         updates, opt_state = self.rule.update(grads, opt_state, params, lr=lr, step=step)
 
-        def hold(leaf: Leaf, update: jax.Array) -> jax.Array:
+        def unless_frozen(leaf: Leaf, update: jax.Array) -> jax.Array:
             if leaf.frozen:
                 return jnp.full_like(update, -0.0)
             if leaf.frozen_until:
                 return jnp.where(step < leaf.frozen_until, -0.0, update)
             return update
 
-        return map_leaves(self.leaves, hold, updates), opt_state
+        return map_leaves(self.leaves, unless_frozen, updates), opt_state
 
     def trainable(self, grads: Any) -> Any:
         """Gradients with zeros for the leaves that are never updated, so that these don't count in the global norm."""
@@ -188,8 +200,8 @@ class Bound:
     def state_axes(self) -> Any:
         """A tree like the optimiser's state with a tuple of logical axis names for each leaf.
 
-        Whatever has a parameter's shape has its names, so it is sharded like it; what is kept per layer or expert
-        keeps those names; the rest (counts, factored rows and columns, all small) is unnamed.
+        An array with the shape of a parameter has its names, so it is sharded like it. An array per layer or expert
+        keeps the names of these axes. The rest (counts, factored rows and columns, all small) is unnamed.
         """
         treedef: Any = jax.tree.structure(self.shapes)
         leaves = list(self.leaves.values())
@@ -216,8 +228,8 @@ class Bound:
 def clip_by_global_norm(grads: Any, max_norm: jax.Array | float | None) -> tuple[Any, jax.Array]:
     """Gradients scaled so that their global norm is at most `max_norm`, and the norm before (float32 scalar).
 
-    Pascanu et al. 2013, algorithm 1. None clips nothing. Where the norm is not finite the gradients mean nothing: the
-    caller looks at the norm before it uses them.
+    Pascanu et al. 2013, algorithm 1. None clips nothing. Where the norm is not finite the clipped gradients are
+    meaningless: the caller checks the norm before it uses them.
     """
     norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if max_norm is None:
@@ -229,13 +241,13 @@ def clip_by_global_norm(grads: Any, max_norm: jax.Array | float | None) -> tuple
 def per_leaf(
     choose: Callable[[Leaf], optax.GradientTransformation | None], leaves: Leaves
 ) -> optax.GradientTransformation:
-    """Each leaf under a transformation of its own, mapped over the leaf's layer and expert axes.
+    """Applies a separate transformation to each leaf, mapped over the leaf's layer and expert axes.
 
     The state is a tree like the parameters whose leaves are replaced by the states of their transformations, with
     the leading axes of the leaf (a count becomes [L]).
 
     Args:
-        choose: the transformation of a leaf, None to leave it as it is.
+        choose: leaf -> its transformation, or None to leave the leaf unchanged.
         leaves: of the bound tree.
     """
 
@@ -292,6 +304,13 @@ def _decay(weight_decay: Any, leaves: Leaves) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
+_LEARNING_RATE = "peak learning rate, reached at the end of the warm-up"
+_WEIGHT_DECAY = "coefficient of the weight decay, times the learning rate"
+_BETA_1 = "decay of the first moment (beta_1)"
+_BETA_2 = "decay of the second moment (beta_2)"
+_EPSILON = "added to the root of the second moment (epsilon)"
+
+
 @dataclasses.dataclass(frozen=True)
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2).
@@ -299,10 +318,10 @@ class AdamW(Optimizer):
     p <- p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p).
     """
 
-    weight_decay: float = setting(0.05, ge=0)
-    b1: float = setting(0.9, ge=0, lt=1)  # decay of the first moment (beta_1)
-    b2: float = setting(0.999, ge=0, lt=1)  # decay of the second moment (beta_2)
-    eps: float = setting(1e-8, gt=0)  # added to the root of the second moment (epsilon)
+    weight_decay: float = setting(0.05, ge=0, doc=_WEIGHT_DECAY)
+    b1: float = setting(0.9, ge=0, lt=1, doc=_BETA_1)
+    b2: float = setting(0.999, ge=0, lt=1, doc=_BETA_2)
+    eps: float = setting(1e-8, gt=0, doc=_EPSILON)
 
     def rule(self, leaves):
         return optax.chain(
@@ -318,9 +337,9 @@ class SGD(Optimizer):
     g + weight_decay p + momentum v (Sutskever et al. 2013, as PyTorch writes it).
     """
 
-    learning_rate: float = setting(0.1, gt=0)
-    momentum: float = setting(0.9, ge=0, lt=1)  # decay of the sum of gradients (mu)
-    nesterov: bool = setting(False)  # the step is along gradient + momentum v, not v
+    learning_rate: float = setting(0.1, gt=0, doc=_LEARNING_RATE)
+    momentum: float = setting(0.9, ge=0, lt=1, doc="decay of the sum of gradients (mu)")
+    nesterov: bool = setting(False, doc="the step is along gradient + momentum v, not v")
 
     def rule(self, leaves):
         return optax.chain(
@@ -333,21 +352,21 @@ class LARS(Optimizer):
     """Layer-wise adaptive rates (You, Gitman and Ginsburg 2017, algorithm 1), momentum after the learning rate.
 
     u = g + weight_decay p;  v <- momentum v + lr (trust |p| / |u|) u;  p <- p - v.
-    The denominator is the norm of the sum as in SimCLR's and BYOL's code, where the paper adds the two norms. Vectors
-    have no trust ratio and no decay (SimCLR), so their rate is `learning_rate` itself: large rates may want an
-    `lr_multipliers` entry. The ratio is 1 where a norm is zero.
+    The denominator is the norm of the sum as in SimCLR's and BYOL's code, where the paper adds the two norms. Biases,
+    norms, scales and single tokens have no trust ratio and no decay (SimCLR), so their rate is `learning_rate` itself:
+    large rates may want an `lr_multipliers` entry. The ratio is 1 where a norm is zero.
     """
 
-    learning_rate: float = setting(0.3, gt=0)
-    weight_decay: float = setting(1e-6, ge=0)
-    momentum: float = setting(0.9, ge=0, lt=1)  # decay of the sum of updates (m)
-    trust: float = setting(1e-3, gt=0)  # trust coefficient (eta)
+    learning_rate: float = setting(0.3, gt=0, doc=_LEARNING_RATE)
+    weight_decay: float = setting(1e-6, ge=0, doc=_WEIGHT_DECAY)
+    momentum: float = setting(0.9, ge=0, lt=1, doc="decay of the sum of updates (m)")
+    trust: float = setting(1e-3, gt=0, doc="trust coefficient (eta)")
 
     def rule(self, leaves):
         trust = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
         return optax.chain(
             _decay(self.weight_decay, leaves),
-            per_leaf(lambda leaf: None if leaf.is_vector else trust, leaves),
+            per_leaf(lambda leaf: trust if leaf.effects.trust else None, leaves),
             _descend(leaves),
             optax.trace(self.momentum),
         )
@@ -357,20 +376,20 @@ class LARS(Optimizer):
 class LAMB(Optimizer):
     """Layer-wise adaptive Adam (You et al. 2020, algorithm 2, with Adam's bias correction and phi the identity).
 
-    u = Adam direction + weight_decay p;  p <- p - lr (|p| / |u|) u. Vectors have neither trust ratio nor decay; the
-    ratio is 1 where a norm is zero.
+    u = Adam direction + weight_decay p;  p <- p - lr (|p| / |u|) u. Biases, norms, scales and single tokens have
+    neither trust ratio nor decay. The ratio is 1 where a norm is zero.
     """
 
-    weight_decay: float = setting(0.01, ge=0)
-    b1: float = setting(0.9, ge=0, lt=1)  # decay of the first moment (beta_1)
-    b2: float = setting(0.999, ge=0, lt=1)  # decay of the second moment (beta_2)
-    eps: float = setting(1e-6, gt=0)  # added to the root of the second moment (epsilon)
+    weight_decay: float = setting(0.01, ge=0, doc=_WEIGHT_DECAY)
+    b1: float = setting(0.9, ge=0, lt=1, doc=_BETA_1)
+    b2: float = setting(0.999, ge=0, lt=1, doc=_BETA_2)
+    eps: float = setting(1e-6, gt=0, doc=_EPSILON)
 
     def rule(self, leaves):
         return optax.chain(
             optax.scale_by_adam(self.b1, self.b2, self.eps),
             _decay(self.weight_decay, leaves),
-            per_leaf(lambda leaf: None if leaf.is_vector else optax.scale_by_trust_ratio(), leaves),
+            per_leaf(lambda leaf: optax.scale_by_trust_ratio() if leaf.effects.trust else None, leaves),
             _descend(leaves),
         )
 
@@ -383,10 +402,10 @@ class Lion(Optimizer):
     than AdamW's, weight decays as much larger.
     """
 
-    learning_rate: float = setting(1e-4, gt=0)
-    weight_decay: float = setting(0.5, ge=0)
-    b1: float = setting(0.9, ge=0, lt=1)  # share of the momentum in what the sign is taken of (beta_1)
-    b2: float = setting(0.99, ge=0, lt=1)  # decay of the momentum (beta_2)
+    learning_rate: float = setting(1e-4, gt=0, doc=_LEARNING_RATE)
+    weight_decay: float = setting(0.5, ge=0, doc=_WEIGHT_DECAY)
+    b1: float = setting(0.9, ge=0, lt=1, doc="share of the momentum in the argument of the sign (beta_1)")
+    b2: float = setting(0.99, ge=0, lt=1, doc="decay of the momentum (beta_2)")
 
     def rule(self, leaves):
         return optax.chain(optax.scale_by_lion(self.b1, self.b2), _decay(self.weight_decay, leaves), _descend(leaves))
@@ -402,12 +421,20 @@ class Adafactor(Optimizer):
     averages it. Weight decay is decoupled, as in `adamw`.
     """
 
-    learning_rate: float = setting(1e-2, gt=0)
-    decay_rate: float = setting(0.8, gt=0, le=1)  # the second moment's decay (beta_2) at update t is 1 - t^-decay_rate
-    min_factor_dim: int = setting(128, ge=1)  # v is factored where two axes are at least so long
-    clip_rms: float | None = setting(1.0, gt=0)  # largest root mean square of a leaf's direction (d); None: any
-    relative: bool = setting(True)  # steps are relative to the root mean square of the parameter
-    momentum: float | None = setting(None, ge=0, lt=1)  # decay of the averaged direction (beta_1); None: no average
+    learning_rate: float = setting(
+        1e-2, gt=0, doc="peak learning rate; with `relative` it is relative to the size of the weights"
+    )
+    decay_rate: float = setting(
+        0.8, gt=0, le=1, doc="exponent c: the decay of the second moment (beta_2) at update t is 1 - t^-c"
+    )
+    min_factor_dim: int = setting(
+        128, ge=1, doc="the second moment is factored where two axes have at least this length"
+    )
+    clip_rms: float | None = setting(
+        1.0, gt=0, doc="largest root mean square of the direction of a leaf (d); None: no clipping"
+    )
+    relative: bool = setting(True, doc="steps are relative to the root mean square of the parameter")
+    momentum: float | None = setting(None, ge=0, lt=1, doc="decay of the averaged direction (beta_1); None: no average")
 
     def rule(self, leaves):
         factored = optax.scale_by_factored_rms(decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factor_dim)
@@ -426,30 +453,33 @@ class Muon(Optimizer):
     """Orthogonalised momentum for the hidden matrices, AdamW for the rest (Jordan et al. 2024).
 
     Momentum (bias-corrected, Nesterov), then `newton_schulz_steps` of the quintic iteration with coefficients
-    (3.4445, -4.7750, 2.0315), from optax. Embeddings (tokens, positions, patches), heads (classes, vocabulary,
-    prototypes) and vectors take AdamW with b1, b2, eps and the same learning rate and decay. A kernel of more than
-    two axes is a matrix of (all axes but the last, the last).
+    (3.4445, -4.7750, 2.0315), from optax. Parameters with the role "matrix" take it; all others (embeddings, heads,
+    positions, tokens, biases, norms, scales) take AdamW with b1, b2, eps and the same learning rate and decay. A kernel
+    of more than two axes is a matrix of (all axes but the last, the last).
 
-    momentum: decay of the running mean of gradients (mu). nesterov: momentum m + (1 - momentum) g is orthogonalised,
-    not m. newton_schulz_steps: iterations of the orthogonalisation.
-    b1, b2, eps: of AdamW (beta_1, beta_2, epsilon), for the leaves that take it.
-    scale: "rms" multiplies by 0.2 sqrt(max(in, out)), so that an update has the size of AdamW's and its learning
-    rates and decays carry over (Liu et al. 2025, Muon is Scalable for LLM Training, equation 4); "spectral" by
-    sqrt(max(1, out / in)) (Jordan's), whose learning rates are about 0.02: give AdamW's leaves `lr_multipliers` then.
+    The scale "rms" is that of Liu et al. 2025, Muon is Scalable for LLM Training, equation 4: learning rates and decays
+    of AdamW carry over. "spectral" is Jordan's, with learning rates of about 0.02: the leaves of AdamW then need
+    `lr_multipliers`.
     """
 
-    weight_decay: float = setting(0.05, ge=0)
-    momentum: float = setting(0.95, ge=0, lt=1)
-    nesterov: bool = setting(True)
-    newton_schulz_steps: int = setting(5, ge=1)
-    scale: Literal["rms", "spectral"] = "rms"
-    b1: float = setting(0.9, ge=0, lt=1)
-    b2: float = setting(0.999, ge=0, lt=1)
-    eps: float = setting(1e-8, gt=0)
+    weight_decay: float = setting(0.05, ge=0, doc=_WEIGHT_DECAY)
+    momentum: float = setting(0.95, ge=0, lt=1, doc="decay of the running mean of gradients (mu)")
+    nesterov: bool = setting(
+        True, doc="momentum m + (1 - momentum) g is orthogonalised (m: the running mean of gradients g), not m"
+    )
+    newton_schulz_steps: int = setting(5, ge=1, doc="iterations of the orthogonalisation")
+    scale: Literal["rms", "spectral"] = setting(
+        "rms",
+        doc="factor of an orthogonal update of a matrix [in, out]: 'rms' is 0.2 sqrt(max(in, out)), the size of an "
+        "update of AdamW; 'spectral' is sqrt(max(1, out / in))",
+    )
+    b1: float = setting(0.9, ge=0, lt=1, doc=f"AdamW's leaves: {_BETA_1}")
+    b2: float = setting(0.999, ge=0, lt=1, doc=f"AdamW's leaves: {_BETA_2}")
+    eps: float = setting(1e-8, gt=0, doc=f"AdamW's leaves: {_EPSILON}")
 
     def rule(self, leaves):
         def matrix_axes(leaf: Leaf, array: jax.Array) -> optax.contrib.MuonDimensionNumbers:
-            # Axes that are named in neither place (layers, experts) are mapped over.
+            # The leading axes of layers and experts are named in neither tuple, so they are mapped over.
             return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.stacked, array.ndim - 1)), (array.ndim - 1,))
 
         orthogonal = optax.contrib.scale_by_muon(
@@ -458,20 +488,22 @@ class Muon(Optimizer):
             nesterov=self.nesterov,
             weight_dimension_numbers=lambda tree: map_leaves(leaves, matrix_axes, tree),
         )
-        sized = optax.stateless(lambda updates, _: map_leaves(leaves, lambda leaf, u: u * self.size(leaf), updates))
+        scaled = optax.stateless(
+            lambda updates, _: map_leaves(leaves, lambda leaf, u: u * self.update_scale(leaf), updates)
+        )
         directions = {
-            "matrix": optax.chain(orthogonal, sized),
+            "matrix": optax.chain(orthogonal, scaled),
             "rest": optax.scale_by_adam(self.b1, self.b2, self.eps),
         }
-        labels = {name: "matrix" if leaf.kind == "matrix" else "rest" for name, leaf in leaves.items()}
+        labels = {name: "matrix" if leaf.effects.orthogonal else "rest" for name, leaf in leaves.items()}
         return optax.chain(
             optax.partition(directions, lambda tree: map_leaves(leaves, lambda leaf, _: labels[leaf.path], tree)),
             _decay(self.weight_decay, leaves),
             _descend(leaves),
         )
 
-    def size(self, leaf: Leaf) -> float:
-        """The factor of an orthogonal update of this leaf's shape."""
+    def update_scale(self, leaf: Leaf) -> float:
+        """The factor of an orthogonal update of a leaf, from its shape."""
         *inputs, out = leaf.shape[leaf.stacked :]
         fan_in = int(np.prod(inputs))
         return 0.2 * max(fan_in, out) ** 0.5 if self.scale == "rms" else max(1.0, out / fan_in) ** 0.5

@@ -24,15 +24,17 @@ REGISTRY = Registry(
     {name.lower(): f"ssljax.train.schedules:{name}" for name in ("Constant", "Cosine", "Linear", "Rsqrt", "WSD")},
 )
 
+_FINAL = "share of the peak at the end of the run"
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What all schedules share: warm-up, and durations that become steps."""
+    """The base of all schedules: a warm-up, and durations that become steps."""
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup",)
     ENDS: ClassVar[bool] = False  # the shape itself reaches its final value at the end of the run
 
-    warmup: Duration = setting(0)  # a duration: the rise to the peak, in a straight line; 0: none
+    warmup: Duration = setting(0, doc="duration of the linear rise to the peak; 0: no warm-up")
 
     def validate(self) -> None:
         for name in self.DURATIONS:
@@ -40,11 +42,11 @@ class Schedule:
 
     @property
     def total_dependent(self) -> bool:
-        """Whether the rate at some step changes with the length of the run, which is then part of its identity."""
+        """True if the rate at some step depends on the length of the run, which is then part of its identity."""
         return self.ENDS or any(durations.depends_on_total(getattr(self, name)) for name in self.DURATIONS)
 
     def resolve(self, lengths: RunLengths, path: str = "schedule") -> Self:
-        """The same schedule with every duration in steps.
+        """A copy with every duration in steps.
 
         Args:
             lengths: batch size, dataset size and total steps of the run.
@@ -92,7 +94,7 @@ class Cosine(Schedule):
 
     ENDS: ClassVar[bool] = True
 
-    final: float = setting(0.0, ge=0, le=1)  # share of the peak at the end of the run
+    final: float = setting(0.0, ge=0, le=1, doc=_FINAL)
 
     def after_warmup(self, step, total):
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * _share(step, total)))
@@ -104,7 +106,7 @@ class Linear(Schedule):
 
     ENDS: ClassVar[bool] = True
 
-    final: float = setting(0.0, ge=0, le=1)  # share of the peak at the end of the run
+    final: float = setting(0.0, ge=0, le=1, doc=_FINAL)
 
     def after_warmup(self, step, total):
         return 1 - (1 - self.final) * _share(step, total)
@@ -120,7 +122,9 @@ class Rsqrt(Schedule):
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "timescale")
 
-    timescale: Duration = setting("10k steps")  # a duration; half the peak is reached three of them after the warm-up
+    timescale: Duration = setting(
+        "10k steps", doc="duration; the rate is half the peak three timescales after the warm-up"
+    )
 
     def validate(self) -> None:
         super().validate()
@@ -135,18 +139,18 @@ class Rsqrt(Schedule):
 class WSD(Schedule):
     """Warm-up, stable, decay: 1 until the last `decay` steps, which bring it to `final`.
 
-    decay: a duration: the last phase, which ends with the run.
-    form: "linear" (Hu et al. 2024, MiniCPM, names the schedule) or "1-sqrt": 1 - sqrt(share of the decay done)
-    (Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations, section 3).
-    final: share of the peak at the end of the run.
+    Hu et al. 2024, MiniCPM, name the schedule; the form "1-sqrt" is that of Hägele et al. 2024, Scaling Laws and
+    Compute-Optimal Training Beyond Fixed Training Durations, section 3.
     """
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "decay")
     ENDS: ClassVar[bool] = True
 
-    decay: Duration = setting("20%")
-    form: Literal["linear", "1-sqrt"] = "1-sqrt"
-    final: float = setting(0.0, ge=0, le=1)
+    decay: Duration = setting("20%", doc="duration of the last phase, which ends with the run")
+    form: Literal["linear", "1-sqrt"] = setting(
+        "1-sqrt", doc="shape of the decay over the share s that is done: 'linear' is 1 - s, '1-sqrt' is 1 - sqrt(s)"
+    )
+    final: float = setting(0.0, ge=0, le=1, doc=_FINAL)
 
     def after_warmup(self, step, total):
         done = _share(step - (total - self.decay), self.decay)

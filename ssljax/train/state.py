@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ssljax import parallel
+from ssljax.layers.roles import declarations
 from ssljax.objectives.base import Objective, stream
 
 
@@ -59,13 +60,18 @@ def computes_in_float16(part: Any) -> bool:
 
 
 def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
-    """Shapes and logical axes of the objective's variables, without computing anything.
+    """Shapes and axes of the objective's variables, without computing anything.
 
     Args:
         batch: tree of `jax.ShapeDtypeStruct` (or arrays) of a training batch.
+
+    Returns:
+        (shapes, axes), trees like the variables. The axes of a leaf are a tuple of logical names, which sharding rules
+        read; where a module declared the parameter, a `ssljax.layers.roles.ParameterAxes`, whose role and height
+        optimisers read.
     """
     boxed = jax.eval_shape(lambda: _variables(objective, 0, batch))
-    return parallel.unboxed(boxed), parallel.logical_axes(boxed)
+    return parallel.unboxed(boxed), declarations(boxed)
 
 
 def make_init(

@@ -12,8 +12,8 @@ from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.durations import RunLengths
 from ssljax.base.errors import UserError
+from ssljax.layers.roles import EFFECTS, ParameterAxes
 from ssljax.train import optimizers
-from ssljax.train.leaves import kind_of
 from ssljax.train.optimizers import REGISTRY, clip_by_global_norm
 
 LAYERS, EXPERTS = 3, 2
@@ -28,16 +28,26 @@ SHAPES = {
     "norm": {"scale": (4,)},
     "head": {"kernel": (4, 7), "bias": (7,)},
 }
+HEIGHTS = (3, 2, 1)  # of the blocks; embeddings have height 4
+
+
+def layer_axes(role, *names):
+    return ParameterAxes(("layers", *names), role, HEIGHTS)
+
+
 AXES = {
-    "embed": {"embedding": ("vocab", "embed")},
-    "position": ("positions", "embed"),
+    "embed": {"embedding": ParameterAxes(("vocab", "embed"), "embedding", 4)},
+    "position": ParameterAxes(("positions", "embed"), "position", 4),
     "layers": {
-        "mlp": {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")},
-        "experts": {"kernel": ("layers", "experts", "embed", "mlp"), "bias": ("layers", "experts", "mlp")},
-        "norm": {"scale": ("layers", "embed")},
+        "mlp": {"kernel": layer_axes("matrix", "embed", "mlp"), "bias": layer_axes("bias", "mlp")},
+        "experts": {
+            "kernel": layer_axes("matrix", "experts", "embed", "mlp"),
+            "bias": layer_axes("bias", "experts", "mlp"),
+        },
+        "norm": {"scale": layer_axes("norm", "embed")},
     },
-    "norm": {"scale": ("embed",)},
-    "head": {"kernel": ("embed", "classes"), "bias": None},
+    "norm": {"scale": ParameterAxes(("embed",), "norm")},
+    "head": {"kernel": ParameterAxes(("embed", "classes"), "head"), "bias": None},
 }
 RATES = (0.02, 0.05, 0.01)  # a changing rate, so that momentum before and after it differ
 
@@ -70,8 +80,17 @@ def unroll(tree, axes=AXES):
 
 
 def unrolled_axes():
-    no_names = jax.tree.map(lambda _: (), unroll(PARAMS))
-    return {**no_names, **{k: v for k, v in AXES.items() if k != "layers"}}
+    """The axes of `unroll(PARAMS)`: a block has the height of its layer, and an expert no axis."""
+    out = {k: v for k, v in AXES.items() if k != "layers"}
+    for i, height in enumerate(HEIGHTS):
+        one = lambda axes, height=height: ParameterAxes(  # noqa: E731
+            tuple(name for name in axes if name not in ("layers", "experts")), axes.role, height
+        )
+        block = jax.tree.map(one, AXES["layers"], is_leaf=is_axes)
+        experts = block.pop("experts")
+        block["experts"] = {f"expert{e}": experts for e in range(EXPERTS)}
+        out[f"block_{i}"] = block
+    return out
 
 
 def train(optimizer, axes, params, grads, rates=RATES, start=0):
@@ -266,6 +285,9 @@ def test_unnamed_parameters_in_a_scanned_stack_are_refused():
     axes = {**AXES, "layers": {**AXES["layers"], "norm": {"scale": ()}}}
     with pytest.raises(ValueError, match=r"layers/norm/scale: .*needs logical axis names"):
         optimizers.AdamW().bind(axes, PARAMS)
+    # A plain array next to a stack is none of its layers, whatever its length.
+    alone = {"stack": AXES["layers"], "mine": ()}
+    optimizers.AdamW().bind(alone, {"stack": PARAMS["layers"], "mine": jnp.ones((LAYERS, 2))})
     with pytest.raises(ValueError, match="do not fit the shape"):
         optimizers.AdamW().bind({**AXES, "position": ("positions",)}, PARAMS)
 
@@ -280,34 +302,6 @@ def test_layer_decay_counts_depths_from_the_embedding_to_the_head():
     np.testing.assert_array_equal(leaves["layers/mlp/kernel"].lr, blocks.reshape(3, 1, 1))
     np.testing.assert_array_equal(leaves["layers/experts/kernel"].lr, blocks.reshape(3, 1, 1, 1))
     assert leaves["norm/scale"].lr == leaves["head/kernel"].lr == 1.0
-
-
-def test_a_projection_called_embed_is_a_matrix():
-    axes = {"embed": {"kernel": ("embed", "mlp"), "embedding": ("vocab", "embed")}, "patch": {"kernel": None}}
-    shapes = jax.tree.map(lambda _: jax.ShapeDtypeStruct((4, 6), jnp.float32), axes, is_leaf=is_axes)
-    leaves = optimizers.Muon().bind(axes, shapes).leaves
-    assert {path: leaf.kind for path, leaf in leaves.items()} == {
-        "embed/kernel": "matrix",
-        "embed/embedding": "embedding",
-        "patch/kernel": "embedding",
-    }
-
-
-def test_layer_decay_of_two_towers_counts_each_its_own():
-    def tower(depth):
-        return {"token_embedding": (5, 4), "stack": {"layers": {"kernel": (depth, 4, 4)}, "norm": (4,)}}
-
-    shapes = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
-        {"image": tower(2), "text": tower(4)},
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
-    axes = jax.tree.map(lambda s: ("layers", None, None) if len(s.shape) == 3 else None, shapes)
-    leaves = optimizers.AdamW(layer_decay=0.5).bind(axes, shapes).leaves
-    assert leaves["image/token_embedding"].lr == 0.5**3
-    assert leaves["text/token_embedding"].lr == 0.5**5
-    np.testing.assert_array_equal(np.ravel(leaves["image/stack/layers/kernel"].lr), [0.25, 0.5])
-    assert leaves["text/stack/norm"].lr == 1.0
 
 
 def test_decay_defaults_and_the_first_pattern_wins():
@@ -326,23 +320,33 @@ def test_decay_defaults_and_the_first_pattern_wins():
     }
 
 
-@pytest.mark.parametrize(
-    "path, axes, rank, kind",
-    [
-        ("encoder/patch_embed/kernel", ("patch", "embed"), 2, "embedding"),
-        ("encoder/stack/layers/attention/out/kernel", (), 2, "matrix"),
-        ("encoder/multi_head_attention/q/kernel", (), 2, "matrix"),
-        ("text/table", ("vocab", "embed"), 2, "head"),
-        ("text/tokens/embedding", ("vocab", "embed"), 2, "embedding"),
-        ("lm_head/kernel", (), 2, "head"),
-        ("prototypes/kernel", (), 2, "head"),
-        ("dino/last_layer/kernel", (), 2, "head"),
-        ("encoder/class_token", (), 2, "embedding"),
-        ("head/bias", (), 1, "vector"),
-    ],
-)
-def test_kind_of_parameter(path, axes, rank, kind):
-    assert kind_of(path, axes, rank) == kind
+@pytest.mark.parametrize("role", EFFECTS)
+def test_effects_of_a_role(role):
+    """Weight decay, Muon's set and trust ratios follow from the role alone, not from names or ranks."""
+    decays, orthogonal, trust = {
+        "matrix": (True, True, True),
+        "head": (True, False, True),
+        "embedding": (True, False, True),
+        "position": (False, False, True),
+        "token": (False, False, False),
+        "bias": (False, False, False),
+        "norm": (False, False, False),
+        "scale": (False, False, False),
+    }[role]
+    params = {"head_position_token": jnp.full((4, 3), 10.0)}
+    axes = {"head_position_token": ParameterAxes(("vocab", "embed"), role)}
+    grads = {"head_position_token": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}
+
+    def update(optimizer):
+        bound = optimizer.bind(axes, params)
+        return bound.update(grads, bound.init(params), params, 1.0, 0)[0]["head_position_token"]
+
+    plain, decayed = (update(optimizers.AdamW(weight_decay=wd)) for wd in (0.0, 0.1))
+    np.testing.assert_allclose(decayed - plain, -1.0 * decays, atol=1e-5)
+    values = np.linalg.svd(update(optimizers.Muon(weight_decay=0.0, scale="spectral")), compute_uv=False)
+    assert (values.max() / values.min() < 3) == orthogonal, values
+    scaled = update(optimizers.LAMB(weight_decay=0.0))
+    np.testing.assert_allclose(jnp.abs(scaled), 10.0 if trust else 1.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", REGISTRY)

@@ -101,7 +101,7 @@ class Disentangled(Term):
         distance_N = pairs.all_distances()
         row_BxTxS = jnp.asarray(d.rows(distance_N))[-pairs.distance() - distance_N[0]]
         init, shape = nn.initializers.normal(0.02), (2 * d.span, c.known("width"))
-        table_RxD = parameter(stack, "distances", init, ("positions", "embed"), shape)
+        table_RxD = parameter(stack, "distances", init, ("positions", "embed"), shape, role="position")
         return Distances(c.new_norm("distances_norm")(table_RxD) if d.norm else table_RxD, row_BxTxS)
 
     def logits(self, attention: "Attention", heads: Heads, state: Distances) -> jax.Array:

@@ -46,7 +46,8 @@ class GridBias(Term):
     def _bias(self, module: nn.Module, pairs: GridPairs) -> jax.Array:
         """Biases [1, H, T, T] from the table of a module."""
         shape = (self.config.bias_rows, self.config.known("heads"))
-        table_RxH = parameter(module, "relative_bias", nn.initializers.zeros, (None, "heads"), shape)
+        init, names = nn.initializers.zeros, (None, "heads")
+        table_RxH = parameter(module, "relative_bias", init, names, shape, role="position")
         if pairs.stretch is not None:
             table_RxH = jnp.asarray(pairs.stretch) @ table_RxH
         return table_RxH[jnp.asarray(pairs.rows_TxT)].transpose(2, 0, 1)[None]

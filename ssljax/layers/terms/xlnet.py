@@ -9,6 +9,7 @@ import numpy as np
 
 from ssljax.layers.dense import Dense, Initializer, parameter
 from ssljax.layers.positions import sinusoidal
+from ssljax.layers.roles import Role
 from ssljax.layers.terms.base import Heads, Pairs, Term
 
 
@@ -61,7 +62,9 @@ class RelativeLogits(nn.Module):
 
         def vectors(name: str, *count: int) -> jax.Array:
             names = (*(None for _ in count), "heads")
-            made = parameter(self, name, nn.initializers.normal(0.02), names, (*count, heads * width))
+            role: Role = "position" if count else "bias"
+            shape = (*count, heads * width)
+            made = parameter(self, name, nn.initializers.normal(0.02), names, shape, role=role)
             return made.reshape(*count, heads, width).astype(q_BxTxHxK.dtype)
 
         project = Dense(heads * width, ("embed", "heads"), False, self.initializer, self.dtype, name="distance")
