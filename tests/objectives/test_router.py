@@ -191,7 +191,7 @@ def test_the_decoder_of_a_masked_autoencoder():
 
 
 def test_captions_leave_padding_out():
-    text = {"name": "mixtral", **BLOCK, "experts": EXPERTS}
+    text = {"name": "llama", **BLOCK, "experts": EXPERTS}
     objective = tiny.make("captioning", name="llava", image=IMAGE, text=text)
     variables, inputs, ctx = inputs_of(objective)
     found = terms_of(objective, variables, inputs, ctx)
