@@ -92,7 +92,7 @@ def main():
             other = theirs(out, tokens, *ids)
             print(f"{name}: {mine:.5f} here, {other:.5f} there", flush=True)
             table.add_row(
-                name, model.config["model_type"], f"{mine:.5f}", f"{other:.5f}", f"{abs(mine / other - 1):.0e}"
+                name, model.hf_config["model_type"], f"{mine:.5f}", f"{other:.5f}", f"{abs(mine / other - 1):.0e}"
             )
     rich.console.Console(width=100).print(table)
 
