@@ -53,6 +53,7 @@ SAME = Codec(lambda value: value, lambda value: value)
 OR_NONE = SAME._replace(null=True)
 COUNT = Codec(_count, lambda value: value)  # a whole number from 1
 PAIR = Codec(lambda *values: values, lambda values: values)  # two keys of `hf_config`, one of `config`
+BOTH = Codec(lambda *values: values, lambda *values: values)  # several keys of both, which must be present
 PLAIN = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",

@@ -88,7 +88,7 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
     """A model in the form of the first architecture that computes the same.
 
     Args:
-        module: of `ssljax.models`. params: its parameters; those of heads may be missing.
+        module: of `ssljax.models`. params: its parameters, of which heads may be missing.
         causal: True if a token attends only to itself and to earlier tokens.
 
     Raises:

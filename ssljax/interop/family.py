@@ -51,41 +51,27 @@ class Labels(Declaration):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """An architecture of `transformers`.
+    """An architecture of `transformers`."""
 
-    Attributes:
-        model_type: its name in config.json.
-        fields: the keys of the configuration; later ones win where several read or write one key.
-        heads: its classes; the first that fits is written, and the last is the bare model.
-        rules: config -> the table of tensors.
-        outputs: (module, params, inputs, hf_config) -> outputs. inputs: what `outputs` reads.
-        defaults: values of keys that a config.json may leave out, over the defaults of the fields.
-        model: its name in `ssljax.models`, if another than `model_type`.
-        prefix: of the names of the inner model, which a file of the bare model leaves out.
-        check_inputs: (config, inputs) -> None; raises UserError if the contents of inputs do not fit together.
-        renames: patterns of names in other versions of the format, and their replacements.
-        variant: (hf_config, names of the tensors) -> the family itself, or one with another table of tensors.
-        ignored: patterns of tensors that are no parameters.
-        copies: {tensor: the one that it repeats}; a file may have both or only the latter.
-        zeros: tensors of zeros that a file may leave out.
-        constants: config -> tensors of `transformers` for which ssljax has no parameter.
-    """
-
-    model_type: str
-    fields: Sequence[Declaration]
-    heads: Sequence[Head]
-    rules: Callable[[Any], list[Rule]]
-    outputs: Outputs
-    inputs: Inputs
-    defaults: HFConfig = dataclasses.field(default_factory=dict)
-    model: str = ""
-    prefix: str = ""
+    model_type: str  # its name in config.json
+    fields: Sequence[Declaration]  # the keys of the configuration; later ones win where several state one key
+    heads: Sequence[Head]  # its classes; the first that fits is written, and the last is the bare model
+    rules: Callable[[Any], list[Rule]]  # config -> the table of tensors
+    outputs: Outputs  # (module, params, inputs, hf_config) -> outputs
+    inputs: Inputs  # the inputs that `outputs` reads
+    defaults: HFConfig = dataclasses.field(default_factory=dict)  # of `hf_config`, over the defaults of the fields
+    model: str = ""  # its name in `ssljax.models`, if another than `model_type`
+    prefix: str = ""  # of the names of the inner model, which a file of the bare model leaves out
+    # (config, inputs) -> None; raises UserError if the contents of inputs do not fit together
     check_inputs: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda config, inputs: None
-    renames: tuple[tuple[str, str], ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()  # patterns of names in other versions, and their replacements
+    # (hf_config, names of the tensors) -> the family itself, or one with another table of tensors
     variant: Callable[[HFConfig, Container[str]], "Family"] | None = None
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # patterns of tensors that are no parameters
+    # {tensor: the one that it repeats}; a file may have both or only the latter
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    zeros: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()  # tensors of zeros that a file may leave out
+    # config -> tensors of `transformers` for which ssljax has no parameter
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
 
     def __post_init__(self) -> None:
@@ -108,12 +94,18 @@ class Family:
         return {"name": self.model, **preset, **values, **head.values}
 
     def _named(self, hf_config: HFConfig) -> Head:
-        """The class that `architectures` names, or the nearest: one for language modelling, else the bare model."""
+        """The class that `architectures` names, or the most similar one; else the bare model."""
         name = (hf_config.get("architectures") or [""])[0]
-        if not name:
-            return Head("")
-        similar = (head for head in self.heads if "LM" in name and "LM" in head.name)
-        return next((head for head in self.heads if head.name == name), None) or next(similar, self.heads[-1])
+        task = name.partition("For")[2]
+
+        def likeness(head: Head) -> tuple[bool, ...]:
+            return (
+                head.name == name,
+                bool(task) and head.name.endswith(f"For{task}"),
+                "LM" in name and "LM" in head.name,
+            )
+
+        return max(reversed(self.heads), key=likeness) if name else Head("")
 
     def build_config(self, hf_config: HFConfig, path: str, **keys: Any) -> Any:
         """The configuration for an hf_config, with further keys over it and its preset filled in.

@@ -77,7 +77,7 @@ class Field(Declaration):
         return {self.hf_config: values} if isinstance(self.hf_config, str) else dict(zip(self.hf_config, values))
 
 
-# Keys of `config` that follow from others where they are None: what is written then.
+# Keys of `config` that follow from others if they are None, and the values that are written then.
 _COMPUTED: dict[str, Callable[[Any], Any]] = {
     "kv_heads": lambda config: config.groups,
     "head_dim": lambda config: config.head_width,

@@ -47,24 +47,18 @@ _COPIED = (
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """An imported model, or one to be exported.
-
-    module: Flax module. variables: {"params": ...}. hf_config: the content of config.json; empty for a model that has
-    none yet. config: the configuration of ssljax, with its preset filled in. tokenizer: a `tokenizers.Tokenizer`, or a
-    SentencePiece model with the same methods (see `ssljax.data.sentence_piece`); None if the folder has none. folder:
-    where the files lie. bare: the file has no head, and the names of its tensors begin inside the inner model. missing:
-    parameters that kept initial values, at least in part; unused: tensors without a parameter (both are empty unless
-    the model was loaded with `strict=False`).
-    """
+    """An imported model, or one to be exported."""
 
     module: nn.Module
-    variables: Mapping[str, Any]
-    hf_config: Mapping[str, Any]
-    config: Any
+    variables: Mapping[str, Any]  # {"params": ...}
+    hf_config: Mapping[str, Any]  # the content of config.json; empty for a model that has none yet
+    config: Any  # the configuration of ssljax, with its preset filled in
     family: Family
+    # a `tokenizers.Tokenizer`, or a SentencePiece model with the same methods; None if the folder has none
     tokenizer: Any = None
-    folder: pathlib.Path | None = None
-    bare: bool = False
+    folder: pathlib.Path | None = None  # of the files
+    bare: bool = False  # the file has no head, and the names of its tensors begin inside the inner model
+    # with `strict=False`: parameters that kept initial values, at least in part, and tensors without a parameter
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
@@ -158,7 +152,7 @@ def _inner(model: Model, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def _tensors_to_save(model: Model) -> dict[str, np.ndarray]:
-    """The tensors of a file: those of the parameters, those that are constant, and copies of untied tables."""
+    """The tensors of a file: of the parameters, constant ones, and copies of untied tables."""
     family, config, params = model.family, model.config, model.variables["params"]
     covered = {path for rule in family.rules(config) for path in rule.paths}
     if uncovered := [path for path in flat(params) if path not in covered]:
@@ -214,7 +208,7 @@ def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
             return tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{file}: not a tokenizer ({error})") from error
-    if kind == "pegasus":  # whose ids are not those of the file
+    if kind == "pegasus":  # its ids differ from those of the file
         return None
     return next((SentencePiece(folder / name) for name in _SENTENCE_PIECE if (folder / name).is_file()), None)
 

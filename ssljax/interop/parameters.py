@@ -55,8 +55,8 @@ class Source(NamedTuple):
         """The arrays of these shapes that one tensor holds; none if it does not fit."""
         tensor = self.tensors[name]
         if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.itemsize == 1:
-            where = self.tensors.folder
-            raise UserError(f"{where}: {name}: is {tensor.dtype}, and quantised weights are not supported")
+            folder = self.tensors.folder
+            raise UserError(f"{folder}: {name}: is {tensor.dtype}, and quantised weights are not supported")
         try:
             parts = rule.op.read(tensor)
         except ValueError:  # of a shape that cannot be split or reshaped

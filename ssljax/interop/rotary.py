@@ -6,10 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssljax.base.errors import UserError
-from ssljax.interop.fields import Declaration, HFConfig, group
+from ssljax.interop.codecs import BOTH
+from ssljax.interop.fields import Declaration, Field, HFConfig, group, read_all, write_all
 
-# Keys of a scaling in ssljax that have another name in `transformers`.
-_RENAMED = {"low": "low_freq_factor", "high": "high_freq_factor", "original_len": "original_max_position_embeddings"}
+_FACTOR, _LENGTH = Field("factor", "factor"), Field("original_len", "original_max_position_embeddings")
+# The fields of `rope_scaling` by its name, which is the `rope_type`.
+_SCALINGS: dict[str, tuple[Field, ...]] = {
+    "linear": (_FACTOR,),
+    "dynamic": (_FACTOR, Field("original_len", "max_position_embeddings")),
+    "llama3": (_FACTOR, _LENGTH, Field(("low", "high"), ("low_freq_factor", "high_freq_factor"), BOTH)),
+    "yarn": (
+        _FACTOR,
+        _LENGTH,
+        Field("truncate", "truncate"),
+        *(Field(name, name) for name in ("beta_fast", "beta_slow", "attention_factor")),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +46,13 @@ class Rotary(Declaration):
         return {**out, "rope_fraction": fraction} if self.partial else out
 
     def write(self, config: Any) -> dict[str, Any]:
-        kind, scaling = _write_scaling(config.rope_scaling)
-        # A dynamic scaling begins at the length that the model was trained on, which is no key of its own.
-        longest = {"max_position_embeddings": scaling.pop(_RENAMED["original_len"])} if kind == "dynamic" else {}
-        fraction = {"partial_rotary_factor": config.rope_fraction} if self.partial else {}
-        return {
-            "rope_parameters": {"rope_type": kind, "rope_theta": config.rope_theta, **scaling, **fraction},
-            **longest,
-        }
+        kind = "default" if config.rope_scaling is None else type(config.rope_scaling).__name__.lower()
+        scaling = write_all(_SCALINGS.get(kind, ()), config.rope_scaling)
+        rope = {"rope_type": kind, "rope_theta": config.rope_theta}
+        rope |= {"partial_rotary_factor": config.rope_fraction} if self.partial else {}
+        # A dynamic scaling begins at the length of the model, which is no key of the group.
+        length = {key: scaling.pop(key) for key in ("max_position_embeddings",) if key in scaling}
+        return {"rope_parameters": rope | {key: value for key, value in scaling.items() if value is not None}, **length}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,27 +91,12 @@ def _read_scaling(rope: Mapping[str, Any], longest: int | None) -> dict[str, Any
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
+    if kind not in _SCALINGS:
+        raise UserError(f"rope_type {kind!r} is not supported ({', '.join(_SCALINGS)})")
     original = rope.get("original_max_position_embeddings") or longest
     factor = rope.get("factor") or (longest / original if longest and original else 1.0)
-    out = {"name": kind, "factor": factor}
-    if kind == "linear":
-        return out
-    if kind == "dynamic":
-        return {**out, "original_len": longest}
-    if kind == "llama3":
-        return {**out, "low": rope["low_freq_factor"], "high": rope["high_freq_factor"], "original_len": original}
-    if kind == "yarn":
-        more = {name: rope[name] for name in ("beta_fast", "beta_slow", "attention_factor") if rope.get(name)}
-        above, below = rope.get("mscale"), rope.get("mscale_all_dim")
-        if "attention_factor" not in more and above and below and factor > 1:
-            more["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
-        return {**out, "original_len": original, "truncate": rope.get("truncate", True), **more}
-    raise UserError(f"rope_type {kind!r} is not supported (linear, dynamic, llama3, yarn)")
-
-
-def _write_scaling(scaling: Any) -> tuple[str, dict[str, Any]]:
-    """The `rope_type` of a scaling, and its keys in `transformers`."""
-    if scaling is None:
-        return "default", {}
-    values = {_RENAMED.get(k, k): v for k, v in dataclasses.asdict(scaling).items() if v is not None}
-    return type(scaling).__name__.lower(), values
+    full = {"truncate": True, **rope, "factor": factor, "original_max_position_embeddings": original}
+    above, below = rope.get("mscale"), rope.get("mscale_all_dim")
+    if not rope.get("attention_factor") and above and below and factor > 1:
+        full["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+    return {"name": kind, **read_all(_SCALINGS[kind], {**full, "max_position_embeddings": longest})}

@@ -15,15 +15,15 @@ import safetensors.numpy
 
 from ssljax.base.errors import UserError
 
-# The name of a single file of tensors, next to whose name that of an index is formed, and a pattern of several files.
+# The name of a single file of tensors, from which the name of an index is formed, and a pattern of several files.
 _SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")
 
 
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a folder by name, read when they are looked up.
 
-    They are those of `model.safetensors`; else of the files that its index names; else of all `*.safetensors`; else of
-    `pytorch_model.bin`, likewise, for which torch must be installed.
+    The files are `model.safetensors`; else those that its index names; else all `*.safetensors`; else, in the same order,
+    `pytorch_model.bin` and its kin, which need an installed torch.
 
     Args:
         folder: with these files.

@@ -265,7 +265,7 @@ def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
 
 
 def test_the_newer_names_of_deberta(tmp_path):
-    """The published third version has other names for its read-out, with or without a key for them, and a second head."""
+    """Published files of version 3 have other names for the read-out, with or without a key, and a second head."""
     tensors = safetensors.numpy.load_file(spoil(tmp_path, "deberta_v3") / "model.safetensors")
     want = hf.load(tmp_path).variables["params"]
     names = (("cls.predictions.transform", "lm_predictions.lm_head"), ("cls.predictions", "lm_predictions.lm_head"))

@@ -47,7 +47,7 @@ class _FeedForward(Declaration):
 
 
 class _Activation(Declaration):
-    """`activation`, that of a gate if `use_gated_mlp`."""
+    """`activation`, of a gate if `use_gated_mlp`."""
 
     defaults = {"use_gated_mlp": False, **ACT.defaults}  # noqa: RUF012 (never mutated)
 
