@@ -28,7 +28,7 @@ def names(table: Mapping[Any, Any]) -> Codec:
     Of several entries with one meaning the first is written. A value without an entry is written as the first entry of
     the table, so that `Family.unrepresented` reports it.
     """
-    back = {value: name for name, value in reversed(table.items())}
+    back = {value: name for name, value in reversed(list(table.items()))}
 
     def read(name: Any) -> Any:
         if name not in table:

@@ -22,8 +22,8 @@ _SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.b
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a folder by name, read when they are looked up.
 
-    The files are `model.safetensors`; else those that its index names; else all `*.safetensors`; else, in the same order,
-    `pytorch_model.bin` and its kin, which need an installed torch.
+    The files are `model.safetensors`; else those that its index names; else all `*.safetensors`; else, likewise,
+    `pytorch_model.bin` and its shards, which need an installed torch.
 
     Args:
         folder: with these files.
@@ -59,7 +59,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def _renamed(name: str, renames: Sequence[tuple[str, str]]) -> str:
-    return functools.reduce(lambda name, rename: re.sub(*rename, name), renames, name)
+    return functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, name)
 
 
 def write(tensors: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
