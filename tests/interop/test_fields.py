@@ -74,8 +74,10 @@ def test_the_draws_reach_every_codec(kind):
     for hf_config in draws(kind):
         for i, field in enumerate(odd):
             values[i].add(json.dumps(field.read(family.complete(hf_config)), default=str))
-    same = [odd[i] for i, each in values.items() if len(each) == 1]
-    assert all(isinstance(field, Field) and field.config == () for field in same), same  # `required` keys
+    same = [
+        odd[i] for i, each in values.items() if len(each) == 1 and each != {"{}"}
+    ]  # not those that are only written
+    assert not same
 
 
 def test_a_field_that_is_only_read_or_only_written_is_found():
