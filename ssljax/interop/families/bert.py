@@ -95,37 +95,6 @@ EMBEDDINGS = {
 }
 
 
-def _bert(config: Any) -> list[Rule]:
-    words = "cls.predictions"
-    return [
-        *named({**EMBEDDINGS, "pooler": "pooler.dense"}, tensor="bert."),
-        *blocks("bert.encoder.layer.{i}", BLOCK),
-        *named({"head_dense": f"{words}.transform.dense", "head_norm": f"{words}.transform.LayerNorm"}),
-        *readout(f"{words}.decoder", f"{words}.bias" if config.tied else ""),
-        *named({"pair": "cls.seq_relationship"}),
-    ]
-
-
-def _roberta(config: Any) -> list[Rule]:
-    return [
-        *named({**EMBEDDINGS, "pooler": "pooler.dense"}, tensor="roberta."),
-        *blocks("roberta.encoder.layer.{i}", BLOCK),
-        *named({"head_dense": "lm_head.dense", "head_norm": "lm_head.layer_norm"}),
-        *readout("lm_head.decoder", "lm_head.bias" if config.tied else ""),
-    ]
-
-
-def _distilbert(config: Any) -> list[Rule]:
-    block = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
-    block |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
-    return [
-        *named({path: tensor for path, tensor in EMBEDDINGS.items() if path != "type_embed"}, tensor="distilbert."),
-        *blocks("distilbert.transformer.layer.{i}", {**block, "mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}),
-        *named({"head_dense": "vocab_transform", "head_norm": "vocab_layer_norm"}),
-        *readout("vocab_projector"),
-    ]
-
-
 def _albert(config: Any) -> list[Rule]:
     block = {
         **{f"attention/{name[0]}": f"attention.{name}" for name in ("query", "key", "value")},
@@ -143,17 +112,6 @@ def _albert(config: Any) -> list[Rule]:
         *named({"head_dense": "predictions.dense", "head_norm": "predictions.LayerNorm"}),
         *readout("predictions.decoder", "predictions.bias" if config.tied else ""),
         *named({"pair": "sop_classifier.classifier"}),
-    ]
-
-
-def _electra(config: Any) -> list[Rule]:
-    generator, discriminator = "generator_predictions", "discriminator_predictions"
-    return [
-        *named({**EMBEDDINGS, "embed_project": "embeddings_project"}, tensor="electra."),
-        *blocks("electra.encoder.layer.{i}", BLOCK),
-        *named({"head_dense": f"{generator}.dense", "head_norm": f"{generator}.LayerNorm"}),
-        *readout("generator_lm_head"),
-        *named({"replaced_dense": f"{discriminator}.dense", "replaced_logit": f"{discriminator}.dense_prediction"}),
     ]
 
 
@@ -191,7 +149,13 @@ BERT = encoder(
     "bert",
     (*TOKENS, *ENCODER, TYPES),
     _pair_heads("Bert"),
-    _bert,
+    lambda config: [
+        *named({**EMBEDDINGS, "pooler": "pooler.dense"}, tensor="bert."),
+        *blocks("bert.encoder.layer.{i}", BLOCK),
+        *named({"head_dense": "transform.dense", "head_norm": "transform.LayerNorm"}, tensor="cls.predictions."),
+        *readout("cls.predictions.decoder", "cls.predictions.bias" if config.tied else ""),
+        *named({"pair": "cls.seq_relationship"}),
+    ],
     inputs=TYPED.plus(next_sentence_label="B"),
     prefix="bert.",
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
@@ -202,18 +166,31 @@ ROBERTA = encoder(
     "roberta",
     (*VOCABULARY, _PADDED, *ENCODER, TYPES),
     heads("Roberta"),
-    _roberta,
+    lambda config: [
+        *named({**EMBEDDINGS, "pooler": "pooler.dense"}, tensor="roberta."),
+        *blocks("roberta.encoder.layer.{i}", BLOCK),
+        *named({"head_dense": "lm_head.dense", "head_norm": "lm_head.layer_norm"}),
+        *readout("lm_head.decoder", "lm_head.bias" if config.tied else ""),
+    ],
     inputs=TYPED,
     prefix="roberta.",
     copies={"lm_head.decoder.bias": "lm_head.bias"},
     constants=_one_type("roberta"),
 )
+_DISTILBERT_BLOCK = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
+_DISTILBERT_BLOCK |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
+_DISTILBERT_BLOCK |= {"mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}
 _DISTILBERT_SIZES = counts(width="dim", depth="n_layers", heads="n_heads", mlp_dim="hidden_dim")
 DISTILBERT = encoder(
     "distilbert",
     (*TOKENS, *_DISTILBERT_SIZES, Field("activation", "activation", ACTIVATION, "gelu")),
     heads("DistilBert"),
-    _distilbert,
+    lambda config: [
+        *named({path: tensor for path, tensor in EMBEDDINGS.items() if path != "type_embed"}, tensor="distilbert."),
+        *blocks("distilbert.transformer.layer.{i}", _DISTILBERT_BLOCK),
+        *named({"head_dense": "vocab_transform", "head_norm": "vocab_layer_norm"}),
+        *readout("vocab_projector"),
+    ],
     inputs=MASKED_LM,
     prefix="distilbert.",
 )
@@ -240,7 +217,13 @@ ELECTRA = encoder(
     "electra",
     (*TOKENS, *ENCODER, TYPES, _OWN_WIDTH),
     _ELECTRA_HEADS,
-    _electra,
+    lambda config: [
+        *named({**EMBEDDINGS, "embed_project": "embeddings_project"}, tensor="electra."),
+        *blocks("electra.encoder.layer.{i}", BLOCK),
+        *named({"head_dense": "dense", "head_norm": "LayerNorm"}, tensor="generator_predictions."),
+        *readout("generator_lm_head"),
+        *named({"replaced_dense": "dense", "replaced_logit": "dense_prediction"}, tensor="discriminator_predictions."),
+    ],
     inputs=TYPED,
     prefix="electra.",
     constants=_one_type("electra"),

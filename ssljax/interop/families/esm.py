@@ -1,12 +1,10 @@
 """ESM-2 without its token dropout: BERT with rotary positions and norms before the parts."""
 
-from typing import Any
-
 from ssljax.interop.codecs import Codec
 from ssljax.interop.families.bert import BLOCK, NORM_EPS, TOKENS, encoder, heads
 from ssljax.interop.fields import SIZES, Field, constant, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.rules import Rule, blocks, named, readout
+from ssljax.interop.rules import blocks, named, readout
 
 FIELDS = (
     *TOKENS,
@@ -23,21 +21,17 @@ FIELDS = (
 )
 
 
-def _rules(config: Any) -> list[Rule]:
-    return [
+ESM = encoder(
+    "esm",
+    FIELDS,
+    heads("Esm"),
+    lambda config: [
         *named({"embed": "embeddings.word_embeddings", "embed_norm": "embeddings.layer_norm"}, tensor="esm."),
         *blocks("esm.encoder.layer.{i}", {**BLOCK, "attention_norm": "attention.LayerNorm", "mlp_norm": "LayerNorm"}),
         *named({"stack/norm": "esm.encoder.emb_layer_norm_after"}),
         *named({"head_dense": "lm_head.dense", "head_norm": "lm_head.layer_norm"}),
         *readout("lm_head.decoder", "lm_head.bias"),
-    ]
-
-
-ESM = encoder(
-    "esm",
-    FIELDS,
-    heads("Esm"),
-    _rules,
+    ],
     inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "labels": "BT"}),
     defaults={"max_position_embeddings": 1026, "pad_token_id": 0},  # padding must have some id
     model="bert",

@@ -10,7 +10,7 @@ from ssljax.interop.family import Family, Head
 from ssljax.interop.fields import Group, constant, counts
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states
-from ssljax.interop.rules import LEADING, Rule, blocks, copy, dense, norm, under
+from ssljax.interop.rules import LEADING, blocks, copy, dense, norm, under
 from ssljax.views import patches as patching
 
 _SHARED = (NORM_EPS, ACT, QKV_BIAS, constant("positions", "learned"))  # files have the fixed positions as a table
@@ -26,18 +26,6 @@ _DECODER = (
     *counts(heads=("decoder_num_attention_heads", 16), mlp_dim=("decoder_intermediate_size", 2048)),
     *_SHARED,
 )
-
-
-def _rules(config: Any) -> list[Rule]:
-    return [
-        *under("encoder/", "", encoder(config.encoder, "vit.")),
-        *dense("decoder/embed", "decoder.decoder_embed"),
-        *copy("decoder/mask_token", "decoder.mask_token", LEADING),
-        *copy("decoder/positions", "decoder.decoder_pos_embed", LEADING),
-        *blocks("decoder.decoder_layers.{i}", BLOCK, "decoder/stack/layers"),
-        *norm("decoder/stack/norm", "decoder.decoder_norm"),
-        *dense("decoder/head", "decoder.decoder_pred"),
-    ]
 
 
 def autoencoder(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
@@ -63,7 +51,15 @@ MAE = Family(
     "vit_mae",
     (Group("encoder", "", _ENCODER), Group("decoder", "", _DECODER)),
     (Head("ViTMAEForPreTraining"),),
-    _rules,
+    lambda config: [
+        *under("encoder/", "", encoder(config.encoder, "vit.")),
+        *dense("decoder/embed", "decoder.decoder_embed"),
+        *copy("decoder/mask_token", "decoder.mask_token", LEADING),
+        *copy("decoder/positions", "decoder.decoder_pos_embed", LEADING),
+        *blocks("decoder.decoder_layers.{i}", BLOCK, "decoder/stack/layers"),
+        *norm("decoder/stack/norm", "decoder.decoder_norm"),
+        *dense("decoder/head", "decoder.decoder_pred"),
+    ],
     autoencoder,
     Inputs({"pixel_values": "BCHW", "noise": "BN"}, {}),
     defaults={"mask_ratio": 0.75, "norm_pix_loss": False},

@@ -1,13 +1,11 @@
 """GPT-NeoX and Pythia."""
 
-from typing import Any
-
 from ssljax.interop.codecs import ACTIVATION, names
 from ssljax.interop.family import Family, causal_heads
 from ssljax.interop.fields import SIZES, Biases, Field, counts
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rotary import Rotary
-from ssljax.interop.rules import Rule, blocks, by_head, fused, named, readout
+from ssljax.interop.rules import blocks, by_head, fused, named, readout
 
 FIELDS = (
     *counts(vocab_size="vocab_size", max_len=("max_position_embeddings", 2048)),
@@ -26,23 +24,18 @@ BLOCK = {
     "mlp/in": "mlp.dense_h_to_4h",
     "mlp/out": "mlp.dense_4h_to_h",
 }
-
-
-def rules(config: Any) -> list[Rule]:
-    block, projections = "gpt_neox.layers.{i}", [f"stack/layers/attention/{name}" for name in "qkv"]
-    return [
-        *named({"embed": "gpt_neox.embed_in", "stack/norm": "gpt_neox.final_layer_norm"}),
-        *fused(projections, f"{block}.attention.query_key_value", by_head(config.heads)),
-        *blocks(block, BLOCK),
-        *readout("embed_out"),
-    ]
-
+PROJECTIONS = [f"stack/layers/attention/{name}" for name in "qkv"]
 
 NEOX = Family(
     "gpt_neox",
     FIELDS,
     causal_heads("GPTNeoX"),
-    rules,
+    lambda config: [
+        *named({"embed": "gpt_neox.embed_in", "stack/norm": "gpt_neox.final_layer_norm"}),
+        *fused(PROJECTIONS, "gpt_neox.layers.{i}.attention.query_key_value", by_head(config.heads)),
+        *blocks("gpt_neox.layers.{i}", BLOCK),
+        *readout("embed_out"),
+    ],
     causal_lm,
     CAUSAL_LM,
     defaults={"rotary_pct": 0.25, "rotary_emb_base": 10_000},

@@ -1,12 +1,10 @@
 """OPT."""
 
-from typing import Any
-
 from ssljax.interop.codecs import ACTIVATION, OWN_WIDTH, Codec
 from ssljax.interop.family import Family, causal_heads
 from ssljax.interop.fields import Field, constant, counts, required
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
-from ssljax.interop.rules import Rule, blocks, named, readout
+from ssljax.interop.rules import blocks, named, readout
 
 # Fields: (do_layer_norm_before, _remove_final_layer_norm) <-> (norm_position, final_norm).
 _NORMS = Codec(
@@ -36,9 +34,16 @@ ENDS = {
 }
 
 
-def rules(config: Any) -> list[Rule]:
-    inner = "model.decoder."
-    return [*named(ENDS, tensor=inner), *blocks(f"{inner}layers.{{i}}", BLOCK), *readout("lm_head")]
-
-
-OPT = Family("opt", FIELDS, causal_heads("OPT"), rules, causal_lm, CAUSAL_LM, prefix="model.")
+OPT = Family(
+    "opt",
+    FIELDS,
+    causal_heads("OPT"),
+    lambda config: [
+        *named(ENDS, tensor="model.decoder."),
+        *blocks("model.decoder.layers.{i}", BLOCK),
+        *readout("lm_head"),
+    ],
+    causal_lm,
+    CAUSAL_LM,
+    prefix="model.",
+)

@@ -196,25 +196,6 @@ def _towers(config: Any) -> list[Rule]:
     ]
 
 
-def _clip(config: Any) -> list[Rule]:
-    projections = {"image_projection": "visual_projection", "text_projection": "text_projection"}
-    return [*_towers(config), *named(projections), *copy("log_scale", "logit_scale")]
-
-
-def _siglip(config: Any) -> list[Rule]:
-    ends = [*copy("log_scale", "logit_scale", _SCALAR), *copy("logit_bias", "logit_bias", _SCALAR)]
-    return [*_towers(config), *named({"text_projection": "text_model.head"}), *ends]
-
-
-def _llava(config: Any) -> list[Rule]:
-    projector = "multi_modal_projector.linear"
-    return [
-        *under("vision/", "vision_tower.", _image_tower(config.image)),
-        *named({"project_in": f"{projector}_1", "project_out": f"{projector}_2"}),
-        *under("language/", "language_model.", _decoder_of(config.text).rules(config.text)),
-    ]
-
-
 PAIRS = Inputs({"input_ids": "BT", "pixel_values": "ICHW"}, {"attention_mask": "BT"})
 
 
@@ -307,13 +288,42 @@ def _check_image_tokens(config: Any, inputs: Mapping[str, np.ndarray]) -> None:
             )
 
 
-CLIP = Family("clip", CLIP_FIELDS, (Head("CLIPModel"),), _clip, clip, PAIRS, ignored=(r"position_ids$",))
-SIGLIP = Family("siglip", SIGLIP_FIELDS, (Head("SiglipModel"),), _siglip, siglip, PAIRS, ignored=(r"position_ids$",))
+CLIP = Family(
+    "clip",
+    CLIP_FIELDS,
+    (Head("CLIPModel"),),
+    lambda config: [
+        *_towers(config),
+        *named({"image_projection": "visual_projection", "text_projection": "text_projection"}),
+        *copy("log_scale", "logit_scale"),
+    ],
+    clip,
+    PAIRS,
+    ignored=(r"position_ids$",),
+)
+SIGLIP = Family(
+    "siglip",
+    SIGLIP_FIELDS,
+    (Head("SiglipModel"),),
+    lambda config: [
+        *_towers(config),
+        *named({"text_projection": "text_model.head"}),
+        *copy("log_scale", "logit_scale", _SCALAR),
+        *copy("logit_bias", "logit_bias", _SCALAR),
+    ],
+    siglip,
+    PAIRS,
+    ignored=(r"position_ids$",),
+)
 LLAVA = Family(
     "llava",
     LLAVA_FIELDS,
     (Head("LlavaForConditionalGeneration"),),
-    _llava,
+    lambda config: [
+        *under("vision/", "vision_tower.", _image_tower(config.image)),
+        *named({"project_in": "linear_1", "project_out": "linear_2"}, tensor="multi_modal_projector."),
+        *under("language/", "language_model.", _decoder_of(config.text).rules(config.text)),
+    ],
     llava,
     Inputs({"input_ids": "BT"}, {"pixel_values": "ICHW", "attention_mask": "BT", "labels": "BT"}),
     check_inputs=_check_image_tokens,

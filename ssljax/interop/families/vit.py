@@ -92,11 +92,6 @@ def _deit(config: Any) -> list[Rule]:
     return [*encoder(config, "deit."), *named({"head": own, "distilled_head": "distillation_classifier"})]
 
 
-def _ast(config: Any) -> list[Rule]:
-    ends = {"head_norm": "classifier.layernorm", "head": "classifier.dense"}
-    return [*encoder(config, "audio_spectrogram_transformer."), *named(ends)]
-
-
 def pixels(array: jax.Array) -> jax.Array:
     """[B, C, H, W] -> [B, H, W, C]."""
     return jnp.transpose(array, (0, 2, 3, 1))
@@ -191,7 +186,10 @@ AST = _vit(
     "audio-spectrogram-transformer",
     AST_FIELDS,
     (Head("ASTForAudioClassification", {"heads_on": ("norm",)}, LABELS), Head("ASTModel")),
-    _ast,
+    lambda config: [
+        *encoder(config, "audio_spectrogram_transformer."),
+        *named({"head_norm": "layernorm", "head": "dense"}, tensor="classifier."),
+    ],
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
     inputs=SOUNDS,
     model="ast",
