@@ -96,7 +96,7 @@ def main():
             print(f"{name}: {in_ssljax:.5f} in ssljax, {in_transformers:.5f} in transformers", flush=True)
             difference = abs(in_ssljax / in_transformers - 1)
             values = (f"{in_ssljax:.5f}", f"{in_transformers:.5f}", f"{difference:.0e}")
-            table.add_row(name, model.config["model_type"], *values)
+            table.add_row(name, model.hf_config["model_type"], *values)
     rich.console.Console(width=100).print(table)
 
 

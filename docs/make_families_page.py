@@ -1,10 +1,10 @@
-"""The tables of docs/families.md: what was compared with `transformers` and how closely it agrees; the presets.
+"""The tables of docs/families.md: agreement of the reference models with `transformers`, and the presets.
 
     SSLJAX_DATA=... python docs/make_families_page.py           # run the reference models, write the tables
     python docs/make_families_page.py --presets                   # only the presets, which need no reference models
     python docs/make_families_page.py --check                   # exit code 1 if a family or a preset is not in the page
 
-The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
+The reference models lie in the folder `hf_parity` next to the one that SSLJAX_DATA names.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PRESETS = "<!-- presets: python docs/make_families_page.py -->", "<!-- end of pr
 
 
 def parity() -> Iterator[str]:
-    """Rows of what was compared: outputs, the loss among them, and norms of its gradients."""
+    """Rows of the reference models: errors of outputs, the loss among them, and of norms of its gradients."""
     yield "| reference model | `model_type` | `model.name` | outputs | largest error | gradients | of a norm |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for config in sorted(reference.FOLDER.glob("*/config.json")):
@@ -40,11 +40,11 @@ def parity() -> Iterator[str]:
         model = hf.load(config.parent)
         inputs, expected, _ = reference.case(name)
         errors = [_error(model.forward(**inputs), reference.plain(expected), inputs)]
-        for own, wanted in reference.variants(expected, inputs).values():
-            errors.append(_error(model.forward(**own), wanted, own))
-        theirs, ours = reference.norms(name, model)
-        same = theirs.keys() & ours.keys()
-        off = max((abs(ours[key] - theirs[key]) for key in same), default=0.0)
+        for more_inputs, more_expected in reference.variants(expected, inputs).values():
+            errors.append(_error(model.forward(**more_inputs), more_expected, more_inputs))
+        expected_norms, got_norms = reference.norms(name, model)
+        same = expected_norms.keys() & got_norms.keys()
+        off = max((abs(got_norms[key] - expected_norms[key]) for key in same), default=0.0)
         cells = [
             name,
             f"`{kind}`",
@@ -66,7 +66,7 @@ def presets() -> Iterator[str]:
 
 
 def _error(got: Mapping[str, Any], expected: Mapping[str, Any], inputs: Mapping[str, Any]) -> float:
-    """The largest difference where nothing is padding."""
+    """The largest difference at positions that are not padding."""
     return max(
         float(np.abs(reference.meaningful(got[key], inputs) - reference.meaningful(value, inputs)).max())
         for key, value in expected.items()
@@ -82,15 +82,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--presets", action="store_true")
-    known, page = parser.parse_args(), PAGE.read_text()
-    if known.check:
+    arguments, page = parser.parse_args(), PAGE.read_text()
+    if arguments.check:
         rows = list(presets())
         missing = [f"`{kind}`" for kind in REGISTRY if f"`{kind}`" not in page]
         missing += [row for row in rows if row not in page]
         print("stale:" if missing else "up to date", *missing)
         return int(bool(missing))
     page = _between(page, PRESETS, presets())
-    PAGE.write_text(page if known.presets else _between(page, PARITY, parity()))
+    PAGE.write_text(page if arguments.presets else _between(page, PARITY, parity()))
     return 0
 
 

@@ -241,7 +241,7 @@ def _export(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> in
 
 
 def _print_model(folder: str, model: Any) -> None:
-    print(f"{folder}: {model.config['model_type']}, {model.parameters:,} parameters")
+    print(f"{folder}: {model.hf_config['model_type']}, {model.parameters:,} parameters")
 
 
 def _report(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

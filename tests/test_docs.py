@@ -111,7 +111,7 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
     monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
-    model = types.SimpleNamespace(config={"model_type": "gpt2"}, parameters=1)
+    model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: model)
     if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):

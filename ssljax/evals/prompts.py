@@ -121,11 +121,11 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, which prompts need")
     both = isinstance(model.module, EncoderDecoder)
     causal = both or model.family.causal
-    settings = {**model.family.defaults, **model.config, **_json_file(model, "generation_config.json")}
+    settings = {**model.family.complete(model.hf_config), **_json_file(model, "generation_config.json")}
     start = [settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id")] if both else []
     affixes = None
     if isinstance(model.tokenizer, SentencePiece):  # the file does not define affixes
-        first, last = (_ids(model.config.get(name)) for name in ("bos_token_id", "eos_token_id"))
+        first, last = (_ids(model.hf_config.get(name)) for name in ("bos_token_id", "eos_token_id"))
         affixes = (() if both else first, () if model.family.causal else last)
     mask = _json_file(model, "tokenizer_config.json").get("mask_token")
     return LanguageModel(

@@ -1,12 +1,11 @@
 """A trained model as one of `transformers`: the architecture is chosen by what the configuration computes.
 
-An architecture fits if its config, written from ours and read again, gives ours back: then no option of ours is lost.
+An architecture fits if the configuration survives being written as its hf_config and read again.
 """
 
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,43 +25,43 @@ from ssljax.models.mae import AutoencoderConfig
 from ssljax.models.tokens import TokenConfig
 from ssljax.models.vit import ViTConfig
 
-_PADDED = ("embed/embedding", "head_kernel", "head_bias")  # by `vocab_multiple`
+_PADDED = ("embed/embedding", "head_kernel", "head_bias")  # parameters that `vocab_multiple` pads
 
 
 def write_preprocessing(objective: Any, folder: pathlib.Path) -> None:
     """Writes the settings of the tokenizer and of the image processor, if the data of the objective have them."""
     if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        _write(folder / "tokenizer_config.json", _tokenizer_config(folder, objective.spec))
+        write_json(folder / "tokenizer_config.json", tokenizer_config(folder, objective.spec))
     if "image" in objective.spec.elements and hasattr(objective, "mean"):
-        _write(folder / "preprocessor_config.json", _image_config(objective))
+        write_json(folder / "preprocessor_config.json", preprocessor_config(objective))
 
 
 def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
-    """Writes a Hugging Face folder anew, checked: one safetensors file under the names of today, and `ssljax.json`, the
-    groups of a config that build it.
+    """Rewrites and checks a Hugging Face folder: one safetensors file under the newest names, and `ssljax.json`, the
+    groups of a config that build the model.
 
     Raises:
-        UserError: what `hf.load` raises, or both are one folder.
+        UserError: `hf.load` refuses the folder, or source and folder are the same.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
     if source.resolve() == folder.resolve():
         raise UserError(f"{folder}: is the folder that is read; give another one to write")
     model = hf.load(source)
     hf.save(model, folder)
-    _write(folder / "ssljax.json", groups(model))
+    write_json(folder / "ssljax.json", groups(model))
     return model
 
 
 def groups(model: hf.Model) -> dict[str, Any]:
     """The group `model` of a config, and of an autoencoder the group `objective`, which has the decoder."""
-    if isinstance(model.ours, AutoencoderConfig):
-        decoder = {"name": "mae", "decoder": _changed(model.ours.decoder)}
-        return {"model": {"name": "vit", **_changed(model.ours.encoder)}, "objective": decoder}
-    return {"model": {"name": model.family.model, **_changed(model.ours)}}
+    if isinstance(model.config, AutoencoderConfig):
+        decoder = {"name": "mae", "decoder": _changed(model.config.decoder)}
+        return {"model": {"name": "vit", **_changed(model.config.encoder)}, "objective": decoder}
+    return {"model": {"name": model.family.model, **_changed(model.config)}}
 
 
 def _changed(config: Any) -> dict[str, Any]:
-    """The keys that are not the defaults of their class."""
+    """The keys that differ from the defaults of their class."""
     plain = schema.to_dict(type(config)())
     return {key: value for key, value in schema.to_dict(config).items() if key in plain and value != plain[key]}
 
@@ -71,86 +70,86 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
     """A model in the form of the first architecture that computes the same.
 
     Args:
-        module: of `ssljax.models`. params: its parameters, those of heads may be missing.
-        causal: whether a token sees only those before it.
+        module: of `ssljax.models`. params: its parameters, of which heads may be missing.
+        causal: True if a token attends only to itself and to earlier tokens.
 
     Raises:
-        UserError: there is none; what the nearest one does otherwise is named.
+        UserError: no architecture fits; the message lists what the nearest one computes otherwise.
     """
-    ours, params = _with_table(getattr(module, "config", None), params)
+    config, params = _with_table(getattr(module, "config", None), params)
     families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the table
-    own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(ours)]
-    kind_of_input = getattr(ours, "inputs", None)
-    others = [k for k, f in families.items() if models.REGISTRY.get(f.model).inputs == kind_of_input and k not in own]
+    own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(config)]
+    inputs = getattr(config, "inputs", None)
+    others = [k for k, f in families.items() if models.REGISTRY.get(f.model).inputs == inputs and k not in own]
     reasons = {}
     for kind in [*own, *others]:
         family = families[kind]
-        theirs, reasons[kind] = _fit(family, ours, causal)
+        hf_config, reasons[kind] = _fit(family, config, causal)
         if not reasons[kind]:
-            back = family.built(theirs, "export")
-            if isinstance(back, TokenConfig) and ours is not None:  # one type is none
-                back = dataclasses.replace(back, token_types=ours.token_types)
-            return _filled(family, theirs, back, params)
+            again = family.build_config(hf_config, "export")
+            if isinstance(again, TokenConfig) and config is not None:  # one token type computes the same as none
+                again = dataclasses.replace(again, token_types=config.token_types)
+            return _filled(family, hf_config, again, params)
     if not own:
-        raise UserError(f"model: {type(ours).__name__} has no counterpart in the Hugging Face format")
+        raise UserError(f"model: {type(config).__name__} has no counterpart in the Hugging Face format")
     kind = min(own, key=lambda kind: len(reasons[kind]))
     shown = ", ".join(reasons[kind][:4]) + (f" and {len(reasons[kind]) - 4} more" if len(reasons[kind]) > 4 else "")
     raise UserError(f"{shown}: without counterpart in {kind!r}, and no other architecture of transformers fits")
 
 
-def _with_table(ours: Any, params: Any) -> tuple[Any, Any]:
-    """The same encoder of images with its fixed positions as a table: there all have one."""
-    if not isinstance(ours, ViTConfig) or ours.positions != "sincos":
-        return ours, params
-    module = ours.standalone()
+def _with_table(config: Any, params: Any) -> tuple[Any, Any]:
+    """An encoder of images with its fixed positions as a table, as all of `transformers` have them."""
+    if not isinstance(config, ViTConfig) or config.positions != "sincos":
+        return config, params
+    module = config.standalone()
     table = positions.sincos_2d(module.grid(module.image_shape), module.width)
-    front = np.zeros((ours.prefix - ours.registers, module.width), table.dtype)
-    return dataclasses.replace(ours, positions="learned"), {**params, "positions": np.concatenate([front, table])}
+    front = np.zeros((config.prefix - config.registers, module.width), table.dtype)
+    return dataclasses.replace(config, positions="learned"), {**params, "positions": np.concatenate([front, table])}
 
 
-def _fit(family: Family, ours: Any, causal: bool) -> tuple[dict[str, Any], list[str]]:
-    """(their config, the keys of ours that it loses)."""
+def _fit(family: Family, config: Any, causal: bool) -> tuple[dict[str, Any], list[str]]:
+    """(hf_config, the keys of the configuration that it does not represent)."""
     if causal != family.causal:
         return {}, [f"objective.name: attends {'to what comes before' if causal else 'to both sides'}"]
     try:
-        theirs = family.config_back(ours)
-        return theirs, family.lost(ours, theirs)
-    except (UserError, LookupError, AttributeError, TypeError) as error:  # an option that it has no word for
+        hf_config = family.write_config(config)
+        return hf_config, family.unrepresented(config, hf_config)
+    except (UserError, LookupError, AttributeError, TypeError) as error:  # an option without a counterpart
         return {}, [f"model: {str(error).removeprefix('export: ')}"]
 
 
-def _filled(family: Family, theirs: dict[str, Any], ours: Any, params: Any) -> hf.Model:
-    """The model with the parameters that there are, rows that only pad a vocabulary left out."""
-    module = ours.standalone()
+def _filled(family: Family, hf_config: dict[str, Any], config: Any, params: Any) -> hf.Model:
+    """The model with its parameters, without the rows that only pad a vocabulary."""
+    module = config.standalone()
     shapes = hf.flat(parallel.unboxed(jax.eval_shape(module.initial, jax.random.key(0))["params"]))
     values = {name: np.asarray(value) for name, value in hf.flat(params).items()}
     for name, value in values.items():
         if name in _PADDED and name in shapes:
             values[name] = value[tuple(slice(size) for size in shapes[name].shape)]
+    head, bare = family.heads[0].name, family.heads[-1].name
     wrong = [n for n, v in values.items() if n not in shapes or v.shape != shapes[n].shape]
     if wrong:
-        raise UserError(f"{family.architecture} has no parameter like {wrong[0]} {list(values[wrong[0]].shape)}")
-    lost = [name for name in shapes if name not in values]
-    config = {**theirs, "dtype": "float32"}
-    if lost:  # an encoder that was trained without these heads
-        if "head_dense/kernel" in lost:  # nor is the bias of the logits of use then
+        raise UserError(f"{head} has no parameter like {wrong[0]} {list(values[wrong[0]].shape)}")
+    missing = [name for name in shapes if name not in values]
+    hf_config = {**hf_config, "dtype": "float32"}
+    if missing:  # an encoder that was trained without these heads
+        if "head_dense/kernel" in missing:  # then the bias of the logits has no use either
             values = {name: value for name, value in values.items() if not name.startswith("head_")}
-        inner = re.sub(r"(LMHead|For[A-Z]\w*?)?(Model)?$", "", family.architecture) + "Model"
-        config["architectures"] = [inner]
-    return hf.Model(module, {"params": hf.tree(values)}, config, ours, family)
+        hf_config["architectures"] = [bare]
+    return hf.Model(module, {"params": hf.tree(values)}, hf_config, config, family)
 
 
 def with_ids(model: hf.Model, spec: Any) -> dict[str, Any]:
-    """Their config with the ids of the special tokens of the data `spec`.
+    """The hf_config of a model with the ids of the special tokens of the data `spec`.
 
     Raises:
-        UserError: the end of a text cannot be told.
+        UserError: `transformers` would not find the end of a text.
     """
     special = spec.special_ids
     ids = {f"{role}_token_id": special[role] for role in ("bos", "eos", "pad") if special.get(role) is not None}
-    if "text_config" not in model.config:
-        return {**model.config, **ids}
-    if isinstance(model.ours, CLIPConfig) and model.ours.text.attention == "causal":
+    if "text_config" not in model.hf_config:
+        return {**model.hf_config, **ids}
+    if isinstance(model.config, CLIPConfig) and model.config.text.attention == "causal":
         ids["eos_token_id"] = end = last_token(special)
         if end is None or end == 2:
             found = "no token" if end is None else "id 2"
@@ -158,10 +157,11 @@ def with_ids(model: hf.Model, spec: Any) -> dict[str, Any]:
                 f"data.tokenizer: a text ends with {found}; transformers reads the vector of a text at the first token "
                 "with the id of the end, and takes 2 for the largest id"
             )
-    return {**model.config, "text_config": {**model.config["text_config"], **ids}}
+    return {**model.hf_config, "text_config": {**model.hf_config["text_config"], **ids}}
 
 
-def _tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
+def tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
+    """The content of tokenizer_config.json for the tokenizer.json of a folder and the data `spec`."""
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -173,7 +173,8 @@ def _tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
     }
 
 
-def _image_config(objective: Any) -> dict[str, Any]:
+def preprocessor_config(objective: Any) -> dict[str, Any]:
+    """The content of preprocessor_config.json for an objective that normalises images."""
     height, width, channels = objective.spec.elements["image"]["shape"]
     stats = {"image_mean": objective.mean, "image_std": objective.std}
     return {
@@ -187,5 +188,6 @@ def _image_config(objective: Any) -> dict[str, Any]:
     }
 
 
-def _write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Writes a readable JSON file."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

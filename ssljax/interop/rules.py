@@ -1,7 +1,7 @@
-"""How the tensors of another format become parameters and back: a table of rules, read in both directions.
+"""Tensors of `transformers` as parameters of ssljax and back: a table of rules, read in both directions.
 
-A rule pairs a tensor's name there with one or more of our parameters. `{i}` in a name there counts the blocks, `{e}`
-the experts; our parameters of them are stacked, [depth, experts, ...], so the rule then speaks of one. Rules for
+A rule pairs the name of a tensor with one or more paths of parameters. `{i}` in the name counts the blocks, `{e}` the
+experts; their parameters are stacked, [depth, experts, ...], so that the rule speaks of one block or expert. Rules for
 parameters that a model does not have (biases, say) are left out.
 """
 
@@ -12,27 +12,27 @@ import numpy as np
 
 
 class Op(NamedTuple):
-    """What lies between a tensor and our parts of it; each undoes the other."""
+    """Two functions that undo each other: a tensor to the arrays of its parameters, and back."""
 
     read: Callable[[np.ndarray], Sequence[np.ndarray]]
     write: Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 class Rule(NamedTuple):
-    """`theirs` holds our parameters `ours`, after `op`."""
+    """The tensor that holds the parameters at `paths`, after `op`."""
 
-    ours: tuple[str, ...]
-    theirs: str
+    paths: tuple[str, ...]
+    tensor: str
     op: Op
-    skip: int = 0  # our first layers that have no such tensor
-    step: int = 1  # layer i of ours is number i * step + shift there
+    skip: int = 0  # number of first layers without this tensor
+    step: int = 1  # layer i of the parameters is layer i * step + shift of the tensors
     shift: int = 0
 
     def names(self, shape: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """The tensors, and where each stands on the leading axes of our parameters: {i} layers, {e} experts."""
-        axes = [axis for axis in ("{i}", "{e}") if axis in self.theirs]
+        """The tensors, and the index of each on the leading axes of the parameters: {i} layers, {e} experts."""
+        axes = [axis for axis in ("{i}", "{e}") if axis in self.tensor]
         for index in np.ndindex(*shape[: len(axes)]):
-            name = self.theirs
+            name = self.tensor
             for axis, i in zip(axes, index):
                 name = name.replace(axis, str(i * self.step + self.shift if axis == "{i}" else i))
             if not index or index[0] >= self.skip:
@@ -41,10 +41,11 @@ class Rule(NamedTuple):
 
 COPY = Op(lambda t: (t,), lambda parts: parts[0])
 TRANSPOSE = Op(lambda t: (t.T,), lambda parts: parts[0].T)
+LEADING = Op(lambda t: (t[0],), lambda parts: parts[0][None])  # a tensor [1, ...]
 
 
 def split(count: int, axis: int, transposed: bool = False) -> Op:
-    """Equal parts along an axis of theirs; `transposed` where matrices are [out, in] there."""
+    """Equal parts of a tensor along an axis; `transposed` for matrices, which are [out, in] in the tensor."""
     turn = (lambda t: t.T) if transposed else (lambda t: t)
     return Op(
         lambda t: tuple(turn(part) for part in np.split(t, count, axis)),
@@ -66,60 +67,58 @@ def by_head(heads: int) -> Op:
     return Op(read, write)
 
 
-def copy(ours: str, theirs: str) -> list[Rule]:
-    return [Rule((ours,), theirs, COPY)]
+def copy(path: str, tensor: str, op: Op = COPY) -> list[Rule]:
+    """One tensor, one parameter."""
+    return [Rule((path,), tensor, op)]
 
 
-def dense(ours: str, theirs: str, weight: Op = TRANSPOSE) -> list[Rule]:
-    """A linear map; their matrix is [out, in]."""
-    return [Rule((f"{ours}/kernel",), f"{theirs}.weight", weight), *copy(f"{ours}/bias", f"{theirs}.bias")]
+def dense(path: str, tensor: str, weight: Op = TRANSPOSE) -> list[Rule]:
+    """A linear map, whose matrix is [out, in] in the tensor."""
+    return fused((path,), tensor, weight, COPY)
 
 
-def conv1d(ours: str, theirs: str) -> list[Rule]:
-    """A linear map of GPT-2's; its matrix is [in, out]."""
-    return dense(ours, theirs, COPY)
-
-
-def norm(ours: str, theirs: str) -> list[Rule]:
-    return [*copy(f"{ours}/scale", f"{theirs}.weight"), *copy(f"{ours}/bias", f"{theirs}.bias")]
-
-
-def table(ours: str, theirs: str) -> list[Rule]:
-    return copy(f"{ours}/embedding", f"{theirs}.weight")
-
-
-def blocks(theirs: str, names: Mapping[str, str], ours: str = "stack/layers") -> list[Rule]:
-    """Linear maps and norms of every block, {our name: their name}."""
-    rules: list[Rule] = []
-    for mine, name in names.items():
-        rules += (norm if mine.endswith("_norm") else dense)(f"{ours}/{mine}", f"{theirs}.{name}")
-    return rules
-
-
-def under(ours: str, theirs: str, rules: Iterable[Rule], inner: str = "") -> list[Rule]:
-    """The rules of a part: our parameters under `ours`, their names under `theirs` in the place of `inner`."""
+def fused(paths: Sequence[str], tensor: str, weight: Op, bias: Op | None = None) -> list[Rule]:
+    """Several linear maps in one tensor."""
     return [
-        rule._replace(
-            ours=tuple(f"{ours}/{name}" for name in rule.ours), theirs=theirs + rule.theirs.removeprefix(inner)
-        )
+        Rule(tuple(f"{path}/kernel" for path in paths), f"{tensor}.weight", weight),
+        Rule(tuple(f"{path}/bias" for path in paths), f"{tensor}.bias", bias or weight),
+    ]
+
+
+def norm(path: str, tensor: str) -> list[Rule]:
+    return [*copy(f"{path}/scale", f"{tensor}.weight"), *copy(f"{path}/bias", f"{tensor}.bias")]
+
+
+def table(path: str, tensor: str) -> list[Rule]:
+    return copy(f"{path}/embedding", f"{tensor}.weight")
+
+
+def named(names: Mapping[str, str], path: str = "", tensor: str = "") -> list[Rule]:
+    """Norms, tables of embeddings and linear maps, {path: tensor}, by the last word of the path."""
+    kinds = {"norm": norm, "embed": table}
+    rules = [kinds.get(end.rpartition("_")[2].rpartition("/")[2], dense)(end, name) for end, name in names.items()]
+    return under(path, tensor, [rule for each in rules for rule in each])
+
+
+def blocks(tensor: str, names: Mapping[str, str], path: str = "stack/layers") -> list[Rule]:
+    """The norms and linear maps of every block."""
+    return named(names, f"{path}/", f"{tensor}.")
+
+
+def under(path: str, tensor: str, rules: Iterable[Rule], inner: str = "") -> list[Rule]:
+    """The rules of a part: its parameters under `path`, its tensors under `tensor`, which replaces `inner`."""
+    return [
+        rule._replace(paths=tuple(path + each for each in rule.paths), tensor=tensor + rule.tensor.removeprefix(inner))
         for rule in rules
     ]
 
 
-def fused(ours: Sequence[str], theirs: str, weight: Op, bias: Op | None = None) -> list[Rule]:
-    """Several linear maps in one tensor."""
-    return [
-        Rule(tuple(f"{name}/kernel" for name in ours), f"{theirs}.weight", weight),
-        Rule(tuple(f"{name}/bias" for name in ours), f"{theirs}.bias", bias or weight),
-    ]
-
-
-def readout(theirs: str) -> list[Rule]:
-    """A read-out of its own (a tied one has no parameter), and the bias of the logits."""
-    return [Rule(("head_kernel",), f"{theirs}.weight", TRANSPOSE), *copy("head_bias", f"{theirs}.bias")]
+def readout(tensor: str, bias: str = "") -> list[Rule]:
+    """An untied read-out (a tied one has no parameter), and the bias of the logits."""
+    return [*copy("head_kernel", f"{tensor}.weight", TRANSPOSE), *copy("head_bias", bias or f"{tensor}.bias")]
 
 
 def active(rules: Iterable[Rule], parameters: Iterable[str]) -> list[Rule]:
     """The rules whose parameters a model has."""
-    known = set(parameters)
-    return [rule for rule in rules if all(name in known for name in rule.ours)]
+    present = set(parameters)
+    return [rule for rule in rules if all(path in present for path in rule.paths)]

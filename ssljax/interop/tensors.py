@@ -15,54 +15,66 @@ import safetensors.numpy
 
 from ssljax.base.errors import UserError
 
-# A file of all tensors, beside which lies the index where there are several, and what else there may be.
+# The name of a single file of tensors, from which the name of an index is formed, and a pattern of several files.
 _SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")
 
 
-class Tensors:
-    """The tensors of a folder by name: of `model.safetensors`; else of the files that its index names; else of all
-    `*.safetensors`; else of `pytorch_model.bin`, likewise, for which torch must be installed.
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of a folder by name, read when they are looked up.
 
-    `renames` are patterns of names and what they become (other names of the same, from other versions).
+    The files are `model.safetensors`; else those that its index names; else all `*.safetensors`; else, likewise,
+    `pytorch_model.bin` and its shards, which need an installed torch.
+
+    Args:
+        folder: with these files.
+        renames: patterns of names in other versions of the format, and their replacements.
+        prefix: of the inner model. `bare` is True if no name has it; then all names get it.
 
     Raises:
         UserError: no file, a missing one, one that is cut short or of another format, or two with the same tensor.
     """
 
-    def __init__(self, folder: pathlib.Path, renames: Sequence[tuple[str, str]] = ()):
-        self._files: dict[str, tuple[Any, str]] = {}
-        for stored, file in _stored(folder).items():
-            now = functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, stored)
-            self._files[now] = (file, stored)
+    def __init__(self, folder: pathlib.Path, renames: Sequence[tuple[str, str]] = (), prefix: str = ""):
+        self.folder = folder
+        files = {_renamed(stored, renames): (file, stored) for stored, file in _stored(folder).items()}
+        self.bare = bool(prefix) and not any(name.startswith(prefix) for name in files)
+        self._files: dict[str, tuple[Any, str]] = {prefix * self.bare + name: file for name, file in files.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
+    def __len__(self) -> int:
+        return len(self._files)
+
     def __contains__(self, name: object) -> bool:
         return name in self._files
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        file, stored = self._files[name]
-        return file.shape(stored)
 
     def __getitem__(self, name: str) -> np.ndarray:
         file, stored = self._files[name]
         return file.read(stored)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        file, stored = self._files[name]
+        return file.shape(stored)
+
+
+def _renamed(name: str, renames: Sequence[tuple[str, str]]) -> str:
+    return functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, name)
+
 
 def write(tensors: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
-    """`model.safetensors`, in the place of an index and the files that it names."""
+    """Writes `model.safetensors`, and removes an index and the files that it names."""
     safetensors.numpy.save_file(dict(tensors), folder / _SAFETENSORS[0], metadata={"format": "pt"})
     index = folder / f"{_SAFETENSORS[0]}.index.json"
     if index.is_file():
-        with contextlib.suppress(UserError):  # what a damaged one names is not known
+        with contextlib.suppress(UserError):  # the files that a damaged one names are unknown
             for name in set(_weight_map(index).values()) - {_SAFETENSORS[0]}:
                 (folder / name).unlink(missing_ok=True)
         index.unlink()
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
-    """{tensor: the file that has it}."""
+    """{tensor: the file that holds it}."""
     for single, several in (_SAFETENSORS, _TORCH):
         index = folder / f"{single}.index.json"
         if (folder / single).is_file():
@@ -80,20 +92,20 @@ def _open(path: pathlib.Path) -> Any:
 
 def _indexed(index: pathlib.Path) -> dict[str, Any]:
     place = _weight_map(index)
-    lost = sorted({name for name in place.values() if not (index.parent / name).is_file()})
-    if lost:
-        raise UserError(f"{index}: names {', '.join(lost)}, which the folder does not have")
+    missing = sorted({name for name in place.values() if not (index.parent / name).is_file()})
+    if missing:
+        raise UserError(f"{index}: names {', '.join(missing)}, which the folder does not have")
     files = {name: _open(index.parent / name) for name in sorted(set(place.values()))}
-    known = {name: set(file.names) for name, file in files.items()}
+    contents = {name: set(file.names) for name, file in files.items()}
     for tensor, name in place.items():
-        if tensor not in known[name]:
+        if tensor not in contents[name]:
             raise UserError(f"{index}: names {tensor}, which {name} does not have")
     rest = {tensor: file for file in files.values() for tensor in file.names}
     return rest | {tensor: files[name] for tensor, name in place.items()}
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
-    """{tensor: file beside the index}."""
+    """{tensor: name of a file in the folder of the index}."""
     try:
         place = json.loads(index.read_text())["weight_map"]
         if all(pathlib.PurePath(name).name == name for name in place.values()):
@@ -105,13 +117,15 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 
 def _merged(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    where: dict[str, str] = {}
+    holders: dict[str, str] = {}
     for path in paths:
         file = _open(path)
         for name in file.names:
             if name in out:
-                raise UserError(f"{path}: has {name} too, as {where[name]} does; without an index each must be in one")
-            out[name], where[name] = file, path.name
+                raise UserError(
+                    f"{path}: has {name} too, as {holders[name]} does; without an index a name must be unique"
+                )
+            out[name], holders[name] = file, path.name
     return out
 
 
@@ -130,13 +144,13 @@ class _SafeTensors:
     def read(self, name: str) -> np.ndarray:
         try:
             return self._file.get_tensor(name)
-        except AttributeError as error:  # numbers that NumPy does not have
+        except AttributeError as error:  # a number format that NumPy does not have
             kind = self._file.get_slice(name).get_dtype()
             raise UserError(f"{self._path}: {name}: is {kind}, and quantised weights are not supported") from error
 
 
 class _Torch:
-    """Its unpickler makes tensors and nothing else, so that no code in the file is run."""
+    """A file of torch, read by an unpickler that makes only tensors, so that no code in the file is run."""
 
     def __init__(self, path: pathlib.Path):
         try:
@@ -149,7 +163,7 @@ class _Torch:
             # Files of the newer form stay on disk until a tensor is read.
             self._tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             self.names = [name for name, tensor in self._tensors.items() if isinstance(tensor, torch.Tensor)]
-        except Exception as error:  # the unpickler raises whatever the bytes make it stumble over
+        except Exception as error:  # the unpickler raises all kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path}: not a whole file of tensors ({reason})") from error
 

@@ -115,10 +115,10 @@ def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Sour
 def _of_hugging_face(model: hf.Model) -> Source:
     arrays = {k: v for k, v in hf.flat(model.variables["params"]).items() if k not in model.missing}
     rest, module = dict.fromkeys(model.unused), model.module
-    if isinstance(model.ours, AutoencoderConfig):  # the decoder is the objective's
+    if isinstance(model.config, AutoencoderConfig):  # the decoder is the objective's
         rest |= {path: value for path, value in arrays.items() if path.startswith("decoder/")}
         arrays = {path.removeprefix("encoder/"): value for path, value in arrays.items() if path not in rest}
-        module = model.ours.encoder.standalone()
+        module = model.config.encoder.standalone()
     return Source(arrays, rest, module, str(model.folder))
 
 

@@ -345,7 +345,7 @@ def test_greedy_decodings_equal_transformers(name):
         mask = arrays["in.attention_mask"]
         prompts = [row[: kept.sum()] for row, kept in zip(arrays["in.input_ids"], mask)]
         assert all(kept[: kept.sum()].all() for kept in mask), "padding is not on the right"
-        start = (model.config["decoder_start_token_id"],)
+        start = (model.hf_config["decoder_start_token_id"],)
         assert (want[:, 0] == start[0]).all()
         want = want[:, 1:]
     else:

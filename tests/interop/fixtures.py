@@ -1,4 +1,4 @@
-"""The reference models, in the folder `hf_parity` beside the one that SSLJAX_DATA names, and what to compare."""
+"""The reference models, in the folder `hf_parity` next to the one that SSLJAX_DATA names, and their outputs."""
 
 import functools
 import json
@@ -41,8 +41,9 @@ MEMORY = (
 )
 
 
-def in_memory(name, known):
-    return name if name in known else functools.reduce(lambda n, pair: re.sub(*pair, n), MEMORY, name)
+def in_memory(name, names):
+    """The name of a parameter in memory for its name in a file."""
+    return name if name in names else functools.reduce(lambda n, pair: re.sub(*pair, n), MEMORY, name)
 
 
 def variants(expected, inputs):
@@ -73,15 +74,15 @@ def plain(expected):
 
 
 def norms(name, model):
-    """Norms of the gradients of the loss, theirs and ours, by their names in memory."""
+    """Norms of the gradients of the loss by transformers and by ssljax, under their names in memory."""
     inputs, expected, arrays = case(name)
     if "loss" not in expected:
         return {}, {}
     on_device = {k: jnp.asarray(v) for k, v in inputs.items()}
 
     def loss(params):
-        return model.family.outputs(model.module, params, on_device, model.config)["loss"]
+        return model.family.outputs(model.module, params, on_device, model.hf_config)["loss"]
 
-    theirs = dict(zip(arrays["grad.names"].tolist(), arrays["grad.norms"].tolist()))
+    expected_norms = dict(zip(arrays["grad.names"].tolist(), arrays["grad.norms"].tolist()))
     grads = hf.tensors_of(model, jax.jit(jax.grad(loss))(model.variables["params"]))
-    return theirs, {in_memory(key, theirs): np.linalg.norm(value) for key, value in grads.items()}
+    return expected_norms, {in_memory(key, expected_norms): np.linalg.norm(value) for key, value in grads.items()}

@@ -1,6 +1,6 @@
 """Small random configurations of architectures of `transformers`: keyword arguments of their config classes.
 
-Nothing here needs `transformers`. `CASES[model_type]` says which classes to build and how to draw their settings.
+Nothing here needs `transformers`. `CASES[model_type]` has the classes to build and a strategy for their settings.
 """
 
 from typing import NamedTuple
@@ -103,7 +103,7 @@ def mixtral(draw):
 def neox(draw):
     s = draw(shape(widths=(4, 8, 12, 20)))
     positions = draw(rope())
-    # An odd number of elements is turned as it is only where positions are not scaled: `transformers` then has
+    # An odd number of elements is rotated only where positions are not scaled: `transformers` then has
     # frequencies of one length and a ramp of another. Its "dynamic" divides by their number less 2.
     scaled = positions["rope_parameters"]["rope_type"] != "default"
     fractions = [f for f in (0.25, 0.5, 1.0) if not scaled or (s["head"] * f % 2 == 0 and s["head"] * f > 2)]

@@ -1,4 +1,4 @@
-"""Models that were trained here, written in the Hugging Face format and read again; and folders written anew."""
+"""Models of ssljax written in the Hugging Face format and read again, and rewritten folders."""
 
 import dataclasses
 import json
@@ -22,9 +22,9 @@ from ssljax.base.errors import UserError
 from ssljax.config import load
 from ssljax.data import DataSpec
 from ssljax.interop import hf
+from ssljax.interop.canonical import canonical
 from ssljax.interop.export import groups, of_module, with_ids
 from ssljax.interop.families import REGISTRY
-from ssljax.interop.meaning import meaning
 from ssljax.layers.masks import Causal, Full
 from ssljax.models.clip import TextConfig
 from ssljax.models.vit import ViTConfig
@@ -96,28 +96,28 @@ def logits(module, params, mask):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_written_and_read_again_it_is_the_same_model(name, tmp_path):
+def test_a_model_that_is_written_and_read_again_is_the_same(name, tmp_path):
     objective, model, architecture = CASES[name]
     causal = objective == "causal_lm"
-    ours = schema.build_named(models.REGISTRY, {**SIZE, **model, "vocab_size": 260, "max_len": 16}, "model")
-    module = ours.standalone()
+    built = schema.build_named(models.REGISTRY, {**SIZE, **model, "vocab_size": 260, "max_len": 16}, "model")
+    module = built.standalone()
     params = nn.unbox(jax.jit(module.initial)(jax.random.key(0))["params"])
     hf.save(of_module(module, params, causal), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == architecture
     loaded, mask = hf.load(tmp_path), Causal() if causal else Full()
     want = logits(module, params, mask)
     np.testing.assert_array_equal(logits(loaded.module, loaded.variables["params"], mask), want)
-    assert meaning(loaded.ours) == meaning(module.config)
+    assert canonical(loaded.config) == canonical(module.config)
 
 
 @pytest.mark.parametrize("name", ["gpt_rotary", "bert_without_types"])
-def test_a_workdir_exported_and_loaded_is_the_same_model(name, tmp_path):
+def test_an_exported_workdir_is_the_same_model(name, tmp_path):
     objective, model, architecture = CASES[name]
     run.train(config(objective, model, tmp_path), tmp_path / "run")
     assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     learned, loaded = runs.read_trained(tmp_path / "run"), hf.load(tmp_path / "out")
     assert learned.step == 2 and not loaded.missing and not loaded.unused
-    assert loaded.config["model_type"] == architecture
+    assert loaded.hf_config["model_type"] == architecture
     mask = Causal() if objective == "causal_lm" else Full()
     want = logits(learned.objective.model, learned.model_params, mask)
     np.testing.assert_array_equal(logits(loaded.module, loaded.variables["params"], mask), want)
@@ -126,7 +126,7 @@ def test_a_workdir_exported_and_loaded_is_the_same_model(name, tmp_path):
     assert loaded.tokenizer.encode("a leap").ids == list(b"a leap")
     settings = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
     assert settings["pad_token"] == "<pad>" and settings["padding_side"] == "right"
-    assert loaded.config["pad_token_id"] == 256
+    assert loaded.hf_config["pad_token_id"] == 256
 
 
 IMAGES = {
@@ -143,8 +143,8 @@ IMAGES = {
 def an_encoder(name):
     """(module, parameters, what it becomes, images) of one of IMAGES."""
     model, architecture = IMAGES[name]
-    ours = schema.build_named(models.REGISTRY, {**SIZE, "patch_size": 4, **model}, "model")
-    module = dataclasses.replace(ours, image_shape=(8, 8, 3)).standalone()
+    built = schema.build_named(models.REGISTRY, {**SIZE, "patch_size": 4, **model}, "model")
+    module = dataclasses.replace(built, image_shape=(8, 8, 3)).standalone()
     params = nn.unbox(jax.jit(module.initial)(jax.random.key(0))["params"])
     return module, params, architecture, jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 
@@ -205,7 +205,9 @@ def test_a_pair_of_towers(tmp_path):
     export(tmp_path / "run", tmp_path / "out")
     loaded = hf.load(tmp_path / "out")
     inputs, scores = scored(tmp_path / "run")
-    assert loaded.config["text_config"]["eos_token_id"] == inputs["input_ids"][0, inputs["attention_mask"][0].sum() - 1]
+    assert (
+        loaded.hf_config["text_config"]["eos_token_id"] == inputs["input_ids"][0, inputs["attention_mask"][0].sum() - 1]
+    )
     np.testing.assert_allclose(loaded.forward(**inputs)["logits_per_text"], scores, rtol=1e-4, atol=1e-5)
 
 
@@ -233,7 +235,7 @@ def built(path, **overrides):
 )
 def test_the_shipped_text_configs_have_a_counterpart(path, architecture):
     module, params = built(path)
-    assert of_module(module, params, causal="causal" in path).config["model_type"] == architecture
+    assert of_module(module, params, causal="causal" in path).hf_config["model_type"] == architecture
 
 
 @pytest.mark.parametrize(
@@ -251,14 +253,14 @@ def test_the_shipped_text_configs_have_a_counterpart(path, architecture):
         ({"name": "vit", "patch_size": 4}, False, r"counterpart"),
     ],
 )
-def test_what_has_no_counterpart_is_named(model, causal, message):
+def test_an_option_without_a_counterpart_is_named(model, causal, message):
     keys = {"vocab_size": 64, "max_len": 16} if model["name"] != "vit" else {"talking_heads": True}
-    ours = schema.build_named(models.REGISTRY, {**SIZE, **model, **keys}, "model")
+    built = schema.build_named(models.REGISTRY, {**SIZE, **model, **keys}, "model")
     if model["name"] == "vit":
-        ours = dataclasses.replace(ours, image_shape=(8, 8, 3))
-        module, params = ours.standalone(), {}
+        built = dataclasses.replace(built, image_shape=(8, 8, 3))
+        module, params = built.standalone(), {}
     else:
-        module = ours.standalone()
+        module = built.standalone()
         params = jax.eval_shape(module.initial, jax.random.key(0))["params"]
     with pytest.raises(UserError, match=message) as error:
         of_module(module, params, causal)
@@ -283,13 +285,13 @@ def test_an_encoder_without_the_head_of_language_modelling(tmp_path):
     export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == ["BertModel"]
     loaded, learned = hf.load(tmp_path / "out"), runs.read_trained(tmp_path / "run")
-    assert not loaded.ours.readout_transform
+    assert not loaded.config.readout_transform
     assert set(loaded.forward(input_ids=np.ones((1, 4), np.int32))) >= {"last_hidden_state"}
     for path, value in hf.flat(loaded.variables["params"]).items():
         np.testing.assert_array_equal(value, hf.flat(learned.model_params)[path], err_msg=path)
 
 
-def test_a_step_and_what_is_no_workdir(tmp_path, capfd):
+def test_a_step_of_a_workdir_and_a_folder_that_is_none(tmp_path, capfd):
     values = config("causal_lm", {"name": "gpt"}, tmp_path, checkpoint={"every_steps": 1, "keep": 2}, ema=0.5)
     run.train(values, tmp_path / "run")
     early, late = (runs.read_trained(tmp_path / "run", step) for step in (1, None))
@@ -329,7 +331,7 @@ def test_import_writes_a_folder_anew(tmp_path, capfd):
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name])
     values = json.loads((tmp_path / "out/ssljax.json").read_text())["model"]
-    assert schema.build_named(models.REGISTRY, values, "model").with_preset() == hf.load(source).ours
+    assert schema.build_named(models.REGISTRY, values, "model").with_preset() == hf.load(source).config
     capfd.readouterr()
     assert cli.main(["import", str(source), str(source)]) == 2
     assert "is the folder that is read" in capfd.readouterr().err
@@ -337,26 +339,26 @@ def test_import_writes_a_folder_anew(tmp_path, capfd):
     assert capfd.readouterr().err.endswith("config.json: is no folder\n")
 
 
-def as_published(ours, built):
-    """A configuration that was built, with what is no key: heads, and the shape of the images."""
-    if isinstance(ours, ViTConfig):
-        return dataclasses.replace(built, **{k: getattr(ours, k) for k in ("classes", "heads_on", "image_shape")})
-    inner = {"image": as_published(ours.image, built.image)} if hasattr(ours, "image") else {}
+def as_published(config, built):
+    """A configuration that was built, with the fields that are no keys: heads, and the shape of the images."""
+    if isinstance(config, ViTConfig):
+        return dataclasses.replace(built, **{k: getattr(config, k) for k in ("classes", "heads_on", "image_shape")})
+    inner = {"image": as_published(config.image, built.image)} if hasattr(config, "image") else {}
     return dataclasses.replace(built, **inner)
 
 
 @pytest.mark.parametrize("name", parity_cases.CASES)
 def test_the_groups_of_an_imported_model_build_it(name):
-    theirs = json.loads((PARITY / name / "config.json").read_text())
-    family = REGISTRY.get(theirs["model_type"])
-    ours = family.built(theirs, "config.json")
-    values = json.loads(json.dumps(groups(hf.Model(None, {}, theirs, ours, family))))
+    hf_config = json.loads((PARITY / name / "config.json").read_text())
+    family = REGISTRY.get(hf_config["model_type"])
+    config = family.build_config(hf_config, "config.json")
+    values = json.loads(json.dumps(groups(hf.Model(None, {}, hf_config, config, family))))
     model = schema.build_named(models.REGISTRY, values["model"], "model").with_preset()
-    if name == "vit_mae":  # which is an encoder and what the objective has besides
+    if name == "vit_mae":  # an encoder, and the decoder of the objective
         decoder = schema.build_named(objectives.REGISTRY, values["objective"], "objective").decoder
-        assert decoder.with_preset() == ours.decoder
-        ours = ours.encoder
-    assert as_published(ours, model) == ours
+        assert decoder.with_preset() == config.decoder
+        config = config.encoder
+    assert as_published(config, model) == config
 
 
 @pytest.mark.parametrize(
@@ -368,8 +370,8 @@ def test_the_groups_of_an_imported_model_build_it(name):
 def test_every_reference_model_finds_its_own_architecture(name, architecture):
     model = hf.load(parity(name))
     again = of_module(model.module, model.variables["params"], model.family.causal)
-    assert again.config["model_type"] == architecture
-    assert meaning(again.ours) == meaning(model.ours)
+    assert again.hf_config["model_type"] == architecture
+    assert canonical(again.config) == canonical(model.config)
     tensors = hf.tensors_of(again, again.variables["params"])
     for key, value in hf.tensors_of(model, model.variables["params"]).items():
         np.testing.assert_array_equal(tensors[key], value, err_msg=key)

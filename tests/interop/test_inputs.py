@@ -1,4 +1,4 @@
-"""Inputs of `Model.forward` that do not fit are told in one line; what fits is what `transformers` computes."""
+"""Unsuitable inputs of `Model.forward` are refused in one line; other inputs give the outputs of `transformers`."""
 
 import jax
 import numpy as np
@@ -41,12 +41,12 @@ CONFIGS = {
 
 def model(kind, **changes):
     """A random model of a family."""
-    theirs = {"model_type": kind, **CONFIGS[kind], **changes}
+    hf_config = {"model_type": kind, **CONFIGS[kind], **changes}
     family = REGISTRY.get(kind)
-    ours = family.built(theirs, "config.json")
-    module = ours.standalone()
+    config = family.build_config(hf_config, "config.json")
+    module = config.standalone()
     variables = jax.eval_shape(module.initial, jax.random.key(0))
-    return hf.Model(module, variables, theirs, ours, family)
+    return hf.Model(module, variables, hf_config, config, family)
 
 
 PLACES = np.array([[1, 39, 39, 39, 39, 2]])
@@ -96,7 +96,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("kind", "inputs", "message"), REFUSED)
-def test_what_does_not_fit_is_told_in_one_line(kind, inputs, message):
+def test_unsuitable_inputs_are_refused_in_one_line(kind, inputs, message):
     with pytest.raises(UserError, match=message) as error:
         model(kind).forward(**inputs)
     assert "\n" not in str(error.value)
@@ -113,7 +113,7 @@ def test_labels_without_a_head():
 
 
 class Noting(dict):
-    """Notes which of its values are looked up."""
+    """A dict that records which of its values are looked up."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -129,14 +129,14 @@ class Noting(dict):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_declared_is_read(kind):
+def test_declared_inputs_are_read(kind):
     lengths = {"B": 2, "T": 3, "S": 5, "P": 1, "L": 4, "I": 2, "N": 4, "C": 3, "H": 8, "W": 8, "F": 8}
     made = model(kind)
-    axes = {**made.family.inputs.needs, **made.family.inputs.takes}
+    axes = {**made.family.inputs.required, **made.family.inputs.optional}
     lengths |= {"T": 8} if "F" in "".join(axes.values()) else {}
     inputs = Noting({name: np.zeros([lengths[a] for a in letters], np.int32) for name, letters in axes.items()})
-    theirs = {**made.family.defaults, **made.config}
-    jax.eval_shape(lambda params: made.family.outputs(made.module, params, inputs, theirs), made.variables["params"])
+    hf_config = made.family.complete(made.hf_config)
+    jax.eval_shape(lambda params: made.family.outputs(made.module, params, inputs, hf_config), made.variables["params"])
     assert inputs.keys() <= inputs.read
 
 
@@ -158,17 +158,17 @@ def transformers():
 
 
 def both(transformers, folder, kind, name, **inputs):
-    """Outputs there and here of one random model."""
+    """Outputs of one random model, by transformers and by ssljax."""
     import torch
 
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **CONFIGS.get(kind, TEXT))
-    theirs = getattr(transformers, name)(config).eval()
+    original = getattr(transformers, name)(config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in original.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
-        out = theirs(**{k: torch.tensor(v) for k, v in inputs.items()})
-    theirs.save_pretrained(folder)
+        out = original(**{k: torch.tensor(v) for k, v in inputs.items()})
+    original.save_pretrained(folder)
     return out, hf.load(folder).forward(**inputs)
 
 

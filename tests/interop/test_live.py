@@ -1,4 +1,4 @@
-"""Randomly drawn models of `transformers` and their copies here, in both directions, output by output.
+"""Randomly drawn models of `transformers` and their copies in ssljax, in both directions, output by output.
 
 Needs the extra `parity` (torch, transformers). A few draws a family by default, 20 under `-m full`.
 """
@@ -16,9 +16,10 @@ from random_configs import CASES
 import ssljax.run
 from ssljax.base.errors import UserError
 from ssljax.interop import hf
+from ssljax.interop.canonical import canonical
 from ssljax.interop.export import export, of_module
 from ssljax.interop.families import REGISTRY, pairs
-from ssljax.interop.meaning import meaning
+from ssljax.interop.fields import COUNT, Field
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 KINDS = list(REGISTRY)
@@ -27,7 +28,7 @@ PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
 
 
 def drawn(count):
-    """A test with so many examples, which are not shrunk: each compiles a model."""
+    """Settings for `count` examples that are not shrunk: each example compiles a model."""
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
     checks = list(hypothesis.HealthCheck)
     return hypothesis.settings(max_examples=count, phases=phases, suppress_health_check=checks, deadline=None)
@@ -62,18 +63,18 @@ def legacy(settings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_configs_there_and_back(kind):
+def test_configs_in_both_directions(kind):
     family, drawing = REGISTRY.get(kind), case(kind)
 
     @hypothesis.settings(max_examples=20, deadline=None)
     @hypothesis.given(drawing.settings, st.sampled_from(drawing.classes))
     def check(settings, name):
-        theirs = {"model_type": kind, "architectures": [name], **settings}
-        ours = family.built(theirs, "config.json")
-        assert meaning(family.built(legacy(theirs), "config.json")) == meaning(ours)
-        back = json.loads(json.dumps(family.config_back(ours)))
-        assert not family.lost(ours, back)
-        assert meaning(family.built(back, "config.json")) == meaning(ours)
+        hf_config = {"model_type": kind, "architectures": [name], **settings}
+        config = family.build_config(hf_config, "config.json")
+        assert canonical(family.build_config(legacy(hf_config), "config.json")) == canonical(config)
+        back = json.loads(json.dumps(family.write_config(config)))
+        assert not family.unrepresented(config, back)
+        assert canonical(family.build_config(back, "config.json")) == canonical(config)
         assert back["model_type"] == kind
 
     check()
@@ -139,7 +140,7 @@ def pixels_for(config, rng, batch=2):
 
 
 def images_for(kind, name, config, rng):
-    """Pixels or a spectrogram, with what a class reads besides."""
+    """Pixels or a spectrogram, and the other inputs of a class."""
     if kind == SOUND:
         out = {"input_values": rng.normal(size=(2, config.max_length, config.num_mel_bins)).astype(np.float32)}
     else:
@@ -237,7 +238,7 @@ def compared(names, name, config):
 
 
 def close(got, want, inputs, name):
-    """Equal where there is no padding."""
+    """Asserts that two outputs are equal at positions that are not padding."""
     for key in ("decoder_attention_mask", "attention_mask"):
         mask = inputs.get(key)
         if mask is not None and got.ndim > 1 and got.shape[:2] == mask.shape:
@@ -249,26 +250,26 @@ def close(got, want, inputs, name):
 
 def both_ways(transformers, folder, kind, name, settings, seed, padding, untied):
     model = reference(transformers, kind, name, settings, seed, untied)
-    model.save_pretrained(folder / "theirs")
+    model.save_pretrained(folder / "original")
     inputs = inputs_for(kind, name, model.config, np.random.default_rng(seed), padding)
     want = run(model, inputs)
 
-    ours = hf.load(folder / "theirs")
-    got = ours.forward(**inputs)
+    loaded = hf.load(folder / "original")
+    got = loaded.forward(**inputs)
     names = compared(want, name, model.config)
     assert names and set(names) <= set(got), sorted(set(names) - set(got))
-    names = sorted(names, key=lambda key: (key == "loss", "logits" in key))  # what comes first is told first
+    names = sorted(names, key=lambda key: (key == "loss", "logits" in key))  # the first outputs first
     for key in names:
         assert got[key].shape == want[key].shape, key
         close(got[key], want[key], inputs, f"imported: {key}")
 
-    # The configuration is written from ours alone, as for a model that was trained here.
-    hf.save(dataclasses.replace(ours, config={}, folder=None), folder / "ours")
-    auto = transformers.AutoConfig.from_pretrained(folder / "ours")
+    # config.json is written from the configuration alone, as for a model that was trained in ssljax.
+    hf.save(dataclasses.replace(loaded, hf_config={}, folder=None), folder / "exported")
+    auto = transformers.AutoConfig.from_pretrained(folder / "exported")
     assert auto.model_type == kind
     cls = getattr(transformers, auto.architectures[0])
-    opened, told = cls.from_pretrained(folder / "ours", **PLAIN, output_loading_info=True)
-    assert not told["unexpected_keys"] and not told["mismatched_keys"], told
+    opened, info = cls.from_pretrained(folder / "exported", **PLAIN, output_loading_info=True)
+    assert not info["unexpected_keys"] and not info["mismatched_keys"], info
     again = run(opened.eval(), {k: v for k, v in inputs.items() if k != "labels" or "loss" in want})
     if kind == "switch_transformers":  # the weights of the routers' losses are the objective's, not exported
         again.pop("loss", None)
@@ -276,7 +277,7 @@ def both_ways(transformers, folder, kind, name, settings, seed, padding, untied)
         if key in again:
             close(again[key], want[key], inputs, f"exported: {key}")
     assert "logits" not in want or "logits" in again
-    base = transformers.AutoModel.from_pretrained(folder / "ours", **PLAIN)
+    base = transformers.AutoModel.from_pretrained(folder / "exported", **PLAIN)
     assert base is not None
 
 
@@ -331,13 +332,13 @@ def test_images_of_other_sizes(transformers, tmp_path, kind):
     settings = SMALL | more
     model = reference(transformers, kind, name, settings, 0, False)
     model.save_pretrained(tmp_path)
-    ours = hf.load(tmp_path)
+    loaded = hf.load(tmp_path)
     asked = {"interpolate_pos_encoding": True} if kind in ("vit", "deit", "ijepa", "beit") else {}
     for shape in ((24, 24), (16, 24), (8, 8)):
         images = np.random.default_rng(0).normal(size=(2, 3, *shape)).astype(np.float32)
         with torch.no_grad():
             want = model(torch.tensor(images), **asked).last_hidden_state.numpy()
-        got = ours.forward(pixel_values=images)["last_hidden_state"]
+        got = loaded.forward(pixel_values=images)["last_hidden_state"]
         np.testing.assert_allclose(got, want, **TOLERANCE, err_msg=str(shape))
 
 
@@ -365,7 +366,7 @@ def test_pixels_beyond_the_last_patch_are_left_out(transformers, tmp_path, kind)
 
 
 @pytest.mark.parametrize("name", test_export.IMAGES)
-def test_an_encoder_of_images_that_was_trained_here(transformers, tmp_path, name):
+def test_an_encoder_of_images_of_ssljax(transformers, tmp_path, name):
     module, params, _, images = test_export.an_encoder(name)
     hf.save(of_module(module, params, False), tmp_path)
     opened = transformers.AutoModel.from_pretrained(tmp_path).eval()
@@ -375,7 +376,7 @@ def test_an_encoder_of_images_that_was_trained_here(transformers, tmp_path, name
     np.testing.assert_allclose(got, np.concatenate([*front, want.tokens], axis=1), **TOLERANCE)
 
 
-def test_a_pair_of_towers_that_was_trained_here(transformers, tmp_path):
+def test_a_pair_of_towers_of_ssljax(transformers, tmp_path):
     ssljax.run.train(test_export.pairs(tmp_path, {"name": "bpe", "vocab_size": 280}), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out")
     inputs, scores = test_export.scored(tmp_path / "run")
@@ -384,29 +385,29 @@ def test_a_pair_of_towers_that_was_trained_here(transformers, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_config_leaves_out_is_what_transformers_takes(transformers, kind):
+def test_the_defaults_of_a_config_are_those_of_transformers(transformers, kind):
     case(kind)
     if kind in PAIRS or kind == "esm":
         pytest.skip("made of other configs" if kind in PAIRS else "its default positions are not supported")
     config = transformers.AutoConfig.for_model(kind)
     family = REGISTRY.get(kind)
     complete = json.loads(config.to_json_string(use_diff=False))
-    known = {"model_type", "num_hidden_layers", *family.keys.values()}
-    sizes = {k: v for k, v in complete.items() if k in known and isinstance(v, int) and not isinstance(v, bool)}
-    assert meaning(family.built({**sizes, "model_type": kind}, "config.json")) == meaning(
-        family.built(complete, "config.json")
+    counted = {field.hf_config for field in family.fields if isinstance(field, Field) and field.codec is COUNT}
+    sizes = {key: complete[key] for key in counted if isinstance(complete.get(key), int)}
+    assert canonical(family.build_config({**sizes, "model_type": kind}, "config.json")) == canonical(
+        family.build_config(complete, "config.json")
     )
 
 
 @pytest.mark.parametrize("kind", pairs.DECODERS)
-def test_what_a_llava_leaves_out_of_its_decoder(transformers, kind):
+def test_the_defaults_of_the_decoders_of_llava(transformers, kind):
     whole = transformers.LlavaConfig(
         text_config={"model_type": kind}, vision_config={"model_type": "clip_vision_model"}
     )
     whole = json.loads(whole.to_json_string(use_diff=False))
     short = {**whole, "text_config": {"model_type": kind}}
     llava = REGISTRY.get("llava")
-    assert meaning(llava.built(short, "config.json")) == meaning(llava.built(whole, "config.json"))
+    assert canonical(llava.build_config(short, "config.json")) == canonical(llava.build_config(whole, "config.json"))
 
 
 @pytest.mark.parametrize(
@@ -424,17 +425,17 @@ def test_what_a_llava_leaves_out_of_its_decoder(transformers, kind):
     ],
 )
 def test_a_llava_that_is_not_supported(changes, message):
-    theirs = {"model_type": "llava", "vision_config": {"patch_size": 32}, "text_config": {}, **changes}
+    hf_config = {"model_type": "llava", "vision_config": {"patch_size": 32}, "text_config": {}, **changes}
     with pytest.raises(UserError, match=message):
-        REGISTRY.get("llava").built(theirs, "config.json")
+        REGISTRY.get("llava").build_config(hf_config, "config.json")
 
 
-def test_what_cannot_be_written_is_refused():
+def test_unrepresented_values_are_named():
     llama = REGISTRY.get("llama")
-    theirs = {"model_type": "llama", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1}
-    ours = llama.built({**theirs, "num_attention_heads": 2, "intermediate_size": 9}, "config.json")
+    hf_config = {"model_type": "llama", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1}
+    config = llama.build_config({**hf_config, "num_attention_heads": 2, "intermediate_size": 9}, "config.json")
     for change in ({"norm_position": "post"}, {"norm": "layer"}, {"layer_kinds": ("local",), "window": 3}):
-        other = dataclasses.replace(ours, **change)
-        assert llama.lost(other, llama.config_back(other))[0].startswith(f"model.{next(iter(change))}: ")
-    free = dataclasses.replace(ours, dropout=0.1, remat="none", init="xavier", pool="mean")
-    assert llama.config_back(free) == llama.config_back(ours)
+        other = dataclasses.replace(config, **change)
+        assert llama.unrepresented(other, llama.write_config(other))[0].startswith(f"model.{next(iter(change))}: ")
+    free = dataclasses.replace(config, dropout=0.1, remat="none", init="xavier", pool="mean")
+    assert llama.write_config(free) == llama.write_config(config)

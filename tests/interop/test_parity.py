@@ -1,6 +1,6 @@
 """Models in the Hugging Face format against outputs, losses and gradients of `transformers`, both styles of config.
 
-The reference models lie in the folder `hf_parity` beside the one that SSLJAX_DATA names.
+The reference models lie in the folder `hf_parity` next to the one that SSLJAX_DATA names.
 """
 
 import dataclasses
@@ -35,32 +35,32 @@ def test_outputs_and_gradients(name):
     inputs, expected, _ = case(name)
     model = hf.load(FOLDER / name)
     got = model.forward(**inputs)
-    for other, wanted in variants(expected, inputs).values():
+    for other, more_expected in variants(expected, inputs).values():
         more = model.forward(**other)
-        for key, value in wanted.items():
+        for key, value in more_expected.items():
             np.testing.assert_allclose(more[key], value, **TOLERANCE, err_msg=key)
     expected = plain(expected)
     assert set(expected) <= set(got)
     for key, value in expected.items():
         assert got[key].shape == value.shape, key
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
-    theirs, ours = norms(name, model)
-    compared = theirs.keys() & ours.keys()
-    assert len(compared) >= 0.8 * len(theirs) or name == "mixtral"  # in memory its experts are fused
+    expected_norms, got_norms = norms(name, model)
+    compared = expected_norms.keys() & got_norms.keys()
+    assert len(compared) >= 0.8 * len(expected_norms) or name == "mixtral"  # in memory its experts are fused
     for key in compared:
-        np.testing.assert_allclose(ours[key], theirs[key], **TOLERANCE, err_msg=key)
+        np.testing.assert_allclose(got_norms[key], expected_norms[key], **TOLERANCE, err_msg=key)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_old_configs_and_back(name, tmp_path):
     model, same = hf.load(legacy(name, tmp_path)), hf.load(FOLDER / name)
-    assert model.ours == same.ours
+    assert model.config == same.config
     hf.save(model, tmp_path / "out")
     before, after = (safetensors.numpy.load_file(f / "model.safetensors") for f in (tmp_path, tmp_path / "out"))
     before = {functools.reduce(lambda n, pair: re.sub(*pair, n), model.family.renames, k): v for k, v in before.items()}
     for key, value in after.items():
         np.testing.assert_array_equal(value, before[key], err_msg=key)
-    # Nothing is lost but tables that are computed.
+    # Only tables that are computed are missing.
     assert all("embed_positions" in key for key in before.keys() - after.keys())
 
 
@@ -93,7 +93,7 @@ def test_on_a_mesh(name):
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(value, inputs), **TOLERANCE, err_msg=key)
 
 
-def test_flags_for_what_is_done_anyway_change_nothing():
+def test_flags_for_behaviour_that_forward_always_has():
     inputs, _, _ = case("vit")
     model = hf.load(FOLDER / "vit")
     flags = {"interpolate_pos_encoding": True, "output_hidden_states": True, "return_dict": True}
@@ -112,16 +112,16 @@ def changed(folder, **keys):
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
 
-def without(folder, name, lost):
+def without(folder, name, pattern):
     """A reference model without the tensors that match."""
     tensors = safetensors.numpy.load_file(spoil(folder, name) / "model.safetensors")
-    kept = {k: v for k, v in tensors.items() if not re.match(lost, k)}
+    kept = {k: v for k, v in tensors.items() if not re.match(pattern, k)}
     assert len(kept) < len(tensors)
     safetensors.numpy.save_file(kept, folder / "model.safetensors")
     return folder
 
 
-def test_bad_files_are_told_in_one_line(tmp_path):
+def test_bad_files_are_refused_in_one_line(tmp_path):
     def refused(message, **changes):
         config = json.loads((FOLDER / "llama" / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
@@ -163,7 +163,7 @@ def shards(folder, value, *names):
     return tensors.keys()
 
 
-def test_which_files_of_tensors_are_read(tmp_path):
+def test_the_order_in_which_files_of_tensors_are_tried(tmp_path):
     shutil.copy(FOLDER / "llama/config.json", tmp_path)
     names = shards(tmp_path, 3.0, "a.safetensors", "b.safetensors")
     assert embedding(tmp_path) == 3
@@ -177,7 +177,7 @@ def test_which_files_of_tensors_are_read(tmp_path):
     assert embedding(tmp_path) == 5
 
 
-def test_saving_leaves_no_tensors_of_before(tmp_path):
+def test_saving_removes_earlier_tensors(tmp_path):
     shutil.copy(FOLDER / "llama/config.json", tmp_path)
     index = {"weight_map": dict.fromkeys(shards(tmp_path, 3.0, "model-00001.safetensors"), "model-00001.safetensors")}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -225,7 +225,7 @@ def test_quantised_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '"x"', "{", b"\xff"])
-def test_a_config_that_is_no_object(tmp_path, content):
+def test_a_config_that_is_not_an_object(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=r"config.json: not (a )?JSON") as error:
         hf.load(tmp_path)
@@ -241,9 +241,9 @@ def test_a_broken_tokenizer(tmp_path):
 
 def test_a_missing_block_keeps_its_initial_values(tmp_path):
     tensors = safetensors.numpy.load_file(spoil(tmp_path) / "model.safetensors")
-    lost = "model.layers.1.mlp.up_proj.weight"
-    safetensors.numpy.save_file({k: v for k, v in tensors.items() if k != lost}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=f"missing: {lost}"):
+    name = "model.layers.1.mlp.up_proj.weight"
+    safetensors.numpy.save_file({k: v for k, v in tensors.items() if k != name}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"missing: {name}"):
         hf.load(tmp_path)
     kernel = hf.load(tmp_path, strict=False).variables["params"]["stack"]["layers"]["mlp"]["in"]["kernel"]
     np.testing.assert_array_equal(kernel[2], tensors["model.layers.2.mlp.up_proj.weight"].T)
@@ -265,7 +265,7 @@ def test_ids_beyond_the_vocabulary_and_positions_beyond_the_table():
 
 
 def test_the_newer_names_of_deberta(tmp_path):
-    """The published third version names its read-out otherwise, with or without saying so, and has a second head."""
+    """Published files of version 3 have other names for the read-out, with or without a key, and a second head."""
     tensors = safetensors.numpy.load_file(spoil(tmp_path, "deberta_v3") / "model.safetensors")
     want = hf.load(tmp_path).variables["params"]
     names = (("cls.predictions.transform", "lm_predictions.lm_head"), ("cls.predictions", "lm_predictions.lm_head"))
@@ -279,28 +279,28 @@ def test_the_newer_names_of_deberta(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, model.variables["params"], want)
         hf.save(model, tmp_path / "out")
         assert safetensors.numpy.load_file(tmp_path / "out/model.safetensors").keys() == renamed.keys()
-        hf.save(dataclasses.replace(model, config={}), tmp_path / "out")
+        hf.save(dataclasses.replace(model, hf_config={}), tmp_path / "out")
         assert json.loads((tmp_path / "out/config.json").read_text())["legacy"] is False  # else its head is not read
 
 
 @pytest.mark.parametrize(
-    ("lost", "ours"),
+    ("pattern", "config"),
     [
         ("cls.seq_relationship", {"extras": ("pooler",)}),
         ("bert.pooler|cls.seq_relationship", {"extras": ()}),
         ("cls.", {"extras": ("pooler",), "readout_transform": False, "readout_bias": False}),
     ],
 )
-def test_a_model_has_the_heads_of_its_file(tmp_path, lost, ours):
+def test_a_model_has_the_heads_of_its_file(tmp_path, pattern, config):
     inputs, expected, _ = case("bert")
     tensors = safetensors.numpy.load_file(spoil(tmp_path, "bert") / "model.safetensors")
-    kept = {k: v for k, v in tensors.items() if not re.match(lost, k)}
+    kept = {k: v for k, v in tensors.items() if not re.match(pattern, k)}
     bare = not any(k.startswith("cls.") for k in kept)
     kept = {k.removeprefix("bert.") if bare else k: v for k, v in kept.items()}
     safetensors.numpy.save_file(kept, tmp_path / "model.safetensors")
     changed(tmp_path, architectures=["BertForMaskedLM"])  # as the published files say, whatever heads they have
     model = hf.load(tmp_path)
-    assert {key: getattr(model.ours, key) for key in ours} == ours
+    assert {key: getattr(model.config, key) for key in config} == config
     got = model.forward(**{key: value for key, value in inputs.items() if "label" not in key})
     for key in ("base.last_hidden_state", *(() if bare else ("prediction_logits",))):
         np.testing.assert_allclose(meaningful(got[key], inputs), meaningful(expected[key], inputs), **TOLERANCE)
@@ -323,7 +323,7 @@ def test_the_class_that_a_file_names_has_its_heads(tmp_path, name, head, missing
     with pytest.raises(UserError, match=rf"missing: {missing}") as error:
         hf.load(without(tmp_path, name, head))
     assert "\n" not in str(error.value)
-    changed(tmp_path, architectures=None)  # then the tensors tell which heads there are
+    changed(tmp_path, architectures=None)  # then the tensors decide which heads there are
     assert not hf.load(tmp_path).missing
 
 
@@ -332,8 +332,8 @@ def test_a_bare_file_may_name_a_class_with_a_read_out(tmp_path, name):
     tensors = safetensors.numpy.load_file(spoil(tmp_path, name) / "model.safetensors")
     inner = {k.removeprefix("transformer.").removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
     safetensors.numpy.save_file(inner, tmp_path / "model.safetensors")
-    assert hf.load(tmp_path).ours.tied
+    assert hf.load(tmp_path).config.tied
 
 
 def test_a_buffer_of_zeros_may_be_left_out(tmp_path):
-    assert not hf.load(without(tmp_path, "bart", "final_logits_bias")).ours.readout_bias
+    assert not hf.load(without(tmp_path, "bart", "final_logits_bias")).config.readout_bias

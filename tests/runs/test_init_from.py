@@ -199,8 +199,8 @@ PATCHES |= {"image_size": 8, "num_channels": 1, "patch_size": 4, "layer_norm_eps
 def published(folder, kind, **keys):
     """{path: array} of a random model that is saved in the Hugging Face format."""
     family = REGISTRY.get(kind)
-    theirs = {"model_type": kind, "architectures": [family.architecture], **PATCHES, **keys}
-    ours = family.built(theirs, "config.json")
+    theirs = {"model_type": kind, "architectures": [family.heads[-1].name], **PATCHES, **keys}
+    ours = family.build_config(theirs, "config.json")
     module = ours.standalone()
     params = nn.unbox(jax.jit(module.initial)(jax.random.key(3))["params"])
     hf.save(hf.Model(module, {"params": params}, theirs, ours, family), folder)

@@ -1,4 +1,7 @@
-"""One file a family: its configuration there and here, and the table of names."""
+"""Families of `transformers`, one file each: the fields of the configuration and the table of tensors.
+
+A new family is a `Family` in a file of this folder and its line in the registry.
+"""
 
 from ssljax.base.registry import Registry
 

@@ -1,132 +1,131 @@
 """DeBERTa v2 and v3."""
 
 import dataclasses
-from collections.abc import Callable, Container, Mapping
+import functools
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 
-from ssljax.base.errors import UserError
-from ssljax.interop.families.bert import BERT, BLOCK, OWN_KEYS, embeddings, named, nothing, read_heads
-from ssljax.interop.family import Family, activation, activation_back
+from ssljax.interop.codecs import ACTIVATION, Codec, names
+from ssljax.interop.families.bert import ACT, BLOCK, EMBEDDINGS, NORM_EPS, TOKENS, encoder, heads
+from ssljax.interop.family import Family
+from ssljax.interop.fields import SIZES, Declaration, Field, HFConfig, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.rules import TRANSPOSE, Op, Rule, blocks, copy, dense, norm
+from ssljax.interop.rules import Op, Rule, blocks, copy, dense, named, norm, readout
 from ssljax.layers.terms.base import logit_scale
 
-PROJECTIONS = {"q": "query_proj", "k": "key_proj", "v": "value_proj"}
-PROJECTIONS |= {"distance_q": "pos_query_proj", "distance_k": "pos_key_proj"}
+_PROJECTIONS = {"q": "query_proj", "k": "key_proj", "v": "value_proj"}
+_PROJECTIONS |= {"distance_q": "pos_query_proj", "distance_k": "pos_key_proj"}
+_BLOCK = BLOCK | {f"attention/{name}": f"attention.self.{tensor}" for name, tensor in _PROJECTIONS.items()}
 
 
-def convolution(size: int) -> Op:
-    """[out, in, size] there, [size in, out] here."""
+def _convolution(size: int) -> Op:
+    """A kernel [out, in, size] in the tensor, [size in, out] as a parameter."""
     return Op(
         lambda t: (t.transpose(2, 1, 0).reshape(-1, t.shape[0]),),
         lambda parts: np.asarray(parts[0]).reshape(size, -1, parts[0].shape[1]).transpose(2, 1, 0),
     )
 
 
-def rules(transform: str, bias: str, matrix: str) -> Callable[[Any], list[Rule]]:
-    """The names, with those of the transform before the read-out, and of the bias and the matrix of that."""
-
-    def rules(config: Any) -> list[Rule]:
-        encoder, size = "deberta.encoder", config.convolution.size if config.convolution else 1
-        return [
-            *embeddings("deberta"),
-            *copy("stack/distances", f"{encoder}.rel_embeddings.weight"),
-            *norm("stack/distances_norm", f"{encoder}.LayerNorm"),
-            *dense("stack/convolution/conv", f"{encoder}.conv.conv", convolution(size)),
-            *norm("stack/convolution", f"{encoder}.conv.LayerNorm"),
-            *blocks(
-                f"{encoder}.layer.{{i}}",
-                BLOCK | {f"attention/{ours}": f"attention.self.{theirs}" for ours, theirs in PROJECTIONS.items()},
-            ),
-            *dense("head_dense", f"{transform}.dense"),
-            *norm("head_norm", f"{transform}.LayerNorm"),
-            Rule(("head_kernel",), f"{matrix}.weight", TRANSPOSE),
-            *copy("head_bias", bias),
-        ]
-
-    return rules
+def _rules(config: Any, transform: str, head: str) -> list[Rule]:
+    """The table; `transform` and `head` are the tensors of the transform before the read-out, and of the read-out."""
+    encoder, size = "deberta.encoder", config.convolution.size if config.convolution else 1
+    return [
+        *named(EMBEDDINGS, tensor="deberta."),
+        *copy("stack/distances", f"{encoder}.rel_embeddings.weight"),
+        *norm("stack/distances_norm", f"{encoder}.LayerNorm"),
+        *dense("stack/convolution/conv", f"{encoder}.conv.conv", _convolution(size)),
+        *norm("stack/convolution", f"{encoder}.conv.LayerNorm"),
+        *blocks(f"{encoder}.layer.{{i}}", _BLOCK),
+        *named({"head_dense": f"{transform}.dense", "head_norm": f"{transform}.LayerNorm"}),
+        *readout(f"{head}.decoder", f"{head}.bias"),
+    ]
 
 
-def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in (("embedding_size", theirs["hidden_size"]), ("conv_groups", 1)):
-        if theirs.get(key, value) != value:
-            raise UserError(f"config.json: {key}: {theirs[key]} is not supported (only {value})")
-    kinds = theirs["pos_att_type"] or ()
-    kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
-    terms = [term for term in ("c2p", "p2c") if term in (kind.strip() for kind in kinds)]
-    width = theirs.get("attention_head_size") or theirs["hidden_size"] // theirs["num_attention_heads"]
-    out: dict[str, Any] = {
-        **read_heads(theirs),
-        "activation": activation(theirs["hidden_act"], "hidden_act"),
-        "head_dim": width,
-        "positions": "learned" if theirs["position_biased_input"] else "none",
-        "token_types": theirs["type_vocab_size"],
-        "disentangled": None,
+class _Attention(Declaration):
+    """`disentangled`, or the scale of logits of content alone, which counts the terms too; and the width of a head."""
+
+    defaults = {  # noqa: RUF012 (never mutated)
+        **{"relative_attention": False, "pos_att_type": None, "max_relative_positions": -1, "position_buckets": -1},
+        **{"share_att_key": False, "norm_rel_ebd": "none"},
     }
-    if theirs["relative_attention"]:
-        furthest, buckets = theirs.get("max_relative_positions", -1), theirs.get("position_buckets", -1)
-        out["disentangled"] = {
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        kinds = hf_config["pos_att_type"] or ()
+        kinds = kinds.lower().split("|") if isinstance(kinds, str) else kinds
+        terms = tuple(term for term in ("c2p", "p2c") if term in (kind.strip() for kind in kinds))
+        width = hf_config.get("attention_head_size") or hf_config["hidden_size"] // hf_config["num_attention_heads"]
+        if not hf_config["relative_attention"]:
+            scale = {"attention_scale": logit_scale(width, len(terms))} if terms else {}
+            return {"head_dim": width, "disentangled": None, **scale}
+        furthest, buckets = hf_config["max_relative_positions"], hf_config["position_buckets"]
+        disentangled = {
             "terms": terms,
             "buckets": buckets if buckets > 0 else None,
-            "max_distance": furthest if furthest > 0 else theirs["max_position_embeddings"],
-            "shared": theirs.get("share_att_key", False),
-            "norm": "layer_norm" in theirs.get("norm_rel_ebd", "none").lower(),
+            "max_distance": furthest if furthest > 0 else hf_config["max_position_embeddings"],
+            "shared": hf_config["share_att_key"],
+            "norm": "layer_norm" in hf_config["norm_rel_ebd"].lower(),
         }
-    elif terms:
-        out["attention_scale"] = logit_scale(width, len(terms))
-    if theirs.get("conv_kernel_size", 0) > 0:
-        act = activation(theirs.get("conv_act", "tanh"), "conv_act")
-        out["convolution"] = {"size": theirs["conv_kernel_size"], "activation": act}
-    return out
+        return {"head_dim": width, "disentangled": disentangled}
 
-
-def _write(ours: Any) -> dict[str, Any]:
-    out = {
-        **named(ours, "DebertaV2ForMaskedLM", "DebertaV2ForMaskedLM", "DebertaV2Model"),
-        "hidden_act": activation_back(ours.activation),
-        "attention_head_size": ours.head_width,
-        "position_biased_input": ours.positions == "learned",
-        "type_vocab_size": ours.token_types,
-        "relative_attention": ours.disentangled is not None,
-    }
-    if ours.disentangled is not None:
-        d = ours.disentangled
+    def write(self, config: Any) -> dict[str, Any]:
+        d = config.disentangled
+        out: dict[str, Any] = {"attention_head_size": config.head_width, "relative_attention": d is not None}
+        if d is None:
+            count = next((n for n in (1, 2) if config.attention_scale == logit_scale(config.head_width, n)), 0)
+            return {**out, "pos_att_type": ["c2p", "p2c"][:count]}
         out |= {"pos_att_type": list(d.terms), "position_buckets": d.buckets or -1, "share_att_key": d.shared}
-        out |= {"max_relative_positions": d.max_distance, "norm_rel_ebd": "layer_norm" if d.norm else "none"}
-    if ours.convolution is not None:
-        act = activation_back(ours.convolution.activation)
-        out |= {"conv_kernel_size": ours.convolution.size, "conv_act": act}
-    return out
+        return {**out, "max_relative_positions": d.max_distance, "norm_rel_ebd": "layer_norm" if d.norm else "none"}
 
 
-def _variant(theirs: Mapping[str, Any], names: Container[str]) -> Family:
-    """Two namings of the read-out are in use; the published third version has the newer one without saying so."""
-    return NEWER if not theirs.get("legacy", True) or "lm_predictions.lm_head.bias" in names else DEBERTA
+def _write_convolution(convolution: Any) -> tuple[int, str]:
+    return (convolution.size, ACTIVATION.write(convolution.activation)) if convolution else (0, "tanh")
 
 
-DEBERTA = dataclasses.replace(
-    BERT,
-    model="deberta",
-    keys={k: v for k, v in OWN_KEYS.items() if k != "token_types"},
-    defaults={**BERT.defaults, "model_type": "deberta-v2", "layer_norm_eps": 1e-7, "type_vocab_size": 0}
-    | {"relative_attention": False, "position_biased_input": True, "pos_att_type": None},
-    read=_read,
-    write=_write,
-    rules=rules("cls.predictions.transform", "cls.predictions.bias", "cls.predictions.decoder"),
-    architecture="DebertaV2ForMaskedLM",
-    inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "token_type_ids": "BT", "labels": "BT"}),
-    prefix="deberta.",
-    ignored=(*BERT.ignored, r"mask_predictions\.", r"embeddings\.position_embeddings\."),
-    variant=_variant,
-    only={},
-    copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
-    constants=nothing,
+def _read_convolution(size: int, act: str) -> dict[str, Any] | None:
+    return {"size": size, "activation": ACTIVATION.read(act)} if size > 0 else None
+
+
+def _read_width(embeddings: int | None, width: int) -> int:
+    if embeddings not in (None, width):
+        raise ValueError(f"embeddings of width {embeddings} are not supported (only {width})")
+    return width
+
+
+def _variant(hf_config: HFConfig, tensors: Container[str]) -> Family:
+    """Two namings of the read-out are in use; the published third version has the newer one but does not say so."""
+    return NEWER if not hf_config.get("legacy", True) or f"{_NEWER_HEAD}.bias" in tensors else DEBERTA
+
+
+FIELDS = (
+    *TOKENS,
+    *SIZES,
+    NORM_EPS,
+    ACT,
+    _Attention(),
+    Field("positions", "position_biased_input", names({False: "none", True: "learned"}), True),
+    Field("token_types", "type_vocab_size", default=0),
+    Field("convolution", ("conv_kernel_size", "conv_act"), Codec(_read_convolution, _write_convolution), (0, "tanh")),
+    required("conv_groups", 1),
+    Field("width", ("embedding_size", "hidden_size"), Codec(_read_width, lambda width: (width, width)), (None,)),
 )
-HEAD = "lm_predictions.lm_head"
+_HEAD, _NEWER_HEAD = "cls.predictions", "lm_predictions.lm_head"
+DEBERTA = encoder(
+    "deberta-v2",
+    FIELDS,
+    heads("DebertaV2"),
+    functools.partial(_rules, transform=f"{_HEAD}.transform", head=_HEAD),
+    inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "token_type_ids": "BT", "labels": "BT"}),
+    defaults={"layer_norm_eps": 1e-7},
+    model="deberta",
+    prefix="deberta.",
+    variant=_variant,
+    ignored=(*encoder.keywords["ignored"], r"mask_predictions\.", r"embeddings\.position_embeddings\."),
+    copies={f"{_HEAD}.decoder.bias": f"{_HEAD}.bias"},
+)
 NEWER = dataclasses.replace(
     DEBERTA,
-    write=lambda ours: {**_write(ours), "legacy": False},
-    rules=rules(HEAD, f"{HEAD}.bias", f"{HEAD}.decoder"),
+    rules=functools.partial(_rules, transform=_NEWER_HEAD, head=_NEWER_HEAD),
+    defaults={**DEBERTA.defaults, "legacy": False},
 )

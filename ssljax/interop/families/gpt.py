@@ -1,110 +1,73 @@
 """GPT-1, GPT-2 and Image GPT."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+import functools
 from typing import Any
 
-from ssljax.base.errors import UserError
-from ssljax.interop.family import CAUSAL_LM, Family, activation, activation_back, causal_lm
-from ssljax.interop.rules import Rule, conv1d, fused, norm, readout, split, table
+from ssljax.interop.codecs import ACTIVATION, Codec, names
+from ssljax.interop.family import Family, Head
+from ssljax.interop.fields import Field, counts, required
+from ssljax.interop.outputs import CAUSAL_LM, causal_lm
+from ssljax.interop.rules import COPY, Rule, dense, fused, named, readout, split
 
-KEYS = {
-    "vocab_size": "vocab_size",
-    "max_len": "n_positions",
-    "width": "n_embd",
-    "depth": "n_layer",
-    "heads": "n_head",
-    "norm_eps": "layer_norm_epsilon",
-    "tied": "tie_word_embeddings",
-}
-
-
-def _rules(tokens: str, positions: str, final: str | None) -> Callable[[Any], list[Rule]]:
-    def rules(config: Any) -> list[Rule]:
-        block, here = "transformer.h.{i}", "stack/layers"
-        return [
-            *table("embed", f"transformer.{tokens}"),
-            *table("position_embed", f"transformer.{positions}"),
-            *fused([f"{here}/attention/{name}" for name in "qkv"], f"{block}.attn.c_attn", split(3, -1)),
-            *conv1d(f"{here}/attention/out", f"{block}.attn.c_proj"),
-            *norm(f"{here}/attention_norm", f"{block}.ln_1"),
-            *norm(f"{here}/mlp_norm", f"{block}.ln_2"),
-            *conv1d(f"{here}/mlp/in", f"{block}.mlp.c_fc"),
-            *conv1d(f"{here}/mlp/out", f"{block}.mlp.c_proj"),
-            *(norm("stack/norm", f"transformer.{final}") if final else []),
-            *readout("lm_head"),
-        ]
-
-    return rules
+# Fields: (width inside the feed-forward part, null for four times the model's, and that width).
+_INNER = Codec(
+    lambda inner, width: (inner or 4 * width, width),
+    lambda inner, width: (None if inner == 4 * width else inner, width),
+)
+_SCALED = Codec(lambda scaled: None if scaled else 1.0, lambda scale: scale != 1)
+_SHIFTED = Codec(lambda ids: (ids, ids - 1), lambda ids, predicted: ids)  # the id of the start is not predicted
+FIELDS = (
+    *counts(vocab_size="vocab_size", max_len=("n_positions", 1024), width="n_embd", depth="n_layer", heads="n_head"),
+    Field("norm_eps", "layer_norm_epsilon", default=1e-5),
+    Field("tied", "tie_word_embeddings", default=True),
+)
+GPT2_FIELDS = (
+    *FIELDS,
+    Field("activation", "activation_function", ACTIVATION, "gelu_new"),
+    Field(("mlp_dim", "width"), ("n_inner", "n_embd"), _INNER, (None,)),
+    Field("attention_scale", "scale_attn_weights", _SCALED, True),
+    required("scale_attn_by_inverse_layer_idx", False),
+    required("add_cross_attention", False),
+)
+# The "gelu" of GPT-1 is the approximation.
+GPT1_ACTIVATION = names({"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"})
 
 
-def _read(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "activation": activation(theirs["activation_function"], "activation_function"),
-        "mlp_dim": theirs["n_inner"] or 4 * theirs["n_embd"],
-        "attention_scale": None if theirs["scale_attn_weights"] else 1.0,
-    }
+def _rules(config: Any, ends: dict[str, str]) -> list[Rule]:
+    block, path = "transformer.h.{i}", "stack/layers"
+    return [
+        *named({**ends, f"{path}/attention_norm": "h.{i}.ln_1", f"{path}/mlp_norm": "h.{i}.ln_2"}, "", "transformer."),
+        *fused([f"{path}/attention/{name}" for name in "qkv"], f"{block}.attn.c_attn", split(3, -1)),
+        # The linear maps are "Conv1D", whose matrices are [in, out].
+        *dense(f"{path}/attention/out", f"{block}.attn.c_proj", COPY),
+        *dense(f"{path}/mlp/in", f"{block}.mlp.c_fc", COPY),
+        *dense(f"{path}/mlp/out", f"{block}.mlp.c_proj", COPY),
+        *readout("lm_head"),
+    ]
 
 
-def _write(ours: Any) -> dict[str, Any]:
-    return {
-        "activation_function": activation_back(ours.activation),
-        "n_inner": None if ours.hidden == 4 * ours.width else ours.hidden,
-        "scale_attn_weights": ours.attention_scale is None,
-    }
-
-
-_AFN = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}  # its gelu is the approximation
-
-
-def _read1(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    if theirs["afn"] not in _AFN:
-        raise UserError(f"config.json: afn: {theirs['afn']!r} is not supported (supported: {', '.join(_AFN)})")
-    return {"activation": _AFN[theirs["afn"]]}
-
-
-def _write1(ours: Any) -> dict[str, Any]:
-    back = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
-    if ours.activation not in back:
-        raise UserError(f"model.activation: {ours.activation!r} cannot be written as openai-gpt")
-    return {"afn": back[ours.activation]}
-
-
-SAME = {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "n_positions": 1024}
-IGNORED = (r"\.attn\.(masked_)?bias$",)  # tables of the causal mask
-GPT2 = Family(
-    model="gpt",
-    keys=KEYS,
-    defaults={**SAME, "model_type": "gpt2", "activation_function": "gelu_new", "n_inner": None}
-    | {"scale_attn_weights": True},
-    read=_read,
-    write=_write,
-    rules=_rules("wte", "wpe", "ln_f"),
-    architecture="GPT2LMHeadModel",
-    prefix="transformer.",
+_RULES1 = functools.partial(_rules, ends={"embed": "tokens_embed", "position_embed": "positions_embed"})
+_RULES2 = functools.partial(_rules, ends={"embed": "wte", "position_embed": "wpe", "stack/norm": "ln_f"})
+_gpt = functools.partial(
+    Family,
     outputs=causal_lm,
     inputs=CAUSAL_LM,
-    only={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-    ignored=IGNORED,
+    prefix="transformer.",
+    ignored=(r"\.attn\.(masked_)?bias$",),  # tables of the causal mask
 )
-GPT1 = Family(
+GPT1 = _gpt(
+    "openai-gpt",
+    (*FIELDS, Field("activation", "afn", GPT1_ACTIVATION, "gelu")),
+    (Head("OpenAIGPTLMHeadModel"), Head("OpenAIGPTModel")),
+    _RULES1,
+    defaults={"n_positions": 512},
     model="gpt1",
-    keys=KEYS,
-    defaults={**SAME, "model_type": "openai-gpt", "afn": "gelu", "n_positions": 512},
-    read=_read1,
-    write=_write1,
-    rules=_rules("tokens_embed", "positions_embed", None),
-    architecture="OpenAIGPTLMHeadModel",
-    prefix="transformer.",
-    outputs=causal_lm,
-    inputs=CAUSAL_LM,
-    ignored=IGNORED,
 )
-IMAGE_GPT = dataclasses.replace(
-    GPT2,
-    model="imagegpt",
-    defaults={**GPT2.defaults, "model_type": "imagegpt", "activation_function": "quick_gelu"}
-    | {"tie_word_embeddings": False},
-    read=lambda theirs: {**_read(theirs), "readout_size": theirs["vocab_size"] - 1},
-    architecture="ImageGPTForCausalImageModeling",
+GPT2 = _gpt("gpt2", GPT2_FIELDS, (Head("GPT2LMHeadModel"), Head("GPT2Model")), _RULES2, model="gpt")
+IMAGE_GPT = _gpt(
+    "imagegpt",
+    (*GPT2_FIELDS, Field(("vocab_size", "readout_size"), "vocab_size", _SHIFTED)),
+    (Head("ImageGPTForCausalImageModeling"), Head("ImageGPTModel")),
+    _RULES2,
+    defaults={"activation_function": "quick_gelu", "tie_word_embeddings": False},
 )

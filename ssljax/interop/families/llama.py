@@ -1,214 +1,139 @@
-"""LLaMA, Mistral, Qwen 2 and 3, Gemma 1 and 2."""
+"""LLaMA, Mistral, Mixtral, Qwen 2 and 3, Gemma 1 and 2."""
 
-import dataclasses
-from collections.abc import Mapping
+import functools
 from typing import Any
 
-from ssljax.interop.family import (
-    CAUSAL_LM,
-    KEYS,
-    Family,
-    activation,
-    activation_back,
-    causal_lm,
-    kinds_back,
-    kinds_of,
-    rotary,
-    rotary_back,
-)
-from ssljax.interop.rules import TRANSPOSE, Rule, dense, norm, readout, table
+from ssljax.interop.codecs import GATED, GATED_ACTIVATION, OR_NONE, Codec, names
+from ssljax.interop.family import Family, causal_heads
+from ssljax.interop.fields import SIZES, Biases, Field, LayerKinds, constant, counts, required
+from ssljax.interop.outputs import CAUSAL_LM, causal_lm
+from ssljax.interop.rotary import Rotary
+from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, named, norm, readout
 from ssljax.layers.experts import ExpertsConfig
 
-OWN_KEYS = {**KEYS, "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "norm_eps": "rms_norm_eps"}
+# Fields: (width of a head, null for width / heads; width; heads).
+_HEAD_DIM = Codec(lambda own, width, heads: (own or width // heads, width, heads), lambda *values: values)
+FIELDS = (
+    *counts(vocab_size="vocab_size", max_len="max_position_embeddings", kv_heads="num_key_value_heads"),
+    *SIZES,
+    Field(("head_dim", "width", "heads"), ("head_dim", "hidden_size", "num_attention_heads"), _HEAD_DIM, (None,)),
+    Field("tied", "tie_word_embeddings", default=False),
+    Field("norm_eps", "rms_norm_eps", default=1e-6),
+    Rotary(),
+)
+ACT = Field("activation", "hidden_act", GATED_ACTIVATION, "silu")
+ATTENTION_BIAS = {"attention_bias": ("q", "k", "v", "out")}
+ALL_GLOBAL = (constant("layer_kinds", ("global",)), constant("window", None))
+# One window for all layers, or none.
+_WINDOW_OF_ALL = Codec(
+    lambda window: (("local" if window else "global",), window),
+    lambda kinds, window: window if "local" in kinds else None,
+    null=True,
+)
+WINDOW_OF_ALL = Field(("layer_kinds", "window"), "sliding_window", _WINDOW_OF_ALL, 4096)
+# A window that counts only if it is switched on; without `layer_types` the first layers are full.
+_SWITCHED = Codec(lambda window, used: window if used else None, lambda window: (window, window is not None))
+
+
+def _is_full_in_qwen(hf_config: Any, i: int) -> bool:
+    windowed = hf_config["use_sliding_window"] and hf_config["sliding_window"] is not None
+    return not windowed or i < hf_config["max_window_layers"]
+
+
+WINDOW_OF_SOME = (
+    Field("window", ("sliding_window", "use_sliding_window"), _SWITCHED, (4096, False)),
+    LayerKinds(_is_full_in_qwen),
+)
+_EXPERTS = Codec(
+    lambda count, top_k, balance: {"count": count, "top_k": top_k, "balance": balance},
+    lambda experts: tuple(getattr(experts or ExpertsConfig(), name) for name in ("count", "top_k", "balance")),
+)
+EXPERTS = Field(
+    "experts", ("num_local_experts", "num_experts_per_tok", "router_aux_loss_coef"), _EXPERTS, (8, 2, 0.001)
+)
+# The first files of Gemma say "gelu" and mean its approximation.
+_GEMMA_ACTIVATION = names({"gelu_pytorch_tanh": "geglu_tanh", **GATED, "gelu": "geglu_tanh"})
+GEMMA_FIELDS = (*FIELDS, Biases(ATTENTION_BIAS, bias=False), required("use_bidirectional_attention", False))
+GEMMA2_FIELDS = (
+    *GEMMA_FIELDS,
+    Field("activation", "hidden_activation", GATED_ACTIVATION, "gelu_pytorch_tanh"),
+    LayerKinds(lambda hf_config, i: i % 2 == 1),
+    Field("window", "sliding_window", OR_NONE, 4096),
+    Field("attention_scale", "query_pre_attn_scalar", Codec(lambda n: n**-0.5, lambda scale: round(scale**-2)), 256),
+    Field("attention_cap", "attn_logit_softcapping", OR_NONE, 50.0),
+    Field("readout_cap", "final_logit_softcapping", OR_NONE, 30.0),
+)
+BLOCK = {
+    **{f"attention/{name}": f"self_attn.{name}_proj" for name in "qkv"},
+    "attention/out": "self_attn.o_proj",
+    "attention/q_norm": "self_attn.q_norm",
+    "attention/k_norm": "self_attn.k_norm",
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp/gate": "mlp.gate_proj",
+    "mlp/in": "mlp.up_proj",
+    "mlp/out": "mlp.down_proj",
+}
 
 
 def rules(config: Any) -> list[Rule]:
-    block, here = "model.layers.{i}", "stack/layers"
-    projections = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
-    sandwich = config.norm_position == "sandwich"
+    block, path = "model.layers.{i}", "stack/layers"
+    sandwich = {"mlp_norm": "pre_feedforward_layernorm"} if config.norm_position == "sandwich" else {}
+    experts = {"gate": "w1", "out": "w2", "in": "w3"}
     return [
-        *table("embed", "model.embed_tokens"),
-        *(rule for n, t in projections.items() for rule in dense(f"{here}/attention/{n}", f"{block}.self_attn.{t}")),
-        *norm(f"{here}/attention/q_norm", f"{block}.self_attn.q_norm"),
-        *norm(f"{here}/attention/k_norm", f"{block}.self_attn.k_norm"),
-        *norm(f"{here}/attention_norm", f"{block}.input_layernorm"),
-        *norm(f"{here}/attention_norm_after", f"{block}.post_attention_layernorm"),
-        *norm(f"{here}/mlp_norm", f"{block}.{'pre_feedforward' if sandwich else 'post_attention'}_layernorm"),
-        *norm(f"{here}/mlp_norm_after", f"{block}.post_feedforward_layernorm"),
-        *dense(f"{here}/mlp/gate", f"{block}.mlp.gate_proj"),
-        *dense(f"{here}/mlp/in", f"{block}.mlp.up_proj"),
-        *dense(f"{here}/mlp/out", f"{block}.mlp.down_proj"),
-        Rule((f"{here}/mlp/router",), f"{block}.block_sparse_moe.gate.weight", TRANSPOSE),
+        *named({"embed": "model.embed_tokens", "stack/norm": "model.norm"}),
+        *blocks(block, BLOCK | sandwich),
+        *norm(f"{path}/attention_norm_after", f"{block}.post_attention_layernorm"),
+        *norm(f"{path}/mlp_norm_after", f"{block}.post_feedforward_layernorm"),
+        *copy(f"{path}/mlp/router", f"{block}.block_sparse_moe.gate.weight", TRANSPOSE),
         *(
-            Rule((f"{here}/mlp/{name}",), f"{block}.block_sparse_moe.experts.{{e}}.{w}.weight", TRANSPOSE)
-            for name, w in (("gate", "w1"), ("out", "w2"), ("in", "w3"))
+            Rule((f"{path}/mlp/{name}",), f"{block}.block_sparse_moe.experts.{{e}}.{tensor}.weight", TRANSPOSE)
+            for name, tensor in experts.items()
         ),
-        *norm("stack/norm", "model.norm"),
         *readout("lm_head"),
     ]
 
 
-def _read(theirs: Mapping[str, Any], *biases: str) -> dict[str, Any]:
-    """What all have; `biases` are the keys of theirs that may ask for some."""
-    parts = {"attention_bias": ["q", "k", "v", "out"], "mlp_bias": ["mlp"]}
-    return {
-        **rotary(theirs),
-        "activation": activation(theirs["hidden_act"], "hidden_act", gated=True),
-        "head_dim": theirs.get("head_dim") or theirs["hidden_size"] // theirs["num_attention_heads"],
-        "bias_except": [part for key in biases if theirs[key] for part in parts[key]],
-        "layer_kinds": ["global"],
-        "window": None,
-    }
-
-
-def _write(ours: Any) -> dict[str, Any]:
-    return {**rotary_back(ours), "hidden_act": activation_back(ours.activation)}
-
-
-def _write_biases(ours: Any) -> dict[str, Any]:
-    return {**_write(ours), "attention_bias": "q" in ours.bias_except, "mlp_bias": "mlp" in ours.bias_except}
-
-
-def _windows_back(ours: Any) -> dict[str, Any]:
-    return {"sliding_window": ours.window, "layer_types": kinds_back(ours)}
-
-
-def _mistral(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    window = theirs["sliding_window"]
-    return {**_read(theirs), "layer_kinds": ["local" if window else "global"], "window": window}
-
-
-def _mistral_back(ours: Any) -> dict[str, Any]:
-    return {**_write(ours), "sliding_window": ours.window if "local" in ours.layer_kinds else None}
-
-
-def _qwen(theirs: Mapping[str, Any], *biases: str) -> dict[str, Any]:
-    window = theirs["sliding_window"] if theirs["use_sliding_window"] else None
-    kinds = theirs["layer_types"]
-    if not kinds:  # the first layers see everything
-        far = theirs["num_hidden_layers"] if window is None else theirs["max_window_layers"]
-        kinds = ["full_attention" if i < far else "sliding_attention" for i in range(theirs["num_hidden_layers"])]
-    return {**_read(theirs, *biases), "layer_kinds": kinds_of(kinds), "window": window}
-
-
-def _qwen_back(ours: Any) -> dict[str, Any]:
-    return {**_write(ours), **_windows_back(ours), "use_sliding_window": "local" in ours.layer_kinds}
-
-
-def _gemma(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    exact = theirs["hidden_act"] == "gelu"  # as the first files say, who mean its approximation
-    return _read({**theirs, "hidden_act": "gelu_pytorch_tanh" if exact else theirs["hidden_act"]}, "attention_bias")
-
-
-def _gemma2(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    layers = range(theirs["num_hidden_layers"])
-    kinds = theirs["layer_types"] or ["full_attention" if i % 2 else "sliding_attention" for i in layers]
-    return {
-        **_read({**theirs, "hidden_act": theirs["hidden_activation"]}, "attention_bias"),
-        "layer_kinds": kinds_of(kinds),
-        "window": theirs["sliding_window"],
-        "attention_scale": theirs["query_pre_attn_scalar"] ** -0.5,
-        "attention_cap": theirs["attn_logit_softcapping"],
-        "readout_cap": theirs["final_logit_softcapping"],
-    }
-
-
-def _gemma2_back(ours: Any) -> dict[str, Any]:
-    scale = ours.attention_scale or ours.head_width**-0.5
-    return {
-        **_write_biases(ours),
-        **_windows_back(ours),
-        "hidden_activation": activation_back(ours.activation),
-        "query_pre_attn_scalar": round(scale**-2),
-        "attn_logit_softcapping": ours.attention_cap,
-        "final_logit_softcapping": ours.readout_cap,
-    }
-
-
-SAME = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_bias": False}
-LLAMA = Family(
-    model="llama",
-    keys=OWN_KEYS,
-    defaults={**SAME, "model_type": "llama", "max_position_embeddings": 2048, "mlp_bias": False},
-    read=lambda theirs: _read(theirs, "attention_bias", "mlp_bias"),
-    write=_write_biases,
-    rules=rules,
-    architecture="LlamaForCausalLM",
-    prefix="model.",
-    outputs=causal_lm,
-    inputs=CAUSAL_LM,
-    ignored=(r"rotary_emb\.inv_freq$",),
+_llama = functools.partial(
+    Family, rules=rules, outputs=causal_lm, inputs=CAUSAL_LM, prefix="model.", ignored=(r"rotary_emb\.inv_freq$",)
 )
-MISTRAL = dataclasses.replace(
-    LLAMA,
-    model="mistral",
-    defaults={**SAME, "model_type": "mistral", "num_key_value_heads": 8, "sliding_window": 4096}
-    | {"max_position_embeddings": 131_072},
-    read=_mistral,
-    write=_mistral_back,
-    architecture="MistralForCausalLM",
+LLAMA = _llama(
+    "llama",
+    (*FIELDS, ACT, Biases({**ATTENTION_BIAS, "mlp_bias": ("mlp",)}, bias=False), *ALL_GLOBAL),
+    causal_heads("Llama"),
+    defaults={"max_position_embeddings": 2048},
 )
-QWEN2 = dataclasses.replace(
-    LLAMA,
-    model="qwen2",
-    defaults={**SAME, "model_type": "qwen2", "max_position_embeddings": 32_768, "num_key_value_heads": 32}
-    | {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None},
-    read=lambda theirs: {**_qwen(theirs), "bias_except": ["q", "k", "v"]},
-    write=_qwen_back,
-    architecture="Qwen2ForCausalLM",
+MISTRAL = _llama(
+    "mistral",
+    (*FIELDS, ACT, WINDOW_OF_ALL),
+    causal_heads("Mistral"),
+    defaults={"max_position_embeddings": 131_072, "num_key_value_heads": 8},
 )
-QWEN3 = dataclasses.replace(
-    QWEN2,
-    model="qwen3",
-    defaults={**QWEN2.defaults, "model_type": "qwen3", "head_dim": 128},
-    read=lambda theirs: _qwen(theirs, "attention_bias"),
-    write=lambda ours: {**_qwen_back(ours), "attention_bias": "q" in ours.bias_except},
-    architecture="Qwen3ForCausalLM",
+MIXTRAL = _llama(
+    "mixtral",
+    (*FIELDS, ACT, WINDOW_OF_ALL, EXPERTS),
+    causal_heads("Mixtral"),
+    defaults={"max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": None}
+    | {"rms_norm_eps": 1e-5, "rope_theta": 1e6},
 )
-GEMMA = dataclasses.replace(
-    LLAMA,
-    model="gemma",
-    defaults={**SAME, "model_type": "gemma", "max_position_embeddings": 8192, "head_dim": 256}
-    | {"tie_word_embeddings": True, "hidden_act": "gelu_pytorch_tanh", "num_key_value_heads": 16},
-    read=_gemma,
-    write=_write_biases,
-    architecture="GemmaForCausalLM",
-    only={"use_bidirectional_attention": False},
+_QWEN = {"max_position_embeddings": 32_768, "num_key_value_heads": 32, "max_window_layers": 28}
+QWEN2 = _llama(
+    "qwen2",
+    (*FIELDS, ACT, *WINDOW_OF_SOME, constant("bias_except", ("q", "k", "v"))),
+    causal_heads("Qwen2"),
+    defaults=_QWEN,
 )
-GEMMA2 = dataclasses.replace(
-    GEMMA,
-    model="gemma2",
-    defaults={**GEMMA.defaults, "model_type": "gemma2", "sliding_window": 4096, "query_pre_attn_scalar": 256}
-    | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh"}
-    | {"num_key_value_heads": 4, "layer_types": None},
-    read=_gemma2,
-    write=_gemma2_back,
-    architecture="Gemma2ForCausalLM",
+QWEN3 = _llama(
+    "qwen3",
+    (*FIELDS, ACT, *WINDOW_OF_SOME, Biases(ATTENTION_BIAS, bias=False)),
+    causal_heads("Qwen3"),
+    defaults={**_QWEN, "head_dim": 128},
 )
-MIXTRAL = dataclasses.replace(
-    MISTRAL,
-    model="mixtral",
-    defaults={**MISTRAL.defaults, "model_type": "mixtral", "sliding_window": None, "router_aux_loss_coef": 0.001}
-    | {
-        "num_experts_per_tok": 2,
-        "num_local_experts": 8,
-        "router_aux_loss_coef": 0.001,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1e6,
-    },
-    read=lambda theirs: {
-        **_mistral(theirs),
-        "experts": {
-            "count": theirs["num_local_experts"],
-            "top_k": theirs["num_experts_per_tok"],
-            "balance": theirs["router_aux_loss_coef"],
-        },
-    },
-    write=lambda ours: {
-        **_mistral_back(ours),
-        "num_local_experts": (ours.experts or ExpertsConfig()).count,
-        "num_experts_per_tok": (ours.experts or ExpertsConfig()).top_k,
-        "router_aux_loss_coef": (ours.experts or ExpertsConfig()).balance,
-    },
-    architecture="MixtralForCausalLM",
+_GEMMA = {"max_position_embeddings": 8192, "head_dim": 256, "tie_word_embeddings": True}
+GEMMA = _llama(
+    "gemma",
+    (*GEMMA_FIELDS, Field("activation", "hidden_act", _GEMMA_ACTIVATION, "gelu_pytorch_tanh"), *ALL_GLOBAL),
+    causal_heads("Gemma"),
+    defaults={**_GEMMA, "num_key_value_heads": 16},
 )
+GEMMA2 = _llama("gemma2", GEMMA2_FIELDS, causal_heads("Gemma2"), defaults={**_GEMMA, "num_key_value_heads": 4})

@@ -1,42 +1,124 @@
 """T5, Switch Transformers, BART and PEGASUS."""
 
-import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.interop.family import Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.codecs import ACTIVATION, GATED, PAIR, PLAIN, Codec, names
+from ssljax.interop.families.opt import BLOCK
+from ssljax.interop.family import Family, Head
+from ssljax.interop.fields import Declaration, Field, HFConfig, counts, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.rules import TRANSPOSE, Op, Rule, copy, dense, norm, readout, table
+from ssljax.interop.outputs import InputArrays, hidden_states, token_loss
+from ssljax.interop.rules import LEADING, TRANSPOSE, Rule, blocks, copy, named, norm, readout, table, under
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Keys
 
+# `feed_forward_proj`: an activation, after "gated-" the activation of a gate; "gated-gelu" means the approximation.
+_GATES = {f"gated-{name}": gate for name, gate in GATED.items()} | {"gated-gelu": "geglu_tanh"}
+_FEED_FORWARD = names({**PLAIN, **_GATES})
+# Fields: scale_decoder_outputs, tie_word_embeddings, d_model <-> readout_scale, tied, width. By default a tied read-out
+# sees hidden states divided by sqrt(width).
+_SCALED = Codec(
+    lambda scaled, tied, width: (width**-0.5 if (tied if scaled is None else scaled) else None, tied, width),
+    lambda scale, tied, width: (scale is not None, tied, width),
+)
+_SCALED_IF_TIED = Codec(
+    lambda tied, width: (width**-0.5 if tied else None, tied, width), lambda scale, tied, width: (tied, width)
+)
+_READOUT = ("readout_scale", "tied", "width")
+_BUCKETS = ("relative_attention_num_buckets", "relative_attention_max_distance")
+_FIELDS = (
+    *counts(vocab_size="vocab_size", width="d_model", depth="num_layers", decoder_depth="num_decoder_layers"),
+    *counts(heads="num_heads", head_dim=("d_kv", 64), mlp_dim="d_ff"),
+    Field("norm_eps", "layer_norm_epsilon", default=1e-6),
+    Field("relative_buckets", _BUCKETS, PAIR, (32, 128)),
+    Field("tied", "tie_word_embeddings", default=True),
+)
+T5_FIELDS = (
+    *_FIELDS,
+    Field("activation", "feed_forward_proj", _FEED_FORWARD, "relu"),
+    Field(_READOUT, ("scale_decoder_outputs", "tie_word_embeddings", "d_model"), _SCALED, (None,)),
+)
+_NO_LIMIT = 1 << 20  # tokens of an expert: more than any sequence has
+
+
+class _SwitchExperts(Declaration):
+    """`experts`. Blocks 1, 1 + step, 1 + 2 step, ... have experts; all blocks have them if the step is 1."""
+
+    defaults = {  # noqa: RUF012 (never mutated)
+        **{"num_experts": 8, "expert_capacity": 64, "num_decoder_layers": None},
+        **{"encoder_sparse_step": None, "num_sparse_encoder_layers": 3},
+        **{"decoder_sparse_step": None, "num_sparse_decoder_layers": 3},
+    }
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        layers = hf_config["num_layers"]
+        step = self._step(hf_config, "encoder", layers)
+        if step != self._step(hf_config, "decoder", hf_config["num_decoder_layers"] or layers):
+            raise UserError("decoder_sparse_step: only the one of the encoder is supported")
+        capacity = hf_config["expert_capacity"]
+        experts = {"count": hf_config["num_experts"], "slots": capacity if capacity < _NO_LIMIT else None}
+        return {"experts": {**experts, "top_k": 1, "normalize": False, "every": step, "place": min(step - 1, 1)}}
+
+    def _step(self, hf_config: HFConfig, side: str, layers: int) -> int:
+        sparse = hf_config[f"num_sparse_{side}_layers"]
+        return hf_config[f"{side}_sparse_step"] or (layers // sparse if sparse else layers)
+
+    def write(self, config: Any) -> dict[str, Any]:
+        experts = config.experts or ExpertsConfig()
+        out = {"num_experts": experts.count, "expert_capacity": experts.slots or _NO_LIMIT}
+        for side, depth in (("encoder", config.depth), ("decoder", config.decoder().depth)):
+            out |= {f"{side}_sparse_step": experts.every, f"num_sparse_{side}_layers": depth // experts.every}
+        return out
+
+
+SWITCH_FIELDS = (
+    *_FIELDS,
+    Field("activation", "dense_act_fn", _FEED_FORWARD, "relu"),
+    Field(_READOUT, ("tie_word_embeddings", "d_model"), _SCALED_IF_TIED),
+    _SwitchExperts(),
+    required("router_bias", False),
+    required("router_ignore_padding_tokens", False),
+)
+BART_FIELDS = (
+    *counts(vocab_size="vocab_size", max_len=("max_position_embeddings", 1024), width="d_model"),
+    *counts(depth="encoder_layers", heads="encoder_attention_heads", mlp_dim="encoder_ffn_dim"),
+    *counts(decoder_depth="decoder_layers", decoder_heads="decoder_attention_heads"),
+    *counts(decoder_mlp_dim="decoder_ffn_dim"),
+    Field("embedding_scale", "scale_embedding", default=False),
+    Field("tied", "tie_word_embeddings", default=True),
+    Field("activation", "activation_function", ACTIVATION, "gelu"),
+)
+
+
+def _heads(name: str, bare: dict[str, Any], full: dict[str, Any]) -> tuple[Head, ...]:
+    return Head(f"{name}ForConditionalGeneration", full), Head(f"{name}Model", bare)
+
+
+_BART_READOUT = {"readout_bias": False}, {"readout_bias": True}
 SEQ2SEQ = Inputs(
     {"input_ids": "BS"},
     {"attention_mask": "BS", "decoder_input_ids": "BT", "decoder_attention_mask": "BT", "labels": "BT"},
 )
 
 
-def seq2seq(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """SEQ2SEQ -> outputs of an encoder-decoder; without decoder_input_ids its decoder reads the labels, BART's else the
-    input_ids, moved right."""
+def seq2seq(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
+    """SEQ2SEQ -> outputs of an encoder-decoder.
+
+    Without decoder_input_ids the decoder reads the labels, moved right; BART's reads the input_ids if there are no
+    labels.
+    """
     tokens = inputs.get("decoder_input_ids")
-    if tokens is None:
-        target = inputs.get("labels", inputs["input_ids"] if theirs["model_type"] == "bart" else None)
-        if target is None:
-            raise UserError("decoder_input_ids: missing; it or labels must be given")
-        start = jnp.full_like(target[:, :1], theirs["decoder_start_token_id"])
-        tokens = jnp.concatenate([start, target[:, :-1]], axis=1)
-        tokens = jnp.where(tokens == -100, theirs["pad_token_id"], tokens)
-    valid, seen = inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
+    tokens = _shifted(inputs, hf_config) if tokens is None else tokens
+    valid, target_valid = inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
     mask = Full() if valid is None else Keys(valid)
     variables = {"params": params}
     encoded = module.apply(variables, inputs["input_ids"], mask=mask, states=True, method="encode")
-    causal = Causal() if seen is None else Causal() & Keys(seen)
+    causal = Causal() if target_valid is None else Causal() & Keys(target_valid)
     decoded = module.apply(
         variables, tokens, encoded.tokens, mask=causal, memory_mask=mask, states=True, method="decode"
     )
@@ -52,12 +134,22 @@ def seq2seq(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping
             z, balance = _router_losses(router_LxBxTxE)
             out |= {f"{name}_z_loss": z, f"{name}_aux_loss": balance}
             if "loss" in out:
-                out["loss"] += theirs["router_z_loss_coef"] * z + theirs["router_aux_loss_coef"] * balance
+                out["loss"] += hf_config["router_z_loss_coef"] * z + hf_config["router_aux_loss_coef"] * balance
     return out
 
 
+def _shifted(inputs: InputArrays, hf_config: HFConfig) -> jax.Array:
+    """The tokens of the decoder, int [B, T]: the start, then the labels or input_ids but for the last."""
+    target = inputs.get("labels", inputs["input_ids"] if hf_config["model_type"] == "bart" else None)
+    if target is None:
+        raise UserError("decoder_input_ids: missing; it or labels must be given")
+    start = jnp.full_like(target[:, :1], hf_config["decoder_start_token_id"])
+    tokens = jnp.concatenate([start, target[:, :-1]], axis=1)
+    return jnp.where(tokens == -100, hf_config["pad_token_id"], tokens)
+
+
 def _router_losses(router_LxBxTxE: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean square of logsumexp (Zoph 2022, eq. 5); experts x sum of shares x probabilities, each example its own."""
+    """Mean square of logsumexp (Zoph 2022, eq. 5); experts x sum of shares x probabilities, per example."""
     z = jnp.mean(jnp.square(jax.nn.logsumexp(router_LxBxTxE, -1)))
     p, experts = jax.nn.softmax(router_LxBxTxE, -1), router_LxBxTxE.shape[-1]
     chosen = jax.nn.one_hot(jnp.argmax(p, -1), experts)
@@ -66,226 +158,83 @@ def _router_losses(router_LxBxTxE: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _t5(config: Any) -> list[Rule]:
-    rules = [*table("embed", "shared"), *readout_of("decoder", "lm_head")]
+    rules = [*table("embed", "shared"), *under("decoder/", "", readout("lm_head"))]
     every = config.experts.every if config.experts else 1
-    for side, last in (("encoder", 1), ("decoder", 2)):
-        block = f"{side}.block.{{i}}.layer"
-        ends = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        rules += [*copy(f"{side}/stack/relative_bias", ends), *norm(f"{side}/stack/norm", f"{side}.final_layer_norm")]
+    for side in ("encoder", "decoder"):
+        first = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        rules += [*copy(f"{side}/stack/relative_bias", first), *norm(f"{side}/stack/norm", f"{side}.final_layer_norm")]
         for position in range(every):
-            here = f"{side}/stack/layers" + (f"/block_{position}" if every > 1 else "")
-            own: list[Rule] = []
-            for ours, theirs in (("attention", "0.SelfAttention"), ("cross", "1.EncDecAttention")):
-                for name, letter in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "o")):
-                    own += dense(f"{here}/{ours}/{name}", f"{block}.{theirs}.{letter}")
-            own += norm(f"{here}/attention_norm", f"{block}.0.layer_norm")
-            own += norm(f"{here}/cross_norm", f"{block}.1.layer_norm") if side == "decoder" else []
-            own += norm(f"{here}/mlp_norm", f"{block}.{last}.layer_norm")
-            inner = f"{block}.{last}.{'mlp' if config.experts else 'DenseReluDense'}"
-            gated = ("gate", "wi_0"), ("in", "wi_1"), ("out", "wo")
-            for name, theirs in gated if "glu" in config.activation else (("in", "wi"), ("out", "wo")):
-                own += dense(f"{here}/mlp/{name}", f"{inner}.{theirs}")
-                own += [Rule((f"{here}/mlp/{name}",), f"{inner}.experts.expert_{{e}}.{theirs}.weight", TRANSPOSE)]
-            own += [Rule((f"{here}/mlp/router",), f"{inner}.router.classifier.weight", TRANSPOSE)]
-            rules += [rule._replace(step=every, shift=position) for rule in own]
+            path = f"{side}/stack/layers" + (f"/block_{position}" if every > 1 else "")
+            rules += [rule._replace(step=every, shift=position) for rule in _t5_block(config, side, path)]
     return rules
 
 
-def readout_of(side: str, theirs: str) -> list[Rule]:
-    return [rule._replace(ours=(f"{side}/{rule.ours[0]}",)) for rule in readout(theirs)]
-
-
-T5_KEYS = {
-    "vocab_size": "vocab_size",
-    "width": "d_model",
-    "depth": "num_layers",
-    "decoder_depth": "num_decoder_layers",
-    "heads": "num_heads",
-    "head_dim": "d_kv",
-    "mlp_dim": "d_ff",
-    "norm_eps": "layer_norm_epsilon",
-}
-
-
-def _read_t5(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    kind = theirs["feed_forward_proj"]
-    gated, act = kind.startswith("gated-"), kind.removeprefix("gated-")
-    act = "gelu_new" if kind == "gated-gelu" else act
-    scaled = theirs.get("scale_decoder_outputs")
-    scaled = theirs["tie_word_embeddings"] if scaled is None else scaled
-    return {
-        "activation": activation(act, "feed_forward_proj", gated),
-        "relative_buckets": [theirs[f"relative_attention_{name}"] for name in ("num_buckets", "max_distance")],
-        "tied": theirs["tie_word_embeddings"],
-        "readout_scale": theirs["d_model"] ** -0.5 if scaled else None,
-    }
-
-
-def _write_t5(ours: Any) -> dict[str, Any]:
-    act = {"gelu_tanh": "gelu_new", "geglu_tanh": "gelu"}.get(ours.activation) or activation_back(ours.activation)
-    return {
-        "feed_forward_proj": f"gated-{act}" if "glu" in ours.activation else act,
-        "relative_attention_num_buckets": ours.relative_buckets[0],
-        "relative_attention_max_distance": ours.relative_buckets[1],
-        "tie_word_embeddings": ours.tied,
-        "scale_decoder_outputs": ours.readout_scale is not None,
-        "num_decoder_layers": ours.decoder().depth,
-    }
-
-
-_NO_LIMIT = 1 << 20  # tokens of an expert: more than any sequence has
-
-
-def _read_switch(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    steps = {_sparse_step(theirs, side) for side in ("encoder", "decoder")}
-    if len(steps) > 1:
-        raise UserError("config.json: decoder_sparse_step: only that of the encoder is supported")
-    (step,) = steps
-    capacity = theirs["expert_capacity"]
-    experts = {"count": theirs["num_experts"], "slots": capacity if capacity < _NO_LIMIT else None}
-    values = _read_t5({**theirs, "feed_forward_proj": theirs["dense_act_fn"], "scale_decoder_outputs": None})
-    experts |= {"top_k": 1, "normalize": False, "every": step, "place": min(step - 1, 1)}
-    return {**values, "experts": experts}
-
-
-def _sparse_step(theirs: Mapping[str, Any], side: str) -> int:
-    """Blocks 1, 1 + step, 1 + 2 step, ... have experts; all of them where it is 1."""
-    layers = theirs["num_layers"] if side == "encoder" else theirs["num_decoder_layers"] or theirs["num_layers"]
-    sparse = theirs[f"num_sparse_{side}_layers"]
-    return theirs[f"{side}_sparse_step"] or (layers // sparse if sparse else layers)
-
-
-def _write_switch(ours: Any) -> dict[str, Any]:
-    experts, depths = ours.experts or ExpertsConfig(), {"encoder": ours.depth, "decoder": ours.decoder().depth}
-    t5 = _write_t5(ours)
-    return {
-        **t5,
-        "dense_act_fn": t5["feed_forward_proj"],
-        "num_experts": experts.count,
-        "expert_capacity": experts.slots or _NO_LIMIT,
-        **{f"{side}_sparse_step": experts.every for side in depths},
-        **{f"num_sparse_{side}_layers": depth // experts.every for side, depth in depths.items()},
-    }
-
-
-BART_KEYS = {
-    "vocab_size": "vocab_size",
-    "max_len": "max_position_embeddings",
-    "width": "d_model",
-    "depth": "encoder_layers",
-    "decoder_depth": "decoder_layers",
-    "heads": "encoder_attention_heads",
-    "decoder_heads": "decoder_attention_heads",
-    "mlp_dim": "encoder_ffn_dim",
-    "decoder_mlp_dim": "decoder_ffn_dim",
-    "embedding_scale": "scale_embedding",
-    "tied": "tie_word_embeddings",
-}
-ROW = Op(lambda t: (t[0],), lambda parts: parts[0][None])  # [1, V]
+def _t5_block(config: Any, side: str, path: str) -> list[Rule]:
+    """The rules of one block of a period: dense and sparse feed-forward parts, of which a model has one."""
+    block, last = f"{side}.block.{{i}}.layer", 1 if side == "encoder" else 2
+    letters = {"q": "q", "k": "k", "v": "v", "out": "o"}
+    tensors = {f"attention/{name}": f"0.SelfAttention.{letter}" for name, letter in letters.items()}
+    tensors |= {f"cross/{name}": f"1.EncDecAttention.{letter}" for name, letter in letters.items()}
+    tensors |= {"attention_norm": "0.layer_norm", "mlp_norm": f"{last}.layer_norm"}
+    tensors |= {"cross_norm": "1.layer_norm"} if side == "decoder" else {}
+    gated = {"gate": "wi_0", "in": "wi_1", "out": "wo"}
+    maps = gated if "glu" in config.activation else {"in": "wi", "out": "wo"}
+    inner = f"{last}.{'mlp' if config.experts else 'DenseReluDense'}"
+    rules = blocks(block, {**tensors, **{f"mlp/{name}": f"{inner}.{tensor}" for name, tensor in maps.items()}}, path)
+    for name, tensor in maps.items():
+        rules += copy(f"{path}/mlp/{name}", f"{block}.{inner}.experts.expert_{{e}}.{tensor}.weight", TRANSPOSE)
+    return [*rules, *copy(f"{path}/mlp/router", f"{block}.{inner}.router.classifier.weight", TRANSPOSE)]
 
 
 def _bart(config: Any) -> list[Rule]:
-    rules = [*table("embed", "model.shared"), Rule(("decoder/head_bias",), "final_logits_bias", ROW)]
-    rules.append(Rule(("decoder/head_kernel",), "lm_head.weight", TRANSPOSE))
+    rules = [*table("embed", "model.shared"), *copy("decoder/head_bias", "final_logits_bias", LEADING)]
+    rules += copy("decoder/head_kernel", "lm_head.weight", TRANSPOSE)
+    cross = {f"cross/{name}": f"encoder_attn.{name}_proj" for name in ("q", "k", "v", "out")}
+    ends = {"position_embed": "embed_positions", "embed_norm": "layernorm_embedding", "stack/norm": "layer_norm"}
     for side in ("encoder", "decoder"):
-        block, here = f"model.{side}.layers.{{i}}", f"{side}/stack/layers"
-        for ours, theirs in (("attention", "self_attn"), ("cross", "encoder_attn")):
-            for name in ("q", "k", "v", "out"):
-                rules += dense(f"{here}/{ours}/{name}", f"{block}.{theirs}.{name}_proj")
-            rules += norm(f"{here}/{ours}_norm", f"{block}.{theirs}_layer_norm")
-        rules += [
-            *table(f"{side}/position_embed", f"model.{side}.embed_positions"),
-            *norm(f"{side}/embed_norm", f"model.{side}.layernorm_embedding"),
-            *dense(f"{here}/mlp/in", f"{block}.fc1"),
-            *dense(f"{here}/mlp/out", f"{block}.fc2"),
-            *norm(f"{here}/mlp_norm", f"{block}.final_layer_norm"),
-            *norm(f"{side}/stack/norm", f"model.{side}.layer_norm"),
-        ]
+        block = f"model.{side}.layers.{{i}}"
+        rules += named(ends, f"{side}/", f"model.{side}.")
+        rules += blocks(block, {**BLOCK, **cross, "cross_norm": "encoder_attn_layer_norm"}, f"{side}/stack/layers")
     return rules
 
 
-def _read_bart(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    name = "".join(theirs.get("architectures") or ())
-    bare = {} if not name or "ForConditionalGeneration" in name else {"readout_bias": False}
-    return {"activation": activation(theirs["activation_function"], "activation_function"), **bare}
+def _copies(prefix: str) -> dict[str, str]:
+    """The tables of tokens of both sides, which are one."""
+    return {f"{prefix}{side}.embed_tokens.weight": f"{prefix}shared.weight" for side in ("encoder", "decoder")}
 
 
-def _write_bart(ours: Any, kind: str) -> dict[str, Any]:
-    decoder = ours.decoder()
-    named = f"{kind}ForConditionalGeneration" if ours.readout_bias else f"{kind}Model"
-    shape = {"decoder_layers": decoder.depth, "decoder_attention_heads": decoder.heads}
-    shape |= {"decoder_ffn_dim": decoder.hidden}
-    return {"architectures": [named], "activation_function": activation_back(ours.activation), **shape}
-
-
-def _shared(inner: str = "") -> dict[str, str]:
-    """Both sides read the same table of tokens."""
-    return {f"{inner}{side}.embed_tokens.weight": f"{inner}shared.weight" for side in ("encoder", "decoder")}
-
-
-T5 = Family(
-    model="t5",
-    keys=T5_KEYS,
-    defaults={
-        "model_type": "t5",
-        "feed_forward_proj": "relu",
-        "layer_norm_epsilon": 1e-6,
-        "d_kv": 64,
-        "relative_attention_num_buckets": 32,
-        "relative_attention_max_distance": 128,
-        "tie_word_embeddings": True,
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-    },
-    read=_read_t5,
-    write=_write_t5,
+_t5_family = functools.partial(
+    Family,
     rules=_t5,
-    architecture="T5ForConditionalGeneration",
-    prefix="",
     outputs=seq2seq,
     inputs=SEQ2SEQ,
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative",),
-    copies=_shared(),
+    copies=_copies(""),
 )
-SWITCH = dataclasses.replace(
-    T5,
-    model="switch",
-    defaults={**T5.defaults, "model_type": "switch_transformers", "dense_act_fn": "relu", "expert_capacity": 64}
-    | {"encoder_sparse_step": None, "decoder_sparse_step": None, "num_experts": 8, "num_decoder_layers": None}
-    | {"num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 3}
-    | {"router_z_loss_coef": 0.001, "router_aux_loss_coef": 0.001},
-    read=_read_switch,
-    write=_write_switch,
-    architecture="SwitchTransformersForConditionalGeneration",
-    only={"router_bias": False, "router_ignore_padding_tokens": False},
-)
-BART = Family(
-    model="bart",
-    keys=BART_KEYS,
-    defaults={
-        "model_type": "bart",
-        "activation_function": "gelu",
-        "max_position_embeddings": 1024,
-        "scale_embedding": False,
-        "tie_word_embeddings": True,
-        "decoder_start_token_id": 2,
-        "pad_token_id": 1,
-    },
-    read=_read_bart,
-    write=functools.partial(_write_bart, kind="Bart"),
+_bart_family = functools.partial(
+    Family,
     rules=_bart,
-    architecture="BartForConditionalGeneration",
-    prefix="model.",
     outputs=seq2seq,
     inputs=SEQ2SEQ,
-    copies=_shared("model."),
+    prefix="model.",
+    copies=_copies("model."),
     zeros=("final_logits_bias",),
 )
-PEGASUS = dataclasses.replace(
-    BART,
-    model="pegasus",
-    defaults={**BART.defaults, "model_type": "pegasus", "decoder_start_token_id": 0, "pad_token_id": 0},
-    write=functools.partial(_write_bart, kind="Pegasus"),
-    architecture="PegasusForConditionalGeneration",
+T5 = _t5_family("t5", T5_FIELDS, _heads("T5", {}, {}), defaults={"decoder_start_token_id": 0, "pad_token_id": 0})
+SWITCH = _t5_family(
+    "switch_transformers",
+    SWITCH_FIELDS,
+    _heads("SwitchTransformers", {}, {}),
+    defaults={**T5.defaults, "router_z_loss_coef": 0.001, "router_aux_loss_coef": 0.001},
+    model="switch",
+)
+BART = _bart_family(
+    "bart", BART_FIELDS, _heads("Bart", *_BART_READOUT), defaults={"decoder_start_token_id": 2, "pad_token_id": 1}
+)
+PEGASUS = _bart_family(
+    "pegasus",
+    BART_FIELDS,
+    _heads("Pegasus", *_BART_READOUT),
+    defaults={"decoder_start_token_id": 0, "pad_token_id": 0},
     ignored=(r"(encoder|decoder)\.embed_positions\.weight$",),
 )

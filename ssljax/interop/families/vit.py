@@ -1,6 +1,5 @@
-"""ViT, DeiT, I-JEPA's encoder and the audio spectrogram transformer; what all encoders of images share."""
+"""ViT, DeiT, I-JEPA's encoder and the audio spectrogram transformer; fields and rules of all encoders of images."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,15 +7,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax.base.errors import UserError
-from ssljax.interop.family import KEYS, Family, activation, activation_back, headless, hidden_states, token_loss
+from ssljax.interop.codecs import ACTIVATION, PAIR, Codec
+from ssljax.interop.family import Family, Head, Labels
+from ssljax.interop.fields import SIZES, Biases, Field, counts, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.rules import Op, Rule, blocks, dense, norm
+from ssljax.interop.outputs import HFConfig, InputArrays, headless, hidden_states, token_loss
+from ssljax.interop.rules import LEADING, Op, Rule, blocks, copy, dense, named
 from ssljax.models.family import Encoded
 
-OWN_KEYS = {name: KEYS[name] for name in ("width", "depth", "heads", "mlp_dim")}
-OWN_KEYS |= {"norm_eps": "layer_norm_eps", "patch_size": "patch_size"}
-LEADING = Op(lambda t: (t[0],), lambda parts: parts[0][None])  # [1, ...] there
+
+def _read_image(size: Any, channels: int) -> tuple[int, int, int]:
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height, width, channels
+
+
+def _write_image(shape: tuple[int, int, int]) -> tuple[Any, int]:
+    height, width, channels = shape
+    return height if height == width else [height, width], channels
+
+
+NORM_EPS = Field("norm_eps", "layer_norm_eps", default=1e-12)
+ACT = Field("activation", "hidden_act", ACTIVATION, "gelu")
+IMAGE = (
+    *counts(patch_size=("patch_size", 16)),
+    Field("image_shape", ("image_size", "num_channels"), Codec(_read_image, _write_image), (224, 3)),
+)
+QKV_BIAS = Biases({"qkv_bias": ("q", "k", "v")}, bias=True)
+FIELDS = (*SIZES, NORM_EPS, *IMAGE, ACT, QKV_BIAS)
+_SOUND = Codec(lambda bins, length: (bins, length, 1), lambda shape: shape[:2])
+AST_FIELDS = (
+    *SIZES,
+    NORM_EPS,
+    ACT,
+    QKV_BIAS,
+    *counts(patch_size=("patch_size", 16)),
+    Field("image_shape", ("num_mel_bins", "max_length"), _SOUND, (128, 1024)),
+    Field("strides", ("frequency_stride", "time_stride"), PAIR, (10, 10)),
+)
+LABELS = (Labels(),)
+_POOLER = {"heads_on": ("pooler",)}, (required("pooler_act", "tanh"),)
 BLOCK = {
     "attention/q": "attention.attention.query",
     "attention/k": "attention.attention.key",
@@ -27,51 +56,40 @@ BLOCK = {
     "mlp/in": "intermediate.dense",
     "mlp/out": "output.dense",
 }
-FRONT = {"class_token": "cls_token", "distillation_token": "distillation_token", "registers": "register_tokens"}
+TOKENS = {"class_token": "cls_token", "distillation_token": "distillation_token", "registers": "register_tokens"}
 
 
 def conv(patch: int) -> Op:
-    """The kernel of the patches; theirs is [out, channels, rows, columns]."""
+    """The kernel of the patches, which is [out, channels, rows, columns] in the tensor."""
     return Op(
         lambda t: (t.transpose(2, 3, 1, 0).reshape(-1, t.shape[0]),),
         lambda parts: parts[0].reshape(patch, patch, -1, parts[0].shape[-1]).transpose(3, 2, 0, 1),
     )
 
 
-def embeddings(config: Any, root: str, projection: str = "patch_embeddings.projection") -> list[Rule]:
+def embeddings(config: Any, root: str) -> list[Rule]:
     return [
-        *dense("patch", f"{root}embeddings.{projection}", conv(config.patch_size)),
-        *(Rule((ours,), f"{root}embeddings.{theirs}", LEADING) for ours, theirs in FRONT.items()),
-        Rule(("positions",), f"{root}embeddings.position_embeddings", LEADING),
+        *dense("patch", f"{root}embeddings.patch_embeddings.projection", conv(config.patch_size)),
+        *(Rule((path,), f"{root}embeddings.{tensor}", LEADING) for path, tensor in TOKENS.items()),
+        *copy("positions", f"{root}embeddings.position_embeddings", LEADING),
     ]
 
 
-def encoder(config: Any, root: str, block: Mapping[str, str] = BLOCK, layer: str = "encoder.layer.{i}") -> list[Rule]:
+def encoder(config: Any, root: str, block: Mapping[str, str] = BLOCK) -> list[Rule]:
     return [
         *embeddings(config, root),
-        *blocks(f"{root}{layer}", block),
-        *norm("stack/norm", f"{root}layernorm"),
-        *dense("pooler", f"{root}pooler.dense"),
+        *blocks(f"{root}encoder.layer.{{i}}", block),
+        *named({"stack/norm": "layernorm", "pooler": "pooler.dense"}, tensor=root),
     ]
 
 
-def _vit(config: Any) -> list[Rule]:
-    return [*encoder(config, "vit."), *dense("head", "classifier")]
+def _rules(config: Any, root: str) -> list[Rule]:
+    return [*encoder(config, root), *dense("head", "classifier")]
 
 
 def _deit(config: Any) -> list[Rule]:
-    two = "distilled" in config.heads_on
-    heads = [*dense("head", "cls_classifier" if two else "classifier")]
-    return [*encoder(config, "deit."), *heads, *dense("distilled_head", "distillation_classifier")]
-
-
-def _ijepa(config: Any) -> list[Rule]:
-    return [*encoder(config, "ijepa."), *dense("head", "classifier")]
-
-
-def _ast(config: Any) -> list[Rule]:
-    root = "audio_spectrogram_transformer."
-    return [*encoder(config, root), *norm("head_norm", "classifier.layernorm"), *dense("head", "classifier.dense")]
+    own = "cls_classifier" if "distilled" in config.heads_on else "classifier"
+    return [*encoder(config, "deit."), *named({"head": own, "distilled_head": "distillation_classifier"})]
 
 
 def pixels(array: jax.Array) -> jax.Array:
@@ -88,20 +106,21 @@ def pooled(encoded: Encoded) -> jax.Array:
 
 
 IMAGES = Inputs({"pixel_values": "BCHW"}, {"labels": "B"})
-HIDDEN = IMAGES._replace(takes={"bool_masked_pos": "BN", "labels": "B"})
+HIDDEN = IMAGES.plus(bool_masked_pos="BN")
+SOUNDS = Inputs({"input_values": "BTF"}, {"labels": "B"})
 
 
 def outputs(
     module: Any,
     params: Any,
-    inputs: Mapping[str, Any],
-    theirs: Mapping[str, Any],
+    inputs: InputArrays,
+    hf_config: HFConfig,
     read: Callable[[Encoded], jax.Array] = class_token,
     pool: Callable[[Encoded], jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
-    """IMAGES, or those of sounds, or HIDDEN -> outputs of an encoder and of the heads that it has.
+    """IMAGES, SOUNDS or HIDDEN -> outputs of an encoder and of the heads that it has.
 
-    `read` says what the head of classes reads, `pool` what is their pooler_output.
+    `read` gives the input of the head of classes, `pool` the pooler_output of a model without a pooler.
     """
     c, variables = module.config, {"params": params}
     x = inputs["input_values"] if "input_values" in inputs else pixels(inputs["pixel_values"])
@@ -135,132 +154,44 @@ def outputs(
     return out
 
 
-def image_shape(theirs: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Their image as [H, W, C]."""
-    size = theirs["image_size"]
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return height, width, theirs["num_channels"]
-
-
-def classes(theirs: Mapping[str, Any]) -> int:
-    """How many classes a head has; 0 without one."""
-    if "Classification" not in architecture(theirs):
-        return 0
-    return len(theirs["id2label"]) if theirs.get("id2label") else theirs.get("num_labels", 2)
-
-
-def architecture(theirs: Mapping[str, Any]) -> str:
-    return (theirs.get("architectures") or [""])[0]
-
-
-def read(theirs: Mapping[str, Any], pooled: bool = True) -> dict[str, Any]:
-    model = architecture(theirs).endswith("Model")
-    if pooled and model and theirs.get("pooler_act", "tanh") != "tanh":
-        raise UserError(f"config.json: pooler_act: {theirs['pooler_act']!r} is not supported (tanh)")
-    return {
-        "activation": activation(theirs["hidden_act"], "hidden_act"),
-        "image_shape": image_shape(theirs),
-        "classes": classes(theirs),
-        "bias_except": [] if theirs["qkv_bias"] else ["q", "k", "v"],
-        "heads_on": ("pooler",) if pooled and model else (),
-    }
-
-
-def write(ours: Any) -> dict[str, Any]:
-    height, width, channels = ours.image_shape
-    return {
-        "hidden_act": activation_back(ours.activation),
-        "image_size": height if height == width else [height, width],
-        "num_channels": channels,
-        "qkv_bias": "q" not in ours.bias_except,
-        **labels(ours),
-    }
-
-
-def labels(ours: Any) -> dict[str, Any]:
-    names = {str(i): f"LABEL_{i}" for i in range(ours.classes)}
-    return {"id2label": names, "label2id": {v: int(k) for k, v in names.items()}} if names else {}
-
-
-def _read_deit(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    out = read(theirs)
-    return {**out, "heads_on": ("distilled",)} if "WithTeacher" in architecture(theirs) else out
-
-
-def _write_deit(ours: Any) -> dict[str, Any]:
-    two = {"architectures": ["DeiTForImageClassificationWithTeacher"]} if "distilled" in ours.heads_on else {}
-    return {**write(ours), **two}
-
-
-def _read_ast(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    shape = (theirs["num_mel_bins"], theirs["max_length"], 1)
-    out = read({**theirs, "image_size": shape[:2], "num_channels": 1}, pooled=False)
-    heads = {"heads_on": ("norm",)} if out["classes"] else {}
-    return {**out, **heads, "image_shape": shape, "strides": [theirs["frequency_stride"], theirs["time_stride"]]}
-
-
-def _write_ast(ours: Any) -> dict[str, Any]:
-    return {
-        "hidden_act": activation_back(ours.activation),
-        "num_mel_bins": ours.image_shape[0],
-        "max_length": ours.image_shape[1],
-        "frequency_stride": ours.strides[0],
-        "time_stride": ours.strides[1],
-        "qkv_bias": "q" not in ours.bias_except,
-        **labels(ours),
-    }
-
-
-DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224, "num_channels": 3, "patch_size": 16}
-DEFAULTS |= {"qkv_bias": True}
-VIT = Family(
-    model="vit",
-    keys=OWN_KEYS,
-    defaults={**DEFAULTS, "model_type": "vit"},
-    read=read,
-    write=write,
-    rules=_vit,
-    architecture="ViTModel",
-    classifier="ViTForImageClassification",
+_vit = functools.partial(Family, outputs=outputs, inputs=IMAGES)
+VIT = _vit(
+    "vit",
+    FIELDS,
+    (Head("ViTForImageClassification", {"heads_on": ()}, LABELS), Head("ViTModel", *_POOLER)),
+    functools.partial(_rules, root="vit."),
     prefix="vit.",
-    outputs=outputs,
-    inputs=IMAGES,
 )
-DEIT = dataclasses.replace(
-    VIT,
-    model="deit",
-    defaults={**DEFAULTS, "model_type": "deit"},
-    read=_read_deit,
-    write=_write_deit,
-    rules=_deit,
-    architecture="DeiTModel",
-    classifier="DeiTForImageClassification",
+DEIT = _vit(
+    "deit",
+    FIELDS,
+    (
+        Head("DeiTForImageClassificationWithTeacher", {"heads_on": ("distilled",)}, LABELS),
+        Head("DeiTForImageClassification", {"heads_on": ()}, LABELS),
+        Head("DeiTModel", *_POOLER),
+    ),
+    _deit,
     prefix="deit.",
 )
-IJEPA = dataclasses.replace(
-    VIT,
-    model="ijepa",
-    defaults={**DEFAULTS, "model_type": "ijepa"},
-    read=functools.partial(read, pooled=False),
-    rules=_ijepa,
-    architecture="IJepaModel",
-    classifier="IJepaForImageClassification",
-    prefix="ijepa.",
+IJEPA = _vit(
+    "ijepa",
+    FIELDS,
+    (Head("IJepaForImageClassification", fields=LABELS), Head("IJepaModel")),
+    functools.partial(_rules, root="ijepa."),
     outputs=functools.partial(outputs, read=pooled),
+    prefix="ijepa.",
     ignored=(r"pooler\.",),
 )
-AST = dataclasses.replace(
-    VIT,
-    model="ast",
-    defaults={k: v for k, v in DEFAULTS.items() if k not in ("image_size", "num_channels")}
-    | {"model_type": "audio-spectrogram-transformer", "frequency_stride": 10, "time_stride": 10}
-    | {"max_length": 1024, "num_mel_bins": 128},
-    read=_read_ast,
-    write=_write_ast,
-    rules=_ast,
-    architecture="ASTModel",
-    classifier="ASTForAudioClassification",
-    prefix="audio_spectrogram_transformer.",
+AST = _vit(
+    "audio-spectrogram-transformer",
+    AST_FIELDS,
+    (Head("ASTForAudioClassification", {"heads_on": ("norm",)}, LABELS), Head("ASTModel")),
+    lambda config: [
+        *encoder(config, "audio_spectrogram_transformer."),
+        *named({"head_norm": "layernorm", "head": "dense"}, tensor="classifier."),
+    ],
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
-    inputs=Inputs({"input_values": "BTF"}, {"labels": "B"}),
+    inputs=SOUNDS,
+    model="ast",
+    prefix="audio_spectrogram_transformer.",
 )

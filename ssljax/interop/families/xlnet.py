@@ -1,37 +1,55 @@
 """XLNet."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ssljax.interop.family import Family, activation, activation_back, hidden_states, token_loss
+from ssljax.interop.codecs import ACTIVATION
+from ssljax.interop.family import Family, Head
+from ssljax.interop.fields import Field, counts, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.rules import Op, Rule, dense, norm, readout, table
+from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states, token_loss
+from ssljax.interop.rules import Op, Rule, blocks, copy, readout, table
 from ssljax.layers.masks import Full, Given, Keys, Mask, Span
+
+FIELDS = (
+    *counts(vocab_size="vocab_size", width="d_model", depth="n_layer", heads="n_head", mlp_dim="d_inner"),
+    *counts(head_dim="d_head"),
+    Field("tied", "tie_word_embeddings", default=True),
+    Field("norm_eps", "layer_norm_eps", default=1e-12),
+    Field("activation", "ff_activation", ACTIVATION, "gelu"),
+    required("attn_type", "bi"),
+    required("bi_data", False),
+    required("clamp_len", -1),
+)
 
 
 def _rules(config: Any) -> list[Rule]:
-    block, here = "transformer.layer.{i}.rel_attn", "stack/layers/attention"
-    by_head = Op(
+    block, path = "transformer.layer.{i}", "stack/layers/attention"
+    merge = Op(  # [..., heads, width of a head] -> [..., width]
         lambda t: (t.reshape(*t.shape[:-2], -1),),
         lambda parts: parts[0].reshape(*parts[0].shape[:-1], config.heads, -1),
     )
-    turned = Op(lambda t: (by_head.read(t)[0].T,), lambda parts: by_head.write([parts[0].T]))
-    names = {"q/kernel": "q", "k/kernel": "k", "v/kernel": "v", "relative/distance/kernel": "r"}
-    names |= {"relative/content_bias": "r_w_bias", "relative/distance_bias": "r_r_bias"}
-    names |= {"relative/segment_bias": "r_s_bias", "relative/segments": "seg_embed"}
-    ends = Op(lambda t: (t.reshape(-1),), lambda parts: parts[0][None, None])
+    merge_transposed = Op(lambda t: (merge.read(t)[0].T,), lambda parts: merge.write([parts[0].T]))
+    attention = {
+        "q/kernel": "q",
+        "k/kernel": "k",
+        "v/kernel": "v",
+        "relative/distance/kernel": "r",
+        "relative/content_bias": "r_w_bias",
+        "relative/distance_bias": "r_r_bias",
+        "relative/segment_bias": "r_s_bias",
+        "relative/segments": "seg_embed",
+    }
+    query = Op(lambda t: (t.reshape(-1),), lambda parts: parts[0][None, None])
     return [
         *table("embed", "transformer.word_embedding"),
-        Rule(("query",), "transformer.mask_emb", ends),
-        *(Rule((f"{here}/{ours}",), f"{block}.{theirs}", by_head) for ours, theirs in names.items()),
-        Rule((f"{here}/out/kernel",), f"{block}.o", turned),
-        *norm("stack/layers/attention_norm", f"{block}.layer_norm"),
-        *dense("stack/layers/mlp/in", "transformer.layer.{i}.ff.layer_1"),
-        *dense("stack/layers/mlp/out", "transformer.layer.{i}.ff.layer_2"),
-        *norm("stack/layers/mlp_norm", "transformer.layer.{i}.ff.layer_norm"),
+        *copy("query", "transformer.mask_emb", query),
+        *(Rule((f"{path}/{name}",), f"{block}.rel_attn.{tensor}", merge) for name, tensor in attention.items()),
+        *copy(f"{path}/out/kernel", f"{block}.rel_attn.o", merge_transposed),
+        *blocks(block, {"attention_norm": "rel_attn.layer_norm", "mlp_norm": "ff.layer_norm"}),
+        *blocks(block, {"mlp/in": "ff.layer_1", "mlp/out": "ff.layer_2"}),
         *readout("lm_loss"),
     ]
 
@@ -42,16 +60,18 @@ INPUTS = Inputs(
 )
 
 
-def _outputs(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """INPUTS -> outputs; of the queries where there is a target_mapping, else of the contents, whose tokens always see
-    themselves."""
+def _outputs(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
+    """INPUTS -> outputs of the query stream if there is a target_mapping, else of the content stream.
+
+    In the content stream tokens always attend to themselves.
+    """
     tokens, types = inputs["input_ids"], inputs.get("token_type_ids")
     query: Mask = Full() if inputs.get("attention_mask") is None else Keys(inputs["attention_mask"])
     if "perm_mask" in inputs:
         query = query & Given(inputs["perm_mask"][:, None] == 0)
-    own, everywhere = jnp.eye(tokens.shape[1], dtype=bool), Span(0, tokens.shape[1])
+    diagonal, everywhere = jnp.eye(tokens.shape[1], dtype=bool), Span(0, tokens.shape[1])
     block = query.block(everywhere, everywhere)
-    content = Full() if block is None else Given(block | own)
+    content = Full() if block is None else Given(block | diagonal)
     variables, out = {"params": params}, {}
     if "target_mapping" in inputs:
         targets = jnp.argmax(inputs["target_mapping"], axis=-1)
@@ -69,35 +89,11 @@ def _outputs(module: Any, params: Any, inputs: Mapping[str, Any], theirs: Mappin
 
 
 XLNET = Family(
-    model="xlnet",
-    keys={
-        "vocab_size": "vocab_size",
-        "width": "d_model",
-        "depth": "n_layer",
-        "heads": "n_head",
-        "mlp_dim": "d_inner",
-        "norm_eps": "layer_norm_eps",
-        "tied": "tie_word_embeddings",
-    },
-    defaults={
-        "model_type": "xlnet",
-        "ff_activation": "gelu",
-        "layer_norm_eps": 1e-12,
-        "tie_word_embeddings": True,
-    },
-    read=lambda theirs: {
-        "activation": activation(theirs["ff_activation"], "ff_activation"),
-        "readout_bias": theirs.get("architectures") != ["XLNetModel"],
-    },
-    write=lambda ours: {
-        "ff_activation": activation_back(ours.activation),
-        "d_head": ours.head_width,
-        **({} if ours.readout_bias else {"architectures": ["XLNetModel"]}),
-    },
-    rules=_rules,
-    architecture="XLNetLMHeadModel",
+    "xlnet",
+    FIELDS,
+    (Head("XLNetLMHeadModel", {"readout_bias": True}), Head("XLNetModel", {"readout_bias": False})),
+    _rules,
+    _outputs,
+    INPUTS,
     prefix="transformer.",
-    outputs=_outputs,
-    inputs=INPUTS,
-    only={"attn_type": "bi", "bi_data": False, "clamp_len": -1},
 )

@@ -1,4 +1,4 @@
-"""What a configuration computes, in one form: two that compute the same are equal, however they are written."""
+"""The canonical form of a configuration: two that compute the same are equal, however they are written."""
 
 import dataclasses
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 from ssljax.layers.config import PARTS, BlockConfig
 from ssljax.models.tokens import TokenConfig
 
-# Keys that no output depends on, or that are told otherwise below.
-_APART = {"preset", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
-_APART |= {"vocab_multiple", "every", "heads_on", "tiled"}
+# Keys that no output depends on, or that another key below states.
+_LEFT_OUT = {"preset", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
+_LEFT_OUT |= {"vocab_multiple", "every", "heads_on", "tiled"}
 
 
-def meaning(config: Any) -> dict[str, Any]:
-    """{key: value} of a resolved configuration."""
+def canonical(config: Any) -> dict[str, Any]:
+    """{key: value} of a configuration whose preset is filled in."""
     fields = [field for field in dataclasses.fields(config) if not field.metadata.get("free")]
-    out = {field.name: _plain(getattr(config, field.name)) for field in fields if field.name not in _APART}
+    out = {field.name: _plain(getattr(config, field.name)) for field in fields if field.name not in _LEFT_OUT}
     if isinstance(config, BlockConfig) and config.width is not None:
-        out |= _of_blocks(config)
+        out |= _blocks(config)
     if isinstance(config, TokenConfig):
-        out |= _of_tokens(config)
-        del out["pool"]  # there nothing is pooled but by a pooler, which is one of the extras
+        out |= _tokens(config)
+        del out["pool"]  # in `transformers` only a pooler pools, which is one of the extras
     return out
 
 
-def _of_blocks(c: BlockConfig) -> dict[str, Any]:
+def _blocks(c: BlockConfig) -> dict[str, Any]:
     depth = c.known("depth") * c.repeats if hasattr(c, "depth") else len(c.layer_kinds)
     kinds = [c.layer_kinds[i % len(c.layer_kinds)] for i in range(depth)]
     absent = ["norm"] * c.norm.startswith("rms") + ["readout"] * (not getattr(c, "readout_transform", False))
@@ -45,7 +45,7 @@ def _of_blocks(c: BlockConfig) -> dict[str, Any]:
     return out
 
 
-def _of_tokens(c: TokenConfig) -> dict[str, Any]:
+def _tokens(c: TokenConfig) -> dict[str, Any]:
     out: dict[str, Any] = {
         "token_types": max(c.token_types, 1),
         "embedding_map": c.embedding_map if c.embedding_dim else None,
@@ -61,5 +61,5 @@ def _of_tokens(c: TokenConfig) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"": type(value).__name__, **meaning(value)}
+        return {"": type(value).__name__, **canonical(value)}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

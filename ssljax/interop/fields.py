@@ -1,0 +1,222 @@
+"""The keys of a configuration, declared once and read in either direction.
+
+`config` is a configuration of ssljax, `hf_config` the content of a config.json of `transformers`. A declaration reads
+some keys of `hf_config` into values of `config`, and writes them back.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ssljax.base.errors import UserError
+from ssljax.interop.codecs import COUNT, SAME, Codec, only
+
+HFConfig = Mapping[str, Any]
+_ABSENT: Any = object()
+
+
+class Declaration:
+    """A part of the correspondence between `config` and `hf_config`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys of `config`."""
+        return ()
+
+    @property
+    def defaults(self) -> HFConfig:
+        """Values of keys that a config.json may leave out."""
+        return {}
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        """Values of `config`. Raises UserError (the key first) for an unsupported value, KeyError for a missing key."""
+        raise NotImplementedError
+
+    def write(self, config: Any) -> dict[str, Any]:
+        """Values of `hf_config`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Field(Declaration):
+    """One or several keys of `config` that one or several keys of `hf_config` state.
+
+    A single key that is null or absent leaves the default of `config`. Several keys must be present, except the first
+    ones, as many as `default` has values.
+    """
+
+    config: str | tuple[str, ...]
+    hf_config: str | tuple[str, ...]
+    codec: Codec = SAME
+    default: Any = _ABSENT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return _several(self.config)
+
+    @property
+    def defaults(self) -> HFConfig:
+        values = self.default if isinstance(self.hf_config, tuple) else (self.default,)
+        return {} if self.default is _ABSENT else dict(zip(_several(self.hf_config), values))
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        keys = _several(self.hf_config)
+        says_nothing = (_ABSENT,) if self.codec.null else (_ABSENT, None)
+        if isinstance(self.hf_config, str) and hf_config.get(self.hf_config, _ABSENT) in says_nothing:
+            return {}
+        try:
+            values = self.codec.read(*(hf_config[key] for key in keys))
+        except ValueError as error:
+            raise UserError(f"{', '.join(keys)}: {error}") from error
+        return {self.config: values} if isinstance(self.config, str) else dict(zip(self.config, values))
+
+    def write(self, config: Any) -> dict[str, Any]:
+        values = self.codec.write(*(_value(config, name) for name in self.names))
+        return {self.hf_config: values} if isinstance(self.hf_config, str) else dict(zip(self.hf_config, values))
+
+
+# Keys of `config` that follow from others if they are None, and the values that are written then.
+_COMPUTED: dict[str, Callable[[Any], Any]] = {
+    "kv_heads": lambda config: config.groups,
+    "head_dim": lambda config: config.head_width,
+    "mlp_dim": lambda config: config.hidden,
+    "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
+    "readout_activation": lambda config: config.readout_activation or config.activation,
+    "decoder_depth": lambda config: config.decoder().depth,
+    "decoder_heads": lambda config: config.decoder().heads,
+    "decoder_mlp_dim": lambda config: config.decoder().hidden,
+}
+
+
+def _value(config: Any, name: str) -> Any:
+    return _COMPUTED[name](config) if name in _COMPUTED else getattr(config, name)
+
+
+def _several(keys: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (keys,) if isinstance(keys, str) else keys
+
+
+def constant(name: str, value: Any) -> Field:
+    """A key of `config` with one value throughout the family, for which `hf_config` has no key."""
+    return Field(name, (), Codec(lambda: value, lambda written: ()))
+
+
+def required(key: str, value: Any, default: Any = _ABSENT) -> Field:
+    """A key of `hf_config` of which one value is supported, for which `config` has no key."""
+    return Field((), key, only(value), default)
+
+
+def counts(**keys: str | tuple[str, int | None]) -> tuple[Field, ...]:
+    """Fields of sizes: key of `config` = key of `hf_config`, or (that key, its default)."""
+    return tuple(Field(name, *((k, COUNT) if isinstance(k, str) else (k[0], COUNT, k[1]))) for name, k in keys.items())
+
+
+# What most of the newer configurations share.
+SIZES = counts(width="hidden_size", depth="num_hidden_layers", heads="num_attention_heads", mlp_dim="intermediate_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Biases(Declaration):
+    """Biases by component: {key of `hf_config`: the parts whose biases it switches}.
+
+    bias: value of `config.bias`, which parts without a key follow; also the default of the keys.
+    """
+
+    keys: Mapping[str, Sequence[str]]
+    bias: bool
+
+    @property
+    def defaults(self) -> HFConfig:
+        return dict.fromkeys(self.keys, self.bias)
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        switched = [parts for key, parts in self.keys.items() if bool(hf_config[key]) != self.bias]
+        return {"bias_except": tuple(part for parts in switched for part in parts)}
+
+    def write(self, config: Any) -> dict[str, Any]:
+        return {key: config.has_bias(parts[0]) for key, parts in self.keys.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerKinds(Declaration):
+    """`layer_kinds` as `layer_types`, one entry a layer.
+
+    is_full: for a config.json without `layer_types`: (hf_config, number of the layer) -> True if that layer attends
+    to the whole sequence.
+    """
+
+    is_full: Callable[[HFConfig, int], bool]
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        types, layers = hf_config.get("layer_types"), range(hf_config["num_hidden_layers"])
+        full = [t != "sliding_attention" for t in types] if types else [self.is_full(hf_config, i) for i in layers]
+        kinds = ["global" if each else "local" for each in full]
+        periods = (n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+        return {"layer_kinds": tuple(kinds[: next(periods)])}
+
+    def write(self, config: Any) -> dict[str, Any]:
+        types = {"local": "sliding_attention", "global": "full_attention"}
+        kinds = config.layer_kinds
+        return {"layer_types": [types[kinds[i % len(kinds)]] for i in range(config.depth)]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group(Declaration):
+    """A nested configuration, read from a group of `hf_config`, or from its own level where `key` is empty."""
+
+    name: str
+    key: str
+    fields: Sequence[Declaration]
+
+    @property
+    def defaults(self) -> HFConfig:
+        return {} if self.key else left_out(self.fields)
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        inner = {**left_out(self.fields), **(group(hf_config, self.key) if self.key else hf_config)}
+        with within(self.key):
+            return {self.name: {"preset": None, **read_all(self.fields, inner)}}
+
+    def write(self, config: Any) -> dict[str, Any]:
+        values = write_all(self.fields, getattr(config, self.name))
+        return {self.key: values} if self.key else values
+
+
+def left_out(fields: Iterable[Declaration]) -> dict[str, Any]:
+    """Values of the keys that a config.json may leave out."""
+    return {key: value for field in fields for key, value in field.defaults.items()}
+
+
+def read_all(fields: Iterable[Declaration], hf_config: HFConfig) -> dict[str, Any]:
+    """Values of `config`; later fields replace the values of earlier ones."""
+    return {name: value for field in fields for name, value in field.read(hf_config).items()}
+
+
+def write_all(fields: Iterable[Declaration], config: Any) -> dict[str, Any]:
+    """Values of `hf_config`; groups that several fields write are merged."""
+    return functools.reduce(_merged, (field.write(config) for field in fields), {})
+
+
+def _merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    groups = {k: _merged(a[k], v) for k, v in b.items() if isinstance(v, dict) and isinstance(a.get(k), dict)}
+    return {**a, **b, **groups}
+
+
+def group(hf_config: HFConfig, key: str) -> dict[str, Any]:
+    """A nested group of keys, empty if null or absent; UserError if the key has another value."""
+    value = hf_config.get(key)
+    if not isinstance(value, Mapping | None):
+        raise UserError(f"{key}: got {value!r}, must be a group of keys")
+    return dict(value or {})
+
+
+@contextlib.contextmanager
+def within(key: str) -> Iterator[None]:
+    """Prefixes the key of a group to what its fields raise."""
+    path = f"{key}." if key else ""
+    try:
+        yield
+    except (UserError, KeyError) as error:
+        raise type(error)(f"{path}{error.args[0]}") from error

@@ -1,0 +1,139 @@
+"""Outputs of `Model.forward` under the names of `transformers`, for decoders and encoders of text.
+
+An output function takes (module, params, inputs, hf_config), inputs under the names of `transformers`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.base.errors import UserError
+from ssljax.interop.fields import HFConfig
+from ssljax.interop.inputs import Inputs
+from ssljax.layers.masks import Causal, Full, Keys
+
+InputArrays = Mapping[str, jax.Array]
+Outputs = Callable[[Any, Any, InputArrays, HFConfig], dict[str, jax.Array]]
+_PAIR_LABELS = ("next_sentence_label", "sentence_order_label")
+CAUSAL_LM = MASKED_LM = Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "position_ids": "BT", "labels": "BT"})
+TYPED = MASKED_LM.plus(token_type_ids="BT")
+
+
+def causal_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
+    """CAUSAL_LM -> logits, hidden states and loss of a decoder."""
+    tokens, valid = inputs["input_ids"], inputs.get("attention_mask")
+    offset, variables = module.config.position_offset, {"params": params}
+    positions = inputs.get("position_ids")
+    if positions is None and valid is not None and offset:
+        positions = jnp.maximum(jnp.cumsum(valid, axis=1) * valid - 1, -offset)
+    mask = Causal() if valid is None else Causal() & Keys(valid)
+    encoded = module.apply(variables, tokens, mask=mask, positions=positions, states=True)
+    logits = module.apply(variables, encoded.tokens, method="logits")
+    last = module.apply(variables, encoded.tokens, method="narrowed")
+    out = {"logits": logits, "last_hidden_state": last, "base.last_hidden_state": last}
+    out |= hidden_states(encoded.states, last)
+    if "labels" in inputs:
+        out["loss"] = token_loss(logits[:, :-1], inputs["labels"][:, 1:])
+    if encoded.router is not None:
+        experts = encoded.router.shape[-1]
+        out |= {f"router_logits.{i}": layer.reshape(-1, experts) for i, layer in enumerate(encoded.router)}
+        out["aux_loss"] = _balance(encoded.router, module.config.experts.top_k, valid)
+        if "loss" in out:
+            out["loss"] += hf_config["router_aux_loss_coef"] * out["aux_loss"]
+    return out
+
+
+def masked_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
+    """MASKED_LM or TYPED, in some families with a label of the pair -> outputs of an encoder and of its read-outs."""
+    c, tokens, valid = module.config, inputs["input_ids"], inputs.get("attention_mask")
+
+    def apply(method: str, x: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, x, method=method)
+
+    encoded = module.apply(
+        {"params": params},
+        tokens,
+        mask=Full() if valid is None else Keys(valid),
+        positions=_positions(inputs, c.position_offset),
+        token_types=inputs.get("token_type_ids"),
+        states=True,
+    )
+    out = {"last_hidden_state": encoded.tokens, "base.last_hidden_state": encoded.tokens}
+    out |= hidden_states(encoded.states, encoded.tokens)
+    if "pooler" in c.extras:
+        out |= {"pooler_output": encoded.pooled, "base.pooler_output": encoded.pooled}
+    if "replaced" in c.extras:
+        out["logits"] = apply("replaced_logits", encoded.tokens)
+        if "labels" in inputs:
+            out["loss"] = _replaced_loss(out["logits"], inputs["labels"], valid)
+        return out
+    if not c.readout_transform:  # a file without the head of language modelling
+        headless(inputs, "labels", *_PAIR_LABELS)
+        return out
+    logits = apply("logits", encoded.tokens)
+    out |= {"logits": logits, "prediction_logits": logits}
+    if "labels" in inputs:
+        out["loss"] = token_loss(logits, inputs["labels"])
+    if "pair" not in c.extras:
+        headless(inputs, *_PAIR_LABELS)
+        return out
+    pair = apply("pair_logits", encoded.pooled)
+    out |= {"seq_relationship_logits": pair, "sop_logits": pair}
+    for name in _PAIR_LABELS:
+        if name in inputs and "loss" in out:
+            out["loss"] += token_loss(pair, inputs[name])
+    return out
+
+
+def _positions(inputs: InputArrays, offset: int) -> jax.Array | None:
+    """Positions int [B, T] where they are not 0..T-1: RoBERTa skips padding, whose id is the offset less 1."""
+    if "position_ids" in inputs:
+        return inputs["position_ids"] - offset
+    if not offset:
+        return None
+    text = (inputs["input_ids"] != offset - 1).astype(jnp.int32)
+    return jnp.cumsum(text, axis=1) * text - 1
+
+
+def _replaced_loss(logits: jax.Array, labels: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Mean binary cross-entropy in nats of "is this token replaced?" over tokens that are not padding (ELECTRA)."""
+    weights = jnp.ones_like(labels) if valid is None else valid
+    values = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jnp.sum(values * weights) / jnp.sum(weights)
+
+
+def hidden_states(states: jax.Array, last: jax.Array | None, name: str = "hidden_states") -> dict[str, jax.Array]:
+    """{"hidden_states.0": ...}: the input of each block; at the end `last`, or the output of the last block if None."""
+    out = {f"{name}.{i}": state for i, state in enumerate(states)}
+    if last is not None:
+        out[f"{name}.{len(states) - 1}"] = last
+    return out
+
+
+def headless(inputs: InputArrays, *names: str) -> None:
+    """Raises UserError if labels are given for which a model has no head."""
+    for name in names:
+        if name in inputs:
+            raise UserError(f"{name}: is read by no head of the model")
+
+
+def token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy in nats over labels that are not -100."""
+    if labels.shape != logits.shape[:-1]:
+        raise UserError(f"labels: got shape {list(labels.shape)}, must be {list(logits.shape[:-1])}")
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    counted = labels != -100
+    return -jnp.sum(picked * counted) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _balance(router_LxBxTxE: jax.Array, top_k: int, valid: jax.Array | None) -> jax.Array:
+    """experts x sum over experts of (share of choices) x (mean probability), over all layers at once (Mixtral)."""
+    experts = router_LxBxTxE.shape[-1]
+    weight = jnp.ones(router_LxBxTxE.shape[:3]) * (1 if valid is None else valid)
+    p = jax.nn.softmax(router_LxBxTxE, -1)
+    chosen = jnp.sum(jax.nn.one_hot(jax.lax.top_k(p, top_k)[1], experts), -2)
+    shares = [jnp.einsum("lbte,lbt->e", x, weight) / jnp.sum(weight) for x in (chosen, p)]
+    return experts * jnp.sum(shares[0] * shares[1])

@@ -1,0 +1,102 @@
+"""Rotary positions in `hf_config`: one group `rope_parameters`, or the keys of older versions."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ssljax.base.errors import UserError
+from ssljax.interop.codecs import BOTH
+from ssljax.interop.fields import Declaration, Field, HFConfig, group, read_all, write_all
+
+_FACTOR, _LENGTH = Field("factor", "factor"), Field("original_len", "original_max_position_embeddings")
+# The fields of `rope_scaling` by its name, which is the `rope_type`.
+_SCALINGS: dict[str, tuple[Field, ...]] = {
+    "linear": (_FACTOR,),
+    "dynamic": (_FACTOR, Field("original_len", "max_position_embeddings")),
+    "llama3": (_FACTOR, _LENGTH, Field(("low", "high"), ("low_freq_factor", "high_freq_factor"), BOTH)),
+    "yarn": (
+        _FACTOR,
+        _LENGTH,
+        Field("truncate", "truncate"),
+        *(Field(name, name) for name in ("beta_fast", "beta_slow", "attention_factor")),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary(Declaration):
+    """`rope_theta`, `rope_scaling` and, in families with `partial`, `rope_fraction`.
+
+    theta, fraction: the keys of older versions, the first of them that is given counts.
+    """
+
+    partial: bool = False
+    theta: tuple[str, ...] = ("rope_theta",)
+    fraction: tuple[str, ...] = ("partial_rotary_factor",)
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        rope = {**group(hf_config, "rope_scaling"), **group(hf_config, "rope_parameters")}
+        theta = rope.get("rope_theta") or _first(hf_config, self.theta) or 10_000.0
+        fraction = rope.get("partial_rotary_factor") or _first(hf_config, self.fraction) or 1.0
+        if fraction != 1 and not self.partial:
+            raise UserError(f"partial_rotary_factor: {fraction} is not supported (only 1)")
+        scaling = _read_scaling(rope, hf_config.get("max_position_embeddings"))
+        out = {"rope_theta": float(theta), "rope_scaling": scaling}
+        return {**out, "rope_fraction": fraction} if self.partial else out
+
+    def write(self, config: Any) -> dict[str, Any]:
+        kind = "default" if config.rope_scaling is None else type(config.rope_scaling).__name__.lower()
+        scaling = write_all(_SCALINGS.get(kind, ()), config.rope_scaling)
+        rope = {"rope_type": kind, "rope_theta": config.rope_theta}
+        rope |= {"partial_rotary_factor": config.rope_fraction} if self.partial else {}
+        # A dynamic scaling begins at the length of the model, which is no key of the group.
+        length = {key: scaling.pop(key) for key in ("max_position_embeddings",) if key in scaling}
+        return {"rope_parameters": rope | {key: value for key, value in scaling.items() if value is not None}, **length}
+
+
+@dataclasses.dataclass(frozen=True)
+class RotaryByKind(Declaration):
+    """`rope_theta` of full and `rope_theta_local` of sliding layers, both under `rope_scaling`.
+
+    theta, theta_local: the keys of older versions.
+    """
+
+    theta: str
+    theta_local: str
+
+    def read(self, hf_config: HFConfig) -> dict[str, Any]:
+        rope = group(hf_config, "rope_parameters")
+        full, local = (
+            Rotary(theta=(theta,)).read({**hf_config, "rope_parameters": rope.get(kind)})
+            for kind, theta in (("full_attention", self.theta), ("sliding_attention", self.theta_local))
+        )
+        if full["rope_scaling"] != local["rope_scaling"]:
+            raise UserError("rope_parameters: scalings that differ between kinds of layers are not supported")
+        return {**full, "rope_theta_local": local["rope_theta"]}
+
+    def write(self, config: Any) -> dict[str, Any]:
+        out = Rotary().write(config)
+        full = out["rope_parameters"]
+        local = {**full, "rope_theta": config.rope_theta_local or config.rope_theta}
+        return {**out, "rope_parameters": {"full_attention": full, "sliding_attention": local}}
+
+
+def _first(hf_config: HFConfig, keys: tuple[str, ...]) -> Any:
+    return next((hf_config[key] for key in keys if hf_config.get(key)), None)
+
+
+def _read_scaling(rope: Mapping[str, Any], longest: int | None) -> dict[str, Any] | None:
+    """The group `rope_scaling` of `config`; `longest` is max_position_embeddings."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind not in _SCALINGS:
+        raise UserError(f"rope_type {kind!r} is not supported ({', '.join(_SCALINGS)})")
+    original = rope.get("original_max_position_embeddings") or longest
+    factor = rope.get("factor") or (longest / original if longest and original else 1.0)
+    full = {"truncate": True, **rope, "factor": factor, "original_max_position_embeddings": original}
+    above, below = rope.get("mscale"), rope.get("mscale_all_dim")
+    if not rope.get("attention_factor") and above and below and factor > 1:
+        full["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+    return {"name": kind, **read_all(_SCALINGS[kind], {**full, "max_position_embeddings": longest})}
