@@ -224,7 +224,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", [*list(CASES)[:3], pytest.param("simclr", marks=pytest.mark.full)])
+FIRST = ("causal_lm", "span_corruption")  # the others follow under `-m full`
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
+)
 def test_slices_equal_one_batch(name):
     objective = tiny.make(name, **CASES[name])
     assert objective.coupled
@@ -246,11 +251,8 @@ def test_slices_of_an_objective_with_the_z_loss_alone():
     objective = tiny.make("span_corruption", **{**SWITCH, "experts": {**SWITCH["experts"], "balance": 0.0}})
     assert not objective.coupled
     variables, inputs, ctx = inputs_of(objective)
-    one, four = (
-        jax.jit(lambda v, i, c, k=k: gradients(objective, v.params, v.extra, i, c, k))(variables, inputs, ctx)
-        for k in (1, 4)
-    )
-    np.testing.assert_allclose(four.value, one.value, rtol=1e-5)
+    run = jax.jit(lambda v, i, c: gradients(objective, v.params, v.extra, i, c, 4))
+    four = run(variables, inputs, ctx)
     stacks = jax.jit(lambda v, i: both_stacks(objective, v, i))(variables, inputs)
     expected = [defined(logits, valid, 1)[1] for logits, valid in stacks]
     np.testing.assert_allclose(value(four.loss.terms, "router_z"), 0.2 * sum(expected), rtol=1e-5)
