@@ -133,7 +133,7 @@ class RunConfig:
                 )
 
     def identity(self) -> dict[str, Any]:
-        """What decides what is learned: two runs with equal identities are the same run."""
+        """The keys that decide what is learned; two runs with equal identities are the same run."""
         identity = schema.to_dict(self, free=False)
         # How long the run is matters only where something is scheduled over it.
         ends = (self.schedule.total_dependent, self.objective.total_dependent, self.optimizer.total_dependent)
@@ -175,7 +175,7 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """What `get_config` of a config file returns, as a plain mapping."""
+    """The result of `get_config` of a config file, as a plain mapping."""
     name, _, argument = path.partition(":")
     file = pathlib.Path(name)
     if not file.is_file():

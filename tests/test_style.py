@@ -11,39 +11,8 @@ MODULES = [name for name in FILES if name.startswith("ssljax/") and not name.end
 
 # A docstring begins with a noun or a verb: "Returns ...", "Per-token expert usage".
 HEADLESS = re.compile(r"(What|Of|Whether|The same|That|Those|How|Where|Which)\b")
-# Files and folders whose docstrings are still to be rewritten: remove an entry once its files pass.
-HEADLESS_FOR_NOW = (
-    "docs/make_config_page.py",
-    "ssljax/base/",
-    "ssljax/cli.py",
-    "ssljax/config.py",
-    "ssljax/data/",
-    "ssljax/evals/",
-    "ssljax/interop/",
-    "ssljax/layers/",
-    "ssljax/losses/",
-    "ssljax/models/",
-    "ssljax/objectives/",
-    "ssljax/parallel/",
-    "ssljax/report/",
-    "ssljax/run.py",
-    "ssljax/train/",
-    "ssljax/views/",
-    "ssljax/workdir.py",
-    "tests/interop/",
-    "tests/layers/",
-    "tests/models/",
-    "tests/objectives/",
-    "tests/train/",
-)
 
 LONGEST = 60  # lines of a function, from `def` to its last line, its docstring left out
-# Functions that are still to be cut: remove an entry once its function passes.
-TOO_LONG_FOR_NOW = {
-    "ssljax/evals/generation.py:_program",
-    "ssljax/interop/hf.py:_read_parameters",
-    "ssljax/layers/stack.py:__call__",
-}
 
 TEST_TABLE = "| module | tested in |\n| --- | --- |\n"  # of CONTRIBUTING.md
 
@@ -77,8 +46,7 @@ def test_headless_docstrings_are_found():
 
 
 def test_docstrings_begin_with_a_noun_or_a_verb():
-    names = [name for name in FILES if not name.startswith(HEADLESS_FOR_NOW)]
-    headless = {name: headless_docstrings((ROOT / name).read_text()) for name in names}
+    headless = {name: headless_docstrings((ROOT / name).read_text()) for name in FILES}
     assert {name: lines for name, lines in headless.items() if lines} == {}
 
 
@@ -92,7 +60,7 @@ def test_no_function_is_longer_than_a_page():
         f"{name}:{function}": lines
         for name in MODULES
         for function, lines in function_lengths((ROOT / name).read_text()).items()
-        if lines > LONGEST and f"{name}:{function}" not in TOO_LONG_FOR_NOW
+        if lines > LONGEST
     }
     assert long == {}
 

@@ -24,7 +24,7 @@ class Inputs(NamedTuple):
     optional: Mapping[str, str]
 
     def plus(self, **optional: str) -> "Inputs":
-        """The same inputs with further optional ones."""
+        """A copy with further optional inputs."""
         return self._replace(optional={**self.optional, **optional})
 
 

@@ -24,7 +24,7 @@ TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def legacy(name, folder):
-    """The same model with the config of an older version."""
+    """A model with the config of an older version loads as the same model."""
     shutil.copy(FOLDER / name / "config_legacy.json", folder / "config.json")
     shutil.copy(FOLDER / name / "model.safetensors", folder)
     return folder

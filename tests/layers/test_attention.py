@@ -192,7 +192,7 @@ def test_the_whole_product(kernel, name, heads, groups, dtype):
 
 
 def test_blockwise_holds_no_square():
-    """Of 4,096 x 4,096 logits, 64 MiB a head, no array is made in either direction; the plain kernel makes some."""
+    """No array holds 4,096 x 4,096 logits (64 MiB a head) in either direction; the plain kernel does hold them."""
     shape = jax.ShapeDtypeStruct((1, 4096, 1, 8), jnp.float32)
 
     def largest(kernel):

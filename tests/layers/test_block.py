@@ -119,7 +119,7 @@ def np_bias(c, h, t, s, causal, table):
 
 
 def np_row(d, distance):
-    """Where the vector of query position - key position stands: exact up to half of the buckets, then logarithmic."""
+    """Row of the vector for query position - key position: exact up to half of the buckets, then logarithmic."""
     if d.buckets and abs(distance) > d.buckets // 2:
         half = d.buckets // 2
         share = np.log(abs(distance) / half) / np.log((d.max_distance - 1) / half)

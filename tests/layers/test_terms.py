@@ -17,7 +17,6 @@ from ssljax.base.errors import UserError
 from ssljax.layers.arrangements import ARRANGEMENTS
 from ssljax.layers.config import BlockConfig, NormPosition
 from ssljax.layers.dense import parameter
-from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Given
 from ssljax.layers.multihead import Cached, empty_cache
 from ssljax.layers.positions import Layout
@@ -32,16 +31,16 @@ POSITIONS = jnp.asarray([[0, 1, 2, 0, 1], [3, 4, 5, 6, 7]])
 
 
 class Throwaway(Term):
-    """cos(stack weight x distance of positions) x layer weight x mean of q, per head; sows its layer weights."""
+    """cos(stack weight x distance of positions) x layer weight x mean of q, per head."""
 
     def prepare(self, stack, pairs):
-        weight = parameter(stack, "throwaway", nn.initializers.ones, (None,), (1,))
+        weight = parameter(stack, "throwaway", nn.initializers.ones, (None,), (1,), role="position")
         q_BxT, k_BxS = pairs.positions()
         return jnp.cos(weight * (k_BxS[:, None] - q_BxT[:, :, None]))
 
     def logits(self, attention, heads, state):
-        weight_H = parameter(attention, "throwaway", nn.initializers.ones, ("heads",), (self.config.heads,))
-        attention.sow("routers", "throwaway", weight_H)
+        shape = (self.config.heads,)
+        weight_H = parameter(attention, "throwaway", nn.initializers.ones, ("heads",), shape, role="position")
         mean_BxHxT = jnp.mean(heads.q_BxTxHxK, axis=-1).transpose(0, 2, 1)
         return state[:, None] * weight_H[:, None, None] * mean_BxHxT[..., None]
 
@@ -94,17 +93,17 @@ def brute_force(params, x, positions, allowed):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("scan", [True, False])
 def test_a_new_scheme(config, scan, causal):
-    """Values, gradients along a direction, and sown values per layer, scanned and unrolled."""
+    """Values and gradients along a direction, scanned and unrolled."""
     params, mask = make(config), Causal() if causal else Full()
     stack = Stack(dataclasses.replace(config, scan=scan), DEPTH)
     probe = RNG.normal(size=X.shape)
 
     @jax.jit
     def run(params, x):
-        (out, _), sown = stack.apply({"params": params}, x, mask, Layout(POSITIONS), mutable=["routers"])
-        return jnp.vdot(out, probe.astype(np.float32)), (out, sown["routers"])
+        out, _ = stack.apply({"params": params}, x, mask, Layout(POSITIONS))
+        return jnp.vdot(out, probe.astype(np.float32)), out
 
-    (_, (out, sown)), grads = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, X)
+    (_, out), grads = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, X)
 
     def exact(params, x):
         return brute_force(params, x, np.asarray(POSITIONS), lambda t, s: s <= t or not causal)
@@ -117,8 +116,6 @@ def test_a_new_scheme(config, scan, causal):
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-3)
     for tree in (grads[0], grads[0]["layers"]["attention"]):
         assert np.all(np.asarray(tree["throwaway"]) != 0), "the scheme learns, in the stack and in each layer"
-    (sown_LxH,) = sown["layers"]["attention"]["throwaway"]
-    np.testing.assert_array_equal(sown_LxH, params["layers"]["attention"]["throwaway"])
 
 
 def test_a_new_scheme_decodes_from_a_cache(config):
@@ -136,23 +133,6 @@ def test_a_new_scheme_decodes_from_a_cache(config):
         cache = out.cache
         for row in range(B):
             np.testing.assert_allclose(got[row, 0], want[row, int(start[row])], atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("changes", "layers"),
-    [({"repeats": 2}, (DEPTH, 2)), ({"experts": ExpertsConfig(count=2, every=2)}, (1, 2))],
-)
-@pytest.mark.parametrize("scan", [True, False])
-def test_values_are_sown_by_path_in_nested_units(config, changes, layers, scan):
-    config = dataclasses.replace(config, scan=scan, **changes)
-    params = make(config)
-    _, sown = Stack(config, DEPTH).apply({"params": params}, X, Full(), mutable=["routers"])
-    leaves = jax.tree.leaves(sown["routers"]["layers"])
-    if "repeats" in changes:
-        (leaf,) = leaves
-        assert leaf.shape == (*layers, HEADS), "blocks, repeats of each, heads"
-    else:
-        assert [leaf.shape for leaf in leaves] == [(1, HEADS)] * 2, "periods, heads; one leaf per block of a period"
 
 
 @pytest.mark.parametrize("scan", [True, False])

@@ -1,4 +1,4 @@
-"""What reaches what: the Jacobian of a model has the pattern of the mask that its objective asks for, nowhere more and
+"""Reach of tokens: the Jacobian of a model has the pattern of the mask that its objective asks for, nowhere more and
 nowhere less."""
 
 import functools
@@ -60,7 +60,7 @@ def jacobian(module, params, mask, **inputs):
 
 
 def reachable(mask, depth):
-    """What attention under a mask can pass on in so many layers, each token knowing itself."""
+    """Pairs of tokens that attention under a mask can connect within a number of layers; each token sees itself."""
     step = np.asarray(materialize(mask, T, T)[0, 0], int) | np.eye(T, dtype=int)
     return np.linalg.matrix_power(step, depth) > 0
 

@@ -1,4 +1,4 @@
-"""What the objectives over images refuse, clip, shard and measure beside their losses."""
+"""Objectives over images: refusals, clipping, sharding and metrics."""
 
 import dataclasses
 import pathlib

@@ -69,7 +69,7 @@ GRADS = [random_tree(1 + i) for i in range(len(RATES))]
 
 
 def unroll(tree, axes=AXES):
-    """The same tree with layers/x -> block_i/x, and each expert a leaf of its own."""
+    """A copy of the tree with layers/x -> block_i/x, and a separate leaf for each expert."""
     out = {k: v for k, v in tree.items() if k != "layers"}
     for i in range(LAYERS):
         block = jax.tree.map(lambda x, i=i: x[i], tree["layers"])
