@@ -34,7 +34,7 @@ class RelativeBuckets(Term):
         init, names = nn.initializers.normal(0.02), (None, "heads")
         table_RxH = parameter(stack, "relative_bias", init, names, shape, role="position")
         distance_N = pairs.all_distances()
-        bias_NxH = table_RxH[jnp.asarray(bucket(distance_N, *c.relative_buckets, both=not pairs.causal))]
+        bias_NxH = table_RxH[jnp.asarray(bucket(distance_N, *c.relative_buckets, not pairs.causal))]
         return bias_NxH[pairs.distance() - distance_N[0]].transpose(0, 3, 1, 2)
 
     def logits(self, attention: Any, heads: Heads, state: jax.Array) -> jax.Array:
