@@ -82,7 +82,7 @@ class Optimizer:
         None,
         gt=0,
         le=1,
-        doc="factor d of layer-wise learning rates: d^(n - i) for block i of n (from 0), d^(n + 1) for embeddings, 1 "
+        doc="factor d of layer-wise learning rates; d^(n - i) for block i of n (from 0), d^(n + 1) for embeddings, 1 "
         "for the final norm and heads (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT); each stack of blocks "
         "counts its own; None: no decay over layers",
     )

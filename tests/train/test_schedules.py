@@ -123,7 +123,7 @@ def test_phases_must_fit_in_the_run():
         WSD(warmup=30, decay=30).resolve(SIZES)
     assert Cosine(warmup=50).resolve(SIZES).warmup == 50
     assert Constant(warmup=60).resolve(SIZES).warmup == 60  # a short trial of a long recipe
-    with pytest.raises(UserError, match=r"schedule\.warmup: got '1 epoch', but the size of the dataset is not known"):
+    with pytest.raises(UserError, match=r"schedule\.warmup: got '1 epoch', but the size of the dataset is unknown"):
         Cosine(warmup="1 epoch").resolve(RunLengths(batch_size=8, total_steps=50))
 
 
