@@ -185,9 +185,7 @@ def match_parameters(
     return values, InitReport(source.origin, loaded, resized, kept, unused)
 
 
-def _check_matches(
-    source: Source, targets: Mapping[str, Any], values: Mapping[str, Any], wrong: list[str]
-) -> None:
+def _check_matches(source: Source, targets: Mapping[str, Any], values: Mapping[str, Any], wrong: list[str]) -> None:
     if wrong:
         shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise UserError(
@@ -262,9 +260,7 @@ def _resizing(
     return None
 
 
-def _stretching(
-    source: Any, target: Any, before: tuple[int, ...], after: tuple[int, ...]
-) -> Resize | None:
+def _stretching(source: Any, target: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Resize | None:
     """Returns the function that stretches biases [..., R, H] of distances between patches to another grid (BEiT)."""
     if not hasattr(source, "grid") or not hasattr(target, "grid"):
         return None
@@ -274,9 +270,7 @@ def _stretching(
     return lambda table: stretch @ table
 
 
-def _grouping(
-    source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], rule: str
-) -> Resize | None:
+def _grouping(source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], rule: str) -> Resize | None:
     """Returns the function that merges the heads of a projection [..., G * K] into fewer."""
     before, after = (getattr(getattr(module, "config", None), "groups", 0) for module in (source, target))
     if not before or not after or before % after or kernel.shape[:-1] != shape[:-1]:

@@ -40,9 +40,7 @@ class Trained(NamedTuple):
         return self.objective.model_params(self.params, self.extra)
 
 
-def read_trained(
-    folder: str | pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None
-) -> Trained:
+def read_trained(folder: str | pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Trained:
     """Reads the model of a workdir.
 
     Args:

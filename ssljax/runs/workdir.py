@@ -104,7 +104,9 @@ class Workdir:
         """
         path = self.path / "config.json"
         if not path.is_file():
-            raise UserError(f"--workdir: {str(self.path)!r} holds no config.json; it is not a workdir of `ssljax train`")
+            raise UserError(
+                f"--workdir: {str(self.path)!r} holds no config.json; it is not a workdir of `ssljax train`"
+            )
         return read_json(path)
 
     def data_spec(self) -> data.DataSpec:

@@ -17,11 +17,11 @@ from ssljax.config import InitFrom, build
 from ssljax.data import DataSpec
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
+from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.runs.export import export
 from ssljax.runs.init_from import initial_state, match_parameters, open_source, stretched
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.workdir import Workdir
-from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.train.loop import Stopped
 
 VIT = {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,10 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.layers.positions import Layout
-
-if TYPE_CHECKING:
-    from ssljax.layers.config import BlockConfig
-    from ssljax.layers.multihead import Attention
 
 
 class Pairs(NamedTuple):
@@ -62,7 +58,7 @@ class Term:
     submodules (by `name=`): `prepare` on the stack, `logits` on the attention of each layer.
     """
 
-    config: "BlockConfig"
+    config: Any  # the `BlockConfig` of the stack, which lists the keys of all terms and so stands above them
 
     @property
     def products(self) -> int:
@@ -75,7 +71,7 @@ class Term:
     def prepare(self, stack: nn.Module, pairs: Pairs) -> Any:
         """Returns what all layers share, a pytree of arrays. Called once per stack."""
 
-    def logits(self, attention: "Attention", heads: Heads, state: Any) -> jax.Array | None:
+    def logits(self, attention: Any, heads: Heads, state: Any) -> jax.Array | None:
         """Returns the term [B or 1, H, T, S], added to the scaled (mixed, capped) q k^T; None: nothing.
 
         Args:

@@ -6,7 +6,7 @@ as in its second version.
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,6 @@ import numpy as np
 from ssljax.base.schema import setting
 from ssljax.layers.dense import parameter
 from ssljax.layers.terms.base import Heads, Pairs, Term
-
-if TYPE_CHECKING:
-    from ssljax.layers.multihead import Attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Disentangled(Term):
         table_RxD = parameter(stack, "distances", init, ("positions", "embed"), shape, role="position")
         return Distances(c.new_norm("distances_norm")(table_RxD) if d.norm else table_RxD, row_BxTxS)
 
-    def logits(self, attention: "Attention", heads: Heads, state: Distances) -> jax.Array:
+    def logits(self, attention: Any, heads: Heads, state: Distances) -> jax.Array:
         c, d = self.config, self.settings
         to_q, to_k = heads.to_q, heads.to_k
         if not d.shared:

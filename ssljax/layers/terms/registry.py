@@ -1,7 +1,7 @@
 """The position schemes by name, and their configuration keys: the one list of schemes."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
@@ -10,9 +10,6 @@ from ssljax.layers.terms.base import Term
 from ssljax.layers.terms.buckets import BucketKeys
 from ssljax.layers.terms.disentangled import DisentangledKeys
 from ssljax.layers.terms.grid import GridKeys
-
-if TYPE_CHECKING:
-    from ssljax.layers.config import BlockConfig
 
 BIASES = Registry(  # values of `position_bias`
     "position bias",
@@ -44,7 +41,7 @@ class TermKeys(BucketKeys, GridKeys, DisentangledKeys):
     )
 
 
-def terms_of(config: "BlockConfig") -> tuple[Term, ...]:
+def terms_of(config: Any) -> tuple[Term, ...]:
     """The terms of a configuration; ValueError ("position_bias: ...") for an unknown name."""
     try:
         classes = [BIASES.get(config.position_bias, "position_bias")]

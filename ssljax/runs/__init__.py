@@ -1,0 +1,20 @@
+"""Runs: the folder of a run, where it starts from, its records, and the use of a finished one."""
+
+from ssljax.runs.assembly import Assembly, assemble
+from ssljax.runs.evaluation import evaluate, open_run
+from ssljax.runs.prompting import fill_mask, generate, language_model
+from ssljax.runs.trained import Trained, read_trained
+from ssljax.runs.workdir import Workdir
+
+__all__ = [
+    "Assembly",
+    "Trained",
+    "Workdir",
+    "assemble",
+    "evaluate",
+    "fill_mask",
+    "generate",
+    "language_model",
+    "open_run",
+    "read_trained",
+]

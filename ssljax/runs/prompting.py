@@ -1,0 +1,54 @@
+"""Text from a model: a workdir or a Hugging Face folder continues prompts and fills masks."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from ssljax import parallel
+from ssljax.base.errors import UserError
+from ssljax.base.files import read_json
+from ssljax.evals import generation, prompts
+from ssljax.interop import hf
+from ssljax.runs.trained import read_trained
+
+
+def language_model(folder: str | pathlib.Path, step: int | None = None) -> prompts.LanguageModel:
+    """The model of a workdir or of a folder in the Hugging Face format, its parameters split over all devices.
+
+    Args:
+        folder: either of them.
+        step: number of the checkpoint of a workdir; None: the newest.
+
+    Raises:
+        UserError: neither of both, or a model that does not read text.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1))
+    if "model_type" in read_json(folder / "config.json"):
+        if step is not None:
+            raise UserError(f"--step: got {step}, but {str(folder)!r} is no workdir and has no checkpoints")
+        return prompts.imported(hf.load(folder, mesh=mesh), mesh)
+    return prompts.trained(read_trained(folder, step, mesh), mesh)
+
+
+def generate(
+    folder: str | pathlib.Path,
+    texts: Sequence[str],
+    sampling: generation.Sampling | None = None,
+    *,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    step: int | None = None,
+) -> list[str]:
+    """Continues each text with the model of a folder (`language_model`); see `evals.prompts.complete`."""
+    return prompts.complete(language_model(folder, step), texts, sampling, jax.random.key(seed), stop)
+
+
+def fill_mask(
+    folder: str | pathlib.Path, texts: Sequence[str], top: int = 5, step: int | None = None
+) -> list[list[list[prompts.Guess]]]:
+    """Fills the masks of each text with the model of a folder (`language_model`); see `evals.prompts.fill`."""
+    return prompts.fill(language_model(folder, step), texts, top)

@@ -1,0 +1,121 @@
+"""Work between steps: numbers are logged, evaluations run, checkpoints saved."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssljax import data, evals
+from ssljax.base import hashing
+from ssljax.base.errors import UserError
+from ssljax.runs.assembly import Assembly
+from ssljax.runs.evaluation import check_best, evaluation_params, make_health
+from ssljax.runs.workdir import MetricsLog, Workdir
+from ssljax.train.checkpoint import Checkpoints
+from ssljax.train.loop import Callback, Signals
+from ssljax.train.metrics import Progress, Speedometer
+from ssljax.train.state import State
+from ssljax.train.step import pop_meters
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """The callbacks of the loop, in this order: log, evaluate, save."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        workdir: Workdir,
+        metrics: MetricsLog,
+        progress: Progress,
+        batches: data.Prefetcher,
+        checkpoints: Checkpoints,
+        evaluator: evals.Evaluator,
+        signals: Signals,
+    ):
+        self.assembly, self.workdir, self.metrics, self.progress = assembly, workdir, metrics, progress
+        self.batches, self.checkpoints, self.evaluator, self.signals = batches, checkpoints, evaluator, signals
+        program, spec = assembly.program, assembly.dataset.spec
+        self.speed = Speedometer(
+            assembly.config.batch_size,
+            spec.max_len,
+            program.objective.flops(spec),
+            program.mesh,
+            seconds_before=metrics.seconds,
+        )
+        self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
+        self.health = make_health(assembly)
+        self.results: dict[int, dict[str, dict[str, float]]] = {}  # of the newest evaluated step
+
+    def callbacks(self) -> list[tuple[int, Callback]]:
+        """(every, callback) for `train.loop.fit`."""
+        config = self.assembly.config
+        calls: list[tuple[int, Callback]] = [(config.log.every_steps, self.log)]
+        every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
+        if every:
+            calls.append((math.gcd(*every), self.evaluate))
+        return [*calls, (config.checkpoint.every_steps or self.assembly.steps, self.save)]
+
+    def log(self, step: int, state: State) -> State:
+        """Writes the means since the last call, and returns the state with empty meters.
+
+        Raises:
+            UserError: too many steps in a row were not finite.
+        """
+        state, numbers = self.pop(state)
+        values: dict[str, Any] = {k: float(v) for k, v in jax.device_get({**numbers, **self.health(state)}).items()}
+        guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
+        if guard["skipped"]:
+            values["skipped_steps"] = guard["skipped"]
+        if self.assembly.config.log.batch_hash:
+            values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
+        values |= self.speed.read(step, self.batches.wait_seconds)
+        self.metrics.write(step, values)
+        self.progress.update(step, values)
+        self._check_finite(guard["longest"], guard["last"])
+        return state
+
+    def _check_finite(self, streak: int, last: int) -> None:
+        limit = self.assembly.config.log.skipped_in_a_row
+        if streak >= limit:
+            ids = self.assembly.dataset.ids(last)[:8].tolist()
+            raise UserError(
+                f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
+                f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or look at these"
+            )
+        if streak:
+            log.warning("step %d was not finite and was skipped; %d such steps in a row", last, streak)
+
+    def evaluate(self, step: int, state: State) -> None:
+        """Runs the evaluations that are due, writes their results, and leaves their time out of the rates."""
+        last = step == self.assembly.steps  # final evaluations run here, so that the checkpoint can be ranked by them
+        evaluations = self.evaluator.evaluations.items()
+        names = [name for name, e in evaluations if last or (e.every_steps and step % e.every_steps == 0)]
+        if not names or self.signals.received:  # asked to stop: there is time to save, not to evaluate
+            return
+        jax.block_until_ready(state.step)  # steps under way are not the evaluation's time
+        began = time.perf_counter()
+        results = self.evaluator.run(evaluation_params(state), state.extra, names)
+        self.workdir.write_evaluations(self.evaluator.records(step, results))
+        measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
+        check_best(self.assembly.config.checkpoint.best, measured)  # a diverged model has its headline only
+        self.results = {step: results}
+        self.metrics.write_events(step, _flat(results))
+        self.speed.pause(time.perf_counter() - began)
+
+    def save(self, step: int, state: State) -> None:
+        """Saves a checkpoint with the metrics that were measured at this step."""
+        jax.block_until_ready(state.step)
+        began = time.perf_counter()
+        self.checkpoints.save(state, step, _flat(self.results.get(step, {})))
+        self.speed.pause(time.perf_counter() - began)
+
+
+def _flat(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """{"knn": {"accuracy": x}} -> {"knn/accuracy": x}."""
+    return {f"{name}/{metric}": float(v) for name, metrics in results.items() for metric, v in metrics.items()}

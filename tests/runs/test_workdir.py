@@ -1,0 +1,139 @@
+"""The folder of a run: files are whole or absent, and only the leading process writes."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ssljax.base import files
+from ssljax.base.errors import UserError
+from ssljax.config import build
+from ssljax.data import DataSpec
+from ssljax.runs.workdir import Workdir
+
+CONFIG = build(
+    {
+        "model": {"name": "vit", "preset": None, "width": 16, "depth": 1, "heads": 2},
+        "objective": {"name": "simclr"},
+        "data": {"source": "builtin:digits", "tokenizer": {"name": "bytes"}},
+        "optimizer": {"name": "adamw"},
+        "steps": 2,
+        "batch_size": 4,
+    }
+)
+SPEC = DataSpec(elements={"image": {"shape": [8, 8, 1], "dtype": "uint8"}}, size=10)
+LINE = {"step": 2, "eval": "knn", "of": "trained", "metrics": {"accuracy": 0.5}}
+
+
+def write_all(workdir):
+    workdir.write_config(CONFIG)
+    workdir.write_data(SPEC)
+    workdir.write_tokenizer(CONFIG.data)
+    workdir.write_init_report({"origin": "elsewhere"})
+    workdir.write_evaluations([LINE])
+    workdir.write_embedding({"features": np.zeros((2, 3))})
+    log = workdir.metrics_log(0, tensorboard=True)
+    log.write(2, {"loss": np.float32(1.5), "rate": float("nan")})
+    log.close()
+    workdir.write_report()
+
+
+WRITTEN = {"config.json", "data.json", "tokenizer.json", "init_from.json", "evals.jsonl", "embedding.npz"}
+WRITTEN |= {"metrics.jsonl", "report.html"}
+
+
+def test_the_leading_process_writes_everything(tmp_path):
+    workdir = Workdir(tmp_path)
+    write_all(workdir)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= WRITTEN and not any(name.endswith(".tmp") or "tokenizer-" in name for name in names)
+    assert workdir.is_run() and workdir.config() == CONFIG and workdir.data_spec() == SPEC
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 2, "loss": 1.5, "rate": None}
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("events")]
+
+
+def test_other_processes_write_nothing(tmp_path):
+    follower = Workdir(tmp_path / "follower", leads=False)
+    write_all(follower)
+    with follower.lock():
+        pass
+    assert {path.name for path in (tmp_path / "follower").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("name", sorted(WRITTEN - {"metrics.jsonl", "report.html"}))
+def test_a_crash_while_writing_keeps_the_old_file(name, tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    write_all(workdir)
+    before = (tmp_path / name).read_bytes()
+
+    def crash(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    writes = {
+        "config.json": lambda: workdir.write_config(CONFIG),
+        "data.json": lambda: workdir.write_data(SPEC),
+        "tokenizer.json": lambda: workdir.write_tokenizer(CONFIG.data),
+        "init_from.json": lambda: workdir.write_init_report({"origin": "another"}),
+        "evals.jsonl": lambda: workdir.write_evaluations([{**LINE, "step": 3}]),
+        "embedding.npz": lambda: workdir.write_embedding({"features": np.ones((2, 3))}),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        writes[name]()
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    """A rename that survives a crash before the content does would leave an empty file."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
+    files.write_whole(tmp_path / "x", "text")
+    assert calls == [str(tmp_path / "x.tmp"), "rename", str(tmp_path)]
+
+
+def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
+    workdir = Workdir(tmp_path)
+    log = workdir.metrics_log(0, tensorboard=False)
+    for step in (2, 4, 6):
+        log.write(step, {"seconds": 10.0 * step})
+        workdir.write_evaluations([{**LINE, "step": step}])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8, "lo')
+    assert workdir.metrics_log(4, tensorboard=False).seconds == 40
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [2, 4]
+
+
+def with_tokenizer(path):
+    values = CONFIG.to_dict()
+    values["data"] = {key: value for key, value in values["data"].items() if value is not None}
+    values["data"]["tokenizer"] = {"name": "file", "path": str(path)}
+    return build(values).data
+
+
+def test_a_tokenizer_replaces_the_files_of_an_earlier_one(tmp_path):
+    """Its settings come with it, and a tokenizer inside the workdir is read before anything is replaced."""
+    source, workdir = tmp_path / "source", Workdir(tmp_path / "run")
+    (source / "additional_chat_templates").mkdir(parents=True)
+    workdir.path.mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    workdir.write_tokenizer(CONFIG.data)
+    content = (workdir.path / "tokenizer.json").read_bytes()
+    (workdir.path / "tokenizer.json").rename(source / "tokenizer.json")
+    for _ in range(2):
+        workdir.write_tokenizer(with_tokenizer(source / "tokenizer.json"))
+        assert (workdir.path / "additional_chat_templates" / "tools.jinja").read_text() == "{{ messages }}"
+    workdir.write_tokenizer(with_tokenizer(workdir.path / "tokenizer.json"))
+    assert (workdir.path / "tokenizer.json").read_bytes() == content
+    assert (workdir.path / "additional_chat_templates").is_dir()
+    workdir.write_tokenizer(CONFIG.data)
+    assert [path.name for path in workdir.path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_folder_without_a_config_is_no_workdir(tmp_path):
+    assert not Workdir(tmp_path).is_run()
+    with pytest.raises(UserError, match=r"holds no config\.json; it is not a workdir"):
+        Workdir(tmp_path).config()
