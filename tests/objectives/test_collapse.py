@@ -65,18 +65,18 @@ def measure(keys, removed, learning_rate):
     images = whole.prepare(batch(0))["image"]
 
     @jit
-    def told(params):
+    def shares(params):
         p = jax.nn.softmax(logits(whole, params, images))
         entropy = jnp.mean(losses.entropy(p))
         return (losses.entropy(jnp.mean(p, 0)) - entropy) / math.log(K), entropy / math.log(K)
 
     start = jit(programs[0].init)(0)
-    found = [told(start.params)]
+    found = [shares(start.params)]
     for program, end in zip(programs, (STEPS, STEPS // 2)):  # collapse is early, so half of the run suffices
         state, step = start, jit(program.step)
         for i in range(end):
             state, _ = step(state, batch(i))
-        found.append(told(state.params))
+        found.append(shares(state.params))
     return [tuple(map(float, pair)) for pair in found]
 
 

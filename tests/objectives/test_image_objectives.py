@@ -90,8 +90,8 @@ def test_the_scale_of_clip_returns_below_the_bound():
     outputs = {"image": image, "text": jnp.roll(image, 1, axis=0)}
 
     def loss(log_scale):
-        told = objective.loss({"log_scale": log_scale}, {}, outputs, {}, None)
-        return told.terms["clip"][1] / told.terms["clip"][2], told.metrics["logit_scale"][0]
+        result = objective.loss({"log_scale": log_scale}, {}, outputs, {}, None)
+        return result.terms["clip"][1] / result.terms["clip"][2], result.metrics["logit_scale"][0]
 
     step = jax.jit(lambda s: (s - 0.1 * jax.grad(lambda s: loss(s)[0])(s), loss(s)[1]))
     log_scale, scales = jnp.log(jnp.float32(20)), []
@@ -114,6 +114,6 @@ def test_the_alignment_of_dino_is_the_distance_of_the_large_crops():
     student = jax.random.normal(jax.random.key(0), (6, 4, 24))
     outputs = {"student": student, "teacher": student[:, :2]}
     ctx = objectives.base.Ctx(jax.random.key(0), jnp.int32(0), jnp.arange(6))
-    told = objective.loss({}, {"center": jnp.zeros(24)}, outputs, {}, ctx)
-    total, weight = told.metrics["alignment"]
+    result = objective.loss({}, {"center": jnp.zeros(24)}, outputs, {}, ctx)
+    total, weight = result.metrics["alignment"]
     np.testing.assert_allclose(total / weight, losses.alignment(student[:, 0], student[:, 1]), rtol=1e-5)
