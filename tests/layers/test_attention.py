@@ -266,7 +266,7 @@ def test_choice_of_kernel(caplog, monkeypatch):
     assert said == [
         "not blocked_causal: the mask is not causal",
         "not blockwise: 130 queries and 130 keys are under 1024",
-        "not blocked_causal: the mask is not causal",  # a kernel that the config names: logged as a warning
+        "not blocked_causal: the mask is not causal",  # asked for by name: said again, as a warning
         "attention on cpu: blocked_causal",
         "attention on cpu: xla",
     ]
