@@ -218,7 +218,7 @@ def test_blockwise_equals_the_plain_kernel_under_a_cap(cap):
 
 
 @pytest.mark.parametrize(("name", "t", "s"), [("full", 1, 5), ("causal", 5, 3), ("prefix", 12, 20)])
-def test_more_keys_than_queries(name, t, s):
+def test_queries_and_keys_of_different_lengths(name, t, s):
     check("xla", name, 2, 2, t, s)
 
 
