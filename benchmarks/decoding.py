@@ -2,9 +2,9 @@
 
     python benchmarks/decoding.py [--batch 4] [--tokens 64 256 512]
 
-The model is a GPT-2 of 6 blocks of width 256 with random parameters; prompts have 16 tokens. Without the cache each
-new token computes its whole row again, padded to a multiple of 64 positions. Times are medians of three runs after one
-that compiles. The script fails if the two ways choose different tokens.
+The model is a GPT-2 of 6 blocks of width 256 with random parameters; prompts have 16 tokens. Without the cache, the
+whole row is computed again for each new token, padded to a multiple of 64 positions. Times are medians of three runs
+after one that compiles. The script fails if the tokens with and without the cache differ.
 """
 
 import argparse

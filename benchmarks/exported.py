@@ -3,8 +3,9 @@
     python benchmarks/exported.py [--steps 400]            # trains four, about a minute each on two CPU cores
     python benchmarks/exported.py --run runs/causal_lm     # evaluates a finished run
 
-The models are GPT-2 and BERT (learned positions) and those of the shipped configs (rotary positions, so they become
-GPT-NeoX and ESM). Both sides score the same tokens; masked models have a pseudo-perplexity. Needs the extra `parity`.
+The models are GPT-2 and BERT with learned positions, and the models of the two shipped configs, whose rotary positions
+make them GPT-NeoX and ESM. ssljax and `transformers` score the same tokens; for masked models the number is the
+pseudo-perplexity. Needs the extra `parity`.
 """
 
 import argparse

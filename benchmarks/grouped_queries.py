@@ -2,9 +2,10 @@
 
     python benchmarks/grouped_queries.py [--steps 600] [--seeds 3]
 
-Trains a GPT with eight heads of keys and values on text. Models with eight, two and one such heads start from it
-(`init_from`) and train for 5% of its steps. The heads of a group are averaged, or the first is kept, or new ones are
-drawn. Decoding: 16 rows, 100 new tokens, with the cache. Takes about ten minutes on two cores.
+Trains a GPT with eight heads of keys and values on text. From it, models with eight, two and one such heads are
+initialised (`init_from`) and trained for 5% of its steps. A head of the new model is the mean of a group of old heads,
+the first of the group, or random. Decoding: 16 rows, 100 new tokens, with the cache. Takes about ten
+minutes on two cores.
 """
 
 import argparse

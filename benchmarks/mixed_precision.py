@@ -2,8 +2,9 @@
 
     python benchmarks/mixed_precision.py [--steps 300] [--seeds 3]
 
-Parameters are float32; data and seeds are equal. A type is as good as float32 if its mean lies within the spread over
-seeds. A CPU emulates half precision, so its speed there does not carry over to a GPU or a TPU.
+Parameters are float32; data and seeds are the same for all types. A type counts as equal to float32 if the difference
+of the means is within the standard deviation over seeds. CPUs emulate half precision, so these speeds do not predict
+the speeds on a GPU or a TPU.
 """
 
 import argparse

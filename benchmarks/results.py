@@ -43,7 +43,7 @@ SHOWN = {
 }
 LOCK = threading.Lock()  # guards the ledger
 
-# The configs were tuned on the test splits. The table is measured on other data, on which nothing was chosen.
+# The configs were tuned on the test splits, so the table is measured on other data.
 REST, HELD_OUT = "train[:-5000]", "train[-5000:]"
 IMAGES = {"data.split": REST} | {
     f"evals.{probe}.{key}": split
@@ -202,7 +202,7 @@ def table(only: str = "") -> str:
 
 
 def _measured(only: str = "") -> str:
-    """Counts of units by the commit that they ran at, since a key does not depend on every line of code."""
+    """Counts of units by the commit at which they ran, since a key depends on config and version only."""
     done = ledger()
     keys = [unit(row, seed)[1] for row in ROWS for seed in SEEDS if only in row.name]
     counts = collections.Counter(done[key]["commit"] for key in keys if key in done)

@@ -1,8 +1,8 @@
 """SimCLR (Chen et al. 2020) on scikit-learn's handwritten digits: a tour without files or labels.
 
-Trains a small vision transformer on 1,437 pictures of 8 x 8 pixels, then measures how much a handful of labels can do
-with its features, next to the untrained encoder and raw pixels: k-NN with one label per class, a linear probe with
-five, and ridge regression with one, five and ten. With all 1,437 labels, k-NN on raw pixels is not beaten (98.3 %).
+Trains a small vision transformer on 1,437 pictures of 8 x 8 pixels. Its features are then evaluated with few labels:
+k-NN with one label per class, a linear probe with five, ridge regression with one, five and ten. Controls are the
+untrained encoder and raw pixels. With all 1,437 labels, k-NN on raw pixels is not beaten (98.3 %).
 
     ssljax train --config configs/quickstart.py --workdir runs/quickstart
 

@@ -30,7 +30,7 @@ PRESETS = "<!-- presets: python docs/make_families_page.py -->", "<!-- end of pr
 
 def parity() -> Iterator[str]:
     """Rows of the reference models: errors of outputs, the loss among them, and of norms of its gradients."""
-    yield "| reference model | `model_type` | `model.name` | outputs | largest error | gradients | of a norm |"
+    yield "| reference model | `model_type` | `model.name` | outputs | largest error | gradients | error of norms |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for config in sorted(reference.FOLDER.glob("*/config.json")):
         name, kind = config.parent.name, json.loads(config.read_text())["model_type"]

@@ -8,13 +8,13 @@ from xla_flags import known_flags
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Each of the eight devices may block a thread of XLA's pool while it waits for the others in a collective. With as many
-# threads as a small machine has cores two independent collectives can then wait for each other for ever (seen with clip
-# on the (2,2,2) mesh: a rendezvous times out and the process aborts).
+# While a device waits for the others in a collective, it may block a thread of XLA's pool. By default the pool has one
+# thread per core. With fewer threads than devices, two independent collectives can wait for each other for ever: this
+# was seen with clip on the (2,2,2) mesh, where a rendezvous timed out and the process aborted.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("PJRT_NPROC", "16")
 # Most of the suite's time is compilation. It takes a quarter as long without LLVM's optimisations and with the old
-# emitters, which XLA dropped after jaxlib 0.10. Worker processes inherit the answer.
+# emitters, which XLA dropped after jaxlib 0.10. Worker processes inherit the variable, so flags are tried once.
 if "XLA_FLAGS" not in os.environ:
     FASTER_COMPILATION = (
         "--xla_backend_optimization_level=0",
@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("ssljax")
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
-    """The folder of real datasets, or a skip that names what is missing."""
+    """The folder of real datasets; the test is skipped if it is missing."""
     path = os.environ.get("SSLJAX_DATA")
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("SSLJAX_DATA (the folder of real datasets) is not set")

@@ -126,7 +126,7 @@ def test_config_that_returns_no_config(capsys, tmp_path, returned):
     refused((code, capsys.readouterr().err), r"c\.py: get_config returned .*, must return a config")
 
 
-def test_no_configs_to_list(capsys, tmp_path, monkeypatch):
+def test_listing_configs_outside_a_checkout(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused((cli.main(["list", "configs"]), capsys.readouterr().err), rf"no configs in {tmp_path}/configs")
 
@@ -198,7 +198,7 @@ def test_a_label_out_of_range(ssljax_train, tmp_path):
     refused(ssljax_train({**BASE, "data": {"source": f"npz:{tmp_path}/x.npz"}}), r"label.*-1")
 
 
-def test_no_workdir_to_evaluate(capsys, tmp_path):
+def test_evaluating_a_missing_workdir(capsys, tmp_path):
     code = cli.main(["eval", "--workdir", str(tmp_path)])
     refused((code, capsys.readouterr().err), r"holds no config\.json")
 
@@ -237,13 +237,13 @@ def test_help_says_how_to_list_the_keys(capsys):
     assert "`ssljax list keys`" in capsys.readouterr().out
 
 
-def test_an_error_in_a_key_says_what_it_sets(ssljax_train):
+def test_an_error_in_a_key_has_its_doc(ssljax_train):
     suffix = r" \[temperature: temperature of the softmax over similarities \(tau of eq\. 1\)\]$"
     refused(ssljax_train(BASE, "--config.objective.temperature=-1"), rf"temperature: got -1\.0, must be > 0{suffix}")
     refused(ssljax_train(BASE, "--config.objective.temperture=1"), rf"temperture: unknown key.*{suffix}")
 
 
-def test_the_list_of_models_has_their_sizes(capsys, monkeypatch):
+def test_the_list_of_models_has_presets_and_parameters(capsys, monkeypatch):
     few = {name: models.REGISTRY.entries[name] for name in ("gpt", "clip")}
     monkeypatch.setattr(models.REGISTRY, "entries", few)
     assert cli.main(["list", "models"]) == 0

@@ -42,7 +42,7 @@ def test_passes_shape_evaluation(path, request):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_docstring_gives_command_minutes_and_result(path):
-    """Numbers in the result occur in docs/results.md, so a new measurement shows stale docstrings."""
+    """Numbers of the result must occur in docs/results.md, so docstrings change with new measurements."""
     text = (ROOT / path).read_text()
     assert text.count("\n") < 90
     docstring = ast.get_docstring(ast.parse(text))
@@ -83,7 +83,7 @@ def two_steps(path, workdir):
 
 
 @pytest.mark.parametrize("path", [p for i, p in enumerate(VARIANTS) if i % 10 == TODAY % 10])
-def test_todays_tenth_trains_two_steps_on_eight_devices(path, request, tmp_path):
+def test_a_tenth_that_rotates_daily_trains_two_steps_on_eight_devices(path, request, tmp_path):
     needs(path, request)
     two_steps(path, tmp_path)
 

@@ -1,4 +1,4 @@
-"""The documentation is true: tables equal the code, links lead somewhere, commands and examples run."""
+"""The documentation agrees with the code: tables, links, commands and examples."""
 
 import importlib.util
 import json
@@ -131,7 +131,7 @@ FOR_CONTRIBUTORS = [line for line in shell_lines(CONTRIBUTING) if not line.start
 
 @pytest.mark.parametrize("line", FOR_CONTRIBUTORS)
 def test_commands_for_contributors(line, monkeypatch, tmp_path):
-    """Commands of CI run there. Tests of `pytest` commands are collected. Scripts that write pages change nothing."""
+    """Commands of CI are skipped, `pytest` commands collect tests, and scripts that write pages change nothing."""
     if line in (ROOT / ".ci/run").read_text().splitlines():
         return
     words = shlex.split(line)
@@ -199,6 +199,13 @@ def test_the_first_example_fits_the_quickstart(tmp_path, monkeypatch):
     assert "fell away" in remarks[0]
     program = runs.assemble(config, jax.devices()[:1]).program
     assert "loss" in program.shapes.meters
+
+
+def test_the_position_scheme_fits_the_quickstart(tmp_path, monkeypatch):
+    examples(tmp_path, monkeypatch)
+    override = ("model.position_bias", "my_package.positions:LogDistance")
+    program = runs.assemble(load(str(ROOT / "configs/quickstart.py"), [override])[0], jax.devices()[:1]).program
+    assert program.shapes.params["encoder"]["stack"]["log_distance"].shape == (4,)  # one rate per head
 
 
 def test_the_config_of_the_config_page_is_sound(tmp_path):

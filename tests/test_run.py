@@ -1,4 +1,4 @@
-"""Whole runs through the command line's function: learning, resuming after a kill, refusing what is wrong."""
+"""Whole runs by `run.train`: learning, resuming after a kill, and refusing mistakes."""
 
 import concurrent.futures
 import json
@@ -75,8 +75,8 @@ def test_a_run_writes_its_workdir(undisturbed):
     assert all(np.isfinite(line["loss"]) for line in metrics(undisturbed))
 
 
-def test_a_stopped_and_resumed_run_is_the_undisturbed_one(undisturbed, tmp_path, monkeypatch):
-    """SIGTERM in the middle of a log interval: saved, and continued bit for bit."""
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_run(undisturbed, tmp_path, monkeypatch):
+    """After SIGTERM in the middle of a log interval, the run is saved and continues bit for bit."""
     original = Recorder.save
 
     def save_then_term(self, step, state):
@@ -94,14 +94,14 @@ def test_a_stopped_and_resumed_run_is_the_undisturbed_one(undisturbed, tmp_path,
 
 
 def train_command(config, workdir):
-    """`ssljax train` as a process of its own."""
+    """The command that trains a config in a separate process."""
     file = workdir.parent / f"{workdir.name}.py"
     file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
     return [sys.executable, "-m", "ssljax.cli", "train", "--config", str(file), "--workdir", str(workdir)]
 
 
-def assert_told_in_one_line(command, text):
-    """The command ends as for a mistake of the user; stderr holds one line of error, and other lines of our log."""
+def assert_one_line_error(command, text):
+    """Runs a command that must exit with code 2 and print, after lines of the log, one line of error."""
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     *others, last = done.stderr.splitlines()
     assert done.returncode == 2 and last.startswith("error: ") and text in last, done.stderr
@@ -109,7 +109,7 @@ def assert_told_in_one_line(command, text):
 
 
 def kill_and_resume(config, workdir, kill_at):
-    """Run in a process of its own, kill it without warning once step `kill_at` is logged, and run it to the end."""
+    """Trains in a separate process, kills it with SIGKILL once step `kill_at` is logged, and trains to the end."""
     command = train_command(config, workdir)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
@@ -141,7 +141,7 @@ WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap
 @pytest.mark.full
 @pytest.mark.parametrize("name", objectives.REGISTRY)
 def test_every_objective_survives_kill_minus_9(name, tmp_path):
-    """Dropout, teachers, queues and text caches included: parameters and metrics bit for bit."""
+    """Parameters and metrics are equal bit for bit, with dropout, teachers, queues and text caches."""
     rng = np.random.default_rng(0)
     lines = [json.dumps({"text": " ".join(rng.choice(WORDS, 12))}) + "\n" for _ in range(1437)]  # a row for each digit
     (tmp_path / "captions.jsonl").write_text("".join(lines))
@@ -171,7 +171,7 @@ def test_every_objective_survives_kill_minus_9(name, tmp_path):
 
 
 def damage(folder, step, how):
-    """Spoil every data file of a checkpoint."""
+    """Damages every data file of a checkpoint."""
     for file in (folder / str(step) / "state").glob("**/d/*"):
         if how == "flip":
             content = bytearray(file.read_bytes())
@@ -207,15 +207,15 @@ def test_without_a_sound_checkpoint_every_start_is_refused_and_changes_nothing(u
         assert metrics(workdir) == metrics(undisturbed) and not list(workdir.glob("damaged-*"))
 
 
-def test_damaged_checkpoints_are_told_without_the_tracebacks_of_libraries(undisturbed, tmp_path):
+def test_damaged_checkpoints_are_reported_without_tracebacks(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     for step in (6, 8):
         damage(workdir / "checkpoints", step, "delete")
-    assert_told_in_one_line(train_command(TINY, workdir), "no sound checkpoint")
+    assert_one_line_error(train_command(TINY, workdir), "no sound checkpoint")
 
 
-def test_a_restart_cuts_back_what_the_killed_run_wrote_after_its_checkpoint(undisturbed, tmp_path):
+def test_a_restart_removes_lines_after_the_restored_step(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
@@ -226,16 +226,17 @@ def test_a_restart_cuts_back_what_the_killed_run_wrote_after_its_checkpoint(undi
 
 
 def test_another_mesh_and_slices_continue_the_same_run(undisturbed, tmp_path):
-    """Free settings may change between restarts: the state lands on another mesh, equal to round-off."""
+    """Free keys may change at a restart: on another mesh the result is equal to round-off."""
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
     run.train({**TINY, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}, "microbatches": 2}, workdir)
-    # Not the parameters: Adam makes steps of full size from gradients that are zero but for round-off (key biases).
+    # Parameters are not compared: some gradients are zero except for round-off (biases of keys), and Adam makes full
+    # steps of them.
     for line, other in zip(metrics(workdir), metrics(undisturbed), strict=True):
         assert line.pop("batch_hash") == other.pop("batch_hash")
         for k in line:
-            # Rank and uniformity hang on the small eigenvalues and distances, which see those steps.
+            # Rank and uniformity depend on small eigenvalues and distances, which these steps change.
             rtol = 1e-3 if k.startswith("health/") else 1e-4
             np.testing.assert_allclose(line[k], other[k], rtol=rtol, err_msg=f"{k} at step {line['step']}")
 
@@ -247,7 +248,7 @@ def test_another_config_in_the_same_workdir_is_refused(undisturbed):
 
 
 def test_a_workdir_in_which_no_step_was_taken_is_new(tmp_path, monkeypatch):
-    """The first start fails, for pictures of mixed shapes or want of memory; the config is mended, and it goes."""
+    """A first start that failed (images of mixed shapes, too little memory) does not bind the corrected config."""
 
     def fail(program):
         raise UserError("out of memory")
@@ -273,7 +274,7 @@ def test_a_workdir_of_damaged_checkpoints_alone_is_not_new(undisturbed, tmp_path
         run.train({**TINY, "batch_size": 16}, workdir)
 
 
-def test_a_key_that_this_version_does_not_know_is_blamed_on_the_workdir(undisturbed, tmp_path):
+def test_an_unknown_key_in_the_workdir_names_its_config_json(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     path = workdir / "config.json"
@@ -298,7 +299,7 @@ def test_other_data_under_the_same_name_are_refused(undisturbed, tmp_path):
         run.train(TINY, tmp_path / "run")
 
 
-def test_fewer_steps_than_were_done_are_refused(undisturbed):
+def test_fewer_steps_than_the_checkpoint_are_refused(undisturbed):
     with pytest.raises(UserError, match=r"steps: got 4, but .* has a checkpoint of step 8"):
         run.train({**TINY, "steps": 4}, undisturbed)
 
@@ -316,13 +317,13 @@ def test_fewer_steps_than_were_done_are_refused(undisturbed):
         ("loss", {"batch_size": 4096}, r"evals\.loss\.batch_size: got 4096, split 'test' has \d+ examples"),
     ],
 )
-def test_a_mistake_in_an_evaluation_is_told_before_the_first_step(tmp_path, name, keys, message):
+def test_a_mistake_in_an_evaluation_is_reported_before_the_first_step(tmp_path, name, keys, message):
     with pytest.raises(UserError, match=message):
         run.train({**TINY, "evals": {name: keys}}, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_held_out_labels_are_classes_that_the_run_learns(tmp_path):
+def test_held_out_labels_must_be_classes_of_the_objective(tmp_path):
     for split, first in {"train": 0, "test": 5}.items():
         label = np.arange(40) % 5 + first
         np.savez(tmp_path / f"{split}.npz", image=np.zeros((40, 8, 8, 1), np.uint8), label=label)
@@ -336,11 +337,11 @@ def test_held_out_labels_are_classes_that_the_run_learns(tmp_path):
     with pytest.raises(UserError, match=message):
         run.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assembly = runs.assemble(build({**config, "evals": {"knn": {}}}))  # the objective sees none of its labels
+    assembly = runs.assemble(build({**config, "evals": {"knn": {}}}))  # the objective reads no labels
     make_evaluator(assembly).check(assembly.program.shapes.params, assembly.program.shapes.extra)
 
 
-def test_the_metric_of_the_best_checkpoint_is_one_that_its_evaluation_gives(tmp_path, monkeypatch):
+def test_the_metric_of_the_best_checkpoint_must_exist(tmp_path, monkeypatch):
     config = {
         **TINY,
         "evals": {"knn": {"every_steps": 2, "max_examples": 100, "k": 5}},
@@ -350,14 +351,16 @@ def test_the_metric_of_the_best_checkpoint_is_one_that_its_evaluation_gives(tmp_
     with pytest.raises(UserError, match=message):
         run.train(config, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
-    monkeypatch.setattr("ssljax.evals.knn.Knn.check", lambda self, reader: ())  # as an evaluation of one's own
+    monkeypatch.setattr(
+        "ssljax.evals.knn.Knn.check", lambda self, reader: ()
+    )  # as in an evaluation outside the package
     with pytest.raises(UserError, match=message):
         run.train(config, tmp_path)
     lines = [json.loads(x) for x in (tmp_path / "evals.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2]
 
 
-def test_what_was_measured_is_written_before_the_controls(tmp_path, monkeypatch):
+def test_results_are_written_before_the_controls_run(tmp_path, monkeypatch):
     def fail(*args):
         raise UserError("no controls")
 
@@ -369,7 +372,7 @@ def test_what_was_measured_is_written_before_the_controls(tmp_path, monkeypatch)
 
 
 def test_devices_share_the_batches_of_an_evaluation(tmp_path):
-    """Its default size too."""
+    """This includes the default batch size of evaluations."""
     config = {**TINY, "mesh": {"data": -1}, "batch_size": 12, "steps": 2, "evals": {"loss": {}}}
     three = jax.devices()[:3]
     with pytest.raises(UserError, match=r"evals\.loss\.batch_size: got 256, must be a multiple of 3 \(devices"):
@@ -390,7 +393,7 @@ def test_a_workdir_is_evaluated_on_devices_that_share_all_its_batches(tmp_path, 
         assert assembly.program.mesh.size == 2
 
 
-def test_last_n_and_best_are_kept(tmp_path):
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     config = {
         **TINY,
         "evals": {"knn": {"every_steps": 2, "max_examples": 100, "k": 5}},
@@ -424,7 +427,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
         pytest.skip("needs root with the right to mount a small tmpfs")
     try:
         config = {**TINY, "steps": 30, "checkpoint": {"every_steps": 2, "keep": 30}}
-        assert_told_in_one_line(train_command(config, mount / "run"), "disk is full")
+        assert_one_line_error(train_command(config, mount / "run"), "disk is full")
         assert parameters(mount / "run")[".step"] >= 2
     finally:
         subprocess.run(["umount", str(mount)], check=True)
@@ -449,7 +452,7 @@ def test_evaluations_of_a_finished_workdir(tmp_path):
 
 
 def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
-    """`ssljax eval` beside the trainer."""
+    """`ssljax eval` may run next to the trainer."""
 
     def write(step):
         Workdir(tmp_path).write_evaluations([{"step": step, "eval": "knn", "of": "trained"}])

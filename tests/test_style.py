@@ -12,20 +12,20 @@ MODULES = [name for name in FILES if name.startswith("ssljax/") and not name.end
 # A docstring begins with a noun or a verb: "Returns ...", "Per-token expert usage".
 HEADLESS = re.compile(r"(What|Of|Whether|The same|That|Those|How|Where|Which)\b")
 
-LONGEST = 60  # lines of a function, from `def` to its last line, its docstring left out
+LONGEST = 60  # lines of a function from `def` to its last line, without the docstring
 
 TEST_TABLE = "| module | tested in |\n| --- | --- |\n"  # of CONTRIBUTING.md
 
 
 def headless_docstrings(source: str) -> list[str]:
-    """First lines of the docstrings of a module, its classes and functions that begin with neither noun nor verb."""
+    """First lines of docstrings (of a module, its classes and functions) that begin with neither noun nor verb."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
     return [text.splitlines()[0] for text in docstrings if HEADLESS.match(text)]
 
 
 def function_lengths(source: str) -> dict[str, int]:
-    """Lines of each function by name, docstrings left out; the longest where several share a name."""
+    """Numbers of lines of functions by name, without docstrings; the largest if several share a name."""
     lengths: dict[str, int] = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

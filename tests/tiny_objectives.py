@@ -1,4 +1,4 @@
-"""The smallest config of every objective, with what makes exactness hard: dropout, stochastic depth, ragged rows."""
+"""The smallest config of every objective, with settings that endanger exactness: dropout, drop path, ragged rows."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ SPEC = DataSpec(
 
 
 def config(name: str, bytes: bool = False) -> dict[str, Any]:
-    """The groups `model` and `objective` of the smallest config of an objective, for text as bytes or that of SPEC."""
+    """The groups `model` and `objective` of the smallest config, for text as bytes or for the tokens of SPEC."""
     if name not in CONFIGS:
         raise AssertionError(
             f"objective {name!r} is registered but has no entry in tests/tiny_objectives.py, so nothing tests it"
@@ -93,7 +93,7 @@ def make(objective: str, **model: Any) -> Any:
 
 
 def batch(seed: int = 0) -> dict[str, jax.Array]:
-    """A batch of random images and of ragged rows of tokens: rows of one or two segments, then padding."""
+    """A batch of random images and random tokens; each row has one or two segments, then padding."""
     rng = np.random.default_rng(seed)
     filled = rng.integers(4, LENGTH + 1, BATCH)
     place = np.arange(LENGTH)

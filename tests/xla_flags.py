@@ -1,4 +1,4 @@
-"""Options of XLA: a process aborts on an option that the installed XLA does not have, and each release drops some."""
+"""Flags that the installed XLA has: each release removes some, and a process aborts on an unknown flag."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ START_XLA = "from jaxlib import xla_client; xla_client.make_cpu_client()"  # a t
 def known_flags(flags: Sequence[str]) -> list[str]:
     """Returns the flags with which the installed XLA starts.
 
-    Each trial is a process of its own, since XLA reads its flags once and aborts on an unknown one. The names cannot
-    be looked up in the shared library: it also holds the names of options that were removed.
+    Each trial is a separate process, since XLA reads its flags once and aborts on an unknown one. The names cannot be
+    looked up in the shared library, which also has the names of removed options.
     """
     if _exit_codes([flags]) == [0]:
         return list(flags)
@@ -20,7 +20,7 @@ def known_flags(flags: Sequence[str]) -> list[str]:
 
 
 def _exit_codes(trials: Sequence[Sequence[str]]) -> list[int]:
-    """Exit codes of processes that start XLA, all at the same time, one with each list of flags."""
+    """Exit codes of processes that start XLA with one list of flags each; they run at the same time."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     processes = [
         subprocess.Popen(

@@ -29,7 +29,7 @@ DECODER = dict(
 
 def get_config(arg=""):
     a = arguments(arg, image=True)
-    # One more row in the table of embeddings: the id of image tokens in an exported model.
+    # The table of embeddings has one more row, for the image token of an exported model.
     seeing = dict(
         name="llava",
         image=dict(preset=None, width=128, depth=4, heads=4, patch_size=16, dropout=0.1),

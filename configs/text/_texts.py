@@ -1,4 +1,4 @@
-"""Text data of the configs in this folder. No author (classic-books) or document (python-docs) is in two splits."""
+"""Text data of the configs in this folder; no author (classic-books) and no document (python-docs) is in two splits."""
 
 SOURCES = {
     "classic-books": dict(source="jsonl:$SSLJAX_DATA/classic_books/{split}.jsonl.gz", keys=dict(text="text")),

@@ -1,6 +1,6 @@
 """Next-token prediction: a small GPT-2 (Radford et al. 2019) on bytes of English text.
 
-Positions are rotary (Su et al. 2021): learned ones start near zero, which costs a run of minutes much of its time.
+Positions are rotary (Su et al. 2021), since learned positions start near zero and take much of a short run to grow.
 The text is the documentation of Python, or books.
 
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm

@@ -15,7 +15,7 @@ SOURCES = {
 
 PATCH_SIZE = {"cifar10": 4, "mnist": 7}
 
-# Crops of CIFAR-10 are small, so that a step is cheap; features are computed at full size.
+# Crops of CIFAR-10 have half the side, so a step is cheap; features are computed at full size.
 TWO_VIEWS = {"cifar10": dict(size=16, crop_scale=(0.2, 1.0)), "mnist": dict(crop_scale=(0.5, 1.0))}
 
 # Recipes for small images. Digits lose their meaning when mirrored, and have no colour.
@@ -24,7 +24,7 @@ AUGMENT = {
     "mnist": dict(flip=0.0, jitter=0.5, brightness=0.4, contrast=0.4, gray=0.0, blur=0.2),
 }
 
-# Small crops that show most of a small image; crops of a tenth of it teach less.
+# Local crops show most of the image; smaller ones, as in the papers, give worse features on such small images.
 MULTI_CROP = {
     "cifar10": dict(size=16, local_size=12, global_scale=(0.4, 1.0), local_scale=(0.2, 0.6)),
     "mnist": dict(size=28, local_size=21, global_scale=(0.5, 1.0), local_scale=(0.4, 0.8)),
@@ -32,8 +32,8 @@ MULTI_CROP = {
 
 
 def vit(patch_size):
-    """A vision transformer of 0.15M parameters: in a few minutes many cheap steps teach more than few steps of a larger
-    model. Positions are fixed, since learned ones begin near zero and a short run would see a bag of patches."""
+    """A vision transformer of 0.15M parameters, for many cheap steps: in a few minutes they give better features than a
+    few steps of a larger model. Positions are fixed, since learned ones start near zero and grow slowly."""
     return dict(
         name="vit",
         preset=None,

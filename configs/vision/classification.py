@@ -1,4 +1,4 @@
-"""Supervised classification: the yardstick for the methods without labels.
+"""Supervised classification: a reference for the methods without labels.
 
 Trains a vision transformer of 0.15M parameters on all labels of CIFAR-10 or MNIST.
 

@@ -26,11 +26,11 @@ def get_config(arg=""):
             objective=dict(
                 name="dino",
                 head=dict(hidden=512, bottleneck=128, prototypes=256),
-                # Half the paper's temperatures, the teacher's without a warmup: a flat teacher slows a short run.
+                # Half the paper's temperatures, the teacher's without warm-up: flat targets slow down a short run.
                 student_temperature=0.05,
                 teacher_temperature=0.02,
                 teacher_temperature_start=0.02,
-                momentum=0.99,  # a short run: the teacher must forget the initialisation
+                momentum=0.99,  # for a short run, so that the teacher forgets its initial values
                 augment=dict(
                     name="multi_crop",
                     local_crops=2,

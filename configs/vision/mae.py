@@ -16,7 +16,7 @@ import ml_collections
 
 from ssljax.config import arguments
 
-# Most patches of a digit are blank: they cannot be normalised, and hiding three quarters leaves too little.
+# Most patches of a digit are blank and cannot be normalised. With three quarters hidden, too little of a digit is left.
 VARIANTS = {
     "cifar10": dict(mask_ratio=0.75, augment=dict(name="single", crop_scale=(0.4, 1.0), augment=dict(flip=0.5))),
     "mnist": dict(

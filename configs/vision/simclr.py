@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): two views of an image find each other in the batch.
+"""SimCLR (Chen et al. 2020): two views of an image are matched among all images of the batch.
 
 Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without labels.
 
@@ -9,7 +9,7 @@ Time: 6 minutes on one CPU core.
 Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.408 (raw pixels 0.329),
 MNIST 0.894 (raw pixels 0.898); docs/results.md, section 1.
 
-One key makes an ablation, for example `--config.objective.augment.augment.jitter=0` or
+An ablation changes one key, for example `--config.objective.augment.augment.jitter=0` or
 `--config.objective.temperature=0.5`.
 """
 

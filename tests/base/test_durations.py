@@ -1,4 +1,4 @@
-"""Durations in every unit, exact, and the key in every complaint."""
+"""Durations in every unit are converted exactly; error messages name the key."""
 
 import math
 from fractions import Fraction
@@ -48,7 +48,7 @@ def test_malformed(value):
         durations.steps(value, SIZES, "schedule.warmup")
 
 
-def test_a_share_is_at_most_the_whole():
+def test_shares_above_100_percent_are_refused():
     with pytest.raises(UserError, match=r"^schedule\.warmup: got '101%', must be at most 100%"):
         durations.steps("101%", SIZES, "schedule.warmup")
 
@@ -61,18 +61,18 @@ def test_a_share_is_at_most_the_whole():
         ("5%", "the total number of steps"),
     ],
 )
-def test_unknown_sizes(value, what):
+def test_unknown_lengths_are_errors(value, what):
     with pytest.raises(UserError, match=rf"^steps: got '{value}', but {what} is unknown; give it in steps"):
         durations.steps(value, RunLengths(batch_size=8), "steps")
 
 
-def test_steps_and_examples_need_no_sizes_but_the_batch():
+def test_steps_and_examples_need_the_batch_size_only():
     assert durations.steps("17 examples", RunLengths(batch_size=8), "steps") == 3
     assert durations.steps("3 steps", RunLengths(batch_size=8), "steps") == 3
 
 
 @given(epochs=st.integers(0, 10**4), size=st.integers(1, 10**7), batch=st.integers(1, 10**5))
-def test_epochs_are_covered_and_not_by_a_step_more(epochs, size, batch):
+def test_epochs_are_covered_in_the_fewest_steps(epochs, size, batch):
     steps = durations.steps(f"{epochs} epochs", RunLengths(batch_size=batch, dataset_size=size), "steps")
     assert (steps - 1) * batch < epochs * size <= steps * batch
 

@@ -1,4 +1,4 @@
-"""Hashes are the same in every process, on every platform, for ever."""
+"""Hashes are equal in every process, on every platform and in every version."""
 
 import os
 import subprocess
@@ -26,19 +26,19 @@ def test_stable_across_processes():
 
 
 def test_known_values():
-    # Checkpoints and random streams depend on these: a change here makes old runs unresumable.
+    # Checkpoints and random streams depend on these values: runs could not be resumed after a change.
     assert digest({"a": 1}) == "015abd7f5cc57a2d"
     assert digest({"a": 1}, length=8) == "015abd7f"
     assert name_id("views") == 0x7FFFFFFF & int.from_bytes(bytes.fromhex("74883614"), "little")
 
 
-def test_only_the_order_of_keys_is_forgotten():
+def test_the_order_of_keys_does_not_matter():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     different = [{"a": 1}, {"a": 2}, {"a": 1.5}, {"a": "1"}, {"a": [1]}, {"a": None}, {"a": True}, {"b": 1}, {}, [1, 2]]
     assert len({digest(x) for x in [*different, [2, 1]]}) == len(different) + 1
 
 
-def test_what_json_cannot_say_is_refused():
+def test_values_without_a_json_form_are_refused():
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError):
             digest({"a": value})

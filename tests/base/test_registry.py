@@ -1,4 +1,4 @@
-"""Names found lazily, names of users' own classes, and the words for those that are not found."""
+"""Lazy look-up of registered names and of import paths, and errors for unknown names."""
 
 import subprocess
 import sys
@@ -16,10 +16,12 @@ def test_listing_and_lookup():
 
     assert list(REGISTRY) == ["first", "second"] and "first" in REGISTRY and "third" not in REGISTRY
     assert REGISTRY.get("first") is collections.Counter
-    assert REGISTRY.get("collections:OrderedDict") is collections.OrderedDict  # a user's own, by its path
+    assert (
+        REGISTRY.get("collections:OrderedDict") is collections.OrderedDict
+    )  # a class outside the package, by its import path
 
 
-def test_entries_are_imported_only_when_asked_for():
+def test_entries_are_imported_at_first_use():
     code = (
         "import sys; from ssljax.base.registry import Registry; r = Registry('thing', {'x': 'wave:Wave_read'});"
         "assert 'wave' not in sys.modules; list(r); assert 'wave' not in sys.modules;"
@@ -48,14 +50,14 @@ def test_mistakes(name, message):
         REGISTRY.get(name, "model.name")
 
 
-def test_a_users_module_that_cannot_import_what_it_needs(tmp_path, monkeypatch):
+def test_a_plugin_with_a_missing_import(tmp_path, monkeypatch):
     (tmp_path / "stale_plugin_xyz.py").write_text("from collections import NoSuchThing\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"^x\.name: cannot import 'stale_plugin_xyz:Thing': .*'NoSuchThing'"):
         REGISTRY.get("stale_plugin_xyz:Thing", "x.name")
 
 
-def test_an_error_inside_the_users_module_is_not_hidden(tmp_path, monkeypatch):
+def test_an_error_inside_a_plugin_is_not_hidden(tmp_path, monkeypatch):
     (tmp_path / "broken_plugin_xyz.py").write_text("import collections\ncollections.no_such_name\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AttributeError, match="no_such_name"):

@@ -1,4 +1,4 @@
-"""Configurations: what is accepted, what is refused and in which words, and the way back to JSON."""
+"""Configurations: accepted and refused values, error messages, and conversion to JSON and back."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ class Ring:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """Its default group is not the default `Ring`."""
+    """A class whose default for a group differs from the defaults of `Ring`."""
 
     shape: Any = setting(
         {"name": "ring", "radius": 3.0, "edge": {"name": "disc", "segments": 9}},
@@ -95,7 +95,7 @@ def test_defaults_and_conversions():
     assert build(inner=Inner(0.3)).inner == Inner(0.3) and build(shape=Box()).shape == Box()
 
 
-def test_fields_that_the_caller_gives_are_no_keys():
+def test_injected_fields_are_no_keys():
     assert schema.build(Outer, {"depth": 1}, "model", module="m", unknown=3).module == "m"
     with pytest.raises(UserError, match=r"^model\.module: unknown key"):
         build(module="m")
@@ -185,7 +185,7 @@ def test_round_trip_through_json():
     assert schema.build(Outer, schema.to_dict(build()), "model") == build()
 
 
-def test_identity_leaves_out_what_is_free_at_every_depth():
+def test_identity_leaves_out_free_keys_at_every_depth():
     one = build(threads=1, inner={"kernel": "a"}, shape={"name": "disc", "segments": 3}, extra={"kernel": "b"})
     other = build(threads=9, inner={"kernel": "c"}, shape={"name": "disc", "segments": 4}, extra={"kernel": "d"})
     assert schema.to_dict(one, free=False) == schema.to_dict(other, free=False)
@@ -202,7 +202,7 @@ def test_nearest():
 
 @pytest.mark.parametrize("named", [True, False])
 def test_a_group_keeps_the_keys_of_its_default_entry(named):
-    """Naming the entry that is the default already changes nothing; in nested groups too."""
+    """Giving the name of the default entry changes nothing, in nested groups too."""
     edge = {"radius": 2.0} | ({"name": "disc"} if named else {})
     shape = {"width": 0.5, "edge": edge} | ({"name": "ring"} if named else {})
     built = schema.build(Frame, {"shape": shape}, "model").shape
@@ -222,7 +222,7 @@ def test_none_on_the_command_line_can_be_the_name_of_a_choice():
     assert schema.build(Positions, {"kind": None}, "model").kind == "none"
 
 
-def test_fields_of_a_family_come_with_a_group_that_is_a_default():
+def test_a_default_group_keeps_its_fixed_fields():
     @dataclasses.dataclass(frozen=True)
     class Inner:
         width: int = 1
@@ -257,7 +257,7 @@ class Torch(Lamp):
     hours: int = setting(9, doc="hours of one charge")
 
 
-def test_the_meaning_of_a_key_is_inherited_until_it_is_given_anew():
+def test_the_doc_of_a_key_is_inherited_until_it_is_overridden():
     assert schema.key_doc(Torch, "watts") == "electric power, in watts; 0 is refused"
     assert schema.key_doc(Torch, "colour") == "tone of the light"
     assert schema.key_doc(Torch, "hours") == "hours of one charge"
@@ -284,7 +284,7 @@ def test_the_groups_of_a_key():
         ({"outline": 3}, "lamp.outline: got 3, must be a group of keys with a name (box, disc) [outline: form of the "),
     ],
 )
-def test_errors_say_what_the_key_sets(values, message):
+def test_errors_end_with_the_doc_of_the_key(values, message):
     with pytest.raises(UserError) as caught:
         schema.build(Torch, values, "lamp")
     text = str(caught.value)
@@ -293,7 +293,7 @@ def test_errors_say_what_the_key_sets(values, message):
     assert text.count("[") <= 1
 
 
-def test_missing_and_misspelt_keys_say_what_they_set():
+def test_errors_on_missing_and_misspelt_keys_have_the_doc():
     with pytest.raises(UserError, match=r"^hours: missing; an integer is required \[hours: expected life, in hours\]$"):
         schema.build(Lamp, {}, "")
     with pytest.raises(UserError, match=r"did you mean 'hours'\? .* \[hours: hours of one charge\]$"):

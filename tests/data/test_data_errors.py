@@ -17,7 +17,7 @@ IMAGES = np.zeros((6, 4, 4, 3), np.uint8)
 
 @pytest.fixture
 def fails(config):
-    """Returns a check that a config is refused with a matching line when described, trained on or evaluated."""
+    """Returns a check that a config is refused with a matching line, in each way to use its data."""
 
     def check(pattern, **keys):
         for use in (describe, lambda c: open_data(c, 2).batch(0), lambda c: load_split(c, c.split)):

@@ -157,7 +157,7 @@ def test_mixed_text(config, tmp_path):
     assert ((tokens == ord("x")).all(1).sum(), (tokens == ord("y")).all(1).sum()) == (3, 3)
 
 
-def test_config_as_json_and_its_free_keys(config):
+def test_the_json_form_of_a_config_and_its_free_keys(config):
     data = config(source="builtin:digits", streams={"more": {"source": "builtin:digits"}})
     values = schema.to_dict(data)
     assert schema.build(DataConfig, values, "data") == data

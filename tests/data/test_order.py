@@ -20,7 +20,7 @@ def test_permutations_are_valid_and_depend_on_every_key():
 
 
 def test_permutations_are_stable_over_versions():
-    """The numbers are part of the contract: a run must find its order when it is resumed years later."""
+    """These numbers never change: a run that is resumed years later must have the same order."""
     np.testing.assert_array_equal(permutation(8, 3, 2), [2, 4, 1, 3, 6, 5, 0, 7])
 
 
@@ -44,7 +44,7 @@ def test_every_epoch_has_every_row_once(size, batch, start):
 
 
 @hypothesis.given(st.lists(st.floats(0.05, 20), min_size=1, max_size=5), st.integers(0, 10**9))
-def test_mixture_shares_are_exact(weights, start):
+def test_shares_of_a_mixture_are_exact(weights, start):
     count = 2000
     source, number = mix(np.arange(count), tuple(weights))
     shares = np.array(weights) / np.sum(weights)

@@ -27,7 +27,7 @@ def encode(image: np.ndarray, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def test_the_import_loads_no_heavy_package():
+def test_importing_the_data_room_loads_no_heavy_package():
     code = "import sys, ssljax.data; print([m for m in HEAVY if m in sys.modules])"
     heavy = ["jax", "tensorflow_datasets", "tokenizers", "sklearn", "PIL", "grain", "scipy"]
     out = subprocess.run([sys.executable, "-c", f"HEAVY={heavy}; {code}"], capture_output=True, text=True, check=True)
@@ -119,7 +119,7 @@ def test_image_folders(config, tmp_path):
     data = config(source=f"images:{tmp_path}/{{split}}")
     spec = describe(data)
     assert spec.classes == ("ant", "cat", "dog") and spec.num_classes == 3
-    test = load_split(data, "test")  # has no ant, but labels have one meaning in all splits
+    test = load_split(data, "test")  # no image of an ant, but a label means the same class in all splits
     np.testing.assert_array_equal(test["label"], [1, 1, 1, 2, 2])
     np.testing.assert_array_equal(test["image"], IMAGES[[15, 17, 19, 16, 18]])
     flat = load_split(config(source=f"images:{tmp_path}/test/cat"), "train")

@@ -190,7 +190,7 @@ def test_packed(config, corpus):
 
 
 @hypothesis.given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
-def test_packed_rows_fit_and_waste_little(lengths, width):
+def test_packed_rows_fit_and_have_little_padding(lengths, width):
     rows = pack(np.array(lengths, np.int64), width)
     used = np.bincount(rows, weights=lengths) if lengths else np.zeros(0)
     assert (used <= width).all() and (used > 0).all()

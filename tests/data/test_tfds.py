@@ -66,7 +66,7 @@ def test_tfds(config, folder):
 
 
 def test_reading_a_column_keeps_no_records(folder, monkeypatch):
-    """The images of a dataset may exceed the memory, its labels do not."""
+    """Labels are read without keeping images in memory, since the images of a dataset may exceed it."""
     source = tfds.core.data_sources.base.BaseDataSource
     original, records, alive = source.__getitem__, [], []
 

@@ -226,7 +226,7 @@ def test_the_check_finds_errors_from_shapes_alone(name, keys, message):
         Setup({name: keys | {"source": "data"}}, loss_fn=mean_loss).evaluator.check(SHAPES, {})
 
 
-def test_the_check_returns_the_metrics_and_loads_no_whole_split_for_n_grams():
+def test_the_check_returns_the_metrics_without_loading_whole_splits():
     tokenize = lambda texts: {"tokens": np.array([[len(t)] for t in texts], np.int32)}  # noqa: E731
     evals = PROBES | {name: {} for name in REGISTRY} | {"loss": {"batch_size": 10}, "linear": {"l2": [0.01]}}
     evals |= {"drawn": {"type": "knn", "labels_per_class": 3, "draws": 2}, "nearest": {"type": "knn", "k": 1}}
@@ -241,8 +241,8 @@ def test_the_check_returns_the_metrics_and_loads_no_whole_split_for_n_grams():
     assert {json.loads(options)["max_examples"] for _, options in alone.loads} == {7, 1}
 
 
-def test_an_evaluation_without_a_check():
-    """The default check reads the declared features, and does not return names of metrics."""
+def test_the_default_check():
+    """It reads the features of `feature_names`, and returns no names of metrics."""
 
     @dataclasses.dataclass(frozen=True)
     class Mean(Evaluation):
@@ -267,7 +267,7 @@ def test_an_evaluation_without_a_check():
 
 @pytest.mark.parametrize("name", ["loss", "perplexity"])
 def test_labels_beyond_the_classes_of_the_objective(name):
-    """They have no meaning in a loss or score. Features do not depend on labels, so probes accept them."""
+    """Losses and scores refuse them. Probes accept them, since features do not depend on labels."""
     setup = Setup({name: {"ngrams": False} if name == "perplexity" else {"batch_size": 10}}, loss_fn=mean_loss)
     setup.objective.classes = 3
     setup.evaluator.check(SHAPES, {})

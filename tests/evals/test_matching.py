@@ -23,7 +23,7 @@ def test_retrieval_rank_by_definition(n, seed):
 def test_ties_count_against_the_model():
     q = np.eye(4, dtype=np.float32)
     keys = q.copy()
-    keys[1] = keys[0]  # two identical captions: the first image cannot distinguish them
+    keys[1] = keys[0]  # two images with equal captions: the model cannot distinguish them
     np.testing.assert_array_equal(retrieval_rank(q, keys), [1, 3, 0, 0])
     collapsed = np.ones((6, 3), np.float32) * np.linspace(0.3, 7, 6, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(retrieval_rank(collapsed, collapsed), 5)  # a collapsed model has the last rank

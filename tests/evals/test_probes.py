@@ -121,7 +121,7 @@ def test_logistic_regression_converges_on_correlated_features(columns):
     assert loss(head[:-1], head[-1]) < loss(reference.coef_.T, reference.intercept_) + 2e-5
 
 
-def test_logistic_gradient_vanishes_and_rows_of_weight_zero_are_absent():
+def test_logistic_gradient_vanishes_and_rows_of_weight_zero_have_no_effect():
     x, y = blobs(120, 0, noise=1.2)
     keep = np.arange(120) % 3 > 0
     heads = logistic_path(x, y, keep.astype(np.float32), l2=jnp.array([0.1, 0.01]), classes=CLASSES)
@@ -164,7 +164,7 @@ def test_linear_selects_on_the_selection_split_not_on_test(reader):
     assert probe.run(constant)["l2"] == pytest.approx(1e3)
 
 
-def test_labels_per_class_uses_no_other_labels(reader):
+def test_labels_per_class_hides_all_other_labels(reader):
     probe = Linear(l2=(1.0, 1e-2), labels_per_class=5, draws=3)
     result = probe.run(reader)
     assert result["accuracy"] > 0.7 and result["accuracy_std"] >= 0

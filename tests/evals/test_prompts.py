@@ -98,7 +98,7 @@ def test_fill_mask_from_a_workdir(encoder, capsys):
             assert few == [guess._asdict() for guess in all_[:3]]
             assert len(all_) == size and {guess.id for guess in all_} == set(range(size))
             np.testing.assert_allclose(sum(guess.probability for guess in all_), 1, rtol=1e-5)
-    # The affixes are [CLS] and [SEP], as in training.
+    # [CLS] and [SEP] stand around the text, as in training.
     assert model.encode("cat").tolist()[0] == 2 and model.encode("cat").tolist()[-1] == 3
     code, lines, _ = command(capsys, "fill-mask", encoder, "--prompt", texts[0], "--top", 3)
     assert lines[0] == texts[0] and len(lines) == 7 and lines[4].split()[0] == "2"

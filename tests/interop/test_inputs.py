@@ -113,7 +113,7 @@ def test_labels_without_a_head():
 
 
 class Noting(dict):
-    """A dict that records which of its values are looked up."""
+    """A dict that records the keys that are looked up."""
 
     def __init__(self, *args):
         super().__init__(*args)

@@ -1,4 +1,4 @@
-"""Every kernel x mask x type x grouping x length against attention written out in float64, values and gradients."""
+"""Every kernel, with masks, types, groupings and lengths, against attention in float64: values and gradients."""
 
 import logging
 
@@ -80,7 +80,7 @@ def inputs(heads, groups, t=T, s=T, dtype="float32"):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Sequences of a test are several blocks long."""
+    """Makes blocks so small that the sequences of the tests have several."""
     monkeypatch.setattr(attention, "BLOCK", 48)
 
 
@@ -137,7 +137,7 @@ def test_biased_and_capped_logits(kernel, cap, rows):
 
 @pytest.mark.parametrize("kernel", ["xla", "blocked_causal"])
 def test_talking_heads(kernel):
-    """Logits and weights mixed over all heads, groups or not, in float64; a query without keys still gets zeros."""
+    """Logits and weights are mixed over all heads, also with grouped keys; a query without keys has output zero."""
     q, k, v, do = inputs(4, 2)
     mix = Mix(*(jnp.asarray(np.eye(4) + 0.5 * RNG.normal(size=(4, 4)), jnp.float32) for _ in range(2)))
     mask = Causal() & Keys(jnp.array(VALID))
@@ -191,8 +191,8 @@ def test_the_whole_product(kernel, name, heads, groups, dtype):
     check(kernel, name, heads, groups, dtype=dtype)
 
 
-def test_blockwise_holds_no_square():
-    """No array holds 4,096 x 4,096 logits (64 MiB a head) in either direction; the plain kernel does hold them."""
+def test_blockwise_stores_no_square_of_logits():
+    """Forward and backward, no array has the size of 4,096 x 4,096 logits (64 MiB a head); the plain kernel has one."""
     shape = jax.ShapeDtypeStruct((1, 4096, 1, 8), jnp.float32)
 
     def largest(kernel):
@@ -205,7 +205,7 @@ def test_blockwise_holds_no_square():
 
 
 @pytest.mark.parametrize("cap", [None, 1.5])
-def test_blockwise_is_the_plain_kernel_under_a_cap(cap):
+def test_blockwise_equals_the_plain_kernel_under_a_cap(cap):
     q, k, v, do = inputs(4, 2)
     mask = Causal() & Segments(jnp.array(IDS))
 
@@ -218,7 +218,7 @@ def test_blockwise_is_the_plain_kernel_under_a_cap(cap):
 
 
 @pytest.mark.parametrize(("name", "t", "s"), [("full", 1, 5), ("causal", 5, 3), ("prefix", 12, 20)])
-def test_other_key_length(name, t, s):
+def test_queries_and_keys_of_different_lengths(name, t, s):
     check("xla", name, 2, 2, t, s)
 
 
@@ -275,7 +275,7 @@ def test_choice_of_kernel(caplog, monkeypatch):
 
 def test_strict_and_unknown_kernels():
     q, k, v, _ = inputs(2, 2)
-    attend(q, k, v, Full(), strict=True)  # there is no fused kernel on a CPU to fall back from
+    attend(q, k, v, Full(), strict=True)  # a CPU has no fused kernel
     with pytest.raises(UserError, match="'blocked_causal' can't be used: the mask is not causal"):
         attend(q, k, v, Full(), kernel="blocked_causal", strict=True)
     with pytest.raises(UserError, match="'cudnn' can't be used: it needs an NVIDIA GPU"):
@@ -284,7 +284,7 @@ def test_strict_and_unknown_kernels():
         attend(q, k, v, Full(), kernel="cudn")
 
 
-def test_fused_kernel_refuses_what_it_cannot_do(monkeypatch):
+def test_the_fused_kernel_refuses_unsupported_requests(monkeypatch):
     monkeypatch.setattr(attention, "platform", lambda: "gpu")
     refuses = KERNELS["cudnn"].refuses
     q, k, v, _ = inputs(2, 2, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""The block against a float64 transcription of its equations; scanned = unrolled = rematerialised, noise included."""
+"""The block against a float64 transcription of its equations; scanned = unrolled = rematerialised, with dropout."""
 
 import dataclasses
 import functools
@@ -68,7 +68,7 @@ def unstack_layers(tree, depth):
 
 
 def make(config, seed=0):
-    """A stack and its parameters, every one of them moved away from its (often constant) initial value."""
+    """A stack and its parameters, all moved away from their (often constant) initial values."""
     stack = Stack(config, DEPTH)
     params = nn.unbox(jax.jit(stack.init)(jax.random.key(seed), X, Full()))["params"]
     leaves, tree = jax.tree.flatten(params)
@@ -256,7 +256,7 @@ def test_values_and_gradients(name, causal):
 
 
 def test_buckets_of_distances():
-    """Exact to half of the buckets, odd, growing, the last one at the end; between, the definition in float64."""
+    """Buckets are exact for small distances, and odd and growing up to the last, as in the definition."""
     distance = np.arange(-511, 512)
     got = log_buckets(distance, 256, 512)
     np.testing.assert_array_equal(got[383:640], distance[383:640])
@@ -295,7 +295,7 @@ def test_scanned_unrolled_and_rematerialised_are_the_same_function(scan, remat):
     assert np.abs(plain[0] - silent).max() > 0.1, "the noise did nothing"
 
 
-def test_batches_can_be_cut():
+def test_slices_of_a_batch_equal_the_batch():
     _, params = make(NOISY)
     variables, stack = {"params": params}, Stack(NOISY, DEPTH)
     run = jax.jit(lambda x, row: stack.apply(variables, x, Full(), None, NOISE._replace(row=row))[0])
@@ -304,7 +304,7 @@ def test_batches_can_be_cut():
 
 
 def transparent(rows, **rates):
-    """A post-norm stack in which one layer's feed-forward part writes ones and all other parts write nothing."""
+    """A post-norm stack in which one feed-forward layer outputs ones and all other branches output zeros."""
     depth = 5
     stack = Stack(dataclasses.replace(BASE, norm_position="post", **rates), depth)
     zeros = jnp.zeros((rows, 1, D))
@@ -323,7 +323,7 @@ def transparent(rows, **rates):
     return lambda layer, ones: np.asarray(run(jnp.zeros((depth, D)).at[layer].set(ones)))
 
 
-def test_layers_draw_their_own_dropout():
+def test_layers_have_independent_dropout():
     run = transparent(8, dropout=0.5)
     drawn = [run(layer, jnp.ones(D)) > 0 for layer in range(5)]
     assert all(0.2 < (a != b).mean() < 0.8 for i, a in enumerate(drawn) for b in drawn[:i])
@@ -336,7 +336,7 @@ def test_drop_path_grows_linearly_from_zero():
         assert abs(kept - (1 - 0.8 * layer / 4)) < 0.05, layer
 
 
-def test_bfloat16_computes_near_float32_with_float32_parameters():
+def test_bfloat16_activations_are_near_float32():
     stack, params = make(BASE)
     out, _ = Stack(dataclasses.replace(BASE, dtype="bfloat16"), DEPTH).apply({"params": params}, X, Full())
     assert out.dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""Experts against a loop over tokens, and who gets a place where places are few."""
+"""Experts against a loop over tokens, without and with a limited capacity."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def module(config, gated=True):
 
 
 def looped(params, config, x, gated=True, slots=None):
-    """Each token by itself, float64."""
+    """Experts applied to one token at a time, in float64."""
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     out = np.zeros_like(x)
     for b in range(len(x)):
@@ -61,11 +61,11 @@ def test_a_loop_over_tokens(top_k, normalize, slots, gated):
     np.testing.assert_allclose(logits, x @ np.asarray(params["router"], np.float64), atol=1e-5)
 
 
-def test_enough_places_are_no_limit():
+def test_a_large_capacity_has_no_effect():
     x = jnp.asarray(RNG.normal(size=(2, 7, WIDTH)), jnp.float32)
     free = ExpertsConfig(4, 2)
     params = module(free).init(jax.random.key(2), x)
-    roomy = dataclasses.replace(free, capacity=2.0)  # 2 x 2 x 7 / 4 = 7 places: every token may come
+    roomy = dataclasses.replace(free, capacity=2.0)  # capacity 2 x 2 x 7 / 4 = 7: no token is dropped
 
     def value(config, params):
         return jnp.sum(jnp.sin(module(config).apply(params, x)[0]))
@@ -78,13 +78,13 @@ def test_enough_places_are_no_limit():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(0, 10_000))
-def test_dispatch_gives_each_place_to_one_token(experts, slots, length, seed):
+def test_each_slot_of_an_expert_has_one_token(experts, slots, length, seed):
     rng = np.random.default_rng(seed)
     k = min(2, experts)
     choice = np.stack([[rng.permutation(experts)[:k] for _ in range(length)] for _ in range(2)])
     place = np.asarray(dispatch(jnp.asarray(choice), jnp.ones(choice.shape), experts, slots))
     assert place.shape == (2, length, experts, slots)
-    assert (place.sum(axis=1) <= 1).all()  # one token a place
+    assert (place.sum(axis=1) <= 1).all()  # at most one token a slot
     for b in range(2):
         for e in range(experts):
             asking = [t for rank in range(k) for t in range(length) if choice[b, t, rank] == e]
@@ -96,7 +96,7 @@ MESHES = [(8, 1, 1, 1, 1), (1, 1, 8, 1, 1), (2, 1, 1, 1, 4), (2, 2, 1, 1, 2), (1
 
 @pytest.mark.parametrize("capacity", [None, 1.0])
 def test_a_mesh_changes_nothing(capacity):
-    """Values and gradients, of the tokens too; and devices share the work."""
+    """Values and gradients, also of the tokens, are equal on a mesh, and the experts are split over its devices."""
     experts = Experts(ExpertsConfig(4, 2, capacity=capacity), 16, nn.silu, True, *[nn.initializers.normal(0.5)] * 2)
     x = jnp.asarray(RNG.normal(size=(8, 6, 8)), jnp.float32)
     boxed = experts.init(jax.random.key(0), x)["params"]

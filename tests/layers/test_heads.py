@@ -23,19 +23,19 @@ def make(module, *inputs):
 @pytest.mark.parametrize(
     "head", [MLPHead((512, 128)), DINOHead(300, 256, 64), Prototypes(200)], ids=lambda m: type(m).__name__
 )
-def test_flops_are_the_compilers(head):
+def test_flops_equal_the_count_of_the_compiler(head):
     x = jnp.zeros((1024, 256))
     params = jax.eval_shape(lambda: nn.unbox(head.init(jax.random.key(0), x)))
     counted = jax.jit(head.apply).lower(params, x).compile().cost_analysis()["flops"]
-    assert counted == pytest.approx(1024 * head.flops(256), rel=0.12)  # it counts activations and norms too
+    assert counted == pytest.approx(1024 * head.flops(256), rel=0.12)  # the compiler also counts activations and norms
 
 
-def test_batch_norm_is_the_definition():
+def test_batch_norm_equals_its_definition():
     params, apply = make(BatchNorm(), X)
     x, p = np.asarray(X, np.float64), params["params"]
     want = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * p["scale"] + p["bias"]
     np.testing.assert_allclose(apply(params, X), want, rtol=1e-4, atol=1e-4)
-    views = X.reshape(4, 3, 6)  # [B, V, D]: the batch is every leading axis
+    views = X.reshape(4, 3, 6)  # [B, V, D]: statistics are over all leading axes
     np.testing.assert_allclose(apply(params, views).reshape(12, 6), want, rtol=1e-4, atol=1e-4)
 
 
@@ -56,7 +56,7 @@ def test_rows_of_weight_zero_change_nothing(shape):
     assert np.isfinite(apply(params, x, jnp.zeros(12))).all()
 
 
-def test_mlp_head_is_its_equations():
+def test_the_mlp_head_equals_its_equations():
     params, apply = make(MLPHead((5, 4)), X)
     p, x = params["params"], np.asarray(X, np.float64)
     h = x @ p["linear_0"]["kernel"]
@@ -67,7 +67,7 @@ def test_mlp_head_is_its_equations():
     assert set(nn.unbox(MLPHead((5, 4), norm=None).init(jax.random.key(0), X))["params"]) == {"linear_0", "linear_1"}
 
 
-def test_dino_head_is_its_equations():
+def test_the_dino_head_equals_its_equations():
     from scipy.special import erf
 
     params, apply = make(DINOHead(prototypes=7, hidden=8, bottleneck=5), X)

@@ -13,7 +13,7 @@ STRUCTURE = {"window": 3, "causal": True, "size": 2}  # fields that are no array
 
 
 def example(cls):
-    """One of a kind, with ones as arrays."""
+    """A mask of this class whose arrays are ones."""
     values = {"parts": (Causal(), Full()), **STRUCTURE}
     return cls(**{f.name: values.get(f.name, jnp.ones((2, 2), int)) for f in dataclasses.fields(cls)})
 
@@ -34,7 +34,7 @@ def test_a_description_is_a_pytree(cls):
 
 @pytest.mark.parametrize("one, other", itertools.combinations(KINDS, 2), ids=lambda cls: cls.__name__)
 def test_kinds_have_different_structures(one, other):
-    """Structures are keys of the caches of `jit`: two that are equal share a program."""
+    """`jit` caches programs by structure, so equal structures would share a program."""
     if len(jax.tree.leaves(example(one))) == len(jax.tree.leaves(example(other))):
         same_leaves = jax.tree.map(lambda x: 0, (example(one), example(other)))
         assert jax.tree.structure(same_leaves[0]) != jax.tree.structure(same_leaves[1])
@@ -47,7 +47,7 @@ def test_numbers_of_a_description_are_structure():
 
 
 def test_a_function_is_traced_for_each_description():
-    """The failure that this guards against came one time in a hundred: hashes have to collide in seven bits."""
+    """The failure happened once in a hundred runs, when hashes agreed in seven bits."""
     for _ in range(300):
         allowed = jax.jit(lambda mask: materialize(mask, 2, 2))
         programs = {str(allowed.trace(mask).jaxpr) for mask in (Full(), Causal())}

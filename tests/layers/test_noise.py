@@ -1,4 +1,4 @@
-"""Noise belongs to (key, row): not to the batch, its order or its slices."""
+"""Noise depends on (key, row) only, not on the batch, its order or its slices."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_drop_path_drops_whole_examples():
 
 
 def test_dropout_bits_are_independent_along_the_width():
-    """Two 16-bit draws share a 32-bit word: neighbours must not be correlated."""
+    """Two 16-bit numbers come from one 32-bit word; neighbours must not be correlated."""
     y = np.asarray(NOISES["dropout"](jnp.ones((2000, 2)), 0.5, Noise(KEY, jnp.arange(2000)))) == 0
     assert abs(np.corrcoef(y[:, 0], y[:, 1])[0, 1]) < 0.1
 
@@ -56,7 +56,7 @@ def test_identity_without_noise_or_rate(name):
     assert apply(x, 0.0, Noise(KEY, jnp.arange(2))) is x
 
 
-def test_traced_rate_and_places():
+def test_traced_rates_and_rows():
     noise = Noise(KEY, jnp.arange(4))
     traced = jax.jit(drop_path)(ones(4), jnp.float32(0.3), noise)
     np.testing.assert_allclose(traced, drop_path(ones(4), 0.3, noise), rtol=1e-6)

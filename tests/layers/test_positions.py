@@ -1,4 +1,4 @@
-"""Positions: rotary products depend on distances only; tables; stretching."""
+"""Rotary products depend on distances only; sinusoids, tables and their interpolation."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +36,7 @@ def test_sinusoids():
             np.testing.assert_allclose(got[t, 3 + i], np.cos(t / 100 ** (2 * i / 6)), atol=1e-6)
 
 
-def test_sincos_2d_is_a_column_half_and_a_row_half():
+def test_sincos_2d_has_a_half_for_columns_and_a_half_for_rows():
     table = sincos_2d((3, 4), 8).reshape(3, 4, 8)
     for r in range(3):
         for c in range(4):
@@ -44,7 +44,7 @@ def test_sincos_2d_is_a_column_half_and_a_row_half():
     assert len(np.unique(table.reshape(12, 8), axis=0)) == 12
 
 
-def test_resized_tables_keep_constants_and_slopes():
+def test_resized_tables_keep_constants_and_lines():
     rows = jnp.arange(8.0)[:, None, None] * jnp.ones((1, 6, 1))
     table = jnp.concatenate([rows, jnp.ones((8, 6, 1))], -1).reshape(48, 2)
     assert resize_table(table, (8, 6), (8, 6)) is table
@@ -52,16 +52,17 @@ def test_resized_tables_keep_constants_and_slopes():
     np.testing.assert_allclose(small[..., 1], 1, rtol=1e-5)
     np.testing.assert_allclose(small[1:3, 0, 0], [2.5, 4.5], rtol=1e-4)  # centres of patches twice as large
     large = np.asarray(resize_table(table, (8, 6), (16, 12))).reshape(16, 12, 2)
-    # This kernel (a = -0.75) gives a line a ripple of the old spacing; from one old point to the next it is a line.
+    # Under this kernel (a = -0.75) a line gets a ripple whose period is the old spacing. Values at a distance of one
+    # old spacing still lie on a line.
     np.testing.assert_allclose(large[6:-4, 0, 0] - large[4:-6, 0, 0], 1, rtol=1e-5)
     quarter = [-0.75 * (1.25**3 - 5 * 1.25**2 + 8 * 1.25 - 4), 1.25 * 0.25**3 - 2.25 * 0.25**2 + 1]
     quarter += [1.25 * 0.75**3 - 2.25 * 0.75**2 + 1, -0.75 * (1.75**3 - 5 * 1.75**2 + 8 * 1.75 - 4)]
     np.testing.assert_allclose(sum(quarter), 1, rtol=1e-12)
-    # New point 9 stands at old 4.25.
+    # New point 9 lies at 4.25 in the old grid.
     np.testing.assert_allclose(large[9, 0, 0], np.dot(quarter, [3, 4, 5, 6]), rtol=1e-5)
 
 
-def test_rows_and_columns_turn_a_half_each():
+def test_rows_and_columns_rotate_half_of_the_head_each():
     cos, sin = (t.reshape(3, 5, 4) for t in rotary_2d((3, 5), 8, 100.0))
     for r in range(3):
         for c in range(5):
@@ -72,7 +73,7 @@ def test_rows_and_columns_turn_a_half_each():
                     np.testing.assert_allclose(sin[r, c, 2 * k + i], np.sin(angle), atol=1e-6)
 
 
-def test_pairs_of_patches_read_their_distance():
+def test_pairs_of_patches_index_their_distance():
     grid, prefix = (2, 3), 2
     index = grid_pairs(grid, grid, prefix).rows_TxT
     rows = grid_rows(grid)
@@ -87,7 +88,7 @@ def test_pairs_of_patches_read_their_distance():
     assert len(set(seen.values())) == len(seen) == rows - 3
 
 
-def test_biases_at_another_grid_are_stretched_linearly():
+def test_biases_are_interpolated_linearly_to_another_grid():
     own, new = (4, 4), (8, 8)
     distance = np.stack(np.meshgrid(np.arange(-3, 4), np.arange(-3, 4), indexing="ij"), -1).reshape(-1, 2)
     table = np.concatenate([distance @ np.array([2.0, 5.0]), [11.0, 12.0, 13.0]])
@@ -96,7 +97,7 @@ def test_biases_at_another_grid_are_stretched_linearly():
     assert pairs.stretch.shape == (grid_rows(new), grid_rows(own))
     assert (stretched[0, 1:] == 11).all() and (stretched[1:, 0] == 12).all() and stretched[0, 0] == 13
     patches = stretched[1:, 1:].reshape(8, 8, 8, 8)
-    # 15 distances stand where 7 stood: a step is 7/15 of one; far from the border the plane stays a plane.
+    # 15 distances replace 7, so one step is 7/15 of an old step. Far from the border a plane stays a plane.
     step = np.array([2, 1, 0, -1, -2]) * 7 / 15
     np.testing.assert_allclose(patches[4, 4, 2:7, 4] - patches[4, 4, 4, 4], 2 * step, atol=1e-5)
     np.testing.assert_allclose(patches[4, 4, 4, 3] - patches[4, 4, 4, 4], 5 * 7 / 15, atol=1e-5)

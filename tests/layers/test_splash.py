@@ -1,4 +1,4 @@
-"""The kernel of TPUs, interpreted, against the plain one: values and gradients, alone and on a mesh."""
+"""The TPU kernel, in interpreter mode, against the plain kernel: values and gradients, on one device and on a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_groups_and_cap(heads, groups, cap):
 
 @pytest.mark.parametrize("groups", [4, 1])
 def test_on_a_mesh(groups):
-    """Each device attends for its rows and its heads; one group of keys is everybody's."""
+    """Each device computes its rows and heads; a single group of keys is replicated."""
     mesh = parallel.make_mesh(parallel.MeshConfig(2, 2, 2), jax.devices()[:8])
 
     def around(run):
@@ -83,7 +83,7 @@ def test_on_a_mesh(groups):
         (Full(), 200, "200 queries and 200 keys are not multiples of 128"),
     ],
 )
-def test_what_it_cannot_do_is_refused(mask, length, reason):
+def test_unsupported_requests_are_refused(mask, length, reason):
     q, k, v, _ = (x[:, :length] for x in inputs(2, 2))
     assert reason in refuses(q, k, v, mask)
 

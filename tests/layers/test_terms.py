@@ -1,4 +1,4 @@
-"""A position scheme is one file and one registry line: proved by a scheme that exists in this file alone."""
+"""A new position scheme needs one file and one registry line: tested with a scheme that only this file defines."""
 
 import ast
 import dataclasses
@@ -52,7 +52,7 @@ def config(monkeypatch):
 
 
 def make(config):
-    """Parameters of a stack, every one of them moved away from its initial value."""
+    """Parameters of a stack, all moved away from their initial values."""
     params = nn.unbox(Stack(config, DEPTH).init(jax.random.key(0), X, Full()))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: leaf + jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32), params)
@@ -119,7 +119,7 @@ def test_a_new_scheme(config, scan, causal):
 
 
 def test_a_new_scheme_decodes_from_a_cache(config):
-    """Token by token through a cache, from different slots in each row, equals the whole sequence."""
+    """Decoding token by token, from another slot in each row, equals the pass over whole sequences."""
     params, stack = make(config), Stack(config, DEPTH)
     want, _ = stack.apply({"params": params}, X, Causal())
     cache, lengths = empty_cache(config, DEPTH, B, T), [2, 3]
@@ -143,7 +143,7 @@ def test_the_unrolled_form_has_no_loop(config, scan):
 
 
 def test_masks_of_fewer_keys_mean_the_first_tokens(config):
-    """Queries behind the keys read them and are read by none (two streams of XLNet)."""
+    """Queries after the last key attend to the keys, and no query attends to them (the two streams of XLNet)."""
     params, stack = make(config), Stack(config, 1)
     one = {**params, "layers": jax.tree.map(lambda leaf: leaf[:1], params["layers"])}
     narrow = Given(jnp.ones((1, 1, T, 3), bool))
@@ -173,7 +173,7 @@ def test_arrangements_cover_the_norm_positions():
 
 
 def words(file):
-    """Texts (without docstrings), and identifiers with imported modules, of a file."""
+    """String literals of a file (without docstrings), and its identifiers and imported modules."""
     tree = ast.parse(file.read_text())
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     texts, identifiers = set(), set()
@@ -190,7 +190,7 @@ def words(file):
 
 
 def test_no_file_of_layers_names_a_scheme_but_its_own():
-    """Not by its name, its class, its module or its keys; the registry is the one list."""
+    """No other file mentions its name, class, module or keys; the registry is the only list."""
     root = pathlib.Path(ssljax.layers.__file__).parent
     schemes = {**registry.BIASES.entries, **registry.GROUPS.entries}
     del schemes["none"]
@@ -203,6 +203,6 @@ def test_no_file_of_layers_names_a_scheme_but_its_own():
         for name, path in schemes.items():
             if file != files[name]:
                 found += [(file.name, word) for word in set(path.split(":")) & identifiers]
-        if file not in files.values():  # a scheme's parameters may be called like another scheme
+        if file not in files.values():  # a parameter may have the name of another scheme
             found += [(file.name, word) for word in (set(schemes) & texts) | (keys & identifiers)]
     assert not found, found

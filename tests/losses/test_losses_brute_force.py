@@ -153,8 +153,8 @@ def entropy(p, w):
 @dataclasses.dataclass(eq=False)
 class Case:
     name: str
-    loss: Callable  # (*arrays, weights=...)
-    brute: Callable  # (*arrays, w)
+    loss: Callable  # the loss: (*arrays, weights=...)
+    brute: Callable  # the definition: (*arrays, w)
     arrays: Callable  # rng -> arrays of N rows; the first `learned` of them have gradients
     learned: int = 1
     shared: tuple[int, ...] = ()  # positions of arguments without an example axis

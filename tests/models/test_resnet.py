@@ -1,4 +1,4 @@
-"""ResNet against its definition in float64, its published counts, and what it says of settings that do not fit."""
+"""ResNet against its definition in float64 and its published parameter counts; refused settings."""
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ def make(**keys):
 
 
 def np_conv(x, p, side, stride):
-    """Each output is the patch around its place times the matrix, rows in the order (row, column, channel)."""
+    """Convolution: each output is the patch around its position times the matrix with rows (row, column, channel)."""
     height, width = x.shape[1:3]
     padded = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
     rows, columns = range(0, height, stride), range(0, width, stride)
@@ -89,7 +89,7 @@ def test_values_and_gradients(keys):
     np.testing.assert_allclose(got, slope, rtol=1e-3, atol=1e-3)
 
 
-def test_group_norm_keeps_examples_apart_and_batch_norm_does_not():
+def test_examples_are_independent_under_group_norm_but_not_under_batch_norm():
     images = jnp.float32(IMAGES)
     for norm, same in (("group", True), ("batch", False)):
         module, params = make(norm=norm)
@@ -97,7 +97,7 @@ def test_group_norm_keeps_examples_apart_and_batch_norm_does_not():
         assert np.allclose(run(images)[:1], run(images[:1]), atol=1e-5) == same
 
 
-def test_flops_are_those_of_the_compiler():
+def test_flops_equal_the_count_of_the_compiler():
     for keys in ({}, {"bottleneck": True, "stem": "small"}):
         module = models.create({**SMALL, "channels": 32, **keys}, Spec)
         params = nn.unbox(jax.eval_shape(lambda m=module: m.initial(jax.random.key(0))))
@@ -107,7 +107,7 @@ def test_flops_are_those_of_the_compiler():
         assert counted == pytest.approx(module.flops((128, 128, 2)), rel=0.06)
 
 
-def test_what_does_not_fit_is_named():
+def test_errors_name_the_key():
     with pytest.raises(UserError, match=r"model.preset: unknown preset '51'.*known: micro, 18"):
         models.create({"name": "resnet", "preset": "51"}, Spec)
     with pytest.raises(UserError, match=r"model.depths: missing"):

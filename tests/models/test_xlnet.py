@@ -1,4 +1,4 @@
-"""XLNet against its equations in float64, and what its streams may know."""
+"""XLNet against its equations in float64; tokens that its two streams may depend on."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 CONFIG = XLNetConfig(preset=None, width=12, depth=2, heads=2, head_dim=4, mlp_dim=20, vocab_size=30, max_len=7)
 TOKENS = RNG.integers(0, 30, (3, 7))
 TYPES = np.array([[0] * 7, [0, 0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 0, 2, 2]])
-RANK = np.argsort(RNG.random((3, 7)), axis=1)  # place of each token in the order of prediction
+RANK = np.argsort(RNG.random((3, 7)), axis=1)  # rank of each token in the order of prediction
 TARGETS = np.array([[0, 3, 6], [5, 1, 2], [2, 2, 4]])
 CONTENT, QUERY = RANK[:, None, :] <= RANK[:, :, None], RANK[:, None, :] < RANK[:, :, None]
 
@@ -40,7 +40,7 @@ def np_norm(x, p):
 
 
 def np_attention(p, x, here, h, seen, types):
-    """One vector x at position `here` attends to the vectors h of the positions that it has seen."""
+    """Attention of one vector x at position `here` to the vectors h at the positions that it may see."""
     heads = lambda a: a.reshape(2, 4)  # noqa: E731
     out, r = np.zeros((2, 4)), p["relative"]
     q, (same, other) = heads(x @ p["q"]["kernel"]), (heads(s) for s in r["segments"])
@@ -101,7 +101,7 @@ def test_both_streams_and_their_gradients(model):
         np.testing.assert_allclose(along, slope, rtol=1e-3, atol=1e-2)
 
 
-def test_a_query_knows_its_place_and_not_its_token(model):
+def test_the_query_stream_depends_on_positions_but_not_on_its_token(model):
     module, params = model
     run = jax.jit(lambda tokens: streams(module, params, tokens))
     contents, queries = run(TOKENS)
@@ -113,10 +113,10 @@ def test_a_query_knows_its_place_and_not_its_token(model):
     np.testing.assert_array_equal(queries[0, first], queries2[0, first])
     assert np.abs(contents[0, here] - contents2[0, here]).max() > 1e-3
     assert all(np.abs(queries[0, i] - queries2[0, i]).max() > 1e-4 for i in later)
-    np.testing.assert_array_equal(queries[2, 0], queries[2, 1])  # the same place twice
+    np.testing.assert_array_equal(queries[2, 0], queries[2, 1])  # one position twice
 
 
-def test_the_call_is_the_content_stream(model):
+def test_calling_the_model_gives_the_content_stream(model):
     module, params = model
     contents, _ = jax.jit(lambda: streams(module, params))()
     run = jax.jit(
@@ -124,14 +124,14 @@ def test_the_call_is_the_content_stream(model):
     )
     np.testing.assert_allclose(run(Given(jnp.asarray(CONTENT)[:, None])), contents, rtol=1e-5, atol=1e-5)
     full = run(Full())
-    # Where all tokens are of one segment, which one it is and whether it is given make no difference.
+    # If all tokens are of one segment, its number does not matter, and it may be left out.
     alone = jax.jit(lambda types: module.apply({"params": params}, TOKENS, mask=Full(), token_types=types).tokens)
     np.testing.assert_allclose(full[0], alone(None)[0], rtol=1e-5, atol=1e-5)
     assert np.abs(full[1] - alone(None)[1]).max() > 1e-3
 
 
 @pytest.mark.full
-def test_noise_belongs_to_examples(model):
+def test_noise_depends_on_the_example_only(model):
     module, params = model
     noisy = dataclasses.replace(CONFIG, dropout=0.3).standalone()
     masks = [jnp.asarray(m)[:, None] for m in (CONTENT, QUERY)]

@@ -1,4 +1,4 @@
-"""Captioning reads images as the reference models do: in the places of image tokens."""
+"""Captioning feeds the decoder as the reference models do, with image vectors at the positions of image tokens."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import tiny_objectives as tiny
 
 
-def test_patches_before_a_caption_are_image_tokens_before_it():
+def test_patches_before_a_caption_equal_image_tokens_before_it():
     objective, batch = tiny.make("captioning"), tiny.batch()
     model = objective.model
     images, tokens = objective.pixels(batch["image"]), batch["tokens"]
@@ -19,7 +19,7 @@ def test_patches_before_a_caption_are_image_tokens_before_it():
     np.testing.assert_allclose(got, whole[:, patches - 1 : -1], rtol=1e-5, atol=1e-6)
 
 
-def test_a_state_sees_the_image_and_the_tokens_before():
+def test_a_state_depends_on_the_image_and_earlier_tokens_only():
     objective, batch = tiny.make("captioning"), tiny.batch()
     model, at = objective.model, 5
     images, tokens = objective.pixels(batch["image"])[:1], batch["tokens"][:1]

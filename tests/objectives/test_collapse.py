@@ -1,4 +1,4 @@
-"""DINO without centring and SwAV without Sinkhorn collapse: every image gets the same answer. With them they don't."""
+"""DINO collapses without centring, SwAV without Sinkhorn: all images get the same output. With them neither does."""
 
 import math
 
@@ -22,8 +22,8 @@ DINO = {
     "name": "dino",
     "head": {"hidden": 64, "bottleneck": 16, "prototypes": K},
     "augment": AUGMENT,
-    # So that a short run does what a long one does: a teacher and a centre that follow soon, and targets sharp enough
-    # that the other collapse, to the uniform answer, is far.
+    # For a short run: teacher and centre follow quickly. Targets are so sharp that the other collapse (to the uniform
+    # distribution) does not occur.
     "momentum": 0.98,
     "centering": 0.5,
     "teacher_temperature": 0.02,
@@ -35,7 +35,7 @@ jit = lambda f: jax.jit(f, compiler_options={"xla_backend_optimization_level": 0
 
 
 def logits(objective, params, images):
-    """[B, K]: the student's own answers to whole images; no centre and no balancing is put in afterwards."""
+    """The student's logits [B, K] of whole images, without centring or balancing."""
     views = images[:, None]
     if "head" in params:  # DINO
         return objective._project(params, views, None)[:, 0] / objective.student_temperature
@@ -48,7 +48,8 @@ def logits(objective, params, images):
 def measure(keys, removed, learning_rate):
     """(information, entropy) untrained, trained, and with `removed` half way of the same run, as shares of log K.
 
-    Information is what the answer tells about the image: the entropy of the mean answer less the mean entropy.
+    Information is the mutual information of image and prototype: the entropy of the mean distribution less the mean
+    entropy.
     """
     dataset = data.open_data(data.DataConfig(source="builtin:digits"), BATCH, 0)
     batch = lambda i: {k: v for k, v in dataset.batch(i).items() if k != "id"}  # noqa: E731
@@ -64,18 +65,18 @@ def measure(keys, removed, learning_rate):
     images = whole.prepare(batch(0))["image"]
 
     @jit
-    def told(params):
+    def shares(params):
         p = jax.nn.softmax(logits(whole, params, images))
         entropy = jnp.mean(losses.entropy(p))
         return (losses.entropy(jnp.mean(p, 0)) - entropy) / math.log(K), entropy / math.log(K)
 
     start = jit(programs[0].init)(0)
-    found = [told(start.params)]
-    for program, end in zip(programs, (STEPS, STEPS // 2)):  # half a run costs less, and collapse is early
+    found = [shares(start.params)]
+    for program, end in zip(programs, (STEPS, STEPS // 2)):  # collapse is early, so half of the run suffices
         state, step = start, jit(program.step)
         for i in range(end):
             state, _ = step(state, batch(i))
-        found.append(told(state.params))
+        found.append(shares(state.params))
     return [tuple(map(float, pair)) for pair in found]
 
 
@@ -84,10 +85,10 @@ def measure(keys, removed, learning_rate):
     [(DINO, {"centering": None}, 2e-3), (SWAV, {"sinkhorn_iterations": 0}, 3e-3)],
     ids=["dino without centring", "swav without Sinkhorn"],
 )
-def test_collapses_without_it_and_not_with_it(keys, removed, learning_rate):
+def test_collapse_with_and_without_the_remedy(keys, removed, learning_rate):
     untrained, whole, collapsed = measure(keys, removed, learning_rate)
     assert whole[0] > 0.25 and whole[0] > 1.3 * untrained[0]
-    # One prototype for everything: neither information nor doubt.
+    # One prototype for all images: zero information and zero entropy.
     assert collapsed[0] < 0.02 and collapsed[1] < 0.1
 
 

@@ -34,7 +34,7 @@ def test_mean_and_std_fit_the_channels(name, key):
 
 
 @pytest.mark.parametrize("label", [-1, 5, 9])
-def test_a_label_that_is_no_class_is_not_learned_silently(label):
+def test_a_label_outside_the_classes_gives_nan(label):
     objective = dataclasses.replace(tiny.make("classification"), mixup=0.0)
     wrong = tiny.batch() | {"label": tiny.batch()["label"].at[3].set(label)}
     target = objective.views(jax.random.key(0), objective.prepare(wrong), jnp.int32(0))["target"]
@@ -54,7 +54,7 @@ def test_a_mask_hides_some_patches_and_not_all(ratio, hidden):
         objectives.create(groups, tiny.SPEC)
 
 
-def test_swav_has_its_own_recipe_for_all_crops():
+def test_swav_has_the_recipe_of_its_paper_for_all_crops():
     swav, dino = (schema.build_named(objectives.REGISTRY, {"name": n}, "objective").augment for n in ("swav", "dino"))
     assert (swav.global_crops, swav.local_crops) == (2, 6) and (dino.global_crops, dino.local_crops) == (2, 8)
     assert (swav.global_scale, swav.local_scale) == ((0.14, 1.0), (0.05, 0.14))
@@ -76,22 +76,22 @@ def test_the_centre_is_split_like_the_prototypes_of_the_head():
     assert axes.extra["center"] == axes.params["head"]["last_layer"]["kernel"][-1:] == ("prototypes",)
 
 
-def test_a_scale_beyond_the_bound_has_its_value_and_a_gradient():
+def test_a_scale_beyond_the_bound_is_clipped_but_has_a_gradient():
     value, slope = jax.value_and_grad(lambda s: clipped(jnp.exp(s), 100.0))(jnp.log(jnp.float32(400)))
     np.testing.assert_allclose([value, slope], [100, 100], rtol=1e-6)
     value, slope = jax.value_and_grad(lambda s: clipped(jnp.exp(s), 100.0))(jnp.log(jnp.float32(7)))
     np.testing.assert_allclose([value, slope], [7, 7], rtol=1e-6)
 
 
-def test_the_scale_of_clip_comes_back_from_beyond_the_bound():
-    # Pairs that contradict each other: the loss wants a small scale.
+def test_the_scale_of_clip_returns_below_the_bound():
+    # Contradictory pairs, for which a small scale has the lowest loss.
     objective = dataclasses.replace(tiny.make("clip"), max_scale=10.0)
     image = jnp.eye(4)
     outputs = {"image": image, "text": jnp.roll(image, 1, axis=0)}
 
     def loss(log_scale):
-        told = objective.loss({"log_scale": log_scale}, {}, outputs, {}, None)
-        return told.terms["clip"][1] / told.terms["clip"][2], told.metrics["logit_scale"][0]
+        result = objective.loss({"log_scale": log_scale}, {}, outputs, {}, None)
+        return result.terms["clip"][1] / result.terms["clip"][2], result.metrics["logit_scale"][0]
 
     step = jax.jit(lambda s: (s - 0.1 * jax.grad(lambda s: loss(s)[0])(s), loss(s)[1]))
     log_scale, scales = jnp.log(jnp.float32(20)), []
@@ -109,11 +109,11 @@ def test_uniformity_of_a_step_reads_the_first_rows_only():
     assert "300,300" not in str(jax.make_jaxpr(uniformity)(z))
 
 
-def test_dino_measures_how_far_the_large_crops_are_apart():
+def test_the_alignment_of_dino_is_the_distance_of_the_large_crops():
     objective = tiny.make("dino")
     student = jax.random.normal(jax.random.key(0), (6, 4, 24))
     outputs = {"student": student, "teacher": student[:, :2]}
     ctx = objectives.base.Ctx(jax.random.key(0), jnp.int32(0), jnp.arange(6))
-    told = objective.loss({}, {"center": jnp.zeros(24)}, outputs, {}, ctx)
-    total, weight = told.metrics["alignment"]
+    result = objective.loss({}, {"center": jnp.zeros(24)}, outputs, {}, ctx)
+    total, weight = result.metrics["alignment"]
     np.testing.assert_allclose(total / weight, losses.alignment(student[:, 0], student[:, 1]), rtol=1e-5)

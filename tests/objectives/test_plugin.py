@@ -1,4 +1,4 @@
-"""A third party's objective, from outside the package, by name: nothing inside knows of it."""
+"""An objective outside the package, named in a config by its import path."""
 
 import dataclasses
 import sys
@@ -16,7 +16,7 @@ from ssljax.objectives.images import ImageObjective
 
 @dataclasses.dataclass(frozen=True)
 class Brightness(ImageObjective):
-    """Predict the mean brightness of an image."""
+    """Predicts the mean brightness of an image."""
 
     strength: float = schema.setting(1.0, gt=0)
 

@@ -44,14 +44,14 @@ def terms_of(objective, variables, inputs, ctx):
 
 
 def value(terms, name):
-    """The contribution of the terms of a name, of all modules, to the loss."""
+    """Contribution to the loss of the terms with this name, summed over modules."""
     parts = [c * s / w for key, (c, s, w) in terms.items() if key.split("/")[0] == name]
     assert parts, f"no term {name!r} in {sorted(terms)}"
     return float(sum(parts))
 
 
 def defined(logits_LxBxTxE, valid_BxT=None, top_k=2):
-    """(balance, mean squared log-partition), both added over layers, in float64 from the definitions."""
+    """(balance, mean squared log-partition), summed over layers, in float64 from the definitions."""
     balance = z = 0.0
     for layer in np.asarray(logits_LxBxTxE, np.float64):
         flat = layer.reshape(-1, layer.shape[-1]) if valid_BxT is None else layer[np.asarray(valid_BxT)]
@@ -69,7 +69,7 @@ def defined(logits_LxBxTxE, valid_BxT=None, top_k=2):
 
 
 def check(objective, modules, coefficients=(0.3, 0.2), top_k=2):
-    """`modules(variables, inputs)` -> (logits, valid) of each module with experts."""
+    """Compares terms with their definitions; `modules(variables, inputs)` yields (logits, valid) of each module."""
     variables, inputs, ctx = inputs_of(objective)
     found = terms_of(objective, variables, inputs, ctx)
     logits_valid = jax.jit(lambda v, i: list(modules(v, i)))(variables, inputs)
@@ -79,7 +79,7 @@ def check(objective, modules, coefficients=(0.3, 0.2), top_k=2):
     return found
 
 
-def test_padding_counts_nothing():
+def test_padding_has_no_effect():
     objective = made()
 
     def modules(variables, inputs):
@@ -117,7 +117,7 @@ def both_stacks(objective, variables, inputs):
     return (read.router, inputs["valid"]), (written.router, inputs["counted"])
 
 
-def test_encoder_and_decoder_of_unequal_depth_have_their_own_terms():
+def test_encoder_and_decoder_of_unequal_depth_have_separate_terms():
     objective = tiny.make("span_corruption", **SWITCH)
     found = check(objective, lambda variables, inputs: both_stacks(objective, variables, inputs), top_k=1)
     assert {f"balance/encoder/{side}/stack" for side in ("encoder", "decoder")} <= set(found)
@@ -126,8 +126,8 @@ def test_encoder_and_decoder_of_unequal_depth_have_their_own_terms():
     assert counted[0] < tiny.BATCH * 12 and counted[1] < tiny.BATCH * 5
 
 
-def test_collapsed_routers_of_two_modules_do_not_make_up_for_each_other():
-    """All tokens of the encoder go to expert 0, of the decoder to expert 1: 4 for each, the number of experts."""
+def test_two_collapsed_routers_do_not_balance_each_other():
+    """All tokens of the encoder go to expert 0, of the decoder to expert 1. Both have the maximal balance, 4."""
     keys = {**SWITCH, "name": "pegasus", "decoder_depth": 2}  # its norms have biases
     objective = tiny.make("span_corruption", **keys)
     variables, inputs, ctx = inputs_of(objective)
@@ -208,7 +208,7 @@ def test_captions_leave_padding_out():
     np.testing.assert_allclose([value(found, "balance"), value(found, "router_z")], [0.3 * balance, 0.2 * z], rtol=1e-5)
 
 
-def test_the_teacher_counts_nothing():
+def test_the_teacher_is_not_counted():
     """DINO's student sees two large and two small crops; its teacher is not trained."""
     objective = tiny.make("dino", experts=EXPERTS, dropout=0.0, drop_path=0.0)
     variables, inputs, ctx = inputs_of(objective)
@@ -242,12 +242,12 @@ def test_slices_equal_one_batch(name):
     assert {key.split("/")[0] for key in one.loss.terms} >= {"balance", "router_z"}
     scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(one.grads))
     for a, b in zip(jax.tree.leaves(four.grads), jax.tree.leaves(one.grads)):
-        # Some gradients are zero but for round-off, hence the floor.
+        # The absolute tolerance is for gradients that are zero except for round-off.
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(np.abs(b).max(), 1e-2 * scale))
 
 
 def test_slices_of_an_objective_with_the_z_loss_alone():
-    """It is not coupled: the weights of a module come from a pass of their own."""
+    """The objective is not coupled: the weights of a module come from a separate pass."""
     objective = tiny.make("span_corruption", **{**SWITCH, "experts": {**SWITCH["experts"], "balance": 0.0}})
     assert not objective.coupled
     variables, inputs, ctx = inputs_of(objective)
@@ -273,14 +273,14 @@ def test_a_mesh_changes_nothing():
         np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, err_msg=name)
 
 
-def test_even_routers_have_balance_one_a_layer_and_dense_models_none():
+def test_even_routers_have_balance_one_per_layer():
     objective = made()
     variables, inputs, ctx = inputs_of(objective)
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: jnp.zeros_like(x) if "router" in jax.tree_util.keystr(path) else x, variables.params
     )
     found = terms_of(objective, variables._replace(params=params), inputs, ctx)
-    # Two layers; probabilities are even whatever the choices.
+    # Two layers; probabilities are uniform, so the balance is 1 for any choices.
     np.testing.assert_allclose(value(found, "balance"), 0.3 * 2, rtol=1e-6)
     dense = tiny.make("causal_lm")
     assert with_router_losses(dense) is dense
@@ -288,7 +288,7 @@ def test_even_routers_have_balance_one_a_layer_and_dense_models_none():
     assert type(made(balance=0.0, z_loss=0.0)) is type(dense)
 
 
-# -- the wrapper is the objective in all else ------------------------------------------------------------------------
+# -- everything else is delegated to the objective -----------------------------------------------------------------
 
 
 def test_settings_and_names_pass_through_the_wrapper():

@@ -20,7 +20,7 @@ CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
         (("layers", "embed", "mlp"), (3, 8, 7), (None, "fsdp", None)),
         (("mlp", "heads"), (8, 8), (None, "tensor")),  # one mesh axis splits one dimension
         (("nobody", None), (8, 8), (None, None)),
-        ((), (8, 8), ()),  # no names
+        ((), (8, 8), ()),  # a parameter without axis names
     ],
 )
 def test_partition_spec(axes, shape, expected):
@@ -31,7 +31,7 @@ def test_axes_of_size_one_split_nothing():
     assert partition_spec(("embed", "mlp"), (8, 8), {"data": 8, "fsdp": 1, "tensor": 1}) == PartitionSpec(None, None)
 
 
-def test_report_counts_bytes_and_what_does_not_divide():
+def test_the_report_counts_bytes_and_names_dimensions_that_do_not_divide():
     axes = {"table": ("vocab", "embed"), "up": ("embed", "mlp"), "down": ("mlp", "embed"), "bias": ("mlp",)}
     shapes = {"table": (7, 1000), "up": (1000, 500), "down": (500, 1000), "bias": (7,)}
     shapes = {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in shapes.items()}

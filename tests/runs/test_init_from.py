@@ -1,4 +1,4 @@
-"""Runs that start from learned parameters: the right ones are loaded, and nothing else changes."""
+"""Runs with `init_from`: the selected parameters are loaded, and nothing else changes."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def gpt(corpus, tmp_path_factory):
 
 
 def started(config, source, folder, **keys):
-    """(state before the first step, state without init_from, what init_from.json says) as {path: array}."""
+    """States at step 0 with and without `init_from`, as {path: array}, and the content of init_from.json."""
     assembly = runs.assemble(build({**config, "init_from": {"path": str(source), **keys}}))
     program = assembly.program
     with parallel.mesh_context(program.mesh):
@@ -97,7 +97,7 @@ def test_an_encoder_for_a_classifier(simclr, tmp_path):
         jax.tree.map(same, getattr(state, name), getattr(fresh, name))
 
 
-def test_the_same_objective_goes_on_with_all_of_it(simclr, tmp_path):
+def test_the_same_objective_loads_all_parameters(simclr, tmp_path):
     state, _, said = started(IMAGES, simclr / "checkpoints" / "2", tmp_path)
     jax.tree.map(same, state.params, runs.read_trained(simclr, 2).params)
     assert not said["kept"] and not said["unused"] and "step 2" in said["origin"]
@@ -121,7 +121,7 @@ def test_positions_of_another_image_size(simclr, tmp_path):
     learned = runs.read_trained(simclr).params["encoder"]
     assert said["resized"] == {"encoder/positions": "[5, 16] -> [17, 16]"}
     got = state.params["encoder"]["positions"]
-    same(got[0], learned["positions"][0])  # the class token's
+    same(got[0], learned["positions"][0])  # the position of the class token
     same(got[1:], resize_table(learned["positions"][1:], (2, 2), (4, 4)))
     same(state.params["encoder"]["patch"]["kernel"], learned["patch"]["kernel"])
 
@@ -134,14 +134,14 @@ def test_positions_of_another_length(gpt, corpus, tmp_path, length):
     assert said["resized"] == {"encoder/position_embed/embedding": f"[16, 16] -> [{length}, 16]"}
     if length == 8:
         same(got, table[:8])
-    else:  # twice as many steps between the same ends
+    else:  # twice as many positions between the same two ends
         np.testing.assert_allclose(got[::2], table, atol=1e-6)
         np.testing.assert_allclose(got[1::2], (table[1:] + table[:-1]) / 2, atol=1e-6)
     same(stretched(table, len(table)), table)
 
 
 @pytest.mark.full
-def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
+def test_teachers_and_averages_start_from_the_loaded_parameters(simclr, tmp_path):
     head = {"hidden": 16, "bottleneck": 8, "prototypes": 12}
     crops = {"name": "multi_crop", "local_crops": 1, "local_size": 4}
     config = {**IMAGES, "objective": {"name": "dino", "head": head, "augment": crops}, "ema": 0.9}
@@ -151,14 +151,16 @@ def test_teachers_and_averages_start_from_it_too(simclr, tmp_path):
         jax.tree.map(same, tree["encoder"], learned)
         jax.tree.map(same, tree["head"], fresh.params["head"])
     same(state.extra["center"], fresh.extra["center"])
-    run.train({**config, "init_from": {"path": str(simclr)}, "steps": 2}, tmp_path / "run")  # buffers are its own
-    # The other way the teacher is what is taken.
+    run.train(
+        {**config, "init_from": {"path": str(simclr)}, "steps": 2}, tmp_path / "run"
+    )  # the buffers are not shared
+    # In the other direction, the teacher is loaded.
     state, _, _ = started(IMAGES, tmp_path / "run", tmp_path)
     jax.tree.map(same, state.params["encoder"], runs.read_trained(tmp_path / "run").extra["teacher"]["encoder"])
 
 
 @pytest.mark.full
-def test_averaged_weights_are_what_is_taken(corpus, tmp_path):
+def test_averaged_weights_are_loaded_if_kept(corpus, tmp_path):
     run.train({**texts(corpus), "ema": 0.5}, tmp_path / "run")
     state, _, _ = started(texts(corpus), tmp_path / "run", tmp_path)
     jax.tree.map(same, state.params, runs.read_trained(tmp_path / "run").params)
@@ -169,7 +171,7 @@ def test_a_hugging_face_folder(gpt, corpus, tmp_path):
     state, _, said = started(texts(corpus), tmp_path / "hf", tmp_path)
     jax.tree.map(same, state.params, runs.read_trained(gpt).params)
     assert not said["kept"] and not said["unused"]
-    # Into another objective, under a model of another kind: what both have.
+    # With another objective and another kind of model, shared paths are loaded.
     config = texts(corpus, "bert", "mlm", norm_position="pre", activation="gelu_tanh", embedding_norm=False)
     state, fresh, said = started(config, tmp_path / "hf", tmp_path)
     learned = hf.flat(runs.read_trained(gpt).params)
@@ -179,14 +181,14 @@ def test_a_hugging_face_folder(gpt, corpus, tmp_path):
     assert set(said["kept"]) == {path for path in fresh_params if "head_" in path}
 
 
-def test_a_hugging_face_folder_lies_on_the_mesh_of_the_run(gpt, corpus, tmp_path):
+def test_a_hugging_face_folder_is_read_onto_the_mesh_of_the_run(gpt, corpus, tmp_path):
     export(gpt, tmp_path / "hf")
     config = build({**texts(corpus), "mesh": {"data": 2, "fsdp": 4}, "init_from": {"path": str(tmp_path / "hf")}})
     program = runs.assemble(config).program
     source = open_source(config.init_from, program.mesh)
     values, _ = match_parameters(config.init_from, source, program.objective, program.shapes.params)
     kernel = "stack/layers/mlp/in/kernel"
-    assert values[f"encoder/{kernel}"] is source.model[kernel]  # no copy, of the host's least of all
+    assert values[f"encoder/{kernel}"] is source.model[kernel]  # no copy, and no array of the host
     assert source.model[kernel].sharding.is_equivalent_to(
         program.shardings.params["encoder"]["stack"]["layers"]["mlp"]["in"]["kernel"], 3
     )
@@ -262,7 +264,7 @@ def test_beit(tmp_path, shared):
     assert said["kept"].keys() == {"head/linear/kernel", "head/linear/bias"} and not said["unused"]
     for path, value in hf.flat(state.params["encoder"]).items():
         same(value, learned[path])
-    # At another image size the biases are those that the model has there.
+    # At another image size, biases equal those that the published model has at that size.
     larger = {**CLASSES, "model": model, "data": {**CLASSES["data"], "image_size": 16}}
     state, _, said = started(larger, tmp_path / "hf", tmp_path)
     place = "stack/relative_bias" if shared else "stack/layers/attention/relative_bias"
@@ -275,7 +277,7 @@ def test_beit(tmp_path, shared):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
+def test_a_tensor_without_a_parameter_is_reported(gpt, corpus, tmp_path, caplog):
     export(gpt, tmp_path / "hf")
     file = tmp_path / "hf/model.safetensors"
     tensors = safetensors.numpy.load_file(file)
@@ -312,7 +314,7 @@ def test_mistakes(case, simclr, tmp_path):
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
-def test_another_shape_is_a_mistake_unless_it_is_left_out(simclr, tmp_path):
+def test_another_shape_is_an_error_unless_excluded(simclr, tmp_path):
     config = {**CLASSES, "model": {**VIT, "mlp_dim": 24}}
     with pytest.raises(UserError, match=r"encoder/stack/layers/mlp/in/kernel \[2, 16, 64\], not \[2, 16, 24\]"):
         started(config, simclr, tmp_path)
@@ -324,7 +326,7 @@ def test_another_shape_is_a_mistake_unless_it_is_left_out(simclr, tmp_path):
 
 
 @pytest.mark.full
-def test_a_classifier_of_other_classes_stays_behind(tmp_path):
+def test_a_classifier_of_other_classes_is_not_loaded(tmp_path):
     run.train(CLASSES, tmp_path / "ten")
     config = {**CLASSES, "data": {**CLASSES["data"], "num_classes": 12}}
     state, fresh, said = started(config, tmp_path / "ten", tmp_path)
@@ -338,8 +340,8 @@ def parameters(folder):
 
 
 @pytest.mark.full
-def test_a_stopped_and_resumed_run_is_the_undisturbed_one(simclr, tmp_path, monkeypatch):
-    """Before its first checkpoint it starts from the source again, after that it reads the source no more."""
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_run(simclr, tmp_path, monkeypatch):
+    """Before its first checkpoint a run reads the source again; after it, the source is not read."""
     source = tmp_path / "source"
     shutil.copytree(simclr, source)
     config = {**CLASSES, "init_from": {"path": str(source)}, "steps": 6}
@@ -374,7 +376,7 @@ def test_a_stopped_and_resumed_run_is_the_undisturbed_one(simclr, tmp_path, monk
         same(whole[path], resumed[path])
 
 
-def test_it_is_part_of_the_identity(simclr, tmp_path):
+def test_init_from_is_part_of_the_identity(simclr, tmp_path):
     plain, other = build(CLASSES), build({**CLASSES, "init_from": {"path": str(simclr)}})
     assert plain.hash() != other.hash()
     assert other.hash() != build({**CLASSES, "init_from": {"path": str(simclr), "exclude": ["norm"]}}).hash()
@@ -384,7 +386,7 @@ def test_it_is_part_of_the_identity(simclr, tmp_path):
 
 
 @pytest.mark.full
-def test_no_steps_at_all_evaluate_it(simclr, tmp_path):
+def test_a_run_of_zero_steps_evaluates_the_loaded_model(simclr, tmp_path):
     evals = {"knn": {"max_examples": 64, "k": 5}}
     shutil.copytree(simclr, tmp_path / "copy")
     config = json.loads((simclr / "config.json").read_text())

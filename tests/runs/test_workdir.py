@@ -85,7 +85,7 @@ def test_a_crash_while_writing_keeps_the_old_file(name, tmp_path, monkeypatch):
 
 
 def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
-    """A rename that survives a crash before the content does would leave an empty file."""
+    """If a crash kept the rename but lost the content, the file would be empty."""
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
@@ -115,7 +115,7 @@ def with_tokenizer(path):
 
 
 def test_a_tokenizer_replaces_the_files_of_an_earlier_one(tmp_path):
-    """Its settings come with it, and a tokenizer inside the workdir is read before anything is replaced."""
+    """Its settings are replaced too, and a tokenizer inside the workdir is read before files are replaced."""
     source, workdir = tmp_path / "source", Workdir(tmp_path / "run")
     (source / "additional_chat_templates").mkdir(parents=True)
     workdir.path.mkdir()

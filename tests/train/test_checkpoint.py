@@ -1,4 +1,4 @@
-"""Checksums see every change of a stored array, on any mesh; orbax alone does not."""
+"""Checksums detect every change of a stored array, on any mesh; orbax alone does not."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_the_checksum_does_not_depend_on_the_mesh(dtype):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Checkpoints of steps 1 and 2 with an array large enough to be stored in a file of its own."""
+    """Checkpoints of steps 1 and 2 with an array so large that it is stored in a separate file."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), {"a": 1})
     x = jax.random.normal(jax.random.key(0), (512, 512))
     for step in (1, 2):
@@ -63,7 +63,7 @@ def flip(folder, step):
     file.write_bytes(bytes(content))
 
 
-def test_a_flipped_byte_sends_us_to_the_checkpoint_before(saved, caplog):
+def test_a_flipped_byte_restores_the_previous_checkpoint(saved, caplog):
     checkpoints, x = saved
     flip(checkpoints.folder, 2)
     state, step = checkpoints.restore(target(state_of(x, 0)))
@@ -74,7 +74,7 @@ def test_a_flipped_byte_sends_us_to_the_checkpoint_before(saved, caplog):
         checkpoints.restore(target(state_of(x, 0)), step=2)
 
 
-def test_a_damaged_newest_one_does_not_stand_in_the_way_of_later_saves(saved):
+def test_a_damaged_checkpoint_does_not_block_later_saves(saved):
     checkpoints, x = saved
     flip(checkpoints.folder, 2)
     checkpoints.restore(target(state_of(x, 0)))
@@ -85,7 +85,7 @@ def test_a_damaged_newest_one_does_not_stand_in_the_way_of_later_saves(saved):
     assert (checkpoints.folder.parent / "damaged-2").exists()
 
 
-def test_what_was_moved_aside_earlier_is_kept(saved):
+def test_damaged_checkpoints_of_earlier_restarts_are_kept(saved):
     checkpoints, x = saved
     earlier = checkpoints.folder.parent / "damaged-2"
     earlier.mkdir()
@@ -99,7 +99,7 @@ def test_what_was_moved_aside_earlier_is_kept(saved):
 @pytest.mark.parametrize(
     "error", [PermissionError(13, "Permission denied"), ValueError("RESOURCE_EXHAUSTED: out of memory")]
 )
-def test_what_says_nothing_about_the_files_stops_the_run(saved, monkeypatch, error):
+def test_errors_with_a_cause_outside_the_files_stop_the_run(saved, monkeypatch, error):
     checkpoints, x = saved
 
     def fail(*_):
@@ -119,7 +119,7 @@ def test_another_identity_is_refused_unless_forced(saved, tmp_path):
     assert checkpoints.restore(target(state_of(x, 0)), force=True)[1] == 2
 
 
-def test_reading_disturbs_nothing_that_is_being_written(saved):
+def test_reading_leaves_checkpoints_under_way_alone(saved):
     checkpoints, x = saved
     unfinished = checkpoints.folder / "3.orbax-checkpoint-tmp"
     unfinished.mkdir()

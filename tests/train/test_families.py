@@ -1,4 +1,4 @@
-"""Every family trains a step under its natural objective on eight devices, and it is the step of one."""
+"""A train step of every family under its natural objective: eight devices equal one."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Roles and heights of the parameters of every family and objective, and what optimisers make of them."""
+"""Roles and heights of the parameters of every family and objective, and their effects on optimisers."""
 
 import dataclasses
 
@@ -50,7 +50,7 @@ def orthogonalised(variables):
 
 
 def trusted(variables):
-    """The leaves that LAMB scales by a trust ratio: a parameter ten times as large has an update ten times as large."""
+    """Leaves that LAMB scales by a trust ratio: ten times the parameter gives ten times the update."""
     bound = optimizers.LAMB(weight_decay=0.0).bind(*variables)
     params, grads = (jax.tree.map(lambda s, v=v: jnp.full(s.shape, v), variables[1]) for v in (10.0, 1.0))
     updates, _ = bound.update(grads, bound.init(params), params, 1.0, 0)
@@ -113,7 +113,7 @@ def test_an_image_decoder_and_its_tower_count_their_own_blocks():
     assert found["vision/stack/layers/mlp/in/kernel"] == [0.25, 0.5]
     assert found["language/stack/layers/mlp/in/kernel"] == [0.0625, 0.125, 0.25, 0.5]
     assert found["vision/class_token"] == [DECAY**3] and found["language/embed/embedding"] == [DECAY**5]
-    assert found["project_in/kernel"] == found["language/head_kernel"] == [1.0]  # the maps are a head of the tower
+    assert found["project_in/kernel"] == found["language/head_kernel"] == [1.0]  # the projector is a head of the tower
 
 
 def test_the_decoder_of_a_masked_autoencoder_counts_its_own_blocks():
@@ -135,7 +135,7 @@ def test_a_residual_network_counts_the_blocks_of_all_stages():
     assert found["projector/linear_0/kernel"] == [1.0]
 
 
-def test_heights_of_what_lies_between_blocks():
+def test_heights_of_parameters_between_and_across_blocks():
     found = rates(variables_of("mlm", "deberta", **BLOCK, convolution={"size": 3}))
     assert found["encoder/stack/convolution/conv/kernel"] == found["encoder/stack/convolution/scale"] == [DECAY**4]
     assert found["encoder/stack/distances"] == [1.0]  # read by every block
@@ -152,7 +152,7 @@ def role_sets(*arguments, **keys):
     return decayed(variables), orthogonalised(variables), trusted(variables), set(bound_leaves(variables))
 
 
-def test_vectors_of_relative_attention_are_no_matrices():
+def test_vectors_of_relative_attention_are_not_matrices():
     decay, matrices, _, every = role_sets("mlm", "xlnet", **BLOCK)
     relative = "encoder/stack/layers/attention/relative"
     vectors = {f"{relative}/{name}" for name in ("content_bias", "distance_bias", "segment_bias", "segments")}
@@ -173,7 +173,7 @@ def test_tables_of_distances_do_not_decay(arguments):
     assert tables and tables <= trust and not tables & (decay | matrices)
 
 
-def test_the_sets_of_a_vision_transformer():
+def test_roles_in_a_vision_transformer():
     keys = {**IMAGE, "pool": "map", "registers": 2, "mask_token": True, "layer_scale": 0.1, "talking_heads": True}
     decay, matrices, trust, every = role_sets("dino", "vit", **keys)
     encoder, layers = "encoder", "encoder/stack/layers"
@@ -191,7 +191,7 @@ def test_the_sets_of_a_vision_transformer():
     assert tokens | {f"{layers}/mlp_scale"} <= every - trust
 
 
-def test_the_sets_of_an_encoder_of_tokens():
+def test_roles_in_an_encoder_of_tokens():
     decay, matrices, _, _ = role_sets("mlm", "bert", **BLOCK, token_types=2, tied=False, extras=("pooler", "pair"))
     tables = {"encoder/embed/embedding", "encoder/type_embed/embedding"}
     heads = {"encoder/head_kernel", "encoder/pair/kernel"} & decay
@@ -202,7 +202,7 @@ def test_the_sets_of_an_encoder_of_tokens():
 
 
 @pytest.mark.parametrize("objective", ["simclr", "swav", "mae", "classification", "dino"])
-def test_heads_projectors_prototypes_and_decoders(objective):
+def test_roles_of_heads_projectors_prototypes_and_decoders(objective):
     decay, matrices, _, every = role_sets(objective)
     last = {"swav": "prototypes/kernel", "mae": "decoder/head/kernel", "dino": "head/last_layer/kernel"}
     last |= {"classification": "head/linear/kernel"}
@@ -246,7 +246,7 @@ def test_every_parameter_of_every_objective_declares_a_role(name):
     assert all(declared(variables_of(name)).values())
 
 
-def test_a_spectrogram_transformer_declares_its_roles():
+def test_roles_in_a_spectrogram_transformer():
     model = models.REGISTRY.get("ast")(**IMAGE, strides=(3, 3), image_shape=(16, 24, 1)).standalone()
     boxed = jax.eval_shape(model.initial, jax.random.key(0))["params"]
     from ssljax.layers.roles import declarations
@@ -268,7 +268,7 @@ def test_a_parameter_without_a_declaration_has_the_default():
     assert {leaf.height for leaf in bound.leaves.values()} == {0}
 
 
-def test_a_scan_over_something_else_leaves_heights_alone():
+def test_a_scan_over_no_blocks_does_not_change_heights():
     from ssljax.layers.roles import HEIGHTS, Declared
 
     box = Declared(jnp.zeros((2, 3)), ("embed", "mlp"), role="matrix", height=-1)

@@ -9,7 +9,7 @@ from ssljax.train.loop import Signals, Stopped, fit
 
 
 def run(steps, stop_at=None):
-    """Names of what was called, in order."""
+    """Names of the calls, in order."""
     calls = []
 
     def step(state, batch):
@@ -47,7 +47,7 @@ def test_callbacks_that_are_due_run_in_the_order_of_the_list():
     ]
 
 
-def test_a_signal_saves_the_step_under_way_and_stops():
+def test_a_signal_saves_the_current_step_and_stops():
     with pytest.raises(Stopped) as stopped:
         run(8, stop_at=2)
     assert stopped.value.step == 2

@@ -59,7 +59,7 @@ def is_axes(x):
 def random_tree(seed, shapes=SHAPES):
     leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
     rng = np.random.default_rng(seed)
-    # Every layer and leaf of another size, so that a norm over the wrong axes shows.
+    # Layers and leaves have different magnitudes, so a norm over the wrong axes changes the result.
     draw = [rng.normal(size=s) * 10.0 ** rng.uniform(-1, 1, size=s[:1] + (1,) * (len(s) - 1)) for s in leaves]
     return jax.tree.unflatten(treedef, [jnp.asarray(x, jnp.float32) for x in draw])
 
@@ -275,7 +275,7 @@ def test_scanned_layers_train_as_unrolled_layers(name):
     scanned, _ = train(optimizer, AXES, PARAMS, GRADS)
     unrolled, _ = train(optimizer, unrolled_axes(), unroll(PARAMS), [unroll(g) for g in GRADS])
     assert jax.tree.structure(unroll(scanned)) == jax.tree.structure(unrolled)
-    # Compare what was learned, not the parameters: these hide a wrong update of a small relative size.
+    # The change of the parameters is compared: a wrong update would be small relative to the parameters.
     learned = jax.tree.map(jnp.subtract, unroll(scanned), unroll(PARAMS))
     expected = jax.tree.map(jnp.subtract, unrolled, unroll(PARAMS))
     assert_close(learned, expected, rtol=2e-4, atol=2e-6)
@@ -285,7 +285,7 @@ def test_unnamed_parameters_in_a_scanned_stack_are_refused():
     axes = {**AXES, "layers": {**AXES["layers"], "norm": {"scale": ()}}}
     with pytest.raises(ValueError, match=r"layers/norm/scale: .*needs logical axis names"):
         optimizers.AdamW().bind(axes, PARAMS)
-    # A plain array next to a stack is none of its layers, whatever its length.
+    # A plain array next to a stack is not one of its layers, even with the same length.
     alone = {"stack": AXES["layers"], "mine": ()}
     optimizers.AdamW().bind(alone, {"stack": PARAMS["layers"], "mine": jnp.ones((LAYERS, 2))})
     with pytest.raises(ValueError, match="do not fit the shape"):
@@ -352,7 +352,7 @@ def test_effects_of_a_role(role):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_frozen_is_bitwise_unchanged_and_has_no_state(name):
     optimizer = REGISTRY.get(name)(weight_decay=0.1, lr_multipliers={"^layers/": 0.0})
-    # -0.0 is the number that an update of +0.0 would change.
+    # An update of +0.0 would change a parameter of -0.0.
     params = {**PARAMS, "layers": jax.tree.map(lambda x: x.at[0].set(-0.0), PARAMS["layers"])}
     bound = optimizer.bind(AXES, params)
     new, state = train(optimizer, AXES, params, GRADS)
@@ -405,7 +405,7 @@ def test_impossible_settings_name_their_key(values, message):
         schema.build_named(REGISTRY, {"name": "adamw", **values}, "optimizer")
 
 
-def test_layer_decay_needs_layers_and_freeze_needs_sizes():
+def test_layer_decay_needs_layers_and_freeze_needs_lengths():
     plain = {"head": jnp.ones((2, 2))}
     with pytest.raises(UserError, match=r"optimizer\.layer_decay: got 0\.5, but the model has no layers"):
         optimizers.AdamW(layer_decay=0.5).bind({"head": None}, plain)

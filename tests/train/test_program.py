@@ -31,7 +31,7 @@ def test_shapes_of_a_batch_are_those_of_its_arrays():
 
 
 def test_the_step_keeps_the_structure_of_the_state_from_the_first_one():
-    """Meters are born in init: the compiled step is the same one before and after the first step."""
+    """Meters exist from init on, so one compiled step serves the first and all later steps."""
     program = build(ema=0.9)
     state = jax.eval_shape(program.init, 0)
     assert state == program.shapes and "loss" in state.meters
@@ -45,7 +45,7 @@ def test_hyper_settings_are_part_of_the_initial_state():
     np.testing.assert_array_equal(state.hyper["objective.temperature"], np.float32(0.5))
 
 
-def test_targets_lie_where_the_state_is_born():
+def test_targets_have_the_shardings_of_the_initial_state():
     program = build("causal_lm")
     with parallel.mesh_context(program.mesh):
         state = program.jitted_init()(0)
@@ -61,7 +61,7 @@ def test_targets_lie_where_the_state_is_born():
 
 @dataclasses.dataclass(frozen=True)
 class Absent:
-    """A mesh of devices that this machine does not have, as far as the speedometer looks."""
+    """A stand-in for a mesh of absent devices, with the attributes that the speedometer reads."""
 
     size: int = 4
     device_kind: str = "NVIDIA H100 80GB HBM3"
@@ -78,6 +78,6 @@ def test_platform_and_device_kind_are_those_of_the_mesh(monkeypatch):
     with parallel.mesh_context(program.mesh):
         assert parallel.platform() == "cpu"
         q = np.zeros((1, 4, 2, 8), np.float32)
-        attention.attend(q, q, q, attention.Full())  # cuDNN would be an error here
+        attention.attend(q, q, q, attention.Full())  # choosing the kernel of cuDNN would be an error
     meter = Speedometer(16, None, 1e9, Absent())
     assert meter.peak == 989e12 and meter.devices == 4

@@ -1,4 +1,4 @@
-"""Schedules against closed forms, their phases in every unit, and what is refused."""
+"""Schedules against closed forms, phases in every unit, and refused settings."""
 
 import dataclasses
 import math
@@ -58,7 +58,7 @@ def test_every_registered_schedule_has_a_closed_form():
     assert {name.split("-")[0] for name in CASES} == set(REGISTRY)
 
 
-def test_vaswani_is_rsqrt_with_its_timescale_at_the_warmup():
+def test_rsqrt_with_timescale_equal_to_warmup_is_the_schedule_of_vaswani():
     found = curve(Rsqrt(warmup=WARMUP, timescale=WARMUP))
     np.testing.assert_allclose(found[WARMUP:], np.sqrt(WARMUP / np.arange(WARMUP, TOTAL)), rtol=1e-6)
 
@@ -75,7 +75,7 @@ def test_rises_to_one_and_never_leaves_the_unit_interval(name, warmup, total):
     assert np.all((found > 0) & (found <= 1)), found
     assert found[max(warmup - 1, 0)] == found[warmup] == 1
     assert np.all(np.diff(found[:warmup]) > 0) and np.all(np.diff(found[warmup:]) <= 0)
-    # Beyond the end (a run prolonged by hand) the rate stays where it was.
+    # Beyond the end (of a prolonged run) the rate stays constant.
     assert 0 <= schedule.shape(total + 5, total) <= found[-1]
 
 
@@ -91,7 +91,7 @@ def test_warmup_in_any_unit(warmup):
     assert resolved.warmup == (10 if warmup == "1 epoch" else 5)
 
 
-def test_identity_knows_what_depends_on_the_total():
+def test_schedules_that_depend_on_the_total():
     dependent = {name: REGISTRY.get(name)().total_dependent for name in REGISTRY}
     assert dependent == {"constant": False, "cosine": True, "linear": True, "rsqrt": False, "wsd": True}
     assert Constant(warmup="5%").total_dependent and Rsqrt(timescale="5%").total_dependent

@@ -1,4 +1,4 @@
-"""The step is exact: slices, meshes, maps over seeds and restarts change nothing but round-off."""
+"""The step is exact: slices, meshes, `vmap` over seeds and restarts change results by round-off at most."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ NAMES = list(objectives.REGISTRY)
 
 
 def tiered(*always):
-    """All objectives, those that are not named under `-m full` only."""
+    """Parameters for all objectives; those that are not named have the marker `full`."""
     return [pytest.param(name, marks=() if name in always else pytest.mark.full) for name in NAMES]
 
 
@@ -36,13 +36,13 @@ def inputs_of(objective, seed=0, step=3):
 
 
 def close(a, b, rtol, what):
-    """Relative to the largest entry of each leaf: round-off of a sum is relative to its terms, not to the result."""
+    """Compares trees relative to the largest entry of each leaf: the round-off of a sum is relative to its terms."""
     flat_a, flat_b = jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)
     assert len(flat_a) == len(flat_b)
     scale = max((float(np.abs(x).max()) for x in flat_b if np.size(x)), default=0.0)
     for (path, x), y in zip(flat_a, flat_b):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        # Some gradients are zero but for round-off (of key biases: softmax does not see a shift), hence the floor.
+        # The absolute tolerance is for gradients that are zero except for round-off, such as biases of keys.
         atol = rtol * max(np.abs(y).max(initial=0), 1e-2 * scale)
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=f"{what}{jax.tree_util.keystr(path)}")
 
@@ -121,7 +121,7 @@ def first_moments(state):
 
 
 def compare(a, b, rtol=1e-4, loose=()):
-    """`loose`: {metric: its own tolerance, or None to leave it out}."""
+    """Compares metrics; `loose` is {metric: another tolerance, or None to leave it out}."""
     for step, (x, y) in enumerate(zip(a, b, strict=True)):
         assert x.keys() == y.keys()
         for k in x:
@@ -192,12 +192,12 @@ def test_a_map_over_seeds_equals_separate_runs(name):
         lines.append(metrics)
     for seed in range(3):
         single, _ = make_run(name, seed=seed)[0](3)
-        # Where a gradient is round-off Adam makes full steps of it, which the norm of the next gradient sees.
+        # Adam makes full steps of gradients that are round-off, which changes the next gradient norm.
         compare([{k: float(v[seed]) for k, v in line.items()} for line in lines], single, loose={"grad_norm": 5e-3})
 
 
 def test_hyper_settings_vary_under_the_map():
-    """A stacked sweep over a temperature and a learning rate: the first is the run with that temperature."""
+    """In a sweep over temperature and learning rate, the first copy equals the run with these settings."""
     settings = [(0.5, 1e-3), (0.1, 1e-2)]  # the rate of make_run, and ten times that
     _, born, step = make_run("simclr")
     states = [
@@ -217,7 +217,7 @@ def test_hyper_settings_vary_under_the_map():
     assert moved[1] > 5 * moved[0] > 0
 
 
-def test_averaged_parameters_are_the_recursion():
+def test_averaged_parameters_follow_the_recursion():
     run, born, _ = make_run("causal_lm", ema=0.75)
     want = born(0).params
     for _ in range(3):
@@ -230,7 +230,7 @@ def test_averaged_parameters_are_the_recursion():
 def test_a_non_finite_step_leaves_only_its_count():
     _, born, step = make_run("classification")
     state = born(0)
-    batch = {**tiny.batch(), "image": tiny.batch()["image"] / 255}  # of the type that NaN has: one program for both
+    batch = {**tiny.batch(), "image": tiny.batch()["image"] / 255}  # a float like NaN, so that both share one program
     bad = {**batch, "image": jnp.full_like(batch["image"], jnp.nan)}
     jitted = jax.jit(step)
     after, _ = jitted(state, bad)
@@ -268,7 +268,7 @@ def test_float16_trains_like_float32_under_a_loss_scale():
         np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=2e-2)
 
 
-def test_an_overflow_halves_the_scale_and_leaves_no_trace():
+def test_an_overflow_halves_the_scale_and_changes_nothing_else():
     _, born, step = make_run("causal_lm", model={"dtype": "float16"})
     jitted = jax.jit(step)
     state = born(0)

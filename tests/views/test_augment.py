@@ -90,7 +90,7 @@ def test_single_is_the_identity_by_default():
 def test_each_operation_has_a_field(operation):
     on = make("single", augment={operation: 1.0})
     assert (np.abs(on(KEY, IMAGES) - IMAGES) > 1e-3).any()
-    # An operation that is off is absent from the program.
+    # The program of an operation that is off does not contain it.
     count = lambda v: len(jax.make_jaxpr(v)(KEY, IMAGES).eqns)  # noqa: E731
     assert count(make("single", augment={operation: 0.0})) == count(make("single")) < count(on)
 
