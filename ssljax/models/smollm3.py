@@ -11,7 +11,7 @@ from ssljax.models.llama import LlamaConfig
 
 @dataclasses.dataclass(frozen=True)
 class SmolLM3Config(LlamaConfig):
-    """SmolLM 3 (Bakouch et al. 2025): LLaMA with grouped-query attention, without rotary positions in every fourth layer
+    """SmolLM 3 (Bakouch et al. 2025): LLaMA with grouped-query attention; every fourth layer has no rotary positions
     (Yang et al. 2025, "RoPE to NoPE and back again")."""
 
     presets: ClassVar[Mapping[str, Preset]] = {

@@ -17,9 +17,10 @@ import ssljax.run
 from ssljax.base.errors import UserError
 from ssljax.interop import hf
 from ssljax.interop.canonical import canonical
-from ssljax.interop.export import export, of_module
+from ssljax.interop.export import of_module
 from ssljax.interop.families import REGISTRY, pairs
 from ssljax.interop.fields import COUNT, Field
+from ssljax.runs.export import export
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 KINDS = list(REGISTRY)
@@ -42,23 +43,30 @@ def case(kind):
 
 # ---- configurations, without `transformers`
 
+THETAS = ("global_rope_theta", "local_rope_theta")
 
-def legacy(settings):
-    """The settings as older versions wrote them."""
+
+def legacy(kind, settings):
+    """The settings of a family as older versions wrote them."""
     old = {k: v for k, v in settings.items() if k != "rope_parameters"}
     rope = settings.get("rope_parameters")
     if rope is None:
         return old
     if "full_attention" in rope:
         full, local = rope["full_attention"], rope["sliding_attention"]
-        old |= {"global_rope_theta": full["rope_theta"], "local_rope_theta": local["rope_theta"]}
+        if kind == "gemma3_text" and local["rope_type"] != "default":  # they scaled full layers alone
+            return settings
+        names = ("rope_theta", "rope_local_base_freq") if kind == "gemma3_text" else THETAS
+        old |= dict(zip(names, (full["rope_theta"], local["rope_theta"])))
         rope = {k: v for k, v in full.items() if k != "rope_theta"}
         return {**old, "rope_scaling": rope} if rope["rope_type"] != "default" else old
     rope = dict(rope)
     old["rope_theta"] = rope.pop("rope_theta")
     fraction = rope.pop("partial_rotary_factor", None)
-    if fraction is not None:
+    if fraction is not None and kind == "gpt_neox":
         old |= {"rotary_pct": fraction, "rotary_emb_base": old.pop("rope_theta")}
+    elif fraction is not None:
+        old["partial_rotary_factor"] = fraction
     return {**old, "rope_scaling": {"type": rope.pop("rope_type"), **rope} if rope["rope_type"] != "default" else None}
 
 
@@ -71,7 +79,7 @@ def test_configs_in_both_directions(kind):
     def check(settings, name):
         hf_config = {"model_type": kind, "architectures": [name], **settings}
         config = family.build_config(hf_config, "config.json")
-        assert canonical(family.build_config(legacy(hf_config), "config.json")) == canonical(config)
+        assert canonical(family.build_config(legacy(kind, hf_config), "config.json")) == canonical(config)
         back = json.loads(json.dumps(family.write_config(config)))
         assert not family.unrepresented(config, back)
         assert canonical(family.build_config(back, "config.json")) == canonical(config)
