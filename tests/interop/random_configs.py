@@ -97,7 +97,8 @@ def gemma3(draw):
     local = draw(one_of([scaling, {"rope_type": "default"}]))
     full, sliding = (draw(one_of([50.0, 10_000.0, 1e6])) for _ in range(2))
     kinds = {"full_attention": {**scaling, "rope_theta": full}, "sliding_attention": {**local, "rope_theta": sliding}}
-    out = {**draw(gemma2()), "max_position_embeddings": draw(one_of([4, 64])), "rope_parameters": kinds}
+    out = {k: v for k, v in draw(gemma2()).items() if k != "attn_logit_softcapping"}
+    out |= {"max_position_embeddings": draw(one_of([4, 64])), "rope_parameters": kinds}
     by_interval = {k: v for k, v in out.items() if k != "layer_types"} | {"sliding_window_pattern": 2}
     return draw(one_of([out, by_interval]))
 

@@ -57,7 +57,6 @@ GEMMA2_BODY = (
     Field("activation", "hidden_activation", GATED_ACTIVATION, "gelu_pytorch_tanh"),
     Field("window", "sliding_window", OR_NONE, 4096),
     Field("attention_scale", "query_pre_attn_scalar", Codec(lambda n: n**-0.5, lambda scale: round(scale**-2)), 256),
-    Field("attention_cap", "attn_logit_softcapping", OR_NONE, 50.0),
     Field("readout_cap", "final_logit_softcapping", OR_NONE, 30.0),
 )
 ENDS = {"embed": "model.embed_tokens", "stack/norm": "model.norm"}
@@ -136,7 +135,12 @@ GEMMA = decoder(
 )
 GEMMA2 = decoder(
     "gemma2",
-    (*GEMMA2_BODY, Rotary(), LayerKinds(lambda hf_config, i: i % 2 == 1)),
+    (
+        *GEMMA2_BODY,
+        Field("attention_cap", "attn_logit_softcapping", OR_NONE, 50.0),
+        Rotary(),
+        LayerKinds(lambda hf_config, i: i % 2 == 1),
+    ),
     causal_heads("Gemma2"),
     defaults={**GEMMA_DEFAULTS, "num_key_value_heads": 4},
 )
