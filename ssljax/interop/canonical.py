@@ -26,6 +26,7 @@ def canonical(config: Any) -> dict[str, Any]:
 def _blocks(c: BlockConfig) -> dict[str, Any]:
     depth = c.known("depth") * c.repeats if hasattr(c, "depth") else len(c.layer_kinds)
     kinds = [c.layer_kinds[i % len(c.layer_kinds)] for i in range(depth)]
+    rotates = [c.rope_layers[i % len(c.rope_layers)] for i in range(depth)]
     absent = ["norm"] * c.norm.startswith("rms") + ["readout"] * (not getattr(c, "readout_transform", False))
     out = {
         "kv_heads": c.groups,
@@ -36,12 +37,17 @@ def _blocks(c: BlockConfig) -> dict[str, Any]:
         "bias": [part for part in PARTS if c.has_bias(part) and part not in absent],
         "rope_theta_local": (c.rope_theta_local or c.rope_theta) if "local" in kinds else None,
         "rope_fraction": c.rotary_width if c.rope_theta else None,
+        "rope_layers": rotates if c.rope_theta else None,
+        "rope_scaling_local": c.rope_scaling_local if c.rope_scaling is not None and "local" in kinds else None,
+        "qk_norm_over": c.qk_norm_over if c.qk_norm else None,
         "relative_buckets": c.relative_buckets if c.position_bias == "relative" else None,
     }
     if c.disentangled is None:
         out["attention_scale"] = c.attention_scale or c.head_width**-0.5
     if c.experts is not None:
-        out["experts"] = {**_plain(c.experts), "at": [c.experts.at(i) for i in range(c.experts.every)], "place": None}
+        at, inner = [c.experts.at(i) for i in range(c.experts.every)], c.experts.mlp_dim or c.hidden
+        out["experts"] = {**_plain(c.experts), "at": at, "place": None, "mlp_dim": inner}
+        out["mlp_dim"] = inner if all(at) else c.hidden  # no block has the feed-forward part
     return out
 
 

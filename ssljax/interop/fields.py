@@ -152,14 +152,18 @@ class LayerKinds(Declaration):
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         types, layers = hf_config.get("layer_types"), range(hf_config["num_hidden_layers"])
         full = [t != "sliding_attention" for t in types] if types else [self.is_full(hf_config, i) for i in layers]
-        kinds = ["global" if each else "local" for each in full]
-        periods = (n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
-        return {"layer_kinds": tuple(kinds[: next(periods)])}
+        return {"layer_kinds": shortest_period(["global" if each else "local" for each in full])}
 
     def write(self, config: Any) -> dict[str, Any]:
         types = {"local": "sliding_attention", "global": "full_attention"}
         kinds = config.layer_kinds
         return {"layer_types": [types[kinds[i % len(kinds)]] for i in range(config.depth)]}
+
+
+def shortest_period(values: Sequence[Any]) -> tuple[Any, ...]:
+    """The fewest first values that give all values of a list when they are repeated."""
+    lengths = (n for n in range(1, len(values) + 1) if all(value == values[i % n] for i, value in enumerate(values)))
+    return tuple(values[: next(lengths)])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,11 +29,13 @@ class Rotary(Declaration):
     """`rope_theta`, `rope_scaling` and, in families with `partial`, `rope_fraction`.
 
     theta, fraction: the keys of older versions, the first of them that is given counts.
+    scaled: False for families without `rope_scaling`.
     """
 
     partial: bool = False
     theta: tuple[str, ...] = ("rope_theta",)
     fraction: tuple[str, ...] = ("partial_rotary_factor",)
+    scaled: bool = True
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         rope = {**group(hf_config, "rope_scaling"), **group(hf_config, "rope_parameters")}
@@ -41,7 +43,7 @@ class Rotary(Declaration):
         fraction = rope.get("partial_rotary_factor") or _first(hf_config, self.fraction) or 1.0
         if fraction != 1 and not self.partial:
             raise UserError(f"partial_rotary_factor: {fraction} is not supported (only 1)")
-        scaling = _read_scaling(rope, hf_config.get("max_position_embeddings"))
+        scaling = _read_scaling(rope, hf_config.get("max_position_embeddings"), _SCALINGS if self.scaled else {})
         out = {"rope_theta": float(theta), "rope_scaling": scaling}
         return {**out, "rope_fraction": fraction} if self.partial else out
 
@@ -57,28 +59,36 @@ class Rotary(Declaration):
 
 @dataclasses.dataclass(frozen=True)
 class RotaryByKind(Declaration):
-    """`rope_theta` of full and `rope_theta_local` of sliding layers, both under `rope_scaling`.
+    """`rope_theta` of full and `rope_theta_local` of sliding layers, under `rope_scaling` both or full layers alone.
 
     theta, theta_local: the keys of older versions.
+    scaled_local: True if the group `rope_scaling` of older versions applies to sliding layers too.
     """
 
     theta: str
     theta_local: str
+    scaled_local: bool = True
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         rope = group(hf_config, "rope_parameters")
+        older = {} if self.scaled_local else {"rope_scaling": None}
         full, local = (
-            Rotary(theta=(theta,)).read({**hf_config, "rope_parameters": rope.get(kind)})
-            for kind, theta in (("full_attention", self.theta), ("sliding_attention", self.theta_local))
+            Rotary(theta=(theta,)).read({**hf_config, **changes, "rope_parameters": rope.get(kind)})
+            for kind, theta, changes in (
+                ("full_attention", self.theta, {}),
+                ("sliding_attention", self.theta_local, older),
+            )
         )
-        if full["rope_scaling"] != local["rope_scaling"]:
-            raise UserError("rope_parameters: scalings that differ between kinds of layers are not supported")
-        return {**full, "rope_theta_local": local["rope_theta"]}
+        same = full["rope_scaling"] == local["rope_scaling"]
+        if not same and local["rope_scaling"] is not None:
+            raise UserError("rope_parameters: sliding layers must have the scaling of full layers, or none")
+        return {**full, "rope_theta_local": local["rope_theta"], "rope_scaling_local": same}
 
     def write(self, config: Any) -> dict[str, Any]:
         out = Rotary().write(config)
         full = out["rope_parameters"]
-        local = {**full, "rope_theta": config.rope_theta_local or config.rope_theta}
+        scaling = full if config.rope_scaling_local else {"rope_type": "default"}
+        local = {**scaling, "rope_theta": config.rope_theta_local or config.rope_theta}
         return {**out, "rope_parameters": {"full_attention": full, "sliding_attention": local}}
 
 
@@ -86,17 +96,19 @@ def _first(hf_config: HFConfig, keys: tuple[str, ...]) -> Any:
     return next((hf_config[key] for key in keys if hf_config.get(key)), None)
 
 
-def _read_scaling(rope: Mapping[str, Any], longest: int | None) -> dict[str, Any] | None:
-    """The group `rope_scaling` of `config`; `longest` is max_position_embeddings."""
+def _read_scaling(
+    rope: Mapping[str, Any], longest: int | None, known: Mapping[str, tuple[Field, ...]]
+) -> dict[str, Any] | None:
+    """The group `rope_scaling` of `config`, one of the `known` ones; `longest` is max_position_embeddings."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
-    if kind not in _SCALINGS:
-        raise UserError(f"rope_type {kind!r} is not supported ({', '.join(_SCALINGS)})")
+    if kind not in known:
+        raise UserError(f"rope_type {kind!r} is not supported ({', '.join(['default', *known])})")
     original = rope.get("original_max_position_embeddings") or longest
     factor = rope.get("factor") or (longest / original if longest and original else 1.0)
     full = {"truncate": True, **rope, "factor": factor, "original_max_position_embeddings": original}
     above, below = rope.get("mscale"), rope.get("mscale_all_dim")
     if not rope.get("attention_factor") and above and below and factor > 1:
         full["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
-    return {"name": kind, **read_all(_SCALINGS[kind], {**full, "max_position_embeddings": longest})}
+    return {"name": kind, **read_all(known[kind], {**full, "max_position_embeddings": longest})}

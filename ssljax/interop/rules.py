@@ -44,11 +44,14 @@ TRANSPOSE = Op(lambda t: (t.T,), lambda parts: parts[0].T)
 LEADING = Op(lambda t: (t[0],), lambda parts: parts[0][None])  # a tensor [1, ...]
 
 
-def split(count: int, axis: int, transposed: bool = False) -> Op:
-    """Equal parts of a tensor along an axis; `transposed` for matrices, which are [out, in] in the tensor."""
+def split(at: int | Sequence[int], axis: int, transposed: bool = False) -> Op:
+    """A number of equal parts of a tensor along an axis, or the parts between the given indices.
+
+    transposed: for matrices, which are [out, in] in the tensor.
+    """
     turn = (lambda t: t.T) if transposed else (lambda t: t)
     return Op(
-        lambda t: tuple(turn(part) for part in np.split(t, count, axis)),
+        lambda t: tuple(turn(part) for part in np.split(t, at, axis)),
         lambda parts: np.concatenate([turn(part) for part in parts], axis),
     )
 

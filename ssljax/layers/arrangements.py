@@ -38,6 +38,13 @@ def sandwich(x: jax.Array, branches: Sequence[Branch], norm: Norm) -> jax.Array:
     return x
 
 
+def after(x: jax.Array, branches: Sequence[Branch], norm: Norm) -> jax.Array:
+    """x + norm(f(x)) for each branch f in turn (OLMo Team 2025, OLMo 2)."""
+    for f in branches:
+        x = x + f.drop(norm(f"{f.name}_norm_after", f.compute(x)))
+    return x
+
+
 def parallel(x: jax.Array, branches: Sequence[Branch], norm: Norm) -> jax.Array:
     """x + f(norm(x)) + g(norm(x)), each branch with its own norm (Black et al. 2022, GPT-NeoX)."""
     return sum((f.drop(f.compute(norm(f"{f.name}_norm", x))) for f in branches), start=x)
@@ -49,4 +56,11 @@ def parallel_one(x: jax.Array, branches: Sequence[Branch], norm: Norm) -> jax.Ar
     return sum((f.drop(f.compute(h)) for f in branches), start=x)
 
 
-ARRANGEMENTS = {"pre": pre, "post": post, "sandwich": sandwich, "parallel": parallel, "parallel_one": parallel_one}
+ARRANGEMENTS = {
+    "pre": pre,
+    "post": post,
+    "sandwich": sandwich,
+    "after": after,
+    "parallel": parallel,
+    "parallel_one": parallel_one,
+}

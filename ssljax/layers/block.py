@@ -88,7 +88,8 @@ class Block(nn.Module):
             parts["cross"] = lambda h: cross(h, layer, shared)
         if c.experts is not None and self.sparse:
             init, init_out, act = c.initializer(), c.initializer(self.depth), ACTIVATIONS[c.activation]
-            parts["mlp"] = Experts(c.experts, c.hidden, act, c.activation in GATED, init, init_out, c.dtype, name="mlp")
+            hidden, gated = c.experts.mlp_dim or c.hidden, c.activation in GATED
+            parts["mlp"] = Experts(c.experts, hidden, act, gated, init, init_out, c.dtype, name="mlp")
         else:
             mlp = FeedForward(c, self.depth, name="mlp")
             parts["mlp"] = lambda h: (mlp(h), None)

@@ -36,7 +36,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 Activation = Literal[
     "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "swiglu", "geglu", "geglu_tanh", "reglu"
 ]
-NormPosition = Literal["pre", "post", "sandwich", "parallel", "parallel_one"]
+NormPosition = Literal["pre", "post", "sandwich", "after", "parallel", "parallel_one"]
 Component = Literal["q", "k", "v", "out", "mlp", "norm", "readout"]
 PARTS: tuple[Component, ...] = get_args(Component)
 KINDS = ("global", "local")
@@ -62,8 +62,8 @@ class BlockConfig(TermKeys):
     norm_position: NormPosition = setting(
         "pre",
         doc='position of norms: "pre", before attention and feed-forward part, and at the end; "post", after each sum; '
-        '"sandwich", before and after each part (Gemma 2); "parallel", both parts read the same input (GPT-NeoX); '
-        '"parallel_one", with one norm for both (PaLM)',
+        '"sandwich", before and after each part (Gemma 2); "after", after each part, before the sum (OLMo 2); '
+        '"parallel", both parts read the same input (GPT-NeoX); "parallel_one", with one norm for both (PaLM)',
     )
     first_norm: bool = fixed(
         True, doc="the first attention reads normalised input; false: its input as it is (ModernBERT)"
@@ -80,7 +80,12 @@ class BlockConfig(TermKeys):
     bias_except: tuple[Component, ...] = fixed(
         (), doc="components with a bias where `bias` is false, and without one where it is true"
     )
-    qk_norm: bool = setting(False, doc="RMSNorm of q and k in each head, before rotation (Qwen 3)")
+    qk_norm: bool = setting(False, doc="RMSNorm of q and k, before rotation (Qwen 3)")
+    qk_norm_over: Literal["head", "projection"] = setting(
+        "head",
+        doc='elements that a norm of q or k covers: "head", one head (Qwen 3); "projection", all heads of a token '
+        "(OLMo 2)",
+    )
     attention_scale: float | None = fixed(
         None, doc="factor of attention logits; None: 1/sqrt(head_dim (1 + number of position products))"
     )
@@ -105,8 +110,14 @@ class BlockConfig(TermKeys):
         None, gt=0, doc="base of the frequencies of rotary positions in local layers; None: rope_theta"
     )
     rope_fraction: float = setting(1.0, gt=0, le=1, doc="fraction of each head that is rotated")
+    rope_layers: tuple[bool, ...] = setting(
+        (True,), doc="layers with rotary positions, repeated to the depth; false: a layer without them (SmolLM 3)"
+    )
     rope_scaling: Any = setting(
         None, registry=positions.SCALINGS, doc="scaling of rotary positions for contexts longer than in training"
+    )
+    rope_scaling_local: bool = setting(
+        True, doc="rope_scaling applies to local layers too; false: to global layers alone (Gemma 3)"
     )
     experts: ExpertsConfig | None = setting(None, doc="mixture of experts instead of the feed-forward part")
     convolution: ConvolutionConfig | None = setting(None, doc="convolution parallel to the first block (DeBERTa v2)")
@@ -167,6 +178,8 @@ class BlockConfig(TermKeys):
             term.check()
         if not self.layer_kinds:
             raise ValueError("layer_kinds: got an empty list, must hold at least one kind")
+        if not self.rope_layers:
+            raise ValueError("rope_layers: got an empty list, must hold at least one value")
 
     @property
     def head_width(self) -> int:

@@ -27,6 +27,7 @@ class ExpertsConfig:
 
     count: int = setting(8, ge=1, doc="number of experts in a block")
     top_k: int = setting(2, ge=1, doc="experts per token (Mixtral: 2, Switch Transformers: 1)")
+    mlp_dim: int | None = setting(None, ge=1, doc="hidden width of an expert; None: that of the feed-forward part")
     normalize: bool = setting(
         True,
         doc="weights of the chosen experts are scaled to sum to 1 (Mixtral); false: probabilities of the router "

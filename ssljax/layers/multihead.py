@@ -65,6 +65,7 @@ class Layer(NamedTuple):
     kind: Any  # int32, an index into KINDS
     drop: Any  # float32, rate of stochastic depth
     cache: Cache | None = None
+    rotates: Any = None  # bool, False = without rotary positions; None: every layer has them
 
 
 class Shared(NamedTuple):
@@ -131,7 +132,7 @@ class Attention(nn.Module):
         to_k, to_v = (self.projection(name, c.groups, "kv") for name in ("k", "v"))
         k_BxSxGxK, v_BxSxGxK = self._normed("k", to_k(x_BxTxD[:, :keys])), to_v(x_BxTxD[:, :keys])
         if shared.rotary[0] is not None:
-            tables = _of_kind(shared.rotary, layer.kind)
+            tables = _of_layer(shared.rotary, layer)
             q_BxTxHxK, k_BxSxGxK = positions.rotate(q_BxTxHxK, tables), positions.rotate(k_BxSxGxK, tables)
         new = k_BxSxGxK, v_BxSxGxK
         if layer.cache is not None and shared.start is not None:
@@ -153,7 +154,12 @@ class Attention(nn.Module):
     def _normed(self, name: str, x_BxTxHxK: jax.Array) -> jax.Array:
         """Queries or keys after their norm, if the configuration has one."""
         c = self.config
-        return Norm("rms", c.norm_eps, axis=None, name=f"{name}_norm")(x_BxTxHxK) if c.qk_norm else x_BxTxHxK
+        if not c.qk_norm:
+            return x_BxTxHxK
+        norm = Norm("rms_plus_one" if c.norm == "rms_plus_one" else "rms", c.norm_eps, axis=None, name=f"{name}_norm")
+        if c.qk_norm_over == "head":
+            return norm(x_BxTxHxK)
+        return norm(x_BxTxHxK.reshape(*x_BxTxHxK.shape[:2], -1)).reshape(x_BxTxHxK.shape)
 
     def _scale(self, products: int) -> float:
         return self.config.attention_scale or logit_scale(self.config.head_width, products)
@@ -185,6 +191,10 @@ def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Arr
     return slots.at[..., jnp.arange(rows)[:, None], columns, :, :].set(new)
 
 
-def _of_kind(tables: tuple[Any, ...], kind: Any) -> Any:
-    """The tables of a kind of layer."""
-    return tables[0] if len(tables) == 1 else jax.tree.map(lambda *xs: jnp.stack(xs)[kind], *tables)
+def _of_layer(tables: tuple[Any, ...], layer: Layer) -> Any:
+    """The cosines and sines of a layer, from those of each kind of layer."""
+    own = tables[0] if len(tables) == 1 else jax.tree.map(lambda *xs: jnp.stack(xs)[layer.kind], *tables)
+    if layer.rotates is None:
+        return own
+    cos, sin = own
+    return jnp.where(layer.rotates, cos, 1.0), jnp.where(layer.rotates, sin, 0.0)

@@ -95,9 +95,12 @@ class Stack(nn.Module):
 
     def _layers(self, cache: Cache | None) -> Layer:
         """Constants and cache of all layers, leaves [depth * repeats, ...]."""
-        total = self.depth * self.config.repeats
+        total, rotates = self.depth * self.config.repeats, self.config.rope_layers
         drop = jnp.linspace(0.0, self.config.drop_path, total)
-        return Layer(jnp.arange(total), jnp.asarray(self._kinds()), drop, cache)
+        layers = Layer(jnp.arange(total), jnp.asarray(self._kinds()), drop, cache)
+        if all(rotates):
+            return layers
+        return layers._replace(rotates=jnp.asarray([rotates[i % len(rotates)] for i in range(total)]))
 
     def _blocks(self, x_BxTxD: jax.Array, layers: Layer, shared: Shared, states: bool) -> tuple[jax.Array, Out]:
         """A scan over the blocks, or over periods of several blocks; all steps of it are unrolled without `scan`."""
@@ -166,7 +169,8 @@ def _rotary(c: BlockConfig, layout: Layout, queries: int, length: int, kinds: li
         return (None,)
     positions = jnp.arange(queries)[None] if layout.positions is None else layout.positions
     thetas = (c.rope_theta, c.rope_theta_local or c.rope_theta)
-    return tuple(rotary_tables(positions, c.rotary_width, thetas[kind], c.rope_scaling, length) for kind in kinds)
+    scalings = (c.rope_scaling, c.rope_scaling if c.rope_scaling_local else None)
+    return tuple(rotary_tables(positions, c.rotary_width, thetas[kind], scalings[kind], length) for kind in kinds)
 
 
 class Repeated(nn.Module):

@@ -123,3 +123,13 @@ class ModernBertConfig(BertConfig):
     layer_kinds: tuple[Literal["global", "local"], ...] = ("global", "local", "local")
     window: int | None = setting(65, ge=1)  # 64 tokens on each side
     readout_activation: Activation | None = "gelu"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernBertDecoderConfig(ModernBertConfig):
+    """ModernBERT as a decoder (Weller et al. 2025, Ettin): the same blocks for causal attention."""
+
+    presets: ClassVar[Mapping[str, Preset]] = {"tiny": dims(128, 3, 2, window=16)}
+
+    window: int | None = setting(64, ge=1)
+    pool: Literal["first", "last", "mean"] = "last"

@@ -16,12 +16,14 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     """
     width, inner = config.known("width"), config.head_width * config.known("heads")
     projections = 2 * width * inner + 2 * width * config.head_width * config.groups
-    feed_forward = (3 if config.activation in GATED else 2) * width * config.hidden
+    matrices = 3 if config.activation in GATED else 2
+    feed_forward = matrices * width * config.hidden
     pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
     per_pair = 2 * inner + (2 * config.known("heads") ** 2 if config.talking_heads else 0)
     flops = tokens * (projections + feed_forward) + pairs * per_pair
     if config.experts is not None:  # in some blocks, top_k feed-forward parts and a router instead of one part
-        sparse = (config.experts.top_k - 1) * feed_forward + width * config.experts.count
+        expert = matrices * width * (config.experts.mlp_dim or config.hidden)
+        sparse = config.experts.top_k * expert - feed_forward + width * config.experts.count
         flops += tokens * sparse / config.experts.every
     flops += sum(term.flops(tokens) for term in terms_of(config))
     convolution = 0 if config.convolution is None else tokens * config.convolution.size * width * width

@@ -92,6 +92,58 @@ def gemma2(draw):
 
 
 @st.composite
+def gemma3(draw):
+    scaling = draw(one_of([{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0}]))
+    local = draw(one_of([scaling, {"rope_type": "default"}]))
+    full, sliding = (draw(one_of([50.0, 10_000.0, 1e6])) for _ in range(2))
+    kinds = {"full_attention": {**scaling, "rope_theta": full}, "sliding_attention": {**local, "rope_theta": sliding}}
+    out = {k: v for k, v in draw(gemma2()).items() if k != "attn_logit_softcapping"}
+    out |= {"max_position_embeddings": draw(one_of([4, 64])), "rope_parameters": kinds}
+    by_interval = {k: v for k, v in out.items() if k != "layer_types"} | {"sliding_window_pattern": 2}
+    return draw(one_of([out, by_interval]))
+
+
+@st.composite
+def qwen3_moe(draw):
+    experts, out = draw(one_of([1, 2, 4, 5])), draw(llama(("attention_bias",), "all"))
+    period, periods = draw(one_of([1, 2, 3])), draw(one_of([1, 2]))
+    place = draw(one_of(range(period)))
+    dense = {"mlp_only_layers": [i for i in range(period * periods) if i % period != place]}
+    layers = draw(one_of([dense, {"decoder_sparse_step": period}])) if place == period - 1 else dense
+    return {
+        **out,
+        "num_hidden_layers": period * periods,
+        "use_sliding_window": draw(st.booleans()),
+        "num_experts": experts,
+        "num_experts_per_tok": draw(one_of([k for k in (1, 2, 3) if k <= experts])),
+        "moe_intermediate_size": draw(one_of([8, 12])),
+        "norm_topk_prob": draw(st.booleans()),
+        "router_aux_loss_coef": draw(one_of([0.001, 0.02])),
+        **layers,
+    }
+
+
+@st.composite
+def smollm3(draw):
+    out = draw(llama(("attention_bias", "mlp_bias"), "asked"))
+    out.pop("max_window_layers", None)
+    layers = [draw(one_of([0, 1])) for _ in range(out["num_hidden_layers"])]
+    rotary = draw(
+        one_of([{}, {"no_rope_layer_interval": 2}, {"no_rope_layers": layers}, {"no_rope_layers": [*layers, 0]}])
+    )
+    return {**out, **rotary, "pad_token_id": 0}
+
+
+@st.composite
+def phi3(draw):
+    out = draw(llama((), "all"))
+    fraction = draw(one_of([0.25, 0.5, 0.75, 1.0]))
+    theta = out["rope_parameters"]["rope_theta"]
+    rope = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": fraction}
+    return {**out, "rope_parameters": rope, "pad_token_id": 0}
+
+
+@st.composite
 def mixtral(draw):
     experts = draw(one_of([1, 2, 4, 5]))
     chosen = draw(one_of([k for k in (1, 2, 3) if k <= experts]))
@@ -193,7 +245,7 @@ def distilbert(draw):
 
 
 @st.composite
-def modernbert(draw):
+def modernbert(draw, causal=False):
     s = draw(shape(depth=(1, 2, 4)))
     full, local = (draw(one_of([50.0, 10_000.0, 160_000.0])) for _ in range(2))
     scaling = draw(one_of([{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0}]))
@@ -215,6 +267,7 @@ def modernbert(draw):
         **{key: draw(st.booleans()) for key in biases},
         "tie_word_embeddings": draw(st.booleans()),
         "pad_token_id": 0,
+        **({"bos_token_id": 0} if causal else {}),
     }
 
 
@@ -450,6 +503,13 @@ CASES = {
     "qwen3": Case(("Qwen3ForCausalLM", "Qwen3Model"), llama(("attention_bias",), "asked")),
     "gemma": Case(("GemmaForCausalLM", "GemmaModel"), llama(("attention_bias",))),
     "gemma2": Case(("Gemma2ForCausalLM", "Gemma2Model"), gemma2()),
+    "gemma3_text": Case(("Gemma3ForCausalLM", "Gemma3TextModel"), gemma3()),
+    "qwen3_moe": Case(("Qwen3MoeForCausalLM", "Qwen3MoeModel"), qwen3_moe()),
+    "olmo2": Case(
+        ("Olmo2ForCausalLM", "Olmo2Model"), llama(("attention_bias",)).map(lambda s: {**s, "pad_token_id": 0})
+    ),
+    "smollm3": Case(("SmolLM3ForCausalLM", "SmolLM3Model"), smollm3()),
+    "phi3": Case(("Phi3ForCausalLM", "Phi3Model"), phi3()),
     "mixtral": Case(("MixtralForCausalLM", "MixtralModel"), mixtral()),
     "t5": Case(("T5ForConditionalGeneration", "T5Model"), t5()),
     "switch_transformers": Case(
@@ -463,6 +523,7 @@ CASES = {
     "albert": Case(("AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), bert("albert")),
     "electra": Case(("ElectraForPreTraining", "ElectraForMaskedLM", "ElectraModel"), bert("electra")),
     "modernbert": Case(("ModernBertForMaskedLM", "ModernBertModel"), modernbert()),
+    "modernbert-decoder": Case(("ModernBertDecoderForCausalLM", "ModernBertDecoderModel"), modernbert(causal=True)),
     "xlnet": Case(("XLNetLMHeadModel", "XLNetModel"), xlnet()),
     "deberta-v2": Case(("DebertaV2ForMaskedLM", "DebertaV2Model"), deberta()),
     "esm": Case(("EsmForMaskedLM",), esm()),

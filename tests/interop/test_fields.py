@@ -41,7 +41,7 @@ def draws(kind, count=40):
 
 def agrees(config, name, read):
     """True if a configuration has the value that was read for a key, be it stated or computed from other keys."""
-    return any(equal(value, read) for value in (getattr(config, name), fields._value(config, name)))
+    return equal(getattr(config, name), read) or equal(fields._value(config, name), read)
 
 
 def equal(value, read):
@@ -143,3 +143,39 @@ def test_constants_and_required_values():
     with pytest.raises(UserError, match=r"is_decoder: True is not supported \(only False\)"):
         field.read({"is_decoder": True})
     assert only(1).write() == 1
+
+
+# ---- options of a config.json that are not supported
+
+SMALL = {"vocab_size": 30, "hidden_size": 8, "num_attention_heads": 4, "intermediate_size": 9, "num_hidden_layers": 8}
+SCALED = {"rope_type": "linear", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("phi3", {"rope_scaling": {"type": "longrope"}}, r"rope_type 'longrope' is not supported \(default\)"),
+        ("phi3", {"rope_parameters": {"rope_type": "yarn"}}, r"rope_type 'yarn' is not supported \(default\)"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping: 50\.0 is not supported"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True is not supported"),
+        ("gemma3_text", {"rope_parameters": {"sliding_attention": SCALED}}, "rope_parameters: sliding layers must"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "mlp_only_layers: experts in layers 1, 2, 3, 4, 5, 6, 7 are not"),
+        ("qwen3_moe", {"decoder_sparse_step": 3}, "decoder_sparse_step: experts in layers 2, 5 are not supported"),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step: got 0, must be at least 1"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers: got 2 values, must be at least the 8 layers"),
+        ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval: got 0, must be at least 1"),
+        ("modernbert-decoder", {"local_attention": 1}, r"window: got 0, must be >= 1"),
+    ],
+)
+def test_an_option_that_is_not_supported_is_named_in_one_line(kind, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        REGISTRY.get(kind).build_config({**SMALL, **changes}, "config.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dense", [[0], [1], []])
+def test_a_period_of_layers_with_experts(dense):
+    step = 1 if dense else 2
+    hf_config = {**SMALL, "num_hidden_layers": 2, "mlp_only_layers": dense, "decoder_sparse_step": step}
+    experts = REGISTRY.get("qwen3_moe").build_config(hf_config, "config.json").experts
+    assert [experts.at(i) for i in range(4)] == [dense == [1], dense != [1]] * 2

@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 import test_export
@@ -15,6 +16,7 @@ from random_configs import CASES
 
 import ssljax.run
 from ssljax.base.errors import UserError
+from ssljax.evals.generation import Sampling, generate
 from ssljax.interop import hf
 from ssljax.interop.canonical import canonical
 from ssljax.interop.export import of_module
@@ -43,23 +45,30 @@ def case(kind):
 
 # ---- configurations, without `transformers`
 
+THETAS = ("global_rope_theta", "local_rope_theta")
 
-def legacy(settings):
-    """The settings as older versions wrote them."""
+
+def legacy(kind, settings):
+    """The settings of a family as older versions wrote them."""
     old = {k: v for k, v in settings.items() if k != "rope_parameters"}
     rope = settings.get("rope_parameters")
     if rope is None:
         return old
     if "full_attention" in rope:
         full, local = rope["full_attention"], rope["sliding_attention"]
-        old |= {"global_rope_theta": full["rope_theta"], "local_rope_theta": local["rope_theta"]}
+        if kind == "gemma3_text" and local["rope_type"] != "default":  # they scaled full layers alone
+            return settings
+        names = ("rope_theta", "rope_local_base_freq") if kind == "gemma3_text" else THETAS
+        old |= dict(zip(names, (full["rope_theta"], local["rope_theta"])))
         rope = {k: v for k, v in full.items() if k != "rope_theta"}
         return {**old, "rope_scaling": rope} if rope["rope_type"] != "default" else old
     rope = dict(rope)
     old["rope_theta"] = rope.pop("rope_theta")
     fraction = rope.pop("partial_rotary_factor", None)
-    if fraction is not None:
+    if fraction is not None and kind == "gpt_neox":
         old |= {"rotary_pct": fraction, "rotary_emb_base": old.pop("rope_theta")}
+    elif fraction is not None:
+        old["partial_rotary_factor"] = fraction
     return {**old, "rope_scaling": {"type": rope.pop("rope_type"), **rope} if rope["rope_type"] != "default" else None}
 
 
@@ -72,7 +81,7 @@ def test_configs_in_both_directions(kind):
     def check(settings, name):
         hf_config = {"model_type": kind, "architectures": [name], **settings}
         config = family.build_config(hf_config, "config.json")
-        assert canonical(family.build_config(legacy(hf_config), "config.json")) == canonical(config)
+        assert canonical(family.build_config(legacy(kind, hf_config), "config.json")) == canonical(config)
         back = json.loads(json.dumps(family.write_config(config)))
         assert not family.unrepresented(config, back)
         assert canonical(family.build_config(back, "config.json")) == canonical(config)
@@ -309,6 +318,81 @@ def test_a_few_models(transformers, tmp_path_factory, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_models(transformers, tmp_path_factory, kind):
     check(transformers, tmp_path_factory, kind, 20)
+
+
+# Decoders without a stored reference model, whose gradients and decodings are compared with a live one.
+SIZES = {"vocab_size": 53, "hidden_size": 32, "intermediate_size": 20, "num_attention_heads": 4, "pad_token_id": 0}
+SIZES |= {"num_hidden_layers": 4, "max_position_embeddings": 64}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+GEMMA3_ROPE = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+GEMMA3_ROPE = {"full_attention": GEMMA3_ROPE, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "norm_topk_prob": True}
+DECODERS = {
+    "gemma3_text": (
+        "Gemma3ForCausalLM",
+        {**GROUPED, "num_hidden_layers": 6, "head_dim": 12, "sliding_window": 3, "rope_parameters": GEMMA3_ROPE},
+    ),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", {**GROUPED, "head_dim": 12, **EXPERTS, "decoder_sparse_step": 2}),
+    "olmo2": ("Olmo2ForCausalLM", GROUPED),
+    "smollm3": ("SmolLM3ForCausalLM", GROUPED),
+    "phi3": ("Phi3ForCausalLM", {**GROUPED, "sliding_window": 3, "partial_rotary_factor": 0.75}),
+    "modernbert-decoder": ("ModernBertDecoderForCausalLM", {**SIZES, "bos_token_id": 0, "local_attention": 6}),
+}
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def pair(request, transformers, tmp_path_factory):
+    """A random decoder of `transformers` and its copy."""
+    name, settings = DECODERS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    model = reference(transformers, request.param, name, settings, 1, False)
+    model.save_pretrained(folder)
+    return model, hf.load(folder)
+
+
+def in_file(name, value):
+    """{name in a file: value} of a parameter in memory, in which experts and their maps are stacked."""
+    if name.endswith("experts.gate_up_proj"):
+        parts = {"gate_proj": np.split(value, 2, 1)[0], "up_proj": np.split(value, 2, 1)[1]}
+    elif name.endswith("experts.down_proj"):
+        parts = {"down_proj": value}
+    else:
+        return {name: value}
+    stem = name.rpartition(".")[0]
+    return {f"{stem}.{e}.{part}.weight": each for part, experts in parts.items() for e, each in enumerate(experts)}
+
+
+def test_gradients_of_a_decoder(pair):
+    import torch
+
+    model, copy = pair
+    ids = np.random.default_rng(2).integers(1, 53, (2, 11))
+    model.zero_grad()
+    model(input_ids=torch.tensor(ids), labels=torch.tensor(ids)).loss.backward()
+    want = {}
+    for name, parameter in model.named_parameters():
+        want |= in_file(name, parameter.grad.numpy())
+
+    def loss(params):
+        inputs, hf_config = {"input_ids": ids, "labels": ids}, {**copy.hf_config, "router_aux_loss_coef": 0.0}
+        return copy.family.outputs(copy.module, params, inputs, hf_config)["loss"]
+
+    got = hf.tensors_of(copy, jax.jit(jax.grad(loss))(copy.variables["params"]))
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, err_msg=name, **TOLERANCE)
+        assert np.abs(value).max() > 1e-3, name
+
+
+def test_greedy_decoding_of_a_decoder(pair):
+    import torch
+
+    model, copy = pair
+    prompts = np.random.default_rng(3).integers(1, 53, (3, 7))
+    with torch.no_grad():
+        want = model.generate(torch.tensor(prompts), max_new_tokens=12, do_sample=False, eos_token_id=None)
+    made = generate(copy.module, copy.variables["params"], prompts, Sampling(max_new_tokens=12))
+    np.testing.assert_array_equal(np.stack(made), want.numpy()[:, 7:])
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}

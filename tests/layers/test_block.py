@@ -15,6 +15,7 @@ from ssljax.base.errors import UserError
 from ssljax.layers.config import BlockConfig
 from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
+from ssljax.layers.positions import Linear
 from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.stack import Stack
 from ssljax.layers.terms.disentangled import DisentangledConfig, log_buckets
@@ -39,6 +40,29 @@ CONFIGS = {
         BASE, norm_position="sandwich", norm="rms_plus_one", bias=False, attention_cap=2.0, attention_scale=0.3
     ),
     "qk_norm": dataclasses.replace(BASE, qk_norm=True, bias=False, bias_except=("q", "v"), activation="geglu_tanh"),
+    "after": dataclasses.replace(
+        BASE,
+        norm_position="after",
+        norm="rms",
+        bias=False,
+        qk_norm=True,
+        qk_norm_over="projection",
+        kv_heads=2,
+        rope_theta=50.0,
+    ),
+    "gemma3": dataclasses.replace(
+        BASE,
+        norm="rms_plus_one",
+        bias=False,
+        qk_norm=True,
+        layer_kinds=("local", "global"),
+        window=2,
+        rope_theta=100.0,
+        rope_theta_local=10.0,
+        rope_scaling=Linear(3.0),
+        rope_scaling_local=False,
+    ),
+    "without_rotary_in_some_layers": dataclasses.replace(BASE, rope_theta=100.0, rope_layers=(False, True)),
     "windows": dataclasses.replace(BASE, layer_kinds=("local", "global", "local"), window=2, rope_theta=100.0),
     "relative": dataclasses.replace(BASE, position_bias="relative", relative_buckets=(6, 5)),
     "alibi": dataclasses.replace(BASE, position_bias="alibi", activation="quick_gelu"),
@@ -85,12 +109,12 @@ def np_norm(x, p, c, kind=None):
     return y + p.get("bias", 0)
 
 
-def np_rotate(x, theta, fraction):
-    """Pairs (i, i + R/2) of the first R elements as complex numbers, turned by position * theta^(-2i/R)."""
+def np_rotate(x, theta, fraction, factor=1.0):
+    """Pairs (i, i + R/2) of the first R elements as complex numbers, turned by position / factor * theta^(-2i/R)."""
     turned = int(x.shape[-1] * fraction)
     half, rest = turned // 2, x[..., turned:]
     z = x[..., :half] + 1j * x[..., half:turned]
-    z = z * np.exp(1j * np.arange(x.shape[1])[:, None, None] * theta ** (-np.arange(half) / half))
+    z = z * np.exp(1j * np.arange(x.shape[1])[:, None, None] / factor * theta ** (-np.arange(half) / half))
     return np.concatenate([z.real, z.imag, rest], -1)
 
 
@@ -148,12 +172,20 @@ def np_positions(q, k, p, c, stack):
     return out
 
 
-def np_attention(x, p, c, causal, kind="global", stack=None):
+def np_qk_norm(x, p, c):
+    """RMSNorm of queries or keys [B, T, H, K]."""
+    flat = x if c.qk_norm_over == "head" else x.reshape(*x.shape[:2], -1)
+    return np_norm(flat, p, c, "rms" if c.norm == "layer" else c.norm).reshape(x.shape)
+
+
+def np_attention(x, p, c, causal, kind="global", stack=None, rotates=True):
     q, k, v = (np_dense(x, p[n]).reshape(*x.shape[:2], -1, c.head_width) for n in "qkv")
     if c.qk_norm:
-        q, k = np_norm(q, p["q_norm"], c, "rms"), np_norm(k, p["k_norm"], c, "rms")
-    if c.rope_theta:
-        q, k = (np_rotate(a, c.rope_theta, c.rope_fraction) for a in (q, k))
+        q, k = np_qk_norm(q, p["q_norm"], c), np_qk_norm(k, p["k_norm"], c)
+    if c.rope_theta and rotates:
+        theta = c.rope_theta if kind == "global" else c.rope_theta_local or c.rope_theta
+        scaled = c.rope_scaling and (kind == "global" or c.rope_scaling_local)
+        q, k = (np_rotate(a, theta, c.rope_fraction, c.rope_scaling.factor if scaled else 1.0) for a in (q, k))
     k, v = (np.repeat(a, c.heads // c.groups, 2) for a in (k, v))
     terms = len(c.disentangled.terms) if c.disentangled else 0
     scale = c.attention_scale or (c.head_width * (1 + terms)) ** -0.5
@@ -211,15 +243,16 @@ def np_stack(params, x, c, causal):
     first = x
     for i, p in enumerate(p for p in unstack_layers(params["layers"], DEPTH) for _ in range(c.repeats)):
         p, entry, kind = p.get("block", p), x, c.layer_kinds[i % len(c.layer_kinds)]
-        attention = functools.partial(np_attention, causal=causal, kind=kind, stack=params)
+        rotates = c.rope_layers[i % len(c.rope_layers)]
+        attention = functools.partial(np_attention, causal=causal, kind=kind, stack=params, rotates=rotates)
         for name, part in (("attention", attention), ("mlp", np_mlp)):
             h = x
             if c.norm_position.startswith("parallel"):
                 h = np_norm(entry, p[f"{name if c.norm_position == 'parallel' else 'attention'}_norm"], c)
-            elif c.norm_position != "post":
+            elif c.norm_position not in ("post", "after"):
                 h = np_norm(x, p[f"{name}_norm"], c)
             y = part(h, p[name], c) * p.get(f"{name}_scale", 1)
-            x = x + (np_norm(y, p[f"{name}_norm_after"], c) if c.norm_position == "sandwich" else y)
+            x = x + (np_norm(y, p[f"{name}_norm_after"], c) if c.norm_position in ("sandwich", "after") else y)
             if c.norm_position == "post":
                 x = np_norm(x, p[f"{name}_norm"], c)
         if i == 0 and c.convolution:

@@ -114,3 +114,5 @@ def test_experts_count_what_a_token_uses():
     dense = models.create(sizes, spec()).flops(64)
     sparse = models.create({**sizes, "experts": {"count": 4, "top_k": 2, "every": 2}}, spec()).flops(64)
     assert sparse - dense == 2 * 64 * (2 * 256 * 1024 + 256 * 4)
+    narrow = models.create({**sizes, "experts": {"count": 4, "top_k": 2, "every": 2, "mlp_dim": 100}}, spec()).flops(64)
+    assert sparse - narrow == 2 * 64 * 2 * 2 * 256 * (1024 - 100)

@@ -14,7 +14,7 @@ SMALL = {"preset": None, "width": 16, "depth": 2, "heads": 2}
 IMAGE = {**SMALL, "patch_size": 4}
 TEXT = {"vocab_size": 80}
 CAUSAL = ("gpt", "gpt1", "gpt3", "imagegpt", "opt", "neox", "palm", "llama", "mistral", "mixtral")
-CAUSAL += ("qwen2", "qwen3", "gemma", "gemma2")
+CAUSAL += ("qwen2", "qwen3", "gemma", "gemma2", "qwen3_moe", "olmo2", "phi3")
 MASKED = ("bert", "roberta", "distilbert", "albert", "electra", "deberta", "modernbert", "xlnet")
 DENOISING = ("transformer", "t5", "bart", "pegasus", "switch")
 # family: (objective, keys of the model)
@@ -22,6 +22,9 @@ NATURAL = {
     **{name: ("causal_lm", {}) for name in CAUSAL},
     **{name: ("mlm", {}) for name in MASKED},
     **dict.fromkeys(DENOISING, ("span_corruption", TEXT)),
+    "gemma3": ("causal_lm", {"depth": 6, "window": 4}),
+    "smollm3": ("causal_lm", {"depth": 4}),
+    "modernbert-decoder": ("causal_lm", {"depth": 3, "window": 4}),
     "vit": ("mae", {**IMAGE, "positions": "sincos"}),
     "deit": ("classification", IMAGE),
     "beit": ("classification", IMAGE),
@@ -47,8 +50,10 @@ def test_a_step_on_eight_devices(name, monkeypatch):
     keys = {**(SMALL if objective in ("causal_lm", "mlm", "span_corruption") else {}), **keys, "name": name}
     if name == "modernbert":
         keys["depth"] = 3
-    if name in ("mixtral", "switch"):
-        keys["experts"] = {"count": 4, "top_k": 2 if name == "mixtral" else 1, "every": 1 if name == "mixtral" else 2}
+    if name in ("mixtral", "switch", "qwen3_moe"):
+        keys["experts"] = {"count": 4, "top_k": 1 if name == "switch" else 2, "every": 1 if name == "mixtral" else 2}
+    if name == "qwen3_moe":
+        keys["experts"] |= {"mlp_dim": 8, "place": 0}
     one, state = make_run(objective, model=keys)[0](2)
     many, sharded = make_run(objective, (2, 2, 2), model=keys)[0](2)
     assert all(np.isfinite(value) for line in one for value in line.values())

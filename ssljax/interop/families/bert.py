@@ -62,9 +62,9 @@ _WITH_READOUT = {"readout_transform": True}
 _WITHOUT_READOUT = {"readout_transform": False, "readout_bias": False}
 
 
-def heads(name: str) -> tuple[Head, ...]:
-    """The classes of an encoder."""
-    return Head(f"{name}ForMaskedLM", _WITH_READOUT), Head(f"{name}Model", _WITHOUT_READOUT)
+def heads(name: str, task: str = "MaskedLM") -> tuple[Head, ...]:
+    """The classes of a model with a transform before the read-out, and without read-out."""
+    return Head(f"{name}For{task}", _WITH_READOUT), Head(f"{name}Model", _WITHOUT_READOUT)
 
 
 def _pair_heads(name: str) -> tuple[Head, ...]:

@@ -13,14 +13,14 @@ from ssljax.layers.experts import ExpertsConfig
 
 # Fields: (width of a head, null for width / heads; width; heads).
 _HEAD_DIM = Codec(lambda own, width, heads: (own or width // heads, width, heads), lambda *values: values)
-FIELDS = (
+BODY = (
     *counts(vocab_size="vocab_size", max_len="max_position_embeddings", kv_heads="num_key_value_heads"),
     *SIZES,
     Field(("head_dim", "width", "heads"), ("head_dim", "hidden_size", "num_attention_heads"), _HEAD_DIM, (None,)),
     Field("tied", "tie_word_embeddings", default=False),
     Field("norm_eps", "rms_norm_eps", default=1e-6),
-    Rotary(),
 )
+FIELDS = (*BODY, Rotary())
 ACT = Field("activation", "hidden_act", GATED_ACTIVATION, "silu")
 ATTENTION_BIAS = {"attention_bias": ("q", "k", "v", "out")}
 ALL_GLOBAL = (constant("layer_kinds", ("global",)), constant("window", None))
@@ -40,10 +40,8 @@ def _is_full_in_qwen(hf_config: Any, i: int) -> bool:
     return not windowed or i < hf_config["max_window_layers"]
 
 
-WINDOW_OF_SOME = (
-    Field("window", ("sliding_window", "use_sliding_window"), _SWITCHED, (4096, False)),
-    LayerKinds(_is_full_in_qwen),
-)
+SWITCHED_WINDOW = Field("window", ("sliding_window", "use_sliding_window"), _SWITCHED, (4096, False))
+WINDOW_OF_SOME = (SWITCHED_WINDOW, LayerKinds(_is_full_in_qwen))
 _EXPERTS = Codec(
     lambda count, top_k, balance: {"count": count, "top_k": top_k, "balance": balance},
     lambda experts: tuple(getattr(experts or ExpertsConfig(), name) for name in ("count", "top_k", "balance")),
@@ -53,16 +51,15 @@ EXPERTS = Field(
 )
 # The first files of Gemma say "gelu" and mean its approximation.
 _GEMMA_ACTIVATION = names({"gelu_pytorch_tanh": "geglu_tanh", **GATED, "gelu": "geglu_tanh"})
-GEMMA_FIELDS = (*FIELDS, Biases(ATTENTION_BIAS, bias=False), required("use_bidirectional_attention", False))
-GEMMA2_FIELDS = (
-    *GEMMA_FIELDS,
+GEMMA_BODY = (*BODY, Biases(ATTENTION_BIAS, bias=False), required("use_bidirectional_attention", False))
+GEMMA2_BODY = (
+    *GEMMA_BODY,
     Field("activation", "hidden_activation", GATED_ACTIVATION, "gelu_pytorch_tanh"),
-    LayerKinds(lambda hf_config, i: i % 2 == 1),
     Field("window", "sliding_window", OR_NONE, 4096),
     Field("attention_scale", "query_pre_attn_scalar", Codec(lambda n: n**-0.5, lambda scale: round(scale**-2)), 256),
-    Field("attention_cap", "attn_logit_softcapping", OR_NONE, 50.0),
     Field("readout_cap", "final_logit_softcapping", OR_NONE, 30.0),
 )
+ENDS = {"embed": "model.embed_tokens", "stack/norm": "model.norm"}
 BLOCK = {
     **{f"attention/{name}": f"self_attn.{name}_proj" for name in "qkv"},
     "attention/out": "self_attn.o_proj",
@@ -81,7 +78,7 @@ def rules(config: Any) -> list[Rule]:
     sandwich = {"mlp_norm": "pre_feedforward_layernorm"} if config.norm_position == "sandwich" else {}
     experts = {"gate": "w1", "out": "w2", "in": "w3"}
     return [
-        *named({"embed": "model.embed_tokens", "stack/norm": "model.norm"}),
+        *named(ENDS),
         *blocks(block, BLOCK | sandwich),
         *norm(f"{path}/attention_norm_after", f"{block}.post_attention_layernorm"),
         *norm(f"{path}/mlp_norm_after", f"{block}.post_feedforward_layernorm"),
@@ -94,22 +91,22 @@ def rules(config: Any) -> list[Rule]:
     ]
 
 
-_llama = functools.partial(
+decoder = functools.partial(
     Family, rules=rules, outputs=causal_lm, inputs=CAUSAL_LM, prefix="model.", ignored=(r"rotary_emb\.inv_freq$",)
 )
-LLAMA = _llama(
+LLAMA = decoder(
     "llama",
     (*FIELDS, ACT, Biases({**ATTENTION_BIAS, "mlp_bias": ("mlp",)}, bias=False), *ALL_GLOBAL),
     causal_heads("Llama"),
     defaults={"max_position_embeddings": 2048},
 )
-MISTRAL = _llama(
+MISTRAL = decoder(
     "mistral",
     (*FIELDS, ACT, WINDOW_OF_ALL),
     causal_heads("Mistral"),
     defaults={"max_position_embeddings": 131_072, "num_key_value_heads": 8},
 )
-MIXTRAL = _llama(
+MIXTRAL = decoder(
     "mixtral",
     (*FIELDS, ACT, WINDOW_OF_ALL, EXPERTS),
     causal_heads("Mixtral"),
@@ -117,23 +114,33 @@ MIXTRAL = _llama(
     | {"rms_norm_eps": 1e-5, "rope_theta": 1e6},
 )
 _QWEN = {"max_position_embeddings": 32_768, "num_key_value_heads": 32, "max_window_layers": 28}
-QWEN2 = _llama(
+QWEN2 = decoder(
     "qwen2",
     (*FIELDS, ACT, *WINDOW_OF_SOME, constant("bias_except", ("q", "k", "v"))),
     causal_heads("Qwen2"),
     defaults=_QWEN,
 )
-QWEN3 = _llama(
+QWEN3 = decoder(
     "qwen3",
     (*FIELDS, ACT, *WINDOW_OF_SOME, Biases(ATTENTION_BIAS, bias=False)),
     causal_heads("Qwen3"),
     defaults={**_QWEN, "head_dim": 128},
 )
-_GEMMA = {"max_position_embeddings": 8192, "head_dim": 256, "tie_word_embeddings": True}
-GEMMA = _llama(
+GEMMA_DEFAULTS = {"max_position_embeddings": 8192, "head_dim": 256, "tie_word_embeddings": True}
+GEMMA = decoder(
     "gemma",
-    (*GEMMA_FIELDS, Field("activation", "hidden_act", _GEMMA_ACTIVATION, "gelu_pytorch_tanh"), *ALL_GLOBAL),
+    (*GEMMA_BODY, Rotary(), Field("activation", "hidden_act", _GEMMA_ACTIVATION, "gelu_pytorch_tanh"), *ALL_GLOBAL),
     causal_heads("Gemma"),
-    defaults={**_GEMMA, "num_key_value_heads": 16},
+    defaults={**GEMMA_DEFAULTS, "num_key_value_heads": 16},
 )
-GEMMA2 = _llama("gemma2", GEMMA2_FIELDS, causal_heads("Gemma2"), defaults={**_GEMMA, "num_key_value_heads": 4})
+GEMMA2 = decoder(
+    "gemma2",
+    (
+        *GEMMA2_BODY,
+        Field("attention_cap", "attn_logit_softcapping", OR_NONE, 50.0),
+        Rotary(),
+        LayerKinds(lambda hf_config, i: i % 2 == 1),
+    ),
+    causal_heads("Gemma2"),
+    defaults={**GEMMA_DEFAULTS, "num_key_value_heads": 4},
+)
