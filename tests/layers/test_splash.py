@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssljax import parallel
-from ssljax.layers.attention import Logits, attend, choose
+from ssljax.layers.attention import LogitTransform, attend, choose
 from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding
 from ssljax.layers.splash import attend_splash, refuses
 
@@ -90,6 +90,6 @@ def test_what_it_cannot_do_is_refused(mask, length, reason):
 
 def test_it_is_first_on_a_tpu_and_refused_elsewhere():
     q, k, v, _ = inputs(2, 2)
-    assert choose(q, k, v, Full(), Logits(1.0), platform="tpu") == ("splash", {})
-    elsewhere = choose(q, k, v, Full(), Logits(1.0), platform="cpu", kernel="splash")
+    assert choose(q, k, v, Full(), LogitTransform(1.0), platform="tpu") == ("splash", {})
+    elsewhere = choose(q, k, v, Full(), LogitTransform(1.0), platform="cpu", kernel="splash")
     assert elsewhere.name == "xla" and elsewhere.refused["splash"] == "it needs a TPU"
