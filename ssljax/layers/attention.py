@@ -26,7 +26,7 @@ _FLOOR = -1e29  # lower bound of the maximum of a row: in a row without keys, ex
 
 
 class HeadMixing(NamedTuple):
-    """Matrices [H, H] that mix heads: new head n = sum over h of matrix[h, n] head h (Shazeer 2020, "Talking-Heads")."""
+    """Matrices that mix heads: new head n = sum over h of matrix[h, n] head h (Shazeer 2020, "Talking-Heads")."""
 
     logits: jax.Array  # [H, H], applied to scale q k^T
     weights: jax.Array  # [H, H], applied to the result of the softmax
@@ -125,8 +125,9 @@ def choose(
     raise AssertionError("the last kernel of every list refuses nothing")
 
 
-# Log lines of the chosen kernels, in the order of first use: state of the process that no computation reads. Kernels are
-# chosen while jax traces a program, and a traced function returns arrays only, so `attend` cannot return the choice.
+# Log lines of the chosen kernels, in the order of first use: state of the process that no computation reads. Kernels
+# are chosen while jax traces a program, and a traced function returns arrays only, so `attend` cannot return the
+# choice.
 _chosen: dict[str, None] = {}
 
 
@@ -200,7 +201,7 @@ def _block_rows(length: int) -> int:
 
 
 def _to_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Moves heads before positions: q [B, T, H, K] -> [B, G, R, T, K] with R = H / G; k, v [B, S, G, K] -> [B, G, S, K]."""
+    """Moves heads before positions: q [B, T, H, K] -> [B, G, H/G, T, K]; k, v [B, S, G, K] -> [B, G, S, K]."""
     batch, length, heads, width = q.shape
     groups = k.shape[2]
     q_BxGxRxTxK = q.reshape(batch, length, groups, heads // groups, width).transpose(0, 2, 3, 1, 4)

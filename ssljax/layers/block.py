@@ -45,7 +45,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, optional cross-attention, and a feed-forward part; `norm_position` gives the place of the norms."""
+    """Self-attention, optional cross-attention, and a feed-forward part; `norm_position` places the norms."""
 
     config: BlockConfig
     depth: int  # number of blocks of the whole stack, for the initialiser

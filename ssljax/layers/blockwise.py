@@ -1,8 +1,8 @@
 """Attention whose memory grows linearly with the length, forward and backward.
 
-Blocks of queries attend to blocks of keys, with a running maximum and a running sum (Rabe & Staats 2021, "Self-attention
-does not need O(n^2) memory"; Dao et al. 2022, "FlashAttention", algorithms 1 and 2). Only one block of logits exists at a
-time. The backward pass recomputes each block from the log-sum-exp of each query.
+Blocks of queries attend to blocks of keys, with a running maximum and a running sum (Rabe & Staats 2021,
+"Self-attention does not need O(n^2) memory"; Dao et al. 2022, "FlashAttention", algorithms 1 and 2). Only one block of
+logits exists at a time. The backward pass recomputes each block from the log-sum-exp of each query.
 
 Shapes: T queries and S keys of a whole sequence, t queries and s keys of one block.
 """

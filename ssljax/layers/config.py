@@ -61,9 +61,9 @@ class BlockConfig(TermKeys):
     )
     norm_position: NormPosition = setting(
         "pre",
-        doc='position of norms: "pre", before attention and feed-forward part, and after the last block; "post", after each sum; '
-        '"sandwich", before and after each part (Gemma 2); "parallel", both parts read the same input (GPT-NeoX); '
-        '"parallel_one", with one norm for both (PaLM)',
+        doc='position of norms: "pre", before attention and feed-forward part, and after the last block; "post", after '
+        'each sum; "sandwich", before and after each part (Gemma 2); "parallel", both parts read the same input '
+        '(GPT-NeoX); "parallel_one", with one norm for both (PaLM)',
     )
     first_norm: bool = fixed(
         True, doc="norm before the attention of the first block; false: no norm there (ModernBERT)"
@@ -89,8 +89,8 @@ class BlockConfig(TermKeys):
     )
     talking_heads: bool = setting(
         False,
-        doc="mix the attention logits of all heads by a learned matrix [heads, heads], and the weights after the softmax "
-        "by another (Shazeer 2020)",
+        doc="mix the attention logits of all heads by a learned matrix [heads, heads], and the weights after the "
+        "softmax by another (Shazeer 2020)",
     )
     layer_kinds: tuple[Literal["global", "local"], ...] = setting(
         ("global",),
@@ -145,8 +145,8 @@ class BlockConfig(TermKeys):
     remat: Literal["none", "full", "dots"] = setting(
         "dots",
         free=True,
-        doc='recomputation in the backward pass: "none"; "full", the whole block; "dots", everything except products with '
-        "parameters",
+        doc='recomputation in the backward pass: "none"; "full", the whole block; "dots", everything except '
+        "products with parameters",
     )
     scan: bool = setting(
         True,
@@ -186,7 +186,7 @@ class BlockConfig(TermKeys):
 
     @property
     def rotary_width(self) -> int:
-        """Width of the rotated part of a head, which sets the frequencies; if it is odd, one more element is rotated."""
+        """Width of the rotated part of a head, which sets the frequencies; if odd, one more element is rotated."""
         return int(self.head_width * self.rope_fraction)
 
     @property

@@ -35,8 +35,8 @@ class ExpertsConfig:
     capacity: float | None = setting(
         None,
         gt=0,
-        doc="largest number of tokens of an example per expert, as a multiple of an even share; further tokens skip the "
-        "expert; None: no limit",
+        doc="largest number of tokens of an example per expert, as a multiple of an even share; further tokens skip "
+        "the expert; None: no limit",
     )
     slots: int | None = setting(
         None, ge=1, doc="largest number of tokens of an example per expert; None: `capacity` decides"

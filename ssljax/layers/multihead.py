@@ -24,7 +24,7 @@ KeysValues = tuple[jax.Array | None, jax.Array | None]  # [B, S, G, K] each
 
 
 class Cache(NamedTuple):
-    """Keys and values of earlier tokens; slot s holds the token at position s. A stack adds a leading axis of layers."""
+    """Keys and values of earlier tokens; slot s holds position s. A stack adds a leading axis of layers."""
 
     k: jax.Array  # [B, S, G, K], S the maximum number of tokens
     v: jax.Array  # [B, S, G, K]

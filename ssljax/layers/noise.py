@@ -30,8 +30,8 @@ class Noise(NamedTuple):
 def dropout(x: jax.Array, rate: float | jax.Array, noise: Noise | None) -> jax.Array:
     """Sets elements of x [B, ..., D] to 0 with probability `rate`; multiplies the others by 1 / (1 - rate).
 
-    Srivastava et al. 2014. The identity without noise or at rate 0. The rate is rounded to a multiple of 2^-16, since 16
-    random bits per element take half the time of 32; the factor uses the rounded rate.
+    Srivastava et al. 2014. The identity without noise or at rate 0. The rate is rounded to a multiple of 2^-16, since
+    16 random bits per element take half the time of 32; the factor uses the rounded rate.
     """
     if noise is None or (isinstance(rate, int | float) and rate == 0):
         return x

@@ -61,8 +61,8 @@ class Llama3:
 class YaRN:
     """YaRN (Peng et al. 2023, section 3): low frequencies are divided by `factor`, and logits get a temperature.
 
-    A frequency is kept if it makes more than `beta_fast` full turns over the original context, divided by `factor` if it
-    makes fewer than `beta_slow`, and interpolated otherwise.
+    A frequency is kept if it makes more than `beta_fast` full turns over the original context, divided by `factor` if
+    it makes fewer than `beta_slow`, and interpolated otherwise.
     """
 
     factor: float = setting(gt=0, doc="ratio of the new context length to the original one")
@@ -150,8 +150,8 @@ def rotary_tables(
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates queries or keys x [B, T, H, K] by the angles of their positions.
 
-    Element i is paired with element i + R/2 (the layout of GPT-NeoX and LLaMA), where R/2 is the last axis of the tables.
-    Elements from R on are unchanged.
+    Element i is paired with element i + R/2 (the layout of GPT-NeoX and LLaMA), where R/2 is the last axis of the
+    tables. Elements from R on are unchanged.
     """
     cos, sin = tables
     half = cos.shape[-1]
@@ -213,7 +213,7 @@ def _linear(x: np.ndarray) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Cubic convolution kernel of a distance x (Keys 1981, equation 4); a = -0.75 as in published vision transformers."""
+    """Cubic convolution kernel of a distance x (Keys 1981, equation 4); a = -0.75 as in published ViTs."""
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 

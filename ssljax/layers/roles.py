@@ -27,8 +27,9 @@ ELECTRA; Bao et al. 2022, BEiT):
 - A block that is applied several times in a row (ALBERT) counts once.
 - The maps between the two towers of LLaVA are a head of the image tower.
 
-A module answers for its parameters and submodules by a method `height_of(part: str) -> int`, where `part` is the name of
-the parameter or submodule. The function `height_of` walks up from a parameter to the nearest module with this method.
+A module answers for its parameters and submodules by a method `height_of(part: str) -> int`, where `part` is the name
+of the parameter or submodule. The function `height_of` walks up from a parameter to the nearest module with this
+method.
 
 A scanned parameter [L, ...] has L heights. Inside a scanned unit, heights are relative to the first block of the unit;
 `nn.scan(..., metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: heights})` adds the heights of the first blocks.

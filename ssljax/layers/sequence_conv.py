@@ -41,8 +41,8 @@ class Addend(NamedTuple):
 class Convolution(nn.Module):
     """Convolves x [B, T, D] along the sequence and returns an `Addend`.
 
-    A neighbour that the mask forbids (padding, another segment of a packed row, a later token under a causal mask) enters
-    as zeros.
+    A neighbour that the mask forbids (padding, another segment of a packed row, a later token under a causal mask)
+    enters as zeros.
     """
 
     config: ConvolutionConfig

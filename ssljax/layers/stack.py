@@ -1,4 +1,4 @@
-"""A stack of blocks, scanned or unrolled, and the inputs that the blocks share: masks, rotary tables, position terms."""
+"""A stack of blocks, scanned or unrolled, and the inputs that blocks share: masks, rotary tables, position terms."""
 
 from typing import Any
 
@@ -61,9 +61,9 @@ class Stack(nn.Module):
             valid: bool [B, T], False = padding, which router losses leave out; None: no padding.
 
         Returns:
-            (tokens [B, T, D], out). `out.state` [depth * repeats, B, T, D]: outputs of the blocks before the final norm;
-            `out.cache`: the updated cache; `out.router` [layers with experts, B, T, E]: router logits. They are None if
-            not requested or absent.
+            (tokens [B, T, D], out). `out.state` [depth * repeats, B, T, D]: outputs of the blocks before the final
+            norm; `out.cache`: the updated cache; `out.router` [layers with experts, B, T, E]: router logits. They are
+            None if not requested or absent.
         """
         c = self.config
         cached = cached or Cached()
@@ -160,7 +160,8 @@ def _mask(mask: Mask, pairs: Pairs, window: int | None) -> Mask:
 
 
 def _rotary(c: BlockConfig, layout: Layout, queries: int, length: int, kinds: list[int]) -> tuple[Any, ...]:
-    """Rotary tables: (cosines, sines), [B or 1, T, 1, R / 2] each, one pair per kind of layer; (None,) without rotation.
+    """Rotary tables: (cosines, sines), [B or 1, T, 1, R / 2] each, one pair per kind of layer; (None,) without
+    rotation.
 
     Tables of the layout, which do not depend on the kind, are returned as a single pair.
     """

@@ -69,7 +69,7 @@ class DistilBertConfig(BertConfig):
 
 @dataclasses.dataclass(frozen=True)
 class AlbertConfig(BertConfig):
-    """ALBERT (Lan et al. 2020): one block applied `repeats` times, narrow embeddings. `depth` counts distinct blocks."""
+    """ALBERT (Lan et al. 2020): one block applied `repeats` times, narrow embeddings; `depth` counts distinct ones."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 1, 2, repeats=2, embedding_dim=64),

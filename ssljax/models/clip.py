@@ -37,7 +37,8 @@ class TextConfig(GPTConfig):
     bias_except: tuple[Component, ...] = fixed(())
     attention_scale: float | None = fixed(None)
     attention: Literal["causal", "full"] = setting(
-        "causal", doc="attention mask; 'causal': tokens attend to themselves and to previous tokens, 'full': to all tokens"
+        "causal",
+        doc="attention mask; 'causal': tokens attend to themselves and to previous tokens, 'full': to all tokens",
     )
 
 
@@ -87,7 +88,7 @@ class CLIPConfig:
     embed_dim: int | None = setting(
         128,
         ge=1,
-        doc="width of the shared embedding space; None: the width of the image tower, whose vectors are then not projected",
+        doc="width of the shared embedding space; None: the width of the image tower, without its projection",
     )
     temperature: float = setting(0.07, gt=0, doc="initial value of the learned temperature of the similarities")
     projection_bias: bool = fixed(False, doc="add a bias to the projections")

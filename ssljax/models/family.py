@@ -20,7 +20,9 @@ class Encoded(NamedTuple):
     states: jax.Array | None = None
     cache: Any = None  # the updated cache; None: no cache was passed
     router: jax.Array | None = None  # float32 router logits [layers with experts, B, T, E]; None: no experts
-    prefix: jax.Array | None = None  # [B, P, D], tokens before the patches (class token, registers); None: no such token
+    prefix: jax.Array | None = (
+        None  # [B, P, D], tokens before the patches (class token, registers); None: no such token
+    )
 
 
 Preset = Mapping[str, Any]  # {configuration key: value}

@@ -103,7 +103,7 @@ class OPTConfig(GPTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImageGPTConfig(GPTConfig):
-    """Image GPT (Chen et al. 2020): GPT-2 over colour clusters, with RMSNorm and an untied read-out without the start id."""
+    """Image GPT (Chen et al. 2020): GPT-2 over colour clusters, with RMSNorm; untied read-out without the start id."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4),

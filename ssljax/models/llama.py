@@ -195,7 +195,7 @@ class NeoXConfig(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PaLMConfig(LlamaConfig):
-    """PaLM (Chowdhery et al. 2022): parallel residual branches with one norm, multi-query attention, SwiGLU, no biases."""
+    """PaLM (Chowdhery et al. 2022): parallel branches that share one norm, multi-query attention, SwiGLU, no biases."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, mlp_dim=512),

@@ -34,8 +34,8 @@ class MAEDecoder(TransformerConfig):
     preset: str | None = "micro"
     positions: Literal["sincos", "learned"] = setting(
         "sincos",
-        doc="position embeddings; 'sincos': fixed sines and cosines of the patches; 'learned': a table with rows for the "
-        "tokens before the patches too",
+        doc="position embeddings; 'sincos': fixed sines and cosines of the patches; 'learned': a table with rows for "
+        "the tokens before the patches too",
     )
 
     def validate(self) -> None:

@@ -66,5 +66,7 @@ def count_parameters(config: Any) -> int:
     module = config.standalone()
     shapes = jax.eval_shape(lambda: module.initial(jax.random.key(0)))["params"]
     stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    unused = 0 if getattr(config, "first_norm", True) else module.width  # the first norm: stored with the others, never used
+    unused = (
+        0 if getattr(config, "first_norm", True) else module.width
+    )  # the first norm: stored with the others, never used
     return stored - unused + config.published_count.classes * (module.width + 1)

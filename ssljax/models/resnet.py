@@ -44,8 +44,8 @@ class ResNetConfig:
     )
     stem: Literal["large", "small"] = setting(
         "large",
-        doc="first layer; 'large': 7 x 7 with stride 2, then max-pooling, which divides the sides of the image by four; "
-        "'small': 3 x 3, which keeps them (Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels)",
+        doc="first layer; 'large': 7 x 7 with stride 2, then max-pooling, which divides the sides of the image by "
+        "four; 'small': 3 x 3, which keeps them (Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels)",
     )
     norm: Literal["group", "batch"] = setting(
         "group",

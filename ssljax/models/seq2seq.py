@@ -73,7 +73,7 @@ class Seq2SeqConfig(TokenConfig):
         )
 
     def module(self, spec: Any, path: str = "model") -> "EncoderDecoder":  # type: ignore[override]
-        """The model for the tokens of `spec`; ids beyond the data's vocabulary are free for an objective (sentinels)."""
+        """The model for the tokens of `spec`; ids beyond the data's vocabulary can serve as sentinels."""
         return EncoderDecoder(self.fit_to(spec, path).with_preset())
 
     def standalone(self) -> "EncoderDecoder":  # type: ignore[override]

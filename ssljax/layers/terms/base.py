@@ -54,8 +54,8 @@ class Term:
     """A term of attention logits. This base class adds nothing.
 
     A scheme subclasses it and overrides `logits`, and `prepare` if layers share a computation. Both are called inside a
-    compact method of the module that they receive (`prepare`: the stack, `logits`: the attention of a layer), so they may
-    declare parameters (`ssljax.layers.dense.parameter`) and submodules (with `name=`) on it.
+    compact method of the module that they receive (`prepare`: the stack, `logits`: the attention of a layer), so they
+    may declare parameters (`ssljax.layers.dense.parameter`) and submodules (with `name=`) on it.
     """
 
     config: Any  # the `BlockConfig` of the stack, which lists the keys of all terms and so stands above them

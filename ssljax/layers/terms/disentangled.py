@@ -24,14 +24,14 @@ class DisentangledConfig:
 
     terms: tuple[Literal["c2p", "p2c"], ...] = setting(
         ("c2p", "p2c"),
-        doc='terms of the logits: "c2p", content to position: the query of a token times the key of the distance; "p2c", '
-        "position to content: the key of a token times the query of the distance",
+        doc='terms of the logits: "c2p", content to position: the query of a token times the key of the distance; '
+        '"p2c", position to content: the key of a token times the query of the distance',
     )
     buckets: int | None = setting(
         256,
         ge=2,
-        doc="number of buckets of distances per side: one per distance for the first half, logarithmic beyond; None: one "
-        "per distance",
+        doc="number of buckets of distances per side: one per distance for the first half, logarithmic beyond; None: "
+        "one per distance",
     )
     max_distance: int = setting(512, ge=2, doc="distance in tokens at which the last bucket ends")
     shared: bool = setting(
@@ -76,8 +76,8 @@ class Distances(NamedTuple):
 class Disentangled(Term):
     """Products of queries with keys of distances, and of keys with queries of distances (equation 4).
 
-    The vectors of distances (parameter `distances`, and a norm) belong to the stack. Each layer projects them with its own
-    maps of queries and keys, or with the separate maps `distance_q` and `distance_k`.
+    The vectors of distances (parameter `distances`, and a norm) belong to the stack. Each layer projects them with its
+    own maps of queries and keys, or with the separate maps `distance_q` and `distance_k`.
     """
 
     @property

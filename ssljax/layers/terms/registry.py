@@ -24,8 +24,8 @@ BIASES = Registry(  # values of `position_bias`
 GROUPS = Registry(  # schemes with a group of keys of this name; the scheme is used unless the group is None
     "position scheme", {"disentangled": "ssljax.layers.terms.disentangled:Disentangled"}
 )
-# A name of BIASES, or "package.module:Class". A command line parses `position_bias=none` as None; the literal turns None
-# back into "none" (`ssljax.base.schema`).
+# A name of BIASES, or "package.module:Class". A command line parses `position_bias=none` as None; the literal turns
+# None back into "none" (`ssljax.base.schema`).
 PositionBias = Literal["none"] | str
 
 

@@ -24,9 +24,9 @@ class Relative(NamedTuple):
 class XLNet(Term):
     """The term u k + (q + v) r + (q + w) s, with q the query and k the key.
 
-    r is a projection of the sinusoids of the distance; u and v are biases of each head (Dai et al. 2019, section 3.3). s is
-    one of two vectors, for keys in the same or in another segment, and w its bias (Yang et al. 2019, section 2.5). Each
-    layer has these parameters in its submodule `relative`.
+    r is a projection of the sinusoids of the distance; u and v are biases of each head (Dai et al. 2019, section 3.3).
+    s is one of two vectors, for keys in the same or in another segment, and w its bias (Yang et al. 2019, section 2.5).
+    Each layer has these parameters in its submodule `relative`.
     """
 
     def check(self) -> None:
