@@ -249,15 +249,15 @@ def _softmax_block(
     if may_be_empty:
         top_BxGxRxTx1 = jnp.maximum(top_BxGxRxTx1, _FLOOR)
     weights_BxGxRxTxS = jnp.exp(logits_BxGxRxTxS - top_BxGxRxTx1)
-    total_BxGxRxTx1 = jnp.sum(weights_BxGxRxTxS, axis=-1, keepdims=True)
+    total = jnp.sum(weights_BxGxRxTxS, axis=-1, keepdims=True)  # [B, G, R, T, 1]
     if may_be_empty:
-        total_BxGxRxTx1 = jnp.where(total_BxGxRxTx1 == 0, 1, total_BxGxRxTx1)
+        total = jnp.where(total == 0, 1, total)
     if transform.mix is not None:  # the mixed weights need no further division
-        weights_BxGxRxTxS = _mix_heads(weights_BxGxRxTxS / total_BxGxRxTx1, transform.mix.weights)
-        total_BxGxRxTx1 = jnp.float32(1)
+        weights_BxGxRxTxS = _mix_heads(weights_BxGxRxTxS / total, transform.mix.weights)
+        total = jnp.float32(1)
     weights_BxGxRxTxS = weights_BxGxRxTxS.astype(v_BxGxSxK.dtype)
     out_BxGxRxTxK = jnp.einsum("bgrts,bgsk->bgrtk", weights_BxGxRxTxS, v_BxGxSxK, preferred_element_type=jnp.float32)
-    return out_BxGxRxTxK / total_BxGxRxTx1  # after the product: K divisions per query instead of S
+    return out_BxGxRxTxK / total  # after the product: K divisions per query instead of S
 
 
 def _mix_heads(x_BxGxRxTxS: jax.Array, matrix_HxH: jax.Array) -> jax.Array:

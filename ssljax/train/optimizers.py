@@ -82,8 +82,8 @@ class Optimizer:
         gt=0,
         le=1,
         doc="layer-wise decay d of learning rates: factor d^(n - i) for block i (from 0) of n blocks, d^(n + 1) for "
-        "embeddings, 1 for the final norm and heads (Clark et al. 2020, ELECTRA, and Bao et al. 2022, BEiT); each stack "
-        "counts its own blocks; None: no layer-wise decay",
+        "embeddings, 1 for the final norm and heads (Clark et al. 2020, ELECTRA, and Bao et al. 2022, BEiT); each "
+        "stack counts its own blocks; None: no layer-wise decay",
     )
     freeze: dict[str, Duration] = setting(
         {},
