@@ -1,8 +1,8 @@
 """Attention masks: descriptions of the allowed (query, key) pairs, instead of arrays.
 
 A mask is a small pytree. Arrays inside it (lengths, segment ids) are leaves, so they may be traced. `a & b` allows the
-pairs that both masks allow. Query t and key t are the same token. `materialize` makes an array for kernels that need
-one.
+pairs that both masks allow. Queries and keys are numbered from 0; in self-attention, query t and key t are the same
+token. `materialize` makes an array for kernels that need one.
 """
 
 import dataclasses

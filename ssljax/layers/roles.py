@@ -1,8 +1,9 @@
 """Roles and heights of parameters, which optimisers read instead of names.
 
-The role is the kind of a parameter; the height is the number of blocks between it and the loss. A module declares both
-when it creates a parameter (`ssljax.layers.dense.parameter`). Defaults for parameters without a declaration (plain
-arrays, plain flax modules): role "matrix" with two or more axes, else "bias"; height 0.
+The role is the kind of a parameter. The height is the number of blocks from the parameter to the output of its stack,
+including its own block. A module declares both when it creates a parameter (`ssljax.layers.dense.parameter`). Defaults
+for parameters without a declaration (plain arrays, plain flax modules): role "matrix" with two or more axes, else
+"bias"; height 0.
 
 Roles decide on weight decay, on orthogonalisation by Muon, and on trust ratios (LARS, LAMB):
 
@@ -117,7 +118,7 @@ def declarations(boxed: Any) -> Any:
 
 
 def default_role(rank: int) -> Role:
-    """The role of a parameter without a declaration; `rank`: number of axes except those of layers and experts."""
+    """The role of a parameter without a declaration; `rank`: number of axes, without axes of layers and experts."""
     return "matrix" if rank >= 2 else "bias"
 
 

@@ -37,7 +37,7 @@ class Best:
         free=True, doc='metric "evaluation/metric", such as "knn/accuracy", measured at the step of the checkpoint'
     )
     mode: Literal["max", "min"] = schema.setting(
-        "max", free=True, doc="whether the largest or the smallest value is best"
+        "max", free=True, doc="the best value of the metric; 'max': the largest, 'min': the smallest"
     )
 
 

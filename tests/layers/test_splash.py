@@ -77,7 +77,7 @@ def test_on_a_mesh(groups):
     [
         (Prefix(3), T, "mask Prefix is none of"),
         (Blocks(128, jnp.ones((2, 2), bool)), T, "mask Blocks is none of"),
-        (Causal() & Keys(VALID), T, "a query may have no key"),
+        (Causal() & Keys(VALID), T, "may leave a query without keys"),
         (Segments(IDS, IDS), T, "queries and keys have different segments"),
         (Segments(IDS) & Segments(IDS + 1), T, "two masks of segments"),
         (Full(), 200, "200 queries and 200 keys are not multiples of 128"),
