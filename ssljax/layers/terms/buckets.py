@@ -30,11 +30,13 @@ class RelativeBuckets(Term):
 
     def prepare(self, stack: nn.Module, pairs: Pairs) -> jax.Array:
         c = self.config
-        shape = (c.relative_buckets[0], c.known("heads"))
+        buckets, max_distance = c.relative_buckets
+        shape = (buckets, c.known("heads"))
         init, names = nn.initializers.normal(0.02), (None, "heads")
         table_RxH = parameter(stack, "relative_bias", init, names, shape, role="position")
         distance_N = pairs.all_distances()
-        bias_NxH = table_RxH[jnp.asarray(bucket(distance_N, *c.relative_buckets, both=not pairs.causal))]
+        row_N = bucket(distance_N, buckets, max_distance, both=not pairs.causal)
+        bias_NxH = table_RxH[jnp.asarray(row_N)]
         return bias_NxH[pairs.distance() - distance_N[0]].transpose(0, 3, 1, 2)
 
     def logits(self, attention: Any, heads: Heads, state: jax.Array) -> jax.Array:
