@@ -1,1 +1,1 @@
-"""Foundations that every room may import: user errors, configuration schema, lazy registries, hashing, locks."""
+"""Foundations for all packages: errors, configuration schema, registries, durations, files, hashing, locks."""

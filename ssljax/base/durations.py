@@ -1,4 +1,4 @@
-"""Durations of training in the unit that a paper gives: steps, epochs, examples, tokens, or a share of the run."""
+"""Durations of training in steps, epochs, examples, tokens, or as a share of the run."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from ssljax.base.errors import UserError
 
-Duration = int | str  # the type hint of a configurable duration
+Duration = int | str  # type of a configuration key that is a duration; see `FORMS`
 
 FORMS = "an integer (steps) or a text such as '1.5k steps', '90 epochs', '10M examples', '2B tokens', '5%'"
 
@@ -17,7 +17,7 @@ _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 @dataclasses.dataclass(frozen=True)
 class RunLengths:
-    """The lengths that convert a duration to steps; None: unknown, or without meaning (tokens of images)."""
+    """The lengths that convert a duration to steps; None: unknown or not defined (tokens of images)."""
 
     batch_size: int  # examples per step, over all processes
     dataset_size: int | None = None  # examples per epoch
@@ -26,10 +26,17 @@ class RunLengths:
 
 
 def parse(value: Duration, key: str) -> tuple[Fraction, str]:
-    """Parses a duration to (amount, unit), the unit one of step, epoch, example, token, percent.
+    """Parses a duration.
+
+    Args:
+        value: an int (steps) or a text, see `FORMS`.
+        key: config key, for messages.
+
+    Returns:
+        (amount, unit); the unit is "step", "epoch", "example", "token" or "percent".
 
     Raises:
-        ValueError: a malformed duration, "key: problem", the form that a configuration's `validate` raises.
+        ValueError: a malformed duration; the message begins with `key`, as in `validate` of a configuration.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Fraction(value), "step"
@@ -45,15 +52,15 @@ def parse(value: Duration, key: str) -> tuple[Fraction, str]:
 
 
 def steps(value: Duration, lengths: RunLengths, key: str) -> int:
-    """Converts a duration to a number of steps, rounded up: 90 epochs show every example at least 90 times.
+    """Converts a duration to a number of steps, rounded up, so that 90 epochs show every example at least 90 times.
 
     Args:
         value: an int (steps) or a text, see `FORMS`.
-        lengths: the batch size, and the lengths that the unit needs.
+        lengths: the batch size, and the length that the unit requires.
         key: dotted config key, for messages.
 
     Raises:
-        UserError: a malformed duration, or a unit whose length is unknown.
+        UserError: a malformed duration, or the length that the unit requires is unknown.
     """
     try:
         amount, unit = parse(value, key)
@@ -78,5 +85,5 @@ def steps(value: Duration, lengths: RunLengths, key: str) -> int:
 
 
 def depends_on_total(value: Duration) -> bool:
-    """Returns True if a duration is a share of the run, so that a longer run would start differently."""
+    """Returns True if a duration is a share of the run, so that its steps depend on the length of the run."""
     return isinstance(value, str) and value.strip().endswith("%")

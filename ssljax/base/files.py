@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed."""
+"""Atomic writes: a file is written under a temporary name, flushed to the disk, then renamed."""
 
 import json
 import os
@@ -9,21 +9,21 @@ from ssljax.base.errors import UserError
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Replaces a file atomically: after a crash it has the old or the new content, never a part."""
+    """Replaces the content of a file atomically: after a crash it has the old or the new content, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     move_whole(temporary, path)
 
 
 def move_whole(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Renames a file or folder within a file system; content and new name survive a crash."""
+    """Renames a file or folder within a file system, and flushes its content and its new name to the disk."""
     flush(source)
     os.replace(source, target)
     flush(target.parent)
 
 
 def flush(path: pathlib.Path) -> None:
-    """Waits until a file, or the list of names of a folder, is on the disk."""
+    """Waits until the content of a file, or the list of files of a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -40,12 +40,12 @@ def append_line(path: pathlib.Path, line: str) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file.
+    """Reads a JSON file.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: the content is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); restore it or take a new workdir") from error
+        raise UserError(f"{path}: is not JSON ({error}); restore it or use a new workdir") from error

@@ -1,4 +1,4 @@
-"""Stable hashes: of configurations (the identity of a run) and of names (the random streams)."""
+"""Hashes that do not depend on the process: of configurations (identity of a run) and of names (random streams)."""
 
 import hashlib
 import json
@@ -12,5 +12,5 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def name_id(name: str) -> int:
-    """A 31-bit integer for a name, to fold into a random key: each purpose has its own stream."""
+    """A 31-bit integer from a name, to be folded into a random key, so that each purpose has a separate stream."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""Registries of configurable classes: public names and import paths, imported on first use."""
+"""Registries of configurable classes by name, which are imported on first use."""
 
 import importlib
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from ssljax.base.errors import UserError, nearest
 
 
 class Registry:
-    """A table from a public name to `"module:attribute"`, imported lazily.
+    """A table {name: "module:attribute"}; `get` imports the attribute.
 
-    A name with a colon is an import path itself, so a config can name a class of another package
+    A name with a colon is itself an import path, so a config can name a class of another package
     (`objective.name = "my_package.objectives:Mine"`).
     """
 
@@ -25,11 +25,19 @@ class Registry:
         return name in self.entries
 
     def only(self, *names: str) -> "Registry":
-        """A registry of these entries only."""
+        """Returns a registry with these entries only."""
         return Registry(self.kind, {name: self.entries[name] for name in names})
 
     def get(self, name: str, path: str = "name") -> Any:
-        """The object registered as `name`; errors (UserError) name the config key `path`."""
+        """Imports the object that is registered as `name`.
+
+        Args:
+            name: a name of the registry, or "module:attribute".
+            path: config key, for messages.
+
+        Raises:
+            UserError: the name is unknown, or the import failed.
+        """
         target = self.entries.get(name, name if ":" in name else None) if isinstance(name, str) else None
         if target is None:
             raise UserError(
@@ -39,8 +47,8 @@ class Registry:
         module, _, attribute = target.partition(":")
         try:
             found = importlib.import_module(module)
-        except (ImportError, ValueError, TypeError) as error:  # absent, empty, relative
-            # The error distinguishes a misspelt module from a missing dependency of the user's module.
+        except (ImportError, ValueError, TypeError) as error:  # missing module, empty name, relative name
+            # The text of the error shows whether the module or one of its imports is missing.
             raise UserError(f"{path}: cannot import {target!r}: {error}") from error
         if not hasattr(found, attribute):
             raise UserError(f"{path}: module {module!r} has no {attribute!r}{nearest(attribute, dir(found))}")

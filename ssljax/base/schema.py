@@ -1,8 +1,8 @@
-"""Configuration is code: the keys of a group are the fields of the frozen dataclass that it builds.
+"""Configuration: the keys of a group are the fields of a frozen dataclass.
 
-A dataclass declares its keys with type hints and `setting(...)`. `build` turns a mapping into an instance; it refuses
-an unknown key, a wrong type or an impossible value in one line that names the key and says what it sets. There is no
-second description of a configuration: the docs page and `ssljax list keys` read the same fields.
+A dataclass declares its keys with type hints and `setting(...)`. `build` makes an instance from a mapping. Unknown
+keys, wrong types and values out of range are refused with a message of one line, which names the key and its meaning.
+The docs page and `ssljax list keys` read the same fields, so there is no second description of a configuration.
 
 Kinds of field:
     `x: float = setting(0.1, gt=0, doc="...")`       a key with a default, a range and its meaning
@@ -12,8 +12,8 @@ Kinds of field:
     `x: Any = injected()`                            no key: the caller of `build` passes it (a module, a data spec)
     `x: int = fixed(1)`                              no key: a constant of a model family
 
-Every key is *identity* (it changes the learned parameters, so the hash of the run contains it) unless it is marked
-`free=True` (mesh, logging, kernels: the same run executed in another way).
+A key belongs to the identity of a run, of which a hash is made, because it changes the learned parameters. Exceptions
+are marked `free=True`: they change only the execution (mesh, logging, kernels).
 """
 
 import copy
@@ -43,13 +43,15 @@ def setting(
     """Declares a configuration key.
 
     Args:
-        default: its default, copied if mutable; the key is required without one.
+        default: default value, copied if mutable; a key without a default is required.
         gt, ge, lt, le: bounds of a number, or of each number of a list.
-        free: True if the key does not change what is learned.
-        registry: the classes among which the `name` of the group chooses.
-        each: the classes of the values of a mapping of groups (documentation only: the owner builds them).
-        doc: the meaning of the key: a phrase without a final full stop, the gist before the first semicolon. The docs
-            page, `ssljax list keys` and error messages show it. A subclass that only changes the default leaves it out.
+        free: True: the key does not change the learned parameters.
+        registry: the key is a group, whose `name` selects a class of this registry.
+        each: the key is a mapping of groups, whose `name` selects a class of this registry. For documentation only: the
+            dataclass builds them itself.
+        doc: the meaning of the key, a phrase without a final full stop. The docs page and `ssljax list keys` show it;
+            error messages show the part before the first semicolon. A subclass inherits it if it only changes the
+            default.
     """
     bounds = {">": gt, ">=": ge, "<": lt, "<=": le}
     metadata = {
@@ -83,17 +85,17 @@ def keys(cls: type) -> dict[str, dataclasses.Field]:
 
 
 def key_doc(cls: type, key: str) -> str:
-    """The meaning of a key of `cls`: the `doc` of the nearest class of its MRO that gives one; "" if none does."""
+    """The `doc` of a key: of the first class in the MRO of `cls` that has one; "" if none has."""
     declared = (owner.__dict__.get("__dataclass_fields__", {}).get(key) for owner in cls.__mro__)
     return next((doc for field in declared if field is not None and (doc := field.metadata.get("doc"))), "")
 
 
 def groups(cls: type, key: str) -> dict[str, type]:
-    """The dataclasses from which the value of a key may be built.
+    """The dataclasses of which the value of a key may be an instance.
 
     Returns:
-        {name: class} for a group chosen by name; {"": class} for a group with one class, also inside an optional, a
-        list or a mapping; {} for a plain value.
+        {name: class} for a group that is selected by name; {"": class} for a group with a single class, also inside an
+        optional, a list or a mapping; {} for a plain value.
     """
     metadata = keys(cls)[key].metadata
     registry = metadata.get("registry") or metadata.get("each")
@@ -110,12 +112,12 @@ def _dataclasses_in(hint: Any) -> list[type]:
 
 
 def default_of(field: dataclasses.Field) -> Any:
-    """The default of a field, `dataclasses.MISSING` if it is required."""
+    """The default value of a field; `dataclasses.MISSING` if the field is required."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def describe(hint: Any) -> str:
-    """A type hint in words: "an integer or None"."""
+    """Describes a type hint in words, for example "an integer or None"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(a) for a in arguments)
@@ -136,23 +138,23 @@ def describe(hint: Any) -> str:
 
 
 def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
-    """Builds an instance of dataclass `cls` from a mapping of its keys.
+    """Builds an instance of a dataclass from a mapping of its keys.
 
     Args:
         cls: a frozen dataclass.
-        values: the keys that were given.
+        values: {key: value}; missing keys have their defaults.
         path: dotted path of the group, for messages.
-        defaults: an instance that supplies the keys that are not given (None: the defaults of `cls`).
-        **passed: values of `injected()` fields; names that `cls` does not have are dropped.
+        defaults: an instance whose values replace the defaults of `cls`; None: the defaults of `cls`.
+        **passed: values of `injected()` fields; fields that `cls` does not have are ignored.
 
     Raises:
-        UserError: unknown key, wrong type, value out of range, or a ValueError of the class's `validate()`.
+        UserError: an unknown or missing key, a wrong type, a value out of range, or a ValueError from `validate()`.
     """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{path}.name: {cls!r} is not a dataclass, so it has no keys to set")
     _refuse_unknown(cls, values, path)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
-    if defaults is not None:  # the constants of its family too, which are no keys
+    if defaults is not None:  # including `fixed()` fields, which are no keys
         inherited = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(cls) if f.init}
         arguments = {**inherited, **arguments}
     hints = typing.get_type_hints(cls)
@@ -175,13 +177,17 @@ def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any =
     if hasattr(instance, "validate"):
         try:
             instance.validate()
-        except ValueError as error:  # `validate` names the key inside the group
+        except ValueError as error:  # "key: problem", with the key inside the group
             raise UserError(_join(path, str(error))) from error
     return instance
 
 
 def build_named(registry: Registry, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
-    """Builds an instance of the registered class `values["name"]`; `to_dict` gives the name back."""
+    """Builds an instance of the registered class `values["name"]`; `to_dict` includes this name.
+
+    Raises:
+        UserError: the name is missing or unknown, or an error of `build`.
+    """
     if not isinstance(values, Mapping) or "name" not in values:
         raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
     cls = registry.get(values["name"], f"{path}.name")
@@ -191,14 +197,14 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
 
 
 def build_whole(registry: Registry, values: Mapping[str, Any], path: str) -> Any:
-    """Builds as `build_named` does; `values` may also set `fixed()` fields, in nested groups too."""
+    """Same as `build_named`, but `values` may also set `fixed()` fields, in nested groups too."""
     cls = registry.get(values["name"], f"{path}.name")
     key_values, fixed_values = _split_fixed(cls, values)
     return _with_fixed(build_named(registry, key_values, path), fixed_values)
 
 
 def _split_fixed(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits values into (values of keys, values of `fixed()` fields), nested alike."""
+    """Splits values into (values of keys, values of `fixed()` fields), both nested like `values`."""
     key_values: dict[str, Any] = {}
     fixed_values: dict[str, Any] = {}
     hints, fields = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
@@ -214,7 +220,7 @@ def _split_fixed(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 
 def _group_class(field: Any, hint: Any, value: Mapping[str, Any]) -> Any:
-    """The dataclass that is built from a nested mapping, None for other mappings."""
+    """The dataclass of a nested group; None if the mapping is a plain value."""
     registry = field.metadata.get("registry") if field is not None else None
     if registry is not None:
         return registry.get(value["name"]) if "name" in value else None
@@ -222,7 +228,7 @@ def _group_class(field: Any, hint: Any, value: Mapping[str, Any]) -> Any:
 
 
 def _with_fixed(instance: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of an instance with other values of `fixed()` fields."""
+    """Returns a copy of an instance with other values of `fixed()` fields, in nested groups too."""
     inner = {k: _with_fixed(getattr(instance, k), v) if isinstance(v, Mapping) else v for k, v in values.items()}
     changed = dataclasses.replace(instance, **{k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()})
     if hasattr(instance, "_registry_name"):
@@ -234,11 +240,13 @@ def _with_fixed(instance: Any, values: Mapping[str, Any]) -> Any:
 
 
 def to_dict(instance: Any, free: bool = True) -> dict[str, Any]:
-    """The complete configuration of an instance as JSON values, defaults included.
+    """Returns the complete configuration of an instance as JSON values, defaults included.
 
-    With `free=False` only the identity keys, of which the hash of a run is made.
+    Args:
+        instance: an instance of a configuration dataclass.
+        free: False: without `free` keys, for the identity of a run.
     """
-    instance = getattr(instance, "unwrapped", instance)  # a wrapper has no keys, the wrapped instance has
+    instance = getattr(instance, "unwrapped", instance)  # a wrapper has no keys of the config
     name = getattr(instance, "_registry_name", None)
     out = {"name": name} if name else {}
     for key, field in keys(type(instance)).items():
@@ -269,7 +277,7 @@ def _join(path: str, key: str) -> str:
 
 
 def _reminder(cls: type, key: str) -> str:
-    """The gist of a key's meaning, for the end of a message: " [key: gist]"; "" without a doc."""
+    """The end of a message, " [key: meaning]" with the doc up to its first semicolon; "" without a doc."""
     gist = key_doc(cls, key).partition("; ")[0]
     return f" [{key}: {gist}]" if gist else ""
 
@@ -285,7 +293,12 @@ def _refuse_unknown(cls: type, values: Mapping[str, Any], path: str) -> None:
 
 
 def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default: Any) -> Any:
-    """The value of a field from what was given for it; raises _MismatchError, or UserError inside a nested group."""
+    """Converts a value of a mapping to the value of a field.
+
+    Raises:
+        _MismatchError: the value does not fit.
+        UserError: a value inside a nested group does not fit.
+    """
     registry = field.metadata.get("registry")
     if registry is not None:
         return _named_group(value, field, registry, path)
@@ -300,7 +313,7 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default
 
 
 def _named_group(value: Any, field: dataclasses.Field, registry: Registry, path: str) -> Any:
-    """An instance of the class that a group names; instances are passed through."""
+    """Builds the class that a group names; an instance is returned unchanged."""
     if isinstance(value, Mapping):
         default = default_of(field)
         return build_named(registry, _merge(default, value) if isinstance(default, Mapping) else value, path)
@@ -310,7 +323,7 @@ def _named_group(value: Any, field: dataclasses.Field, registry: Registry, path:
 
 
 def _merge(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """`value` over the keys of a default group, in nested groups too; a group of another name replaces the default."""
+    """Replaces keys of a default group by `value`, in nested groups too; with another `name`, the whole group."""
     if value.get("name", default.get("name")) != default.get("name"):
         return dict(value)
     nested = [k for k, v in value.items() if isinstance(v, Mapping) and isinstance(default.get(k), dict)]
@@ -326,7 +339,7 @@ _HOLDS = {
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
-    """`value` converted to its type hint; raises _MismatchError, or UserError inside a nested group."""
+    """Converts a value to its type hint; raises as `_convert` does."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -350,7 +363,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, float) and value.is_integer():  # so that 1e3 can be written for a count
+        if isinstance(value, float) and value.is_integer():  # a count may be written as 1e3
             return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
@@ -358,12 +371,12 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
 
 
 def _typed_union(value: Any, hint: Any, path: str) -> Any:
-    # An exact match first, so that an int stays an int where both int and float are allowed.
+    # The type of the value is tried first, so that an int stays an int if both int and float are allowed.
     for option in sorted(typing.get_args(hint), key=lambda option: type(value) is not option):
         try:
             return _typed(value, option, path)
         except _MismatchError:
-            continue  # an error inside a nested group is a UserError, which names the key at fault
+            continue  # (a UserError from a nested group passes: it names the wrong key)
     raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
 
 

@@ -1,1 +1,1 @@
-"""The parts of a transformer: noise, masks, attention, norms, the one block, embeddings, heads."""
+"""Transformer layers: noise, masks, attention, norms, the block, embeddings, heads."""

@@ -1,4 +1,4 @@
-"""Arrangements of norms and residual branches: how a block combines attention and feed-forward part."""
+"""Positions of norms and residual connections: five ways to combine attention and the feed-forward part in a block."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Branch(NamedTuple):
 
     name: str
     compute: Callable[[jax.Array], jax.Array]  # [B, T, D] -> [B, T, D]
-    drop: Callable[[jax.Array], jax.Array]  # dropout and stochastic depth of the result
+    drop: Callable[[jax.Array], jax.Array]  # dropout and stochastic depth, applied to the result
 
 
 def pre(x: jax.Array, branches: Sequence[Branch], norm: Norm) -> jax.Array:

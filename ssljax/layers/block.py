@@ -1,4 +1,4 @@
-"""The transformer block: attention, to a memory as well if asked for, and a feed-forward part."""
+"""The transformer block: self-attention, optional cross-attention, and a feed-forward part."""
 
 import functools
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from ssljax.layers.noise import Noise, drop_path, dropout
 
 
 class Out(NamedTuple):
-    """The outputs of a layer in addition to its tokens."""
+    """The outputs of a layer in addition to its tokens; None: not requested, or the layer has none."""
 
-    state: jax.Array | None  # [B, T, D], the tokens again, if asked for
-    cache: Cache | None  # keys and values of these tokens, if there is a cache
-    router: jax.Array | None = None  # float32 logits [B, T, E], if there are experts
+    state: jax.Array | None  # [B, T, D], a copy of the output tokens for the stack to collect
+    cache: Cache | None  # keys and values of these tokens
+    router: jax.Array | None = None  # float32 logits [B, T, E] of the router of experts
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between, or three with a gate (Shazeer 2020)."""
+    """Two linear maps with an activation between them; a gated activation adds a third map (Shazeer 2020, "GLU")."""
 
     config: BlockConfig
     depth: int
@@ -45,26 +45,26 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, cross-attention if asked for, and a feed-forward part, arranged as `norm_position` says."""
+    """Self-attention, optional cross-attention, and a feed-forward part; `norm_position` places the norms."""
 
     config: BlockConfig
-    depth: int  # of the whole stack, for the initialiser
-    cross: bool = False  # attends to a memory as well
-    states: bool = False  # also returns its tokens in `Out`
-    sparse: bool = True  # has experts, if the configuration has experts
-    place: int = 0  # number of blocks before it in the scanned unit
+    depth: int  # number of blocks of the whole stack, for the initialiser
+    cross: bool = False  # True: also attends to a memory
+    states: bool = False  # True: `Out.state` holds the output tokens
+    sparse: bool = True  # False: no experts in this block, even if the configuration has them
+    place: int = 0  # number of blocks before this one in the scanned unit
 
     def height_of(self, part: str) -> int:
-        """Heights of its parameters, relative to the first block of the scanned unit (`layers.roles`)."""
+        """The height of the block's parameters (`layers.roles`), relative to the first block of the scanned unit."""
         return -self.place
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, Out]:
-        made: dict[str, Any] = {}  # second outputs: keys and values of attention, logits of the router
+        second: dict[str, Any] = {}  # second outputs by branch: keys and values of attention, logits of the router
         branches = [
             Branch(
                 name,
-                functools.partial(self._compute, name, part, made),
+                functools.partial(self._compute, name, part, second),
                 functools.partial(self._drop, name, layer, shared.noise),
             )
             for name, part in self._parts(layer, shared).items()
@@ -75,11 +75,11 @@ class Block(nn.Module):
             summed = shared.convolution.added_to(x_BxTxD, self.config.norm, self.config.norm_eps)
             x_BxTxD = jnp.where(layer.index == 0, summed, x_BxTxD)
         x_BxTxD = constrain(x_BxTxD)
-        cache = None if layer.cache is None else Cache(*made["attention"], *made.get("cross", ()))
-        return x_BxTxD, Out(x_BxTxD if self.states else None, cache, made["mlp"])
+        cache = None if layer.cache is None else Cache(*second["attention"], *second.get("cross", ()))
+        return x_BxTxD, Out(x_BxTxD if self.states else None, cache, second["mlp"])
 
     def _parts(self, layer: Layer, shared: Shared) -> dict[str, Callable[[jax.Array], tuple[jax.Array, Any]]]:
-        """The branches in their order: x [B, T, D] -> [B, T, D] and a second output."""
+        """The functions of the branches, in order: x [B, T, D] -> (y [B, T, D], second output)."""
         c = self.config
         attention = Attention(c, self.depth, name="attention")
         parts: dict[str, Any] = {"attention": lambda h: attention(h, layer, shared)}
@@ -95,9 +95,9 @@ class Block(nn.Module):
             parts["mlp"] = lambda h: (mlp(h), None)
         return parts
 
-    def _compute(self, name: str, part: Callable[..., Any], made: dict[str, Any], h_BxTxD: jax.Array) -> jax.Array:
-        """The result of a part, scaled; its second output goes to `made`."""
-        y_BxTxD, made[name] = part(h_BxTxD)
+    def _compute(self, name: str, part: Callable[..., Any], second: dict[str, Any], h_BxTxD: jax.Array) -> jax.Array:
+        """The output of a branch times its LayerScale, if any; the second output is stored in `second[name]`."""
+        y_BxTxD, second[name] = part(h_BxTxD)
         if self.config.layer_scale is None:
             return y_BxTxD
         init = nn.initializers.constant(self.config.layer_scale)
@@ -105,15 +105,15 @@ class Block(nn.Module):
         return y_BxTxD * scale_D.astype(y_BxTxD.dtype)
 
     def _drop(self, name: str, layer: Layer, noise: Noise | None, y_BxTxD: jax.Array) -> jax.Array:
-        """Dropout and stochastic depth of a branch."""
+        """Applies dropout and stochastic depth to the output of a branch."""
         if noise is None:
             return y_BxTxD
-        here = noise.at(layer.index)
-        y_BxTxD = dropout(y_BxTxD, self.config.dropout, here.at(f"{name}/dropout"))
-        return drop_path(y_BxTxD, layer.drop, here.at(f"{name}/drop_path")) if self.config.drop_path else y_BxTxD
+        noise = noise.at(layer.index)
+        y_BxTxD = dropout(y_BxTxD, self.config.dropout, noise.at(f"{name}/dropout"))
+        return drop_path(y_BxTxD, layer.drop, noise.at(f"{name}/drop_path")) if self.config.drop_path else y_BxTxD
 
     def _norm(self, layer: Layer, name: str, x_BxTxD: jax.Array) -> jax.Array:
-        """The norm `name` of x; the attention of the first layer may read x itself."""
+        """Applies the norm `name`; without `first_norm`, the attention of the first layer reads x unnormalised."""
         c = self.config
         normed_BxTxD = c.new_norm(name)(x_BxTxD)
         if name != "attention_norm" or c.first_norm or c.norm_position == "post":

@@ -1,8 +1,10 @@
-"""Attention in memory that grows with the length and not with its square, forward and backward.
+"""Attention whose memory grows linearly with the length, forward and backward.
 
-Blocks of queries against blocks of keys, with a running maximum and sum (Rabe & Staats 2021, "Self-attention does not
-need O(n^2) memory"; Dao 2022, algorithms 1 and 2): only one block of logits exists at a time, and the backward pass
-computes it again from the log-sum of each query.
+Blocks of queries attend to blocks of keys, with a running maximum and a running sum (Rabe & Staats 2021,
+"Self-attention does not need O(n^2) memory"; Dao et al. 2022, "FlashAttention", algorithms 1 and 2). Only one block of
+logits exists at a time. The backward pass recomputes each block from the log-sum-exp of each query.
+
+Shapes: T queries and S keys of a whole sequence, t queries and s keys of one block.
 """
 
 import functools
@@ -13,33 +15,43 @@ import jax.numpy as jnp
 
 from ssljax.layers.masks import Mask, Span, is_causal
 
-BLOCK = 512  # queries, and keys, of a block
-_FLOOR = -1e29  # as in `attention`: exp(masked - floor) is exactly 0
+BLOCK = 512  # number of queries, and of keys, in a block
+_MASKED = -1e30  # logit of a forbidden pair
+_FLOOR = -1e29  # initial maximum of a query: exp(_MASKED - _FLOOR) is exactly 0
 
 
 class _Setting(NamedTuple):
-    """The static part of a call."""
+    """The arguments of a call that are known when it is compiled."""
 
     scale: float
     cap: float | None
     block: int
     causal: bool
-    keys: int  # number of keys without the filling of the last block
+    keys: int  # number of keys without the padding of the last block
 
 
 def attend_blockwise(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, scale: float, cap: float | None = None, block: int = BLOCK
 ) -> jax.Array:
-    """Attention of q [B, G, R, T, K] to k, v [B, G, S, K] under a mask; float32 [B, G, R, T, K]."""
+    """Attention of q [B, G, R, T, K] to k, v [B, G, S, K] under a mask: float32 [B, G, R, T, K].
+
+    Args:
+        q: queries; R query heads share each of G key heads.
+        k, v: keys and values.
+        mask: allowed pairs; the result of a query without any key is 0.
+        scale: factor of q k^T.
+        cap: logits x become cap tanh(x / cap); None: no cap.
+        block: number of queries, and of keys, in a block.
+    """
     queries, keys = q.shape[3], k.shape[2]
     block = min(block, max(queries, keys))
     setting = _Setting(scale, cap, block, is_causal(mask), keys)
-    out = _attend(setting, _filled(q, 3, block), _filled(k, 2, block), _filled(v, 2, block), mask)
+    out = _attend(setting, _padded(q, 3, block), _padded(k, 2, block), _padded(v, 2, block), mask)
     return out[:, :, :, :queries]
 
 
-def _filled(x: jax.Array, axis: int, block: int) -> jax.Array:
-    """Pads an axis with zeros to a multiple of the block."""
+def _padded(x: jax.Array, axis: int, block: int) -> jax.Array:
+    """Pads an axis with zeros to a multiple of `block`."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % block)
     return jnp.pad(x, widths)
@@ -52,48 +64,48 @@ def _attend(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: M
 
 def _forward(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, Any]:
     def rows(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mine = _part(q, i, 3, setting.block)
+        q_BxGxRxtxK = _slice(q, i, 3, setting.block)
 
         def add(carry: Any, j: jax.Array) -> Any:
             top, total, out = carry
-            logits, _, allowed = _logits(setting, mine, k, mask, i, j)
+            logits, _, allowed = _logits(setting, q_BxGxRxtxK, k, mask, i, j)
             top_new = jnp.maximum(top, jnp.max(logits, axis=-1))
             shrink, weights = jnp.exp(top - top_new), jnp.where(allowed, jnp.exp(logits - top_new[..., None]), 0)
-            values = _part(v, j, 2, setting.block)
+            values = _slice(v, j, 2, setting.block)
             new = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
             return top_new, total * shrink + jnp.sum(weights, axis=-1), out * shrink[..., None] + new
 
-        shape = mine.shape[:-1]
+        shape = q_BxGxRxtxK.shape[:-1]
         start = jnp.full(shape, _FLOOR), jnp.zeros(shape), jnp.zeros((*shape, v.shape[-1]))
-        top, total, out = _over(setting, start, add, i, _count(k, 2, setting), rows=True)
+        top, total, out = _fold(setting, start, add, i, _block_count(k, 2, setting), rows=True)
         total = jnp.where(total == 0, 1, total)
         return out / total[..., None], top + jnp.log(total)
 
-    out, log_sum = jax.lax.map(rows, jnp.arange(_count(q, 3, setting)))
-    out, log_sum = _joined(out), _joined(log_sum[..., None])[..., 0]
+    out, log_sum = jax.lax.map(rows, jnp.arange(_block_count(q, 3, setting)))
+    out, log_sum = _join(out), _join(log_sum[..., None])[..., 0]
     return out, (q, k, v, mask, out, log_sum)
 
 
-def _backward(setting: _Setting, kept: Any, d_out: jax.Array) -> Any:
-    q, k, v, mask, out, log_sum = kept
+def _backward(setting: _Setting, residuals: Any, d_out: jax.Array) -> Any:
+    q, k, v, mask, out, log_sum = residuals
     d_out = d_out.astype(jnp.float32)
-    along = jnp.sum(d_out * out, axis=-1)  # [B, G, R, T]
-    part = functools.partial(_part, size=setting.block)
+    row_dot_BxGxRxT = jnp.sum(d_out * out, axis=-1)  # sum over keys of weight times its gradient
+    part = functools.partial(_slice, size=setting.block)
 
     def pair(i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Weights of a block, and gradients of its q k^T."""
+        """Attention weights of query block i and key block j, and the gradient with respect to q k^T."""
         logits, slope, allowed = _logits(setting, part(q, i, 3), k, mask, i, j)
         weights = jnp.where(allowed, jnp.exp(logits - part(log_sum, i, 3)[..., None]), 0)
         values = part(v, j, 2).astype(jnp.float32)
         d_weights = jnp.einsum("bgrtk,bgsk->bgrts", part(d_out, i, 3), values)
-        return weights, weights * (d_weights - part(along, i, 3)[..., None]) * slope * setting.scale
+        return weights, weights * (d_weights - part(row_dot_BxGxRxT, i, 3)[..., None]) * slope * setting.scale
 
     def rows(i: jax.Array) -> jax.Array:
         def add(total: jax.Array, j: jax.Array) -> jax.Array:
             return total + jnp.einsum("bgrts,bgsk->bgrtk", pair(i, j)[1], part(k, j, 2).astype(jnp.float32))
 
         zero = jnp.zeros(part(q, i, 3).shape)
-        return _over(setting, zero, add, i, _count(k, 2, setting), rows=True)
+        return _fold(setting, zero, add, i, _block_count(k, 2, setting), rows=True)
 
     def columns(j: jax.Array) -> tuple[jax.Array, jax.Array]:
         def add(total: Any, i: jax.Array) -> Any:
@@ -103,23 +115,32 @@ def _backward(setting: _Setting, kept: Any, d_out: jax.Array) -> Any:
             return total[0] + d_k, total[1] + d_v
 
         zero = jnp.zeros(part(k, j, 2).shape), jnp.zeros(part(v, j, 2).shape)
-        return _over(setting, zero, add, j, _count(q, 3, setting), rows=False)
+        return _fold(setting, zero, add, j, _block_count(q, 3, setting), rows=False)
 
-    d_q = _joined(jax.lax.map(rows, jnp.arange(_count(q, 3, setting))))
-    d_k, d_v = (_joined(x) for x in jax.lax.map(columns, jnp.arange(_count(k, 2, setting))))
+    d_q = _join(jax.lax.map(rows, jnp.arange(_block_count(q, 3, setting))))
+    d_k, d_v = (_join(x) for x in jax.lax.map(columns, jnp.arange(_block_count(k, 2, setting))))
     return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _over(setting: _Setting, carry: Any, add: Any, mine: jax.Array, count: int, rows: bool) -> Any:
-    """Folds `add` over the blocks of the other side, without blocks that a causal mask forbids entirely."""
+def _fold(setting: _Setting, carry: Any, add: Any, block: jax.Array, count: int, rows: bool) -> Any:
+    """Folds `add(carry, other)` over the blocks that one block meets; causal masks skip the forbidden blocks.
+
+    Args:
+        setting: of the call.
+        carry: initial value.
+        add: (carry, number of the other block) -> carry.
+        block: number of the one block.
+        count: number of the other blocks.
+        rows: True: `block` numbers queries and the others keys; False: the reverse.
+    """
 
     def step(carry: Any, other: jax.Array) -> tuple[Any, None]:
         if not setting.causal:
             return add(carry, other), None
-        allowed = other <= mine if rows else mine <= other
+        allowed = other <= block if rows else block <= other
         return jax.lax.cond(allowed, add, lambda carry, other: carry, carry, other), None
 
     return jax.lax.scan(step, carry, jnp.arange(count))[0]
@@ -128,31 +149,32 @@ def _over(setting: _Setting, carry: Any, add: Any, mine: jax.Array, count: int, 
 def _logits(
     setting: _Setting, q: jax.Array, k: jax.Array, mask: Mask, i: jax.Array, j: jax.Array
 ) -> tuple[jax.Array, jax.Array | float, jax.Array]:
-    """Logits of a block of queries and a block of keys, their slope under the cap, and the allowed pairs."""
+    """Logits of query block i and key block j, the derivative of the cap at each, and the allowed pairs."""
     size = setting.block
     q = q * jnp.asarray(setting.scale, q.dtype)
-    logits = jnp.einsum("bgrtk,bgsk->bgrts", q, _part(k, j, 2, size), preferred_element_type=jnp.float32)
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", q, _slice(k, j, 2, size), preferred_element_type=jnp.float32)
     slope: jax.Array | float = 1.0
     if setting.cap is not None:
-        bent = jnp.tanh(logits / setting.cap)
-        logits, slope = setting.cap * bent, 1 - jnp.square(bent)
+        share = jnp.tanh(logits / setting.cap)
+        logits, slope = setting.cap * share, 1 - jnp.square(share)
     rows, columns = Span(i * size, size), Span(j * size, size)
     allowed = mask.block(rows, columns)
-    real = columns.numbers() < setting.keys
-    allowed = real if allowed is None else allowed & real
+    no_padding = columns.numbers() < setting.keys
+    allowed = no_padding if allowed is None else allowed & no_padding
     allowed = allowed[:, :, None] if allowed.ndim == 4 else allowed  # [B, 1, 1, t, s], for all heads
-    return jnp.where(allowed, logits, -1e30), slope, allowed
+    return jnp.where(allowed, logits, _MASKED), slope, allowed
 
 
-def _part(x: jax.Array, i: jax.Array, axis: int, size: int) -> jax.Array:
+def _slice(x: jax.Array, i: jax.Array, axis: int, size: int) -> jax.Array:
+    """Block number i of an axis that is cut into blocks of `size`."""
     return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
 
 
-def _count(x: jax.Array, axis: int, setting: _Setting) -> int:
+def _block_count(x: jax.Array, axis: int, setting: _Setting) -> int:
     return x.shape[axis] // setting.block
 
 
-def _joined(blocks: jax.Array) -> jax.Array:
-    """Joins blocks, [n, ..., t, K] -> [..., n t, K]."""
+def _join(blocks: jax.Array) -> jax.Array:
+    """Joins n blocks: [n, ..., t, K] -> [..., n t, K]."""
     x = jnp.moveaxis(blocks, 0, -3)
     return x.reshape(*x.shape[:-3], -1, x.shape[-1])

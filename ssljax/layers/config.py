@@ -18,7 +18,7 @@ from ssljax.layers.terms.registry import TermKeys, terms_of
 
 _gelu = functools.partial(nn.gelu, approximate=False)
 _gelu_tanh = functools.partial(nn.gelu, approximate=True)
-GATED: dict[str, Callable[[jax.Array], jax.Array]] = {  # the activation of the gate (Shazeer 2020)
+GATED: dict[str, Callable[[jax.Array], jax.Array]] = {  # activations of the gate (Shazeer 2020, "GLU variants")
     "swiglu": nn.silu,
     "geglu": _gelu,
     "geglu_tanh": _gelu_tanh,
@@ -61,12 +61,13 @@ class BlockConfig(TermKeys):
     )
     norm_position: NormPosition = setting(
         "pre",
-        doc='position of norms: "pre", before attention and feed-forward part, and at the end; "post", after each sum; '
-        '"sandwich", before and after each part (Gemma 2); "after", after each part, before the sum (OLMo 2); '
-        '"parallel", both parts read the same input (GPT-NeoX); "parallel_one", with one norm for both (PaLM)',
+        doc='position of norms: "pre", before attention and feed-forward part, and after the last block; "post", after '
+        'each sum; "sandwich", before and after each part (Gemma 2); "after", after each part, before the sum '
+        '(OLMo 2); "parallel", both parts read the same input (GPT-NeoX); "parallel_one", with one norm for both '
+        "(PaLM)",
     )
     first_norm: bool = fixed(
-        True, doc="the first attention reads normalised input; false: its input as it is (ModernBERT)"
+        True, doc="norm before the attention of the first block; false: no norm there (ModernBERT)"
     )
     norm_eps: float = setting(
         1e-6, gt=0, doc="number added to the variance (RMSNorm: to the mean square) before the square root"
@@ -74,11 +75,11 @@ class BlockConfig(TermKeys):
     activation: Activation = setting(
         "gelu",
         doc='activation of the feed-forward part; "gelu_tanh" approximates "gelu"; "swiglu", "geglu", "geglu_tanh" and '
-        '"reglu" have a gate, a third matrix',
+        '"reglu" add a gate with a third matrix',
     )
     bias: bool = setting(True, doc="linear maps and LayerNorms of the blocks have biases")
     bias_except: tuple[Component, ...] = fixed(
-        (), doc="components with a bias where `bias` is false, and without one where it is true"
+        (), doc="components that are exceptions to `bias`: with a bias if it is false, without one if it is true"
     )
     qk_norm: bool = setting(False, doc="RMSNorm of q and k, before rotation (Qwen 3)")
     qk_norm_over: Literal["head", "projection"] = setting(
@@ -94,15 +95,17 @@ class BlockConfig(TermKeys):
     )
     talking_heads: bool = setting(
         False,
-        doc="learned matrices [heads, heads] mix attention logits, and weights after the softmax, of all heads "
-        "(Shazeer 2020)",
+        doc="mix the attention logits of all heads by a learned matrix [heads, heads], and the weights after the "
+        "softmax by another (Shazeer 2020)",
     )
     layer_kinds: tuple[Literal["global", "local"], ...] = setting(
         ("global",),
         doc='kinds of the layers, repeated to the depth; a "local" layer attends to the last `window` keys if causal, '
-        "else to keys nearer than `window` on both sides",
+        "else to the keys at a distance of less than `window` on both sides",
     )
-    window: int | None = setting(None, ge=1, doc="number of keys that local layers see; required with local layers")
+    window: int | None = setting(
+        None, ge=1, doc="reach of local layers in tokens, see `layer_kinds`; required with local layers"
+    )
     rope_theta: float | None = setting(
         None, gt=0, doc="base of the frequencies of rotary positions; None: no rotary positions"
     )
@@ -119,16 +122,23 @@ class BlockConfig(TermKeys):
     rope_scaling_local: bool = setting(
         True, doc="rope_scaling applies to local layers too; false: to global layers alone (Gemma 3)"
     )
-    experts: ExpertsConfig | None = setting(None, doc="mixture of experts instead of the feed-forward part")
-    convolution: ConvolutionConfig | None = setting(None, doc="convolution parallel to the first block (DeBERTa v2)")
+    experts: ExpertsConfig | None = setting(
+        None, doc="mixture of experts instead of the feed-forward part; None: no experts"
+    )
+    convolution: ConvolutionConfig | None = setting(
+        None, doc="convolution whose result is added to the output of the first block (DeBERTa v2); None: none"
+    )
     repeats: int = fixed(
         1, doc="number of times that each block is applied in succession with the same parameters (ALBERT)"
     )
     dropout: float = setting(
-        0.0, ge=0, lt=1, doc="dropout rate after embeddings, attention and feed-forward part; not of attention weights"
+        0.0,
+        ge=0,
+        lt=1,
+        doc="dropout rate after embeddings, attention and feed-forward part; attention weights have no dropout",
     )
     drop_path: float = setting(
-        0.0, ge=0, lt=1, doc="rate of stochastic depth in the last block; grows linearly from 0 in the first"
+        0.0, ge=0, lt=1, doc="rate of stochastic depth in the last block; it grows linearly from 0 in the first block"
     )
     layer_scale: float | None = setting(
         None, gt=0, doc="initial value of a learned scale of each residual branch (Touvron 2021); None: no scale"
@@ -147,11 +157,13 @@ class BlockConfig(TermKeys):
     remat: Literal["none", "full", "dots"] = setting(
         "dots",
         free=True,
-        doc='recomputation in the backward pass: "none"; "full", the whole block; "dots", all but products with '
-        "parameters",
+        doc='recomputation in the backward pass: "none"; "full", the whole block; "dots", everything except '
+        "products with parameters",
     )
     scan: bool = setting(
-        True, free=True, doc="one compiled block for all layers; false: one per layer, with the same parameters"
+        True,
+        free=True,
+        doc="compile one block and loop over the layers; false: compile every layer; the parameter tree is the same",
     )
     kernel: Literal["auto", "cudnn", "splash", "blocked_causal", "blockwise", "xla"] = setting(
         "auto",
@@ -188,7 +200,7 @@ class BlockConfig(TermKeys):
 
     @property
     def rotary_width(self) -> int:
-        """Number of rotated elements of a head; an odd number is rounded up, its frequencies are not (GPT-NeoX)."""
+        """Width of the rotated part of a head, which sets the frequencies; if odd, one more element is rotated."""
         return int(self.head_width * self.rope_fraction)
 
     @property
@@ -202,13 +214,13 @@ class BlockConfig(TermKeys):
         return self.mlp_dim or round(self.mlp_ratio * self.known("width"))
 
     def known(self, name: str) -> int:
-        """The value of a field that may be None in a configuration, but not in a resolved one."""
+        """The value of a field that is None only before `with_preset()` fills it in."""
         value = getattr(self, name)
         assert value is not None, f"{name} is None; with_preset() fills it in"
         return value
 
     def has_bias(self, component: str) -> bool:
-        """Returns True if a component has a bias; "readout" is the transform of the read-out."""
+        """Returns True if a component has a bias; "readout" is the dense layer before the read-out."""
         return self.bias != (component in self.bias_except)
 
     def new_norm(self, name: str | None = None) -> Norm:
@@ -216,7 +228,7 @@ class BlockConfig(TermKeys):
         return Norm(self.norm, self.norm_eps, self.has_bias("norm"), name=name)
 
     def initializer(self, depth: int | None = None) -> Callable[..., jax.Array]:
-        """The initialiser of matrices; with a depth, of matrices that write to the residual stream."""
+        """The initialiser of matrices; pass the depth of the stack for matrices that write to the residual stream."""
         if self.init == "xavier":
             return nn.initializers.xavier_uniform()
         shrink = (2 * depth) ** -0.5 if depth and self.init == "gpt2" else 1.0

@@ -1,4 +1,4 @@
-"""Matrix products and norms: float32 parameters with logical axis names, computed in a given type."""
+"""Linear maps and norms, and `parameter`, which declares a float32 parameter with logical axis names and a role."""
 
 import functools
 from collections.abc import Callable
@@ -22,15 +22,17 @@ def parameter(
     *,
     role: Role,
 ) -> jax.Array:
-    """Makes or reads a float32 parameter of `module`.
+    """Creates (in `init`) or reads (in `apply`) a float32 parameter.
+
+    Its height is found from its position in the module tree (`ssljax.layers.roles.height_of`).
 
     Args:
-        module: the module that owns it.
-        name: its name in the module.
+        module: the module that owns the parameter.
+        name: name in the module.
         init: (key, shape) -> initial value.
-        names: logical names of its axes.
-        shape: of the parameter.
-        role: what it is to optimisers (`ssljax.layers.roles`); its height is that of its place in `module`.
+        names: logical names of the axes.
+        shape: shape of the parameter.
+        role: role for optimisers (`ssljax.layers.roles`).
     """
 
     @functools.wraps(init)
@@ -41,21 +43,25 @@ def parameter(
 
 
 def constrain(x_BxTxD: jax.Array) -> jax.Array:
-    """Tells the partitioner how activations [B, T, D] lie on the mesh; nothing without a mesh and rules."""
+    """Constrains the sharding of activations [B, T, D]; the identity outside `ssljax.parallel.mesh_context`."""
     return nn.with_logical_constraint(x_BxTxD, ("batch", "length", "embed"))
 
 
 def constrain_rows(x: jax.Array, last: str | None = None) -> jax.Array:
-    """Constrains the output of a head [B, ..., D]: rows split like the batch, the last axis whole or split by name.
+    """Constrains the sharding of the output of a head [B, ..., D]: rows like the batch, the last axis by `last`.
 
-    Without it the partitioner may choose a layout for the backward pass of two matrices that leaves out a sum over
-    devices (openxla/xla issue 40034, seen on meshes with data, fsdp and tensor axes): values right, gradients wrong.
+    Without the constraint, XLA may omit a sum over devices in the backward pass of two consecutive linear maps: the
+    values are right and the gradients are wrong (openxla/xla issue 40034; meshes with data, fsdp and tensor axes).
+
+    Args:
+        x: [B, ..., D].
+        last: logical name of the last axis; None: not split.
     """
     return nn.with_logical_constraint(x, ("batch", *(None,) * (x.ndim - 2), last))
 
 
 class Dense(nn.Module):
-    """x [..., I] @ kernel [I, features] + bias, with `names` the logical axes of the kernel and `role` its role."""
+    """Linear map x [..., I] @ kernel [I, features] + bias; `names` and `role` are the kernel's axis names and role."""
 
     features: int
     names: tuple[str | None, str | None]
@@ -76,9 +82,9 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba 2016) or RMSNorm (Zhang & Sennrich 2019) of the last axis, in float32; returns the type of x.
+    """LayerNorm (Ba 2016) or RMSNorm (Zhang & Sennrich 2019) over the last axis, in float32; returns the type of x.
 
-    "rms_plus_one" keeps the scale less 1, so that weight decay pulls it to 1 (Gemma).
+    "rms_plus_one" stores the scale minus 1, so that weight decay pulls the scale to 1 (Gemma).
     """
 
     kind: str = "layer"
@@ -99,7 +105,7 @@ class Norm(nn.Module):
 
 
 def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None, kind: str, eps: float) -> jax.Array:
-    """The norm of x [..., D] over its last axis, with scale and bias [D]; see `Norm`."""
+    """Normalises x [..., D] over the last axis, then multiplies by `scale` [D] and adds `bias` [D]; see `Norm`."""
     y = x.astype(jnp.float32)
     if kind == "layer":
         y = y - jnp.mean(y, axis=-1, keepdims=True)

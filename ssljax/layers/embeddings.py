@@ -1,4 +1,4 @@
-"""From tokens and pixels to vectors."""
+"""Embedding tables, learned vectors without a position, and the selection of tokens."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ssljax.layers.roles import Role
 
 
 class Table(nn.Module):
-    """A learned vector for each of `rows`: parameter `embedding` [rows, width], logical axes (`axis`, "embed")."""
+    """An embedding table: parameter `embedding` [rows, width] with logical axes (`axis`, "embed")."""
 
     rows: int
     width: int
@@ -25,7 +25,7 @@ class Table(nn.Module):
         self.embedding = parameter(self, "embedding", self.initializer, (self.axis, "embed"), shape, role=self.role)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """ids int [...] -> [..., width]."""
+        """Looks up ids int [...] -> [..., width]."""
         return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
 
 
@@ -35,5 +35,5 @@ def token_vectors(module: nn.Module, name: str, count: int, width: int) -> jax.A
 
 
 def take_tokens(x_BxNxD: jax.Array, index_BxK: jax.Array) -> jax.Array:
-    """x [B, N, D] at index int [B, K] -> [B, K, D]."""
+    """Selects tokens of each example: x [B, N, D] at index int [B, K] -> [B, K, D]."""
     return jnp.take_along_axis(x_BxNxD, index_BxK[..., None], axis=1)

@@ -1,4 +1,4 @@
-"""Mixtures of experts: feed-forward parts of which each token uses a few, and the record of the router's logits."""
+"""Mixtures of experts: a router sends each token to a few of many feed-forward parts; its logits are recorded."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from ssljax.parallel import partition_spec
 
 Activation = Callable[[jax.Array], jax.Array]
 
-ROUTERS = "routers"  # the flax collection of `Routing`
+ROUTERS = "routers"  # the flax collection that holds `Routing`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +30,17 @@ class ExpertsConfig:
     mlp_dim: int | None = setting(None, ge=1, doc="hidden width of an expert; None: that of the feed-forward part")
     normalize: bool = setting(
         True,
-        doc="weights of the chosen experts are scaled to sum to 1 (Mixtral); false: probabilities of the router "
+        doc="scale the weights of the chosen experts to sum to 1 (Mixtral); false: use the router's probabilities "
         "(Switch Transformers)",
     )
     capacity: float | None = setting(
         None,
         gt=0,
-        doc="tokens of an example that an expert takes, as a multiple of an even share; later tokens skip the "
-        "expert; None: no limit",
+        doc="largest number of tokens of an example per expert, as a multiple of an even share; further tokens skip "
+        "the expert; None: no limit",
     )
     slots: int | None = setting(
-        None, ge=1, doc="tokens of an example that an expert takes, as a number; None: as `capacity` gives"
+        None, ge=1, doc="largest number of tokens of an example per expert; None: `capacity` decides"
     )
     balance: float = setting(
         0.01, ge=0, doc="coefficient of the load-balancing loss (Fedus et al. 2022, equation 4: 0.01)"
@@ -49,19 +49,21 @@ class ExpertsConfig:
         0.001, ge=0, doc="coefficient of the squared log-partition of the router (Zoph et al. 2022, equation 5: 0.001)"
     )
     every: int = setting(
-        1, ge=1, doc="one of `every` consecutive blocks has experts, the others are dense (Switch Transformers: 2)"
+        1,
+        ge=1,
+        doc="period in blocks: one block of each period has experts, the others are dense (Switch Transformers: 2)",
     )
     place: int | None = setting(
-        None, ge=0, doc="position, from 0, of the block with experts among `every` blocks; None: the last"
+        None, ge=0, doc="index, from 0, of the block with experts in each period of `every` blocks; None: the last"
     )
 
     def validate(self) -> None:
         if self.top_k > self.count:
             raise ValueError(f"top_k: got {self.top_k}, must be at most the {self.count} experts")
         if self.capacity is not None and self.slots is not None:
-            raise ValueError("slots: give either this or capacity")
+            raise ValueError("slots: slots and capacity exclude each other; set one of them to None")
         if self.place is not None and self.place >= self.every:
-            raise ValueError(f"place: got {self.place}, must be below every, which is {self.every}")
+            raise ValueError(f"place: got {self.place}, must be less than every, which is {self.every}")
 
     def at(self, block: int) -> bool:
         """Returns True if a block (counted from 0) has experts."""
@@ -69,7 +71,7 @@ class ExpertsConfig:
 
 
 class Routing(flax.struct.PyTreeNode):
-    """Router logits of the layers with experts of one stack, at one call."""
+    """Router logits of one call of a stack, for its layers with experts."""
 
     logits_LxBxTxE: jax.Array  # float32
     valid_BxT: jax.Array | None  # bool, False = padding; None: no padding
@@ -79,21 +81,21 @@ class Routing(flax.struct.PyTreeNode):
 def sow_routing(
     module: nn.Module, logits_LxBxTxE: jax.Array | None, valid_BxT: jax.Array | None, config: ExpertsConfig | None
 ) -> None:
-    """Leaves a `Routing` in the collection "routers" under the path of `module`, if it has experts.
+    """Stores a `Routing` in the collection "routers" under the path of `module`; no logits: stores nothing.
 
-    Nothing happens unless the caller of `apply` makes that collection mutable.
+    Flax keeps it only if the caller of `apply` makes that collection mutable.
     """
     if logits_LxBxTxE is not None and config is not None and not module.is_initializing():
         module.sow(ROUTERS, "routing", Routing(logits_LxBxTxE, valid_BxT, config))
 
 
 class Experts(nn.Module):
-    """Mixture of feed-forward experts (Shazeer 2017; Fedus 2022; Jiang 2024).
+    """Mixture of feed-forward experts (Shazeer et al. 2017; Fedus et al. 2022; Jiang et al. 2024).
 
-    Both forms split over the mesh axis `expert`. Without a capacity, tokens are sorted by expert and multiplied by
-    `jax.lax.ragged_dot`: no token is dropped. With one, they are gathered into [B, E, C, D]. Only tokens of the same
-    example compete, first choices before second ones and earlier tokens before later ones, so examples stay
-    independent.
+    Without a capacity no token is dropped: tokens are sorted by expert and multiplied by `jax.lax.ragged_dot`. With a
+    capacity of C slots, tokens are gathered into [B, E, C, D]; first choices take slots before second choices, earlier
+    tokens before later ones. Only tokens of the same example compete, so examples stay independent. The mesh axis
+    `expert` splits the experts in both cases.
     """
 
     config: ExpertsConfig
@@ -132,13 +134,12 @@ class Experts(nn.Module):
             return run(x_BxTxD, weight_BxTxK.astype(self.dtype), choice_BxTxK, matrices, out), logits
         slots = c.slots or math.ceil((c.capacity or 1) * c.top_k * length / c.count)
         slots = min(slots, length)
-        place_BxTxExC = dispatch(choice_BxTxK, weight_BxTxK, c.count, slots)
-        taken = (place_BxTxExC > 0).astype(self.dtype)
-        rows = nn.with_logical_constraint(
-            jnp.einsum("btec,btd->becd", taken, x_BxTxD), ("batch", "experts", None, "embed")
-        )
-        made = _feed_forward(lambda a, b: jnp.einsum("becd,edf->becf", a, b), rows, matrices, out, self.act)
-        return jnp.einsum("btec,becd->btd", place_BxTxExC.astype(self.dtype), made), logits
+        combine_BxTxExC = dispatch(choice_BxTxK, weight_BxTxK, c.count, slots)
+        has_slot_BxTxExC = (combine_BxTxExC > 0).astype(self.dtype)
+        x_BxExCxD = jnp.einsum("btec,btd->becd", has_slot_BxTxExC, x_BxTxD)
+        x_BxExCxD = nn.with_logical_constraint(x_BxExCxD, ("batch", "experts", None, "embed"))
+        y_BxExCxD = _feed_forward(lambda a, b: jnp.einsum("becd,edf->becf", a, b), x_BxExCxD, matrices, out, self.act)
+        return jnp.einsum("btec,becd->btd", combine_BxTxExC.astype(self.dtype), y_BxExCxD), logits
 
 
 def _feed_forward(
@@ -148,7 +149,15 @@ def _feed_forward(
     out: jax.Array,
     act: Activation,
 ) -> jax.Array:
-    """Two matrices with an activation between, or three with a gate; `product` multiplies by those of each expert."""
+    """Applies the two maps of each expert with an activation between them, or three with a gate.
+
+    Args:
+        product: (rows, matrices [E, I, O]) -> rows multiplied by the matrix of their expert.
+        x: rows of width D, in the layout that `product` reads.
+        matrices: [E, D, F], and a second one for the gate if there is one.
+        out: [E, F, D].
+        act: the activation.
+    """
     h = product(x, matrices[0])
     h = act(product(x, matrices[1])) * h if len(matrices) > 1 else act(h)
     return product(h, out)
@@ -164,23 +173,26 @@ def _dropless(
     act: Activation,
     first: jax.Array | int = 0,
 ) -> jax.Array:
-    """Outputs [B, T, D] of the experts `first`, `first` + 1, ... for the tokens that chose them, else 0."""
+    """Weighted sum [B, T, D] of the outputs of the given experts for the tokens that chose them.
+
+    The experts have the numbers `first`, `first` + 1, ...; choices of other experts add 0.
+    """
     experts, choices = len(out_ExFxD), choice_BxTxK.shape[-1]
-    flat = choice_BxTxK.reshape(-1) - first
-    flat = jnp.where((flat >= 0) & (flat < experts), flat, experts)  # the rows of other experts come last
-    order = jnp.argsort(flat, stable=True)
-    sizes = jnp.bincount(flat, length=experts + 1)[:experts].astype(jnp.int32)
-    rows = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[order // choices]
-    made = _feed_forward(lambda a, b: jax.lax.ragged_dot(a, b, sizes), rows, matrices, out_ExFxD, act)
-    made = jnp.where((flat[order] < experts)[:, None], made, 0)
-    y_BxTxKxD = jnp.zeros_like(made).at[order].set(made).reshape(*choice_BxTxK.shape, -1)
+    expert_N = choice_BxTxK.reshape(-1) - first  # N = B T K
+    expert_N = jnp.where((expert_N >= 0) & (expert_N < experts), expert_N, experts)  # sorts choices of others last
+    order_N = jnp.argsort(expert_N, stable=True)
+    sizes_E = jnp.bincount(expert_N, length=experts + 1)[:experts].astype(jnp.int32)
+    x_NxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])[order_N // choices]
+    y_NxD = _feed_forward(lambda a, b: jax.lax.ragged_dot(a, b, sizes_E), x_NxD, matrices, out_ExFxD, act)
+    y_NxD = jnp.where((expert_N[order_N] < experts)[:, None], y_NxD, 0)
+    y_BxTxKxD = jnp.zeros_like(y_NxD).at[order_N].set(y_NxD).reshape(*choice_BxTxK.shape, -1)
     return jnp.einsum("btkd,btk->btd", y_BxTxKxD, weight_BxTxK)
 
 
 def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.Array) -> Callable[..., jax.Array]:
-    """`run` under `shard_map`: each device computes its rows, its experts and its part of their hidden layer.
+    """`run` under `shard_map`: each device computes its rows for its experts and its part of their hidden layer.
 
-    Sorting by expert mixes the rows of a batch, so the compiler would otherwise have every device sort all of them.
+    Sorting by expert mixes the rows of a batch. Without `shard_map` every device would sort the whole batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
     sizes = dict(mesh.shape)
@@ -201,14 +213,25 @@ def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.A
 
 
 def dispatch(choice_BxTxK: jax.Array, weight_BxTxK: jax.Array, experts: int, slots: int) -> jax.Array:
-    """Weights [B, T, E, C] of tokens in the slots of experts; 0 where a token has no slot."""
+    """Assigns tokens to the slots of experts.
+
+    Args:
+        choice_BxTxK: int, the experts of each token, best first.
+        weight_BxTxK: the weights of these experts.
+        experts: number of experts E.
+        slots: number of slots C per expert and example.
+
+    Returns:
+        float32 [B, T, E, C]: the weight of a token in its slot; 0 in all other slots.
+    """
     batch, length, choices = choice_BxTxK.shape
     filled = jnp.zeros((batch, 1, experts), jnp.int32)
     out = jnp.zeros((batch, length, experts, slots))
     for k in range(choices):
-        mine = jax.nn.one_hot(choice_BxTxK[..., k], experts, dtype=jnp.int32)  # [B, T, E]
-        slot = jnp.cumsum(mine, axis=1) - 1 + filled
-        place = jax.nn.one_hot(jnp.where(mine > 0, slot, -1), slots)  # -1 and slots beyond the last give zeros
-        out = out + place * weight_BxTxK[..., k, None, None]
-        filled = filled + jnp.sum(mine, axis=1, keepdims=True)
+        chosen_BxTxE = jax.nn.one_hot(choice_BxTxK[..., k], experts, dtype=jnp.int32)
+        slot_BxTxE = jnp.cumsum(chosen_BxTxE, axis=1) - 1 + filled
+        slot_BxTxE = jnp.where(chosen_BxTxE > 0, slot_BxTxE, -1)
+        in_slot_BxTxExC = jax.nn.one_hot(slot_BxTxE, slots)  # -1 and slots beyond the last give zeros
+        out = out + in_slot_BxTxExC * weight_BxTxK[..., k, None, None]
+        filled = filled + jnp.sum(chosen_BxTxE, axis=1, keepdims=True)
     return out

@@ -13,9 +13,9 @@ from ssljax.layers.dense import Dense, Initializer, Norm, constrain_rows, parame
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy 2015) with the statistics of this batch only, without running averages.
 
-    The batch is every axis of x [..., D] but the last: called on the whole global batch under `jit`, the statistics
-    are global on any mesh. `weights` (of the leading axes of x) weight the rows in the statistics; 0 = padding. A row
-    of weight 0 is normalised as well but changes no other row.
+    Statistics of x [..., D] are taken over all axes except the last. Under `jit` they cover the global batch on any
+    mesh. `weights`, with the leading axes of x, weight the rows in the statistics; 0 = padding. Rows of weight 0 are
+    normalised too but do not change the other rows.
     """
 
     eps: float = 1e-5
@@ -39,10 +39,10 @@ class BatchNorm(nn.Module):
 
 
 class MLPHead(nn.Module):
-    """Linear maps of widths `features`; a norm and an activation follow each but the last.
+    """Linear maps of widths `features`; each map except the last is followed by a norm and an activation.
 
     SimCLR's projector (Chen 2020) has features (2048, 128) and norm "batch"; BYOL's predictor has (4096, 256).
-    `final_norm` adds a norm after the last map, a batch norm without parameters (SimCLR v1).
+    `final_norm` adds a norm after the last map; a batch norm there has no parameters (SimCLR v1).
     """
 
     features: tuple[int, ...]
@@ -53,12 +53,12 @@ class MLPHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        """x [..., D] -> [..., features[-1]]; `weights` of the leading axes enter batch statistics only."""
+        """Maps x [..., D] -> [..., features[-1]]; `weights` [...] weight the rows in batch statistics only."""
         act = {"relu": nn.relu, "gelu": nn.gelu}[self.activation]
         for i, width in enumerate(self.features):
             last = i == len(self.features) - 1
             normed = self.norm is not None and (not last or self.final_norm)
-            # A bias just before batch statistics has no effect: it is subtracted with the mean.
+            # Batch norm subtracts the mean, so a bias before it would have no effect.
             bias = self.bias and not (normed and self.norm == "batch")
             x = Dense(width, _axes(i), bias=bias, initializer=nn.initializers.he_normal(), name=f"linear_{i}")(x)
             if normed and self.norm == "batch":
@@ -70,14 +70,14 @@ class MLPHead(nn.Module):
         return constrain_rows(x)
 
     def flops(self, inputs: int) -> float:
-        """Forward FLOPs of a vector of `inputs` numbers."""
+        """Forward FLOPs for one vector of width `inputs`."""
         return _chain_flops(inputs, *self.features)
 
 
 class DINOHead(nn.Module):
-    """The head of DINO (Caron 2021, appendix C): MLP, L2-normalised bottleneck, weight-normalised last layer.
+    """The head of DINO (Caron et al. 2021, appendix C): MLP, L2-normalised bottleneck, weight-normalised last layer.
 
-    The directions of the last layer are learned, its norms are fixed to 1; its parameter is `last_layer/kernel`.
+    The columns of the last layer's kernel (parameter `last_layer/kernel`) are scaled to norm 1 in every call.
     """
 
     prototypes: int = 65_536
@@ -86,7 +86,7 @@ class DINOHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., D] -> logits [..., prototypes]."""
+        """Maps x [..., D] -> logits [..., prototypes]."""
         init = nn.initializers.truncated_normal(0.02)
         for i, width in enumerate((self.hidden, self.hidden, self.bottleneck)):
             x = Dense(width, _axes(i), initializer=init, name=f"linear_{i}")(x)
@@ -95,7 +95,7 @@ class DINOHead(nn.Module):
         return Prototypes(self.prototypes, initializer=init, name="last_layer")(x)
 
     def flops(self, inputs: int) -> float:
-        """Forward FLOPs of a vector of `inputs` numbers."""
+        """Forward FLOPs for one vector of width `inputs`."""
         return _chain_flops(inputs, self.hidden, self.hidden, self.bottleneck, self.prototypes)
 
 
@@ -113,12 +113,12 @@ class Prototypes(nn.Module):
         return constrain_rows(normalize(x, -1) @ normalize(kernel, 0))
 
     def flops(self, inputs: int) -> float:
-        """Forward FLOPs of a vector of `inputs` numbers."""
+        """Forward FLOPs for one vector of width `inputs`."""
         return _chain_flops(inputs, self.features)
 
 
 class Linear(nn.Module):
-    """x [..., D] @ kernel + bias: a classifier. Starts at zero, so that the first logits are equal."""
+    """Linear classifier x [..., D] @ kernel + bias, float32. Parameters start at zero, so all first logits are 0."""
 
     features: int
     bias: bool = True
@@ -135,7 +135,7 @@ def _chain_flops(*widths: int) -> float:
 
 
 def _axes(i: int) -> tuple[str, str]:
-    """Logical axes of the i-th kernel: first columns are split, then rows, so that two products need one sum."""
+    """Logical axes of the i-th kernel; columns and rows are split in turn, so two maps need one sum over devices."""
     return ("embed", "mlp") if i % 2 == 0 else ("mlp", "embed")
 
 

@@ -10,9 +10,9 @@ from ssljax.layers.dense import parameter
 
 
 class Conv(nn.Module):
-    """x [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features], a square kernel of odd side, no bias.
+    """Convolution [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features]: square kernel, odd side, no bias.
 
-    The kernel is stored as the matrix [side * side * I, features] that maps patches, so that optimisers see a matrix.
+    The kernel is stored as a matrix [side * side * I, features], so that optimisers treat it as a matrix.
     """
 
     features: int

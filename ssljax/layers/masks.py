@@ -1,8 +1,8 @@
-"""Masks of attention: the allowed pairs of queries and keys, as descriptions instead of arrays.
+"""Attention masks: descriptions of the allowed (query, key) pairs, instead of arrays.
 
-A description is a small pytree; `a & b` allows the pairs that both allow. A kernel that needs an array calls
-`materialize`. Queries and keys are counted from the same start. Integer and boolean arrays inside are data, so they may
-be traced.
+A mask is a small pytree. Arrays inside it (lengths, segment ids) are leaves, so they may be traced. `a & b` allows the
+pairs that both masks allow. Queries and keys are numbered from 0; in self-attention, query t and key t are the same
+token. `materialize` makes an array for kernels that need one.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 
 class Span(NamedTuple):
-    """Consecutive queries or keys; the start may be traced."""
+    """A range of consecutive queries or keys."""
 
-    start: Any
+    start: Any  # int, may be traced
     size: int
 
     def numbers(self) -> jax.Array:
@@ -25,7 +25,7 @@ class Span(NamedTuple):
         return self.start + jnp.arange(self.size)
 
     def of(self, x: jax.Array, axis: int) -> jax.Array:
-        """The slice of an axis. Elements beyond its end repeat the last one and must not be used."""
+        """The slice of an axis of x. Past the end of the axis it repeats the last element; callers must mask these."""
         if isinstance(self.start, int) and self.start + self.size <= x.shape[axis]:
             return jax.lax.slice_in_dim(x, self.start, self.start + self.size, axis=axis)
         return jnp.take(x, self.numbers(), axis=axis, mode="clip")
@@ -42,7 +42,12 @@ class Mask:
         return parts[0] if len(parts) == 1 else All(tuple(parts)) if parts else Full()
 
     def block(self, rows: Span, columns: Span) -> jax.Array | None:
-        """The pairs of a block, bool, broadcastable to [B, 1, rows, columns]; None if all are allowed."""
+        """The allowed pairs of a block: bool, broadcastable to [B, 1, rows.size, columns.size]; None: all pairs.
+
+        Args:
+            rows: the queries of the block.
+            columns: the keys of the block.
+        """
         raise NotImplementedError
 
 
@@ -50,20 +55,21 @@ Described = TypeVar("Described", bound=type[Mask])
 
 
 def _description(*leaves: str) -> Callable[[Described], Described]:
-    """Makes a dataclass a pytree with these fields as leaves; its other fields and its class are the structure.
+    """Registers a dataclass as a pytree: the named fields are leaves; its class and other fields are the structure.
 
-    jax.tree_util.register_dataclass leaves out the class: in jaxlib 0.10 two structures of equal fields are equal, with
-    different hashes, so that one time in a hundred `jit` reuses the program of another mask.
+    `jax.tree_util.register_dataclass` is not used because it leaves the class out of the comparison (jaxlib 0.10): two
+    masks of different classes with equal fields then compare equal, and about once in a hundred calls `jit` reuses the
+    program of the wrong mask.
     """
 
     def register(cls: Described) -> Described:
-        rest = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]  # type: ignore[arg-type]
+        static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]  # type: ignore[arg-type]
 
         def flatten(mask: Mask) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-            return tuple(getattr(mask, name) for name in leaves), tuple(getattr(mask, name) for name in rest)
+            return tuple(getattr(mask, name) for name in leaves), tuple(getattr(mask, name) for name in static)
 
         def unflatten(values: tuple[Any, ...], children: tuple[Any, ...]) -> Mask:
-            return cls(**dict(zip(leaves, children)), **dict(zip(rest, values)))
+            return cls(**dict(zip(leaves, children)), **dict(zip(static, values)))
 
         jax.tree_util.register_pytree_node(cls, flatten, unflatten)
         return cls
@@ -86,8 +92,8 @@ class Causal(Mask):
     """Query t attends to keys 0..t."""
 
     def block(self, rows: Span, columns: Span) -> jax.Array | None:
-        known = isinstance(rows.start, int) and isinstance(columns.start, int)
-        if known and columns.start + columns.size <= rows.start + 1:
+        static = isinstance(rows.start, int) and isinstance(columns.start, int)
+        if static and columns.start + columns.size <= rows.start + 1:
             return None
         return rows.numbers()[:, None] >= columns.numbers()
 
@@ -95,7 +101,7 @@ class Causal(Mask):
 @_description("length")
 @dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
-    """Every query attends to the keys before `length` (int, or int32 [B]); the rest is causal."""
+    """Prefix language modelling: queries attend to the first `length` keys (int, or int32 [B]) and to keys 0..t."""
 
     length: Any
 
@@ -107,10 +113,10 @@ class Prefix(Mask):
 @_description()
 @dataclasses.dataclass(frozen=True)
 class Sliding(Mask):
-    """Local attention: causal, the last `window` keys (itself among them); symmetric, keys nearer than `window`."""
+    """Local attention: query t attends to keys at a distance of less than `window`."""
 
     window: int
-    causal: bool = True
+    causal: bool = True  # True: keys t - window + 1..t only; False: on both sides
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
         distance = rows.numbers()[:, None] - columns.numbers()
@@ -121,29 +127,23 @@ class Sliding(Mask):
 @_description("allowed")
 @dataclasses.dataclass(frozen=True)
 class Blocks(Mask):
-    """Block-sparse attention (Child et al. 2019): of blocks of `size` tokens, each query block sees some key blocks.
-
-    `allowed` is bool [T / size, S / size], rounded up.
-    """
+    """Block-sparse attention (Child et al. 2019): pairs are allowed by blocks of `size` tokens."""
 
     size: int
-    allowed: jax.Array
+    allowed: jax.Array  # bool [ceil(T / size), ceil(S / size)], (query block, key block)
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
-        seen = jnp.take(self.allowed, rows.numbers() // self.size, axis=0, mode="clip")
-        return jnp.take(seen, columns.numbers() // self.size, axis=1, mode="clip")
+        allowed = jnp.take(self.allowed, rows.numbers() // self.size, axis=0, mode="clip")
+        return jnp.take(allowed, columns.numbers() // self.size, axis=1, mode="clip")
 
 
 @_description("q_ids", "kv_ids")
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
-    """Packed sequences: a query attends to keys of its segment. Segment 0 is padding, neither query nor key.
+    """Packed sequences: a query attends to the keys of its segment. Segment 0 is padding, which no pair includes."""
 
-    q_ids int [B, T]; kv_ids int [B, S]; None: q_ids.
-    """
-
-    q_ids: jax.Array
-    kv_ids: jax.Array | None = None
+    q_ids: jax.Array  # int [B, T]
+    kv_ids: jax.Array | None = None  # int [B, S]; None: q_ids
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
         q_BxT = rows.of(self.q_ids, 1)
@@ -155,9 +155,9 @@ class Segments(Mask):
 @_description("valid")
 @dataclasses.dataclass(frozen=True)
 class Keys(Mask):
-    """Padding: queries attend only to keys with `valid` (bool [B, S])."""
+    """Padding: queries attend only to valid keys."""
 
-    valid: jax.Array
+    valid: jax.Array  # bool [B, S]
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
         return columns.of(self.valid, 1)[:, None, None].astype(bool)
@@ -166,9 +166,9 @@ class Keys(Mask):
 @_description("array")
 @dataclasses.dataclass(frozen=True)
 class Given(Mask):
-    """The pairs of an array, bool [B or 1, 1, T, S]; used with a cache, whose queries begin at a traced position."""
+    """An explicit array of allowed pairs; used with a cache, where the first query has a traced position."""
 
-    array: jax.Array
+    array: jax.Array  # bool [B or 1, 1, T, S]
 
     def block(self, rows: Span, columns: Span) -> jax.Array:
         return columns.of(rows.of(self.array, 2), 3)
@@ -177,7 +177,7 @@ class Given(Mask):
 @_description("parts")
 @dataclasses.dataclass(frozen=True)
 class All(Mask):
-    """The pairs that every part allows; made by `&`."""
+    """The conjunction of masks, as `&` returns it: the pairs that every part allows."""
 
     parts: tuple[Mask, ...]
 
@@ -187,28 +187,28 @@ class All(Mask):
 
 
 def parts_of(mask: Mask) -> tuple[Mask, ...]:
-    """The descriptions whose conjunction `mask` is; none for `Full`."""
+    """The masks whose conjunction is `mask`; the empty tuple for `Full`."""
     return mask.parts if isinstance(mask, All) else () if isinstance(mask, Full) else (mask,)
 
 
 def is_causal(mask: Mask) -> bool:
-    """Returns True if the mask is known to forbid every key after its query."""
+    """Returns True if a part of the mask forbids all keys after the query."""
     return any(isinstance(p, Causal) or (isinstance(p, Sliding) and p.causal) for p in parts_of(mask))
 
 
 def may_be_empty(mask: Mask) -> bool:
-    """Returns True if a query may have no key at all; kernels must then return zeros for it."""
+    """Returns True if some query may have no allowed key; kernels must then return 0 for that query."""
     return any(isinstance(p, Segments | Keys | Blocks | Given) for p in parts_of(mask))
 
 
 def key_count(mask: Mask, queries: int) -> int:
-    """Number of keys that a mask describes: the width of a `Given` array, else as many as there are queries."""
-    given = [part.array.shape[-1] for part in parts_of(mask) if isinstance(part, Given)]
-    return given[0] if given else queries
+    """Number of keys that a mask describes: the last axis of a `Given` array, else the number of queries."""
+    widths = [part.array.shape[-1] for part in parts_of(mask) if isinstance(part, Given)]
+    return widths[0] if widths else queries
 
 
 def materialize(mask: Mask, q_len: int, kv_len: int) -> jax.Array:
-    """The mask as bool [B or 1, 1, q_len, kv_len], True = may attend."""
+    """The mask as an array, bool [B or 1, 1, q_len, kv_len]; True = allowed."""
     array = mask.block(Span(0, q_len), Span(0, kv_len))
     if array is None:
         return jnp.ones((1, 1, q_len, kv_len), bool)

@@ -1,4 +1,4 @@
-"""Multi-head attention with its projections, position terms and cache, as a block calls it."""
+"""Multi-head attention as a module: projections, rotary positions, position terms and cache."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.layers import positions
-from ssljax.layers.attention import Mix, attend
+from ssljax.layers.attention import HeadMixing, attend
 from ssljax.layers.config import BlockConfig
 from ssljax.layers.dense import Dense, Norm, parameter
 from ssljax.layers.masks import Full, Mask, key_count
@@ -24,22 +24,21 @@ KeysValues = tuple[jax.Array | None, jax.Array | None]  # [B, S, G, K] each
 
 
 class Cache(NamedTuple):
-    """Keys and values of attention; slot s of a row holds its token at position s. With a leading axis of layers for
-    a stack."""
+    """Keys and values of earlier tokens; slot s holds position s. A stack adds a leading axis of layers."""
 
     k: jax.Array  # [B, S, G, K], S the maximum number of tokens
-    v: jax.Array
-    cross_k: jax.Array | None = None  # of the memory, [B, M, G, K]
-    cross_v: jax.Array | None = None
+    v: jax.Array  # [B, S, G, K]
+    cross_k: jax.Array | None = None  # [B, M, G, K], keys of the memory of cross-attention
+    cross_v: jax.Array | None = None  # [B, M, G, K]
 
     def with_tokens(self, new: "Cache", start: jax.Array | None) -> "Cache":
-        """A cache with the keys and values of T tokens from position `start` (int [B]; None: 0) on."""
+        """Returns a cache with the keys and values of `new` written from slot `start` (int [B]; None: 0) on."""
         cross = (self.cross_k, self.cross_v) if new.cross_k is None else (new.cross_k, new.cross_v)
         return Cache(_write(self.k, new.k, start), _write(self.v, new.v, start), *cross)
 
 
 class Cached(NamedTuple):
-    """A cache of earlier tokens, and the slots at which new tokens begin."""
+    """A cache, and the slot of the first new token in each row."""
 
     cache: Cache | None = None  # leaves [layers, ...]
     start: jax.Array | None = None  # int32 [B]; None: the cache is empty, new tokens begin at slot 0
@@ -54,15 +53,15 @@ def empty_cache(config: BlockConfig, depth: int, rows: int, slots: int) -> Cache
 class Memory(NamedTuple):
     """The tokens that cross-attention reads."""
 
-    tokens: jax.Array | None  # [B, M, D]; None: their keys and values are in the cache
-    mask: Mask | None = None  # None: every query sees all of them
+    tokens: jax.Array | None  # [B, M, D]; None: the cache already has their keys and values
+    mask: Mask | None = None  # None: every query attends to all of them
 
 
 class Layer(NamedTuple):
-    """The constants and the cache of one layer."""
+    """The inputs of one layer that differ between layers. A stack scans over them, with a leading axis of layers."""
 
-    index: Any  # int32
-    kind: Any  # int32, an index into KINDS
+    index: Any  # int32, number of the layer
+    kind: Any  # int32, index into `layers.config.KINDS`
     drop: Any  # float32, rate of stochastic depth
     cache: Cache | None = None
     rotates: Any = None  # bool, False = without rotary positions; None: every layer has them
@@ -73,23 +72,23 @@ class Shared(NamedTuple):
 
     masks: tuple[Mask, ...] = (Full(),)  # one per kind of layer
     rotary: tuple[Any, ...] = (None,)  # cosines and sines, one pair per kind of layer; None: not rotary
-    terms: tuple[Any, ...] = ()  # states of the position terms
+    terms: tuple[Any, ...] = ()  # results of `Term.prepare`, one per position term
     convolution: Addend | None = None  # added to the output of the first block
-    memory: Memory | None = None  # of cross-attention
-    start: jax.Array | None = None  # int32 [B], slots of the first queries in the cache
-    noise: Noise | None = None
+    memory: Memory | None = None  # read by cross-attention
+    start: jax.Array | None = None  # int32 [B], slot of the first query in the cache; None: empty cache or no cache
+    noise: Noise | None = None  # None: no dropout
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its projections: of the tokens to themselves, or to a memory."""
+    """Multi-head self-attention or cross-attention with its projections."""
 
     config: BlockConfig
-    depth: int
-    cross: bool = False
+    depth: int  # number of blocks of the stack, for the initialiser
+    cross: bool = False  # True: keys and values come from a memory
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, layer: Layer, shared: Shared) -> tuple[jax.Array, KeysValues]:
-        """Returns [B, T, D], and keys and values for the cache; (None, None) if the cache has them already."""
+        """Returns (output [B, T, D], new keys and values); (None, None) if the cache already holds the memory's."""
         c = self.config
         to_q = self.projection("q", c.known("heads"), "heads")
         q_BxTxHxK = self._normed("q", to_q(x_BxTxD))
@@ -104,14 +103,21 @@ class Attention(nn.Module):
         return out(y_BxTxHxK.reshape(*x_BxTxD.shape[:2], -1)), new
 
     def projection(self, name: str, count: int, axis: str, component: str | None = None) -> Projection:
-        """The map x [..., D] -> [..., count, head width] with the parameters `name`, biased as `component` is."""
+        """Returns the linear map [..., D] -> [..., count, head width] with parameters under `name`.
+
+        Args:
+            name: name of the submodule.
+            count: number of heads.
+            axis: logical name of the output axis.
+            component: component of the configuration that decides on the bias; None: `name`.
+        """
         c = self.config
         shape, bias = (count, c.head_width), c.has_bias(component or name)
         dense = Dense(math.prod(shape), ("embed", axis), bias, c.initializer(), c.dtype, name=name)
         return lambda x: dense(x).reshape(*x.shape[:-1], *shape)
 
     def _to_memory(self, q_BxTxHxK: jax.Array, memory: Memory, cache: Cache | None) -> tuple[jax.Array, KeysValues]:
-        """Attention to a memory, whose keys and values an earlier call may have left in the cache."""
+        """Cross-attention; keys and values come from the memory's tokens or, without tokens, from the cache."""
         k: Any
         v: Any
         new: KeysValues = (None, None)
@@ -126,7 +132,7 @@ class Attention(nn.Module):
     def _to_tokens(
         self, q_BxTxHxK: jax.Array, to_q: Projection, x_BxTxD: jax.Array, layer: Layer, shared: Shared
     ) -> tuple[jax.Array, KeysValues]:
-        """Attention to the tokens themselves, and to earlier ones in the cache."""
+        """Self-attention to these tokens and to earlier tokens in the cache."""
         c, length = self.config, x_BxTxD.shape[1]
         keys = length if shared.start is not None else key_count(shared.masks[0], length)
         to_k, to_v = (self.projection(name, c.groups, "kv") for name in ("k", "v"))
@@ -142,17 +148,17 @@ class Attention(nn.Module):
         products = sum(term.products for term in terms)
         attention = self._attend(products)
         heads = Heads(q_BxTxHxK, k_BxSxGxK, self._scale(products), to_q, to_k)
-        made = [term.logits(self, heads, state) for term, state in zip(terms, shared.terms, strict=True)]
-        biases = [bias for bias in made if bias is not None]
+        addends = [term.logits(self, heads, state) for term, state in zip(terms, shared.terms, strict=True)]
+        biases = [bias for bias in addends if bias is not None]
         bias = functools.reduce(jnp.add, biases) if biases else None
-        # Each kind of layer is a branch, so that its mask and its kernel are known when it is compiled.
-        kinds = [functools.partial(attention, mask=mask, bias=bias) for mask in shared.masks]
-        if len(kinds) == 1:
-            return kinds[0](q_BxTxHxK, k_BxSxGxK, v_BxSxGxK), new
-        return jax.lax.switch(layer.kind, kinds, q_BxTxHxK, k_BxSxGxK, v_BxSxGxK), new
+        # One branch per kind of layer: the mask decides on the kernel, so it must be known at compile time.
+        branches = [functools.partial(attention, mask=mask, bias=bias) for mask in shared.masks]
+        if len(branches) == 1:
+            return branches[0](q_BxTxHxK, k_BxSxGxK, v_BxSxGxK), new
+        return jax.lax.switch(layer.kind, branches, q_BxTxHxK, k_BxSxGxK, v_BxSxGxK), new
 
     def _normed(self, name: str, x_BxTxHxK: jax.Array) -> jax.Array:
-        """Queries or keys after their norm, if the configuration has one."""
+        """Queries or keys [B, T, H, K], normalised if `qk_norm` is set."""
         c = self.config
         if not c.qk_norm:
             return x_BxTxHxK
@@ -162,23 +168,26 @@ class Attention(nn.Module):
         return norm(x_BxTxHxK.reshape(*x_BxTxHxK.shape[:2], -1)).reshape(x_BxTxHxK.shape)
 
     def _scale(self, products: int) -> float:
+        """The factor of q k^T if position terms add `products` products to it."""
         return self.config.attention_scale or logit_scale(self.config.head_width, products)
 
     def _attend(self, products: int) -> Callable[..., jax.Array]:
-        """`attend` with the settings of the configuration, for logits of 1 + `products` products."""
+        """`attend` with the settings of the configuration; see `_scale` for `products`."""
         c, scale = self.config, self._scale(products)
         return functools.partial(
             attend, scale=scale, cap=c.attention_cap, mix=self._mix(), kernel=c.kernel, strict=c.strict
         )
 
-    def _mix(self) -> Mix | None:
-        """The learned sums over heads; at first each head keeps its own logits and weights."""
+    def _mix(self) -> HeadMixing | None:
+        """The parameters that mix heads, initially the identity; None without `talking_heads`."""
         if not self.config.talking_heads:
             return None
         heads = self.config.known("heads")
-        same: Any = lambda key, shape: jnp.eye(*shape)  # noqa: E731
+        identity: Any = lambda key, shape: jnp.eye(*shape)  # noqa: E731
         names = ("mix_logits", "mix_weights")
-        return Mix(*(parameter(self, name, same, (None, None), (heads, heads), role="matrix") for name in names))
+        return HeadMixing(
+            *(parameter(self, name, identity, (None, None), (heads, heads), role="matrix") for name in names)
+        )
 
 
 def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Array:
@@ -192,7 +201,7 @@ def _write(slots: jax.Array, new: jax.Array, start: jax.Array | None) -> jax.Arr
 
 
 def _of_layer(tables: tuple[Any, ...], layer: Layer) -> Any:
-    """The cosines and sines of a layer, from those of each kind of layer."""
+    """The cosines and sines of a layer, from those of each kind of layer; a single entry serves all kinds."""
     own = tables[0] if len(tables) == 1 else jax.tree.map(lambda *xs: jnp.stack(xs)[layer.kind], *tables)
     if layer.rotates is None:
         return own

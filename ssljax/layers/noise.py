@@ -1,7 +1,7 @@
-"""Dropout and stochastic depth whose masks belong to an example, not to a batch.
+"""Dropout and stochastic depth with one random mask per example.
 
-The mask of example i is a function of (key, row i) alone. Cutting a batch into slices, reordering it or spreading it
-over devices therefore leaves every mask as it was, so micro-batching is exact.
+The mask of an example depends only on the key and on the index of the example in the global batch. It does not change
+when a batch is cut into slices, reordered or split over devices, so micro-batching is exact.
 """
 
 from typing import NamedTuple
@@ -13,25 +13,25 @@ from ssljax.base.hashing import name_id
 
 
 class Noise(NamedTuple):
-    """A source of randomness for a batch: one key and the index of each example in the global batch."""
+    """The randomness of a batch: one key, and the index of each example in the global batch."""
 
     key: jax.Array
-    row: jax.Array  # int32 [B]
+    row: jax.Array  # int32 [B], index in the global batch
 
     def at(self, place: int | str | jax.Array) -> "Noise":
-        """The independent source of a place: a layer (its index, which may be traced) or a name."""
+        """Returns independent noise for one use, given by a name or by the index of a layer (may be traced)."""
         return self._replace(key=jax.random.fold_in(self.key, name_id(place) if isinstance(place, str) else place))
 
     def keys(self) -> jax.Array:
-        """One key per example [B]."""
+        """Random keys [B], one per example."""
         return jax.vmap(jax.random.fold_in, (None, 0))(self.key, self.row)
 
 
 def dropout(x: jax.Array, rate: float | jax.Array, noise: Noise | None) -> jax.Array:
-    """Sets elements of x [B, ..., D] to zero with probability `rate` (Srivastava 2014); the rest grow by 1/(1 - rate).
+    """Sets elements of x [B, ..., D] to 0 with probability `rate`; multiplies the others by 1 / (1 - rate).
 
-    The identity without noise or at rate 0. The rate is rounded to a multiple of 2^-16, and the scale follows the
-    rounded rate: 16 random bits per element halve the work of the generator.
+    Srivastava et al. 2014. The identity without noise or at rate 0. The rate is rounded to a multiple of 2^-16, since
+    16 random bits per element take half the time of 32; the factor uses the rounded rate.
     """
     if noise is None or (isinstance(rate, int | float) and rate == 0):
         return x
@@ -46,7 +46,10 @@ def dropout(x: jax.Array, rate: float | jax.Array, noise: Noise | None) -> jax.A
 
 
 def drop_path(x: jax.Array, rate: float | jax.Array, noise: Noise | None) -> jax.Array:
-    """Stochastic depth (Huang 2016): the whole branch x [B, ...] of an example is dropped with probability `rate`."""
+    """Stochastic depth (Huang et al. 2016): sets x [B, ...] of whole examples to 0 with probability `rate`.
+
+    The other examples are multiplied by 1 / (1 - rate). The identity without noise or at rate 0.
+    """
     if noise is None or (isinstance(rate, int | float) and rate == 0):
         return x
     keep = 1 - jnp.float32(rate)

@@ -1,10 +1,11 @@
-"""Declarations of parameters: what each one is (its role), and how many blocks lie above it (its height).
+"""Roles and heights of parameters, which optimisers read instead of names.
 
-A module declares both where it makes the parameter (`ssljax.layers.dense.parameter`); optimisers read them and never
-look at names. A parameter without a declaration (a plain array, a plain flax module) is a "matrix" with two or more
-axes, else a "bias"; its height is 0.
+The role is the kind of a parameter. The height is the number of blocks from the parameter to the output of its stack,
+including its own block. A module declares both when it creates a parameter (`ssljax.layers.dense.parameter`). Defaults
+for parameters without a declaration (plain arrays, plain flax modules): role "matrix" with two or more axes, else
+"bias"; height 0.
 
-Roles decide weight decay, Muon's set and trust ratios (LARS, LAMB):
+Roles decide on weight decay, on orthogonalisation by Muon, and on trust ratios (LARS, LAMB):
 
     role        examples                                                      decay   Muon    trust ratio
     matrix      kernels of hidden maps, experts, routers, convolutions        yes     yes     yes
@@ -17,16 +18,22 @@ Roles decide weight decay, Muon's set and trust ratios (LARS, LAMB):
     scale       LayerScale, temperatures                                      no      no      no
 
 Heights decide layer-wise decay: the learning rate of a parameter is multiplied by decay ** height (Clark et al. 2020,
-ELECTRA; Bao et al. 2022, BEiT). In a stack of n blocks, block i (from 0) has height n - i. Embeddings and all else
-that makes the input of the stack have height n + 1. The final norm, heads, and biases that all blocks share have
-height 0. Each stack counts its own blocks: the encoder and the decoder of a pair, each tower, the decoder of a masked
-autoencoder; a table that two stacks read belongs to the deeper one. A block that is applied several times in a row
-(ALBERT) counts once. The maps between two towers (LLaVA) are a head of the first.
+ELECTRA; Bao et al. 2022, BEiT):
 
-`height_of(module, name)` asks the nearest enclosing module with a method `height_of(part: str) -> int`, `part` being
-its own parameter or submodule that holds the parameter. Inside a scanned unit heights are relative to the first block
-of the unit; `nn.scan(..., metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: heights})` gives the heights of these
-first blocks, and a scanned parameter [L, ...] has L heights.
+- Block i (from 0) of a stack of n blocks has height n - i.
+- Embeddings, and other parameters of the input of the stack, have height n + 1.
+- The final norm, heads, and position terms that all blocks share have height 0.
+- Each stack counts its own blocks: encoder and decoder, each tower, the decoder of a masked autoencoder.
+- A table that two stacks read has the height that the deeper stack gives it.
+- A block that is applied several times in a row (ALBERT) counts once.
+- The maps between the two towers of LLaVA are a head of the image tower.
+
+A module answers for its parameters and submodules by a method `height_of(part: str) -> int`, where `part` is the name
+of the parameter or submodule. The function `height_of` walks up from a parameter to the nearest module with this
+method.
+
+A scanned parameter [L, ...] has L heights. Inside a scanned unit, heights are relative to the first block of the unit;
+`nn.scan(..., metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: heights})` adds the heights of the first blocks.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -38,15 +45,15 @@ import jax
 Role = Literal["matrix", "head", "embedding", "position", "token", "bias", "norm", "scale"]
 Height = int | tuple[int, ...]
 
-HEIGHTS = "heights"  # key of `metadata_params`
+HEIGHTS = "heights"  # key of `metadata_params` of `nn.scan`
 
 
 class Effects(NamedTuple):
-    """The defaults of optimisers for a role."""
+    """The treatment of a role by optimisers."""
 
-    decays: bool  # weight decay
-    orthogonal: bool  # Muon orthogonalises the update
-    trust: bool  # LARS and LAMB scale the update by the norm of the parameter
+    decays: bool  # has weight decay
+    orthogonal: bool  # Muon orthogonalises its update
+    trust: bool  # LARS and LAMB scale its update by the norm of the parameter
 
 
 EFFECTS: dict[Role, Effects] = {
@@ -62,13 +69,13 @@ EFFECTS: dict[Role, Effects] = {
 
 
 class Declared(nn.LogicallyPartitioned):
-    """A parameter with its logical axis names, role and height, as `init` returns it."""
+    """The box in which `init` returns a parameter: its value, logical axis names, role and height."""
 
     role: Role = flax.struct.field(default="matrix", pytree_node=False)
     height: Height = flax.struct.field(default=0, pytree_node=False)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
-        """Adds the axis of a scan, and the heights of its blocks if it is one over blocks."""
+        """Adds the axis of a scan; a scan over blocks also turns the height into one height per block."""
         box: Any = super().add_axis(index, params)
         if HEIGHTS not in params:
             return box
@@ -85,9 +92,9 @@ class Declared(nn.LogicallyPartitioned):
 
 
 class ParameterAxes(tuple[str | None, ...]):
-    """The logical axis names of a parameter, which also carry its role and height.
+    """The logical axis names of a parameter, with its role and height as attributes.
 
-    It is a tuple of names, as sharding rules read it; optimisers read `role` and `height` too.
+    Sharding rules read the tuple of names; optimisers also read `role` and `height`.
     """
 
     role: Role
@@ -100,7 +107,7 @@ class ParameterAxes(tuple[str | None, ...]):
 
 
 def declarations(boxed: Any) -> Any:
-    """The tree of `ParameterAxes` of a tree with boxes; a plain tuple of names (or `()`) where nothing is declared."""
+    """Replaces each box of a tree by its `ParameterAxes`; leaves without a declared role get a plain tuple of names."""
 
     def of_leaf(leaf: Any) -> tuple[str | None, ...]:
         if isinstance(leaf, Declared):
@@ -111,18 +118,18 @@ def declarations(boxed: Any) -> Any:
 
 
 def default_role(rank: int) -> Role:
-    """The role of a parameter that declares none; `rank` leaves the axes of layers and experts out."""
+    """The role of a parameter without a declaration; `rank`: number of axes, without axes of layers and experts."""
     return "matrix" if rank >= 2 else "bias"
 
 
 def height_of(module: nn.Module, part: str) -> int:
-    """The number of blocks above the parameter or submodule `part` of a module (within its scanned unit).
+    """The height of the parameter or submodule `part` of a module, relative to its scanned unit.
 
-    It is what the nearest enclosing module with a method `height_of` returns, and 0 without one.
+    Asks the nearest enclosing module (the module itself included) that has a method `height_of`; 0 if there is none.
     """
-    inner: Any = module
-    while isinstance(inner, nn.Module):
-        if hasattr(inner, "height_of"):
-            return inner.height_of(part)
-        inner, part = inner.parent, inner.name or ""
+    enclosing: Any = module
+    while isinstance(enclosing, nn.Module):
+        if hasattr(enclosing, "height_of"):
+            return enclosing.height_of(part)
+        enclosing, part = enclosing.parent, enclosing.name or ""
     return 0

@@ -1,4 +1,4 @@
-"""A convolution along the sequence, under the mask of attention."""
+"""A convolution along the sequence that respects the attention mask (DeBERTa v2)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from ssljax.layers.noise import Noise, dropout
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionConfig:
-    """A convolution over the input of the first block, added to its output (DeBERTa v2)."""
+    """A convolution of the input of the first block, added to the output of that block (DeBERTa v2)."""
 
-    size: int = setting(3, ge=1, doc="number of tokens under the kernel, odd")
+    size: int = setting(3, ge=1, doc="width of the kernel in tokens, odd")
     activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = setting("gelu", doc="activation of the result")
 
     def validate(self) -> None:
@@ -27,24 +27,27 @@ class ConvolutionConfig:
 
 
 class Addend(NamedTuple):
-    """The result of the convolution, with scale and bias of the norm that follows the sum."""
+    """The result of the convolution, with the parameters of the norm that follows the sum."""
 
-    value: jax.Array  # [B, T, D]
-    scale: jax.Array  # [D]
-    bias: jax.Array | None  # [D]
+    value: jax.Array  # [B, T, D], result of the convolution
+    scale: jax.Array  # [D], scale of the norm
+    bias: jax.Array | None  # [D], bias of the norm
 
     def added_to(self, x_BxTxD: jax.Array, kind: str, eps: float) -> jax.Array:
-        """norm(x + value), for a kind of norm and its epsilon."""
+        """Returns norm(x + value) [B, T, D]; kind and eps as in `layers.dense.Norm`."""
         return normalized(x_BxTxD + self.value, self.scale, self.bias, kind, eps)
 
 
 class Convolution(nn.Module):
-    """x [B, T, D] -> addend. A token sees a neighbour only where the mask allows the pair: no padding, no other
-    segment of a packed row, and no later token if the mask is causal."""
+    """Convolves x [B, T, D] along the sequence and returns an `Addend`.
+
+    A neighbour that the mask forbids (padding, another segment of a packed row, a later token under a causal mask)
+    enters as zeros.
+    """
 
     config: ConvolutionConfig
     act: Callable[[jax.Array], jax.Array]
-    bias: bool
+    bias: bool  # True: the norm after the sum has a bias
     initializer: Initializer
     dropout: float = 0.0
     dtype: Any = "float32"

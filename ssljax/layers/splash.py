@@ -1,4 +1,4 @@
-"""Attention by the splash kernel of JAX for TPUs: fused, and blocks that a mask forbids are not computed."""
+"""Attention by JAX's splash kernel for TPUs, which is fused and skips the blocks that a mask forbids."""
 
 import functools
 from typing import Any
@@ -12,21 +12,21 @@ from jax.sharding import PartitionSpec
 from ssljax.layers.masks import Causal, Keys, Mask, Segments, Sliding, parts_of
 from ssljax.parallel.rules import partition_spec
 
-LANES = 128  # lengths must be multiples
+LANES = 128  # sequence lengths must be multiples of this number
 
 
 def refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
-    """The reason why the kernel does not support a mask; None if it does."""
+    """The reason why the kernel does not support a request; None if it does."""
     parts = parts_of(mask)
     other = [part for part in parts if not isinstance(part, Causal | Sliding | Segments | Keys)]
     if other:
-        return f"mask {type(other[0]).__name__} is none of full, causal, sliding, segments and keys"
+        return f"mask {type(other[0]).__name__} is none of Full, Causal, Sliding, Segments and Keys"
     if sum(isinstance(part, Segments) for part in parts) > 1:
         return "two masks of segments"
     if any(isinstance(part, Segments) and part.kv_ids is not None for part in parts):
         return "queries and keys have different segments"
     if any(isinstance(part, Keys) for part in parts) and len(parts) > 1:
-        return "a query may have no key, which is unknown at compile time"
+        return "padding together with another mask may leave a query without keys"
     if q.shape[1] % LANES or k.shape[1] % LANES:
         return f"{q.shape[1]} queries and {k.shape[1]} keys are not multiples of {LANES}"
     return None
@@ -35,14 +35,17 @@ def refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> str | None:
 def attend_splash(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, *, scale: float, cap: float | None, interpret: bool = False
 ) -> jax.Array:
-    """softmax(scale q k^T) v over allowed pairs; see `ssljax.layers.attention.attend`.
+    """softmax(scale q k^T) v over allowed pairs, [B, T, H, K]; see `ssljax.layers.attention.attend`.
 
-    On a mesh each device attends for its rows and heads; the compiler does not derive this by itself.
+    On a mesh, `shard_map` gives each device its rows and heads; XLA cannot partition the kernel by itself.
 
     Args:
-        q: [B, T, H, K]. k, v: [B, S, G, K].
-        mask: a mask that `refuses` accepts.
-        interpret: compute as an ordinary program, on any device.
+        q: [B, T, H, K].
+        k, v: [B, S, G, K].
+        mask: a mask for which `refuses` returns None.
+        scale: factor of q k^T.
+        cap: logits x become cap tanh(x / cap); None: no cap.
+        interpret: emulate the kernel, on any device (for tests).
     """
     mesh = jax.sharding.get_abstract_mesh()
     split = partition_spec(("batch", None, "kv", None), k.shape, dict(mesh.shape))
@@ -69,7 +72,7 @@ def _attend(
         block_kv_dq=columns,
     )
     pairs = masks.MultiHeadMask([_pairs(mask, shape)] * q.shape[2])
-    # The kernel needs the mask as an array on the host, also while a program is traced.
+    # The kernel reads the mask as an array on the host, even while jax traces the program.
     with jax.ensure_compile_time_eval():
         attention = kernel.make_splash_mha_single_device(
             pairs, block_sizes=blocks, attn_logits_soft_cap=cap, interpret=interpret
@@ -78,13 +81,13 @@ def _attend(
     if ids is None:
         return jax.vmap(attention)(*heads_first).transpose(0, 2, 1, 3)
     out = jax.vmap(attention)(*heads_first, kernel.SegmentIds(*ids)).transpose(0, 2, 1, 3)
-    has_keys = (ids[0] >= 0) & (
-        ids[1].max(axis=1, keepdims=True) >= 0
-    )  # the kernel returns a mean of values for other queries
+    # For a query without keys the kernel returns a mean of values.
+    has_keys = (ids[0] >= 0) & (ids[1].max(axis=1, keepdims=True) >= 0)
     return jnp.where(has_keys[:, :, None, None], out, 0)
 
 
 def _pairs(mask: Mask, shape: tuple[int, int]) -> Any:
+    """The causal and sliding parts of a mask as a mask of the splash kernel; `shape` is (T, S)."""
     out: Any = masks.FullMask(shape)
     for part in parts_of(mask):
         if isinstance(part, Causal):
@@ -98,7 +101,11 @@ def _pairs(mask: Mask, shape: tuple[int, int]) -> Any:
 
 
 def _segment_ids(mask: Mask, queries: int, keys: int) -> tuple[jax.Array, jax.Array] | None:
-    """Segments of queries [B, T] and keys [B, S]; pairs of equal ids are allowed. Padding has -1 and -2."""
+    """Segment ids of queries [B, T] and keys [B, S]; pairs with equal ids are allowed.
+
+    Padding has id -1 as a query and -2 as a key, so that it matches nothing. None: the mask has no segments and no
+    padding.
+    """
     for part in parts_of(mask):
         if isinstance(part, Segments):
             ids = part.q_ids.astype(jnp.int32)

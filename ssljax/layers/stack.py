@@ -1,4 +1,4 @@
-"""Blocks in sequence, scanned or unrolled, and their shared inputs: masks, rotary tables, position terms."""
+"""A stack of blocks, scanned or unrolled, and the inputs that blocks share: masks, rotary tables, position terms."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ from ssljax.layers.terms.registry import terms_of
 
 
 class Stack(nn.Module):
-    """`depth` blocks, and a final norm unless norms come after each sum.
+    """A stack of `depth` blocks, with a final norm unless `norm_position` is "post".
 
-    The parameters of the blocks are leaves [depth, ...] under `layers`, scanned or not. Logits of routers are sown into
-    the collection `routers` (`layers.experts`).
+    The parameters of the blocks are leaves [depth, ...] under `layers`, whether scanned or unrolled. Router logits are
+    sown into the collection "routers" (`layers.experts.sow_routing`).
     """
 
     config: BlockConfig
@@ -50,19 +50,20 @@ class Stack(nn.Module):
 
         Args:
             x_BxTxD: the input.
-            mask: allowed pairs of queries and keys, which local layers restrict further. A mask of fewer keys than
-                queries means the first tokens. With a filled cache: the slots that queries may see, of those up to
-                their own.
+            mask: allowed pairs of queries and keys, which local layers restrict further. If it has fewer keys than
+                queries, the keys are the first tokens. With a filled cache its keys are slots of the cache, and slots
+                after the query are forbidden in any case.
             layout: positions of the tokens; None: a sequence 0..T-1.
-            noise: for dropout and stochastic depth; None: neither.
-            memory: the tokens of cross-attention.
-            cached: earlier tokens; None: there is no cache.
-            states: also return the output of every block.
-            valid: bool [B, T], False = padding, which losses of routers leave out; None: no padding.
+            noise: randomness of dropout and stochastic depth; None: neither.
+            memory: tokens that cross-attention reads.
+            cached: keys and values of earlier tokens; None: no cache.
+            states: True: also return the output of every block.
+            valid: bool [B, T], False = padding, which router losses leave out; None: no padding.
 
         Returns:
-            tokens [B, T, D]; the states [depth * repeats, B, T, D] before the final norm if asked for, the new cache,
-            and router logits [layers with experts, B, T, E].
+            (tokens [B, T, D], out). `out.state` [depth * repeats, B, T, D]: outputs of the blocks before the final
+            norm; `out.cache`: the updated cache; `out.router` [layers with experts, B, T, E]: router logits. They are
+            None if not requested or absent.
         """
         c = self.config
         cached = cached or Cached()
@@ -81,7 +82,7 @@ class Stack(nn.Module):
         return x_BxTxD, out
 
     def height_of(self, part: str) -> int:
-        """The height of a part (`layers.roles`): a convolution belongs to the first block, the rest to no block."""
+        """The height of a part (`layers.roles`): a convolution counts as the first block; the rest has height 0."""
         return self.depth if part == "convolution" else 0
 
     def _heights(self, units: int) -> tuple[int, ...]:
@@ -94,7 +95,7 @@ class Stack(nn.Module):
         return [KINDS.index(kinds[i % len(kinds)]) for i in range(self.depth * self.config.repeats)]
 
     def _layers(self, cache: Cache | None) -> Layer:
-        """Constants and cache of all layers, leaves [depth * repeats, ...]."""
+        """The inputs of all layers, leaves [depth * repeats, ...]."""
         total, rotates = self.depth * self.config.repeats, self.config.rope_layers
         drop = jnp.linspace(0.0, self.config.drop_path, total)
         layers = Layer(jnp.arange(total), jnp.asarray(self._kinds()), drop, cache)
@@ -103,7 +104,7 @@ class Stack(nn.Module):
         return layers._replace(rotates=jnp.asarray([rotates[i % len(rotates)] for i in range(total)]))
 
     def _blocks(self, x_BxTxD: jax.Array, layers: Layer, shared: Shared, states: bool) -> tuple[jax.Array, Out]:
-        """A scan over the blocks, or over periods of several blocks; all steps of it are unrolled without `scan`."""
+        """Scans over blocks, or over units of several blocks (`Repeated`, `Period`); unrolled if `scan` is false."""
         c = self.config
         period = c.repeats if c.experts is None else c.experts.every
         steps = self.depth * c.repeats // period
@@ -135,34 +136,38 @@ class Stack(nn.Module):
             pairs = Pairs(length, cached.cache.k.shape[2], True, layout, start)
         kinds = sorted(set(self._kinds()))
         masks = tuple(_mask(mask, pairs, c.known("window") if KINDS[kind] == "local" else None) for kind in kinds)
-        # The length is unknown with a cache, so scalings that depend on it treat sequences as short ones.
+        # With a cache the final length is unknown; length 0 makes scalings that depend on it assume a short sequence.
         rotary = _rotary(c, layout, length, length if cached.cache is None else 0, kinds)
         states = tuple(term.prepare(self, pairs) for term in terms_of(c))
         return Shared(masks, rotary, states, start=pairs.start)
 
     def _convolution(self, x_BxTxD: jax.Array, mask: Mask, noise: Noise | None, cached: Cached) -> Addend | None:
-        """The addend to the output of the first block."""
+        """The result of the convolution, to be added to the output of the first block; None without a convolution."""
         c, conv = self.config, self.config.convolution
         if conv is None:
             return None
         if cached.cache is not None:
-            raise UserError("model.convolution: cannot read token by token with a cache (None is required)")
+            raise UserError("model.convolution: must be None for generation with a cache, which reads token by token")
         biased, act = c.norm == "layer" and c.has_bias("norm"), ACTIVATIONS[conv.activation]
         module = Convolution(conv, act, biased, c.initializer(), c.dropout, c.dtype, name="convolution")
         return module(x_BxTxD, mask, noise)
 
 
 def _mask(mask: Mask, pairs: Pairs, window: int | None) -> Mask:
-    """The mask of layers that see a window of keys, or all of them (None)."""
+    """The mask of the layers of one kind; `window`: reach of local layers, None for global layers."""
     if pairs.start is None:
         return mask if window is None else mask & Sliding(window, causal=pairs.causal)
-    distance_Bx1xTxS = pairs.distance()[:, None]  # slots after the query are still empty
-    visible = distance_Bx1xTxS <= 0
+    distance_Bx1xTxS = pairs.distance()[:, None]
+    visible = distance_Bx1xTxS <= 0  # slots after the query are still empty
     return Given(visible if window is None else visible & (distance_Bx1xTxS > -window)) & mask
 
 
 def _rotary(c: BlockConfig, layout: Layout, queries: int, length: int, kinds: list[int]) -> tuple[Any, ...]:
-    """Cosines and sines [B or 1, T, 1, R / 2], one pair per kind of layer if their bases may differ."""
+    """Rotary tables: (cosines, sines), [B or 1, T, 1, R / 2] each, one pair per kind of layer; (None,) without
+    rotation.
+
+    Tables of the layout, which do not depend on the kind, are returned as a single pair.
+    """
     if layout.rotary is not None:
         return (layout.rotary,)
     if c.rope_theta is None:
@@ -174,7 +179,7 @@ def _rotary(c: BlockConfig, layout: Layout, queries: int, length: int, kinds: li
 
 
 class Repeated(nn.Module):
-    """A block applied several times in succession with the same parameters."""
+    """The scanned unit of ALBERT: one block applied `repeats` times in succession with the same parameters."""
 
     config: BlockConfig
     depth: int
@@ -196,7 +201,7 @@ class Repeated(nn.Module):
 
 
 class Period(nn.Module):
-    """Blocks in sequence, one of which has experts."""
+    """The scanned unit of models with experts in every n-th block: n blocks, one of which has experts."""
 
     config: BlockConfig
     depth: int
@@ -213,18 +218,18 @@ class Period(nn.Module):
             block = _remat(c)(c, self.depth, self.cross, self.states, c.experts.at(i), i, name=f"block_{i}")
             x_BxTxD, out = block(x_BxTxD, layer, shared)
             outs.append(out)
-        # A field that only some blocks have (the router) is stacked over these.
+        # A field that some blocks lack (the router logits) is stacked over the blocks that have it.
         return x_BxTxD, Out(*(_stacked([leaf for leaf in leaves if leaf is not None]) for leaves in zip(*outs)))
 
 
 def _stacked(trees: list[Any]) -> Any:
-    """Stacks trees of arrays along a new first axis; None if there are none."""
+    """Stacks trees of arrays along a new first axis; None for an empty list."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if trees else None
 
 
 def _remat(c: BlockConfig) -> Any:
-    """The class of blocks, with its policy of rematerialisation."""
+    """The class `Block`, wrapped to recompute activations in the backward pass as `remat` demands."""
     if c.remat == "none":
         return Block
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == "dots" else None
-    return nn.remat(Block, prevent_cse=not c.scan, policy=saved)  # a loop prevents the elimination by itself
+    return nn.remat(Block, prevent_cse=not c.scan, policy=saved)  # a scan prevents CSE by itself

@@ -1,8 +1,8 @@
 """Losses: pure functions of arrays, without modules, meshes or configuration.
 
-Every per-example loss takes `weights=None` [N] (0 = padding: neither anchor nor negative) and `reduce=True`, which
-returns the weighted mean (0 if all weights are 0). `reduce=False` returns (values [N], weights [N]). Sums, softmaxes
-and norms are computed in float32.
+Every per-example loss has two options. `weights` [N]: weight of each example, 0 = padding (neither anchor nor
+negative); None: all 1. `reduce`: True returns the weighted mean (0 if all weights are 0), False returns (values [N],
+weights [N]). Sums, softmaxes and norms are computed in float32.
 """
 
 from ssljax.losses.classification import TokenScores, cross_entropy, linear_cross_entropy, linear_nll

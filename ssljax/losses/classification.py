@@ -1,4 +1,4 @@
-"""Cross-entropy of given logits, and cross-entropy fused with the output projection."""
+"""Cross-entropy of logits, and cross-entropy fused with the projection to logits."""
 
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +25,7 @@ def cross_entropy(
     Args:
         logits: [N, C], any float type; computed in float32.
         labels: int [N] in [0, C), or soft labels float [N, C]. An integer outside [0, C) whose weight is positive
-            gives NaN, so that a wrong label does not train silently.
+            gives NaN, so that a wrong label is noticed.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
@@ -48,7 +48,7 @@ class TokenScores(NamedTuple):
 
     Attributes:
         nll: float32 [N], minus the log probability of the label, in nats.
-        correct: bool [N], True if no other class has a higher logit (ties count as correct). Carries no gradient.
+        correct: bool [N], True if no other class has a higher logit (ties count as correct). It has no gradient.
     """
 
     nll: jax.Array
@@ -75,7 +75,7 @@ def linear_nll(
         bias: [V] or None.
         labels: int [N]; a label outside [0, V) gives NaN.
         cap: soft cap of the products, x -> cap tanh(x / cap), applied before the bias (Gemma 2); None = no cap.
-        chunk: tokens of the global batch in a slab; need not divide N.
+        chunk: number of tokens of the global batch per slab; it need not divide N.
     """
     n, v = hidden.shape[0], kernel.shape[1]
     bias = jnp.zeros(v, jnp.float32) if bias is None else bias
@@ -104,7 +104,7 @@ def linear_cross_entropy(
         bias: [V] or None.
         labels: int [N]; ignored where the weight is 0.
         weights: [N], 0 = padding.
-        chunk: tokens for which logits are held at a time.
+        chunk: number of tokens whose logits are in memory at a time.
         reduce: False returns (values [N], weights [N]).
     """
     weights = weights_of(weights, hidden.shape[0])

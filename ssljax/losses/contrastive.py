@@ -25,8 +25,8 @@ def nt_xent(
         temperature: t > 0.
         weights: [N]; an example of weight 0 is neither anchor nor negative. Other weights only weight the anchors.
         reduce: False returns (values [N], weights [N]).
-        block: examples whose columns of the similarity matrix are held at a time (two columns an example). The
-            matrix is then never stored as a whole and is recomputed in the backward pass. None = the whole matrix.
+        block: number of examples whose columns of the similarity matrix (two each) are in memory at a time; the
+            backward pass recomputes them. None: the whole matrix is stored.
     """
     n = z1.shape[0]
     weights = weights_of(weights, n)
@@ -48,8 +48,9 @@ def nt_xent_ring(
 ):
     """`nt_xent` of a batch that is sharded over the mesh axis `axis_name`; call it inside a `shard_map`.
 
-    The embeddings are passed around the ring of devices, one neighbour at a time. A device with n examples holds
-    [2n, 2n] similarities at a time (fewer with `block`), never all similarities of the batch.
+    The embeddings travel around a ring of devices. A device with n examples stores at most [2n, 2n] similarities at a
+    time (fewer with `block`), never all similarities of the batch. To differentiate, take the gradient of the whole
+    `shard_map` from outside; it equals the gradient of `nt_xent`.
 
     Args:
         z1, z2: [n, D], the examples of this device, in the order of the global batch.
@@ -58,8 +59,6 @@ def nt_xent_ring(
         reduce: True returns the mean over the global batch, equal on all devices; False returns (values [n],
             weights [n]) of this device.
         temperature, block: see `nt_xent`.
-
-    Differentiate through the whole `shard_map` from outside: its gradients equal the gradients of `nt_xent`.
     """
     n, size = z1.shape[0], jax.lax.axis_size(axis_name)
     weights = weights_of(weights, n)
@@ -73,7 +72,7 @@ def nt_xent_ring(
         keys, key_row, key_valid = travelling
         return (travelling, jnp.logaddexp(log_z, similarities(keys, key_row, key_valid))), None
 
-    # Recomputed in the backward pass: of each hop only the [2, n, D] embeddings are kept.
+    # Recomputed in the backward pass, so that only the embeddings [2, n, D] of each hop are stored.
     @jax.checkpoint
     def similarities(keys, key_row, key_valid):
         return _log_normaliser(z_2xnxD, row, keys, key_row, key_valid, temperature, block)
@@ -119,7 +118,7 @@ def _mean_over_views(z_2xNxD: jax.Array, log_z_2xN: jax.Array, temperature: floa
 
 
 def _log_normaliser(q_2xNxD, q_row, k_2xMxD, k_row, k_valid, temperature, block: int | None) -> jax.Array:
-    """log sum of exp(q k / t) over all valid keys except the query itself (same view and row): [2, N]."""
+    """Log of the sum of exp(q k / t) over all valid keys except the query itself (same view and row): [2, N]."""
 
     def dense(k, k_row, k_valid):
         s = jnp.einsum("vnd,umd->vnum", q_2xNxD, k) / temperature

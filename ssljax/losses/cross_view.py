@@ -59,7 +59,7 @@ def swav_loss(
     Args:
         scores: [N, V, K], dot products of embeddings and prototypes, both normalised.
         assignments: [N, A, K], the result of `sinkhorn` for the first A views.
-        temperature: of the softmax.
+        temperature: temperature of the softmax.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
 
@@ -75,19 +75,20 @@ def swav_loss(
 def sinkhorn(
     scores: jax.Array, *, epsilon: float = 0.05, iterations: int = 3, weights: jax.Array | None = None
 ) -> jax.Array:
-    """Soft assignments of N examples to K prototypes that use every prototype equally (Sinkhorn-Knopp).
+    """Soft assignments of N examples to K prototypes, with equal total mass per prototype (Sinkhorn-Knopp).
 
     Q = diag(u) exp(scores / epsilon) diag(v) (Caron et al. 2020, eq. 3 to 5; Cuturi 2013): each iteration gives all
-    prototypes equal mass, then every example mass 1. Computed in log space, so that no score overflows.
+    prototypes equal mass, then every example mass 1. Computed in log space, so no score overflows.
 
     Args:
         scores: [N, K].
         epsilon: entropic smoothing; a small value is close to hard assignment.
         iterations: number of Sinkhorn-Knopp iterations, at least 1.
-        weights: [N], the mass of each example among the prototypes; 0 = padding, which is assigned but not counted.
+        weights: [N], contribution of each example to the mass of prototypes; 0 = padding, assigned without
+            contributing.
 
     Returns:
-        float32 [N, K]; rows sum to 1. Differentiable; SwAV uses it without a gradient (`swav_loss` stops it).
+        float32 [N, K]; rows sum to 1. Differentiable; `swav_loss` stops the gradient.
     """
     weights = weights_of(weights, scores.shape[0])
     log_w = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1.0)), NEG_INF)[:, None]
@@ -106,6 +107,8 @@ def _across_views(target_NxTxK: jax.Array, log_q_NxSxK: jax.Array, skip_same: bo
     counted_TxS = ~jnp.eye(t, s, dtype=bool) if skip_same else jnp.ones((t, s), bool)
     pairs = t * s - (min(t, s) if skip_same else 0)
     if pairs == 0:
-        raise UserError(f"no pair of different views: got {t} target and {s} predicting views, one must be more than 1")
+        raise UserError(
+            f"no pair of different views: got {t} target and {s} predicting views, one number must be at least 2"
+        )
     cross_entropy_NxTxS = -jnp.einsum("ntk,nsk->nts", target_NxTxK, log_q_NxSxK)
     return jnp.where(counted_TxS, cross_entropy_NxTxS, 0.0).sum((1, 2)) / pairs

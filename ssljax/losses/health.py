@@ -20,7 +20,7 @@ def alignment(z1: jax.Array, z2: jax.Array, *, weights: jax.Array | None = None,
 
 
 def uniformity(z: jax.Array, t: float = 2.0, *, weights: jax.Array | None = None) -> jax.Array:
-    """log mean over pairs i != j of exp(-t |z_i - z_j|^2) on the unit sphere, <= 0; 0 = collapsed, small = uniform.
+    """Log of the mean over pairs i != j of exp(-t |z_i - z_j|^2) on the unit sphere: 0 = collapsed, low = uniform.
 
     Wang & Isola 2020, eq. 4, over pairs of different examples as in the authors' code. z: [N, D], normalised inside;
     weights [N]: the weight of a pair is the product of the two weights. Returns 0 if no pair has weight.
@@ -48,7 +48,7 @@ def feature_std(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
 
 
 def effective_rank(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
-    """exp of the entropy of the normalised singular values of z, in [1, min(N, D)].
+    """Exponential of the entropy of the normalised singular values of z, in [1, min(N, D)].
 
     Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality"; z is not centred, as in RankMe
     (Garrido et al. 2023). z: [N, D]; weights [N]: row i of z is scaled by sqrt(w_i) first, so a row of weight 2 counts
@@ -61,6 +61,6 @@ def effective_rank(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Arr
 
 
 def entropy(p: jax.Array) -> jax.Array:
-    """-sum p log p over the last axis, in nats; 0 log 0 = 0. p: [..., K] probabilities."""
+    """Entropy -sum p log p over the last axis, in nats, with 0 log 0 = 0. p: [..., K] probabilities."""
     p = p.astype(jnp.float32)
     return -(p * jnp.log(jnp.where(p > 0, p, 1.0))).sum(-1)

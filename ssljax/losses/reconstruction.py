@@ -1,4 +1,4 @@
-"""Losses between hidden inputs and their reconstruction."""
+"""Losses between masked inputs and their reconstruction."""
 
 import jax
 import jax.numpy as jnp

@@ -1,10 +1,10 @@
-"""The reduction that all per-example losses share: values and weights in, a weighted mean out."""
+"""Helpers of all losses: the weighted mean over examples, and L2 normalisation."""
 
 import jax
 import jax.numpy as jnp
 
 NEG_INF = -1e30
-"""Stands for minus infinity in masked scores: finite, so that no gradient is ever inf - inf."""
+"""Masked scores have this finite value instead of minus infinity, so that no gradient is inf - inf."""
 
 
 def weights_of(weights: jax.Array | None, n: int) -> jax.Array:

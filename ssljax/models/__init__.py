@@ -1,6 +1,6 @@
-"""Model families: each is a configuration that maps a published architecture to the shared block.
+"""Model families: configurations that express published architectures with the shared transformer block.
 
-`create(config, spec)` gives a Flax module; shapes that the configuration leaves open come from the data.
+`create(config, spec)` returns a Flax module; the data give the shapes that the configuration leaves open.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,11 @@ REGISTRY = Registry(
 
 
 def create(config: Any, spec: Any) -> nn.Module:
-    """Creates the module of a configuration (a mapping with `name`, or an instance) for data described by `spec`.
+    """Creates the Flax module of a model.
+
+    Args:
+        config: a mapping with the key `name`, or an instance of a configuration.
+        spec: `ssljax.data.DataSpec` of the data.
 
     Raises:
         UserError: unknown name or key, or shapes that do not fit the data.

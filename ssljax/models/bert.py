@@ -11,7 +11,7 @@ from ssljax.models.tokens import TokenConfig
 
 BARE = {"readout_transform": False, "readout_bias": False}
 _WITH_POOLER = {**BARE, "extras": ("pooler",)}
-_UNCASED = {"vocab_size": 30_522, "max_len": 512}  # word pieces of BERT
+_UNCASED = {"vocab_size": 30_522, "max_len": 512}  # the uncased vocabulary of BERT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DistilBertConfig(BertConfig):
 
 @dataclasses.dataclass(frozen=True)
 class AlbertConfig(BertConfig):
-    """ALBERT (Lan et al. 2020): one block applied repeatedly, narrow embeddings. `depth` counts distinct blocks."""
+    """ALBERT (Lan et al. 2020): one block applied `repeats` times, narrow embeddings; `depth` counts distinct ones."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 1, 2, repeats=2, embedding_dim=64),
@@ -87,7 +87,7 @@ class AlbertConfig(BertConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ElectraConfig(BertConfig):
-    """ELECTRA (Clark et al. 2020): BERT whose embeddings have a separate width; the generator is a smaller one."""
+    """ELECTRA (Clark et al. 2020): BERT with a separate embedding width. The generator is a smaller instance."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 2, 2, embedding_dim=64),

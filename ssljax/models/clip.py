@@ -37,12 +37,21 @@ class TextConfig(GPTConfig):
     bias_except: tuple[Component, ...] = fixed(())
     attention_scale: float | None = fixed(None)
     attention: Literal["causal", "full"] = setting(
-        "causal", doc="attention mask; 'causal': tokens attend to previous tokens and themselves, 'full': to all tokens"
+        "causal",
+        doc="attention mask; 'causal': tokens attend to themselves and to previous tokens, 'full': to all tokens",
     )
 
 
 def _towers(patch: int, image: Preset, text: Preset, embed_dim: int | None, side: int = 224, **shared: Any) -> Preset:
-    """A preset of both towers; `embed_dim` None: a SigLIP. `shared` are values of keys of both."""
+    """A preset of two towers.
+
+    Args:
+        patch: side of a patch in pixels.
+        image, text: keys of the image tower and of the text tower.
+        embed_dim: width of the shared embedding space of CLIP; None: a preset of SigLIP.
+        side: side of the images in pixels.
+        **shared: keys of both towers.
+    """
     image_keys: Preset = {"embedding_norm": True, "patch_bias": False} if embed_dim else {"pool": "map"}
     text_keys: Preset = {} if embed_dim else {"attention": "full"}
     shape = (side, side, 3)
@@ -79,9 +88,9 @@ class CLIPConfig:
     embed_dim: int | None = setting(
         128,
         ge=1,
-        doc="width of the shared embedding space; None: the image tower's width, and its vectors are not projected",
+        doc="width of the shared embedding space; None: the width of the image tower, without its projection",
     )
-    temperature: float = setting(0.07, gt=0, doc="initial temperature of the similarities; the temperature is learned")
+    temperature: float = setting(0.07, gt=0, doc="initial value of the learned temperature of the similarities")
     projection_bias: bool = fixed(False, doc="add a bias to the projections")
     logit_bias: float | None = fixed(None, doc="initial bias of the similarities, learned (SigLIP); None: no bias")
 
@@ -89,7 +98,7 @@ class CLIPConfig:
         check_preset(self)
 
     def with_preset(self) -> Self:
-        """A copy with the values of all presets filled in."""
+        """Returns a copy with the values of all presets filled in."""
         full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
         return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
@@ -100,15 +109,14 @@ class CLIPConfig:
         return CLIP(dataclasses.replace(full, image=image, text=text))
 
     def standalone(self) -> "CLIP":
-        """The two towers without data; the image shape, the vocabulary size and `max_len` must be set."""
+        """The two towers without data; `image_shape`, `vocab_size` and `max_len` of the towers must be set."""
         full = self.with_preset()
         return CLIP(dataclasses.replace(full, image=dataclasses.replace(full.image, tiled=False)))
 
 
 @dataclasses.dataclass(frozen=True)
 class SigLIPConfig(CLIPConfig):
-    """SigLIP (Zhai et al. 2023): CLIP with attention-pooled images, bidirectional texts pooled at the last token, and a
-    learned bias of the similarities."""
+    """SigLIP (Zhai et al. 2023): CLIP with attention pooling of images, full attention in texts, and a logit bias."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "b16": _towers(
@@ -181,9 +189,9 @@ class CLIP(nn.Module):
         return self.project_text(self.encode_text(tokens, segment_ids=segment_ids, noise=noise).pooled)
 
     def encode_text(self, tokens: jax.Array, mask: Mask | None = None, **keywords: Any) -> Encoded:
-        """The text tower's outputs for tokens int [B, T], under the mask `attention` of the config and `mask`."""
-        own: Mask = Causal() if self.config.text.attention == "causal" else Full()
-        return self.text_tower(tokens, mask=own if mask is None else own & mask, **keywords)
+        """The text tower's outputs for tokens int [B, T]; `mask` restricts the configured attention mask further."""
+        configured: Mask = Causal() if self.config.text.attention == "causal" else Full()
+        return self.text_tower(tokens, mask=configured if mask is None else configured & mask, **keywords)
 
     def encode_image(self, images: jax.Array, **keywords: Any) -> Encoded:
         """The image tower's outputs for images [B, H, W, C]."""
@@ -212,7 +220,7 @@ class CLIP(nn.Module):
         return self.init(key, jnp.zeros((1, *(self.config.image.image_shape or ()))), jnp.zeros((1, 1), jnp.int32))
 
     def flops(self, image_shape: tuple[int, ...] | None = None) -> float:
-        """Forward FLOPs of one pair without the similarities; `image_shape` defaults to the config's."""
+        """Forward FLOPs of one pair, without the similarities; `image_shape`: None for the configured one."""
         c = self.config
         image, text = ViT(c.image, parent=None), TokenTransformer(c.text, parent=None)
         projections = 2.0 * (image.width + text.width) * self.width

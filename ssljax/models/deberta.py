@@ -17,7 +17,7 @@ _SHARED = {"vocab_size": 128_100, "max_len": 512}
 class DebertaConfig(BertConfig):
     """DeBERTa (He et al. 2021, 2023): BERT with disentangled attention and without absolute positions.
 
-    Version 2 adds a convolution parallel to the first block; version 3 is trained as ELECTRA is.
+    Version 2 adds a convolution parallel to the first block. Version 3 is trained with ELECTRA's objective.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {

@@ -1,4 +1,4 @@
-"""Shared by all families: presets and the outputs of an encoder."""
+"""Base classes and helpers of all families: presets and the outputs of an encoder."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,30 +16,33 @@ class Encoded(NamedTuple):
 
     tokens: jax.Array  # [B, T, D], after the final norm
     pooled: jax.Array  # [B, D]
-    states: jax.Array | None = None  # [1 + layers, B, T, D] on request: input of each block, output of the last
-    cache: Any = None  # updated keys and values, if a cache was passed
-    router: jax.Array | None = None  # float32 logits [layers with experts, B, T, E]
-    prefix: jax.Array | None = None  # [B, P, D]: tokens before the patches (class token, registers)
+    # [1 + layers, B, T, D], the input of the first block and the outputs of all blocks; None: not requested
+    states: jax.Array | None = None
+    cache: Any = None  # the updated cache; None: no cache was passed
+    router: jax.Array | None = None  # float32 router logits [layers with experts, B, T, E]; None: no experts
+    prefix: jax.Array | None = (
+        None  # [B, P, D], tokens before the patches (class token, registers); None: no such token
+    )
 
 
-Preset = Mapping[str, Any]  # key -> value
+Preset = Mapping[str, Any]  # {configuration key: value}
 
 
 class PublishedCount(NamedTuple):
-    """Differences between the model whose parameters the publication counts and the one that trains by default."""
+    """The model whose parameters a publication counts, as differences from the default model of the family."""
 
-    keys: Preset = {}  # noqa: RUF012 (never mutated): other values of keys, such as a pooler and no read-out
-    classes: int = 0  # outputs of a linear classifier on `pooled` that is counted too
+    keys: Preset = {}  # noqa: RUF012 (never mutated): keys with other values, for example a pooler and no read-out
+    classes: int = 0  # number of outputs of a linear classifier on `pooled` that the count includes
 
 
 def dims(width: int, depth: int, heads: int, **more: Any) -> Preset:
-    """The values of a preset: width, number of blocks, number of heads, and any other keys."""
+    """Returns a preset: width, number of blocks, number of heads, and other keys."""
     return {"width": width, "depth": depth, "heads": heads, **more}
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(BlockConfig):
-    """A stack of blocks. Keys that differ from their defaults take precedence over the values of the preset."""
+    """Keys of a stack of blocks. A key that differs from its default takes precedence over the preset."""
 
     presets: ClassVar[Mapping[str, Preset]] = {}
     published_count: ClassVar[PublishedCount] = PublishedCount()
@@ -50,7 +53,7 @@ class TransformerConfig(BlockConfig):
     depth: int | None = setting(None, ge=1, doc="number of blocks; None: the preset's")
 
     def with_preset(self) -> Self:
-        """A copy with the values of the preset filled in."""
+        """Returns a copy with the values of the preset filled in."""
         return with_preset(self)
 
     def validate(self) -> None:
@@ -64,7 +67,7 @@ class TransformerConfig(BlockConfig):
 
 
 def with_preset(config: Any) -> Any:
-    """A copy in which the values of the preset replace defaults."""
+    """Returns a copy of a configuration in which the values of its preset replace the defaults."""
     if config.preset is None:
         return config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
@@ -73,14 +76,27 @@ def with_preset(config: Any) -> Any:
 
 
 def check_preset(config: Any) -> None:
-    """Raises ValueError if the family has no preset of that name."""
+    """Checks that the family has the preset of a configuration.
+
+    Raises:
+        ValueError: unknown preset.
+    """
     if config.preset is not None and config.preset not in config.presets:
         close = nearest(config.preset, config.presets)
         raise ValueError(f"preset: unknown preset {config.preset!r}{close} (known: {', '.join(config.presets)})")
 
 
 def element_shape(spec: Any, key: str, path: str) -> tuple[int, ...]:
-    """The shape of the element `key` of one example; the UserError names the config key `path` if there is none."""
+    """The shape of one element of an example.
+
+    Args:
+        spec: `ssljax.data.DataSpec` of the data.
+        key: name of the element, such as "image".
+        path: config key for the message.
+
+    Raises:
+        UserError: examples have no such element.
+    """
     if key not in spec.elements:
         raise UserError(f"{path}: this model reads {key!r}, but the data have: {', '.join(spec.elements)}")
     return tuple(spec.elements[key]["shape"])

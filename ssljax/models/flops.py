@@ -1,7 +1,7 @@
-"""Forward FLOPs per example: matrix products only, 2 m n k each.
+"""Forward FLOPs per example: matrix products only, 2 m n k for a product [m, k] @ [k, n].
 
-Norms, activations, softmax and look-ups are left out (a few per cent). A train step without rematerialisation costs
-three forward passes.
+Norms, activations, softmax and table lookups (a few per cent) are not counted. A train step without rematerialisation
+costs as much as three forward passes.
 """
 
 from ssljax.layers.config import GATED, BlockConfig
@@ -9,10 +9,9 @@ from ssljax.layers.terms.registry import terms_of
 
 
 def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = False) -> float:
-    """Forward FLOPs of `depth` blocks on a sequence of `tokens`.
+    """Forward FLOPs of `depth` blocks on a sequence of `tokens` tokens.
 
-    Causal attention counts T (T + 1) / 2 pairs of tokens, the necessary ones; a kernel that masks the full square
-    spends more.
+    With `causal`, T (T + 1) / 2 pairs of tokens are counted, even if the kernel computes and masks all T^2.
     """
     width, inner = config.known("width"), config.head_width * config.known("heads")
     projections = 2 * width * inner + 2 * width * config.head_width * config.groups
@@ -21,7 +20,7 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
     per_pair = 2 * inner + (2 * config.known("heads") ** 2 if config.talking_heads else 0)
     flops = tokens * (projections + feed_forward) + pairs * per_pair
-    if config.experts is not None:  # in some blocks, top_k feed-forward parts and a router instead of one part
+    if config.experts is not None:  # blocks with experts: top_k feed-forward parts and a router instead of one part
         expert = matrices * width * (config.experts.mlp_dim or config.hidden)
         sparse = config.experts.top_k * expert - feed_forward + width * config.experts.count
         flops += tokens * sparse / config.experts.every

@@ -1,5 +1,4 @@
-"""GPT-1, 2 and 3 (Radford et al. 2018, 2019; Brown et al. 2020), Megatron-LM (Shoeybi et al. 2019), OPT (Zhang et al.
-2022) and Image GPT (Chen 2020)."""
+"""GPT-1, 2 and 3 (Radford et al. 2018, 2019; Brown et al. 2020), Megatron-LM, OPT and Image GPT."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ class GPTConfig(TokenConfig):
     """GPT-2 (Radford et al. 2019): pre-norm blocks, learned positions, tied read-out.
 
     Megatron-LM (Shoeybi et al. 2019) is a larger GPT-2 with a vocabulary padded to 51,200. Turing-NLG (Rosset 2020) is
-    another; that it has GPT-2's vocabulary is an assumption.
+    another larger GPT-2; its vocabulary is assumed to be GPT-2's.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -56,9 +55,10 @@ class GPT1Config(GPTConfig):
 class GPT3Config(GPTConfig):
     """GPT-3 (Brown et al. 2020): GPT-2 with local attention in every second layer; dimensions of table 2.1.
 
-    The paper does not give the width of the local band, so `window` is a choice. It prints a width of 5140 for 13B,
-    where 5120 is meant. Batch size in tokens and learning rate of the table: 0.5M and 6e-4 (125m), 3e-4 (350m), 2.5e-4
-    (760m); 1M and 2e-4 (1.3b), 1.6e-4 (2.7b); 2M and 1.2e-4 (6.7b), 1e-4 (13b); 3.2M and 0.6e-4 (175b).
+    The paper does not give the width of the local band; the default of `window` is our choice. The table prints a width
+    of 5140 for 13B, probably a misprint of 5120 = 40 heads x 128. It gives batch sizes in tokens and learning rates:
+    0.5M and 6e-4 (125m), 0.5M and 3e-4 (350m), 0.5M and 2.5e-4 (760m), 1M and 2e-4 (1.3b), 1M and 1.6e-4 (2.7b), 2M and
+    1.2e-4 (6.7b), 2M and 1e-4 (13b), 3.2M and 0.6e-4 (175b).
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -103,7 +103,7 @@ class OPTConfig(GPTConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImageGPTConfig(GPTConfig):
-    """Image GPT (Chen et al. 2020): GPT-2 over colour clusters, RMSNorm, an untied read-out without the start id."""
+    """Image GPT (Chen et al. 2020): GPT-2 over colour clusters, with RMSNorm; untied read-out without the start id."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4),

@@ -22,7 +22,7 @@ def _llama3(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Pr
 class LlamaConfig(TokenConfig):
     """LLaMA 1 to 3 (Touvron et al. 2023, Dubey et al. 2024): RMSNorm, SwiGLU, rotary positions, no biases.
 
-    Names of presets of versions 2 and 3 begin with the version.
+    The names of presets of versions 2 and 3 begin with the version: "2-7b", "3.1-8b".
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -195,7 +195,7 @@ class NeoXConfig(LlamaConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PaLMConfig(LlamaConfig):
-    """PaLM (Chowdhery et al. 2022): parallel parts that share one norm, multi-query attention, SwiGLU, no biases."""
+    """PaLM (Chowdhery et al. 2022): parallel branches that share one norm, multi-query attention, SwiGLU, no biases."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "micro": dims(128, 4, 4, mlp_dim=512),

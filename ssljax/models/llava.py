@@ -1,4 +1,4 @@
-"""LLaVA (Liu et al. 2023, "Visual Instruction Tuning"): a decoder that reads images among its tokens."""
+"""LLaVA (Liu et al. 2023, "Visual Instruction Tuning"): a decoder whose input mixes image tokens and text tokens."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class LLaVAConfig:
     of two linear maps, and a decoder."""
 
     inputs: ClassVar[str] = "image_text"
-    # The vocabulary is LLaMA 2's with a token for patches and one for padding, rounded up to a multiple of 64.
+    # LLaMA 2's vocabulary, an image token and a padding token, rounded up to a multiple of 64.
     presets: ClassVar[Mapping[str, Preset]] = {
         f"1.5-{size}": {"image": _CLIP_L14, "text": LlamaConfig(preset=f"2-{size}", vocab_size=32_064)}
         for size in ("7b", "13b")
@@ -55,14 +55,14 @@ class LLaVAConfig:
     )
     feature_layer: int | tuple[int, ...] = setting(
         -2,
-        doc="hidden state of the image tower that the projector reads; -1: the output of the last block, -2: its "
-        "input; several are concatenated",
+        doc="hidden state of the image tower that the projector reads; -1: output of the last block, -2: its input; a "
+        "list: these states, concatenated",
     )
     feature_tokens: Literal["patches", "all"] = setting(
         "patches", doc="tokens of the image tower that the projector reads; 'all' includes the class token"
     )
     image_token: int = setting(
-        32_000, ge=0, doc="id of the placeholder tokens whose embeddings are replaced by projected image tokens"
+        32_000, ge=0, doc="id of the placeholder tokens; projected image tokens replace their embeddings"
     )
     activation: Activation = setting("gelu", doc="activation between the two maps of the projector")
     projector_bias: bool = setting(True, doc="add a bias to both maps of the projector")
@@ -80,7 +80,7 @@ class LLaVAConfig:
         return (self.feature_layer,) if isinstance(self.feature_layer, int) else self.feature_layer
 
     def with_preset(self) -> Self:
-        """A copy with the values of all presets filled in."""
+        """Returns a copy with the values of all presets filled in."""
         full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
         return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
@@ -91,12 +91,12 @@ class LLaVAConfig:
         return LLaVA(dataclasses.replace(full, preset=None, image=image, text=text))
 
     def standalone(self) -> "LLaVA":
-        """The model without data; the image shape, the vocabulary size and `max_len` must be set."""
+        """The model without data; `image_shape`, `vocab_size` and `max_len` must be set."""
         return LLaVA(dataclasses.replace(self.with_preset(), preset=None))
 
 
 class LLaVA(nn.Module):
-    """A decoder of tokens [B, T] and images [I, H, W, C], which replace the image tokens in order."""
+    """A decoder of tokens [B, T]; the patches of images [I, H, W, C] replace its placeholder tokens in order."""
 
     config: LLaVAConfig  # with preset values filled in
 
@@ -130,7 +130,15 @@ class LLaVA(nn.Module):
         noise: Noise | None = None,
         states: bool = False,
     ) -> Encoded:
-        """Decodes tokens int [B, T] -> states [B, T, D]; `patches` must give one vector per image token."""
+        """Decodes tokens int [B, T] -> hidden states [B, T, D].
+
+        Args:
+            tokens: int [B, T], with one placeholder (`image_token`) per projected image token.
+            images: [I, H, W, C], in the order of their placeholders; None: no images.
+            mask: restricts the causal mask further.
+            noise: randomness of dropout and stochastic depth; None: neither.
+            states: also return the hidden states between the blocks.
+        """
         vectors = self.language.vectors(tokens)
         if images is not None:
             patches = self.patches(images).reshape(-1, vectors.shape[-1])
@@ -143,10 +151,15 @@ class LLaVA(nn.Module):
     def captions(
         self, images: jax.Array, tokens: jax.Array, noise: Noise | None = None, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states [B, T, D] that predict each token, from images [B, H, W, C] and tokens int [B, T].
+        """Hidden states [B, T, D] from which each token of a caption is predicted.
 
-        Each state depends on the image and the previous tokens. `valid` bool [B, T] is False at padding, which losses
-        of routers leave out.
+        State t depends on the image and on the tokens before t.
+
+        Args:
+            images: [B, H, W, C].
+            tokens: int [B, T].
+            noise: randomness of dropout and stochastic depth; None: neither.
+            valid: bool [B, T], False = padding, which router losses leave out; None: no padding.
         """
         patches = self.patches(images, noise.at("image") if noise is not None else None)
         vectors = jnp.concatenate([patches, self.language.vectors(tokens[:, :-1]).astype(patches.dtype)], axis=1)
@@ -157,22 +170,22 @@ class LLaVA(nn.Module):
         return encoded.tokens[:, patches.shape[1] - 1 :]
 
     def patch_count(self, image_shape: tuple[int, ...]) -> int:
-        """The number of tokens per image."""
-        size, more = self.config.image.patch_size, self.config.feature_tokens == "all"
-        return (image_shape[0] // size) * (image_shape[1] // size) + more * self.config.image.prefix
+        """The number of projected tokens per image."""
+        size, all_tokens = self.config.image.patch_size, self.config.feature_tokens == "all"
+        return (image_shape[0] // size) * (image_shape[1] // size) + all_tokens * self.config.image.prefix
 
     def flops(self, tokens: int, image_shape: tuple[int, ...]) -> float:
-        """Forward FLOPs of an image followed by `tokens` tokens; logits are computed for each of these."""
+        """Forward FLOPs of an image and `tokens` text tokens, with logits for each text token."""
         patches, vision, language = self.patch_count(image_shape), self.config.image, self.config.text
         width = language.known("width")
-        read = len(self.config.layers) * vision.known("width")
-        maps = dense_flops(patches, read, width) + dense_flops(patches, width, width)
+        features = len(self.config.layers) * vision.known("width")
+        maps = dense_flops(patches, features, width) + dense_flops(patches, width, width)
         image = ViT(vision, parent=None).flops(image_shape=image_shape)
         decoder = TokenTransformer(language, parent=None)
         return image + maps + decoder.flops(tokens=patches + tokens, causal=True, predicted=tokens)
 
     def readout(self, hidden: jax.Array) -> Readout:
-        """See `TokenTransformer.readout`."""
+        """Inputs of the projection to logits; see `TokenTransformer.readout`."""
         return self.language.readout(hidden)
 
     def logits(self, hidden: jax.Array) -> jax.Array:

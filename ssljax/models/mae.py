@@ -22,7 +22,7 @@ from ssljax.models.vit import ViTConfig
 
 @dataclasses.dataclass(frozen=True)
 class MAEDecoder(TransformerConfig):
-    """A light transformer over all patches; preset "paper" is the paper's, the default suits small encoders."""
+    """A light transformer over all patches. The preset "paper" is the paper's; the default suits small encoders."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 1, 2),
@@ -34,7 +34,8 @@ class MAEDecoder(TransformerConfig):
     preset: str | None = "micro"
     positions: Literal["sincos", "learned"] = setting(
         "sincos",
-        doc="position embeddings; fixed sines and cosines, or a learned table, also of the tokens before the patches",
+        doc="position embeddings; 'sincos': fixed sines and cosines of the patches; 'learned': a table with rows for "
+        "the tokens before the patches too",
     )
 
     def validate(self) -> None:
@@ -63,9 +64,13 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: jax.Array, keep: jax.Array, noise: Noise | None = None, prefix: jax.Array | None = None
     ) -> jax.Array:
-        """Predicts patches: tokens [B, K, D] of the patches keep int [B, K] -> float32 [B, N, patch_dim].
+        """Predicts all patches, float32 [B, N, patch_dim].
 
-        prefix [B, P, D]: tokens before the patches, without a position in the image.
+        Args:
+            tokens: [B, K, D], the encoded visible patches.
+            keep: int [B, K], positions of the visible patches.
+            noise: randomness of dropout and stochastic depth; None: neither.
+            prefix: [B, P, D], encoded tokens before the patches; None: no such tokens.
         """
         c = self.config
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
@@ -74,7 +79,7 @@ class Decoder(nn.Module):
         x = embed(tokens)
         hidden = token_vectors(self, "mask_token", 1, width).astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(hidden, (batch, 1, width))], axis=1)
-        # slot[b, n]: index of patch n among the kept ones, or of the mask token behind them.
+        # slot[b, n]: index in x of patch n; hidden patches have the index of the mask token, which is last.
         rows = jnp.arange(batch)[:, None]
         slot = jnp.full((batch, patches), kept, jnp.int32).at[rows, keep].set(jnp.arange(kept, dtype=jnp.int32))
         x = take_tokens(x, slot)
@@ -97,13 +102,13 @@ class Decoder(nn.Module):
         """Forward FLOPs of an image with `kept` encoded patches."""
         c = self.config
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
-        ends = dense_flops(kept, encoder_width, width) + dense_flops(patches, width, self.patch_dim)
-        return ends + stack_flops(c, c.known("depth"), patches)
+        embed_and_head = dense_flops(kept, encoder_width, width) + dense_flops(patches, width, self.patch_dim)
+        return embed_and_head + stack_flops(c, c.known("depth"), patches)
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig:
-    """A published pair of encoder and decoder; the objective "mae" trains the same two."""
+    """A published pair of encoder and decoder; the objective "mae" trains these two modules."""
 
     inputs: ClassVar[str] = "images"
 
@@ -111,7 +116,7 @@ class AutoencoderConfig:
     decoder: MAEDecoder = setting(MAEDecoder(preset="paper"), doc="the decoder over all patches")
 
     def with_preset(self) -> Self:
-        """A copy with the values of all presets filled in."""
+        """Returns a copy with the values of all presets filled in."""
         return dataclasses.replace(self, encoder=self.encoder.with_preset(), decoder=self.decoder.with_preset())
 
     def standalone(self) -> "Autoencoder":
@@ -120,7 +125,7 @@ class AutoencoderConfig:
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder: a prediction for every patch from images [B, H, W, C] and the patches to keep."""
+    """An encoder of visible patches and a decoder that predicts every patch."""
 
     config: AutoencoderConfig  # with preset values filled in
 
@@ -132,7 +137,13 @@ class Autoencoder(nn.Module):
         self.decoder = c.decoder.module(grid, c.encoder.patch_size**2 * shape[-1])
 
     def __call__(self, images: jax.Array, keep: jax.Array, states: bool = False) -> tuple[Encoded, jax.Array]:
-        """Returns the encoder's outputs for the patches keep int [B, K], and predictions [B, N, patch_dim]."""
+        """Returns (encoder outputs for the visible patches, predictions [B, N, patch_dim]).
+
+        Args:
+            images: [B, H, W, C].
+            keep: int [B, K], positions of the visible patches.
+            states: also return the encoder's hidden states between the blocks.
+        """
         encoded = self.encoder(images, keep=keep, states=states)
         return encoded, self.decoder(encoded.tokens, keep, prefix=encoded.prefix)
 

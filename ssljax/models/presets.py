@@ -1,4 +1,4 @@
-"""The presets of all families and their parameter counts, by shape evaluation: nothing is allocated."""
+"""The presets of all families with their parameter counts, from shapes alone: no parameter is allocated."""
 
 import dataclasses
 import math
@@ -9,16 +9,16 @@ import jax
 
 from ssljax.models import REGISTRY
 
-_DATA_KEYS = ("vocab_size", "max_len", "image_shape")  # keys whose None stands for the value of the data
+_DATA_KEYS = ("vocab_size", "max_len", "image_shape")  # keys that the data set if they are None
 
 
 class CountedPreset(NamedTuple):
     """A preset of a family with its parameter count."""
 
     model: str
-    preset: str  # "": the family has none
-    parameters: int | None  # number, counted as in the publication; None: see `reason`
-    reason: str = ""  # reason for the missing number
+    preset: str  # "": the family has no presets
+    parameters: int | None  # number of parameters, counted as in the publication; None: unknown
+    reason: str = ""  # the reason why the number is unknown
 
 
 def list_presets() -> Iterator[CountedPreset]:
@@ -42,12 +42,12 @@ def count_preset(model: str, preset: str) -> CountedPreset:
 
 
 def published_config(cls: Any, preset: str) -> Any:
-    """The configuration on which the published parameter count of a preset is based."""
+    """The configuration whose parameters the publication of a preset counts."""
     return dataclasses.replace(cls(preset=preset).with_preset(), preset=None, **cls.published_count.keys)
 
 
 def uncountable_reason(config: Any) -> str:
-    """The reason why a configuration does not determine the number of parameters; "" if it does."""
+    """The reason why the number of parameters depends on the data; "" if it does not."""
     if not hasattr(config, "standalone"):
         return "shapes come from the data"
     unset = sorted(_unset_data_keys(config), key=_DATA_KEYS.index)
@@ -62,9 +62,11 @@ def _unset_data_keys(config: Any) -> set[str]:
 
 
 def count_parameters(config: Any) -> int:
-    """The number of parameters of a configuration, with the classifier that its family's published count includes."""
+    """The number of parameters of a configuration, including the classifier of its `published_count`."""
     module = config.standalone()
     shapes = jax.eval_shape(lambda: module.initial(jax.random.key(0)))["params"]
     stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    unused = 0 if getattr(config, "first_norm", True) else module.width  # stacked with the norms of the other blocks
+    unused = (
+        0 if getattr(config, "first_norm", True) else module.width
+    )  # the first norm: stored with the others, never used
     return stored - unused + config.published_count.classes * (module.width + 1)

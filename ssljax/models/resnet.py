@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition"): the convolutional reference."""
+"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition")."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from ssljax.models.flops import dense_flops
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """A ResNet (He et al. 2016) whose bottlenecks have their stride in the 3 x 3 convolution."""
+    """ResNet (He et al. 2016); the 3 x 3 convolution of a bottleneck has the stride, as in later implementations."""
 
     inputs: ClassVar[str] = "images"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -37,21 +37,20 @@ class ResNetConfig:
     preset: str | None = setting(
         "micro", doc="name of published dimensions (an unknown name lists them); None: `depths` is required"
     )
-    channels: int = setting(64, ge=1, doc="channels of the stem; blocks of stage i have 2^i times as many")
+    channels: int = setting(64, ge=1, doc="channels of the stem; stage i (from 0) has 2^i times as many")
     depths: tuple[int, ...] | None = setting(None, ge=1, doc="number of blocks of each stage; None: the preset's")
     bottleneck: bool = setting(
-        False, doc="use blocks of three convolutions, with four times the channels at their output"
+        False, doc="use bottleneck blocks: three convolutions, with four times the channels at the output"
     )
     stem: Literal["large", "small"] = setting(
         "large",
-        doc="first layer; 'large' divides the sides of the image by four (7 x 7 with stride 2, then max-pooling), "
-        "'small' keeps them (3 x 3; Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels)",
+        doc="first layer; 'large': 7 x 7 with stride 2, then max-pooling, which divides the sides of the image by "
+        "four; 'small': 3 x 3, which keeps them (Chen et al. 2020, SimCLR, appendix B.9, for images of 32 pixels)",
     )
     norm: Literal["group", "batch"] = setting(
         "group",
-        doc="normalisation over channels; 'group': within each example; 'batch': over the images that are encoded "
-        "together (a slice of a micro-batched step, a batch of an evaluation), without running statistics, so "
-        "micro-batches are not exact and features depend on their batch",
+        doc="normalisation; 'group': within each example; 'batch': over the images that are encoded together, without "
+        "running statistics, so micro-batches are not exact and features depend on the batch of an evaluation",
     )
     groups: int = setting(32, ge=1, doc="number of groups of channels of the norm 'group'")
     drop_path: float = setting(
@@ -62,7 +61,7 @@ class ResNetConfig:
     )
 
     def with_preset(self) -> Self:
-        """The configuration with the values of its preset filled in."""
+        """Returns a copy with the values of the preset filled in."""
         return with_preset(self)
 
     def validate(self) -> None:
@@ -78,24 +77,24 @@ class ResNetConfig:
         return ResNet(self.with_preset(), element_shape(spec, "image", f"{path}.name"))
 
     def standalone(self) -> "ResNet":
-        """The encoder of colour images."""
+        """The encoder without data, for colour images of 224 x 224 pixels."""
         return ResNet(self.with_preset(), (224, 224, 3))
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
-        """The (inner channels, stride) of every block."""
+        """(Inner channels, stride) of every block."""
         stages = enumerate(self.depths or ())
         return [(self.channels * 2**i, 2 if i and not j else 1) for i, depth in stages for j in range(depth)]
 
     def path(self, inner: int, stride: int) -> list[tuple[int, int, int]]:
-        """The (channels, side, stride) of the convolutions of a block."""
+        """(Output channels, side, stride) of the convolutions of a block."""
         if self.bottleneck:
             return [(inner, 1, 1), (inner, 3, stride), (4 * inner, 1, 1)]
         return [(inner, 3, stride), (inner, 3, 1)]
 
     @property
     def entry(self) -> tuple[int, int, int]:
-        """The (channels, side, stride) of the stem."""
+        """(Output channels, side, stride) of the convolution of the stem."""
         return (self.channels, 7, 2) if self.stem == "large" else (self.channels, 3, 1)
 
     def new_norm(self, name: str) -> nn.Module:
@@ -122,7 +121,7 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """An encoder of images [B, H, W, C] to vectors of positions and their mean."""
+    """An encoder of images [B, H, W, C] to feature vectors of positions, and their mean."""
 
     config: ResNetConfig  # with preset values filled in
     image_shape: tuple[int, ...]  # [H, W, C] of the data; images of other sizes are accepted too
@@ -134,7 +133,7 @@ class ResNet(nn.Module):
         return self.config.path(inner, stride)[-1][0]
 
     def height_of(self, part: str) -> int:
-        """The height of a part (`layers.roles`): the stem and its norm lie below all blocks of all stages."""
+        """The height of a part (`layers.roles`): the blocks of all stages form one stack; the stem lies below it."""
         blocks = len(self.config.blocks)
         return {f"block_{i}": blocks - i for i in range(blocks)}.get(part, blocks + 1)
 
@@ -165,16 +164,16 @@ class ResNet(nn.Module):
             x = (-(-x[0] // 2), -(-x[1] // 2), x[2])
         for inner, stride in c.blocks:
             path = c.path(inner, stride)
-            end, spent = functools.reduce(lambda sofar, conv: _convolved(sofar[0], conv, sofar[1]), path, (x, total))
-            shortcut = _convolved(x, (end[2], 1, stride))[1] if end != x else 0.0
-            x, total = end, spent + shortcut
+            out, total = functools.reduce(lambda done, conv: _convolved(done[0], conv, done[1]), path, (x, total))
+            total += _convolved(x, (out[2], 1, stride))[1] if out != x else 0.0  # the projection of the shortcut
+            x = out
         return total
 
 
 def _convolved(
     shape: tuple[int, ...], conv: tuple[int, int, int], before: float = 0.0
 ) -> tuple[tuple[int, ...], float]:
-    """The output shape [h, w, C] of a convolution, and its FLOPs added to the FLOPs `before` it."""
+    """Returns (output shape [h, w, C] of a convolution, its FLOPs plus `before`)."""
     (height, width, channels), (features, side, stride) = shape, conv
     out = (-(-height // stride), -(-width // stride), features)
     return out, before + dense_flops(out[0] * out[1], side * side * channels, features)

@@ -22,7 +22,7 @@ from ssljax.models.tokens import Readout, TokenConfig, TokenTransformer
 
 
 def _t5(width: int, depth: int, heads: int, mlp_dim: int, **more: Any) -> Preset:
-    """A published preset of T5; a tied read-out gets hidden states divided by sqrt(width)."""
+    """A published preset of T5. Hidden states are divided by sqrt(width) before a tied read-out."""
     more = {"head_dim": 64, "readout_scale": width**-0.5 if more.get("tied", True) else None, **more}
     return dims(width, depth, heads, mlp_dim=mlp_dim, vocab_size=32_128, max_len=512, **more)
 
@@ -64,7 +64,7 @@ class Seq2SeqConfig(TokenConfig):
             raise ValueError(f"experts.every: {every} does not divide the depth {decoder.depth} of the decoder")
 
     def decoder(self) -> "Seq2SeqConfig":
-        """A copy with the decoder's depth, heads and hidden width."""
+        """The configuration of the decoder: a copy with its depth, heads and hidden width."""
         return dataclasses.replace(
             self,
             depth=self.decoder_depth or self.depth,
@@ -73,7 +73,7 @@ class Seq2SeqConfig(TokenConfig):
         )
 
     def module(self, spec: Any, path: str = "model") -> "EncoderDecoder":  # type: ignore[override]
-        """The model for the tokens of `spec`; `vocab_size` may exceed the data's, for ids that an objective adds."""
+        """The model for the tokens of `spec`; ids beyond the data's vocabulary can serve as sentinels."""
         return EncoderDecoder(self.fit_to(spec, path).with_preset())
 
     def standalone(self) -> "EncoderDecoder":  # type: ignore[override]
@@ -83,9 +83,9 @@ class Seq2SeqConfig(TokenConfig):
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(Seq2SeqConfig):
-    """T5 (Raffel et al. 2020): pre-norm blocks with RMSNorm, learned biases by distance, unscaled attention logits.
+    """T5 (Raffel et al. 2020): pre-norm blocks with RMSNorm, learned relative biases, unscaled attention logits.
 
-    Version 1.1 has GeGLU and an untied read-out (Shazeer 2020).
+    Version 1.1 has GeGLU (Shazeer 2020) and an untied read-out.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -113,9 +113,9 @@ class T5Config(Seq2SeqConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SwitchConfig(T5Config):
-    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block, of which each token uses one.
+    """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block; each token uses one expert.
 
-    Names of presets end with the number of experts.
+    The names of presets end with the number of experts.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -151,7 +151,7 @@ class BARTConfig(Seq2SeqConfig):
 class PegasusConfig(Seq2SeqConfig):
     """PEGASUS (Zhang et al. 2020): the Transformer with pre-norm blocks.
 
-    No checkpoint of "base" was published: its vocabulary is the data's.
+    No checkpoint of "base" was published, so the data set its vocabulary.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -177,14 +177,14 @@ class EncoderDecoder(nn.Module):
         return self.config.known("width")
 
     def height_of(self, part: str) -> int:
-        """The height of the shared token table (`layers.roles`): it lies below the deeper stack."""
+        """The height of a part (`layers.roles`): the shared token table lies below the deeper stack."""
         return max(self.config.known("depth"), self.config.decoder().known("depth")) + 1 if part == "embed" else 0
 
     def setup(self) -> None:
         c = self.config
         self.embed = Table(c.known("vocab_size"), self.width, dtype=c.dtype)
-        bare = dataclasses.replace(c, readout_bias=False, tied=True, readout_transform=False)
-        self.encoder = TokenTransformer(bare, table=self.embed)
+        without_readout = dataclasses.replace(c, readout_bias=False, tied=True, readout_transform=False)
+        self.encoder = TokenTransformer(without_readout, table=self.embed)
         self.decoder = TokenTransformer(c.decoder(), table=self.embed, cross=True)
 
     def encode(
@@ -197,7 +197,7 @@ class EncoderDecoder(nn.Module):
         states: bool = False,
         valid: jax.Array | None = None,
     ) -> Encoded:
-        """Encodes tokens int [B, S] -> states [B, S, D]; `valid` bool [B, S] is False at padding, for router losses."""
+        """Encodes tokens int [B, S] -> hidden states [B, S, D]; arguments as in `TokenTransformer.__call__`."""
         return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states, valid=valid)
 
     def decode(
@@ -213,9 +213,18 @@ class EncoderDecoder(nn.Module):
         start: jax.Array | None = None,
         valid: jax.Array | None = None,
     ) -> Encoded:
-        """Decodes tokens int [B, T] with memory [B, S, D] (None if the cache holds it) -> states [B, T, D].
+        """Decodes tokens int [B, T] -> hidden states [B, T, D].
 
-        `valid` bool [B, T] is False at padding, which losses of routers leave out.
+        Args:
+            tokens: int [B, T].
+            memory: [B, S, D], hidden states of the encoder; None: the cache holds their keys and values.
+            mask: mask of self-attention.
+            memory_mask: mask of cross-attention; None: all pairs.
+            noise: randomness of dropout and stochastic depth; None: neither.
+            states: also return the hidden states between the blocks.
+            cache: keys and values of earlier tokens; None: no cache.
+            start: int32 [B], position of the first token in each row; None: 0.
+            valid: bool [B, T], False = padding, which router losses leave out; None: no padding.
         """
         return self.decoder(
             tokens,
@@ -230,13 +239,13 @@ class EncoderDecoder(nn.Module):
         )
 
     def __call__(self, tokens: jax.Array, decoder_tokens: jax.Array, noise: Noise | None = None) -> jax.Array:
-        """Logits [B, T, V] of the decoder; the encoder attends to all tokens, the decoder to previous ones."""
-        ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
-        memory = self.encode(tokens, mask=Full(), noise=ends[0]).tokens
-        return self.logits(self.decode(decoder_tokens, memory, mask=Causal(), noise=ends[1]).tokens)
+        """Logits [B, T, V] of the decoder, with full attention in the encoder and causal attention in the decoder."""
+        noises = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
+        memory = self.encode(tokens, mask=Full(), noise=noises[0]).tokens
+        return self.logits(self.decode(decoder_tokens, memory, mask=Causal(), noise=noises[1]).tokens)
 
     def readout(self, hidden: jax.Array) -> Readout:
-        """See `TokenTransformer.readout`."""
+        """Inputs of the projection to logits; see `TokenTransformer.readout`."""
         return self.decoder.readout(hidden)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -249,7 +258,7 @@ class EncoderDecoder(nn.Module):
         return self.init(key, tokens, tokens)
 
     def flops(self, tokens: int, targets: int) -> float:
-        """Forward FLOPs of `tokens` in the encoder and `targets` in the decoder, with logits for each target."""
+        """Forward FLOPs of `tokens` encoder tokens and `targets` decoder tokens, with logits for each target."""
         c, d = self.config, self.config.decoder()
         inner, grouped = d.head_width * d.known("heads"), d.head_width * d.groups
         cross = dense_flops(targets, 2 * d.known("width"), inner) + dense_flops(tokens, 2 * d.known("width"), grouped)

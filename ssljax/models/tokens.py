@@ -1,6 +1,6 @@
-"""A transformer over token sequences, configured as `bert`, `gpt`, `llama` or the text tower of `clip`.
+"""The transformer over token sequences behind `bert`, `gpt`, `llama`, the text tower of `clip`, and others.
 
-The attention mask comes from the objective.
+The caller (an objective, an evaluation) passes the attention mask.
 """
 
 import dataclasses
@@ -25,26 +25,26 @@ from ssljax.layers.stack import Stack
 from ssljax.models.family import Encoded, TransformerConfig, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
 
-_NO_PROBABILITY = -1e9  # bias of the logits of padded vocabulary entries
+_NO_PROBABILITY = -1e9  # bias of the logits of ids that only pad the vocabulary
 
 
 class Readout(NamedTuple):
-    """logits = cap(hidden @ kernel) + bias, with cap(x) = cap tanh(x / cap)."""
+    """The inputs of the projection to logits: soft_cap(hidden @ kernel) + bias, soft_cap(x) = cap tanh(x / cap)."""
 
     hidden: jax.Array  # [..., D]
     kernel: jax.Array  # [D, V]
     bias: jax.Array | None  # [V]
-    cap: float | None = None
+    cap: float | None = None  # None: no soft cap
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenConfig(TransformerConfig):
-    """A transformer over tokens."""
+    """Keys of a transformer over tokens."""
 
     inputs: ClassVar[str] = "tokens"
 
     bias_except: tuple[Component, ...] = setting(
-        (), doc="parts that are exceptions to `bias`: with a bias if it is false, without one if it is true"
+        (), doc="components that are exceptions to `bias`: with a bias if it is false, without one if it is true"
     )
     attention_scale: float | None = setting(
         None,
@@ -53,46 +53,50 @@ class TokenConfig(TransformerConfig):
         "of n terms",
     )
     vocab_size: int | None = setting(
-        None, ge=1, doc="number of token ids, at least as many as the data has; None: the data's number"
+        None, ge=1, doc="number of token ids, at least the number of the data; None: the number of the data"
     )
     vocab_multiple: int = setting(
-        1, ge=1, doc="the token table is padded to a multiple of this number of rows; padded ids have probability 0"
+        1, ge=1, doc="pad the token table to a multiple of this number of rows; the added ids have probability 0"
     )
     max_len: int | None = setting(
-        None, ge=1, doc="number of positions, at least the sequence length of the data; None: that length"
+        None,
+        ge=1,
+        doc="number of positions, at least the sequence length of the data; None: the sequence length of the data",
     )
     embedding_dim: int | None = setting(
         None,
         ge=1,
-        doc="width of the embeddings and of the read-out, mapped to `width` (ALBERT, ELECTRA); None: `width`, without "
-        "a map",
+        doc="width of the embeddings and of the read-out, with a linear map to `width` (ALBERT, ELECTRA); None: "
+        "`width`, without a map",
     )
     embedding_map: Literal["sum", "tokens"] = setting(
         "sum",
-        doc="input of the map from `embedding_dim` to `width`; 'sum': all embeddings, summed; 'tokens': the token "
-        "embeddings alone, without bias, and hidden states are mapped back before the read-out (OPT 350M)",
+        doc="input of the map from `embedding_dim` to `width`; 'sum': the sum of all embeddings; 'tokens': the token "
+        "embeddings alone, without bias, and a second map takes hidden states back before the read-out (OPT 350M)",
     )
     embedding_scale: bool = setting(False, doc="multiply token embeddings by sqrt(width) (Vaswani et al. 2017, Gemma)")
     positions: Literal["learned", "sinusoidal", "none"] = setting(
         "learned",
-        doc="absolute position embeddings; a learned table, fixed sinusoids, or none (with `rope_theta`, for example)",
+        doc="absolute position embeddings; 'learned': a table; 'sinusoidal': fixed sinusoids; 'none': none, for "
+        "example with `rope_theta`",
     )
     position_offset: int = setting(
-        0, ge=0, doc="rows of the learned position table before the row of position 0 (OPT and RoBERTa: 2)"
+        0,
+        ge=0,
+        doc="number of unused rows of the learned position table before the row of position 0 (OPT and RoBERTa: 2)",
     )
     embedding_norm: bool = setting(False, doc="normalise the sum of embeddings (BERT)")
     token_types: int = setting(0, ge=0, doc="number of sentence types with an embedding (BERT: 2); 0: none")
     final_norm: bool = setting(True, doc="normalise the output of the last block; pre-norm models only")
     pool: Literal["first", "last", "mean"] = setting(
         "mean",
-        doc="pooled vector of a sequence; the first token, the last token that is not padding, or the mean of the "
-        "tokens that are not padding",
+        doc="pooled vector of a sequence; 'first' or 'last' token, or the 'mean' of the tokens; padding is left out",
     )
     tied: bool = setting(True, doc="use the transposed token table as the kernel of the read-out")
     readout_size: int | None = setting(
         None,
         ge=1,
-        doc="number of ids that an untied read-out predicts, from id 0 on (Image GPT: all but the start id); None: all",
+        doc="number of ids, from 0 on, that an untied read-out predicts (Image GPT: all but the start id); None: all",
     )
     readout_transform: bool = setting(False, doc="dense layer, activation and norm before the read-out (BERT)")
     readout_bias: bool = setting(False, doc="add a learned bias to the logits of the read-out")
@@ -101,9 +105,9 @@ class TokenConfig(TransformerConfig):
     )
     extras: tuple[Literal["pooler", "pair", "replaced"], ...] = setting(
         (),
-        doc="additional heads; 'pooler': a tanh layer on the first token, whose output replaces the pooled vector "
-        "(BERT); 'pair': two logits from the pooled vector (next-sentence or sentence-order prediction); 'replaced': a "
-        "logit per token (ELECTRA)",
+        doc="additional heads; 'pooler': a tanh layer on the first token, whose output is the pooled vector (BERT); "
+        "'pair': two logits from the pooled vector (next-sentence or sentence-order prediction); 'replaced': one logit "
+        "per token (replaced-token detection, ELECTRA)",
     )
     readout_scale: float | None = setting(
         None, gt=0, doc="factor of the hidden states before the read-out (T5: width**-0.5); None: no scaling"
@@ -123,10 +127,14 @@ class TokenConfig(TransformerConfig):
         return self.fit_to(spec, path).standalone()
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """A copy with the vocabulary and length of the data filled in where they are None.
+        """Returns a copy in which `vocab_size` and `max_len`, if None, have the values of the data.
+
+        Args:
+            spec: `ssljax.data.DataSpec` of the data.
+            path: config key of the group, for messages.
 
         Raises:
-            UserError: the vocabulary or length is smaller than the data's.
+            UserError: `vocab_size` or `max_len` is smaller than the data require, or the data have no tokens.
         """
         (length,) = element_shape(spec, "tokens", f"{path}.name")
         vocab_size, max_len = self.vocab_size or spec.vocab_size, self.max_len or length
@@ -148,12 +156,13 @@ class TokenConfig(TransformerConfig):
 
 
 class TokenTransformer(nn.Module):
-    """Tokens [B, T] to hidden states and a pooled vector, and a read-out back to the vocabulary."""
+    """An encoder of tokens [B, T] to hidden states and a pooled vector, with a read-out to logits."""
 
     config: TokenConfig  # with preset values, vocab_size and max_len filled in
-    table: nn.Module | None = None  # shared token embeddings; None: own ones
+    table: nn.Module | None = None  # token embeddings shared with another module; None: the module makes its own
     cross: bool = False  # True: with cross-attention to a memory
 
+    # Parts that lie below all blocks, for `height_of`.
     below: ClassVar[tuple[str, ...]] = ("embed", "position_embed", "type_embed", "embed_norm", "embed_project")
 
     @property
@@ -178,7 +187,7 @@ class TokenTransformer(nn.Module):
 
     @property
     def maps_tokens(self) -> bool:
-        """Returns True if token embeddings alone are mapped to `width`, and hidden states back."""
+        """Returns True if `embedding_map` is in use and "tokens"."""
         return self.config.embedding_dim is not None and self.config.embedding_map == "tokens"
 
     def setup(self) -> None:
@@ -238,22 +247,27 @@ class TokenTransformer(nn.Module):
 
         Args:
             tokens: int [B, T], T at most `max_len`.
-            mask: the attention mask of the objective.
+            mask: attention mask. With `start`, its keys are slots of the cache, and slots after a token are
+                forbidden in any case.
             segment_ids: int [B, T], 0 = padding; tokens of different segments do not attend to each other.
-            positions: int [B, T], for packed rows; 0..T-1 if None.
-            token_types: int [B, T], for a model with token types; all 0 if None.
+            positions: int [B, T], for packed rows; None: consecutive, from `start` or 0.
+            token_types: int [B, T], for a model with token types; None: all 0.
             noise: randomness of dropout and stochastic depth; None: neither.
-            states: return the hidden states between the blocks too.
-            cache: keys and values of the previous tokens; empty without `start`.
-            start: int32 [B], the position of the first of these tokens in each row; `mask` then selects the slots of
-                the cache that may be attended to, among the slots up to each token.
-            memory: [B, S, D] for cross-attention under the mask `memory_mask`.
-            memory_mask: mask of queries against the memory.
-            vectors: [B, T, D], used instead of the token embeddings (for images, for example).
-            valid: bool [B, T], False = padding, which losses of routers leave out; None: segment_ids > 0.
+            states: also return the hidden states between the blocks.
+            cache: keys and values of earlier tokens; None: no cache.
+            start: int32 [B], position of the first token of each row; None: the cache is empty.
+            memory: [B, S, D], tokens that cross-attention reads; None with `cross`: the cache holds their keys and
+                values.
+            memory_mask: mask of cross-attention; None: all pairs.
+            vectors: [B, T, D], used instead of the token embeddings (for image tokens, for example).
+            valid: bool [B, T], False = padding, which router losses leave out; None: segment_ids > 0.
 
         Returns:
-            Hidden states [B, T, D] after the final norm, and pooled [B, D] over the tokens that are not padding.
+            `Encoded`: hidden states [B, T, D] after the final norm, pooled [B, D] (padding left out), and on request
+            states, cache and router logits.
+
+        Raises:
+            UserError: more tokens than positions.
         """
         c = self.config
         if positions is None:
@@ -286,7 +300,7 @@ class TokenTransformer(nn.Module):
         noise: Noise | None = None,
         vectors: jax.Array | None = None,
     ) -> jax.Array:
-        """The input [B, T, D] of the first block, for tokens at `positions` int [B or 1, T]."""
+        """The input [B, T, D] of the first block: embeddings of tokens, positions int [B or 1, T] and token types."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
@@ -315,7 +329,7 @@ class TokenTransformer(nn.Module):
         return self.readout_project(hidden) if self.maps_tokens else hidden
 
     def readout(self, hidden: jax.Array) -> "Readout":
-        """Inputs of the projection of hidden states [..., D] to logits, for a loss that fuses it."""
+        """Inputs of the projection of hidden states [..., D] to logits, for a loss that computes logits in parts."""
         c, hidden = self.config, self.narrowed(hidden)
         if c.readout_transform:
             hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
@@ -323,23 +337,23 @@ class TokenTransformer(nn.Module):
             hidden = hidden * jnp.asarray(c.readout_scale, hidden.dtype)
         bias = self.head_bias if c.readout_bias else None
         if self.table_rows != c.known("vocab_size") and not c.readout_size:
-            real = jnp.arange(self.table_rows) < c.known("vocab_size")
-            bias = jnp.where(real, 0.0 if bias is None else bias, _NO_PROBABILITY)
+            is_id = jnp.arange(self.table_rows) < c.known("vocab_size")  # the other rows are padding
+            bias = jnp.where(is_id, 0.0 if bias is None else bias, _NO_PROBABILITY)
         return Readout(hidden, self.embed.embedding.T if c.tied else self.head_kernel, bias, c.readout_cap)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """float32 logits [..., V] of hidden states [..., D]."""
+        """Returns float32 logits [..., V] for hidden states [..., D]."""
         hidden, kernel, bias, cap = self.readout(hidden)
         logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
         logits = logits if cap is None else cap * jnp.tanh(logits / cap)
         return logits if bias is None else logits + bias
 
     def pair_logits(self, pooled: jax.Array) -> jax.Array:
-        """float32 logits [B, 2] of the extra "pair"."""
+        """Returns float32 logits [B, 2] of the extra head "pair" for pooled [B, D]."""
         return self.pair(pooled).astype(jnp.float32)
 
     def replaced_logits(self, hidden: jax.Array) -> jax.Array:
-        """float32 logits [B, T] of the extra "replaced"."""
+        """Returns float32 logits [B, T] of the extra head "replaced" for hidden states [B, T, D]."""
         return self.replaced_logit(ACTIVATIONS[self.config.activation](self.replaced_dense(hidden)))[..., 0]
 
     def init_all(self, tokens: jax.Array, *, mask: Mask) -> jax.Array:
@@ -349,7 +363,7 @@ class TokenTransformer(nn.Module):
             self.pair_logits(encoded.pooled)
         if "replaced" in self.config.extras:
             self.replaced_logits(encoded.tokens)
-        # A discriminator has no read-out, whose table may have another width than its states.
+        # If widths differ, as in ELECTRA's discriminator, the tied table cannot read the states out: no read-out.
         narrow = self.embedding_dim == self.width or self.config.readout_transform or self.maps_tokens
         readable = narrow or not self.config.tied
         return self.logits(encoded.tokens) if readable else encoded.tokens
@@ -359,7 +373,7 @@ class TokenTransformer(nn.Module):
         return self.init(key, jnp.zeros((1, 1), jnp.int32), mask=Full(), method="init_all")
 
     def flops(self, tokens: int | None = None, *, causal: bool = False, predicted: int = 0) -> float:
-        """Forward FLOPs of a sequence of `tokens` (max_len if None); logits are computed for `predicted` of them."""
+        """Forward FLOPs of a sequence of `tokens` tokens (None: `max_len`), with logits for `predicted` of them."""
         c = self.config
         length = c.known("max_len") if tokens is None else tokens
         head = dense_flops(predicted, self.width, self.table_rows)
@@ -369,7 +383,13 @@ class TokenTransformer(nn.Module):
 
 
 def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Array:
-    """Pools hidden states to [B, D] by `kind`, over tokens that are not padding; the mean is taken in float32."""
+    """Pools hidden states to [B, D]; the mean is computed in float32.
+
+    Args:
+        x_BxTxD: hidden states.
+        segment_ids: int [B, T], 0 = padding, which is left out; None: no padding.
+        kind: "first", "last" or "mean".
+    """
     valid = jnp.ones(x_BxTxD.shape[:2], bool) if segment_ids is None else segment_ids > 0
     if kind == "first":
         return x_BxTxD[:, 0]

@@ -21,14 +21,14 @@ class DeiTConfig(ViTConfig):
     presets: ClassVar[Mapping[str, Preset]] = {
         name: preset for name, preset in ViTConfig.presets.items() if name not in ("large", "huge")
     }
-    published_count: ClassVar[PublishedCount] = PublishedCount(classes=2000)  # two heads
+    published_count: ClassVar[PublishedCount] = PublishedCount(classes=2000)  # two heads of 1000 classes
 
     distillation: bool = fixed(True)
 
 
 @dataclasses.dataclass(frozen=True)
 class BEiTConfig(ViTConfig):
-    """BEiT (Bao et al. 2022): a ViT with learned biases by distance of patches, LayerScale, and keys without bias."""
+    """BEiT (Bao et al. 2022): a ViT with learned biases for distances of patches, LayerScale, and keys without bias."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "pico": dims(64, 2, 2),
@@ -94,7 +94,7 @@ class DINOv2Config(ViTConfig):
 
     @property
     def antialias(self) -> bool:
-        return self.registers > 0  # the published models with registers were trained so
+        return self.registers > 0  # as in the training of the published models with registers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ class ASTConfig(ViTConfig):
     norm_eps: float = setting(1e-12, gt=0)
     distillation: bool = fixed(True)
     strides: tuple[int, int] = setting(
-        (10, 10), ge=1, doc="distance between patches along frequency and along time, in bins"
+        (10, 10), ge=1, doc="distance between patches along frequency and along time, in bins and frames"
     )
 
     @property
@@ -145,7 +145,7 @@ class ASTConfig(ViTConfig):
         return self.strides
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """A copy with preset values and the shape of the spectrograms [time, frequency] of the data filled in."""
+        """Returns a copy with preset values and the shape [time, frequency] of the data's spectrograms filled in."""
         time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
         return dataclasses.replace(self.with_preset(), image_shape=(frequency, time, 1))
 
@@ -158,10 +158,10 @@ class ASTConfig(ViTConfig):
 
 
 class AST(ViT):
-    """An encoder of spectrograms [B, time, frequency] to patch tokens, ordered by frequency, and a pooled vector."""
+    """An encoder of spectrograms [B, time, frequency] to patch tokens (frequency-major) and a pooled vector."""
 
     def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:  # type: ignore[override]
-        """Encodes a spectrogram as an image [B, frequency, time, 1]."""
+        """Encodes spectrograms [B, time, frequency] as images [B, frequency, time, 1]; keywords as in `ViT`."""
         return super().__call__(jnp.swapaxes(spectrograms, 1, 2)[..., None], **keywords)
 
     def initial(self, key: jax.Array) -> Any:

@@ -33,7 +33,10 @@ PHOTO = (224, 224, 3)  # [H, W, C] of the images on which the published presets 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(TransformerConfig):
-    """A vision transformer (Dosovitskiy et al. 2021). Fields that only published families need are `fixed()`."""
+    """A vision transformer (Dosovitskiy et al. 2021).
+
+    `fixed()` fields are constants of published families, not keys of a configuration.
+    """
 
     inputs: ClassVar[str] = "images"
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -49,7 +52,7 @@ class ViTConfig(TransformerConfig):
 
     published_count: ClassVar[PublishedCount] = PublishedCount(classes=1000)
 
-    # Distances along a sequence have no meaning for patches, which lie in rows and columns: no keys.
+    # No keys of a ViT, since they concern distances along a sequence, and patches lie in rows and columns.
     disentangled: DisentangledConfig | None = fixed(None)
     convolution: ConvolutionConfig | None = fixed(None)
     relative_buckets: tuple[int, int] = fixed((32, 128))
@@ -60,31 +63,33 @@ class ViTConfig(TransformerConfig):
     )
     pool: Literal["cls", "mean", "map"] = setting(
         "cls",
-        doc="pooled vector of an image; 'cls': the class token, 'mean': the mean of the patch tokens (without class "
-        "token), 'map': attention of a learned query over the patch tokens and a feed-forward part (Zhai et al. 2022)",
+        doc="pooled vector of an image; 'cls': the class token; 'mean': the mean of the patch tokens; 'map': attention "
+        "of a learned query to the patch tokens, then a feed-forward part (Zhai et al. 2022)",
     )
     positions: Literal["learned", "sincos", "none"] = setting(
         "learned",
-        doc="absolute position embeddings; a learned table, interpolated to other image sizes, fixed sines and cosines "
-        "(MAE, MoCo v3), or none; `rope_theta` adds rotary positions by row and column (DINOv3)",
+        doc="absolute position embeddings; 'learned': a table, interpolated to other image sizes; 'sincos': fixed "
+        "sines and cosines (MAE, MoCo v3); 'none': none; `rope_theta` adds rotary positions by row and column (DINOv3)",
     )
     registers: int = setting(0, ge=0, doc="number of additional tokens that belong to no patch (Darcet et al. 2024)")
     mask_token: bool = setting(
-        False, doc="have a learned vector for masked patches; objectives that mask patches inside the encoder need it"
+        False, doc="add a learned vector for masked patches, for objectives that mask patches inside the encoder"
     )
-    class_token: bool | None = fixed(None, doc="have a class token; None: if `pool` is 'cls'")
-    distillation: bool = fixed(False, doc="have a second class token, averaged with the first (DeiT)")
+    class_token: bool | None = fixed(None, doc="add a class token; None: if `pool` is 'cls'")
+    distillation: bool = fixed(False, doc="add a second class token, averaged with the first (DeiT)")
     embedding_norm: bool = fixed(False, doc="normalise the input of the first block (CLIP)")
     patch_bias: bool = fixed(True, doc="add a bias to the patch projection")
     norm_after_pool: bool = fixed(False, doc="apply the final norm to the pooled vector instead of the tokens (BEiT)")
     classes: int = fixed(0, doc="outputs of the published classifier; 0: no classifier")
     heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = fixed(
         (),
-        doc="parts of the published heads: a tanh 'pooler'; a 'norm' in front of the classifier; the mean of the "
-        "'patches', concatenated with the class token; a second, 'distilled' classifier",
+        doc="parts of the published heads; 'pooler': a tanh layer; 'norm': a norm before the classifier; 'patches': "
+        "the classifier reads the class token and the mean of the patches; 'distilled': a second classifier",
     )
-    image_shape: tuple[int, int, int] | None = fixed(None, doc="[H, W, C] of images if there are no data")
-    tiled: bool = fixed(True, doc="refuse images that patches do not tile; False: drop the pixels at the border")
+    image_shape: tuple[int, int, int] | None = fixed(None, doc="[H, W, C] of images, used if there are no data")
+    tiled: bool = fixed(
+        True, doc="refuse images whose sides `patch_size` does not divide; False: crop them at the bottom and right"
+    )
 
     def validate(self) -> None:
         TransformerConfig.validate(self)
@@ -92,7 +97,7 @@ class ViTConfig(TransformerConfig):
         if self.positions == "sincos" and full.known("width") % 4:
             raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {full.known('width')}")
         if self.rope_theta is not None and full.rotary_width % 4:
-            raise ValueError(f"rope_theta: rows and columns need a head width of 4 n, got {full.rotary_width}")
+            raise ValueError(f"rope_theta: rows and columns need a head width divisible by 4, got {full.rotary_width}")
 
     @property
     def prefix(self) -> int:
@@ -106,16 +111,16 @@ class ViTConfig(TransformerConfig):
 
     @property
     def antialias(self) -> bool:
-        """Returns True if the position table is averaged (antialiased) when it shrinks to smaller images."""
+        """Returns True if the position table is resized with antialiasing for smaller images."""
         return False
 
     @property
     def stride(self) -> tuple[int, int] | None:
-        """The distance of overlapping patches in pixels, (rows, columns); None: patches do not overlap."""
+        """Distance between overlapping patches in pixels, (down, across); None: patches do not overlap."""
         return None
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """A copy with preset values and the image shape of the data filled in."""
+        """Returns a copy with preset values and the image shape of the data filled in."""
         height, width, channels = element_shape(spec, "image", f"{path}.name")
         return dataclasses.replace(self.with_preset(), image_shape=(height, width, channels))
 
@@ -131,7 +136,7 @@ class ViTConfig(TransformerConfig):
 
 
 class AttentionPool(nn.Module):
-    """Pooling by attention of a learned query, and a feed-forward part (Zhai et al. 2022, "MAP")."""
+    """Attention pooling: attention of a learned query, then a feed-forward part (Zhai et al. 2022, "MAP")."""
 
     config: BlockConfig
 
@@ -152,6 +157,7 @@ class ViT(nn.Module):
     config: ViTConfig  # with preset values filled in
     path: str = "model"  # config key of the group, for messages
 
+    # Parts that lie below all blocks, for `height_of`.
     below: ClassVar[tuple[str, ...]] = (
         *("patch", "embed_norm", "positions"),
         *("class_token", "distillation_token", "registers", "mask_token"),
@@ -163,7 +169,7 @@ class ViT(nn.Module):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """[H, W, C] of the learned positions; images of other sizes are accepted too."""
+        """[H, W, C] for which positions are learned; images of other sizes are accepted too."""
         assert self.config.image_shape is not None, "image_shape is not given"
         return self.config.image_shape
 
@@ -178,7 +184,11 @@ class ViT(nn.Module):
         return self.config.patch_size
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """The (rows, columns) of patches of images [B, H, W, C]; UserError if patches do not tile them."""
+        """Returns (rows, columns) of patches for images of a shape [..., H, W, C].
+
+        Raises:
+            UserError: `tiled` is set and `patch_size` does not divide H and W.
+        """
         height, width = shape[-3:-1]
         if self.config.stride is not None:
             rows, columns = ((n - self.patch_size) // s + 1 for n, s in zip((height, width), self.config.stride))
@@ -191,10 +201,10 @@ class ViT(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def setup(self) -> None:
-        c, own = self.config, self.grid(self.image_shape)
+        c, grid = self.config, self.grid(self.image_shape)
         dense = functools.partial(Dense, initializer=c.initializer(), dtype=c.dtype)
         if c.positions == "learned":  # rows of the class tokens, then of the patches; registers have no position
-            rows = c.prefix - c.registers + own[0] * own[1]
+            rows = c.prefix - c.registers + grid[0] * grid[1]
             init, names = nn.initializers.normal(0.02), ("positions", "embed")
             self.position_table = parameter(self, "positions", init, names, (rows, self.width), role="position")
         if c.mask_token:
@@ -204,7 +214,7 @@ class ViT(nn.Module):
         self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias, role="embedding")
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
-        blocks = dataclasses.replace(c, bias_rows=grid_rows(own))
+        blocks = dataclasses.replace(c, bias_rows=grid_rows(grid))
         self.stack = Stack(blocks, c.known("depth"), final_norm=not c.norm_after_pool)
         if c.norm_after_pool:
             self.pooled_norm = c.new_norm()
@@ -232,13 +242,17 @@ class ViT(nn.Module):
 
         Args:
             images: [B, H, W, C], normalised.
-            keep: int32 [B, K], the patches that are encoded (MAE); all of them if None.
-            patch_mask: bool [B, N], True: the patch is replaced by the mask token (needs `mask_token`).
+            keep: int32 [B, K], positions of the patches that are encoded (MAE); None: all patches.
+            patch_mask: bool [B, N], True: the mask token replaces the patch (needs the key `mask_token`).
             noise: randomness of dropout and stochastic depth; None: neither.
-            states: return the hidden states of all tokens between the blocks too.
+            states: also return the hidden states of all tokens between the blocks.
 
         Returns:
-            Tokens [B, N or K, D] of the patches, prefix [B, P, D] of the class tokens and registers, pooled [B, D].
+            `Encoded`: tokens [B, N or K, D] of the patches, pooled [B, D], prefix [B, P, D] of class tokens and
+                registers.
+
+        Raises:
+            UserError: patches do not tile the images, or the model lacks what `keep` or `patch_mask` needs.
         """
         c = self.config
         grid = self.grid(images.shape)
@@ -273,19 +287,19 @@ class ViT(nn.Module):
         return Encoded(tokens, self._pooled(out, tokens), between, router=layers.router, prefix=prefix)
 
     def _positions(self, grid: tuple[int, int]) -> tuple[jax.Array | None, jax.Array | None]:
-        """The tokens before the patches, [P, D], and the positions of the patches, [N, D], at this grid."""
+        """Returns (tokens before the patches [P, D], position embeddings of the patches [N, D]) for a grid."""
         c = self.config
         front = jnp.concatenate(self.front) if self.front else None
         if c.positions == "none":
             return front, None
         if c.positions == "sincos":
             return front, jnp.asarray(positions.sincos_2d(grid, self.width))
-        placed = c.prefix - c.registers
+        placed = c.prefix - c.registers  # number of tokens before the patches that have a position
         table = positions.resize_table(self.position_table[placed:], self.grid(self.image_shape), grid, c.antialias)
         return front if front is None else front.at[:placed].add(self.position_table[:placed]), table
 
     def _rotary(self, grid: tuple[int, int], keep: jax.Array | None) -> tuple[jax.Array, jax.Array] | None:
-        """Cosines and sines [B or 1, P + N, 1, R / 2] of rows and columns; tokens before the patches stay unrotated."""
+        """Cosines and sines by row and column, [B or 1, P + N, 1, R / 2]; tokens before the patches are not rotated."""
         c = self.config
         if c.rope_theta is None:
             return None
@@ -298,7 +312,7 @@ class ViT(nn.Module):
         return jnp.pad(cos, front, constant_values=1.0)[:, :, None], jnp.pad(sin, front)[:, :, None]
 
     def _layout(self, grid: tuple[int, int], keep: jax.Array | None) -> positions.Layout:
-        """The places of all tokens for the blocks; kept patches lie on no grid."""
+        """The layout of the tokens; with `keep` the patches form no complete grid."""
         if keep is not None and self.config.position_bias == "grid":
             raise UserError(f"{self.path}.position_bias: 'grid' needs every patch, but the objective drops some")
         place = positions.Grid(grid, self.grid(self.image_shape), self.config.prefix)
@@ -314,16 +328,16 @@ class ViT(nn.Module):
         return self.pooled_norm(pooled) if c.norm_after_pool else pooled
 
     def pooler_output(self, pooled: jax.Array) -> jax.Array:
-        """The tanh layer "pooler" of [B, D]."""
+        """Applies the tanh layer "pooler" to [B, D]."""
         return jnp.tanh(self.pooler(pooled))
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """float32 logits [..., classes] of the published classifier."""
+        """Returns float32 logits [..., classes] of the published classifier for x [..., D]."""
         x = self.head_norm(x) if "norm" in self.config.heads_on else x
         return self.head(x).astype(jnp.float32)
 
     def distilled_logits(self, x: jax.Array) -> jax.Array:
-        """float32 logits [..., classes] of the classifier on the distillation token (DeiT)."""
+        """Returns float32 logits [..., classes] of the classifier on the distillation token (DeiT)."""
         return self.distilled_head(x).astype(jnp.float32)
 
     def init_all(self, images: jax.Array) -> jax.Array:
@@ -342,14 +356,14 @@ class ViT(nn.Module):
         return self.init(key, jnp.zeros((1, *self.image_shape)), method="init_all")
 
     def flops(self, tokens: int | None = None, image_shape: tuple[int, ...] | None = None) -> float:
-        """Forward FLOPs of an image, or of `tokens` kept patches of one."""
+        """Forward FLOPs of an image (None: of `image_shape` of the config); `tokens`: number of encoded patches."""
         shape = image_shape or self.image_shape
         rows, columns = self.grid(shape)
         patches = rows * columns if tokens is None else tokens
         c, length = self.config, patches + self.config.prefix
         patch_dim = self.patch_size**2 * shape[-1]
         out = dense_flops(patches, patch_dim, self.width) + stack_flops(c, c.known("depth"), length)
-        if c.pool == "map":  # queries and sums of one token, keys and values of all
+        if c.pool == "map":  # one query and one output; keys and values of all patches
             inner = c.head_width * c.known("heads")
             out += dense_flops(2 * patches + 2, self.width, inner) + 4 * patches * inner
             out += dense_flops(2, self.width, c.hidden)

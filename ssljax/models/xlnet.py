@@ -1,4 +1,4 @@
-"""XLNet (Yang et al. 2019): relative positions and segments, and a query stream for permuted orders."""
+"""XLNet (Yang et al. 2019): relative positions and segments, and a query stream for permutation language modelling."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ from ssljax.models.tokens import TokenConfig, TokenTransformer
 class XLNetConfig(TokenConfig):
     """XLNet (Yang et al. 2019): BERT's blocks with the relative positions of Transformer-XL (Dai et al. 2019).
 
-    Segments are relative too: attention depends on whether two tokens share one. The memory of earlier texts is left
-    out.
+    Segments are relative too: attention depends on whether two tokens are in the same segment. The memory of earlier
+    texts is not implemented.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
@@ -50,7 +50,7 @@ class XLNetConfig(TokenConfig):
 
 
 class XLNet(TokenTransformer):
-    """The encoder: `__call__` runs the content stream, `streams` both streams of the permutation objective."""
+    """The encoder: `__call__` runs the content stream; `streams` runs both streams of the permutation objective."""
 
     below: ClassVar[tuple[str, ...]] = (*TokenTransformer.below, "query")
 
@@ -69,22 +69,22 @@ class XLNet(TokenTransformer):
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Runs the content stream, which reads its token, and the query stream, which reads its position (section 2.3).
+        """Runs the two streams of section 2.3: contents know their token, queries know only their position.
 
-        Queries follow the contents in one sequence; no token attends to them.
+        Contents and queries form one sequence, queries last; no token attends to a query.
 
         Args:
             tokens: int [B, T].
-            targets: int [B, M], positions of the tokens for which queries are computed.
-            content: mask of the content stream; it includes the token itself.
-            query: mask of the query stream; it excludes the token itself.
-            positions: int [B, T]; 0..T-1 if None.
-            token_types: int [B, T], the segments; one segment if None.
+            targets: int [B, M], indices of the tokens to predict; each gets a query.
+            content: mask of the content stream, which allows the token itself.
+            query: mask of the query stream, which forbids the token itself.
+            positions: int [B, T]; None: 0..T-1.
+            token_types: int [B, T], the segments; None: one segment.
             noise: randomness of dropout and stochastic depth; None: neither.
 
         Returns:
-            States [B, T, D] of the contents and [B, M, D] of the queries. A query with an empty mask attends to
-            nothing.
+            (hidden states of the contents [B, T, D], hidden states of the queries [B, M, D]). A query that may attend
+            to no token gets 0 from attention.
         """
         batch, length = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(length) if positions is None else positions, tokens.shape)
@@ -93,15 +93,15 @@ class XLNet(TokenTransformer):
             queries = dropout(queries, self.config.dropout, noise.at("query"))
         x = jnp.concatenate([self.embedded(tokens, positions, None, noise), queries], axis=1)
 
-        def at_targets(of_tokens: jax.Array) -> jax.Array:
-            return jnp.concatenate([of_tokens, jnp.take_along_axis(of_tokens, targets, axis=1)], axis=1)
+        def with_targets(x_BxT: jax.Array) -> jax.Array:
+            return jnp.concatenate([x_BxT, jnp.take_along_axis(x_BxT, targets, axis=1)], axis=1)
 
         masks = [jnp.broadcast_to(materialize(m, length, length), (batch, 1, length, length)) for m in (content, query)]
         query_mask = jnp.take_along_axis(masks[1], targets[:, None, :, None], axis=2)
         out, _ = self.stack(
             x,
             Given(jnp.concatenate([masks[0], query_mask], axis=2)),
-            Layout(at_targets(positions), None if token_types is None else at_targets(token_types)),
+            Layout(with_targets(positions), None if token_types is None else with_targets(token_types)),
             noise,
         )
         return out[:, :length], out[:, length:]

@@ -1,4 +1,4 @@
-"""Training objectives: each combines views, a model and losses under one contract (`base.py`)."""
+"""Training objectives: each combines views, a model and losses under the contract of `base.py`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,16 +28,17 @@ REGISTRY = Registry(
 
 
 def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> Any:
-    """Creates the objective of a config with its model, ready for `init`.
+    """Creates an objective with its model, ready for `init`.
 
     Args:
-        config: the groups `objective` and `model`, each a mapping with a `name` or a configuration instance.
+        config: {"objective": ..., "model": ...}, each a mapping with a `name` or an instance of a configuration.
         spec: `ssljax.data.DataSpec` of the data (shapes, vocabulary, classes).
-        steps: length of the run, for schedules inside objectives (teacher momentum, temperature warm-up).
+        steps: length of the run, for schedules inside objectives (momentum of a teacher, warm-up of a temperature);
+            None: unknown.
 
     Raises:
         UserError: unknown name or key, a model that reads another kind of input than the objective makes, or settings
-            that do not fit the data (`check`).
+            that do not fit the data or the model (`Objective.check`).
     """
     objective, model = config["objective"], config["model"]
     if isinstance(objective, Mapping):

@@ -1,12 +1,14 @@
-"""The contract between what is learned (an objective) and the one train step.
+"""The contract between an objective and the train step.
 
 An objective is a frozen dataclass of settings and Flax modules; it holds no arrays. The step calls, in this order:
 
-    batch  = prepare(batch)                             # host types to floats; shared by training and evaluation
-    inputs = views(key, batch, step)                    # all randomness of the data, on device
-    outputs = encode(params, extra, inputs, ctx)        # heavy, per example: may be called on slices of the batch
-    loss   = loss(params, extra, outputs, inputs, ctx)  # light, over the batch
+    batch  = prepare(batch)                             # converts types; shared by training and evaluation
+    inputs = views(key, batch, step)                    # random augmentation, masking, corruption; on device
+    outputs = encode(params, extra, inputs, ctx)        # networks, per example: may be called on slices of the batch
+    loss   = loss(params, extra, outputs, inputs, ctx)  # cheap, over the whole batch or, if not coupled, a slice
     extra  = update(extra, params, sums, rows, step)    # after the optimiser: teachers, queues, centres
+
+`params` are the learned parameters; `extra` is the other state of the objective, such as a teacher or a queue.
 """
 
 import dataclasses
@@ -28,20 +30,20 @@ Params = Any
 
 
 class Variables(NamedTuple):
-    """The arrays of an objective: the optimiser learns `params`; `extra` is everything else that persists."""
+    """The arrays of an objective: `params` are updated by the optimiser, `extra` by `Objective.update`."""
 
     params: Params
     extra: Any
 
 
 class Recorder:
-    """The routers that ran in one call of `encode`: (path of the module, `Routing`) in the order of the calls."""
+    """Collects the router logits of one call of `encode`: (path of the module, `Routing`) in the order of the calls."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, Routing]] = []
 
     def add(self, part: str, collection: Any) -> None:
-        """Adds the routers of a flax collection, under `part`."""
+        """Adds the `Routing` leaves of a flax collection; their paths begin with `part`."""
         leaves = jax.tree_util.tree_leaves_with_path(collection, is_leaf=lambda x: isinstance(x, Routing))
         for keys, routing in leaves:
             path = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)][:-1]  # without "routing"
@@ -49,24 +51,26 @@ class Recorder:
 
 
 class Ctx(flax.struct.PyTreeNode):
-    """The random key of the step, the step, the rows of the global batch, and a recorder of routers if one listens."""
+    """The context of `encode` and `loss`."""
 
-    key: jax.Array
-    step: jax.Array
-    row: jax.Array  # int32 [B]: index of each example in the global batch
-    train: bool = flax.struct.field(pytree_node=False, default=True)
+    key: jax.Array  # random key of the step
+    step: jax.Array  # int32, number of the step
+    row: jax.Array  # int32 [B], index of each example in the global batch
+    train: bool = flax.struct.field(pytree_node=False, default=True)  # False: no dropout, no stochastic depth
+    # Records router logits for router losses; None: they are not recorded.
     routers: Recorder | None = flax.struct.field(pytree_node=False, default=None)
 
 
 class Loss(NamedTuple):
     """The result of `loss`.
 
-    terms: {name: (coefficient, sum, weight)}; the loss is the sum over terms of coefficient * sum / weight, with the
-        weight of the *global* batch. Weights depend on inputs only, never on parameters, unless the objective is
-        coupled.
-    metrics: {name: (sum, weight)}, averaged over the steps of a log interval.
-    sums: arrays that are added over slices (centres, counts, moments), for `update`.
-    rows: small arrays [B, ...] in batch order (what a queue takes in), for `update`.
+    Attributes:
+        terms: {name: (coefficient, sum, weight)}. The loss is the sum over terms of coefficient * sum / weight, with
+            sum and weight of the global batch. In an objective that is not coupled, weights may depend on inputs only,
+            not on parameters.
+        metrics: {name: (sum, weight)}, averaged over the steps of a log interval.
+        sums: arrays for `update`, added over slices (centres, counts, moments).
+        rows: small arrays [B, ...] for `update`, in batch order (new entries of a queue).
     """
 
     terms: dict[str, tuple[Any, jax.Array, jax.Array]]
@@ -77,86 +81,103 @@ class Loss(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Base of all objectives; subclasses are frozen dataclasses. See the module docstring for the order of calls."""
+    """Base class of objectives; subclasses are frozen dataclasses. The module docstring gives the order of calls."""
 
-    # True: the loss compares examples with each other, so slices must be encoded before the loss can be taken.
+    # True: the loss compares examples with each other, so all slices must be encoded before the loss is computed.
     coupled: ClassVar[bool] = False
-    # True: something in it is scheduled over `steps`, so the length of the run is part of its identity.
+    # True: a setting is scheduled over `steps`, so the length of the run is part of its identity.
     total_dependent: ClassVar[bool] = False
-    # The kinds of input that `views` can make, matched with the model's: "images", "tokens", "pairs".
+    # Kinds of input that `views` can make ("images", "tokens", "pairs", ...); the model's `inputs` must be one of them.
     inputs: ClassVar[tuple[str, ...]]
-    # Key of the model's parameters among its own; None: all of them are the model's.
+    # Key of the model's parameters in `params`; None: `params` are the model's parameters.
     model_key: ClassVar[str | None] = "encoder"
 
-    model: Any = schema.injected()
-    spec: Any = schema.injected()
-    steps: int | None = schema.injected()
+    model: Any = schema.injected()  # Flax module
+    spec: Any = schema.injected()  # `ssljax.data.DataSpec`
+    steps: int | None = schema.injected()  # length of the run; None: unknown
 
     @property
     def classes(self) -> int | None:
-        """The number of classes whose labels it learns; None: it looks at no labels."""
+        """Number of classes of a supervised objective; None: the objective uses no labels."""
         return None
 
     @property
     def unwrapped(self) -> "Objective":
-        """The objective of the config, without the wrapper that adds losses of routers."""
+        """The objective without the wrapper that adds router losses."""
         return self
 
     def check(self) -> None:
-        """Raises `UserError` where settings don't fit the data or the model; `objectives.create` calls it."""
+        """Checks the settings against the data and the model; called by `objectives.create`.
+
+        Raises:
+            UserError: they do not fit.
+        """
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
-        """Parameters and extra state, with logical axes as flax partitioning boxes."""
+        """Returns parameters and extra state; flax partitioning boxes hold the logical axes."""
         raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Batch:
-        """Host types to what the model reads; deterministic, shared by training and evaluation."""
+        """Converts the types of the data to the types that the model reads; deterministic."""
         return batch
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
-        """The corrupted, augmented or shifted batch; every leaf has the example as its leading axis."""
+        """Returns the inputs of `encode` and `loss`: augmented, masked or corrupted; every leaf is [B, ...]."""
         raise NotImplementedError
 
     def encode(self, params: Params, extra: Any, inputs: Inputs, ctx: Ctx) -> Outputs:
-        """The heavy part, per example; every leaf of the result has the example as its leading axis."""
+        """Runs the networks on each example, independently of the others; every leaf of the result is [B, ...]."""
         raise NotImplementedError
 
     def loss(self, params: Params, extra: Any, outputs: Outputs, inputs: Inputs, ctx: Ctx) -> Loss:
-        """The light part, over the batch."""
+        """Computes the loss from the outputs of `encode`."""
         raise NotImplementedError
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
-        """Extra state after the optimiser's step; `params` are the new ones."""
+        """Returns the extra state after the optimiser's step.
+
+        Args:
+            extra: the extra state of this step.
+            params: the updated parameters.
+            sums, rows: `Loss.sums` and `Loss.rows` of the global batch.
+            step: number of this step.
+        """
         return extra
 
     def model_params(self, params: Params, extra: Any) -> Params:
-        """The parameters of `model` that are evaluated."""
+        """The parameters of `model` that evaluations use (of a teacher, for example)."""
         return params if self.model_key is None else params[self.model_key]
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Representations of a prepared batch: "pooled" [B, D] always; "image", "text", "tokens" where they exist."""
+        """Representations of a prepared batch: "pooled" [B, D], and "image", "text", "tokens" if they exist."""
         raise NotImplementedError
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """(log-probability in nats [B], number of predicted elements [B]) where the model has likelihoods."""
+        """Returns (log-probability in nats [B], number of predicted elements [B]).
+
+        Raises:
+            NotImplementedError: the objective has no likelihoods.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no likelihoods")
 
     def flops(self, spec: Any) -> float:
-        """Forward FLOPs of one training example: all views, teachers and generators counted once each."""
+        """Forward FLOPs of one training example, with all its views and networks (teachers, generators)."""
         raise NotImplementedError
 
 
 def apply(
     module: Any, params: Params, *args: Any, ctx: Ctx | None = None, part: str = "encoder", **options: Any
 ) -> Any:
-    """A Flax module with these parameters called on `args` (`method=` names another method than `__call__`).
+    """Calls a Flax module with parameters.
 
     Args:
         module: an unbound module.
         params: its parameters.
-        ctx: where the parameters are trained and the call belongs to the loss; routers of experts are then recorded.
-        part: path of `params` among the parameters of the objective, which names these routers. Two modules of an
-            objective have two names.
+        *args: arguments of the call.
+        ctx: pass it in calls of `encode` with trained parameters, so that router losses see the router logits.
+        part: path of `params` in the parameters of the objective; it names the routers, so two modules of an objective
+            need two paths.
+        **options: keyword arguments of the call; `method="name"` calls another method than `__call__`.
     """
     if ctx is None or ctx.routers is None:
         return module.apply({"params": params}, *args, **options)
@@ -166,23 +187,29 @@ def apply(
 
 
 def stream(seed: jax.Array, step: jax.Array | int, name: str) -> jax.Array:
-    """The random key of one purpose at one step: `fold_in(fold_in(key(seed), step), hash(name))`, threefry."""
+    """The random key (threefry) of one purpose at one step: `fold_in(fold_in(key(seed), step), hash(name))`."""
     key = jax.random.key(seed, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(key, step), name_id(name))
 
 
 def noise_of(ctx: Ctx, copies: int = 1, offset: int = 0, total: int | None = None) -> Noise | None:
-    """Noise for `copies` views of each example, or None outside training.
+    """Noise for `copies` views of each example, [B copies] in total; None outside training.
 
-    Row v of example b is b * total + offset + v: every view of every example draws its own masks, whatever the slices.
+    View v of example b has the row b * total + offset + v, so every view has separate masks, independent of slices.
+
+    Args:
+        ctx: context with the rows of the examples.
+        copies: number of views that are encoded together.
+        offset: number of views of each example that are encoded in other calls before.
+        total: number of views of each example in all calls; None: `copies`.
     """
     if not ctx.train:
         return None
-    own = ctx.row[:, None] * (total or copies) + offset + jnp.arange(copies, dtype=ctx.row.dtype)
-    return Noise(ctx.key, own.reshape(-1))
+    rows = ctx.row[:, None] * (total or copies) + offset + jnp.arange(copies, dtype=ctx.row.dtype)
+    return Noise(ctx.key, rows.reshape(-1))
 
 
 def total(terms: dict[str, tuple[Any, jax.Array, jax.Array]]) -> jax.Array:
-    """The loss: sum over terms of coefficient * sum / weight; a term without weight counts 0."""
+    """The loss: sum over terms of coefficient * sum / weight; a term of weight 0 must have sum 0 and adds 0."""
     values = [c * s / jnp.where(w == 0, 1, w) for c, s, w in terms.values()]
     return sum(values[1:], start=values[0])

@@ -1,4 +1,4 @@
-"""Image captioning by a decoder that reads patches (Liu et al. 2023, "Visual Instruction Tuning", section 4.2)."""
+"""Image captioning with a decoder that reads patches (Liu et al. 2023, "Visual Instruction Tuning", section 4.2)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,8 +17,8 @@ from ssljax.objectives.tokens import valid
 class Captioning(ImageObjective):
     """Mean negative log-likelihood per token of the caption, in nats, given the image and the previous tokens.
 
-    The patches precede the caption; the last patch predicts its first token. `optimizer.freeze` gives the first stage
-    of the paper, which trains only the two maps between image tower and decoder.
+    The patches precede the caption; the hidden state of the last patch predicts its first token. The first stage of the
+    paper trains only the two maps between image tower and decoder: freeze the other parameters with `optimizer.freeze`.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("image_text",)
@@ -61,15 +61,16 @@ class Captioning(ImageObjective):
         return self.model.flops(spec.max_len, image_shape=view_shape(self.augment, spec))
 
     def _captions(self, params: Params, inputs: Any, counted: jax.Array, ctx: Ctx | None = None) -> jax.Array:
-        """The hidden states [B, T, D] that predict each token; `counted` bool [B, T] is False at padding."""
+        """Hidden states [B, T, D] from which tokens are predicted; `counted` bool [B, T], False = padding."""
         images, tokens = self.pixels(inputs["image"]), inputs["tokens"]
         noise = None if ctx is None else noise_of(ctx)
-        given: dict[str, Any] = {"noise": noise, "valid": counted, "ctx": ctx, "part": ""}
-        return apply(self.model, params, images, tokens, method="captions", **given)
+        keywords: dict[str, Any] = {"noise": noise, "valid": counted, "ctx": ctx, "part": ""}
+        return apply(self.model, params, images, tokens, method="captions", **keywords)
 
     def _scores(
         self, params: Params, states_BxTxD: jax.Array, tokens: jax.Array, counted: jax.Array
     ) -> tuple[losses.TokenScores, jax.Array]:
+        """Returns (scores [B T] of all tokens, weights [B T], 0 = padding)."""
         flat = states_BxTxD.reshape(-1, states_BxTxD.shape[-1])
         hidden, kernel, bias, cap = apply(self.model, params, flat, method="readout")
         scores = losses.linear_nll(hidden, kernel, bias, tokens.reshape(-1), cap=cap)

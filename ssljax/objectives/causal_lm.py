@@ -16,8 +16,8 @@ from ssljax.objectives.tokens import TokenObjective, valid
 class CausalLM(TokenObjective):
     """Mean negative log-likelihood per predicted token, in nats.
 
-    Every token with a predecessor in its segment is predicted: T - 1 of a row of T tokens with one segment. With
-    `data.overlap = 1` consecutive windows share a token, so every token of a text is predicted once.
+    Every token except the first of its segment is predicted: T - 1 tokens in a row of T tokens with one segment. With
+    `data.overlap = 1` consecutive windows share a token, so every token of a text except its first is predicted once.
     """
 
     attention: ClassVar[Any] = Causal()
@@ -45,7 +45,7 @@ class CausalLM(TokenObjective):
         return self.model.flops(tokens=spec.max_len, causal=True, predicted=spec.max_len - 1)
 
     def _scores(self, params: Params, hidden: jax.Array, inputs: Any) -> tuple[losses.TokenScores, jax.Array]:
-        """Scores [B (T-1)] of all tokens but the first, and weights: 1 if the predecessor is of the same segment."""
+        """Returns (scores [B (T-1)] of all tokens but the first, weights: 1 if the segment has an earlier token)."""
         weights = valid(inputs)[:, 1:]
         if "segment_ids" in inputs:
             weights = weights & (inputs["segment_ids"][:, 1:] == inputs["segment_ids"][:, :-1])

@@ -1,4 +1,4 @@
-"""Supervised classification of images, spectrograms or tokens: the baseline for the other objectives."""
+"""Supervised classification of images, spectrograms or tokens, the baseline of the other objectives."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -19,25 +19,25 @@ from ssljax.objectives.images import ImageObjective, view_flops
 class Classification(ImageObjective):
     """Cross-entropy of a linear classifier on the pooled representation.
 
-    Spectrograms are normalised with `mean` and `std` too; they are not scaled to [0, 1] first.
+    Spectrograms are also normalised with `mean` and `std`, but not scaled to [0, 1] before.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms")
 
     label_smoothing: float = schema.setting(
-        0.0, ge=0, lt=1, doc="share of the target distribution spread over all classes (Szegedy et al. 2016)"
+        0.0, ge=0, lt=1, doc="share of the target's mass that is spread evenly over all classes (Szegedy et al. 2016)"
     )
     mixup: float = schema.setting(
         0.0,
         ge=0,
-        doc="parameter alpha of the Beta(alpha, alpha) distribution of the mixing weight (Zhang et al. 2018); images "
-        "only; 0: no mixup",
+        doc="alpha of mixup: the mixing weight is drawn from Beta(alpha, alpha) (Zhang et al. 2018); images only; 0: "
+        "no mixup",
     )
     cutmix: float = schema.setting(
         0.0,
         ge=0,
-        doc="parameter alpha of the Beta(alpha, alpha) distribution of the pasted area (Yun et al. 2019); images only; "
-        "0: no CutMix",
+        doc="alpha of CutMix: the pasted share of the image is drawn from Beta(alpha, alpha) (Yun et al. 2019); images "
+        "only; 0: no CutMix",
     )
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of images; none by default"
@@ -73,7 +73,7 @@ class Classification(ImageObjective):
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         label = batch["label"]
         in_range = (label >= 0) & (label < self.classes)
-        # NaN as in `losses.cross_entropy` of integer labels: the zeros of one_hot would give a loss of 0.
+        # Labels out of range give NaN, as in `losses.cross_entropy`; zeros from one_hot would silently give loss 0.
         target = jnp.where(in_range[:, None], jax.nn.one_hot(label, self.classes), jnp.nan)
         if "image" not in batch:
             names = ("tokens", "segment_ids", "positions", "spectrogram")

@@ -19,8 +19,8 @@ from ssljax.objectives.images import ImageObjective, uniformity, view_flops
 class CLIP(ImageObjective):
     """Symmetric cross-entropy over cosine similarities times a learned scale.
 
-    The paper clips the parameter of the scale after each update. Here its value is clipped where it is used, with the
-    gradient of a parameter at the bound, so that it can come back.
+    The paper clips the scale's parameter after each update. This implementation clips the value in the loss and keeps a
+    gradient beyond the bound, so that the parameter can return; see `clipped`.
     """
 
     coupled: ClassVar[bool] = True
@@ -75,5 +75,5 @@ class CLIP(ImageObjective):
 
 
 def clipped(scale: jax.Array, bound: float) -> jax.Array:
-    """min(scale, bound) > 0; beyond the bound, the logarithm of the scale has the gradient of a scale at the bound."""
+    """Returns min(scale, bound); beyond the bound it has the gradient at the bound, with respect to log(scale)."""
     return scale * jax.lax.stop_gradient(jnp.minimum(scale, bound) / scale)

@@ -1,4 +1,4 @@
-"""DINO: a student matches the centred, sharpened output of its own moving average across crops.
+"""DINO: a student predicts, from other crops, the centred and sharpened output of its moving average, the teacher.
 
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, "Emerging Properties in Self-Supervised Vision
 Transformers".
@@ -21,7 +21,7 @@ from ssljax.objectives.teacher import ema, momentum
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The projection head (section 3.1): three linear maps with GELU, a normalised bottleneck, prototypes."""
+    """The projection head (section 3.1): three linear maps with GELU, L2 normalisation, then a layer of prototypes."""
 
     hidden: int = schema.setting(2048, gt=0, doc="output width of the first two linear maps")
     bottleneck: int = schema.setting(
@@ -35,9 +35,9 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class DINO(ImageObjective):
-    """Cross-entropy between the teacher (global crops) and the student (all other crops), eq. 3.
+    """Cross-entropy of the student's softmax on a crop and the teacher's softmax on another, global crop (eq. 3).
 
-    The paper freezes the last layer during the first epoch: set `optimizer.freeze` for it.
+    To freeze the last layer during the first epoch, as the paper does, set `optimizer.freeze`.
     """
 
     total_dependent: ClassVar[bool] = True
@@ -101,12 +101,12 @@ class DINO(ImageObjective):
         weight = jnp.sum(weights)
         targets = jax.nn.softmax((teacher - center) / temperature, -1)
         entropy = jnp.mean(losses.entropy(targets), 1)  # [B]
-        apart, _ = losses.alignment(outputs["student"][:, 0], outputs["student"][:, 1], reduce=False)
+        alignment, _ = losses.alignment(outputs["student"][:, 0], outputs["student"][:, 1], reduce=False)
         return Loss(
             {"dino": (1.0, jnp.sum(values * weights), weight)},
             {
                 "teacher_entropy": (jnp.sum(entropy * weights), weight),
-                "alignment": (jnp.sum(apart * weights), weight),  # logits of the first two (global) crops
+                "alignment": (jnp.sum(alignment * weights), weight),  # logits of the first two (global) crops
             },
             sums={"center": jnp.sum(jnp.mean(teacher, 1) * weights[:, None], 0), "weight": weight},
         )
@@ -125,7 +125,7 @@ class DINO(ImageObjective):
     def flops(self, spec: Any) -> float:
         head = self.head.module().flops(self.model.width)
         views_flops = crop_flops(self.model, self.augment, spec, head)
-        # A backward pass costs two forward passes; the teacher has none, so its views cost a third of a trained view.
+        # A backward pass costs two forward passes; the teacher has none, so its crops cost a third of trained crops.
         return sum(views_flops.values()) + views_flops["global"] / 3
 
     def _project(self, params: Params, images: jax.Array, noise: Any, ctx: Ctx | None = None) -> jax.Array:

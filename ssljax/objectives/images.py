@@ -1,4 +1,4 @@
-"""Shared parts of objectives over images: pixels in [0, 1] from the host, normalised in front of the encoder."""
+"""Base class and helpers of objectives over images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_o
 
 @dataclasses.dataclass(frozen=True)
 class ImageObjective(Objective):
-    """An objective whose model reads images, normalised after all augmentation."""
+    """An objective whose model reads images: scaled to [0, 1], augmented, then normalised with `mean` and `std`."""
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
 
     mean: tuple[float, ...] = schema.setting(
-        (0.5,), doc="mean of pixels in [0, 1], subtracted from them; one number, or one per channel"
+        (0.5,), doc="mean of pixels in [0, 1], which is subtracted; a list of one number, or of one per channel"
     )
     std: tuple[float, ...] = schema.setting(
         (0.25,),
         gt=0,
-        doc="standard deviation of pixels in [0, 1], by which they are divided after the mean is subtracted; one "
-        "number, or one per channel",
+        doc="standard deviation of pixels in [0, 1], by which they are divided after `mean` is subtracted; a list of "
+        "one number, or of one per channel",
     )
 
     def check(self) -> None:
@@ -47,7 +47,7 @@ class ImageObjective(Objective):
         return {**batch, "image": views.to_float(batch["image"])}
 
     def pixels(self, images: jax.Array) -> jax.Array:
-        """Normalises images in [0, 1], after all augmentation, for the encoder."""
+        """Normalises images in [0, 1] with `mean` and `std`; call it after all augmentation."""
         return views.normalize(images, self.mean, self.std)
 
     def encode_images(
@@ -63,14 +63,17 @@ class ImageObjective(Objective):
 
 
 def merge(views: jax.Array) -> jax.Array:
-    """[B, V, ...] -> [B V, ...]."""
+    """Merges examples and views: [B, V, ...] -> [B V, ...]."""
     return views.reshape(-1, *views.shape[2:])
 
 
 def each_crop(inputs: Any, ctx: Ctx, encode: Callable[[jax.Array, Noise | None], jax.Array]) -> jax.Array:
-    """Applies `encode` to the crops of each size and joins the results: [B, V, ...] with the global crops first.
+    """Encodes the crops of each size and joins the results to [B, V, ...], global crops first.
 
-    Every crop of every example draws its own noise.
+    Args:
+        inputs: {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" may be absent.
+        ctx: context of the step; every crop of every example has separate noise.
+        encode: (crops [B, V, h, w, C], noise) -> [B, V, ...].
     """
     crops = [inputs[name] for name in ("global", "local") if name in inputs]
     total, offset, encoded = sum(c.shape[1] for c in crops), 0, []
@@ -81,26 +84,26 @@ def each_crop(inputs: Any, ctx: Ctx, encode: Callable[[jax.Array, Noise | None],
 
 
 def uniformity(z_BxD: jax.Array, rows: int = 256) -> jax.Array:
-    """`losses.uniformity` of the first `rows` examples of the batch: a metric of a training step.
+    """`losses.uniformity` of the first `rows` examples, as a metric of a training step.
 
-    All pairs of a large batch would need a B x B array in every step, for a number that is only logged.
+    All B^2 pairs of a large batch would cost too much for a number that is only logged.
     """
     return losses.uniformity(z_BxD[:rows])
 
 
 def view_flops(model: Any, augment: Any, spec: Any, **options: Any) -> float:
-    """Forward FLOPs of one view of an image; `augment` sets its size, by default the size of the data."""
+    """Forward FLOPs of one view of an image; see `view_shape` for its size."""
     return model.flops(image_shape=view_shape(augment, spec), **options)
 
 
 def view_shape(augment: Any, spec: Any) -> tuple[int, int, int]:
-    """The shape [h, w, C] of a view."""
+    """The shape [h, w, C] of a view: `augment.size` if it is set, else the size of the images."""
     height, width, channels = spec.elements["image"]["shape"]
     return augment.size or height, augment.size or width, channels
 
 
 def crop_flops(model: Any, augment: Any, spec: Any, head: float) -> dict[str, float]:
-    """Forward FLOPs of the global and of the local crops of one image; `head`: FLOPs per crop after the encoder."""
+    """Forward FLOPs of the "global" and the "local" crops of one image; `head`: FLOPs per crop after the encoder."""
     *large, channels = view_shape(augment, spec)
     small = (augment.local_size or large[0] // 2, augment.local_size or large[1] // 2)
     return {

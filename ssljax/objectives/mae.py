@@ -1,4 +1,4 @@
-"""Masked autoencoder: the encoder reads a quarter of the patches; a light decoder reconstructs the others.
+"""Masked autoencoder: an encoder reads the visible quarter of the patches; a light decoder reconstructs the others.
 
 He, Chen, Xie, Li, Dollar, Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners".
 """
@@ -21,14 +21,14 @@ from ssljax.objectives.images import ImageObjective, view_flops, view_shape
 class MAE(ImageObjective):
     """Mean squared error of the reconstruction of masked patches."""
 
-    mask_ratio: float = schema.setting(0.75, gt=0, lt=1, doc="share of the patches that is masked")
+    mask_ratio: float = schema.setting(0.75, gt=0, lt=1, doc="share of masked patches")
     normalize_targets: bool = schema.setting(
         True, doc="normalise each target patch by its own mean and variance (section 4.1, 'reconstruction target')"
     )
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation before masking; none by default"
     )
-    decoder: MAEDecoder = schema.setting(MAEDecoder(), doc="decoder over all patches, dropped after training")
+    decoder: MAEDecoder = schema.setting(MAEDecoder(), doc="decoder over all patches, not used after training")
 
     def check(self) -> None:
         super().check()
@@ -36,7 +36,7 @@ class MAE(ImageObjective):
             raise UserError("model.name: this model has no patches that could be masked (fitting: vit)")
         rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
         patches = rows * columns
-        hidden = round(patches * self.mask_ratio)  # rounded as in views.visible_patches
+        hidden = round(patches * self.mask_ratio)  # as in `views.visible_patches`
         if not 0 < hidden < patches:
             raise UserError(
                 f"objective.mask_ratio: got {self.mask_ratio}, which hides {hidden} of {patches} patches "
@@ -64,8 +64,8 @@ class MAE(ImageObjective):
         encoded = apply(self.model, params["encoder"], images, keep=inputs["keep"], noise=noise, ctx=ctx)
         decoder = self._decoder(images.shape)
         noise = None if noise is None else noise.at("decoder")
-        given = {"noise": noise, "prefix": encoded.prefix, "ctx": ctx, "part": "decoder"}
-        return apply(decoder, params["decoder"], encoded.tokens, inputs["keep"], **given)  # [B, N, P]
+        keywords = {"noise": noise, "prefix": encoded.prefix, "ctx": ctx, "part": "decoder"}
+        return apply(decoder, params["decoder"], encoded.tokens, inputs["keep"], **keywords)  # [B, N, P]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         target = views.patchify(self.pixels(inputs["image"]), self.model.patch_size)

@@ -1,6 +1,6 @@
 """Masked language modelling: masked tokens are predicted from both sides.
 
-Devlin, Chang, Lee, Toutanova 2019, "BERT", section 3.1 (masks drawn anew at each visit, as in RoBERTa).
+Devlin, Chang, Lee, Toutanova 2019, "BERT", section 3.1; new masks at every epoch, as in RoBERTa.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from ssljax.objectives.tokens import TokenObjective, valid
 
 @dataclasses.dataclass(frozen=True)
 class MLM(TokenObjective):
-    """Cross-entropy on the chosen tokens, mean over tokens."""
+    """Mean cross-entropy per chosen token, in nats."""
 
-    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of the tokens that is chosen for prediction")
-    mask_share: float = schema.setting(0.8, ge=0, le=1, doc="share of the chosen tokens that becomes the mask token")
+    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of tokens that are chosen for prediction")
+    mask_share: float = schema.setting(0.8, ge=0, le=1, doc="share of chosen tokens that become the mask token")
     random_share: float = schema.setting(
-        0.1, ge=0, le=1, doc="share of the chosen tokens that becomes a random token; the rest stays as it is"
+        0.1, ge=0, le=1, doc="share of chosen tokens that become a random token; the other chosen tokens stay unchanged"
     )
 
     def validate(self) -> None:
@@ -51,7 +51,7 @@ class MLM(TokenObjective):
             special_ids=special,
         )
         context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
-        # Positions [B, K] of the chosen tokens in front; K is the largest possible count. Only they are read out.
+        # Only chosen tokens are read out: chosen_at [B, K] lists them first, K is the largest possible number of them.
         budget = views.mlm_budget(tokens.shape[1], self.rate)
         chosen_at = jnp.argsort(~chosen, axis=1, stable=True)[:, :budget]
         target, counted = (jnp.take_along_axis(x, chosen_at, 1) for x in (batch["tokens"], chosen))
@@ -71,21 +71,22 @@ class MLM(TokenObjective):
         )
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): the sum over tokens, each predicted with it alone masked.
+        """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): sum of the log-probabilities of the tokens.
 
-        It is no likelihood of the sequence, so it cannot be compared with a causal model's.
+        Each token is predicted from all others, with only this token masked. The sum is not a likelihood of the
+        sequence and cannot be compared with the likelihood of a causal model.
         """
         length = batch["tokens"].shape[1]
         special = jnp.array(sorted(self.spec.special_ids.values()), batch["tokens"].dtype)
         counted = valid(batch) & ~jnp.isin(batch["tokens"], special)
 
-        def one(position: jax.Array) -> jax.Array:
+        def log_probability(position: jax.Array) -> jax.Array:
             masked = jnp.where(jnp.arange(length) == position, self.mask_id, batch["tokens"])
             hidden = self.hidden(params, {**batch, "tokens": masked}, None)
             scores = self.scores(params, hidden.tokens[:, position], batch["tokens"][:, position])
             return -scores.nll * counted[:, position]
 
-        return jnp.sum(jax.lax.map(one, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
+        return jnp.sum(jax.lax.map(log_probability, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
 
     def flops(self, spec: Any) -> float:
         return self.model.flops(tokens=spec.max_len, causal=False, predicted=views.mlm_budget(spec.max_len, self.rate))

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron between an encoder and a loss, dropped after training."""
+"""The multi-layer perceptron between an encoder and a loss, not used after training."""
 
 import dataclasses
 from typing import Literal
@@ -9,7 +9,7 @@ from ssljax.layers.heads import MLPHead
 
 @dataclasses.dataclass(frozen=True)
 class Projector:
-    """`layers` linear maps with ReLU between them, of widths `hidden`, ..., `output`."""
+    """A projector: `layers` linear maps with ReLU between them; output widths `hidden`, ..., `hidden`, `output`."""
 
     hidden: int = schema.setting(2048, gt=0, doc="width of the hidden layers")
     output: int = schema.setting(128, gt=0, doc="width of the projections")

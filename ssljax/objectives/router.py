@@ -1,7 +1,7 @@
-"""Losses that keep the experts of a model in use, added to any objective whose modules have experts.
+"""Router losses, which keep all experts in use; added to any objective whose modules have experts.
 
-They are sums over the global batch, so the result is coupled where shares are balanced: slices are encoded first, then
-the loss sees the shares of the whole batch.
+The balance loss depends on the shares of the experts in the global batch, so an objective with this loss is coupled:
+all slices of a batch are encoded before the loss is computed.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from ssljax.objectives.base import Batch, Ctx, Inputs, Loss, Objective, Outputs,
 
 
 class Sums(flax.struct.PyTreeNode):
-    """Per-example statistics of the routers of one module, summed over valid tokens."""
+    """Statistics of the routers of one module per example, summed over its valid tokens."""
 
-    choices_BxLxE: jax.Array  # the choices of a token add up to 1
-    probabilities_BxLxE: jax.Array
+    choices_BxLxE: jax.Array  # number of choices of each expert, where one of k choices of a token counts 1/k
+    probabilities_BxLxE: jax.Array  # router probabilities
     z_BxL: jax.Array  # squared log-partition of the router
-    tokens_B: jax.Array
+    tokens_B: jax.Array  # number of valid tokens
     config: ExpertsConfig = flax.struct.field(pytree_node=False)
 
 
 def with_router_losses(objective: Objective) -> Objective:
-    """The objective, wrapped if any of its modules has experts with coefficients for such losses."""
+    """Returns the objective, wrapped in `RouterLosses` if a module has experts with a router loss."""
     configs = [c for c in _experts_in(objective) if c.balance or c.z_loss]
     return RouterLosses(objective) if configs else objective
 
 
 def _experts_in(part: Any) -> list[ExpertsConfig]:
-    """The configurations of experts in an objective: of its model, and of all modules and groups that it holds."""
+    """The configurations of experts in an objective: in its model and in all its other modules and groups."""
     if isinstance(part, ExpertsConfig):
         return [part]
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
@@ -44,14 +44,17 @@ def _experts_in(part: Any) -> list[ExpertsConfig]:
 
 @dataclasses.dataclass(frozen=True, init=False)
 class RouterLosses(Objective):
-    """An objective with two terms more for each module with experts; layers are added, and padding is left out.
+    """An objective with two additional loss terms for each module with experts.
 
-    `balance` (Fedus et al. 2022, equation 4): experts x sum over them of (share of the choices) x (mean probability),
-    1 for a layer whose experts are used alike, the number of experts where one takes everything; a token's k choices
-    count 1/k each. `router_z` (Zoph et al. 2022, equation 5): mean square of the log-partition of the router's logits.
+    `balance` (Fedus et al. 2022, equation 4): E times the sum over E experts of (share of the choices) x (mean router
+    probability), where each of the k choices of a token counts 1/k. It is 1 for equal use of the experts and E if one
+    expert is always chosen. `router_z` (Zoph et al. 2022, equation 5): mean square of the log-partition of the router's
+    logits. Both are summed over the layers of a module and leave padding out.
 
-    With experts in several modules the names end with the paths of these, "balance/text_tower/stack". Everything else
-    is the inner objective's; keywords other than `inner` replace its settings, so `dataclasses.replace` does too.
+    If several modules have experts, the names of terms end with the path of the module: "balance/text_tower/stack".
+
+    All methods forward to the inner objective. The constructor replaces settings of the inner objective by keywords, so
+    `dataclasses.replace` works on the wrapper as on the inner objective.
     """
 
     inner: Any = schema.injected()
@@ -64,7 +67,7 @@ class RouterLosses(Objective):
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not set yet: a copy or an unpickled object asks
+        if name == "inner":  # not set yet while copy or pickle creates the object
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -101,11 +104,11 @@ class RouterLosses(Objective):
         outputs, sums = outputs
         loss = self.inner.loss(params, extra, outputs, inputs, ctx)
         terms, metrics = dict(loss.terms), dict(loss.metrics)
-        for path, of_module in sums.items():
-            more, usage = _losses(of_module)
+        for path, module_sums in sums.items():
+            router_terms, router_metrics = _losses(module_sums)
             suffix = "" if len(sums) == 1 else f"/{path}"
-            terms |= {name + suffix: term for name, term in more.items()}
-            metrics |= {name + suffix: metric for name, metric in usage.items()}
+            terms |= {name + suffix: term for name, term in router_terms.items()}
+            metrics |= {name + suffix: metric for name, metric in router_metrics.items()}
         return loss._replace(terms=terms, metrics=metrics)
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
@@ -125,7 +128,7 @@ class RouterLosses(Objective):
 
 
 def _replaced(objective: Objective, settings: dict[str, Any]) -> Objective:
-    """A copy with other settings, under the same registry name."""
+    """Returns a copy with other settings and the same registry name."""
     if not settings:
         return objective
     new = dataclasses.replace(objective, **settings)
@@ -135,7 +138,7 @@ def _replaced(objective: Objective, settings: dict[str, Any]) -> Objective:
 
 
 def _losses(sums: Sums) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(terms, metrics) of the routers of one module."""
+    """Returns (loss terms, metrics) of the routers of one module."""
     c, one, tokens = sums.config, jnp.float32(1), jnp.sum(sums.tokens_B)
     terms: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
@@ -144,7 +147,7 @@ def _losses(sums: Sums) -> tuple[dict[str, Any], dict[str, Any]]:
         share_LxE = jax.lax.stop_gradient(jnp.sum(sums.choices_BxLxE, 0) / n)
         balance = c.count * jnp.sum(share_LxE * jnp.sum(sums.probabilities_BxLxE, 0) / n)
         terms["balance"] = (c.balance, balance, one)
-        # 1: all experts alike; the number of experts: one takes everything.
+        # Load of the busiest expert relative to an even share: 1 = even use, E = one expert is always chosen.
         metrics["expert_load"] = (c.count * jnp.mean(jnp.max(share_LxE, axis=-1)), one)
     if c.z_loss:
         terms["router_z"] = (c.z_loss, jnp.sum(sums.z_BxL), tokens)
@@ -152,14 +155,14 @@ def _losses(sums: Sums) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _added(a: Sums, b: Sums, name: str) -> Sums:
-    """The statistics of two calls of one module."""
+    """The sum of the statistics of two calls of one module."""
     if jax.tree.map(jnp.shape, a) != jax.tree.map(jnp.shape, b) or a.config != b.config:
-        raise ValueError(f"two modules record their routers as {name!r}: give `apply` a `part` that tells them apart")
+        raise ValueError(f"two modules record their routers as {name!r}: give `apply` a `part` that distinguishes them")
     return jax.tree.map(jnp.add, a, b)
 
 
 def _sums(routing: Routing, examples: int) -> Sums:
-    """Sums over the valid tokens of each example, all its views together."""
+    """Sums over the valid tokens of each example, with the views of an example added."""
     logits_LxBxTxE, valid = routing.logits_LxBxTxE, routing.valid_BxT
     experts, top_k = logits_LxBxTxE.shape[-1], routing.config.top_k
     weight_BxT = jnp.ones(logits_LxBxTxE.shape[1:3]) if valid is None else valid.astype(jnp.float32)

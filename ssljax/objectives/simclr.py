@@ -1,4 +1,4 @@
-"""SimCLR: agreement between two augmented views of an image against all other images of the batch.
+"""SimCLR: contrastive learning of two augmented views of an image against the other images of the batch.
 
 Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learning of Visual Representations".
 """
@@ -18,13 +18,16 @@ from ssljax.objectives.projector import Projector
 
 @dataclasses.dataclass(frozen=True)
 class SimCLR(ImageObjective):
-    """NT-Xent (eq. 1) on projections; the projector is dropped after training."""
+    """NT-Xent (eq. 1) on projections of the two views; the projector is not used after training."""
 
     coupled: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau of eq. 1)")
     block: int | None = schema.setting(
-        None, gt=0, free=True, doc="columns of the similarity matrix in memory at once; None: all of them"
+        None,
+        gt=0,
+        free=True,
+        doc="number of examples whose columns of the similarity matrix are in memory at a time; None: the whole matrix",
     )
     augment: Any = schema.setting(
         {"name": "two_views"},

@@ -1,4 +1,4 @@
-"""Span corruption: an encoder-decoder restores spans of tokens that sentinels replace.
+"""Span corruption: sentinels replace spans of tokens in the input, and an encoder-decoder restores the spans.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 3.3.4.
 """
@@ -19,31 +19,31 @@ from ssljax.objectives.tokens import valid
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption(Objective):
-    """Cross-entropy on the target, mean over its tokens.
+    """Mean cross-entropy per target token, in nats.
 
-    The sentinels are the last ids of the model's vocabulary, so `model.vocab_size` must exceed the vocabulary of the
-    data by their number. A row of packed texts is corrupted as one text.
+    The sentinels are the last ids of the model's vocabulary, so `model.vocab_size` must be at least the data's
+    vocabulary size plus the number of sentinels. A row of packed texts is corrupted as a single text.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("sequences",)
 
-    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of the tokens that is replaced by sentinels")
+    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of tokens that sentinels replace")
     mean_span: float = schema.setting(3.0, ge=1, doc="mean length of a replaced span, in tokens")
 
     def check(self) -> None:
         spans = int(views.span_counts(self.spec.max_len, self.rate, self.mean_span)[1]) + 1
-        least, given = self.spec.vocab_size + spans, self.model.config.vocab_size
-        if given < least:
+        least, vocab_size = self.spec.vocab_size + spans, self.model.config.vocab_size
+        if vocab_size < least:
             raise UserError(
-                f"model.vocab_size: {given} leaves no room for {spans} sentinels above the {self.spec.vocab_size} ids "
-                f"of the data (at least {least} is required)"
+                f"model.vocab_size: {vocab_size} leaves no room for {spans} sentinels above the "
+                f"{self.spec.vocab_size} ids of the data (at least {least} is required)"
             )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         return Variables({"encoder": self.model.initial(key)["params"]}, {})
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        made = views.span_corrupt(
+        corrupted = views.span_corrupt(
             key,
             batch["tokens"],
             jnp.sum(valid(batch), axis=1),
@@ -51,18 +51,18 @@ class SpanCorruption(Objective):
             rate=self.rate,
             mean_span=self.mean_span,
         )
-        return made._asdict()
+        return corrupted._asdict()
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         noise, not_padding = noise_of(ctx), Keys(inputs["valid"])
-        ends = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
-        read: dict[str, Any] = {"mask": not_padding, "noise": ends[0], "method": "encode"}
-        read |= {"valid": inputs["valid"], "ctx": ctx}
-        memory = apply(self.model, params["encoder"], inputs["tokens"], **read).tokens
+        noises = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
+        encoder: dict[str, Any] = {"mask": not_padding, "noise": noises[0], "method": "encode"}
+        encoder |= {"valid": inputs["valid"], "ctx": ctx}
+        memory = apply(self.model, params["encoder"], inputs["tokens"], **encoder).tokens
         before = jnp.pad(inputs["target"], ((0, 0), (1, 0)))[:, :-1]  # the decoder begins with id 0
-        write: dict[str, Any] = {"mask": Causal(), "memory_mask": not_padding, "noise": ends[1], "method": "decode"}
-        write |= {"valid": inputs["counted"], "ctx": ctx}
-        return apply(self.model, params["encoder"], before, memory, **write).tokens  # [B, U, D]
+        decoder: dict[str, Any] = {"mask": Causal(), "memory_mask": not_padding, "noise": noises[1], "method": "decode"}
+        decoder |= {"valid": inputs["counted"], "ctx": ctx}
+        return apply(self.model, params["encoder"], before, memory, **decoder).tokens  # [B, U, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         flat = outputs.reshape(-1, outputs.shape[-1])
@@ -76,12 +76,12 @@ class SpanCorruption(Objective):
         )
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        read: dict[str, Any] = {
+        keywords: dict[str, Any] = {
             "mask": Keys(valid(batch)),
             "segment_ids": valid(batch).astype(jnp.int32),
             "method": "encode",
         }
-        encoded = apply(self.model, params["encoder"], batch["tokens"], **read)
+        encoded = apply(self.model, params["encoder"], batch["tokens"], **keywords)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
 
     def flops(self, spec: Any) -> float:

@@ -1,4 +1,4 @@
-"""SwAV: the cluster assignment of one crop is predicted from the other crops; assignments are balanced over the batch.
+"""SwAV: other crops predict the cluster assignment of a crop; assignments use all clusters equally in a batch.
 
 Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
 Assignments".
@@ -34,7 +34,7 @@ CROPS = {
 class SwAV(ImageObjective):
     """Swapped prediction (eq. 2) of Sinkhorn assignments (eq. 3-5).
 
-    The paper freezes the prototypes during the first epoch: set `optimizer.freeze` for it.
+    To freeze the prototypes during the first epoch, as the paper does, set `optimizer.freeze`.
     """
 
     coupled: ClassVar[bool] = True
@@ -42,19 +42,21 @@ class SwAV(ImageObjective):
     prototypes: int = schema.setting(3000, gt=0, doc="number of clusters (K)")
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the predicted assignments (tau of eq. 2)")
     epsilon: float = schema.setting(
-        0.05, gt=0, doc="weight of the entropy in the target assignments (eq. 3); small values give almost hard ones"
+        0.05,
+        gt=0,
+        doc="weight of the entropy in the target assignments (eq. 3); a small value gives almost hard assignments",
     )
     sinkhorn_iterations: int = schema.setting(
         3,
         ge=0,
-        doc="iterations that balance the assignments; 0: softmax assignments without balance, which collapses the "
-        "method",
+        doc="number of Sinkhorn iterations, which balance the assignments; 0: softmax assignments without balance, "
+        "with which the method collapses",
     )
     queue: int = schema.setting(
         0,
         ge=0,
-        doc="number of earlier projections that join the batch in the balancing (section 4.1, 'small batches'); it is "
-        "used as soon as it is full (the paper: from epoch 15 on); 0: no queue",
+        doc="number of examples of earlier batches that join the batch when assignments are balanced (section 4.1, "
+        "'small batches'); used as soon as the queue is full (in the paper: from epoch 15 on); 0: no queue",
     )
     augment: Any = schema.setting(
         CROPS,
@@ -88,7 +90,7 @@ class SwAV(ImageObjective):
         score = lambda z: apply(self._prototypes(), params["prototypes"], z)  # noqa: E731
         scores = score(z_BxVxE)
         globals_ = inputs["global"].shape[1]
-        own = z_BxVxE[:, :globals_]
+        z_BxGxE = z_BxVxE[:, :globals_]
         assignments = jnp.stack(
             [self._assign(scores[:, g], extra, g, score) for g in range(globals_)], axis=1
         )  # [B, G, K]
@@ -100,10 +102,10 @@ class SwAV(ImageObjective):
         metrics = {
             "assignment_entropy": (n * losses.entropy(mean_assignment), n),
             "feature_std": (n * losses.feature_std(outputs[:, 0]), n),
-            "alignment": (n * losses.alignment(own[:, 0], own[:, -1]), n),
-            "uniformity": (n * uniformity(own[:, 0]), n),
+            "alignment": (n * losses.alignment(z_BxGxE[:, 0], z_BxGxE[:, -1]), n),
+            "uniformity": (n * uniformity(z_BxGxE[:, 0]), n),
         }
-        rows = jax.lax.stop_gradient(own) if self.queue else ()
+        rows = jax.lax.stop_gradient(z_BxGxE) if self.queue else ()
         return Loss({"swav": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics, rows=rows)
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
@@ -121,7 +123,7 @@ class SwAV(ImageObjective):
         return Prototypes(self.prototypes)
 
     def _assign(self, scores_BxK: jax.Array, extra: Any, crop: int, score: Any) -> jax.Array:
-        """Assignments [B, K] of one global crop, balanced over the batch and, once the queue is full, the queue."""
+        """Assignments [B, K] of one global crop, balanced over the batch and, once it is full, the queue."""
         scores_BxK = jax.lax.stop_gradient(scores_BxK)
         if not self.sinkhorn_iterations:
             return jax.nn.softmax(scores_BxK / self.epsilon, -1)

@@ -1,4 +1,4 @@
-"""The exponential moving average of a student, used as its teacher."""
+"""A teacher: the exponential moving average of the parameters of a student."""
 
 from typing import Any
 
@@ -7,9 +7,12 @@ import jax.numpy as jnp
 
 
 def momentum(base: float, step: jax.Array, steps: int | None) -> jax.Array:
-    """Momentum that rises from `base` to 1 on a half cosine over the run (Grill et al. 2020, section 3.2).
+    """Decay of the moving average, which rises from `base` to 1 on a half cosine (Grill et al. 2020, section 3.2).
 
-    It stays `base` if the length of the run (`steps`) is None.
+    Args:
+        base: decay at step 0.
+        step: number of the step.
+        steps: length of the run; None: unknown, and the decay stays `base`.
     """
     if not steps:
         return jnp.float32(base)
@@ -17,5 +20,5 @@ def momentum(base: float, step: jax.Array, steps: int | None) -> jax.Array:
 
 
 def ema(teacher: Any, student: Any, decay: jax.Array) -> Any:
-    """decay * teacher + (1 - decay) * student, leaf by leaf."""
+    """Returns decay * teacher + (1 - decay) * student for each leaf."""
     return jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, teacher, student)

@@ -1,4 +1,4 @@
-"""The base of objectives over token sequences: the model and its read-out."""
+"""Base class of objectives over token sequences."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ class TokenObjective(Objective):
         return Variables({"encoder": encoder}, {})
 
     def hidden(self, params: Params, inputs: Any, noise: Noise | None, ctx: Ctx | None = None) -> Any:
-        """The model's `Encoded` of inputs["tokens"], with segments and positions if the data has them."""
+        """Encodes inputs["tokens"], with segments and positions if the data have them; returns `Encoded`."""
         return apply(
             self.model,
             params["encoder"],
@@ -37,7 +37,7 @@ class TokenObjective(Objective):
         )
 
     def scores(self, params: Params, hidden: jax.Array, labels: jax.Array) -> losses.TokenScores:
-        """Scores of labels int [N] under the read-out of states [N, D]; the logits [N, V] are never materialised."""
+        """Scores of labels int [N] for hidden states [N, D], without storing logits [N, V]."""
         hidden, kernel, bias, cap = apply(self.model, params["encoder"], hidden, method="readout")
         return losses.linear_nll(hidden, kernel, bias, labels, cap=cap)
 
@@ -47,5 +47,5 @@ class TokenObjective(Objective):
 
 
 def valid(inputs: Any) -> jax.Array:
-    """bool [B, T]: True where a position holds text (segment 0 is padding)."""
+    """bool [B, T]: False at padding (segment 0)."""
     return inputs["segment_ids"] > 0 if "segment_ids" in inputs else jnp.ones(inputs["tokens"].shape, bool)

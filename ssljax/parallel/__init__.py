@@ -1,4 +1,4 @@
-"""Meshes, the one table from logical to mesh axes, and the placement of batches and states."""
+"""Device meshes, the table from logical axes to mesh axes, and shardings of batches and states."""
 
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
 from ssljax.parallel.rules import (

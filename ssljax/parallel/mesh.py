@@ -1,4 +1,4 @@
-"""The device mesh: five named axes; most runs use one or two."""
+"""The device mesh with its five named axes."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from ssljax.parallel.rules import ACTIVATION_RULES
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Number of devices along each axis; one axis may be -1 and takes the rest."""
+    """Number of devices along each mesh axis. One axis may be -1: it takes all remaining devices."""
 
     data: int = schema.setting(-1, free=True, doc="devices that split the batch and replicate parameters")
     fsdp: int = schema.setting(1, free=True, doc="devices that split the batch and parameters")
@@ -28,13 +28,13 @@ class MeshConfig:
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
             if size != -1 and size < 1:
-                raise ValueError(f"{name}: got {size}, must be at least 1, or -1 to fill")
+                raise ValueError(f"{name}: got {size}, must be at least 1, or -1 for all remaining devices")
         if list(sizes.values()).count(-1) > 1:
-            raise ValueError("data: only one axis can be -1 (it takes the devices that the others leave)")
+            raise ValueError("data: only one axis of the mesh can be -1 (it takes all remaining devices)")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over `devices` (default: all).
+    """Returns a mesh over `devices`; None: all devices.
 
     Raises:
         UserError: the axis sizes do not multiply to the number of devices.
@@ -51,16 +51,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 @contextlib.contextmanager
 def mesh_context(mesh: Mesh) -> Iterator[Mesh]:
-    """A context in which logical constraints in layers apply to this mesh; outside, flax drops them silently."""
+    """A context in which the sharding constraints of layers apply to this mesh; outside, flax ignores them."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(ACTIVATION_RULES):
         yield mesh
 
 
 def platform() -> str:
-    """The platform of the current mesh: "cpu", "gpu" or "tpu"; the default device's where no mesh is set.
+    """The platform of the current mesh, "cpu", "gpu" or "tpu"; without a mesh, of the default device.
 
-    A program that is compiled for absent hardware must take that hardware's kernels, so the mesh decides and not the
-    machine that compiles.
+    The mesh decides because a program may be compiled for hardware that the compiling machine does not have.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)

@@ -1,8 +1,9 @@
-"""The one table from logical axis names to mesh axes.
+"""The table from logical axis names to mesh axes.
 
-A parameter names its axes by their role ("embed", "heads", ...). Each name has an ordered list of candidates, each a
-tuple of mesh axes. The first candidate is taken whose axes are still free in this array and whose size divides the
-dimension; without one the dimension is replicated. Names earlier in the table choose first.
+Each dimension of a parameter has a logical name ("embed", "heads", ...). For each name the table lists candidates,
+which are tuples of mesh axes. A dimension is split by the first candidate whose mesh axes no other dimension of the
+array uses and whose number of devices divides the dimension. If there is none, the dimension is replicated. Names that
+come first in the table choose first.
 """
 
 import collections
@@ -20,8 +21,8 @@ RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     # Activations and per-example state.
     "batch": (("data", "fsdp"), ("data",), ("fsdp",)),
     "length": (("context",),),
-    # Parameters. A table [vocab, embed] split on both axes makes the compiler replicate it at every lookup, so the
-    # vocabulary takes both mesh axes and leaves the width whole.
+    # Parameters. XLA replicates a table [vocab, embed] that is split along both dimensions at every lookup, so the
+    # vocabulary takes both mesh axes, and the width is not split.
     "vocab": (("tensor", "fsdp"), ("tensor",), ("fsdp",)),
     "experts": (("expert",),),
     "heads": (("tensor",),),
@@ -36,8 +37,8 @@ RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     "classes": (),
 }
 
-# Flax reads activation constraints from a list of (name, mesh axes); the batch comes first, so that the width of an
-# activation never takes the axis that its batch is split over.
+# Rules for activations, (name, mesh axes), as flax reads them. The batch comes first, so the width of an activation
+# never takes a mesh axis that splits the batch.
 ACTIVATION_RULES = [(name, candidates[0] if candidates else None) for name, candidates in RULES.items()]
 
 
@@ -46,27 +47,28 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int])
 
     Args:
         axes: logical names of the dimensions.
-        shape: of the array.
+        shape: shape of the array.
         sizes: {mesh axis: number of devices}.
     """
     if len(axes) != len(shape):
         return PartitionSpec()
     ranks = {name: rank for rank, name in enumerate(RULES)}
     order = sorted(range(len(axes)), key=lambda d: ranks.get(axes[d] or "", len(ranks)))
-    taken: set[str] = set()
+    occupied: set[str] = set()
     spec: list[Any] = [None] * len(shape)
     for d in order:
         for candidate in RULES.get(axes[d] or "", ()):
-            used = tuple(a for a in candidate if sizes.get(a, 1) > 1)
-            if used and not taken & set(used) and shape[d] % math.prod(sizes[a] for a in used) == 0:
-                spec[d] = used if len(used) > 1 else used[0]
-                taken |= set(used)
+            mesh_axes = tuple(a for a in candidate if sizes.get(a, 1) > 1)
+            divides = shape[d] % math.prod(sizes[a] for a in mesh_axes) == 0
+            if mesh_axes and not occupied & set(mesh_axes) and divides:
+                spec[d] = mesh_axes if len(mesh_axes) > 1 else mesh_axes[0]
+                occupied |= set(mesh_axes)
                 break
     return PartitionSpec(*spec)
 
 
 def logical_axes(boxed: Any) -> Any:
-    """A tree of logical axis names (tuples) for a tree with flax partitioning boxes; `()` for a leaf without a box."""
+    """Replaces each flax partitioning box of a tree by its tuple of logical axis names, and other leaves by `()`."""
 
     def names(leaf: Any) -> Axes:
         return tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else ()
@@ -75,7 +77,7 @@ def logical_axes(boxed: Any) -> Any:
 
 
 def unboxed(boxed: Any) -> Any:
-    """The plain arrays of a tree with flax partitioning boxes (`nn.unbox` would also constrain them to a mesh)."""
+    """Replaces each flax partitioning box of a tree by its array. (`nn.unbox` would also add sharding constraints.)"""
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
         boxed,
@@ -84,7 +86,13 @@ def unboxed(boxed: Any) -> Any:
 
 
 def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
-    """The tree of `NamedSharding` for a tree of logical axes (tuples) and one of shaped arrays."""
+    """Returns a tree of `NamedSharding`.
+
+    Args:
+        axes: tree of logical axis names (tuples).
+        shapes: tree of arrays or shapes.
+        mesh: the mesh.
+    """
     sizes = dict(mesh.shape)
     return jax.tree.map(
         lambda shaped, names: NamedSharding(mesh, partition_spec(names, shaped.shape, sizes)),
@@ -94,41 +102,42 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
 
 
 def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
-    """One line: the share of the arrays on each device, and the dimensions that the mesh does not divide.
+    """One line: megabytes of the arrays on each device, and dimensions that the mesh does not divide.
 
     Args:
-        axes: tree of logical axes (tuples).
-        shapes: tree of shaped arrays.
+        axes: tree of logical axis names (tuples).
+        shapes: tree of arrays or shapes.
         mesh: the mesh.
     """
     sizes = dict(mesh.shape)
-    whole, held, uneven = 0, 0.0, collections.Counter[str]()
+    total_bytes, device_bytes, uneven = 0, 0.0, collections.Counter[str]()
 
     def count(shaped: Any, names: Axes) -> None:
-        nonlocal whole, held
+        nonlocal total_bytes, device_bytes
         spec = partition_spec(names, shaped.shape, sizes)
-        taken = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+        used = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]  # mesh axes by dimension
         size = math.prod(shaped.shape) * shaped.dtype.itemsize
-        whole += size
-        held += size / math.prod(sizes[a] for entry in taken for a in entry)
-        for name, dimension, entry in zip(names, shaped.shape, taken):
-            others = {a for other in taken if other is not entry for a in other}
-            useful = {a for candidate in RULES.get(name or "", ()) for a in candidate if sizes.get(a, 1) > 1} - others
-            if useful and not entry:
-                uneven[f"{name} {dimension} by {' or '.join(f'{a}={sizes[a]}' for a in sizes if a in useful)}"] += 1
+        total_bytes += size
+        device_bytes += size / math.prod(sizes[a] for entry in used for a in entry)
+        for name, dimension, entry in zip(names, shaped.shape, used):
+            others = {a for other in used if other is not entry for a in other}
+            free = {a for candidate in RULES.get(name or "", ()) for a in candidate if sizes.get(a, 1) > 1} - others
+            if free and not entry:
+                uneven[f"{name} {dimension} by {' or '.join(f'{a}={sizes[a]}' for a in sizes if a in free)}"] += 1
 
     jax.tree.map(count, shapes, axes)
-    line = f"each device holds {held / 1e6:,.1f} of {whole / 1e6:,.1f} MB"
+    line = f"each device holds {device_bytes / 1e6:,.1f} of {total_bytes / 1e6:,.1f} MB"
     if uneven:
-        line += "; does not divide, so replicated: " + ", ".join(f"{what} ({n} arrays)" for what, n in uneven.items())
+        parts = ", ".join(f"{dimension} ({n} arrays)" for dimension, n in uneven.items())
+        line += f"; replicated, since the mesh does not divide them: {parts}"
     return line
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that is whole on every device."""
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: the leading axis is split over all devices that hold different examples."""
+    """The sharding of a batch: the leading axis is split over the mesh axes "data" and "fsdp"."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

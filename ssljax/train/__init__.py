@@ -1,1 +1,1 @@
-"""Training: the step, the state, optimisers, the loop, checkpoints."""
+"""Training: the program, the step, the state, optimisers, schedules, the loop, checkpoints."""

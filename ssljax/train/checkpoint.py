@@ -1,9 +1,9 @@
-"""Checkpoints: orbax for the files, our own checksums for trust.
+"""Checkpoints, written by orbax and verified by checksums.
 
-Each checkpoint holds the state and a record (`meta`): format number, shape, type and checksum of every leaf, identity
-of the run, and step. Orbax detects missing and truncated files but not flipped bytes; the checksums, taken on the
-device before saving and after restoring, detect both. A checkpoint that cannot be read or does not match its record is
-reported, and the one before it is used.
+Each checkpoint holds the state and a record (`meta`): format number, step, identity of the run, and shape, type and
+checksum of every leaf. Checksums are computed on the device, before saving and after restoring, and detect flipped
+bytes, which orbax does not. A checkpoint that cannot be read or does not match its record is damaged: it is reported,
+and the next older one is used.
 """
 
 import contextlib
@@ -31,40 +31,52 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """One more checkpoint is kept: the best by a metric of an evaluation."""
+    """The best checkpoint by a metric of an evaluation, kept in addition to the newest ones."""
 
     metric: str = schema.setting(
-        free=True, doc='"evaluation/metric", such as "knn/accuracy", measured at the step of a checkpoint'
+        free=True, doc='metric "evaluation/metric", such as "knn/accuracy", measured at the step of the checkpoint'
     )
-    mode: Literal["max", "min"] = schema.setting("max", free=True, doc="the largest or the smallest value is best")
+    mode: Literal["max", "min"] = schema.setting(
+        "max", free=True, doc="the best value of the metric; 'max': the largest, 'min': the smallest"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Saved states; one is always written at the end and at SIGTERM."""
+    """The schedule of checkpoints. One is always written at the end of a run and after a signal to stop."""
 
     every_steps: int | None = schema.setting(
-        None, gt=0, free=True, doc="steps between checkpoints; None: only at the end and at a stop"
+        None,
+        gt=0,
+        free=True,
+        doc="number of steps between checkpoints; None: only at the end and after a signal to stop",
     )
-    keep: int = schema.setting(2, gt=0, free=True, doc="number of the newest checkpoints that are kept")
+    keep: int = schema.setting(2, gt=0, free=True, doc="number of newest checkpoints to keep")
     best: Best | None = schema.setting(None, free=True, doc="also keep the best checkpoint by a metric")
 
 
 class Weights(NamedTuple):
-    """The variables of an objective: a state without its optimiser and counters."""
+    """The part of a `State` that a model needs: without optimiser state and counters."""
 
     params: Any
     extra: Any
-    ema: Any = None
+    ema: Any = None  # averaged parameters; None: without
 
 
 class Checkpoints:
-    """The checkpoints of one workdir."""
+    """The checkpoints in one folder."""
 
     def __init__(
         self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any], *, read_only: bool = False
     ):
-        """Opens the folder; with `read_only` nothing in it changes, since another process may be writing."""
+        """Opens the folder.
+
+        Args:
+            folder: folder of the checkpoints.
+            config: which checkpoints are kept.
+            identity: identity of the run, stored in each checkpoint and compared when one is restored.
+            read_only: change nothing in the folder, since another process may be writing to it.
+        """
         self.folder = pathlib.Path(folder).absolute()
         self.read_only = read_only
         self.identity = identity
@@ -74,29 +86,29 @@ class Checkpoints:
         if self.best:
             sign, metric = (1 if self.best.mode == "max" else -1), self.best.metric
             rank = lambda metrics: sign * metrics.get(metric, -sign * float("inf"))  # noqa: E731
-            # Checkpoints without the metric are kept by being recent, never by being best.
+            # Checkpoints without the metric can be kept only as recent ones.
             policies.append(checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                best_fn=rank,  # orbax writes metrics only where it has this
+                best_fn=rank,  # without it orbax does not write metrics
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=not read_only,  # what a kill in the middle of a save left behind
+                cleanup_tmp_directories=not read_only,  # remains of saves that were killed
                 read_only=read_only,
             ),
         )
 
     def save(self, state: State, step: int, metrics: dict[str, float] | None = None) -> None:
-        """Writes the state in the background; blocks only for the copy off the device.
+        """Writes the state in the background; returns when the state is copied from the device.
 
         Args:
-            state: to be saved.
+            state: the state to save.
             step: number of steps done.
-            metrics: measured at this step; the best checkpoint is chosen by them.
+            metrics: {"evaluation/metric": value} at this step, which decide on the best checkpoint.
 
         Raises:
-            UserError: an earlier write failed (a full disk); the checkpoints before it are untouched.
+            UserError: this write or an earlier one failed (a full disk, for example); older checkpoints are untouched.
         """
         if step in self.manager.all_steps():
             return
@@ -110,8 +122,8 @@ class Checkpoints:
             )
         except Exception as error:
             raise _write_error(self.folder, error) from error
-        if not saved:  # orbax says so by its result alone
-            raise UserError(f"{self.folder}: the checkpoint of step {step} was not written; a newer one is there")
+        if not saved:  # orbax raises no error in this case
+            raise UserError(f"{self.folder}: the checkpoint of step {step} was not written, because a newer one exists")
 
     def wait(self) -> None:
         """Blocks until every write is finished."""
@@ -129,21 +141,24 @@ class Checkpoints:
         return sorted(self.manager.all_steps(), reverse=True)
 
     def restore(self, target: Any, step: int | None = None, *, force: bool = False) -> tuple[Any, int] | None:
-        """The newest sound checkpoint, placed as `target` says; None if there is no checkpoint.
+        """Restores the newest undamaged checkpoint.
 
-        Newer damaged ones are moved aside (`damaged-STEP`), so that the run can save these steps again. If none is
-        sound, nothing is moved.
+        Damaged checkpoints that are newer are renamed to `damaged-STEP` in the parent folder, so that the run can save
+        these steps again. If all are damaged, nothing is renamed.
 
         Args:
-            target: State of `jax.ShapeDtypeStruct` with shardings (any mesh, any number of devices). Or `Weights` of
-                such a state, without shardings: then only these are read, into the memory of the host.
-            step: number of the only checkpoint to read; None: the newest sound one.
-            force: accept the checkpoint of a run with another identity.
+            target: a `State` of `jax.ShapeDtypeStruct` with shardings, for any mesh; or `Weights` of
+                `jax.ShapeDtypeStruct`, which reads these parts alone, into host memory.
+            step: step of the only checkpoint to read; None: the newest undamaged one.
+            force: accept a checkpoint of a run with another identity.
+
+        Returns:
+            (the restored target, its step); None if there is no checkpoint.
 
         Raises:
-            UserError: checkpoints exist but none is sound; `step` is not there or damaged; the newest readable one
-                belongs to another run, or its arrays have other shapes; reading failed for a reason that lies
-                elsewhere (permission, memory).
+            UserError: all checkpoints are damaged; there is no checkpoint of `step`, or it is damaged; the checkpoint
+                belongs to another run or has arrays of other shapes; it cannot be read for a reason outside the files
+                (permission, memory).
         """
         steps = self.steps() if step is None else [step]
         if step is not None and step not in self.steps():
@@ -162,10 +177,10 @@ class Checkpoints:
                 self._move_aside(damaged)
             return state, candidate
         if damaged:
-            # A new start would cut the metrics back to nothing; a user who wants that gives another folder.
+            # A run that starts again in this folder would delete its metrics, so the user must choose another folder.
             raise UserError(
                 f"{self.folder}: no sound checkpoint among steps {steps} (last problem: {problem}); nothing was "
-                f"changed: put back a copy of one, or train in a new folder"
+                f"changed: restore a copy of one, or train in a new folder"
             )
         return None
 
@@ -174,7 +189,12 @@ class Checkpoints:
         return self._meta(step)["identity"]
 
     def _sound(self, step: int, target: Any, force: bool) -> Any:
-        """The checkpoint of a step; raises `_DamagedError` if it cannot be read or does not match its record."""
+        """Reads and verifies the checkpoint of a step.
+
+        Raises:
+            _DamagedError: it cannot be read or does not match its record.
+            UserError: it belongs to another run, or its arrays have other shapes.
+        """
         with _reading(self.folder, step):
             meta = self._meta(step)
         mismatch = _mismatch(meta, target)
@@ -182,14 +202,14 @@ class Checkpoints:
             raise UserError(f"{self.folder}: the checkpoint of step {step} does not fit: {mismatch}")
         if meta["identity"] != self.identity and not force:
             raise UserError(
-                f"{self.folder}: the checkpoint of step {step} is of another run (identity "
-                f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force goes on with it"
+                f"{self.folder}: the checkpoint of step {step} belongs to another run (identity "
+                f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force continues from it"
             )
         with _reading(self.folder, step):
             state = self._read(step, target)
         wrong = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
         if wrong:
-            raise _DamagedError(f"the checksum of {wrong[0]} differs ({len(wrong)} arrays do)")
+            raise _DamagedError(f"the checksum of {wrong[0]} is wrong ({len(wrong)} arrays in all)")
         return state
 
     def _read(self, step: int, target: Any) -> Any:
@@ -216,7 +236,7 @@ class Checkpoints:
 
 
 def describe(state: Any) -> dict[str, dict[str, Any]]:
-    """{path of each leaf: its shape, type and checksum}."""
+    """Returns {path of each leaf: {"shape", "dtype", "checksum"}}."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     leaves = jax.tree.leaves(state)
     sums = [int(s) for s in jax.device_get(_checksums(leaves))]
@@ -232,10 +252,10 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def checksum(x: jax.Array) -> jax.Array:
-    """A uint32 of all bits of an array: the sum of its words, each times an odd number that depends on its index.
+    """Checksum of an array, uint32: the sum of its words, each multiplied by an odd number that depends on its index.
 
-    Integer sums do not depend on their order, so the result is the same on every mesh. An odd factor loses no bit, so
-    any single changed word changes the sum.
+    The order of an integer sum does not matter, so the checksum is the same on every mesh. Multiplication by an odd
+    number is invertible, so a change of any single word changes the checksum.
     """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
@@ -250,7 +270,7 @@ def checksum(x: jax.Array) -> jax.Array:
 
 
 def _mismatch(meta: dict[str, Any], target: Any) -> str:
-    """The reason why a checkpoint cannot fill `target`; "" if it can."""
+    """The reason why a checkpoint does not fit `target`; "" if it fits."""
     if meta["format"] != FORMAT:
         return f"format {meta['format']}, this version reads {FORMAT}"
     required = {
@@ -265,20 +285,20 @@ def _mismatch(meta: dict[str, Any], target: Any) -> str:
 
 
 class _DamagedError(Exception):
-    """The files of a checkpoint differ from those that were written."""
+    """The files of a checkpoint cannot be read, or their content is not the saved one."""
 
 
-# Errors of tensorstore that begin with these codes have causes outside the files.
-_ELSEWHERE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+# Codes of tensorstore errors whose cause is outside the files.
+_CAUSE_OUTSIDE = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 
 
 @contextlib.contextmanager
 def _reading(folder: pathlib.Path, step: int) -> Iterator[None]:
-    """Separates damaged checkpoints from those that cannot be read at the moment."""
+    """Turns exceptions of a read into UserError (permission, memory, ...) or _DamagedError (everything else)."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, PermissionError | MemoryError) or any(code in str(error) for code in _ELSEWHERE):
+        if isinstance(error, PermissionError | MemoryError) or any(code in str(error) for code in _CAUSE_OUTSIDE):
             raise UserError(f"{folder}: cannot read the checkpoint of step {step}: {_first_line(error)}") from error
         raise _DamagedError(_first_line(error)) from error
 

@@ -1,8 +1,8 @@
-"""The table of a parameter tree before any step: paths, axes, roles, heights and factors of its leaves.
+"""A table of the leaves of a parameter tree: path, axes, role, height and optimiser factors of each leaf.
 
-Roles and heights are those that modules declare (`ssljax.layers.roles`). Layers that are scanned are one leaf
-[L, ...] whose logical axes begin with "layers" (and [E, ...] with "experts"); it stands for L (x E) parameters. Paths
-are "a/b/c".
+Modules declare roles and heights (`ssljax.layers.roles`). A parameter of L scanned layers is one leaf [L, ...] whose
+logical axes begin with "layers"; a parameter of E experts is [E, ...] or [L, E, ...] with the axis "experts". For
+optimisers such a leaf is L (x E) separate parameters. Paths have the form "a/b/c".
 """
 
 import dataclasses
@@ -16,31 +16,31 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.layers.roles import EFFECTS, Effects, Height, ParameterAxes, Role, default_role
 
-STACKING = ("layers", "experts")  # leading logical axes along which a leaf is many parameters
+STACKING = ("layers", "experts")  # leading logical axes along which a leaf holds separate parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf of the parameter tree before any step."""
+    """The properties of one leaf of a parameter tree."""
 
     path: str
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     stacked: int  # number of leading axes in STACKING
     role: Role
-    height: Height = 0  # number of blocks above; one for each layer of a scanned leaf
-    lr: float | np.ndarray = 1.0  # multiplier of the learning rate; [L, 1, ...] under layer-wise decay
+    height: Height = 0  # a tuple with one height per layer for a scanned leaf
+    lr: float | np.ndarray = 1.0  # multiplier of the learning rate; [L, 1, ...] for a scanned leaf with layer_decay
     wd: float = 1.0  # multiplier of the weight decay
-    frozen_until: int = 0  # no update at steps below this
+    frozen_until: int = 0  # first step at which the leaf is updated
 
     @property
     def frozen(self) -> bool:
-        """True if it is never updated."""
+        """True if the leaf is never updated."""
         return isinstance(self.lr, float) and self.lr == 0
 
     @property
     def effects(self) -> Effects:
-        """The defaults of its role."""
+        """The treatment of the leaf's role by optimisers."""
         return EFFECTS[self.role]
 
 
@@ -48,11 +48,12 @@ Leaves = dict[str, Leaf]  # by path
 
 
 def path_of(keys: tuple) -> str:
+    """The path "a/b/c" of a leaf from its jax keys."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def map_leaves(leaves: Leaves, function: Callable, *trees: Any) -> Any:
-    """`function(leaf, *arrays)` over trees like the parameters (leaves masked away are skipped)."""
+    """Maps function(leaf, *arrays) over trees with the structure of the parameters; trees may lack masked leaves."""
     return jax.tree_util.tree_map_with_path(lambda keys, *arrays: function(leaves[path_of(keys)], *arrays), *trees)
 
 
@@ -60,12 +61,12 @@ def describe(axes: Any, shapes: Any) -> Leaves:
     """The table of leaves of a parameter tree, in the tree's order.
 
     Args:
-        axes: like the parameters, with a `ParameterAxes` for each leaf; a plain tuple of names or None where nothing
-            is declared.
+        axes: a tree like the parameters, with a `ParameterAxes` for each leaf; a plain tuple of names, `()` or None for
+            a leaf without a declared role.
         shapes: the parameters, or their shapes.
 
     Raises:
-        ValueError: names that do not fit a shape, or an undeclared parameter among those of scanned layers.
+        ValueError: axis names do not fit a shape, or a parameter of scanned layers has no axis names.
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
     treedef: Any = jax.tree.structure(shapes)
@@ -85,9 +86,13 @@ def describe(axes: Any, shapes: Any) -> Leaves:
 
 
 def _check_scanned(leaves: Leaves) -> None:
-    """Raises ValueError for a leaf of a scanned stack without axis names: it would pass for one parameter.
+    """Finds parameters of scanned layers without axis names, which would be taken for one parameter instead of L.
 
-    It stands among scanned leaves only, and its first axis has their length.
+    Such a leaf is recognised by its group, in which all named leaves are scanned, and by its first axis of their
+    length.
+
+    Raises:
+        ValueError: there is such a leaf.
     """
     groups: dict[str, list[Leaf]] = {}
     for leaf in leaves.values():
@@ -106,7 +111,16 @@ def _check_scanned(leaves: Leaves) -> None:
 
 
 def factors_of(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any]:
-    """{path: value of the first pattern that matches}; a pattern that matches no path at all is a mistake."""
+    """Returns {path: value of the first pattern that matches the path}.
+
+    Args:
+        table: {regular expression: value}.
+        leaves: the table of leaves.
+        key: config key of `table`, for messages.
+
+    Raises:
+        UserError: a pattern matches no path.
+    """
     found: dict[str, Any] = {}
     for pattern, value in table.items():
         paths = [path for path in leaves if re.search(pattern, path)]
@@ -121,7 +135,11 @@ def factors_of(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any
 
 
 def factors_by_height(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
-    """{path: decay ** height} of the leaves with blocks above them; [L, 1, ...] for a scanned leaf."""
+    """Returns {path: decay ** height} for leaves of height > 0; an array [L, 1, ...] for a scanned leaf.
+
+    Raises:
+        UserError: no leaf has a height > 0.
+    """
     factors = {}
     for name, leaf in leaves.items():
         if isinstance(leaf.height, tuple):
@@ -136,7 +154,7 @@ def factors_by_height(decay: Any, leaves: Leaves, path: str) -> dict[str, Any]:
 
 
 def axes_of(shape: tuple[int, ...], leaf: Leaf) -> tuple[str | None, ...]:
-    """The axis names of an array of the optimiser's state that belongs to a leaf."""
+    """The axis names of an array of the optimiser's state, from the leaf to which it belongs."""
     if shape == leaf.shape:
         return leaf.axes
     if leaf.stacked and shape[: leaf.stacked] == leaf.shape[: leaf.stacked]:

@@ -1,15 +1,16 @@
-"""The loop: batches in, steps taken, callbacks called. It knows no evaluation and no report.
+"""The training loop: takes batches, runs the step, calls callbacks (log, evaluate, save).
 
 The order of one iteration is a contract:
 
-1. the next batch is awaited (its preparation runs ahead in a thread);
-2. the step is dispatched; the host waits only if it is more than `AHEAD` steps in front of the device;
-3. `done` counts the step, and the stall watchdog is reset;
-4. callbacks that are due run in the order of the list, each on the state that the one before returned. A run lists
-   log, evaluate, save: a checkpoint has empty meters after a log point, and can be ranked by evaluations of its step;
-5. if a signal came, `on_stop` saves this very step and `Stopped` is raised.
+1. The loop waits for the next batch, which a thread prepares in advance.
+2. It dispatches the step. The host waits only if it is more than `AHEAD` steps ahead of the device.
+3. The number of steps done increases by one, and the stall watchdog restarts.
+4. The callbacks that are due run in the order of the list. Each gets the state that the previous one returned. A run
+   lists log, evaluate, save: after a log point the checkpoint has empty meters, and evaluations of the same step can
+   rank the checkpoint.
+5. After a signal, `on_stop` saves the state of this step, and `Stopped` is raised.
 
-A callback is due when its period divides `done`, and after the last step.
+A callback is due when its period divides the number of steps done, and after the last step.
 """
 
 import collections
@@ -26,11 +27,11 @@ from ssljax.train.state import State
 # Called with the number of steps done and the state; may return a new state (with empty meters, say).
 Callback = Callable[[int, State], State | None]
 
-AHEAD = 2  # steps that the host may dispatch before the device has finished
+AHEAD = 2  # number of steps that the host may dispatch ahead of the device
 
 
 class Stopped(Exception):
-    """The run was asked to stop (SIGTERM, SIGINT), and step `step` is saved."""
+    """A signal (SIGTERM, SIGINT) stopped the run after `step` steps, whose state is saved."""
 
     def __init__(self, step: int):
         super().__init__(f"stopped after step {step}")
@@ -38,21 +39,21 @@ class Stopped(Exception):
 
 
 class Signals:
-    """A context in which SIGTERM and SIGINT are recorded and do not kill; a second SIGINT interrupts at once."""
+    """A context that records SIGTERM and SIGINT instead of ending the process; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
         self._saved_step: int | None = None
 
     def saved(self, step: int) -> None:
-        """Declares that step `step` is saved: from now on a signal raises `Stopped(step)` immediately."""
+        """Declares that the state after `step` steps is saved; later signals raise `Stopped(step)` immediately."""
         self._saved_step = step
         if self.received:
             raise Stopped(step)
 
     def __enter__(self) -> "Signals":
         self._previous: dict[int, Any] = {}
-        # Only the main thread may set handlers; elsewhere the caller owns the signals.
+        # Only the main thread may set handlers; in other threads signals are left to the caller.
         with contextlib.suppress(ValueError):
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
@@ -80,17 +81,17 @@ def fit(
     signals: Signals,
     stall_seconds: float | None = None,
 ) -> State:
-    """Takes a step for each (number, batch); the module docstring states the order of work.
+    """Runs a step for each batch; the module docstring gives the order of one iteration.
 
     Args:
         step_fn: (state, batch) -> (state, metrics), compiled.
-        state: before the first step; it is consumed.
-        batches: (number of the step from 0, batch on the devices).
+        state: the state before the first step; its buffers are donated.
+        batches: pairs (number of the step from 0, batch on the devices).
         stop: number of steps of the whole run.
-        callbacks: (period in steps, callback).
-        on_stop: called once after a signal, before `Stopped` is raised.
-        signals: the open context that records signals.
-        stall_seconds: seconds without a step after which the stacks of all threads are dumped.
+        callbacks: pairs (period in steps, callback).
+        on_stop: called once after a signal, before `Stopped` is raised; it saves the state.
+        signals: the entered context that records signals.
+        stall_seconds: seconds without a step after which the stacks of all threads are dumped; None: never.
 
     Returns:
         The state after the last step.
@@ -118,6 +119,8 @@ def fit(
 
 @contextlib.contextmanager
 def _watchdog(seconds: float | None) -> Iterator[Callable[[], None]]:
+    """Dumps the stacks of all threads after `seconds` without a call of the function that it yields."""
+
     def alive() -> None:
         if seconds:
             faulthandler.dump_traceback_later(seconds, repeat=False)

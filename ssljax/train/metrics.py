@@ -13,8 +13,8 @@ from ssljax.base import schema
 
 log = logging.getLogger(__name__)
 
-# Peak dense bfloat16 FLOP/s of one device as jax counts devices, from the vendors' data sheets; the first pattern
-# that matches `device_kind` is taken.
+# Peak dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets. The first pattern that matches
+# `device_kind` counts.
 PEAK_FLOPS: tuple[tuple[str, float], ...] = (
     (r"H200|H100(?!.*PCIe)|GH200", 989e12),
     (r"H100.*PCIe", 756e12),
@@ -32,19 +32,24 @@ PEAK_FLOPS: tuple[tuple[str, float], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """Frequency and display of the numbers of a run."""
+    """Frequency and form of the logs of a run."""
 
-    every_steps: int = schema.setting(50, gt=0, free=True, doc="steps over which training numbers are averaged")
+    every_steps: int = schema.setting(
+        50, gt=0, free=True, doc="number of steps between log points, over which training metrics are averaged"
+    )
     tensorboard: bool = schema.setting(True, free=True, doc="write TensorBoard events too")
     progress: bool = schema.setting(True, free=True, doc="show the progress bar")
     batch_hash: bool = schema.setting(
-        False, free=True, doc="log a hash of the ids of the last batch, to prove that two runs saw the same data"
+        False, free=True, doc="log a hash of the example ids of the last batch, to compare the data order of two runs"
     )
     stall_seconds: float | None = schema.setting(
-        1800.0, gt=0, free=True, doc="seconds without a step after which all stacks are dumped; None: never"
+        1800.0,
+        gt=0,
+        free=True,
+        doc="seconds without a step after which the stacks of all threads are dumped; None: never",
     )
     skipped_in_a_row: int = schema.setting(
-        20, gt=0, free=True, doc="number of non-finite steps in a row that stops the run"
+        20, gt=0, free=True, doc="number of consecutive non-finite steps after which the run stops"
     )
 
 
@@ -54,10 +59,11 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 class Speedometer:
-    """Examples, tokens and model FLOPs per second between two log points, and MFU if the peak is known.
+    """Examples, tokens and model FLOPs per second between two log points, and model FLOPs utilisation (MFU).
 
-    Model FLOP/s = examples/s * 3 * forward FLOPs per example (a backward pass costs two forward ones; recomputation is
-    not counted). MFU = model FLOP/s / (devices * peak FLOP/s of one device) (Chowdhery et al. 2022, appendix B).
+    Model FLOP/s = examples/s * 3 * forward FLOPs per example: a backward pass costs as much as two forward passes, and
+    recomputation is not counted. MFU = model FLOP/s / (devices * peak FLOP/s of one device) (Chowdhery et al. 2022,
+    appendix B); it is left out for devices without an entry in `PEAK_FLOPS`.
     """
 
     def __init__(
@@ -66,24 +72,29 @@ class Speedometer:
         """Starts the clock.
 
         Args:
-            batch_size: examples a step, over all devices.
-            tokens: tokens an example, if it is text.
-            flops: forward FLOPs of an example.
-            mesh: whose devices run the step.
-            seconds_before: duration of the run before this start.
+            batch_size: examples per step, over all devices.
+            tokens: tokens per example; None: no text.
+            flops: forward FLOPs per example; None: unknown.
+            mesh: the mesh on which the step runs.
+            seconds_before: duration of the run before it was resumed.
         """
         self.batch_size, self.tokens, self.flops, self.devices = batch_size, tokens, flops, mesh.size
         kind = mesh.devices.flat[0].device_kind
         self.peak = peak_flops(kind)
         if self.peak is None:
-            log.info("device kind %r is not in the peak table: MFU is not printed", kind)
+            log.info("device kind %r is not in PEAK_FLOPS: MFU is not logged", kind)
         self.last = time.perf_counter()
         self.start = self.last - seconds_before
         self.last_step: int | None = None
         self.waited = 0.0
 
     def read(self, step: int, waited: float) -> dict[str, float]:
-        """Rates since the last call; `waited` is the loop's total time without data, in seconds."""
+        """Returns totals of the run and rates since the last call.
+
+        Args:
+            step: number of steps done.
+            waited: total time in seconds that the loop has waited for data.
+        """
         now = time.perf_counter()
         out: dict[str, float] = {"examples": step * self.batch_size, "seconds": now - self.start}
         if self.tokens:
@@ -105,7 +116,7 @@ class Speedometer:
         return out
 
     def pause(self, seconds: float) -> None:
-        """Leaves time that evaluations and checkpoints take out of the rates."""
+        """Excludes `seconds` (of an evaluation or a checkpoint) from the rates."""
         self.last += seconds
 
 

@@ -1,13 +1,13 @@
-"""Loss and gradients of a batch in k slices, equal to those of the whole batch.
+"""Exact loss and gradients of a batch that is encoded in k slices.
 
-The mean over slices of their means is wrong if slices carry different weights, and no averaging is right for a loss
-that compares examples with each other. Therefore:
+Averaging the losses of slices is wrong if slices have different weights (numbers of tokens, for example), and if the
+loss compares examples of different slices. Therefore:
 
-- For an uncoupled objective the global weights are computed first, in a pass whose encoder the compiler drops (weights
-  depend on inputs only). Sums and gradients are then added over slices under these weights.
-- A coupled objective is encoded slice by slice without gradients. The loss of the whole batch is differentiated with
-  respect to the outputs, and each slice is encoded again to pull its cotangents back (Gao et al. 2021, gradient
-  cache).
+- Uncoupled objectives: first the weights of the whole batch are computed; they depend on inputs only, so XLA removes
+  the encoder from this pass. Then sums and gradients are added over slices, divided by these weights.
+- Coupled objectives: slices are encoded one after another without gradients, and the loss of the whole batch is
+  differentiated with respect to the outputs. Then each slice is encoded again, and its cotangents are pulled back to
+  the parameters (Gao et al. 2021, gradient cache).
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ import jax.numpy as jnp
 
 from ssljax.objectives.base import Ctx, Loss, Objective, total
 
-Total = Callable[[Any], jax.Array]  # of the terms of a loss
+TotalLoss = Callable[[Any], jax.Array]  # terms of a loss -> the value to differentiate
 
 
 class Gradients(NamedTuple):
-    """Gradients with respect to the parameters, the value of the loss, and what `Objective.loss` returned."""
+    """The result of `gradients`."""
 
-    grads: Any
-    value: jax.Array
-    loss: Loss
+    grads: Any  # a tree like the parameters
+    value: jax.Array  # float32 scalar, the loss
+    loss: Loss  # terms, metrics, sums and rows of the whole batch
 
 
 def gradients(
@@ -38,16 +38,16 @@ def gradients(
     slices: int,
     scale: jax.Array | None = None,
 ) -> Gradients:
-    """Loss and gradients of a batch of inputs.
+    """Computes the loss of a batch and its gradients with respect to the parameters.
 
     Args:
-        objective: with its model.
-        params, extra: its variables.
-        inputs: from `objective.views`; leading axis B, a multiple of `slices`.
-        ctx: key, step and rows of the batch.
+        objective: an objective with its model.
+        params, extra: the variables of the objective.
+        inputs: the result of `objective.views`; every leaf is [B, ...], B a multiple of `slices`.
+        ctx: context of the step, with the rows of the batch.
         slices: number of slices.
-        scale: the loss is multiplied by it before differentiation and the gradients are divided by it, since float16
-            rounds small gradients of activations to 0 (Micikevicius et al. 2018, section 3.2).
+        scale: loss scale for float16, which rounds small gradients to 0: the loss is multiplied by it before
+            differentiation, the gradients are divided by it (Micikevicius et al. 2018, section 3.2); None: 1.
     """
     method = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
     if scale is None:
@@ -57,78 +57,83 @@ def gradients(
 
 
 def _whole(
-    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total: Total
+    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total_loss: TotalLoss
 ) -> Gradients:
     def value(params: Any) -> tuple[jax.Array, Loss]:
         loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
-        return total(loss.terms), loss
+        return total_loss(loss.terms), loss
 
     (loss_value, loss), grads = jax.value_and_grad(value, has_aux=True)(params)
     return Gradients(grads, loss_value, loss)
 
 
 def _uncoupled(
-    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total: Total
+    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total_loss: TotalLoss
 ) -> Gradients:
-    # Only weights and coefficients leave this pass: its encoder is dead code.
+    # Only weights and coefficients of this pass are used, so its encoder is dead code.
     whole = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
     weights = {name: jax.lax.stop_gradient(weight) for name, (_, _, weight) in whole.terms.items()}
 
-    def one(cut: tuple[Any, jax.Array]) -> tuple[Any, Any]:
-        inputs, row = cut
+    def slice_gradients(inputs_row: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+        inputs, row = inputs_row
+        slice_ctx = ctx.replace(row=row)
 
         def value(params: Any) -> tuple[jax.Array, Loss]:
-            here = ctx.replace(row=row)
-            loss = objective.loss(params, extra, objective.encode(params, extra, inputs, here), inputs, here)
-            return total({name: (c, s, weights[name]) for name, (c, s, _) in loss.terms.items()}), loss
+            outputs = objective.encode(params, extra, inputs, slice_ctx)
+            loss = objective.loss(params, extra, outputs, inputs, slice_ctx)
+            return total_loss({name: (c, s, weights[name]) for name, (c, s, _) in loss.terms.items()}), loss
 
         (part, loss), grads = jax.value_and_grad(value, has_aux=True)(params)
         term_sums = {name: s for name, (_, s, _) in loss.terms.items()}
         return (grads, part, term_sums, loss.metrics, loss.sums), loss.rows
 
-    (grads, value, term_sums, metrics, sums), rows = _scan_sum(one, (split(inputs, slices), split(ctx.row, slices)))
+    slices_of_batch = (split(inputs, slices), split(ctx.row, slices))
+    (grads, value, term_sums, metrics, sums), rows = _scan_sum(slice_gradients, slices_of_batch)
     terms = {name: (c, term_sums[name], weights[name]) for name, (c, _, _) in whole.terms.items()}
     return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)))
 
 
 def _coupled(
-    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total: Total
+    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total_loss: TotalLoss
 ) -> Gradients:
-    cuts = (split(inputs, slices), split(ctx.row, slices))
+    slices_of_batch = (split(inputs, slices), split(ctx.row, slices))
 
-    def encode(params: Any, cut: tuple[Any, jax.Array]) -> Any:
-        inputs, row = cut
+    def encode(params: Any, inputs_row: tuple[Any, jax.Array]) -> Any:
+        inputs, row = inputs_row
         return objective.encode(params, extra, inputs, ctx.replace(row=row))
 
-    outputs = join(jax.lax.map(lambda cut: encode(params, cut), cuts))
+    outputs = join(jax.lax.map(lambda inputs_row: encode(params, inputs_row), slices_of_batch))
 
     def value(params: Any, outputs: Any) -> tuple[jax.Array, Loss]:
         loss = objective.loss(params, extra, outputs, inputs, ctx)
-        return total(loss.terms), loss
+        return total_loss(loss.terms), loss
 
     (loss_value, loss), (grads, cotangents) = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, outputs)
 
-    def pull_back(cut: tuple[Any, Any]) -> tuple[Any, Any]:
-        inputs_row, cotangent = cut
+    def pull_back(slice_and_cotangent: tuple[Any, Any]) -> tuple[Any, Any]:
+        inputs_row, cotangent = slice_and_cotangent
         _, vjp = jax.vjp(lambda p: encode(p, inputs_row), params)
         return vjp(cotangent)[0], ()
 
-    encoder_grads, _ = _scan_sum(pull_back, (cuts, split(cotangents, slices)))
+    encoder_grads, _ = _scan_sum(pull_back, (slices_of_batch, split(cotangents, slices)))
     return Gradients(jax.tree.map(jnp.add, grads, encoder_grads), loss_value, loss)
 
 
 def split(tree: Any, slices: int) -> Any:
-    """[B, ...] -> [k, B/k, ...]. Example i goes to slice i mod k, so every device cuts its own rows and moves none."""
+    """Splits a batch into k slices: [B, ...] -> [k, B/k, ...].
+
+    Example i goes to slice i mod k, so each device splits the rows that it holds, without communication.
+    """
     return jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
 def join(tree: Any) -> Any:
-    """The inverse of `split`: [k, B/k, ...] -> [B, ...] in batch order."""
+    """The inverse of `split`: [k, B/k, ...] -> [B, ...], in batch order."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 def _scan_sum(f: Callable[[Any], tuple[Any, Any]], xs: Any) -> tuple[Any, Any]:
-    """Maps f over the leading axis of `xs`: the sum of its first results, and the stack of its second results."""
+    """Maps f over the leading axis of `xs`; returns (sum of the first results, stack of the second results)."""
     shapes, _ = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 

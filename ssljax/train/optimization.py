@@ -1,4 +1,4 @@
-"""From gradients to parameters: clipping, the rule, its learning rate at this step."""
+"""The update of parameters from gradients: clipping, optimiser rule and learning rate schedule."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from ssljax.train.optimizers import clip_by_global_norm
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """An optimiser rule with its schedule; `bind` ties it to the parameters of a run.
+    """An optimiser with its schedule; `bind` adds the axes and shapes of the parameters.
 
     Attributes:
-        rule: an instance of an entry of `ssljax.train.optimizers.REGISTRY`.
-        multiplier: step -> share of the peak learning rate, in [0, 1].
+        rule: an instance of a class of `ssljax.train.optimizers.REGISTRY`.
+        multiplier: step -> learning rate as a share of the peak, in [0, 1].
         lengths: batch size, dataset size and total steps of the run.
-        axes, shapes: of the parameters, as `ssljax.train.state.abstract_variables` returns them; None before `bind`.
+        axes, shapes: axes and shapes of the parameters, as returned by `ssljax.train.state.abstract_variables`; None
+            before `bind`.
     """
 
     rule: Any
@@ -28,15 +29,15 @@ class Optimization:
     shapes: Any = None
 
     def bind(self, axes: Any, shapes: Any) -> "Optimization":
-        """Returns a copy that is bound to parameters with these logical axes and shapes."""
+        """Returns a copy for parameters with these logical axes and shapes."""
         return dataclasses.replace(self, axes=axes, shapes=shapes)
 
     def bound(self) -> Any:
-        """The rule bound to the parameters."""
+        """The optimiser rule for the parameters; `bind` must have been called."""
         return self.rule.bind(self.axes, self.shapes, self.lengths)
 
     def with_settings(self, changes: dict[str, Any]) -> "Optimization":
-        """A copy with keys of the rule replaced (by traced values, in a stacked sweep)."""
+        """Returns a copy with other values of keys of the rule; a stacked sweep passes traced values."""
         return dataclasses.replace(self, rule=dataclasses.replace(self.rule, **changes)) if changes else self
 
     def init(self, params: Any) -> Any:
@@ -48,10 +49,19 @@ class Optimization:
         return self.bound().state_axes()
 
     def update(self, grads: Any, state: Any, params: Any, step: jax.Array) -> tuple[Any, Any, dict[str, jax.Array]]:
-        """(updates to add, new state, {"grad_norm": before clipping, "learning_rate"})."""
+        """Computes the updates of one step.
+
+        Args:
+            grads, params: trees like the parameters.
+            state: the optimiser's state.
+            step: the step of the run.
+
+        Returns:
+            (updates to add to the parameters, new state, {"grad_norm": global norm before clipping, "learning_rate"}).
+        """
         bound = self.bound()
         grads, norm = clip_by_global_norm(bound.trainable(grads), self.rule.clip_norm)
-        # The step of the run, not a count of updates: a skipped step advances the schedule all the same.
+        # The schedule follows the step of the run, not the number of updates, so skipped steps advance it too.
         rate = self.rule.peak_learning_rate(self.lengths.batch_size) * self.multiplier(step)
         updates, state = bound.update(grads, state, params, rate, step)
         return updates, state, {"grad_norm": norm, "learning_rate": rate}

@@ -1,29 +1,28 @@
-"""Optimisers: frozen configurations that bind to a parameter tree and give optax transformations.
+"""Optimisers: frozen configurations that become optax transformations when they are bound to a parameter tree.
 
-    bound = optimizer.bind(axes, shapes, lengths)                   # patterns, depths, layer axes: all settled here
+    bound = optimizer.bind(axes, shapes, lengths)                   # resolves patterns, heights and layer axes
     opt_state = bound.init(params)
     grads, norm = clip_by_global_norm(bound.trainable(grads), optimizer.clip_norm)
     lr = optimizer.peak_learning_rate(batch_size) * schedule.shape(step, total)
     updates, opt_state = bound.update(grads, opt_state, params, lr, step)
     params = optax.apply_updates(params, updates)
 
-The caller computes `lr` from the state's own step, because a skipped step must advance the schedule. Every float
-field may be a tracer (a stacked sweep replaces it inside the jitted step and binds again; binding costs no device
-work).
+The caller passes `lr` for the step of the run, since skipped steps must advance the schedule too. Float fields may be
+tracers: a stacked sweep replaces them inside the jitted step and binds again, which costs no work on the device.
 
-Layers that are scanned are kept as one leaf [L, ...] whose logical axes begin with "layers" (and [E, ...] with
-"experts"). Here such a leaf is L (x E) parameters: norms, factored moments and orthogonalisation are those of one
-layer (`per_leaf`), so a scanned model trains exactly as an unrolled one.
+A parameter of L scanned layers is one leaf [L, ...], a parameter of E experts is [E, ...] or [L, E, ...]. Optimisers
+treat such a leaf as L (x E) separate parameters: norms, factored moments and orthogonalisation are computed for each
+(`per_leaf`), so a scanned model trains exactly as an unrolled one.
 
-Which leaves decay, have a trust ratio or are orthogonalised follows from the roles that modules declare, layer-wise
-decay from their heights: see the tables in `ssljax.layers.roles`. Only the patterns of a config look at paths.
+The roles that modules declare decide which leaves have weight decay or a trust ratio or are orthogonalised; their
+heights decide on layer-wise decay (`ssljax.layers.roles`). Paths matter only for the patterns in a config.
 
-Paths are "a/b/c". Patterns are regular expressions searched in the path, so "bias$", "^encoder/", "last_layer".
+Paths have the form "a/b/c". Patterns are regular expressions that are searched in the path: "bias$", "^encoder/",
+"last_layer".
 
-Three ways to keep parameters still, all bitwise: `lr_multipliers: {pattern: 0}` (such leaves have no optimiser state
-either), `freeze: {pattern: duration}` (no update before that step; gradients and moments are gathered meanwhile, so
-that bias corrections fit when the update starts; Caron et al. 2021 keep DINO's last layer for its first epoch), and
-no gradient at all, which is the objective's business.
+Two settings keep parameters bitwise unchanged. Leaves with `lr_multipliers: {pattern: 0}` are never updated and have no
+optimiser state. Leaves with `freeze: {pattern: duration}` are not updated before that time, but their moments are, so
+that bias corrections are right when updates begin (Caron et al. 2021 freeze DINO's last layer during the first epoch).
 """
 
 import dataclasses
@@ -60,35 +59,35 @@ class Optimizer:
     lr_per: int | None = setting(
         None,
         gt=0,
-        doc="batch size that `learning_rate` is for: the rate grows linearly with the batch (Goyal et al. 2017, "
-        "section 2.1); SimCLR's 0.3 x batch / 256 is learning_rate 0.3, lr_per 256; None: any batch",
+        doc="reference batch size: the peak learning rate is learning_rate x batch size / lr_per (Goyal et al. 2017, "
+        "section 2.1); SimCLR: learning_rate 0.3, lr_per 256; None: no dependence on the batch size",
     )
-    weight_decay: float = setting(0.0, ge=0, doc="coefficient of the weight decay, times the learning rate")
+    weight_decay: float = setting(0.0, ge=0, doc="coefficient of weight decay, multiplied by the learning rate")
     clip_norm: float | None = setting(
         None, gt=0, doc="largest global norm of the gradients (Pascanu et al. 2013); None: no clipping"
     )
     lr_multipliers: dict[str, float] = setting(
         {},
-        doc="{pattern: factor} of the learning rate; the first pattern that matches a path counts, others have "
-        "factor 1; factor 0 keeps parameters bitwise unchanged, without optimiser state",
+        doc="factors of the learning rate, {pattern: factor}; the first pattern that matches a path counts; without a "
+        "match the factor is 1; factor 0 keeps parameters bitwise unchanged and without optimiser state",
     )
     wd_multipliers: dict[str, float] = setting(
         {},
-        doc="{pattern: factor} of the weight decay; the first pattern that matches a path counts; without a match "
-        "the factor is 1 for matrices, heads and embeddings, else 0 (biases, norms, scales, positions, class, mask "
-        "and register tokens)",
+        doc="factors of weight decay, {pattern: factor}; the first pattern that matches a path counts; without a match "
+        "the factor is 1 for matrices, heads and embeddings, and 0 for biases, norms, scales, positions and class, "
+        "mask and register tokens",
     )
     layer_decay: float | None = setting(
         None,
         gt=0,
         le=1,
-        doc="factor d of layer-wise learning rates; d^(n - i) for block i of n (from 0), d^(n + 1) for embeddings, 1 "
-        "for the final norm and heads (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT); each stack of blocks "
-        "counts its own; None: no decay over layers",
+        doc="layer-wise decay d of learning rates; factor d^(n - i) for block i (from 0) of n blocks, d^(n + 1) for "
+        "embeddings, 1 for the final norm and heads (Clark et al. 2020, ELECTRA, and Bao et al. 2022, BEiT); each "
+        "stack counts its own blocks; None: no layer-wise decay",
     )
     freeze: dict[str, Duration] = setting(
         {},
-        doc="{pattern: duration}: no updates of matching parameters before that time (DINO's last layer: '1 epoch')",
+        doc="times before which parameters are not updated, {pattern: duration} (DINO's last layer: '1 epoch')",
     )
 
     def validate(self) -> None:
@@ -107,31 +106,33 @@ class Optimizer:
 
     @property
     def total_dependent(self) -> bool:
-        """True if the updates at some step depend on the length of the run, which is then part of its identity."""
+        """True if updates depend on the length of the run, which is then part of the identity of the run."""
         return any(durations.depends_on_total(duration) for duration in self.freeze.values())
 
     def peak_learning_rate(self, batch_size: int) -> float | jax.Array:
-        """The learning rate that the schedule multiplies, for this global batch."""
+        """The peak learning rate for a global batch size; the schedule multiplies it."""
         return self.learning_rate if self.lr_per is None else self.learning_rate * (batch_size / self.lr_per)
 
     def bind(self, axes: Any, shapes: Any, lengths: RunLengths | None = None, path: str = "optimizer") -> "Bound":
-        """The optimiser of one parameter tree.
+        """Returns the optimiser of one parameter tree.
 
         Args:
-            axes: like the parameters, with a `ssljax.layers.roles.ParameterAxes` for each leaf; a tuple of logical
-                axis names, `()` or None for a leaf without role and height.
+            axes: a tree like the parameters, with a `ssljax.layers.roles.ParameterAxes` for each leaf; a tuple of
+                logical axis names, `()` or None for a leaf without role and height.
             shapes: the parameters, or their `jax.ShapeDtypeStruct`s.
-            lengths: what turns the durations of `freeze` into steps; not needed where they are integers.
+            lengths: lengths that convert the durations of `freeze` to steps; not needed if all are integers.
             path: dotted path of the config group, for messages.
 
         Raises:
-            UserError: a pattern that matches no parameter, `layer_decay` without layers, an unknown duration.
+            UserError: a pattern matches no parameter, `layer_decay` is set for a model without layers, or a duration
+                cannot be converted to steps.
+            ValueError: `lengths` is missing.
         """
         leaves = describe(axes, shapes)
         lr = factors_of(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
         wd = factors_of(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
         if lengths is None and any(isinstance(duration, str) for duration in self.freeze.values()):
-            raise ValueError("bind needs lengths to turn the durations of freeze into steps")
+            raise ValueError("bind needs lengths to convert the durations of freeze to steps")
         until = {
             pattern: duration if lengths is None else durations.steps(duration, lengths, f"{path}.freeze.{pattern}")
             for pattern, duration in self.freeze.items()
@@ -152,13 +153,13 @@ class Optimizer:
         return Bound(leaves=bound, rule=optax.with_extra_args_support(rule), axes=axes, shapes=shapes)
 
     def rule(self, leaves: Leaves) -> optax.GradientTransformation:
-        """The update rule on the leaves that are trained; `update` is given `lr` and `step` as extra arguments."""
+        """The update rule for the trained leaves; its `update` gets `lr` and `step` as extra arguments."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """An optimiser of one parameter tree: pure functions to be called inside the jitted step."""
+    """An optimiser of one parameter tree; its methods are pure functions, to be called inside the jitted step."""
 
     leaves: Leaves
     rule: optax.GradientTransformationExtraArgs
@@ -172,15 +173,17 @@ class Bound:
     def update(
         self, grads: Any, opt_state: Any, params: Any, lr: jax.Array | float, step: jax.Array | int
     ) -> tuple[Any, Any]:
-        """Returns what to add to the parameters, and the new state.
+        """Computes the updates of one step.
 
         Args:
-            grads, params: trees like the bound one.
+            grads, params: trees like the bound parameters.
+            opt_state: the optimiser's state.
             lr: scalar, the learning rate of this step (peak times schedule).
-            step: scalar integer, the run's step counter, which ends what `freeze` lists.
+            step: scalar integer, the step of the run, which decides whether a leaf of `freeze` is still frozen.
 
         Returns:
-            (updates, opt_state); frozen leaves get -0.0, the one number that leaves every float bitwise alone.
+            (updates to add to the parameters, new state). Frozen leaves get -0.0, since x + (-0.0) is bitwise x for
+            every float x.
         """
         updates, opt_state = self.rule.update(grads, opt_state, params, lr=lr, step=step)
 
@@ -194,14 +197,15 @@ class Bound:
         return map_leaves(self.leaves, unless_frozen, updates), opt_state
 
     def trainable(self, grads: Any) -> Any:
-        """Gradients with zeros for the leaves that are never updated, so that these don't count in the global norm."""
+        """Sets the gradients of leaves that are never updated to 0, so that they do not enter the global norm."""
         return map_leaves(self.leaves, lambda leaf, g: jnp.zeros_like(g) if leaf.frozen else g, grads)
 
     def state_axes(self) -> Any:
-        """A tree like the optimiser's state with a tuple of logical axis names for each leaf.
+        """Returns a tree like the optimiser's state with a tuple of logical axis names for each leaf.
 
-        An array with the shape of a parameter has its names, so it is sharded like it. An array per layer or expert
-        keeps the names of these axes. The rest (counts, factored rows and columns, all small) is unnamed.
+        An array with the shape of a parameter has the parameter's names, so it is sharded like the parameter. An array
+        with an axis of layers or experts keeps the names of these axes. Other axes (of counts, factored rows and
+        columns, all small) have no names.
         """
         treedef: Any = jax.tree.structure(self.shapes)
         leaves = list(self.leaves.values())
@@ -226,10 +230,16 @@ class Bound:
 
 
 def clip_by_global_norm(grads: Any, max_norm: jax.Array | float | None) -> tuple[Any, jax.Array]:
-    """Gradients scaled so that their global norm is at most `max_norm`, and the norm before (float32 scalar).
+    """Clips gradients by their global norm (Pascanu et al. 2013, algorithm 1).
 
-    Pascanu et al. 2013, algorithm 1. None clips nothing. Where the norm is not finite the clipped gradients are
-    meaningless: the caller checks the norm before it uses them.
+    If the norm is not finite, the clipped gradients are meaningless; the caller must check the norm.
+
+    Args:
+        grads: tree of gradients.
+        max_norm: largest global norm; None: no clipping.
+
+    Returns:
+        (clipped gradients, global norm before clipping as a float32 scalar).
     """
     norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if max_norm is None:
@@ -241,14 +251,14 @@ def clip_by_global_norm(grads: Any, max_norm: jax.Array | float | None) -> tuple
 def per_leaf(
     choose: Callable[[Leaf], optax.GradientTransformation | None], leaves: Leaves
 ) -> optax.GradientTransformation:
-    """Applies a separate transformation to each leaf, mapped over the leaf's layer and expert axes.
+    """Applies a transformation to each leaf on its own, mapped over the axes of layers and experts.
 
-    The state is a tree like the parameters whose leaves are replaced by the states of their transformations, with
-    the leading axes of the leaf (a count becomes [L]).
+    The state is a tree like the parameters in which the state of its transformation stands for each leaf, with the axes
+    of layers and experts in front (a count becomes [L]).
 
     Args:
-        choose: leaf -> its transformation, or None to leave the leaf unchanged.
-        leaves: of the bound tree.
+        choose: leaf -> its transformation; None: the update of the leaf is unchanged.
+        leaves: the table of leaves of the bound tree.
     """
 
     def mapped(leaf: Leaf, function: Callable) -> Callable:
@@ -280,7 +290,7 @@ def per_leaf(
 
 
 def _descend(leaves: Leaves) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by -lr and each leaf's own factor; the factor is 0 while the leaf is frozen."""
+    """Multiplies the update of each leaf by -lr and by the leaf's factor, or by 0 while the leaf is frozen."""
 
     def update(updates: Any, state: Any, params: Any = None, *, lr: Any, step: Any, **_: Any) -> tuple[Any, Any]:
         def scale(leaf: Leaf, u: jax.Array) -> jax.Array:
@@ -293,7 +303,7 @@ def _descend(leaves: Leaves) -> optax.GradientTransformationExtraArgs:
 
 
 def _decay(weight_decay: Any, leaves: Leaves) -> optax.GradientTransformation:
-    """Adds weight_decay x the leaf's factor x the parameter."""
+    """Adds weight_decay x the leaf's factor x the parameter to the update of each leaf."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def add(leaf: Leaf, u: jax.Array, p: jax.Array) -> jax.Array:
@@ -305,7 +315,7 @@ def _decay(weight_decay: Any, leaves: Leaves) -> optax.GradientTransformation:
 
 
 _LEARNING_RATE = "peak learning rate, reached at the end of the warm-up"
-_WEIGHT_DECAY = "coefficient of the weight decay, times the learning rate"
+_WEIGHT_DECAY = "coefficient of weight decay, multiplied by the learning rate"
 _BETA_1 = "decay of the first moment (beta_1)"
 _BETA_2 = "decay of the second moment (beta_2)"
 _EPSILON = "added to the root of the second moment (epsilon)"
@@ -333,13 +343,13 @@ class AdamW(Optimizer):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum and L2 weight decay.
 
-    v <- momentum v + g + weight_decay p;  p <- p - lr v. With `nesterov` the step is along
-    g + weight_decay p + momentum v (Sutskever et al. 2013, as PyTorch writes it).
+    v <- momentum v + g + weight_decay p;  p <- p - lr v. With `nesterov`, p <- p - lr (g + weight_decay p + momentum v)
+    (Sutskever et al. 2013, in the form of PyTorch).
     """
 
     learning_rate: float = setting(0.1, gt=0, doc=_LEARNING_RATE)
-    momentum: float = setting(0.9, ge=0, lt=1, doc="decay of the sum of gradients (mu)")
-    nesterov: bool = setting(False, doc="the step is along gradient + momentum v, not v")
+    momentum: float = setting(0.9, ge=0, lt=1, doc="decay of the running sum of gradients (mu)")
+    nesterov: bool = setting(False, doc="update along gradient + momentum v instead of v")
 
     def rule(self, leaves):
         return optax.chain(
@@ -349,17 +359,19 @@ class SGD(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class LARS(Optimizer):
-    """Layer-wise adaptive rates (You, Gitman and Ginsburg 2017, algorithm 1), momentum after the learning rate.
+    """LARS: SGD with a learning rate per layer (You, Gitman and Ginsburg 2017, algorithm 1).
 
     u = g + weight_decay p;  v <- momentum v + lr (trust |p| / |u|) u;  p <- p - v.
-    The denominator is the norm of the sum as in SimCLR's and BYOL's code, where the paper adds the two norms. Biases,
-    norms, scales and single tokens have no trust ratio and no decay (SimCLR), so their rate is `learning_rate` itself:
-    large rates may want an `lr_multipliers` entry. The ratio is 1 where a norm is zero.
+
+    |u| is the norm of the sum, as in the code of SimCLR and BYOL; the paper adds the norms of the two summands. The
+    factor trust |p| / |u| is 1 if a norm is zero. Biases, norms, scales and single tokens have no trust ratio and no
+    weight decay (SimCLR), so they train with `learning_rate` itself; if that is too large, reduce it by
+    `lr_multipliers`.
     """
 
     learning_rate: float = setting(0.3, gt=0, doc=_LEARNING_RATE)
     weight_decay: float = setting(1e-6, ge=0, doc=_WEIGHT_DECAY)
-    momentum: float = setting(0.9, ge=0, lt=1, doc="decay of the sum of updates (m)")
+    momentum: float = setting(0.9, ge=0, lt=1, doc="decay of the running sum of updates (m)")
     trust: float = setting(1e-3, gt=0, doc="trust coefficient (eta)")
 
     def rule(self, leaves):
@@ -374,10 +386,10 @@ class LARS(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class LAMB(Optimizer):
-    """Layer-wise adaptive Adam (You et al. 2020, algorithm 2, with Adam's bias correction and phi the identity).
+    """LAMB: Adam with a trust ratio per layer (You et al. 2020, algorithm 2; with Adam's bias correction, phi(x) = x).
 
-    u = Adam direction + weight_decay p;  p <- p - lr (|p| / |u|) u. Biases, norms, scales and single tokens have
-    neither trust ratio nor decay. The ratio is 1 where a norm is zero.
+    u = Adam's direction + weight_decay p;  p <- p - lr (|p| / |u|) u. The ratio is 1 if a norm is zero. Biases, norms,
+    scales and single tokens have neither a trust ratio nor weight decay.
     """
 
     weight_decay: float = setting(0.01, ge=0, doc=_WEIGHT_DECAY)
@@ -398,8 +410,8 @@ class LAMB(Optimizer):
 class Lion(Optimizer):
     """Sign of an interpolated momentum (Chen et al. 2023, algorithm 2).
 
-    p <- p - lr (sign(b1 m + (1 - b1) g) + weight_decay p);  m <- b2 m + (1 - b2) g. Rates are 3-10 times smaller
-    than AdamW's, weight decays as much larger.
+    p <- p - lr (sign(b1 m + (1 - b1) g) + weight_decay p);  m <- b2 m + (1 - b2) g. Learning rates are 3 to 10 times
+    smaller than for AdamW, weight decays 3 to 10 times larger.
     """
 
     learning_rate: float = setting(1e-4, gt=0, doc=_LEARNING_RATE)
@@ -415,10 +427,10 @@ class Lion(Optimizer):
 class Adafactor(Optimizer):
     """Factored second moments (Shazeer and Stern 2018, algorithm 4).
 
-    The direction is g / sqrt(v), v kept as row and column means where a leaf has two axes of at least
-    `min_factor_dim`; its root mean square is clipped to `clip_rms`; `relative` multiplies it by the root mean square
-    of the parameter (at least 1e-3), so `learning_rate` is relative to the weights' size; `momentum`, off by default,
-    averages it. Weight decay is decoupled, as in `adamw`.
+    The direction is g / sqrt(v). For a leaf with two axes of at least `min_factor_dim`, v is stored as row means and
+    column means. The direction is clipped to a root mean square of `clip_rms`. With `relative` it is multiplied by the
+    root mean square of the parameter (at least 1e-3), so that `learning_rate` is relative to the size of the weights.
+    With `momentum` it is averaged over steps. Weight decay is decoupled, as in `adamw`.
     """
 
     learning_rate: float = setting(
@@ -427,13 +439,11 @@ class Adafactor(Optimizer):
     decay_rate: float = setting(
         0.8, gt=0, le=1, doc="exponent c: the decay of the second moment (beta_2) at update t is 1 - t^-c"
     )
-    min_factor_dim: int = setting(
-        128, ge=1, doc="the second moment is factored where two axes have at least this length"
-    )
+    min_factor_dim: int = setting(128, ge=1, doc="shortest length of two axes for which the second moment is factored")
     clip_rms: float | None = setting(
         1.0, gt=0, doc="largest root mean square of the direction of a leaf (d); None: no clipping"
     )
-    relative: bool = setting(True, doc="steps are relative to the root mean square of the parameter")
+    relative: bool = setting(True, doc="multiply steps by the root mean square of the parameter")
     momentum: float | None = setting(None, ge=0, lt=1, doc="decay of the averaged direction (beta_1); None: no average")
 
     def rule(self, leaves):
@@ -450,24 +460,24 @@ class Adafactor(Optimizer):
 
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
-    """Orthogonalised momentum for the hidden matrices, AdamW for the rest (Jordan et al. 2024).
+    """Muon: orthogonalised momentum for hidden matrices, AdamW for all other parameters (Jordan et al. 2024).
 
-    Momentum (bias-corrected, Nesterov), then `newton_schulz_steps` of the quintic iteration with coefficients
-    (3.4445, -4.7750, 2.0315), from optax. Parameters with the role "matrix" take it; all others (embeddings, heads,
-    positions, tokens, biases, norms, scales) take AdamW with b1, b2, eps and the same learning rate and decay. A kernel
-    of more than two axes is a matrix of (all axes but the last, the last).
+    Parameters of role "matrix" are updated by momentum (bias-corrected, Nesterov) that is orthogonalised by
+    `newton_schulz_steps` steps of the quintic Newton-Schulz iteration with coefficients (3.4445, -4.7750, 2.0315), from
+    optax. A kernel with more than two axes is treated as a matrix: all axes except the last form the rows. Parameters
+    of other roles are updated by AdamW with b1, b2 and eps. Learning rate and weight decay are the same for both.
 
-    The scale "rms" is that of Liu et al. 2025, Muon is Scalable for LLM Training, equation 4: learning rates and decays
-    of AdamW carry over. "spectral" is Jordan's, with learning rates of about 0.02: the leaves of AdamW then need
-    `lr_multipliers`.
+    With scale "rms" (Liu et al. 2025, "Muon is Scalable for LLM Training", equation 4), the learning rates and weight
+    decays of AdamW can be reused. With "spectral" (Jordan et al.), learning rates are about 0.02, which is too large
+    for the leaves of AdamW: reduce theirs by `lr_multipliers`.
     """
 
     weight_decay: float = setting(0.05, ge=0, doc=_WEIGHT_DECAY)
     momentum: float = setting(0.95, ge=0, lt=1, doc="decay of the running mean of gradients (mu)")
     nesterov: bool = setting(
-        True, doc="momentum m + (1 - momentum) g is orthogonalised (m: the running mean of gradients g), not m"
+        True, doc="orthogonalise momentum x m + (1 - momentum) x g instead of m (g: gradient, m: its running mean)"
     )
-    newton_schulz_steps: int = setting(5, ge=1, doc="iterations of the orthogonalisation")
+    newton_schulz_steps: int = setting(5, ge=1, doc="number of iterations of the orthogonalisation")
     scale: Literal["rms", "spectral"] = setting(
         "rms",
         doc="factor of an orthogonal update of a matrix [in, out]: 'rms' is 0.2 sqrt(max(in, out)), the size of an "
@@ -479,7 +489,7 @@ class Muon(Optimizer):
 
     def rule(self, leaves):
         def matrix_axes(leaf: Leaf, array: jax.Array) -> optax.contrib.MuonDimensionNumbers:
-            # The leading axes of layers and experts are named in neither tuple, so they are mapped over.
+            # Axes in neither tuple (layers and experts) are mapped over.
             return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.stacked, array.ndim - 1)), (array.ndim - 1,))
 
         orthogonal = optax.contrib.scale_by_muon(

@@ -1,7 +1,7 @@
-"""A program: the pure functions of a run on a mesh, with the shapes and shardings of its state.
+"""Programs: initialisation and train step of a run on a mesh, with the shapes and shardings of its state.
 
-It needs no data, no config and no arrays, only an objective, an optimisation, a mesh and the shapes of a batch. Runs,
-tests, benchmarks, sweeps under `vmap` and plans for absent hardware all build their step here.
+A program is built from an objective, an optimisation, a mesh and the shapes of a batch, without data, config or arrays.
+Runs, tests, benchmarks, sweeps under `vmap` and plans for absent hardware all use it.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from ssljax.train.step import Step, make_train_step, make_update
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Initialisation and train step of an objective on a mesh, to be jitted or mapped.
+    """Pure functions to initialise and to train an objective on a mesh; see `build`.
 
     Attributes:
-        objective: with its model.
-        optimization: bound to the parameters.
-        mesh: where the state lives. Platform and device kind are those of its devices.
-        init: seed -> State, meters included.
+        objective: the objective, with its model.
+        optimization: the optimisation, bound to the parameters.
+        mesh: the mesh that holds the state; its devices decide on platform and device kind.
+        init: seed -> State, with meters.
         step: (state, batch) -> (state, metrics).
-        shapes: the state as `jax.ShapeDtypeStruct`s.
-        shardings: a tree like the state, with the sharding of each leaf.
+        shapes: a `State` of `jax.ShapeDtypeStruct`.
+        shardings: a `State` of shardings.
         axes: logical axes of the variables (params, extra).
     """
 
@@ -53,16 +53,19 @@ class Program:
         ema: float | None = None,
         hyper: Mapping[str, float] | None = None,
     ) -> "Program":
-        """Returns the program of an objective; nothing touches a device.
+        """Builds the program of an objective without touching a device.
 
         Args:
-            objective: with its model.
-            optimization: rule, schedule and lengths, not yet bound to parameters.
-            mesh: of present or absent devices.
+            objective: the objective, with its model.
+            optimization: rule, schedule and lengths; `bind` need not have been called.
+            mesh: a mesh, also of absent devices.
             batch_shapes: tree of `jax.ShapeDtypeStruct` (or arrays) of a global batch.
             microbatches: number of slices in which the batch is encoded.
-            ema: decay of averaged parameters; None keeps none.
-            hyper: initial values of the settings that a stacked sweep varies.
+            ema: decay of averaged parameters; None: no averaged parameters.
+            hyper: {"objective.temperature": initial value, ...}, settings that a stacked sweep varies; None: none.
+
+        Raises:
+            UserError: settings of the optimisation do not fit the parameters.
         """
         with parallel.mesh_context(mesh):
             shapes, axes = abstract_variables(objective, batch_shapes)
@@ -82,16 +85,16 @@ class Program:
         return self.mesh.devices.flat[0].device_kind
 
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Places a host batch on the mesh, its rows split over the devices; ids stay on the host."""
+        """Moves a host batch to the mesh, with its rows split over the devices; example ids stay on the host."""
         sharding = parallel.batch_sharding(self.mesh)
         return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_batch(batch))
 
     def jitted_init(self) -> Callable[[Any], State]:
-        """seed -> State. Parameters are born sharded: no device ever holds more than its part."""
+        """Returns the compiled `init`: seed -> State. Parameters are created sharded; no device holds all of them."""
         return jax.jit(self.init, out_shardings=self.shardings)
 
     def jitted_variables(self) -> Callable[[Any], Variables]:
-        """seed -> the initial (params, extra) alone: the untrained control."""
+        """Returns a compiled function: seed -> initial (params, extra), for the untrained control of evaluations."""
 
         def variables(seed: Any) -> Variables:
             state = self.init(seed)
@@ -100,30 +103,32 @@ class Program:
         return jax.jit(variables, out_shardings=Variables(self.shardings.params, self.shardings.extra))
 
     def jitted_step(self) -> Step:
-        """The compiled step; it consumes the state that it is given."""
+        """Returns the compiled step; it donates the buffers of the state that it gets."""
         return jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
 
     def target(self) -> State:
-        """The state as shapes with shardings, into which a checkpoint is restored."""
+        """A `State` of `jax.ShapeDtypeStruct` with shardings, the target when a checkpoint is restored."""
         return with_shardings(self.shapes, self.shardings)
 
     def layout(self) -> str:
-        """One line: the share of the parameters on each device, and the dimensions that the mesh does not divide."""
+        """One line on the sharding of the parameters; see `parallel.sharding_report`."""
         return parallel.sharding_report(self.axes.params, self.shapes.params, self.mesh)
 
 
 def variable_shapes(objective: Objective, batch_shapes: Any, mesh: Mesh | None = None) -> Variables:
-    """Shapes of (params, extra), with their shardings on a mesh if one is given: the target of a restored model."""
+    """Shapes of (params, extra), the target when a model is restored; `mesh` adds shardings."""
     shapes, axes = abstract_variables(objective, batch_shapes)
     return shapes if mesh is None else with_shardings(shapes, parallel.shardings(axes, shapes, mesh))
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """A tree of `jax.ShapeDtypeStruct` with the sharding of each leaf filled in."""
-    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings)
+    """Returns the tree of `jax.ShapeDtypeStruct` with a sharding for each leaf."""
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def batch_shapes(spec: data.DataSpec, batch_size: int) -> Any:
-    """The shapes of a global batch of the data, as the devices see it."""
+    """The shapes of a global batch on the devices (without host data such as ids)."""
     zeros = data.device_batch(spec.zeros(batch_size))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)

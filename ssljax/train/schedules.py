@@ -1,10 +1,11 @@
-"""Shapes of the learning rate over a run: multipliers in [0, 1] of the peak.
+"""Learning rate schedules: the learning rate as a share of its peak, in [0, 1].
 
-A schedule is a pure function of the step, `schedule.resolve(lengths).shape(step, total)`, evaluated inside the jitted
-step from the state's own step counter, so that a skipped (non-finite) step and a resumed run advance it alike.
+A schedule is a pure function of the step: `schedule.resolve(lengths).shape(step, total)`. It is evaluated inside the
+jitted step from the step counter of the state, so skipped (non-finite) steps advance it, and a resumed run continues
+it.
 
-With W warm-up steps all schedules rise as (step + 1) / W over steps 0 .. W-1: no step is spent at rate zero, and
-W = 0 and W = 1 both mean no warm-up. After it they are a function of step - W, exactly 1 at step W.
+In a warm-up of W steps, all schedules rise as (step + 1) / W over steps 0..W-1. The first rate is not 0, so W = 0 and
+W = 1 both mean no warm-up. After the warm-up a schedule is a function of step - W; it is exactly 1 at step W.
 """
 
 import dataclasses
@@ -29,10 +30,10 @@ _FINAL = "share of the peak at the end of the run"
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The base of all schedules: a warm-up, and durations that become steps."""
+    """Base class of schedules: the warm-up, and the conversion of durations to steps."""
 
-    DURATIONS: ClassVar[tuple[str, ...]] = ("warmup",)
-    ENDS: ClassVar[bool] = False  # the shape itself reaches its final value at the end of the run
+    DURATIONS: ClassVar[tuple[str, ...]] = ("warmup",)  # fields that hold durations
+    ENDS: ClassVar[bool] = False  # True: the schedule reaches a final value at the end of the run
 
     warmup: Duration = setting(0, doc="duration of the linear rise to the peak; 0: no warm-up")
 
@@ -42,18 +43,18 @@ class Schedule:
 
     @property
     def total_dependent(self) -> bool:
-        """True if the rate at some step depends on the length of the run, which is then part of its identity."""
+        """True if the rate depends on the length of the run, which is then part of the identity of the run."""
         return self.ENDS or any(durations.depends_on_total(getattr(self, name)) for name in self.DURATIONS)
 
     def resolve(self, lengths: RunLengths, path: str = "schedule") -> Self:
-        """A copy with every duration in steps.
+        """Returns a copy with all durations in steps.
 
         Args:
             lengths: batch size, dataset size and total steps of the run.
             path: dotted path of the group, for messages.
 
         Raises:
-            UserError: a duration that cannot be turned into steps, or phases longer than the run.
+            UserError: a duration cannot be converted to steps, or the phases are longer than the run.
         """
         found = {name: durations.steps(getattr(self, name), lengths, f"{path}.{name}") for name in self.DURATIONS}
         if self.ENDS and lengths.total_steps is not None and sum(found.values()) > lengths.total_steps:
@@ -62,13 +63,11 @@ class Schedule:
         return dataclasses.replace(self, **found)
 
     def shape(self, step: jax.Array | int, total: int) -> jax.Array:
-        """The multiplier in [0, 1] at a step, a float32 scalar.
+        """The share of the peak rate at a step, a float32 scalar in [0, 1]. Call `resolve` before.
 
         Args:
-            step: 0-based integer, may be traced.
+            step: number of the step from 0, may be traced.
             total: number of steps of the run.
-
-        The schedule must be resolved: durations are integers here.
         """
         warmup: Any = self.warmup
         step = jnp.asarray(step, jnp.float32)
@@ -76,13 +75,18 @@ class Schedule:
         return jnp.where(step < warmup, rise, self.after_warmup(jnp.maximum(step - warmup, 0), total - warmup))
 
     def after_warmup(self, step: jax.Array, total: int) -> jax.Array:
-        """The multiplier `step` steps after the warm-up, of `total` steps that follow it."""
+        """The share of the peak rate after the warm-up.
+
+        Args:
+            step: number of steps since the warm-up, float32.
+            total: number of steps of the run without the warm-up.
+        """
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
-    """1 after the warm-up."""
+    """The peak rate after the warm-up."""
 
     def after_warmup(self, step, total):
         return jnp.ones_like(step)
@@ -114,16 +118,16 @@ class Linear(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Rsqrt(Schedule):
-    """sqrt(timescale / (timescale + n)), n steps after the warm-up (Zhai et al. 2022, Scaling Vision Transformers).
+    """Inverse square root: sqrt(timescale / (timescale + n)) at n steps after the warm-up.
 
-    With timescale = warmup it is Vaswani et al. 2017, equation 3, normalised to peak 1. It needs no total, so a run
-    can be prolonged.
+    Zhai et al. 2022, "Scaling Vision Transformers". With timescale = warmup it is the schedule of Vaswani et al. 2017,
+    equation 3, with peak 1. It does not depend on the length of the run, so a run can be prolonged.
     """
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "timescale")
 
     timescale: Duration = setting(
-        "10k steps", doc="duration; the rate is half the peak three timescales after the warm-up"
+        "10k steps", doc="duration t of the decay; the rate falls to half the peak at 3 t after the warm-up"
     )
 
     def validate(self) -> None:
@@ -137,10 +141,10 @@ class Rsqrt(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class WSD(Schedule):
-    """Warm-up, stable, decay: 1 until the last `decay` steps, which bring it to `final`.
+    """Warm-up, stable, decay: the peak rate until the last phase, which decays to `final`.
 
-    Hu et al. 2024, MiniCPM, name the schedule; the form "1-sqrt" is that of Hägele et al. 2024, Scaling Laws and
-    Compute-Optimal Training Beyond Fixed Training Durations, section 3.
+    The name is from Hu et al. 2024, "MiniCPM"; the form "1-sqrt" from Hägele et al. 2024, "Scaling Laws and
+    Compute-Optimal Training Beyond Fixed Training Durations", section 3.
     """
 
     DURATIONS: ClassVar[tuple[str, ...]] = ("warmup", "decay")
@@ -148,7 +152,7 @@ class WSD(Schedule):
 
     decay: Duration = setting("20%", doc="duration of the last phase, which ends with the run")
     form: Literal["linear", "1-sqrt"] = setting(
-        "1-sqrt", doc="shape of the decay over the share s that is done: 'linear' is 1 - s, '1-sqrt' is 1 - sqrt(s)"
+        "1-sqrt", doc="form of the decay at a share s of the last phase; 'linear': 1 - s, '1-sqrt': 1 - sqrt(s)"
     )
     final: float = setting(0.0, ge=0, le=1, doc=_FINAL)
 
@@ -159,4 +163,5 @@ class WSD(Schedule):
 
 
 def _share(step: jax.Array, total: Any) -> jax.Array:
+    """Step / total, clipped to [0, 1]."""
     return jnp.clip(step / max(total, 1), 0.0, 1.0)

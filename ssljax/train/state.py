@@ -1,4 +1,4 @@
-"""The state of a run: its content, initial values and shardings."""
+"""The state of a run: its fields, initial values and shardings."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -16,20 +16,20 @@ from ssljax.objectives.base import Objective, stream
 
 
 class State(flax.struct.PyTreeNode):
-    """The complete state of a run as plain arrays; the order of the data is a function of the step.
+    """The complete state of a run as plain arrays. The order of the data is not part of it: it follows from the step.
 
     Attributes:
-        step: int32, the number of the next step.
-        seed: uint32, the root of all device randomness.
+        step: int32, number of steps done.
+        seed: uint32, the root of all randomness on devices.
         params, extra: the variables of the objective.
-        opt_state: the state of the optimiser.
-        ema: averaged parameters, or None.
+        opt_state: the optimiser's state.
+        ema: averaged parameters; None: without.
         hyper: {"objective.temperature": float32, ...}, settings that a stacked sweep varies; empty otherwise.
-        meters: {name: (sum, weight)} since the last log point, so that a resumed run logs the same numbers.
-        guard: counts of non-finite steps: "skipped" (total), "streak" (current run), "longest" (longest run since the
-            last log point), "last" (number of the last one).
-        loss_scale: with float16 activations {"value": factor of the loss, "good": finite steps since it changed};
-            otherwise None.
+        meters: {name: (sum, weight)} over the steps since the last log point. A resumed run logs the same numbers.
+        guard: int32 counts of non-finite steps, which are skipped. "skipped": in all; "streak": consecutive ones up to
+            the last step; "longest": longest streak since the last log point; "last": number of the last one, or -1.
+        loss_scale: {"value": factor of the loss, "good": finite steps since the last change}; None without float16
+            activations.
     """
 
     step: jax.Array
@@ -45,14 +45,17 @@ class State(flax.struct.PyTreeNode):
 
 
 def update_loss_scale(loss_scale: dict[str, jax.Array], ok: jax.Array) -> dict[str, jax.Array]:
-    """Halves the scale after a non-finite step, doubles it after 2,000 finite ones (Micikevicius et al. 2018)."""
+    """Returns the loss scale after a step: halved if it was not finite, doubled after 2,000 finite steps in a row.
+
+    Micikevicius et al. 2018, "Mixed Precision Training".
+    """
     value, good = loss_scale["value"], jnp.where(ok, loss_scale["good"] + 1, 0)
     value = jnp.where(ok, jnp.where(good == 2000, 2 * value, value), jnp.maximum(value / 2, 1))
     return {"value": value, "good": good % 2000}
 
 
 def computes_in_float16(part: Any) -> bool:
-    """Returns True if a module, or a configuration inside it, asks for float16 activations."""
+    """Returns True if a module, or a configuration or module inside it, has `dtype` "float16"."""
     if not dataclasses.is_dataclass(part):
         return False
     fields = [field.name for field in dataclasses.fields(part) if field.name != "parent" and hasattr(part, field.name)]
@@ -60,15 +63,15 @@ def computes_in_float16(part: Any) -> bool:
 
 
 def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
-    """Shapes and axes of the objective's variables, without computing anything.
+    """Shapes and axes of the objective's variables, without computing arrays.
 
     Args:
+        objective: the objective, with its model.
         batch: tree of `jax.ShapeDtypeStruct` (or arrays) of a training batch.
 
     Returns:
-        (shapes, axes), trees like the variables. The axes of a leaf are a tuple of logical names, which sharding rules
-        read; where a module declared the parameter, a `ssljax.layers.roles.ParameterAxes`, whose role and height
-        optimisers read.
+        (shapes, axes), two trees like the variables. The axes of a leaf are a tuple of logical names; for a parameter
+        with a declared role it is a `ssljax.layers.roles.ParameterAxes`, which also has role and height.
     """
     boxed = jax.eval_shape(lambda: _variables(objective, 0, batch))
     return parallel.unboxed(boxed), declarations(boxed)
@@ -85,12 +88,12 @@ def make_init(
     """Returns the pure function seed -> State.
 
     Args:
-        objective: with its model.
-        optimizer: bound to the parameters' axes: has `init(params)`.
+        objective: the objective, with its model.
+        optimizer: a bound `ssljax.train.optimization.Optimization`.
         batch: tree of shapes of a training batch.
-        ema: keep averaged parameters.
-        hyper: initial values of the settings that a stacked sweep varies.
-        meters: shapes of the measurements of a step, which start at zero; None: no meters.
+        ema: True: keep averaged parameters.
+        hyper: initial values of the settings that a stacked sweep varies; None: none.
+        meters: shapes of the measurements of a step; None: no meters.
     """
 
     half = computes_in_float16(objective.model)
@@ -103,7 +106,7 @@ def make_init(
             params=variables.params,
             extra=variables.extra,
             opt_state=optimizer.init(variables.params),
-            # A copy: donated buffers must not be shared between two parts of the state.
+            # A copy, because two leaves of a donated state must not share a buffer.
             ema=jax.tree.map(jnp.copy, variables.params) if ema else None,
             hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
             meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters or {}),
@@ -115,7 +118,14 @@ def make_init(
 
 
 def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh) -> Any:
-    """The sharding of each leaf of a state (of shapes): variables by their logical axes, counters replicated."""
+    """The sharding of each leaf of a state: variables and optimiser state by logical axes; all else is replicated.
+
+    Args:
+        state: a `State` of shapes.
+        variable_axes: logical axes of (params, extra).
+        opt_axes: logical axes of the optimiser's state.
+        mesh: the mesh.
+    """
 
     def place(axes: Any, shapes: Any) -> Any:
         return parallel.shardings(axes, shapes, mesh)
@@ -137,5 +147,5 @@ def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh)
 
 def _variables(objective: Objective, seed: Any, batch: Any) -> Any:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-    with nn.logical_axis_rules(()):  # boxes would be constrained by the rules for activations
+    with nn.logical_axis_rules(()):  # otherwise flax applies the rules for activations to boxed parameters
         return objective.init(stream(seed, 0, "init"), zeros)

@@ -1,4 +1,4 @@
-"""THE step: one function for every objective, every model and every mesh."""
+"""The train step: one function for all objectives, models and meshes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,18 +20,19 @@ Update = Callable[[State, Any], tuple[State, Meters]]
 def make_train_step(
     objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None
 ) -> Step:
-    """Returns the train step (state, batch) -> (state, metrics), a pure function to be jitted with the state donated.
+    """Returns the train step, a pure function (state, batch) -> (state, metrics).
 
-    It is the same function on one device, on a mesh (jit with shardings) and under `vmap` over states.
+    Jit it with the state donated. The same function runs on one device, on a mesh (with shardings) and under `vmap`
+    over states.
 
     Args:
-        objective: with its model; `ssljax.objectives.base` documents the contract.
-        optimizer: a bound `ssljax.train.optimization.Optimization`: rule, schedule, clipping.
+        objective: the objective, with its model; see `ssljax.objectives.base` for the contract.
+        optimizer: a bound `ssljax.train.optimization.Optimization`.
         microbatches: number of slices in which the batch is encoded; the result does not depend on it.
-        ema_decay: decay of the averaged parameters, if `state.ema` holds some.
+        ema_decay: decay of averaged parameters; used only if `state.ema` is not None.
 
     Returns:
-        A function whose metrics are scalars of this step; `state.meters` sums them until `pop_meters`.
+        The step. Its metrics are scalars of this step; `state.meters` adds up sums and weights until `pop_meters`.
     """
     update = make_update(objective, optimizer, microbatches, ema_decay)
 
@@ -43,28 +44,29 @@ def make_train_step(
 
 
 def make_update(objective: Objective, optimizer: Any, microbatches: int, ema_decay: float | None) -> Update:
-    """Returns the step without its meters: (state, batch) -> (state, measurements of this step)."""
+    """Returns the step without the update of meters: (state, batch) -> (state, measurements of this step)."""
 
     def update(state: State, batch: Any) -> tuple[State, Meters]:
-        task = dataclasses.replace(objective, **_settings_of("objective", state.hyper))
+        current = dataclasses.replace(objective, **_settings_of("objective", state.hyper))
         opt = optimizer.with_settings(_settings_of("optimizer", state.hyper))
 
         # Inputs are a pure function of (seed, step, batch): slices, meshes and restarts do not change them.
-        inputs = task.views(stream(state.seed, state.step, "views"), task.prepare(batch), state.step)
+        batch = current.prepare(batch)
+        inputs = current.views(stream(state.seed, state.step, "views"), batch, state.step)
         rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
         ctx = Ctx(key=stream(state.seed, state.step, "encode"), step=state.step, row=rows, train=True)
         scale = None if state.loss_scale is None else state.loss_scale["value"]
-        grads, value, loss = gradients(task, state.params, state.extra, inputs, ctx, microbatches, scale)
+        grads, value, loss = gradients(current, state.params, state.extra, inputs, ctx, microbatches, scale)
 
         updates, opt_state, health = opt.update(grads, state.opt_state, state.params, state.step)
         params = optax.apply_updates(state.params, updates)
-        extra = task.update(state.extra, params, loss.sums, loss.rows, state.step)
+        extra = current.update(state.extra, params, loss.sums, loss.rows, state.step)
         ema = state.ema
         if ema is not None and ema_decay is not None:
             ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
 
-        # A non-finite step changes nothing but its count. The new parameters are checked too: finite gradients can
-        # still overflow them.
+        # A non-finite step changes only step counter, guard and loss scale. The new values are checked too, because an
+        # update with finite gradients may overflow.
         ok = jnp.isfinite(value) & jnp.isfinite(health["grad_norm"]) & _finite((params, extra))
         old = (state.params, state.extra, state.opt_state, state.ema)
         params, extra, opt_state, ema = jax.tree.map(
@@ -85,19 +87,19 @@ def make_update(objective: Objective, optimizer: Any, microbatches: int, ema_dec
 
 
 def means(meters: Meters) -> dict[str, jax.Array]:
-    """{name: (sum, weight)} -> {name: mean}; NaN where nothing was counted."""
+    """Returns {name: sum / weight} for {name: (sum, weight)}; NaN if the weight is 0."""
     return {name: jnp.where(w > 0, s / jnp.where(w > 0, w, 1), jnp.nan) for name, (s, w) in meters.items()}
 
 
 def pop_meters(state: State) -> tuple[State, dict[str, jax.Array]]:
-    """Returns the state with empty meters, and the means and guard counts since the last call."""
+    """Returns the state with empty meters, and the means of the meters since the last call with the guard counts."""
     numbers = {**means(state.meters), **{f"guard/{k}": v for k, v in state.guard.items()}}
     guard = {**state.guard, "longest": state.guard["streak"]}
     return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters), guard=guard), numbers
 
 
 def _measurements(value: jax.Array, loss: Loss, health: dict[str, jax.Array], ok: jax.Array) -> Meters:
-    """Loss, its terms if there are several, metrics, optimiser health; all zero (weights too) for a skipped step."""
+    """Sums and weights of loss, loss terms (if several), metrics and optimiser health; all 0 for a skipped step."""
     one = jnp.float32(1)
     terms = {f"loss/{name}": (s, w) for name, (_, s, w) in loss.terms.items()} if len(loss.terms) > 1 else {}
     measured = {"loss": (value, one), **terms, **loss.metrics, **{name: (v, one) for name, v in health.items()}}
@@ -115,11 +117,11 @@ def _count_skipped(guard: dict[str, jax.Array], ok: jax.Array, step: jax.Array) 
 
 
 def _finite(tree: Any) -> jax.Array:
-    """Returns True if all floating point leaves are finite; a sum of squares would overflow before its terms do."""
+    """Returns True if all floating point leaves are finite. (A sum of squares could overflow for finite leaves.)"""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all() if leaves else jnp.bool_(True)
 
 
 def _settings_of(group: str, hyper: dict[str, jax.Array]) -> dict[str, Any]:
-    """Settings of one group that a stacked sweep varies: {"objective.temperature": x} -> {"temperature": x}."""
+    """The settings of one group in `hyper`: {"objective.temperature": x} -> {"temperature": x} for "objective"."""
     return {k.removeprefix(group + "."): v for k, v in hyper.items() if k.startswith(group + ".")}

@@ -1,8 +1,8 @@
-"""Views: random augmentations, masks and corruptions of a batch, as pure functions (key, arrays) -> arrays on device.
+"""Views: random augmentation, masking and corruption of a batch on device, as pure functions (key, arrays) -> arrays.
 
-Row i of a result depends on (key, row i of the input, i) only, never on the size of the batch. Mixtures also read the
-row before. Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines, masks and mixtures
-take one key.
+Row i of a result depends only on the key, on i and on row i of the input (mixtures: also on row i - 1), never on the
+size of the batch. Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines, masks and
+mixtures take one key.
 """
 
 from ssljax.base.registry import Registry

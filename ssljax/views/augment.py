@@ -18,10 +18,10 @@ from ssljax.views.pixels import resize
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """The random operations on a view after its crop, in the order of the fields. By default all are off.
+    """Random operations on a view after its crop, in the order of the fields. By default all are off.
 
-    A field that is named after an operation is its probability for each view; 0 removes the operation from the
-    program. The fields after it set its strength.
+    The field with the name of an operation is its probability per view; 0 removes it from the compiled program. The
+    fields after it set its strength.
     """
 
     crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), gt=0, doc="range of width / height of a crop")
@@ -85,8 +85,8 @@ class Augment:
 
         A crop scale of (1, 1) takes the whole image and resizes it.
         """
-        # All numbers are drawn at once, for operations that are off too: switching one off leaves the draws of the
-        # others unchanged.
+        # All uniform numbers are drawn at once, also for operations that are off, so that the draws of an operation do
+        # not depend on which others are on.
         columns = list(itertools.accumulate(_DRAWS.values()))[:-1]
         u = dict(zip(_DRAWS, jnp.split(uniforms(keys, sum(_DRAWS.values())), columns, axis=1)))
         if crop_scale == (1.0, 1.0):
@@ -181,7 +181,7 @@ class TwoViews:
         return _views(key, 0, images, augments, _size(self.size, images), self.crop_scale)
 
 
-# Shared by the three recipes of DINO (Caron et al. 2021, section 3.2, after BYOL); small crops use it unchanged.
+# Shared by the three recipes of DINO (Caron et al. 2021, section 3.2, after BYOL); the recipe of small crops.
 _DINO = ContrastiveAugment(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 
 
@@ -189,8 +189,8 @@ _DINO = ContrastiveAugment(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1
 class MultiCrop:
     """Large and small crops (Caron et al. 2020, 2021), by default with the recipes of DINO's code.
 
-    Three groups of operations are independent of each other: `augment` for the first large crop, `second` for the
-    other large crops, `local` for the small crops. None stands for `augment`.
+    `augment` sets the operations on the first large crop, `second` on the other large crops, `local` on the small
+    crops.
 
     (key, images [B, H, W, C] in [0, 1]) -> {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" is absent
     if `local_crops` is 0.
@@ -243,12 +243,12 @@ def _views(
 ) -> jax.Array:
     """Returns views [B, V, h, w, C]; view v of row i is augments[v] with key fold_in(fold_in(key, first + v), i)."""
     b = images.shape[0]
-    # Views with the same operations are made together. Compared by identity, since a field may hold a traced value.
+    # Views with the same operations are computed together; they are compared by identity, since fields may be traced.
     groups = [[v for v, a in enumerate(augments) if a is one] for one in {id(a): a for a in augments}.values()]
     made = []
     for group in groups:
         view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(group))
-        # [B, V] flattened with the example outermost, so that a sharded batch stays on its devices.
+        # [B, V] is flattened with examples outermost, so that a sharded batch is not moved between devices.
         keys = jax.vmap(example_keys, (0, None), out_axes=1)(view_keys, b).reshape(-1)
         views = augments[group[0]](keys, jnp.repeat(images, len(group), axis=0), size, scale)
         made.append(views.reshape(b, len(group), *views.shape[1:]))
@@ -262,7 +262,7 @@ def _size(size: int | None, images: jax.Array) -> tuple[int, int]:
 
 
 def _off(probability: Any) -> bool:
-    # In a sweep the probability may be a traced value; then the operation stays in the program.
+    # A traced probability (in a sweep) is unknown at compile time, so the operation stays in the program.
     return isinstance(probability, int | float) and probability == 0
 
 

@@ -1,8 +1,8 @@
 """Operations on colour and sharpness. Images are float32 [B, H, W, C] in [0, 1].
 
 Keys [B] come from `views.keys.example_keys`. All operations except the noise also accept uniform numbers instead of
-keys (`views.keys.uniforms`). Saturation, hue and grey leave one-channel images unchanged and refuse any other number
-of channels except three.
+keys (`views.keys.uniforms`). Saturation, hue and grey leave images with one channel unchanged; other numbers of
+channels than one and three are refused.
 """
 
 import jax
@@ -27,7 +27,7 @@ def random_color_jitter(
     """Changes brightness, contrast, saturation and hue, in this fixed order, with the given probability.
 
     The factors are uniform in [max(0, 1 - x), 1 + x]; the hue is rotated by a uniform share of the colour circle in
-    [-hue, hue]. As in torchvision and Chen et al. 2020, appendix A, except that both shuffle the four steps.
+    [-hue, hue]. As in torchvision and Chen et al. 2020, appendix A, which however shuffle the four operations.
     """
     u = uniforms(keys, 5)
     on = u[:, 0] < probability

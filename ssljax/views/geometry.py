@@ -1,6 +1,6 @@
 """Operations that move pixels. Images are float32 [B, H, W, C].
 
-Keys [B] come from `views.keys.example_keys`. Uniform numbers are accepted instead (`views.keys.uniforms`).
+Keys [B] come from `views.keys.example_keys`; uniform numbers are accepted instead of them (`views.keys.uniforms`).
 """
 
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ssljax.base.errors import UserError
 from ssljax.views.keys import between, uniforms
 
-ATTEMPTS = 10  # draws of a box before the fallback, as in torchvision
+ATTEMPTS = 10  # number of draws of a box before the fallback, as in torchvision
 
 
 def random_resized_crop(
@@ -81,7 +81,7 @@ def separable(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arr
 
 
 def _interpolation(offset: jax.Array, extent: jax.Array, old: int, new: int) -> jax.Array:
-    """Weights [B, new, old] of a triangle filter as wide as a pixel of the coarser grid; rows sum to 1."""
+    """Weights [B, new, old] of a triangle filter, with the radius of one pixel of the coarser grid; rows sum to 1."""
     step = (extent / new)[:, None, None]
     center = offset[:, None, None] + (jnp.arange(new)[:, None] + 0.5) * step
     distance = jnp.abs(jnp.arange(old) + 0.5 - center) / jnp.maximum(step, 1.0)

@@ -12,11 +12,11 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
 def uniforms(keys: jax.Array, n: int) -> jax.Array:
     """Draws uniform numbers, float32 [B, n] in [0, 1), row i from keys[i]. Float inputs [B, n] are returned unchanged.
 
-    An operation thus accepts either keys or the uniform numbers that it would draw from them. A pipeline draws once
-    for all its operations, since every draw adds to the compilation time.
+    So an operation accepts keys or uniform numbers. A pipeline draws numbers once for all its operations, because every
+    draw adds to the compilation time.
 
     Raises:
-        ValueError: the input has another number of uniform numbers than n.
+        ValueError: a float input has another second axis than n.
     """
     if jnp.issubdtype(keys.dtype, jnp.floating):
         if keys.shape[-1] != n:

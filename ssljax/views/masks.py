@@ -56,10 +56,10 @@ def mlm_corrupt(
 ) -> tuple[jax.Array, jax.Array]:
     """Corrupts tokens for masked language modelling (BERT, Devlin et al. 2019, section 3.1 and appendix A.1).
 
-    Of the n candidates of a row, floor(rate n) or ceil(rate n) are chosen, at random such that the mean is rate n.
-    As in BERT and RoBERTa, the number of chosen tokens is fixed up to rounding; its bound `mlm_budget` lets the loss
-    gather the chosen tokens. A chosen token becomes `mask_id` with probability `mask_share` and a uniform ordinary
-    token with probability `random_share`; otherwise it stays.
+    A row with n candidates has floor(rate n) or ceil(rate n) chosen tokens, rate n on average. As in BERT and RoBERTa
+    this number is fixed up to rounding; its bound `mlm_budget` lets the loss gather the chosen tokens. A chosen token
+    becomes `mask_id` with probability `mask_share` and a uniform ordinary token with probability `random_share`;
+    otherwise it stays unchanged.
 
     Args:
         key: random key.
@@ -89,8 +89,8 @@ def mlm_corrupt(
     chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
 
     ordinary = vocab_size - len(specials)
-    random_BxT = jax.vmap(lambda one: jax.random.randint(jax.random.fold_in(one, 1), (length,), 0, ordinary))(keys)
-    for special in sorted({mask_id, *special_ids}):  # skips the specials: the k-th ordinary token
+    random_BxT = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (length,), 0, ordinary))(keys)
+    for special in sorted({mask_id, *special_ids}):  # maps k to the k-th ordinary token
         random_BxT += random_BxT >= special
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)
     corrupted = jnp.where(fate_BxT < mask_share, mask_id, random_BxT)

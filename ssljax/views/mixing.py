@@ -26,8 +26,8 @@ def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -
     """CutMix (Yun et al. 2019, "CutMix: Regularization Strategy ...", eq. 1 and 2).
 
     A box of image i is replaced by the same box of image i - 1. Its area is a share 1 - l of the image, with l from
-    Beta(alpha, alpha) for each row. Its aspect is the aspect of the image, and its centre is uniform. The box is
-    rounded to whole pixels and cut off at the borders; labels mix by the area that was replaced.
+    Beta(alpha, alpha) for each row. It has the aspect of the image and a uniform centre. The box is rounded to
+    whole pixels and cut off at the borders; the labels are mixed by the share of the image that is replaced.
 
     Args:
         key: random key.

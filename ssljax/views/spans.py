@@ -10,7 +10,7 @@ from ssljax.views.keys import example_keys, uniforms
 
 
 class Denoising(NamedTuple):
-    """Inputs of an encoder and targets of a decoder.
+    """Encoder inputs and decoder targets of span corruption.
 
     Attributes:
         tokens: int32 [B, S], inputs.
@@ -26,7 +26,7 @@ class Denoising(NamedTuple):
 
 
 def span_counts(length: int | np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers (hidden tokens, spans) for a text of `length` tokens; (0, 0) if it has fewer than two."""
+    """Returns the numbers of (hidden tokens, spans) in a text of `length` tokens; (0, 0) for fewer than two tokens."""
     length = np.asarray(length)
     hidden = np.clip(np.floor(length * rate + 0.5), 1, np.maximum(length - 1, 1)).astype(int)
     spans = np.clip(np.floor(hidden / mean_span + 0.5), 1, np.minimum(hidden, np.maximum(length - hidden, 1))).astype(
@@ -47,29 +47,29 @@ def span_corrupt(
 ) -> Denoising:
     """Replaces random spans of a text by sentinels in the inputs; the targets list each sentinel and its span.
 
-    The targets end with one more sentinel. The numbers of hidden tokens and of spans follow from the length of the
-    text. The text is cut into kept and hidden parts, which alternate and begin with a kept part; all such cuts are
-    equally likely.
+    The targets end with one more sentinel. The length of the text determines the numbers of hidden tokens and of spans
+    (`span_counts`). Kept and hidden parts alternate, beginning with a kept part; all such partitions are equally
+    likely.
 
     Args:
         key: random key.
         tokens: int [B, T].
-        lengths: int [B], number of text tokens of a row; the rest is padding.
+        lengths: int [B], number of text tokens of each row; the rest is padding.
         sentinel: id of the first sentinel; the ids of the others count down from it.
         rate: share of the tokens that are hidden.
         mean_span: mean number of tokens in a span.
     """
     length = tokens.shape[1]
     hidden_of, spans_of = (jnp.asarray(table) for table in span_counts(np.arange(length + 1), rate, mean_span))
-    most = max(int(span_counts(np.arange(length + 1), rate, mean_span)[1].max()), 1)
+    max_spans = max(int(span_counts(np.arange(length + 1), rate, mean_span)[1].max()), 1)
     sizes = denoising_lengths(length, rate, mean_span)
     u = uniforms(example_keys(key, len(tokens)), 2 * length).reshape(-1, 2, length)
 
-    def one(row: jax.Array, n: jax.Array, u: jax.Array) -> Denoising:
+    def corrupt(row: jax.Array, n: jax.Array, u: jax.Array) -> Denoising:
         hidden, spans = hidden_of[n], spans_of[n]
-        kept_sizes, hidden_sizes = _cut(u[0], n - hidden, spans, most), _cut(u[1], hidden, spans, most)
+        kept_sizes, hidden_sizes = _cut(u[0], n - hidden, spans, max_spans), _cut(u[1], hidden, spans, max_spans)
         ends = jnp.cumsum(kept_sizes + hidden_sizes)
-        position, real = jnp.arange(length), jnp.arange(most) < spans
+        position, real = jnp.arange(length), jnp.arange(max_spans) < spans
         inside = real[:, None] & (position >= (ends - hidden_sizes)[:, None]) & (position < ends[:, None])  # [spans, T]
         mask, span = inside.any(0), jnp.argmax(inside, 0)
         first = mask & (position == (ends - hidden_sizes)[span])
@@ -78,21 +78,21 @@ def span_corrupt(
         # In the target a sentinel comes before each span, and one more at the end.
         slot = jnp.where(mask, jnp.cumsum(mask) + span, sizes[1])
         target = jnp.zeros(sizes[1], jnp.int32).at[slot].set(row, mode="drop")
-        starts = jnp.where(real, jnp.cumsum(hidden_sizes) - hidden_sizes + jnp.arange(most), sizes[1])
-        target = target.at[starts].set(sentinel - jnp.arange(most), mode="drop")
+        starts = jnp.where(real, jnp.cumsum(hidden_sizes) - hidden_sizes + jnp.arange(max_spans), sizes[1])
+        target = target.at[starts].set(sentinel - jnp.arange(max_spans), mode="drop")
         target = target.at[jnp.where(spans > 0, hidden + spans, sizes[1])].set(sentinel - spans, mode="drop")
         return Denoising(read, valid, target, jnp.arange(sizes[1]) < jnp.where(spans > 0, hidden + spans + 1, 0))
 
-    return jax.vmap(one)(tokens.astype(jnp.int32), lengths, u)
+    return jax.vmap(corrupt)(tokens.astype(jnp.int32), lengths, u)
 
 
-def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, most: int) -> jax.Array:
-    """Sizes int [most] of a random cut of `items` items into `parts` non-empty parts; unused entries are 0."""
+def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> jax.Array:
+    """Sizes, int [max_parts], of a random cut of `items` items into `parts` non-empty parts; unused entries are 0."""
     item = jnp.arange(len(u))
     lot = jnp.where((item >= 1) & (item < items), u, 2.0)  # a part may begin at every item except the first
     begins = jnp.argsort(jnp.argsort(lot)) < parts - 1
-    part = jnp.where(item < items, jnp.cumsum(begins), most)
-    return jnp.where(parts > 0, jnp.zeros(most, jnp.int32).at[part].add(1, mode="drop"), 0)
+    part = jnp.where(item < items, jnp.cumsum(begins), max_parts)
+    return jnp.where(parts > 0, jnp.zeros(max_parts, jnp.int32).at[part].add(1, mode="drop"), 0)
 
 
 def _pack(row: jax.Array, kept: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax.base.errors import UserError
 from ssljax.layers import attention
-from ssljax.layers.attention import KERNELS, Logits, Mix, attend
+from ssljax.layers.attention import KERNELS, HeadMixing, LogitTransform, attend
 from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding, materialize, may_be_empty
 from ssljax.parallel import platform
 
@@ -87,7 +87,9 @@ def small_blocks(monkeypatch):
 def check(kernel, name, heads, groups, t=T, s=T, dtype="float32", scale=0.3):
     q, k, v, do = inputs(heads, groups, t, s, dtype)
     mask = MASKS[name][0]
-    reason = KERNELS[kernel].needs(platform()) or KERNELS[kernel].refuses(q, k, v, mask, Logits(scale))
+    reason = KERNELS[kernel].refuses_platform(platform()) or KERNELS[kernel].refuses(
+        q, k, v, mask, LogitTransform(scale)
+    )
     if reason is not None:
         pytest.skip(f"{kernel}: {reason}")
 
@@ -139,7 +141,7 @@ def test_biased_and_capped_logits(kernel, cap, rows):
 def test_talking_heads(kernel):
     """Logits and weights are mixed over all heads, also with grouped keys; a query without keys has output zero."""
     q, k, v, do = inputs(4, 2)
-    mix = Mix(*(jnp.asarray(np.eye(4) + 0.5 * RNG.normal(size=(4, 4)), jnp.float32) for _ in range(2)))
+    mix = HeadMixing(*(jnp.asarray(np.eye(4) + 0.5 * RNG.normal(size=(4, 4)), jnp.float32) for _ in range(2)))
     mask = Causal() & Keys(jnp.array(VALID))
     seen = allowed("causal_keys")
 
@@ -151,7 +153,7 @@ def test_talking_heads(kernel):
         return np.einsum("bhts,bshk->bthk", p, np.repeat(v, 2, axis=2))
 
     exact = [np.asarray(a, np.float64) for a in (q, k, v, *mix)]
-    ours = lambda q, k, v, *m: attend(q, k, v, mask, scale=0.3, mix=Mix(*m), kernel=kernel, strict=True)  # noqa: E731
+    ours = lambda q, k, v, *m: attend(q, k, v, mask, scale=0.3, mix=HeadMixing(*m), kernel=kernel, strict=True)  # noqa: E731
     out, vjp = jax.vjp(jax.jit(ours), q, k, v, *mix)
     np.testing.assert_allclose(out, definition(*exact), atol=2e-5, rtol=2e-5)
     assert not np.asarray(out[1, :3]).any()
@@ -265,7 +267,7 @@ def test_choice_of_kernel(caplog, monkeypatch):
     said = [r.getMessage() for r in caplog.records]
     assert said == [
         "not blocked_causal: the mask is not causal",
-        "not blockwise: 130 queries and 130 keys are under 1024",
+        "not blockwise: 130 queries and 130 keys are fewer than 1024",
         "not blocked_causal: the mask is not causal",  # asked for by name: said again, as a warning
         "attention on cpu: blocked_causal",
         "attention on cpu: xla",
@@ -288,16 +290,19 @@ def test_the_fused_kernel_refuses_unsupported_requests(monkeypatch):
     monkeypatch.setattr(attention, "platform", lambda: "gpu")
     refuses = KERNELS["cudnn"].refuses
     q, k, v, _ = inputs(2, 2, dtype="bfloat16")
-    assert refuses(q, k, v, Causal(), Logits(1.0)) is None and refuses(q, k, v, Full(), Logits(1.0)) is None
+    assert (
+        refuses(q, k, v, Causal(), LogitTransform(1.0)) is None
+        and refuses(q, k, v, Full(), LogitTransform(1.0)) is None
+    )
     for name in set(MASKS) - {"causal", "full"}:
-        assert "is not full or causal" in refuses(q, k, v, MASKS[name][0], Logits(1.0))
+        assert "is not full or causal" in refuses(q, k, v, MASKS[name][0], LogitTransform(1.0))
     f32 = [a.astype("float32") for a in (q, k, v)]
-    assert "float32 is not" in refuses(*f32, Full(), Logits(1.0))
-    assert "7 queries" in refuses(q[:, :7], k, v, Causal(), Logits(1.0))
-    assert refuses(q, k, v, Full(), Logits(1.0, jnp.zeros((1, 2, T, T)))) == "logits have a bias"
-    assert refuses(q, k, v, Full(), Logits(1.0, None, 30.0)) == "logits are capped"
-    mix = Mix(jnp.eye(2), jnp.eye(2))
-    assert refuses(q, k, v, Full(), Logits(1.0, mix=mix)) == "heads are mixed (talking_heads)"
-    assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full(), Logits(1.0))
+    assert "float32 is not" in refuses(*f32, Full(), LogitTransform(1.0))
+    assert "7 queries" in refuses(q[:, :7], k, v, Causal(), LogitTransform(1.0))
+    assert refuses(q, k, v, Full(), LogitTransform(1.0, jnp.zeros((1, 2, T, T)))) == "logits have a bias"
+    assert refuses(q, k, v, Full(), LogitTransform(1.0, None, 30.0)) == "logits are capped"
+    mix = HeadMixing(jnp.eye(2), jnp.eye(2))
+    assert refuses(q, k, v, Full(), LogitTransform(1.0, mix=mix)) == "heads are mixed (talking_heads)"
+    assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full(), LogitTransform(1.0))
     with pytest.raises(UserError, match="mask Sliding"):
         attend(q, k, v, Sliding(3), strict=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssljax import parallel
-from ssljax.layers.attention import Logits, attend, choose
+from ssljax.layers.attention import LogitTransform, attend, choose
 from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding
 from ssljax.layers.splash import attend_splash, refuses
 
@@ -77,7 +77,7 @@ def test_on_a_mesh(groups):
     [
         (Prefix(3), T, "mask Prefix is none of"),
         (Blocks(128, jnp.ones((2, 2), bool)), T, "mask Blocks is none of"),
-        (Causal() & Keys(VALID), T, "a query may have no key"),
+        (Causal() & Keys(VALID), T, "may leave a query without keys"),
         (Segments(IDS, IDS), T, "queries and keys have different segments"),
         (Segments(IDS) & Segments(IDS + 1), T, "two masks of segments"),
         (Full(), 200, "200 queries and 200 keys are not multiples of 128"),
@@ -90,6 +90,6 @@ def test_unsupported_requests_are_refused(mask, length, reason):
 
 def test_it_is_first_on_a_tpu_and_refused_elsewhere():
     q, k, v, _ = inputs(2, 2)
-    assert choose(q, k, v, Full(), Logits(1.0), platform="tpu") == ("splash", {})
-    elsewhere = choose(q, k, v, Full(), Logits(1.0), platform="cpu", kernel="splash")
+    assert choose(q, k, v, Full(), LogitTransform(1.0), platform="tpu") == ("splash", {})
+    elsewhere = choose(q, k, v, Full(), LogitTransform(1.0), platform="cpu", kernel="splash")
     assert elsewhere.name == "xla" and elsewhere.refused["splash"] == "it needs a TPU"

@@ -1,1 +1,1 @@
-"""Position schemes: terms that are added to the logits of self-attention, one file each."""
+"""Position schemes, one file each: terms added to the logits of self-attention."""

@@ -12,7 +12,7 @@ from ssljax.layers.terms.base import Heads, Pairs, Term
 
 
 class ALiBi(Term):
-    """-slope |distance|, with a fixed slope per head."""
+    """The term -slope |distance|, with a fixed slope per head."""
 
     def prepare(self, stack: nn.Module, pairs: Pairs) -> jax.Array:
         slope_Hx1x1 = jnp.asarray(slopes(self.config.known("heads")))[:, None, None]
@@ -25,7 +25,7 @@ class ALiBi(Term):
 def slopes(heads: int) -> np.ndarray:
     """Slope of each head, float32 [H] (section 3)."""
     power = 2 ** math.floor(math.log2(heads))
-    own = 2.0 ** (-8 / power * np.arange(1, power + 1))
-    # For other numbers of heads: the slopes of the power of two below, then every second slope of the power above.
-    between = 2.0 ** (-4 / power * np.arange(1, 2 * (heads - power), 2))
-    return np.concatenate([own, between]).astype(np.float32)
+    first = 2.0 ** (-8 / power * np.arange(1, power + 1))
+    # If H is no power of two: the slopes for the power of two below H, then every second slope for the power above.
+    others = 2.0 ** (-4 / power * np.arange(1, 2 * (heads - power), 2))
+    return np.concatenate([first, others]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The protocol of a position scheme: a term that is added to the logits of self-attention."""
+"""The protocol of a position scheme: a term added to the logits of self-attention."""
 
 import dataclasses
 import math
@@ -14,16 +14,16 @@ from ssljax.layers.positions import Layout
 
 
 class Pairs(NamedTuple):
-    """The queries and the keys of self-attention, the same in all layers of a stack."""
+    """Numbers and positions of the queries and keys of self-attention; all layers of a stack share them."""
 
     queries: int  # T, the number of queries
     keys: int  # S, the number of keys
-    causal: bool  # keys after their query are always masked
+    causal: bool  # True: the mask forbids all keys after the query
     layout: Layout = Layout()
-    start: jax.Array | None = None  # int32 [B], the slot of the first query in a cache; None: queries begin with keys
+    start: jax.Array | None = None  # int32 [B], slot of the first query in a cache; None: slot 0
 
     def distance(self) -> jax.Array:
-        """Distance from each query to each key in tokens, int32 [B or 1, T, S]; negative for earlier keys."""
+        """Key position minus query position in tokens, int32 [B or 1, T, S]; negative for earlier keys."""
         first = jnp.zeros(1, jnp.int32) if self.start is None else self.start
         return jnp.arange(self.keys) - first[:, None, None] - jnp.arange(self.queries)[:, None]
 
@@ -34,8 +34,8 @@ class Pairs(NamedTuple):
 
     def positions(self) -> tuple[jax.Array, jax.Array]:
         """Positions of the queries, int [B or 1, T], and of the keys, int [B or 1, S]."""
-        given = self.layout.positions
-        q_BxT = jnp.arange(self.queries)[None] if given is None else given
+        positions = self.layout.positions
+        q_BxT = jnp.arange(self.queries)[None] if positions is None else positions
         return q_BxT, q_BxT[:, : self.keys] if self.start is None else jnp.arange(self.keys)[None]
 
 
@@ -51,28 +51,33 @@ class Heads(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A term of attention logits; this one adds nothing.
+    """A term of attention logits. This base class adds nothing.
 
-    A scheme subclasses it and overrides `logits`, and `prepare` where layers share something. Both are called while
-    the module that they get is built, so they may declare parameters on it (`ssljax.layers.dense.parameter`) and
-    submodules (by `name=`): `prepare` on the stack, `logits` on the attention of each layer.
+    A scheme subclasses it and overrides `logits`, and `prepare` if layers share a computation. Both are called inside a
+    compact method of the module that they receive (`prepare`: the stack, `logits`: the attention of a layer), so they
+    may declare parameters (`ssljax.layers.dense.parameter`) and submodules (with `name=`) on it.
     """
 
     config: Any  # the `BlockConfig` of the stack, which lists the keys of all terms and so stands above them
 
     @property
     def products(self) -> int:
-        """Number of products of queries or keys that the term adds to q k^T; the default scale shrinks with it."""
+        """Number of products (queries or keys with vectors of positions) in the term, for `logit_scale`."""
         return 0
 
     def check(self) -> None:
         """Raises ValueError ("key: ...") if the configuration excludes the term."""
 
     def prepare(self, stack: nn.Module, pairs: Pairs) -> Any:
-        """Returns what all layers share, a pytree of arrays. Called once per stack."""
+        """Returns the state that all layers share, a pytree of arrays. Called once per call of the stack.
+
+        Args:
+            stack: the stack module.
+            pairs: queries and keys.
+        """
 
     def logits(self, attention: Any, heads: Heads, state: Any) -> jax.Array | None:
-        """Returns the term [B or 1, H, T, S], added to the scaled (mixed, capped) q k^T; None: nothing.
+        """Returns the term [B or 1, H, T, S], which is added to q k^T after scale, head mixing and cap; None: no term.
 
         Args:
             attention: the attention module of the layer.
@@ -81,10 +86,15 @@ class Term:
         """
 
     def flops(self, tokens: int) -> float:
-        """Multiply-adds per layer for a sequence of `tokens`."""
+        """Multiply-adds of the term in one layer for a sequence of `tokens` tokens."""
         return 0.0
 
 
 def logit_scale(width: int, products: int = 0) -> float:
-    """Default scale of logits: 1/sqrt(width (1 + products)), `products` being added to q k^T (He et al. 2021)."""
+    """The default factor of q k^T, 1/sqrt(width (1 + products)) (He et al. 2021, DeBERTa).
+
+    Args:
+        width: width of a head.
+        products: number of products that position terms add to q k^T.
+    """
     return 1 / math.sqrt(width * (1 + products))

@@ -16,7 +16,7 @@ from ssljax.layers.terms.base import Heads, Pairs, Term
 
 @dataclasses.dataclass(frozen=True)
 class BucketKeys:
-    """The keys of the scheme in the configuration of a block."""
+    """The configuration keys of the scheme, inherited by `BlockConfig`."""
 
     relative_buckets: tuple[int, int] = setting(
         (32, 128),
@@ -26,7 +26,7 @@ class BucketKeys:
 
 
 class RelativeBuckets(Term):
-    """A learned number per bucket and head, shared by all layers: parameter `relative_bias` [buckets, H]."""
+    """A learned bias per bucket and head, shared by all layers: parameter `relative_bias` [buckets, H]."""
 
     def prepare(self, stack: nn.Module, pairs: Pairs) -> jax.Array:
         c = self.config
@@ -35,7 +35,8 @@ class RelativeBuckets(Term):
         init, names = nn.initializers.normal(0.02), (None, "heads")
         table_RxH = parameter(stack, "relative_bias", init, names, shape, role="position")
         distance_N = pairs.all_distances()
-        bias_NxH = table_RxH[jnp.asarray(bucket(distance_N, buckets, max_distance, not pairs.causal))]
+        row_N = bucket(distance_N, buckets, max_distance, both=not pairs.causal)
+        bias_NxH = table_RxH[jnp.asarray(row_N)]
         return bias_NxH[pairs.distance() - distance_N[0]].transpose(0, 3, 1, 2)
 
     def logits(self, attention: Any, heads: Heads, state: jax.Array) -> jax.Array:
@@ -43,13 +44,16 @@ class RelativeBuckets(Term):
 
 
 def bucket(distance: np.ndarray, buckets: int, max_distance: int, both: bool) -> np.ndarray:
-    """Bucket of a distance (key position - query position): exact when near, logarithmic when far.
+    """Bucket of a distance (key position - query position): one bucket per short distance, logarithmic for long ones.
 
     Args:
         distance: int, any shape.
         buckets: number of buckets.
-        max_distance: all distances from this one on share the last bucket.
-        both: keys after the query use the upper half of the buckets; if false they count as distance 0.
+        max_distance: distances of at least this number share the last bucket.
+        both: True: keys after the query use the upper half of the buckets; False: they count as distance 0.
+
+    Returns:
+        int, in the shape of `distance`.
     """
     if both:
         buckets //= 2
@@ -57,7 +61,7 @@ def bucket(distance: np.ndarray, buckets: int, max_distance: int, both: bool) ->
     else:
         base, far = np.zeros_like(distance), np.maximum(-distance, 0)
     exact = buckets // 2
-    # float32, as in the published models: it decides the edges of buckets.
+    # float32 as in the published models: the rounding decides at which distance a bucket begins.
     ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact)) / math.log(max_distance / exact)
     large = np.minimum(exact + (ratio * (buckets - exact)).astype(np.int32), buckets - 1)
     return base + np.where(far < exact, far, large)

@@ -1,7 +1,7 @@
-"""Disentangled attention: contents attend to relative positions, and positions to contents.
+"""Disentangled attention: logits between contents and relative positions, in both directions.
 
 He, Liu, Gao, Chen 2021, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention"; logarithmic buckets of distances
-as in its second version.
+as in DeBERTa v2.
 """
 
 import dataclasses
@@ -20,20 +20,24 @@ from ssljax.layers.terms.base import Heads, Pairs, Term
 
 @dataclasses.dataclass(frozen=True)
 class DisentangledConfig:
-    """Disentangled attention; logits are scaled by 1/sqrt(head width x (1 + number of terms))."""
+    """Disentangled attention. The sum of logits is scaled by 1/sqrt(head width x (1 + number of terms))."""
 
     terms: tuple[Literal["c2p", "p2c"], ...] = setting(
         ("c2p", "p2c"),
-        doc='terms of the logits: "c2p", the query with the key of the distance; "p2c", the key with its query',
+        doc='terms of the logits: "c2p", content to position: the query of a token times the key of the distance; '
+        '"p2c", position to content: the key of a token times the query of the distance',
     )
     buckets: int | None = setting(
         256,
         ge=2,
-        doc="buckets of distances per side, exact up to half of them and logarithmic beyond; None: one per distance",
+        doc="number of buckets of distances per side: one per distance for the first half, logarithmic beyond; None: "
+        "one per distance",
     )
     max_distance: int = setting(512, ge=2, doc="distance in tokens at which the last bucket ends")
-    shared: bool = setting(True, doc="distances are projected by the maps of contents; false: by two separate maps")
-    norm: bool = setting(True, doc="the vectors of distances are normalised")
+    shared: bool = setting(
+        True, doc="project the vectors of distances by the q and k maps of the tokens; false: by two separate maps"
+    )
+    norm: bool = setting(True, doc="normalise the vectors of distances")
 
     def validate(self) -> None:
         if self.buckets is not None and self.max_distance <= self.buckets // 2 + 1:
@@ -44,21 +48,21 @@ class DisentangledConfig:
 
     @property
     def span(self) -> int:
-        """Number of distances per side that have a vector."""
+        """Number of vectors of distances per side."""
         return self.buckets or self.max_distance
 
     def rows(self, distance: np.ndarray) -> np.ndarray:
-        """Row in the table [2 span, D] of each distance (query position - key position, eq. 3)."""
-        near = distance if self.buckets is None else log_buckets(distance, self.buckets, self.max_distance)
-        return np.clip(near + self.span, 0, 2 * self.span - 1)
+        """Row in the table [2 span, D] for each distance (query position - key position, eq. 3)."""
+        bucket = distance if self.buckets is None else log_buckets(distance, self.buckets, self.max_distance)
+        return np.clip(bucket + self.span, 0, 2 * self.span - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class DisentangledKeys:
-    """The keys of the scheme in the configuration of a block."""
+    """The configuration keys of the scheme, inherited by `BlockConfig`."""
 
     disentangled: DisentangledConfig | None = setting(
-        None, doc="group of keys: contents attend to learned vectors of distances as well (DeBERTa); None: they do not"
+        None, doc="disentangled attention (DeBERTa), a group of keys; None: ordinary attention"
     )
 
 
@@ -66,14 +70,14 @@ class Distances(NamedTuple):
     """Learned vectors of distances, shared by all layers."""
 
     table_RxD: jax.Array  # R = 2 span
-    row_BxTxS: jax.Array  # int32 [B or 1, T, S], row of each pair
+    row_BxTxS: jax.Array  # int32 [B or 1, T, S], row of the table for each pair
 
 
 class Disentangled(Term):
     """Products of queries with keys of distances, and of keys with queries of distances (equation 4).
 
-    The stack has the parameter `distances` and its norm; a layer projects it with its own maps of queries and keys, or
-    with the separate maps `distance_q` and `distance_k`.
+    The vectors of distances (parameter `distances`, and a norm) belong to the stack. Each layer projects them with its
+    own maps of queries and keys, or with the separate maps `distance_q` and `distance_k`.
     """
 
     @property
@@ -112,16 +116,22 @@ class Disentangled(Term):
         return heads.scale * position_logits(heads.q_BxTxHxK, heads.k_BxSxGxK, k_RxGxK, q_RxHxK, state.row_BxTxS)
 
     def flops(self, tokens: int) -> float:
-        # Each token with every distance; projecting the distances costs once a batch and is not counted.
+        # Each token is multiplied with every distance. The projection of the distances, once per batch, is not counted.
         inner = self.config.head_width * self.config.known("heads")
         return self.products * 2 * self.settings.span * tokens * inner
 
 
 def log_buckets(distance: np.ndarray, buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of a distance, with its sign: exact up to buckets / 2, logarithmic from there to `max_distance`."""
+    """Signed bucket of each distance: one per distance up to buckets / 2, logarithmic from there to `max_distance`.
+
+    Args:
+        distance: int, any shape.
+        buckets: number of buckets per side.
+        max_distance: distance at which the last bucket ends.
+    """
     half = buckets // 2
     far = np.maximum(np.abs(distance), half + 1)
-    # float32, as in the published models: it decides the edges of buckets.
+    # float32 as in the published models: the rounding decides at which distance a bucket begins.
     whole = np.log(np.float32((max_distance - 1) / half))
     share = np.log(far.astype(np.float32) / np.float32(half)) / whole
     large = np.ceil(share * np.float32(half - 1)).astype(np.int64) + half
@@ -135,14 +145,14 @@ def position_logits(
     q_RxHxK: jax.Array | None,
     row_BxTxS: jax.Array,
 ) -> jax.Array:
-    """The terms that are added to q k^T (equation 4, before scaling), at least one of two.
+    """The sum of the terms that are added to q k^T (equation 4, before scaling); at least one must be given.
 
     Args:
         q_BxTxHxK: queries of contents.
         k_BxSxGxK: keys of contents; head h uses group h // (H / G).
-        k_RxGxK: keys of distances, for content to position; None: that term is left out.
-        q_RxHxK: queries of distances, for position to content; None: that term is left out.
-        row_BxTxS: int [B or 1, T, S], the distance of each pair.
+        k_RxGxK: keys of distances, for content to position; None: without this term.
+        q_RxHxK: queries of distances, for position to content; None: without this term.
+        row_BxTxS: int [B or 1, T, S], row of the distance of each pair.
 
     Returns:
         float32 [B, H, T, S].

@@ -17,26 +17,29 @@ from ssljax.layers.terms.base import Heads, Pairs, Term
 
 @dataclasses.dataclass(frozen=True)
 class GridKeys:
-    """The constants of the scheme in the configuration of a block."""
+    """The constants of the scheme, inherited by `BlockConfig`."""
 
-    layer_bias: bool = fixed(False, doc='position_bias "grid": each layer learns its own table; false: one for all')
+    layer_bias: bool = fixed(
+        False, doc='position_bias "grid": each layer learns its own table; false: all layers share one'
+    )
     bias_rows: int = fixed(0, doc='position_bias "grid": number of rows of the table')
 
 
 class GridPairs(NamedTuple):
-    """The row of the table that each pair of tokens reads."""
+    """The row of the table for each pair of tokens."""
 
     rows_TxT: Any  # int
-    stretch: Any = None  # float32 [R', R], makes a table for the current grid from the learned one; None: same grid
+    # float32 [R', R], resizes the learned table of R rows to R' rows for the current grid; None: the grids are equal.
+    stretch: Any = None
 
 
 class GridBias(Term):
-    """A learned number per distance and head: parameter `relative_bias` [R, H], of the stack or of each layer."""
+    """A learned bias per distance and head: parameter `relative_bias` [R, H], of the stack or of each layer."""
 
     def prepare(self, stack: nn.Module, pairs: Pairs) -> Any:
         grid = pairs.layout.grid
         if grid is None:
-            raise UserError("position_bias: 'grid' needs patches in rows and columns, all of them present")
+            raise UserError("position_bias: 'grid' needs a complete grid of patches")
         state = grid_pairs(grid.shape, grid.trained, grid.prefix)
         return state if self.config.layer_bias else self._bias(stack, state)
 
@@ -54,15 +57,21 @@ class GridBias(Term):
 
 
 def grid_rows(grid: tuple[int, int]) -> int:
-    """Number of rows of a table: one per distance in rows and columns, and three for tokens that are not patches."""
+    """Number of rows of the table: one per (row, column) distance of `grid`, and three for pairs with other tokens."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
 def grid_pairs(grid: tuple[int, int], trained: tuple[int, int], prefix: int) -> GridPairs:
-    """Pairs of `prefix` tokens and the patches of `grid`, for a table that was learned at the grid `trained`.
+    """Rows of the table for all pairs of tokens: `prefix` tokens, then the patches of `grid`.
 
-    The last rows of the table are for pairs of a prefix token and a patch, of a patch and a prefix token, and of two
-    prefix tokens (Bao et al. 2022, after Liu et al. 2021, Swin, section 3.2). The table is stretched linearly.
+    The last three rows are for the pairs (prefix token, patch), (patch, prefix token) and (prefix token, prefix token)
+    (Bao et al. 2022, after Liu et al. 2021, Swin, section 3.2).
+
+    Args:
+        grid: (rows, columns) of the current image.
+        trained: (rows, columns) for which the table was learned; if they differ from `grid`, the table is resized
+            linearly.
+        prefix: number of tokens before the patches.
     """
     patch_Nx2 = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 2)
     distance_NxNx2 = patch_Nx2[:, None] - patch_Nx2[None] + np.asarray(grid) - 1

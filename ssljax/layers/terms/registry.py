@@ -1,4 +1,4 @@
-"""The position schemes by name, and their configuration keys: the one list of schemes."""
+"""The list of position schemes by name, and their configuration keys."""
 
 import dataclasses
 from typing import Any, Literal
@@ -21,11 +21,11 @@ BIASES = Registry(  # values of `position_bias`
         "xlnet": "ssljax.layers.terms.xlnet:XLNet",
     },
 )
-GROUPS = Registry(  # schemes that are chosen by a group of keys, whose name is given here; None: not used
+GROUPS = Registry(  # schemes with a group of keys of this name; the scheme is used unless the group is None
     "position scheme", {"disentangled": "ssljax.layers.terms.disentangled:Disentangled"}
 )
-# A name of BIASES, or "package.module:Class". The literal lets `position_bias=none` on a command line, which is parsed
-# as None, have its meaning.
+# A name of BIASES, or "package.module:Class". A command line parses `position_bias=none` as None; the literal turns
+# None back into "none" (`ssljax.base.schema`).
 PositionBias = Literal["none"] | str
 
 
@@ -35,14 +35,19 @@ class TermKeys(BucketKeys, GridKeys, DisentangledKeys):
 
     position_bias: PositionBias = setting(
         "none",
-        doc='term added to attention logits: "alibi", the distance times a fixed slope per head; "relative", learned '
-        'numbers for buckets of distances (T5); "grid", learned numbers for distances in rows and columns of patches '
-        '(BEiT); "xlnet", products with vectors of distances and segments; or "package.module:Class"',
+        doc='position term added to attention logits: "none"; "alibi", the distance times a fixed slope per head; '
+        '"relative", learned biases for buckets of distances (T5); "grid", learned biases for distances in rows and '
+        'columns of patches (BEiT); "xlnet", products with vectors of distances and segments; or '
+        '"package.module:Class"',
     )
 
 
 def terms_of(config: Any) -> tuple[Term, ...]:
-    """The terms of a configuration; ValueError ("position_bias: ...") for an unknown name."""
+    """The position terms of a configuration.
+
+    Raises:
+        ValueError: `position_bias` is unknown ("position_bias: ...").
+    """
     try:
         classes = [BIASES.get(config.position_bias, "position_bias")]
     except UserError as error:

@@ -17,15 +17,16 @@ class Relative(NamedTuple):
     """Distances and segments of all pairs, shared by all layers."""
 
     table_NxD: jax.Array  # sinusoids, one vector per distance
-    row_BxTxS: jax.Array  # int32 [B or 1, T, S], row of query position - key position
-    apart_BxTxS: jax.Array | None = None  # bool, pairs in different segments; None: all pairs share a segment
+    row_BxTxS: jax.Array  # int32 [B or 1, T, S], row of the table for the distance query position - key position
+    differs_BxTxS: jax.Array | None = None  # bool, True: different segments; None: all tokens share a segment
 
 
 class XLNet(Term):
-    """u k + (q + v) r + (q + w) s, added to q k: k is the key, r its distance, s its segment (same or another).
+    """The term u k + (q + v) r + (q + w) s, with q the query and k the key.
 
-    Dai et al. 2019, section 3.3 (u and v are biases of each head, r is a projection of sinusoids); Yang et al. 2019,
-    section 2.5 (w, s). The parameters are in `relative` of each layer.
+    r is a projection of the sinusoids of the distance; u and v are biases of each head (Dai et al. 2019, section 3.3).
+    s is one of two vectors, for keys in the same or in another segment, and w its bias (Yang et al. 2019, section 2.5).
+    Each layer has these parameters in its submodule `relative`.
     """
 
     def check(self) -> None:
@@ -38,8 +39,8 @@ class XLNet(Term):
         table_NxD = sinusoidal(np.arange(1 - pairs.keys, pairs.keys), self.config.known("width"))
         row_BxTxS = q_BxT[:, :, None] - k_BxS[:, None] + pairs.keys - 1
         segment_BxT = pairs.layout.segments
-        apart = None if segment_BxT is None else segment_BxT[:, :, None] != segment_BxT[:, None, : pairs.keys]
-        return Relative(jnp.asarray(table_NxD, self.config.dtype), row_BxTxS, apart)
+        differs = None if segment_BxT is None else segment_BxT[:, :, None] != segment_BxT[:, None, : pairs.keys]
+        return Relative(jnp.asarray(table_NxD, self.config.dtype), row_BxTxS, differs)
 
     def logits(self, attention: Any, heads: Heads, state: Relative) -> jax.Array:
         return RelativeLogits(self.config.initializer(), self.config.dtype, name="relative")(heads, state)
@@ -49,33 +50,33 @@ class XLNet(Term):
 
 
 class RelativeLogits(nn.Module):
-    """The logits of one layer."""
+    """The term of one layer, with its parameters."""
 
     initializer: Initializer
     dtype: Any = "float32"
 
     @nn.compact
-    def __call__(self, of_layer: Heads, relative: Relative) -> jax.Array:
-        """Returns the term, float32 [B, H, T, S], scaled as q k^T is."""
-        q_BxTxHxK, k_BxSxGxK = of_layer.q_BxTxHxK, of_layer.k_BxSxGxK
+    def __call__(self, layer: Heads, relative: Relative) -> jax.Array:
+        """Returns the term, float32 [B, H, T, S], multiplied by the scale of q k^T."""
+        q_BxTxHxK, k_BxSxGxK = layer.q_BxTxHxK, layer.k_BxSxGxK
         heads, width = q_BxTxHxK.shape[2:]
 
         def vectors(name: str, *count: int) -> jax.Array:
             names = (*(None for _ in count), "heads")
             role: Role = "position" if count else "bias"
             shape = (*count, heads * width)
-            made = parameter(self, name, nn.initializers.normal(0.02), names, shape, role=role)
-            return made.reshape(*count, heads, width).astype(q_BxTxHxK.dtype)
+            flat = parameter(self, name, nn.initializers.normal(0.02), names, shape, role=role)
+            return flat.reshape(*count, heads, width).astype(q_BxTxHxK.dtype)
 
         project = Dense(heads * width, ("embed", "heads"), False, self.initializer, self.dtype, name="distance")
         r_NxHxK = project(relative.table_NxD).reshape(-1, heads, width)
         far_BxHxTxN = jnp.einsum("bthk,nhk->bhtn", q_BxTxHxK + vectors("distance_bias"), r_NxHxK)
         bias_BxHxTxS = jnp.take_along_axis(far_BxHxTxN, relative.row_BxTxS[:, None], axis=-1)
         segment_BxHxTx2 = jnp.einsum("bthk,shk->bhts", q_BxTxHxK + vectors("segment_bias"), vectors("segments", 2))
-        if relative.apart_BxTxS is not None:
+        if relative.differs_BxTxS is not None:
             same, other = segment_BxHxTx2[..., :1], segment_BxHxTx2[..., 1:]
-            bias_BxHxTxS = bias_BxHxTxS + jnp.where(relative.apart_BxTxS[:, None], other, same)
+            bias_BxHxTxS = bias_BxHxTxS + jnp.where(relative.differs_BxTxS[:, None], other, same)
         k_BxSxHxK = jnp.repeat(k_BxSxGxK, heads // k_BxSxGxK.shape[2], axis=2)
         u_HxK = vectors("content_bias")
         content_BxHxS = jnp.einsum("hk,bshk->bhs", u_HxK, k_BxSxHxK, preferred_element_type=jnp.float32)
-        return of_layer.scale * (bias_BxHxTxS.astype(jnp.float32) + content_BxHxS[:, :, None])
+        return layer.scale * (bias_BxHxTxS.astype(jnp.float32) + content_BxHxS[:, :, None])
