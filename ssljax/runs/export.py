@@ -15,12 +15,12 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
 
     Args:
         source: the workdir.
-        folder: made if missing.
+        folder: the folder to write, created if missing.
         step: number of the checkpoint; None: the newest.
 
     Raises:
-        UserError: no workdir or checkpoint, or a model that no architecture of transformers computes; the key that
-            has no counterpart is named.
+        UserError: no workdir or checkpoint, or no architecture of `transformers` computes the model; the message names
+            the keys without a counterpart.
     """
     trained = read_trained(source, step)
     objective, folder = trained.objective, pathlib.Path(folder)
