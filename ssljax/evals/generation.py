@@ -57,7 +57,9 @@ class Sampling:
         "divided by it, negative logits are multiplied (Keskar et al. 2019, section 4.1, divide negative logits too, "
         "which makes such tokens more probable); 1: no penalty",
     )
-    stop: tuple[tuple[int, ...], ...] = setting((), doc="sequences of token ids; a row ends after the first that appears")
+    stop: tuple[tuple[int, ...], ...] = setting(
+        (), doc="sequences of token ids; a row ends after the first that appears"
+    )
 
     def validate(self) -> None:
         if not all(self.stop) or any(i < 0 for ids in self.stop for i in ids):

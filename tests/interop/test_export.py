@@ -411,7 +411,7 @@ def test_sentence_pieces(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "sentencepiece", None)
         model = hf.load(tmp_path)  # which needs no tokenizer as long as nobody asks for one
-        with pytest.raises(UserError, match=r"spiece\.model: reading a SentencePiece model needs a package"):
+        with pytest.raises(UserError, match=r"spiece\.model: a SentencePiece model needs the package sentencepiece"):
             model.tokenizer.encode("text")
     sentencepiece = pytest.importorskip("sentencepiece")
     with pytest.raises(UserError, match=r"spiece.model: is not a SentencePiece model"):

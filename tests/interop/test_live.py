@@ -17,7 +17,7 @@ import ssljax.run
 from ssljax.base.errors import UserError
 from ssljax.interop import hf
 from ssljax.interop.canonical import canonical
-from ssljax.interop.export import export, of_module
+from ssljax.interop.export import of_module
 from ssljax.interop.families import REGISTRY, pairs
 from ssljax.interop.fields import COUNT, Field
 
