@@ -20,6 +20,7 @@ from ssljax.interop.canonical import canonical
 from ssljax.interop.export import of_module
 from ssljax.interop.families import REGISTRY, pairs
 from ssljax.interop.fields import COUNT, Field
+from ssljax.runs.export import export
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 KINDS = list(REGISTRY)
