@@ -10,7 +10,7 @@ from ssljax.interop.codecs import BOTH
 from ssljax.interop.fields import Declaration, Field, HFConfig, group, read_all, write_all
 
 _FACTOR, _LENGTH = Field("factor", "factor"), Field("original_len", "original_max_position_embeddings")
-# The fields of `rope_scaling` by its name, which is the `rope_type`.
+# The fields of `rope_scaling`, by its name, which equals the `rope_type`.
 _SCALINGS: dict[str, tuple[Field, ...]] = {
     "linear": (_FACTOR,),
     "dynamic": (_FACTOR, Field("original_len", "max_position_embeddings")),
@@ -28,7 +28,7 @@ _SCALINGS: dict[str, tuple[Field, ...]] = {
 class Rotary(Declaration):
     """`rope_theta`, `rope_scaling` and, in families with `partial`, `rope_fraction`.
 
-    theta, fraction: the keys of older versions, the first of them that is given counts.
+    theta, fraction: keys of older versions; the first that has a value is used.
     """
 
     partial: bool = False
@@ -50,16 +50,16 @@ class Rotary(Declaration):
         scaling = write_all(_SCALINGS.get(kind, ()), config.rope_scaling)
         rope = {"rope_type": kind, "rope_theta": config.rope_theta}
         rope |= {"partial_rotary_factor": config.rope_fraction} if self.partial else {}
-        # A dynamic scaling begins at the length of the model, which is no key of the group.
+        # A dynamic scaling begins at the length of the model, a key outside the group.
         length = {key: scaling.pop(key) for key in ("max_position_embeddings",) if key in scaling}
         return {"rope_parameters": rope | {key: value for key, value in scaling.items() if value is not None}, **length}
 
 
 @dataclasses.dataclass(frozen=True)
 class RotaryByKind(Declaration):
-    """`rope_theta` of full and `rope_theta_local` of sliding layers, both under `rope_scaling`.
+    """`rope_theta` of full layers and `rope_theta_local` of sliding layers, with one `rope_scaling`.
 
-    theta, theta_local: the keys of older versions.
+    theta, theta_local: keys of older versions.
     """
 
     theta: str
@@ -87,7 +87,7 @@ def _first(hf_config: HFConfig, keys: tuple[str, ...]) -> Any:
 
 
 def _read_scaling(rope: Mapping[str, Any], longest: int | None) -> dict[str, Any] | None:
-    """The group `rope_scaling` of `config`; `longest` is max_position_embeddings."""
+    """Returns the group `rope_scaling` of `config`; `longest` is max_position_embeddings."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None

@@ -11,7 +11,7 @@ from ssljax.interop.codecs import ACTIVATION, PAIR, Codec
 from ssljax.interop.family import Family, Head, Labels
 from ssljax.interop.fields import SIZES, Biases, Field, counts, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.outputs import HFConfig, InputArrays, headless, hidden_states, token_loss
+from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states, refuse_labels, token_loss
 from ssljax.interop.rules import LEADING, Op, Rule, blocks, copy, dense, named
 from ssljax.models.family import Encoded
 
@@ -135,7 +135,7 @@ def outputs(
     elif pool is not None:
         out["pooler_output"] = pool(encoded)
     if not c.classes:
-        headless(inputs, "labels")
+        refuse_labels(inputs, "labels")
         return out
     if hidden is not None and c.pool == "mean":  # BEiT names the visual tokens of hidden patches
         out["base.last_hidden_state"] = encoded.states[-1]
