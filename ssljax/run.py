@@ -92,7 +92,7 @@ def restore_or_begin(
 ) -> tuple[State, int]:
     """Returns the state to train from and its number of completed steps.
 
-    The state is that of the newest undamaged checkpoint. Without a checkpoint it is a new state, with 0 steps.
+    The newest undamaged checkpoint is restored. Without a checkpoint, the state is new, with 0 steps.
 
     Raises:
         UserError: the checkpoint is beyond the last step of the config, or `init_from` does not fit.

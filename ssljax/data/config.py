@@ -14,7 +14,7 @@ _SOURCE = (
 _SPLIT = "name of a split, or a slice of one: `train[:1000]`, `train[10%:]`, `train[-20%:]`"
 _KEYS = (
     "name in the batch -> column of the source (`bytes@offsets`: encoded images in one long array), or split -> such a "
-    "mapping; empty: those of the columns `image`, `label`, `text` and `audio` that exist"
+    "mapping; empty: the columns called `image`, `label`, `text` or `audio`"
 )
 _WHERE = "filter: column -> value, or list of values, that a row must have"
 

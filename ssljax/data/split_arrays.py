@@ -41,7 +41,7 @@ def load_split(
         config: the `data` group of the run; its `max_examples` applies to training only.
         split: name or slice.
         source: URI of another source; None: the source of the config.
-        keys, where: as in the config; None: those of the config if the source is the same, else empty.
+        keys, where: as in the config; None: the config, if the source is the same, else empty.
         max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
             None: all rows.
 

@@ -59,7 +59,7 @@ class Family:
     rules: Callable[[Any], list[Rule]]  # config -> the table of tensors
     outputs: Outputs  # (module, params, inputs, hf_config) -> outputs
     inputs: Inputs  # the inputs that `outputs` reads
-    defaults: HFConfig = dataclasses.field(default_factory=dict)  # defaults of `hf_config`, over those of the fields
+    defaults: HFConfig = dataclasses.field(default_factory=dict)  # defaults of `hf_config`; they replace defaults of fields
     model: str = ""  # its name in `ssljax.models`; empty: `model_type`
     prefix: str = ""  # prefix of the tensors of the inner model; a file of the bare model may lack it
     # (config, inputs) -> None; raises UserError if inputs contradict each other
@@ -113,7 +113,7 @@ class Family:
         Args:
             hf_config: content of a config.json.
             path: path of the file, for messages.
-            **keys: keys that replace those of every stack of blocks.
+            **keys: keys that are set in every stack of blocks.
 
         Raises:
             UserError: a value is unsupported, or a key is missing.

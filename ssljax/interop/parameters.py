@@ -30,7 +30,7 @@ class Source(NamedTuple):
     repeated: Sequence[str]
 
     def stored(self, name: str) -> str | None:
-        """Returns the stored name of a tensor, which may be that of its copy; None if it is missing."""
+        """Returns the name under which a tensor or its copy is stored; None if it is missing."""
         return next((each for each in (name, self.copies.get(name)) if each in self.tensors), None)
 
     def unused(self, used: set[str]) -> dict[str, str]:

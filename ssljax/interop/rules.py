@@ -1,7 +1,7 @@
 """Tensors of `transformers` as parameters of ssljax and back: a table of rules, read in both directions.
 
 A rule pairs the name of a tensor with one or more paths of parameters. In the name, `{i}` is the number of a block and
-`{e}` the number of an expert. Parameters are stacked, [blocks, experts, ...]; an op sees those of one block or expert.
+`{e}` the number of an expert. Parameters are stacked, [blocks, experts, ...]; an op sees one block or expert.
 Rules of parameters that a model does not have (biases, say) are ignored.
 """
 

@@ -9,13 +9,15 @@ from ssljax.interop.fields import Field, counts, required
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rules import COPY, Rule, dense, fused, named, readout, split
 
-# Fields: (width inside the feed-forward part, null for four times the model's, and that width).
+# (inner width of the feed-forward part, width of the model); an inner width that is null is four times the width.
 _INNER = Codec(
     lambda inner, width: (inner or 4 * width, width),
     lambda inner, width: (None if inner == 4 * width else inner, width),
 )
 _SCALED = Codec(lambda scaled: None if scaled else 1.0, lambda scale: scale != 1)
-_SHIFTED = Codec(lambda ids: (ids, ids - 1), lambda ids, predicted: ids)  # the id of the start is not predicted
+_SHIFTED = Codec(
+    lambda ids: (ids, ids - 1), lambda ids, predicted: ids
+)  # the start token, the last id, is not predicted
 FIELDS = (
     *counts(vocab_size="vocab_size", max_len=("n_positions", 1024), width="n_embd", depth="n_layer", heads="n_head"),
     Field("norm_eps", "layer_norm_epsilon", default=1e-5),
@@ -46,8 +48,8 @@ def _rules(config: Any, ends: dict[str, str]) -> list[Rule]:
     ]
 
 
-_RULES1 = functools.partial(_rules, ends={"embed": "tokens_embed", "position_embed": "positions_embed"})
-_RULES2 = functools.partial(_rules, ends={"embed": "wte", "position_embed": "wpe", "stack/norm": "ln_f"})
+_GPT1_RULES = functools.partial(_rules, ends={"embed": "tokens_embed", "position_embed": "positions_embed"})
+_GPT2_RULES = functools.partial(_rules, ends={"embed": "wte", "position_embed": "wpe", "stack/norm": "ln_f"})
 _gpt = functools.partial(
     Family,
     outputs=causal_lm,
@@ -59,15 +61,15 @@ GPT1 = _gpt(
     "openai-gpt",
     (*FIELDS, Field("activation", "afn", GPT1_ACTIVATION, "gelu")),
     (Head("OpenAIGPTLMHeadModel"), Head("OpenAIGPTModel")),
-    _RULES1,
+    _GPT1_RULES,
     defaults={"n_positions": 512},
     model="gpt1",
 )
-GPT2 = _gpt("gpt2", GPT2_FIELDS, (Head("GPT2LMHeadModel"), Head("GPT2Model")), _RULES2, model="gpt")
+GPT2 = _gpt("gpt2", GPT2_FIELDS, (Head("GPT2LMHeadModel"), Head("GPT2Model")), _GPT2_RULES, model="gpt")
 IMAGE_GPT = _gpt(
     "imagegpt",
     (*GPT2_FIELDS, Field(("vocab_size", "readout_size"), "vocab_size", _SHIFTED)),
     (Head("ImageGPTForCausalImageModeling"), Head("ImageGPTModel")),
-    _RULES2,
+    _GPT2_RULES,
     defaults={"activation_function": "quick_gelu", "tie_word_embeddings": False},
 )
