@@ -59,7 +59,7 @@ class Family:
     rules: Callable[[Any], list[Rule]]  # config -> the table of tensors
     outputs: Outputs  # (module, params, inputs, hf_config) -> outputs
     inputs: Inputs  # the inputs that `outputs` reads
-    defaults: HFConfig = dataclasses.field(default_factory=dict)  # defaults of `hf_config`; they replace defaults of fields
+    defaults: HFConfig = dataclasses.field(default_factory=dict)  # of `hf_config`; they replace defaults of fields
     model: str = ""  # its name in `ssljax.models`; empty: `model_type`
     prefix: str = ""  # prefix of the tensors of the inner model; a file of the bare model may lack it
     # (config, inputs) -> None; raises UserError if inputs contradict each other

@@ -3,6 +3,7 @@
 An output function takes (module, params, inputs, hf_config), inputs under the names of `transformers`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,14 +25,14 @@ TYPED = MASKED_LM.plus(token_type_ids="BT")
 def causal_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
     """Returns logits, hidden states and loss of a decoder, for the inputs CAUSAL_LM."""
     tokens, valid = inputs["input_ids"], inputs.get("attention_mask")
-    offset, variables = module.config.position_offset, {"params": params}
+    apply, offset = functools.partial(module.apply, {"params": params}), module.config.position_offset
     positions = inputs.get("position_ids")
     if positions is None and valid is not None and offset:
         positions = jnp.maximum(jnp.cumsum(valid, axis=1) * valid - 1, -offset)
     mask = Causal() if valid is None else Causal() & Keys(valid)
-    encoded = module.apply(variables, tokens, mask=mask, positions=positions, states=True)
-    logits = module.apply(variables, encoded.tokens, method="logits")
-    last = module.apply(variables, encoded.tokens, method="narrowed")
+    encoded = apply(tokens, mask=mask, positions=positions, states=True)
+    logits = apply(encoded.tokens, method="logits")
+    last = apply(encoded.tokens, method="narrowed")
     out = {"logits": logits, "last_hidden_state": last, "base.last_hidden_state": last}
     out |= hidden_states(encoded.states, last)
     if "labels" in inputs:
@@ -47,39 +48,30 @@ def causal_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig
 
 def masked_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
     """Returns outputs of an encoder and its read-outs, for the inputs MASKED_LM or TYPED and labels of pairs."""
-    c, tokens, valid = module.config, inputs["input_ids"], inputs.get("attention_mask")
-
-    def apply(method: str, x: jax.Array) -> jax.Array:
-        return module.apply({"params": params}, x, method=method)
-
-    encoded = module.apply(
-        {"params": params},
-        tokens,
-        mask=Full() if valid is None else Keys(valid),
-        positions=_positions(inputs, c.position_offset),
-        token_types=inputs.get("token_type_ids"),
-        states=True,
-    )
+    c, apply = module.config, functools.partial(module.apply, {"params": params})
+    valid, types = inputs.get("attention_mask"), inputs.get("token_type_ids")
+    mask, positions = Full() if valid is None else Keys(valid), _positions(inputs, c.position_offset)
+    encoded = apply(inputs["input_ids"], mask=mask, positions=positions, token_types=types, states=True)
     out = {"last_hidden_state": encoded.tokens, "base.last_hidden_state": encoded.tokens}
     out |= hidden_states(encoded.states, encoded.tokens)
     if "pooler" in c.extras:
         out |= {"pooler_output": encoded.pooled, "base.pooler_output": encoded.pooled}
     if "replaced" in c.extras:
-        out["logits"] = apply("replaced_logits", encoded.tokens)
+        out["logits"] = apply(encoded.tokens, method="replaced_logits")
         if "labels" in inputs:
             out["loss"] = _replaced_loss(out["logits"], inputs["labels"], valid)
         return out
     if not c.readout_transform:  # the model has no language-modelling head
         refuse_labels(inputs, "labels", *_PAIR_LABELS)
         return out
-    logits = apply("logits", encoded.tokens)
+    logits = apply(encoded.tokens, method="logits")
     out |= {"logits": logits, "prediction_logits": logits}
     if "labels" in inputs:
         out["loss"] = token_loss(logits, inputs["labels"])
     if "pair" not in c.extras:
         refuse_labels(inputs, *_PAIR_LABELS)
         return out
-    pair = apply("pair_logits", encoded.pooled)
+    pair = apply(encoded.pooled, method="pair_logits")
     out |= {"seq_relationship_logits": pair, "sop_logits": pair}
     for name in _PAIR_LABELS:
         if name in inputs and "loss" in out:

@@ -3,17 +3,12 @@
 import functools
 from typing import Any
 
-from ssljax.interop.codecs import ACTIVATION, Codec, names
+from ssljax.interop.codecs import ACTIVATION, OR_NONE, Codec, names
 from ssljax.interop.family import Family, Head
 from ssljax.interop.fields import Field, counts, required
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rules import COPY, Rule, dense, fused, named, readout, split
 
-# (inner width of the feed-forward part, width of the model); an inner width that is null is four times the width.
-_INNER = Codec(
-    lambda inner, width: (inner or 4 * width, width),
-    lambda inner, width: (None if inner == 4 * width else inner, width),
-)
 _SCALED = Codec(lambda scaled: None if scaled else 1.0, lambda scale: scale != 1)
 _SHIFTED = Codec(
     lambda ids: (ids, ids - 1), lambda ids, predicted: ids
@@ -26,7 +21,7 @@ FIELDS = (
 GPT2_FIELDS = (
     *FIELDS,
     Field("activation", "activation_function", ACTIVATION, "gelu_new"),
-    Field(("mlp_dim", "width"), ("n_inner", "n_embd"), _INNER, (None,)),
+    Field("mlp_dim", "n_inner", OR_NONE, None),  # null: 4 times the width
     Field("attention_scale", "scale_attn_weights", _SCALED, True),
     required("scale_attn_by_inverse_layer_idx", False),
     required("add_cross_attention", False),

@@ -11,12 +11,10 @@ from ssljax.interop.rotary import Rotary
 from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, named, norm, readout
 from ssljax.layers.experts import ExpertsConfig
 
-# (width of a head, width, heads); a width of a head that is null is width / heads.
-_HEAD_DIM = Codec(lambda own, width, heads: (own or width // heads, width, heads), lambda *values: values)
 FIELDS = (
     *counts(vocab_size="vocab_size", max_len="max_position_embeddings", kv_heads="num_key_value_heads"),
     *SIZES,
-    Field(("head_dim", "width", "heads"), ("head_dim", "hidden_size", "num_attention_heads"), _HEAD_DIM, (None,)),
+    Field("head_dim", "head_dim", OR_NONE, None),  # null: width / heads
     Field("tied", "tie_word_embeddings", default=False),
     Field("norm_eps", "rms_norm_eps", default=1e-6),
     Rotary(),

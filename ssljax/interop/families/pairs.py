@@ -255,14 +255,13 @@ def siglip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -
 
 def llava(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
     """Returns logits, hidden states and loss of the decoder, and the image tokens that it reads."""
-    variables, images, valid = {"params": params}, inputs.get("pixel_values"), inputs.get("attention_mask")
-    images = None if images is None else pixels(images)
-    mask = None if valid is None else Keys(valid)
-    encoded = module.apply(variables, inputs["input_ids"], images, mask=mask, states=True)
-    logits = module.apply(variables, encoded.tokens, method="logits")
+    apply, valid = functools.partial(module.apply, {"params": params}), inputs.get("attention_mask")
+    images = pixels(inputs["pixel_values"]) if "pixel_values" in inputs else None
+    encoded = apply(inputs["input_ids"], images, mask=None if valid is None else Keys(valid), states=True)
+    logits = apply(encoded.tokens, method="logits")
     out = {"logits": logits, **hidden_states(encoded.states, encoded.tokens)}
     if images is not None:
-        patches = module.apply(variables, images, method="patches")
+        patches = apply(images, method="patches")
         out["image_hidden_states"] = patches.reshape(-1, patches.shape[-1])
     if "labels" in inputs:
         labels = inputs["labels"][:, 1:]

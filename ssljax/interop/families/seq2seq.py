@@ -116,13 +116,11 @@ def seq2seq(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) 
     tokens = _shifted(inputs, hf_config) if tokens is None else tokens
     valid, target_valid = inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
     mask = Full() if valid is None else Keys(valid)
-    variables = {"params": params}
-    encoded = module.apply(variables, inputs["input_ids"], mask=mask, states=True, method="encode")
+    apply = functools.partial(module.apply, {"params": params}, states=True)
+    encoded = apply(inputs["input_ids"], mask=mask, method="encode")
     causal = Causal() if target_valid is None else Causal() & Keys(target_valid)
-    decoded = module.apply(
-        variables, tokens, encoded.tokens, mask=causal, memory_mask=mask, states=True, method="decode"
-    )
-    logits = module.apply(variables, decoded.tokens, method="logits")
+    decoded = apply(tokens, encoded.tokens, mask=causal, memory_mask=mask, method="decode")
+    logits = module.apply({"params": params}, decoded.tokens, method="logits")
     out = {"logits": logits, "last_hidden_state": decoded.tokens, "encoder_last_hidden_state": encoded.tokens}
     out |= hidden_states(encoded.states, encoded.tokens, "encoder_hidden_states")
     out |= hidden_states(decoded.states, decoded.tokens, "decoder_hidden_states")

@@ -115,16 +115,16 @@ def outputs(
 
     `read` returns the input of the classifier, `pool` the pooler_output of a model without a pooler.
     """
-    c, variables = module.config, {"params": params}
+    c, apply = module.config, functools.partial(module.apply, {"params": params})
     x = inputs["input_values"] if "input_values" in inputs else pixels(inputs["pixel_values"])
     hidden = inputs.get("bool_masked_pos")
-    encoded = module.apply(variables, x, patch_mask=None if hidden is None else hidden.astype(bool), states=True)
+    encoded = apply(x, patch_mask=None if hidden is None else hidden.astype(bool), states=True)
     tokens = encoded.tokens
     if encoded.prefix is not None:
         tokens = jnp.concatenate([encoded.prefix, tokens], axis=1)
     out = {"last_hidden_state": tokens, "base.last_hidden_state": tokens, **hidden_states(encoded.states, None)}
     if "pooler" in c.heads_on:
-        out["pooler_output"] = module.apply(variables, class_token(encoded), method="pooler_output")
+        out["pooler_output"] = apply(class_token(encoded), method="pooler_output")
     elif pool is not None:
         out["pooler_output"] = pool(encoded)
     if not c.classes:
@@ -132,15 +132,15 @@ def outputs(
         return out
     if hidden is not None and c.pool == "mean":  # BEiT predicts the visual tokens of hidden patches
         out["base.last_hidden_state"] = encoded.states[-1]
-        logits = out["logits"] = module.apply(variables, encoded.tokens, method="logits")
+        logits = out["logits"] = apply(encoded.tokens, method="logits")
         if "labels" in inputs:
             out["loss"] = token_loss(logits[jnp.nonzero(hidden, size=len(inputs["labels"]))], inputs["labels"])
         return out
-    out["logits"] = module.apply(variables, read(encoded), method="logits")
+    out["logits"] = apply(read(encoded), method="logits")
     if "distilled" in c.heads_on:
         assert encoded.prefix is not None
         out["cls_logits"] = out["logits"]
-        out["distillation_logits"] = module.apply(variables, encoded.prefix[:, 1], method="distilled_logits")
+        out["distillation_logits"] = apply(encoded.prefix[:, 1], method="distilled_logits")
         out["logits"] = (out["cls_logits"] + out["distillation_logits"]) / 2
     if "labels" in inputs:
         out["loss"] = token_loss(out["logits"], inputs["labels"])
