@@ -67,7 +67,7 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
         UserError: no architecture fits; the message lists the keys that the nearest one cannot represent.
     """
     config, params = _with_table(getattr(module, "config", None), params)
-    families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the table
+    families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the registry
     own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(config)]
     inputs = getattr(config, "inputs", None)
     others = [k for k, f in families.items() if models.REGISTRY.get(f.model).inputs == inputs and k not in own]

@@ -54,7 +54,7 @@ class Family:
     """An architecture of `transformers`."""
 
     model_type: str  # its name in config.json
-    fields: Sequence[Declaration]  # keys of the configuration; of fields with one key, the last one is used
+    fields: Sequence[Declaration]  # keys of the configuration; the last field of a key is used
     heads: Sequence[Head]  # its classes; the first that fits is written, and the last is the bare model
     rules: Callable[[Any], list[Rule]]  # config -> the table of tensors
     outputs: Outputs  # (module, params, inputs, hf_config) -> outputs

@@ -30,7 +30,7 @@ from ssljax.interop.readouts import fit_readouts
 from ssljax.interop.tensors import Tensors, write
 
 __all__ = ["Model", "flat", "load", "read_object", "save", "tensors_of", "tree", "write_json"]
-# Read if there is no tokenizer.json, without special tokens, which the tokenizer classes of `transformers` add.
+# Read if there is no tokenizer.json. The tokenizer classes of `transformers` add special tokens; these files do not.
 _SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model")
 _COPIED = (
     "tokenizer.json",

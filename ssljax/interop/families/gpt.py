@@ -10,9 +10,8 @@ from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rules import COPY, Rule, dense, fused, named, readout, split
 
 _SCALED = Codec(lambda scaled: None if scaled else 1.0, lambda scale: scale != 1)
-_SHIFTED = Codec(
-    lambda ids: (ids, ids - 1), lambda ids, predicted: ids
-)  # the start token, the last id, is not predicted
+# The last id is the start token, which is not predicted.
+_SHIFTED = Codec(lambda ids: (ids, ids - 1), lambda ids, predicted: ids)
 FIELDS = (
     *counts(vocab_size="vocab_size", max_len=("n_positions", 1024), width="n_embd", depth="n_layer", heads="n_head"),
     Field("norm_eps", "layer_norm_epsilon", default=1e-5),
