@@ -291,7 +291,7 @@ def test_a_tensor_without_a_place_is_told(gpt, corpus, tmp_path, caplog):
 
 
 CASES = {
-    "no such path": ({"path": "/nowhere"}, r"init_from\.path: '/nowhere' does not exist \(a workdir"),
+    "no such path": ({"path": "/nowhere"}, r"init_from\.path: '/nowhere' does not exist, must be a workdir"),
     "an empty folder": ({"path": "{tmp}"}, r"init_from\.path: '.*' holds no model"),
     "an unset variable": ({"path": "$NOT_SET_HERE/x"}, r"init_from\.path: .*NOT_SET_HERE"),
     "no such checkpoint": ({"path": "{source}/checkpoints/3"}, r"no checkpoint of step 3"),
