@@ -1,8 +1,10 @@
 """The command line: each command parses its arguments, calls the library and prints.
 
-Exit codes: 0 done; 2 a mistake of the user, reported in one line; 75 stopped by a signal, with everything saved (a
-scheduler may run the same command again, which continues); 141 the reader of the output has closed the pipe
-(`ssljax list models | head`).
+Exit codes:
+0: success.
+2: a user error, reported in one line.
+75: stopped by a signal after saving. The same command continues, so a scheduler may run it again.
+141: the output was piped to a program that has closed the pipe (`ssljax list models | head`).
 """
 
 import argparse
@@ -17,7 +19,7 @@ from typing import Any
 
 from ssljax.base.errors import UserError
 
-USER_ERROR, STOPPED, CLOSED_PIPE = 2, 75, 141  # EX_TEMPFAIL of sysexits.h; a shell reports SIGPIPE as 128 + 13
+USER_ERROR, STOPPED, CLOSED_PIPE = 2, 75, 141  # 75: EX_TEMPFAIL of sysexits.h; 141: 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +67,7 @@ def _unraisable(event: Any) -> None:
 def _reader_left() -> bool:
     """Returns True if stdout is a closed pipe, and then redirects it to the null device."""
     try:
-        print(flush=True)  # only a write shows it
+        print(flush=True)  # only a write detects a closed pipe
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list the names and the keys that a config may use")
     kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "configs", "keys")
     listing.add_argument("kind", choices=kinds, help="keys: type, default and meaning of the keys of a config")
-    listing.add_argument("group", nargs="?", help="of keys: `objective` lists its names, `objective.simclr` its keys")
+    listing.add_argument("group", nargs="?", help="for keys: `objective` lists its names, `objective.simclr` its keys")
     return parser
 
 
@@ -222,7 +224,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
             raise UserError(f"--file: cannot read {options.file!r} ({error})") from error
     texts = [*options.prompt, *(line for line in lines if line.strip())]
     if not texts:
-        raise UserError("--prompt: missing; give --prompt TEXT, or --file with a prompt a line")
+        raise UserError("--prompt: missing; give --prompt TEXT, or --file with one prompt per line")
     return texts
 
 

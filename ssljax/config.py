@@ -1,6 +1,6 @@
-"""From a config file and overrides to a checked `RunConfig`, before any device is touched.
+"""Configs: a file and overrides become a checked `RunConfig`; no device is used.
 
-Order: the file's `get_config(arg)`, then overrides, then the defaults of the dataclasses, then validation.
+The steps are: `get_config(arg)` of the file, the overrides, the defaults of the dataclasses, validation.
 """
 
 import ast
@@ -27,7 +27,7 @@ from ssljax.train.metrics import LogConfig
 
 @dataclasses.dataclass(frozen=True)
 class InitFrom:
-    """Learned parameters to start from, if there is no checkpoint to continue."""
+    """Learned parameters as initial values. A checkpoint in the workdir takes precedence."""
 
     path: str = schema.setting(
         doc="a workdir (its newest checkpoint), a checkpoint (WORKDIR/checkpoints/STEP), or a folder in the Hugging "
@@ -41,8 +41,8 @@ class InitFrom:
     )
     heads: Literal["mean", "first"] = schema.setting(
         "mean",
-        doc="heads of keys and values where the new model has fewer (`kv_heads`): the mean of each group "
-        "(Ainslie et al. 2023, section 2.1), or its first",
+        doc="heads of keys and values if the new model has fewer of them (`kv_heads`): `mean`: the mean of each group "
+        "(Ainslie et al. 2023, section 2.1); `first`: the first head of each group",
     )
 
     def validate(self) -> None:
@@ -108,7 +108,7 @@ class RunConfig:
     def validate(self) -> None:
         length, _ = durations.parse(self.steps, "steps")
         if length == 0 and self.init_from is None:
-            raise ValueError(f"steps: got {self.steps!r}, must be at least 1 (0 evaluates what `init_from` names)")
+            raise ValueError(f"steps: got {self.steps!r}, must be at least 1 (with `init_from`, 0 evaluates only)")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"microbatches: got {self.microbatches}, must divide batch_size {self.batch_size} "
@@ -124,47 +124,52 @@ class RunConfig:
                     f"checkpoint.best.metric: got {best.metric!r}, must be 'evaluation/metric' of an evaluation with "
                     f"every_steps (there are: {', '.join(timed) or 'none'})"
                 )
-            # A checkpoint is ranked by what was measured at its very step.
+            # A checkpoint is ranked by a metric that is measured at the same step.
             measured, saved = built[name].every_steps or 0, self.checkpoint.every_steps
             if saved is None or measured % saved:
                 raise ValueError(
-                    f"checkpoint.every_steps: got {saved}, must divide evals.{name}.every_steps {measured}, by which "
-                    f"checkpoint.best is chosen"
+                    f"checkpoint.every_steps: got {saved}, must divide evals.{name}.every_steps {measured}, since "
+                    f"checkpoint.best uses this evaluation"
                 )
 
     def identity(self) -> dict[str, Any]:
-        """The keys that decide what is learned; two runs with equal identities are the same run."""
+        """Returns the keys that determine the learned parameters. Runs with equal identities are the same run."""
         identity = schema.to_dict(self, free=False)
-        # How long the run is matters only where something is scheduled over it.
-        ends = (self.schedule.total_dependent, self.objective.total_dependent, self.optimizer.total_dependent)
-        if not any(ends):
+        # The length of the run changes a step only if something is scheduled over the whole run.
+        scheduled = (self.schedule.total_dependent, self.objective.total_dependent, self.optimizer.total_dependent)
+        if not any(scheduled):
             del identity["steps"]
         return json.loads(json.dumps(identity))
 
     def hash(self) -> str:
-        """Hexadecimal name of the run: the hash of its identity."""
+        """Returns the hexadecimal hash of the identity, which names the run."""
         return digest(self.identity())
 
     def to_dict(self) -> dict[str, Any]:
-        """The complete configuration as JSON values, defaults included; evaluations as they were given (evals.jsonl
-        tells all their settings)."""
+        """Returns all keys as JSON values, defaults included.
+
+        Evaluations have only the keys that were given; evals.jsonl records all of them.
+        """
         return json.loads(json.dumps(schema.to_dict(self)))
 
 
 def build(values: Mapping[str, Any]) -> RunConfig:
-    """A checked configuration from a mapping (raises UserError)."""
+    """Builds a checked configuration from a mapping. Raises UserError if a key or a value is wrong."""
     return schema.build(RunConfig, values, "")
 
 
 def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfig, list[str]]:
-    """The configuration of a file, changed by overrides.
+    """Reads a config file and applies overrides.
 
     Args:
         path: "configs/vision/simclr.py" or "configs/vision/simclr.py:key=value,..." (the argument of `get_config`).
-        overrides: (dotted key, text of the value), as the command line gives them.
+        overrides: (dotted key, text of the value), as on the command line.
 
     Returns:
-        The configuration, and remarks for the user (keys that fell away with a replaced group).
+        The configuration, and remarks for the user: keys that were dropped because their group was replaced.
+
+    Raises:
+        UserError: the file is missing or fails, or a key or a value is wrong.
     """
     values = read_file(path)
     remarks: list[str] = []
@@ -175,7 +180,11 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """The result of `get_config` of a config file, as a plain mapping."""
+    """Returns the result of `get_config` of a config file, as a plain mapping.
+
+    Raises:
+        UserError: the file is missing, has no `get_config`, or fails.
+    """
     name, _, argument = path.partition(":")
     file = pathlib.Path(name)
     if not file.is_file():
@@ -183,7 +192,7 @@ def read_file(path: str) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location("ssljax_config", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))  # what the configs of a folder share lies beside them
+    sys.path.insert(0, str(file.parent))  # configs import shared modules from their folder
     try:
         spec.loader.exec_module(module)
         config = module.get_config(argument)
@@ -204,9 +213,12 @@ def read_file(path: str) -> dict[str, Any]:
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:
-    """The argument of a config file, "key=value,key=value", over its defaults; unknown keys are an error.
+    """Parses the argument of a config file, "key=value,key=value". Keys that are not given keep their defaults.
 
-    A tuple holds the values that are possible, the default first.
+    A default that is a tuple lists the allowed values; its first value is the default.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
 
     >>> arguments("depth=6", depth=12, data=("cifar10", "mnist"))
     {'depth': 6, 'data': 'cifar10'}
@@ -218,13 +230,13 @@ def arguments(text: str, **defaults: Any) -> dict[str, Any]:
             raise UserError(f"--config: argument {item!r} is not key=value with a key of {', '.join(defaults)}")
         values[key], allowed = parse_value(value), defaults[key]
         if isinstance(allowed, tuple) and values[key] not in allowed:
-            known = ", ".join(map(str, allowed))
-            raise UserError(f"--config: argument {key}: got {value!r}{nearest(value, allowed)} (allowed: {known})")
+            options = ", ".join(map(str, allowed))
+            raise UserError(f"--config: argument {key}: got {value!r}{nearest(value, allowed)} (allowed: {options})")
     return values
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override: a Python literal, true/false/none in any case, or the text itself."""
+    """Parses the value of an override: a Python literal, true/false/none in any case, or the text itself."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -235,10 +247,13 @@ def parse_value(text: str) -> Any:
 
 
 def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str, Any], str]:
-    """A copy of `values` with the dotted `key` set.
+    """Returns a copy of `values` with the dotted `key` set, and a remark for the user.
 
-    Setting a group's `name` to another entry replaces the whole group, since its keys belonged to the old entry; the
-    returned remark says which keys fell away.
+    Another `name` (or `type`) of a group replaces the whole group, since its keys belong to the old name. The remark
+    lists the dropped keys; without any it is empty.
+
+    Raises:
+        UserError: a part of the key is not a group.
     """
     changed = copy.deepcopy(dict(values))
     *groups, last = key.split(".")
@@ -253,21 +268,20 @@ def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str,
     if last in ("name", "type") and groups and group.get(last, value) != value:
         dropped = [k for k in group if k != last]
         if dropped:
-            remark = (
-                f"{'.'.join(groups)}: {group[last]!r} replaced by {value!r}; these keys fell away: {', '.join(dropped)}"
-            )
+            replaced = f"{'.'.join(groups)}: {group[last]!r} replaced by {value!r}"
+            remark = f"{replaced}; these keys were dropped: {', '.join(dropped)}"
         group.clear()
     group[last] = value
     return changed, remark
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[str]:
-    """The keys in which two configurations differ, a line each: "objective.temperature: 0.1 -> 0.2"."""
+    """Lists the keys in which two configurations differ, one line per key: "objective.temperature: 0.1 -> 0.2"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
         for key in [*old, *(k for k in new if k not in old)]:
-            where = f"{path}.{key}" if path else str(key)
-            lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), where)
+            inner = f"{path}.{key}" if path else str(key)
+            lines += difference(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
         return lines
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
 

@@ -1,4 +1,4 @@
-"""The reference of configuration keys, made from the dataclasses: `ssljax list keys [GROUP]` prints it."""
+"""Descriptions of configuration keys, made from the dataclasses and printed by `ssljax list keys [GROUP]`."""
 
 import dataclasses
 import textwrap
@@ -16,8 +16,8 @@ def describe_keys(path: str = "") -> Iterator[str]:
     """Yields the lines that describe a group of keys, the entries of a group chosen by name, or one key.
 
     Args:
-        path: dotted path of a key; the name follows a group that is chosen by name, as in
-            "objective.simclr.projector". "" describes the run.
+        path: dotted path of a key or a group, "" for the run. A group that is chosen by name is followed by the name:
+            "objective.simclr.projector".
 
     Raises:
         UserError: there is no such key or name.
@@ -68,7 +68,7 @@ def _entries(cls: type, key: str, position: list[str], options: Mapping[str, typ
 
 
 def _key(cls: type, key: str) -> Iterator[str]:
-    """The default, type, range and kind of a key on one line, its meaning below."""
+    """Yields the default, type and range of a key on one line, and its meaning below."""
     field = schema.keys(cls)[key]
     default = schema.default_of(field)
     state = "(required)" if default is dataclasses.MISSING else f"= {_plain(default)}"
@@ -90,5 +90,5 @@ def _plain(default: Any) -> str:
 
 
 def _summary(cls: type) -> str:
-    """The first paragraph of a class's docstring."""
+    """Returns the first paragraph of the docstring of a class."""
     return " ".join((cls.__doc__ or "").split("\n\n")[0].split())

@@ -1,4 +1,4 @@
-"""One run, from a config to a finished workdir: the story of training, readable from top to bottom."""
+"""One training run, from a config to a finished workdir, in the order of its steps."""
 
 import contextlib
 import logging
@@ -26,19 +26,22 @@ log = logging.getLogger(__name__)
 def train(
     config: RunConfig | Mapping[str, Any], workdir: str | pathlib.Path, resume: Resume = "auto"
 ) -> list[dict[str, Any]]:
-    """Trains to the end, continuing what the workdir holds, then evaluates together with controls and reports.
+    """Trains to the last step, evaluates the model and its controls, and writes the report.
+
+    A run that is already in the workdir is continued.
 
     Args:
-        config: checked, or a mapping to be checked.
-        workdir: made if missing; holds config.json, data.json, metrics.jsonl, checkpoints/, evals.jsonl, report.html.
-        resume: "force" continues a workdir whose config differs in its identity.
+        config: the configuration, or a mapping of its keys, which is checked first.
+        workdir: folder of the run, created if missing. It holds config.json, data.json, metrics.jsonl, checkpoints/,
+            evals.jsonl and report.html.
+        resume: "auto" refuses a workdir whose config has another identity; "force" continues it.
 
     Returns:
         The final evaluations, one mapping each, as written to evals.jsonl.
 
     Raises:
         UserError: a mistake in the config, the data or the workdir.
-        Stopped: SIGTERM came; the state is saved, and the same call continues.
+        Stopped: SIGTERM or SIGINT came. The state is saved, and the same call continues from it.
     """
     config = config if isinstance(config, RunConfig) else build(config)
     folder = Workdir(workdir)
@@ -87,10 +90,12 @@ def train(
 def restore_or_begin(
     assembly: Assembly, workdir: Workdir, checkpoints: Checkpoints, resume: Resume
 ) -> tuple[State, int]:
-    """The state of the newest sound checkpoint, or a new one, and the number of steps done.
+    """Returns the state to train from and its number of completed steps.
+
+    The newest undamaged checkpoint is restored. Without a checkpoint, the state is new, with 0 steps.
 
     Raises:
-        UserError: the run has more steps already than the config asks for, or `init_from` does not fit.
+        UserError: the checkpoint is beyond the last step of the config, or `init_from` does not fit.
     """
     program = assembly.program
     restored = checkpoints.restore(program.target(), force=resume == "force")

@@ -210,7 +210,7 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_a_replaced_group_names_the_dropped_keys(ssljax_train):
     code, err = ssljax_train(BASE, "--config.objective.name=mae", "--config.batch_size=7")
-    assert "objective: 'simclr' replaced by 'mae'; these keys fell away: projector" in err
+    assert "objective: 'simclr' replaced by 'mae'; these keys were dropped: projector" in err
     assert code == 2
 
 

@@ -16,7 +16,7 @@ from ssljax.base.errors import UserError, nearest
 from ssljax.data.sources import Column, Table, unknown_split
 from ssljax.data.splits import Split
 
-_VERSION = 2  # part of the name of caches: to be raised when the rows of this file change
+_VERSION = 2  # part of the name of caches; raise it if a change of this file changes rows
 
 
 class Builtin:
@@ -24,8 +24,8 @@ class Builtin:
 
     digits: 1,797 grey images [8, 8, 1] of handwritten digits (Alpaydin and Kaynak, 1998), values 0..16 scaled to
     0..255; 1,437 train and 360 test in a fixed random order.
-    python-docs: the English text of the running CPython: help topics and docstrings of its library.
-    python-code: the source files of its library. Both have train, valid (about 10% of the documents) and test (10%).
+    python-docs: help topics and docstrings of the standard library of the running CPython, in English.
+    python-code: source files of this library. Both have train, valid (about 10% of the documents) and test (10%).
     """
 
     def __init__(self, name: str):

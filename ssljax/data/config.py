@@ -14,7 +14,7 @@ _SOURCE = (
 _SPLIT = "name of a split, or a slice of one: `train[:1000]`, `train[10%:]`, `train[-20%:]`"
 _KEYS = (
     "name in the batch -> column of the source (`bytes@offsets`: encoded images in one long array), or split -> such a "
-    "mapping; empty: the columns `image`, `label`, `text` and `audio`, as far as they exist"
+    "mapping; empty: the columns called `image`, `label`, `text` or `audio`"
 )
 _WHERE = "filter: column -> value, or list of values, that a row must have"
 
@@ -96,8 +96,8 @@ class DataConfig:
     max_examples: int | None = setting(
         None,
         gt=0,
-        doc="trains on a random subset of this many examples, fixed by the seed (of each source of a mixture); None: "
-        "all",
+        doc="size of a random subset of the examples, fixed by the seed, that is trained on (per source of a mixture); "
+        "None: all examples",
     )
     tokenizer: TokenizerConfig = setting(TokenizerConfig(), doc="tokenizer, trained on the training split only")
     seq_len: int | None = setting(None, gt=1, doc="tokens in an example of text; None: no text")

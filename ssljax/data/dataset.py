@@ -18,7 +18,7 @@ _SOURCE_SHIFT = 40  # id of an example of a mixture: source << 40 | id in the so
 
 
 def describe(config: DataConfig) -> DataSpec:
-    """Describes the batches of `config`. Images are not decoded; texts are tokenised, and cached, to be counted.
+    """Describes the batches of `config`. Images are not decoded. Texts are tokenised (and cached), to count tokens.
 
     Raises:
         UserError: an error in a source: missing files, unknown splits or columns, invalid labels.
@@ -29,16 +29,17 @@ def describe(config: DataConfig) -> DataSpec:
 def open_data(config: DataConfig, batch_size: int, seed: int = 0) -> "Dataset":
     """Opens the training batches of `config`.
 
-    Example n = step x batch_size + j of the run is row perm(seed, epoch)(n mod size) of epoch n // size. Batches are
-    always full, cross epochs, and depend on nothing else.
+    Row j of the batch of `step` is example n = step x batch_size + j of the run. This example is row
+    perm(seed, epoch)(n mod size) of the data, with epoch = n // size. Batches depend on nothing else. They are always
+    full, and may contain rows of two epochs.
 
     Args:
         config: the `data` group.
         batch_size: rows of the global batch.
-        seed: seed of the run; `config.seed` takes precedence.
+        seed: seed of the run, used if `config.seed` is None.
 
     Raises:
-        UserError: as in `describe`, or ratio x batch_size of a stream is not a whole number of rows.
+        UserError: as `describe`, or ratio x batch_size of a stream is not a whole number of rows.
     """
     opened = _open(config, seed)
     further = {}

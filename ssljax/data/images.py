@@ -73,7 +73,7 @@ class Images:
         """Writes all images into a file of the cache."""
         count, shape, path = len(self.rows.index), self.shape, folder / "images.npy"
         out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
-        with path.open("r+b") as file:  # reserves the space: a full disk under a mapped file kills the process
+        with path.open("r+b") as file:  # reserves the space: a disk that fills up under a mapped file kills the process
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
         def fill(numbers: np.ndarray) -> None:

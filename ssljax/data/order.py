@@ -64,7 +64,7 @@ def mix(n: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarr
         source[taken] = k
         number[taken] = before[taken]
         unassigned &= ~taken
-        number[unassigned] -= before[unassigned]  # the numbers that source k leaves over are counted from 0 again
+        number[unassigned] -= before[unassigned]  # the remaining numbers are counted from 0 again
         rest -= weight
     return source, number
 

@@ -21,7 +21,7 @@ class Rows:
 
     Attributes:
         columns: name in the batch -> column, with all rows of the table.
-        index: int64 [N], the selected rows of the table. They are the `id` of an example.
+        index: int64 [N], the selected rows of the table. The number of a row is the `id` of its example.
         classes: names of the classes of the labels, None without names.
         title: source and split, for messages.
         location: row of the table -> its location, for messages.
@@ -35,7 +35,7 @@ class Rows:
 
 
 def fingerprint(config: SourceConfig) -> Any:
-    """Returns a JSON value that changes when the selected rows do. It names the caches that are made from them."""
+    """Returns a JSON value that changes with the selected rows. Caches of these rows are named after it."""
     split = parse_split(config.split)
     keys = _configured_keys(config, split.name)
     return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
@@ -77,7 +77,7 @@ def read(config: SourceConfig) -> Rows:
 
 
 def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:
-    """Returns the keys that the config gives for a split; None: the default ones."""
+    """Returns the keys that the config gives for a split; None if it gives none."""
     if not any(isinstance(v, dict) for v in config.keys.values()):
         return config.keys or None
     if split not in config.keys:
@@ -92,7 +92,8 @@ def _default_keys(table: Table) -> dict[str, str]:
 def _in_split(table: Table, split: Split, config: SourceConfig, rows: int) -> np.ndarray:
     """Returns a mask [rows] of the rows of the split.
 
-    A table of all splits has them in a column `split`. Without such a column its only split is `train`.
+    If the source has one table for all splits, the column `split` names the split of each row. Without this column, all
+    rows are `train`.
     """
     if table.splits is not None or split.name == "all":
         return np.ones(rows, bool)

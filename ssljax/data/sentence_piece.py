@@ -19,7 +19,7 @@ class Encoding(NamedTuple):
 
 
 class SentencePiece:
-    """A `*.model` file with the methods of `tokenizers.Tokenizer` that this package uses.
+    """A SentencePiece model (`*.model`), with those methods of `tokenizers.Tokenizer` that this package uses.
 
     The file does not define special tokens around a text, so `add_special_tokens` adds none. Ids beyond the pieces
     of the model, such as the sentinels of T5 and padding of the vocabulary, decode to empty text.

@@ -41,15 +41,15 @@ def load_split(
         config: the `data` group of the run; its `max_examples` applies to training only.
         split: name or slice.
         source: URI of another source; None: the source of the config.
-        keys, where: as in the config; None: as in the config for its own source, else empty.
+        keys, where: as in the config; None: the config, if the source is the same, else empty.
         max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
             None: all rows.
 
     Raises:
-        UserError: as in `describe`, or the config has a mixture and `source` is None.
+        UserError: as `describe`, or the config has a mixture and `source` is None.
     """
     if source is None and config.source is None:
-        raise UserError("data.source: missing; data.mixture has several sources, name the one to evaluate on")
+        raise UserError("data.source: missing; data.mixture has several sources; name one to evaluate on")
     same = source in (None, config.source)
     chosen = SourceConfig(
         source=source or config.source or "",

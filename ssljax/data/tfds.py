@@ -74,9 +74,8 @@ class Tfds:
 
         @functools.cache
         def values(name: str) -> list:
-            return [
-                _plain(record(row)[name]) for row in range(int(ends[-1]))
-            ]  # records are dropped, since they contain images
+            # Records contain images, so only the values of one column are kept.
+            return [_plain(record(row)[name]) for row in range(int(ends[-1]))]
 
         def get(name: str) -> Column:
             if name in images:

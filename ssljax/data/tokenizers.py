@@ -24,7 +24,7 @@ from ssljax.data.sources import Blobs, expand
 if TYPE_CHECKING:
     import tokenizers
 
-# Texts of special tokens by role: of the trained tokenizers, then of other tokenizers.
+# Special tokens: {role: text} for the trained tokenizers, {text: role} for other tokenizers.
 _BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
 _WORDPIECE = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _OTHER = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
@@ -194,14 +194,14 @@ _BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
 
 @functools.cache
 def _byte_letters() -> dict[int, str]:
-    """The letter of each byte in byte-level BPE (Radford et al., 2019): the byte itself, or the next free letter."""
+    """Returns the letter of each byte in byte-level BPE (Radford et al., 2019): the same, or the next free letter."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
 def _byte_lengths(content: dict[str, Any], vocabulary: dict[str, int], size: int) -> np.ndarray | None:
-    """Number of bytes of each token of a byte-level vocabulary, where a letter is one byte; None for others."""
+    """Returns the bytes of each token of a byte-level vocabulary, in which a letter is one byte; None for others."""
     if content["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
         return None
     lengths = np.zeros(size, np.int32)
@@ -256,7 +256,7 @@ def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path)
 
 
 def _tokenizer_file(config: DataConfig) -> pathlib.Path:
-    """Returns the given tokenizer file, or the cached one, which is trained on first use."""
+    """Returns the tokenizer file of the config, or a cached one, which is trained on first use."""
     settings = config.tokenizer
     if settings.name == "file":
         return pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
@@ -310,8 +310,8 @@ def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizer
         return out
 
     draft = with_text_steps(models.WordPiece(unk_token=_WORDPIECE["unk"]))
-    # The library numbers the ##letters in the order of a hash map and breaks ties between merges by number, so each
-    # training would give another vocabulary. As special tokens of a draft they have a fixed order.
+    # The library numbers ##letters in the order of a hash map, and ties between merges are broken by number, so each
+    # training would give another vocabulary. Special tokens have a fixed order, so a draft has the letters as such.
     letters = sorted(set().union(*(draft.normalizer.normalize_str(piece) for piece in pieces)))
     inner = [f"##{x}" for x in letters if len(draft.pre_tokenizer.pre_tokenize_str(f"a{x}")) == 1 and not x.isspace()]
     specials = list(_WORDPIECE.values())

@@ -2,9 +2,9 @@
 
 generate(module, params, prompts, Sampling(max_new_tokens=20))
 
-Prompts of different lengths are padded on the right. A row writes its new tokens over its padding, so slot s of the
-cache always belongs to position s, and windows, distances and rotations are as in the row alone. Padding in the cache
-is never attended to: it lies behind all queries until it is overwritten.
+Prompts of different lengths are padded on the right. New tokens of a row overwrite its padding, so slot s of the cache
+always holds position s, and windows, distances and rotations do not depend on other rows. Padding in the cache is
+never attended to: until it is overwritten, it is at later positions than every query.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _NO_TOKEN = -1
 class Sampling:
     """The choice of tokens. Penalty, temperature, top_k and top_p are applied in this order."""
 
-    max_new_tokens: int = setting(64, ge=1, doc="largest number of new tokens of a prompt")
+    max_new_tokens: int = setting(64, ge=1, doc="largest number of new tokens per prompt")
     temperature: float = setting(
         0.0, ge=0, doc="divisor of the logits; 0: always the most probable token (greedy decoding)"
     )
@@ -53,11 +53,13 @@ class Sampling:
     repetition_penalty: float = setting(
         1.0,
         gt=0,
-        doc="divisor of positive logits, and factor of negative logits, of tokens that are already present in the new "
-        "tokens or in the prompt of a decoder (Keskar et al. 2019, section 4.1, who divide negative logits too and so "
-        "make these tokens more probable)",
+        doc="penalty on tokens that are already in the new tokens or in the prompt of a decoder: positive logits are "
+        "divided by it, negative logits are multiplied (Keskar et al. 2019, section 4.1, divide negative logits too, "
+        "which makes such tokens more probable); 1: no penalty",
     )
-    stop: tuple[tuple[int, ...], ...] = setting((), doc="sequences of token ids; a row ends with the first of them")
+    stop: tuple[tuple[int, ...], ...] = setting(
+        (), doc="sequences of token ids; a row ends after the first that appears"
+    )
 
     def validate(self) -> None:
         if not all(self.stop) or any(i < 0 for ids in self.stop for i in ids):
@@ -86,8 +88,8 @@ def generate(
         prompts: token ids, of any lengths.
         sampling: the choice of tokens; None = greedy.
         key: random key. Token t of row i is drawn with fold_in(fold_in(key, first_row + i), t).
-        start: the first tokens of the decoder of an encoder-decoder.
-        first_row: number of the first prompt, so that the draws of a row do not depend on the batch.
+        start: first tokens of the decoder; for an encoder-decoder only.
+        first_row: number of the first prompt in a longer list; the draws of a row then do not depend on its batch.
         mesh: prompts and cache are sharded over it by the rules of `ssljax.parallel`.
 
     Returns:
@@ -127,8 +129,8 @@ def pad(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pads rows of tokens on the right; returns int32 [B, P] and their lengths int32 [B].
 
-    P is a multiple of 64, or `max_len`. B is a multiple of the devices that share the batch; the rows beyond the
-    given ones have a single token.
+    P is a multiple of 64, or `max_len`. B is a multiple of the number of devices that share the batch; rows that are
+    added to reach it have a single token.
     """
     shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     batch = -(-len(rows) // shares) * shares
@@ -208,7 +210,7 @@ def step(module: Any, params: Any, token_B: jax.Array, past: Past) -> tuple[jax.
 
 
 class Rules(NamedTuple):
-    """A `Sampling` as arrays, so that other numbers need no other program. None = the rule is off.
+    """A `Sampling` as arrays, so that new values need no new compilation. None = the rule is off.
 
     Attributes:
         temperature, top_k, top_p, penalty: scalars.
@@ -258,7 +260,7 @@ class _State(NamedTuple):
     """The new tokens so far.
 
     Attributes:
-        steps: int32, number of tokens of the rows that are not done.
+        steps: int32, number of new tokens of every row that is not done.
         tokens: int32 [B, N].
         counts: int32 [B], number of new tokens of each row.
         done: bool [B].
@@ -289,7 +291,7 @@ def _program(
     count: int,
     mesh: jax.sharding.Mesh | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns new tokens int32 [B, count] and their number in each row; rows with a negative number make no tokens."""
+    """Returns new tokens int32 [B, count] and their counts int32 [B]. Rows whose `numbers_B` is negative make none."""
     keys_B = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.maximum(numbers_B, 0))
     logits_BxV, past = prefill(module, params, tokens_BxP, lengths_B, slots, start)
     read_BxR = jnp.tile(start, (len(tokens_BxP), 1)) if isinstance(module, EncoderDecoder) else tokens_BxP
@@ -311,7 +313,7 @@ def _program(
 def _first_state(
     numbers_B: jax.Array, read_BxR: jax.Array, lengths_B: jax.Array, vocab_size: int, rules: Rules, count: int
 ) -> _State:
-    """Returns the state before the first new token. `read` are the tokens that the decoder has read, with padding."""
+    """Returns the state before the first new token; `read_BxR`: tokens that the decoder has read, with padding."""
     batch = len(numbers_B)
     present = None
     if rules.penalty is not None:
@@ -370,7 +372,7 @@ def _rules(sampling: Sampling) -> Rules:
 
 
 def _row_numbers(rows: int, batch: int, first_row: int) -> np.ndarray:
-    """Returns the numbers of rows, int32 [batch], and -1 for the rows that only fill up the batch."""
+    """Returns the number of each row, int32 [batch]; -1 for rows that only fill up the batch."""
     index = np.arange(batch)
     return np.where(index < rows, first_row + index, -1).astype(np.int32)
 
@@ -426,6 +428,6 @@ def _position_limit(c: Any) -> tuple[float, str]:
     """Returns the largest number of positions of a decoder, and the key that sets it."""
     limit, reason = math.inf if c.max_len is None else c.max_len, "model.max_len"
     if isinstance(c.rope_scaling, Dynamic) and c.rope_scaling.original_len < limit:
-        # Beyond the original length every new token changes the rotation of all keys, but cached keys are rotated.
+        # Beyond the original length a new token changes the rotation of all keys, but cached keys are already rotated.
         limit, reason = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
     return limit, reason

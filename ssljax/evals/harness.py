@@ -13,7 +13,8 @@ from ssljax.evals.reader import NotFinite, SubjectReader
 from ssljax.evals.splits import Load, Splits
 from ssljax.evals.subjects import Model, ModelShapes, Programs, RawInput, Subject
 
-# Values of the largest raw input (a 74 x 74 colour image). A copy of a split with larger inputs would fill the memory.
+# Largest number of values of a raw input (a 74 x 74 colour image). A split of larger inputs, flattened, would fill the
+# memory.
 RAW_LIMIT = 16_384
 
 
@@ -60,7 +61,7 @@ class Evaluator:
             batch and fixes its random key. Required by `loss`.
         tokenize: texts -> {"tokens": [n, T], ...} in the form of the data. Required by `zero_shot`.
         load: (data_config, split, source=, keys=, where=, max_examples=) -> {key: array}, with the key "id" and,
-            optionally, attributes `bytes` and `tokens` (for bits per byte) and `classes` (names). None =
+            optionally, the attributes `bytes` and `tokens` (for bits per byte) and `classes` (names). None =
             `ssljax.data.load_split`.
     """
 
@@ -96,7 +97,7 @@ class Evaluator:
         return {name: self.evaluations[name].check(self._reader(name, shapes)) for name in self._selected(names)}
 
     def run(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Metrics]:
-        """Returns {evaluation: {metric: value}} of a model. Metrics are NaN if the features are not finite.
+        """Returns {evaluation: {metric: value}} of a model; headline metrics are NaN if its features are not finite.
 
         Args:
             params, extra: the variables of the objective.

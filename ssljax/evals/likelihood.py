@@ -48,7 +48,7 @@ class Perplexity(Evaluation):
     def trivial(self, reader: Reader) -> dict[str, Metrics]:
         if not self.ngrams:
             return {}
-        # On the whole split, whatever `max_examples` is: a control with fewer tokens would be too easy to beat.
+        # Fitted on the whole split even with `max_examples`: fewer tokens would make the control too easy to beat.
         fit, test = _tokens(reader.arrays(self.fit_split, whole=True)), _tokens(reader.arrays(self.test_split))
         return {
             "unigram": self._metrics(unigram_bits(*fit, *test), reader),
@@ -80,8 +80,8 @@ def unigram_bits(
 ) -> float:
     """Cross-entropy of test tokens, in bits per token, under p(a) = (n_a + alpha) / (n + alpha V).
 
-    V is one more than the largest token of both splits. `alpha` minimises the cross-entropy of the last `held_out`
-    share of the fitting tokens under the counts of the other ones. The counts n are over all fitting tokens.
+    V is one more than the largest token of both splits. `alpha` is selected on the last `held_out` share of the fitting
+    tokens: it minimises their cross-entropy under counts of the rest. The final counts n are over all fitting tokens.
 
     Args:
         fit, test: tokens [N, T].

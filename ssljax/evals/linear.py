@@ -238,9 +238,8 @@ def predict(head, x) -> np.ndarray:
 
 def _best(logits_LxNxC: np.ndarray, labels_N: np.ndarray) -> int:
     """Returns the candidate of highest accuracy; ties, common with few labels, go to the lowest cross-entropy."""
-    labels = np.minimum(
-        labels_N, logits_LxNxC.shape[-1] - 1
-    )  # a class without fitting labels is wrong for all candidates
+    # A class without fitting labels has no logit; it counts as wrong for all candidates.
+    labels = np.minimum(labels_N, logits_LxNxC.shape[-1] - 1)
     accuracy = (logits_LxNxC.argmax(axis=-1) == labels_N).mean(axis=-1)
     log_sum = np.logaddexp.reduce(logits_LxNxC, axis=-1)
     loss = (log_sum - logits_LxNxC[:, np.arange(len(labels)), labels]).mean(axis=-1)

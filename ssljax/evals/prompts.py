@@ -288,7 +288,7 @@ def _checked(texts: Sequence[str], name: str) -> Sequence[str]:
 def _stop_ids(model: LanguageModel, stop: Sequence[str]) -> list[tuple[int, ...]]:
     """Returns the token sequences at which generation may end: end tokens, and stop texts with unique tokens.
 
-    A stop text may also be generated as other tokens, so it is searched in the text again (`_cut`).
+    Other tokens may spell the same stop text, so `_cut` also searches the decoded text.
     """
     encoded = [model.tokenizer.encode(text, add_special_tokens=False).ids for text in stop]
     exact = [tuple(ids) for ids, text in zip(encoded, stop) if ids and model.decode(ids) == text]
@@ -296,7 +296,7 @@ def _stop_ids(model: LanguageModel, stop: Sequence[str]) -> list[tuple[int, ...]
 
 
 def _new_text(model: LanguageModel, prompt_ids: np.ndarray, new_ids: np.ndarray) -> str:
-    """Returns the text of new tokens; for a decoder, decoded after the prompt, since text may depend on it."""
+    """Returns the text of new tokens. A decoder's are decoded after the prompt, on which their spacing may depend."""
     if isinstance(model.module, EncoderDecoder):
         return model.decode(new_ids)
     before, whole = model.decode(prompt_ids), model.decode([*prompt_ids, *new_ids])

@@ -93,8 +93,8 @@ class SubjectReader:
         size = len(arrays["id"]) // batch_size * batch_size
         if size == 0:
             raise UserError(
-                f"{self.path}.batch_size: got {batch_size}, split {split!r} has {len(arrays['id'])} examples, must be "
-                f"at most as many"
+                f"{self.path}.batch_size: got {batch_size}, must be at most the {len(arrays['id'])} examples of "
+                f"split {split!r}"
             )
         self.sizes[split] = size
         starts = range(0, size, batch_size)
@@ -136,7 +136,7 @@ class SubjectReader:
         """Returns a cache key and the host arrays of a split.
 
         Raises:
-            UserError: an error of the data, under the key of the evaluation that causes it.
+            UserError: an error of the data; the message begins with the key of the evaluation that causes it.
         """
         evaluation = dataclasses.replace(self.evaluation, **changed)  # type: ignore[arg-type]
         try:

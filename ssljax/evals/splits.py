@@ -33,7 +33,7 @@ class Splits:
         """Returns a cache key and the host arrays of a split of the source of an evaluation.
 
         Raises:
-            UserError: the split is empty, or another error of the data, under the keys of the `data` group.
+            UserError: the split is empty, or another error of the data; messages begin with a key of `data`.
         """
         options = {k: getattr(evaluation, k) for k in ("source", "keys", "where", "max_examples")}
         key = digest({"split": split, **options})

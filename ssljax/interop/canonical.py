@@ -1,4 +1,4 @@
-"""The canonical form of a configuration: two that compute the same are equal, however they are written."""
+"""The canonical form of a configuration: equal for configurations that compute the same, however they are written."""
 
 import dataclasses
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 from ssljax.layers.config import PARTS, BlockConfig
 from ssljax.models.tokens import TokenConfig
 
-# Keys that no output depends on, or that another key below states.
+# Keys on which no output depends, or which another key of the canonical form states.
 _LEFT_OUT = {"preset", "dropout", "drop_path", "init", "dtype", "mlp_ratio", "bias_except", "extras"}
 _LEFT_OUT |= {"vocab_multiple", "every", "heads_on", "tiled"}
 
 
 def canonical(config: Any) -> dict[str, Any]:
-    """{key: value} of a configuration whose preset is filled in."""
+    """Returns {key: value} of a configuration whose preset is filled in."""
     fields = [field for field in dataclasses.fields(config) if not field.metadata.get("free")]
     out = {field.name: _plain(getattr(config, field.name)) for field in fields if field.name not in _LEFT_OUT}
     if isinstance(config, BlockConfig) and config.width is not None:
         out |= _blocks(config)
     if isinstance(config, TokenConfig):
         out |= _tokens(config)
-        del out["pool"]  # in `transformers` only a pooler pools, which is one of the extras
+        del out["pool"]  # in `transformers` only a pooler pools, and `extras` states it
     return out
 
 

@@ -1,14 +1,14 @@
-"""Codecs: how a value of `hf_config` becomes a value of `config` and back."""
+"""Codecs translate values of `hf_config` to values of `config`, and back."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
 class Codec(NamedTuple):
-    """Two functions that undo each other: values of `hf_config` to values of `config`, and back.
+    """Two inverse functions: `read` from values of `hf_config` to values of `config`, `write` back.
 
-    With several keys a function takes one argument a key; for several results it returns a tuple. `read` raises
-    ValueError for an unsupported value. `null`: None is a value like others, not a key that is left out.
+    A function takes one argument per key, and returns a tuple for several keys. `read` raises ValueError if a value is
+    not supported. `null`: True if null is a value of its key, not an absent key.
     """
 
     read: Callable[..., Any]
@@ -23,10 +23,10 @@ def _count(value: Any) -> Any:
 
 
 def names(table: Mapping[Any, Any]) -> Codec:
-    """Renamed values, {value in transformers: value in ssljax}.
+    """Renames values by a table {value in `transformers`: value in ssljax}.
 
-    Of several entries with one meaning the first is written. A value without an entry is written as the first entry of
-    the table, so that `Family.unrepresented` reports it.
+    If several names have one value, the first is written. A value without a name is written as the first name of the
+    table; it is read back as another value, which `Family.unrepresented` reports.
     """
     back = {value: name for name, value in reversed(list(table.items()))}
 
@@ -39,11 +39,11 @@ def names(table: Mapping[Any, Any]) -> Codec:
 
 
 def only(value: Any) -> Codec:
-    """One supported value (False and null are one), which no key of `config` states."""
+    """Supports one value of a key that has no counterpart in `config`. False and null are equal."""
 
-    def read(found: Any) -> tuple[()]:
-        if (found or None) != (value or None):
-            raise ValueError(f"{found!r} is not supported (only {value!r})")
+    def read(got: Any) -> tuple[()]:
+        if (got or None) != (value or None):
+            raise ValueError(f"{got!r} is not supported (only {value!r})")
         return ()
 
     return Codec(read, lambda: value, null=True)
@@ -51,9 +51,9 @@ def only(value: Any) -> Codec:
 
 SAME = Codec(lambda value: value, lambda value: value)
 OR_NONE = SAME._replace(null=True)
-COUNT = Codec(_count, lambda value: value)  # a whole number from 1
+COUNT = Codec(_count, lambda value: value)  # an integer >= 1
 PAIR = Codec(lambda *values: values, lambda values: values)  # two keys of `hf_config`, one of `config`
-BOTH = Codec(lambda *values: values, lambda *values: values)  # several keys of both, which must be present
+BOTH = Codec(lambda *values: values, lambda *values: values)  # several keys of each, all of them required
 PLAIN = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -69,5 +69,5 @@ PLAIN = {
 _GATES = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "relu": "reglu"}
 GATED = {name: _GATES[plain] for name, plain in PLAIN.items() if plain in _GATES}
 ACTIVATION, GATED_ACTIVATION = names(PLAIN), names(GATED)
-# (a width of its own, the model's width); the first is None in `config` if they are equal.
+# (separate width, width of the model); in `config` the first is None if both are equal.
 OWN_WIDTH = Codec(lambda own, width: (None if own == width else own, width), lambda own, width: (own or width, width))

@@ -1,12 +1,10 @@
-"""A trained model as one of `transformers`: the architecture is chosen by what the configuration computes.
+"""Export: the architecture of `transformers` that computes the same as a trained model.
 
-An architecture fits if the configuration survives being written as its hf_config and read again.
+An architecture fits if the hf_config that its family writes is read again as an equal configuration.
 """
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,12 +13,10 @@ import numpy as np
 from ssljax import models, parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.data.rows import last_token
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.layers import positions
-from ssljax.models.clip import CLIPConfig
 from ssljax.models.mae import AutoencoderConfig
 from ssljax.models.tokens import TokenConfig
 from ssljax.models.vit import ViTConfig
@@ -28,32 +24,25 @@ from ssljax.models.vit import ViTConfig
 _PADDED = ("embed/embedding", "head_kernel", "head_bias")  # parameters that `vocab_multiple` pads
 
 
-def write_preprocessing(objective: Any, folder: pathlib.Path) -> None:
-    """Writes the settings of the tokenizer and of the image processor, if the data of the objective have them."""
-    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        write_json(folder / "tokenizer_config.json", tokenizer_config(folder, objective.spec))
-    if "image" in objective.spec.elements and hasattr(objective, "mean"):
-        write_json(folder / "preprocessor_config.json", preprocessor_config(objective))
-
-
 def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
-    """Rewrites and checks a Hugging Face folder: one safetensors file under the newest names, and `ssljax.json`, the
-    groups of a config that build the model.
+    """Checks a Hugging Face folder and writes a copy with one safetensors file and current names of tensors.
+
+    The copy also has `ssljax.json`: the groups of a config that build the model.
 
     Raises:
-        UserError: `hf.load` refuses the folder, or source and folder are the same.
+        UserError: `hf.load` refuses the source, or source and folder are the same.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
     if source.resolve() == folder.resolve():
         raise UserError(f"{folder}: is the folder that is read; give another one to write")
     model = hf.load(source)
     hf.save(model, folder)
-    write_json(folder / "ssljax.json", groups(model))
+    hf.write_json(folder / "ssljax.json", groups(model))
     return model
 
 
 def groups(model: hf.Model) -> dict[str, Any]:
-    """The group `model` of a config, and of an autoencoder the group `objective`, which has the decoder."""
+    """Returns the config group `model`; for an autoencoder also `objective`, which has the decoder."""
     if isinstance(model.config, AutoencoderConfig):
         decoder = {"name": "mae", "decoder": _changed(model.config.decoder)}
         return {"model": {"name": "vit", **_changed(model.config.encoder)}, "objective": decoder}
@@ -61,23 +50,24 @@ def groups(model: hf.Model) -> dict[str, Any]:
 
 
 def _changed(config: Any) -> dict[str, Any]:
-    """The keys that differ from the defaults of their class."""
+    """Returns the keys that differ from the defaults of their class."""
     plain = schema.to_dict(type(config)())
     return {key: value for key, value in schema.to_dict(config).items() if key in plain and value != plain[key]}
 
 
 def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
-    """A model in the form of the first architecture that computes the same.
+    """Converts a module to the first architecture of `transformers` that computes the same.
 
     Args:
-        module: of `ssljax.models`. params: its parameters, of which heads may be missing.
+        module: a module of `ssljax.models`.
+        params: its parameters; heads may be missing.
         causal: True if a token attends only to itself and to earlier tokens.
 
     Raises:
-        UserError: no architecture fits; the message lists what the nearest one computes otherwise.
+        UserError: no architecture fits; the message lists the keys that the nearest one cannot represent.
     """
     config, params = _with_table(getattr(module, "config", None), params)
-    families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the table
+    families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the registry
     own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(config)]
     inputs = getattr(config, "inputs", None)
     others = [k for k, f in families.items() if models.REGISTRY.get(f.model).inputs == inputs and k not in own]
@@ -98,7 +88,7 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
 
 
 def _with_table(config: Any, params: Any) -> tuple[Any, Any]:
-    """An encoder of images with its fixed positions as a table, as all of `transformers` have them."""
+    """Returns an image encoder with its fixed positions as a learned table, as `transformers` stores them."""
     if not isinstance(config, ViTConfig) or config.positions != "sincos":
         return config, params
     module = config.standalone()
@@ -108,9 +98,9 @@ def _with_table(config: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _fit(family: Family, config: Any, causal: bool) -> tuple[dict[str, Any], list[str]]:
-    """(hf_config, the keys of the configuration that it does not represent)."""
+    """Returns the hf_config of a family, and the keys of the configuration that it cannot represent."""
     if causal != family.causal:
-        return {}, [f"objective.name: attends {'to what comes before' if causal else 'to both sides'}"]
+        return {}, [f"objective.name: attends {'to earlier tokens only' if causal else 'to both sides'}"]
     try:
         hf_config = family.write_config(config)
         return hf_config, family.unrepresented(config, hf_config)
@@ -119,7 +109,7 @@ def _fit(family: Family, config: Any, causal: bool) -> tuple[dict[str, Any], lis
 
 
 def _filled(family: Family, hf_config: dict[str, Any], config: Any, params: Any) -> hf.Model:
-    """The model with its parameters, without the rows that only pad a vocabulary."""
+    """Returns the model with its parameters, without rows that only pad the vocabulary."""
     module = config.standalone()
     shapes = hf.flat(parallel.unboxed(jax.eval_shape(module.initial, jax.random.key(0))["params"]))
     values = {name: np.asarray(value) for name, value in hf.flat(params).items()}
@@ -133,61 +123,7 @@ def _filled(family: Family, hf_config: dict[str, Any], config: Any, params: Any)
     missing = [name for name in shapes if name not in values]
     hf_config = {**hf_config, "dtype": "float32"}
     if missing:  # an encoder that was trained without these heads
-        if "head_dense/kernel" in missing:  # then the bias of the logits has no use either
+        if "head_dense/kernel" in missing:  # then no logits are computed, and their bias is not used
             values = {name: value for name, value in values.items() if not name.startswith("head_")}
         hf_config["architectures"] = [bare]
     return hf.Model(module, {"params": hf.tree(values)}, hf_config, config, family)
-
-
-def with_ids(model: hf.Model, spec: Any) -> dict[str, Any]:
-    """The hf_config of a model with the ids of the special tokens of the data `spec`.
-
-    Raises:
-        UserError: `transformers` would not find the end of a text.
-    """
-    special = spec.special_ids
-    ids = {f"{role}_token_id": special[role] for role in ("bos", "eos", "pad") if special.get(role) is not None}
-    if "text_config" not in model.hf_config:
-        return {**model.hf_config, **ids}
-    if isinstance(model.config, CLIPConfig) and model.config.text.attention == "causal":
-        ids["eos_token_id"] = end = last_token(special)
-        if end is None or end == 2:
-            found = "no token" if end is None else "id 2"
-            raise UserError(
-                f"data.tokenizer: a text ends with {found}; transformers reads the vector of a text at the first token "
-                "with the id of the end, and takes 2 for the largest id"
-            )
-    return {**model.hf_config, "text_config": {**model.hf_config["text_config"], **ids}}
-
-
-def tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
-    """The content of tokenizer_config.json for the tokenizer.json of a folder and the data `spec`."""
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": spec.max_len,
-        "padding_side": "right",
-        **{f"{role}_token": tokenizer.id_to_token(i) for role, i in spec.special_ids.items()},
-    }
-
-
-def preprocessor_config(objective: Any) -> dict[str, Any]:
-    """The content of preprocessor_config.json for an objective that normalises images."""
-    height, width, channels = objective.spec.elements["image"]["shape"]
-    stats = {"image_mean": objective.mean, "image_std": objective.std}
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": height, "width": width},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        **{name: list(values) * (channels if len(values) == 1 else 1) for name, values in stats.items()},
-    }
-
-
-def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes a readable JSON file."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

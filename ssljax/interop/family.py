@@ -18,14 +18,14 @@ from ssljax.models.tokens import TokenConfig
 
 
 class Head(NamedTuple):
-    """A class of `transformers`: the values of `config` that its name states, and the fields that only it has."""
+    """A class of `transformers`: its name, the values of `config` that the name implies, and additional fields."""
 
     name: str
     values: Mapping[str, Any] = {}
     fields: tuple[Declaration, ...] = ()
 
     def fits(self, config: Any) -> bool:
-        """Returns True if a configuration has the values of this class (a tuple: its members) and its own fields."""
+        """Returns True if a configuration has the values (all members of a tuple) and the additional fields."""
         stated = all(_holds(getattr(config, name, None), value) for name, value in self.values.items())
         return stated and all(getattr(config, name) for field in self.fields for name in field.names)
 
@@ -35,7 +35,7 @@ def _holds(value: Any, stated: Any) -> bool:
 
 
 class Labels(Declaration):
-    """`classes`: the length of `id2label`, or `num_labels`."""
+    """`classes`, stated by the length of `id2label`, or by `num_labels`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,24 +54,24 @@ class Family:
     """An architecture of `transformers`."""
 
     model_type: str  # its name in config.json
-    fields: Sequence[Declaration]  # the keys of the configuration; later ones win where several state one key
+    fields: Sequence[Declaration]  # keys of the configuration; the last field of a key is used
     heads: Sequence[Head]  # its classes; the first that fits is written, and the last is the bare model
     rules: Callable[[Any], list[Rule]]  # config -> the table of tensors
     outputs: Outputs  # (module, params, inputs, hf_config) -> outputs
     inputs: Inputs  # the inputs that `outputs` reads
-    defaults: HFConfig = dataclasses.field(default_factory=dict)  # of `hf_config`, over the defaults of the fields
-    model: str = ""  # its name in `ssljax.models`, if another than `model_type`
-    prefix: str = ""  # of the names of the inner model, which a file of the bare model leaves out
-    # (config, inputs) -> None; raises UserError if the contents of inputs do not fit together
+    defaults: HFConfig = dataclasses.field(default_factory=dict)  # of `hf_config`; they replace defaults of fields
+    model: str = ""  # its name in `ssljax.models`; empty: `model_type`
+    prefix: str = ""  # prefix of the tensors of the inner model; a file of the bare model may lack it
+    # (config, inputs) -> None; raises UserError if inputs contradict each other
     check_inputs: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda config, inputs: None
-    renames: tuple[tuple[str, str], ...] = ()  # patterns of names in other versions, and their replacements
-    # (hf_config, names of the tensors) -> the family itself, or one with another table of tensors
+    renames: tuple[tuple[str, str], ...] = ()  # (pattern, replacement) of names in other versions of the format
+    # (hf_config, names of the tensors) -> the family, or one with another table of tensors
     variant: Callable[[HFConfig, Container[str]], "Family"] | None = None
-    ignored: tuple[str, ...] = ()  # patterns of tensors that are no parameters
-    # {tensor: the one that it repeats}; a file may have both or only the latter
+    ignored: tuple[str, ...] = ()  # patterns of tensors that are not parameters
+    # {tensor: another with the same values}; a file may have both or only the second
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    zeros: tuple[str, ...] = ()  # tensors of zeros that a file may leave out
-    # config -> tensors of `transformers` for which ssljax has no parameter
+    zeros: tuple[str, ...] = ()  # tensors that a file may leave out if they are zero
+    # config -> tensors of `transformers` that have no parameter in ssljax
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
 
     def __post_init__(self) -> None:
@@ -83,18 +83,18 @@ class Family:
         return self.outputs is causal_lm
 
     def complete(self, hf_config: HFConfig) -> dict[str, Any]:
-        """An hf_config with the keys that it leaves out."""
+        """Returns an hf_config with defaults for the keys that it leaves out."""
         return {"model_type": self.model_type, **left_out(self.fields), **self.defaults, **hf_config}
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        """Values of `config`. Raises UserError for an unsupported value, KeyError for a missing key."""
+        """Returns values of `config`. Raises UserError for an unsupported value, KeyError for a missing key."""
         head = self._named(hf_config)
         values = read_all([*self.fields, *head.fields], self.complete(hf_config))
         preset = {"preset": None} if "preset" in schema.keys(models.REGISTRY.get(self.model)) else {}
         return {"name": self.model, **preset, **values, **head.values}
 
     def _named(self, hf_config: HFConfig) -> Head:
-        """The class that `architectures` names, or the most similar one; else the bare model."""
+        """Returns the class that `architectures` names, else a similar one, else the bare model."""
         name = (hf_config.get("architectures") or [""])[0]
         task = name.partition("For")[2]
 
@@ -108,10 +108,15 @@ class Family:
         return max(reversed(self.heads), key=likeness) if name else Head("")
 
     def build_config(self, hf_config: HFConfig, path: str, **keys: Any) -> Any:
-        """The configuration for an hf_config, with further keys over it and its preset filled in.
+        """Returns the configuration for an hf_config, with its preset filled in.
+
+        Args:
+            hf_config: content of a config.json.
+            path: path of the file, for messages.
+            **keys: keys that are set in every stack of blocks.
 
         Raises:
-            UserError: a value is unsupported or a key is missing; `path` is the file to blame.
+            UserError: a value is unsupported, or a key is missing.
         """
         try:
             values = self.read(hf_config)
@@ -122,7 +127,7 @@ class Family:
         return schema.build_whole(models.REGISTRY, in_every_stack(values, keys), path).with_preset()
 
     def write_config(self, config: Any) -> dict[str, Any]:
-        """The hf_config of a configuration; `unrepresented` lists what it cannot state."""
+        """Returns the hf_config of a configuration; `unrepresented` lists the keys that it cannot state."""
         head = next((head for head in self.heads if head.fits(config)), self.heads[-1])
         # The default ids of special tokens in `transformers` belong to another vocabulary.
         ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) if isinstance(config, TokenConfig) else {}
@@ -130,17 +135,17 @@ class Family:
         return {**ids, **self.complete({"architectures": [head.name], **written})}
 
     def unrepresented(self, config: Any, hf_config: HFConfig) -> list[str]:
-        """The keys of a configuration, with their values, that change when its hf_config is read again."""
+        """Returns "key: value" for keys of a configuration that change when its hf_config is read again."""
         return _differences(canonical(config), canonical(self.build_config(hf_config, "export")), "model")
 
 
 def causal_heads(name: str) -> tuple[Head, ...]:
-    """The classes of a decoder."""
+    """The classes of a decoder: with a language-modelling head, and without."""
     return Head(f"{name}ForCausalLM"), Head(f"{name}Model")
 
 
 def _differences(config: Mapping[str, Any], again: Mapping[str, Any], path: str) -> list[str]:
-    """The keys with other values, "path.key: value"; of groups that both have, the keys within."""
+    """Returns "path.key: value" for keys with different values; groups are compared key by key."""
     out = []
     for name, value in config.items():
         other, key = again.get(name), f"{path}.{name}"
@@ -152,6 +157,6 @@ def _differences(config: Mapping[str, Any], again: Mapping[str, Any], path: str)
 
 
 def in_every_stack(values: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with keys added to those of their groups that are stacks of blocks, or to themselves if none is."""
+    """Adds keys to all groups that configure a stack of blocks, or to the values themselves if there is none."""
     parts = {k: in_every_stack(v, keys) for k, v in values.items() if isinstance(v, Mapping) and "width" in v}
     return {**values, **(parts or keys)}

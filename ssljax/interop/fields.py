@@ -18,33 +18,33 @@ _ABSENT: Any = object()
 
 
 class Declaration:
-    """A part of the correspondence between `config` and `hf_config`."""
+    """A correspondence between keys of `config` and keys of `hf_config`."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keys of `config`."""
+        """Keys of `config`."""
         return ()
 
     @property
     def defaults(self) -> HFConfig:
-        """Values of keys that a config.json may leave out."""
+        """Values of the keys that a config.json may leave out."""
         return {}
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        """Values of `config`. Raises UserError (the key first) for an unsupported value, KeyError for a missing key."""
+        """Returns values of `config`. Raises UserError for an unsupported value, KeyError for a missing key."""
         raise NotImplementedError
 
     def write(self, config: Any) -> dict[str, Any]:
-        """Values of `hf_config`."""
+        """Returns values of `hf_config`."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Field(Declaration):
-    """One or several keys of `config` that one or several keys of `hf_config` state.
+    """One or several keys of `config`, and the one or several keys of `hf_config` that state them.
 
-    A single key that is null or absent leaves the default of `config`. Several keys must be present, except the first
-    ones, as many as `default` has values.
+    A single key of `hf_config` may be null or absent; then `config` keeps its own default. Several keys must all be
+    present. `default`: the value of a single absent key, or a tuple with values for the first of several keys.
     """
 
     config: str | tuple[str, ...]
@@ -54,17 +54,17 @@ class Field(Declaration):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return _several(self.config)
+        return _as_tuple(self.config)
 
     @property
     def defaults(self) -> HFConfig:
         values = self.default if isinstance(self.hf_config, tuple) else (self.default,)
-        return {} if self.default is _ABSENT else dict(zip(_several(self.hf_config), values))
+        return {} if self.default is _ABSENT else dict(zip(_as_tuple(self.hf_config), values))
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        keys = _several(self.hf_config)
-        says_nothing = (_ABSENT,) if self.codec.null else (_ABSENT, None)
-        if isinstance(self.hf_config, str) and hf_config.get(self.hf_config, _ABSENT) in says_nothing:
+        keys = _as_tuple(self.hf_config)
+        absent = (_ABSENT,) if self.codec.null else (_ABSENT, None)
+        if isinstance(self.hf_config, str) and hf_config.get(self.hf_config, _ABSENT) in absent:
             return {}
         try:
             values = self.codec.read(*(hf_config[key] for key in keys))
@@ -77,7 +77,7 @@ class Field(Declaration):
         return {self.hf_config: values} if isinstance(self.hf_config, str) else dict(zip(self.hf_config, values))
 
 
-# Keys of `config` that follow from others if they are None, and the values that are written then.
+# Keys of `config` that may be None because others imply them, and the values to write.
 _COMPUTED: dict[str, Callable[[Any], Any]] = {
     "kv_heads": lambda config: config.groups,
     "head_dim": lambda config: config.head_width,
@@ -94,34 +94,35 @@ def _value(config: Any, name: str) -> Any:
     return _COMPUTED[name](config) if name in _COMPUTED else getattr(config, name)
 
 
-def _several(keys: str | tuple[str, ...]) -> tuple[str, ...]:
+def _as_tuple(keys: str | tuple[str, ...]) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
 
 
 def constant(name: str, value: Any) -> Field:
-    """A key of `config` with one value throughout the family, for which `hf_config` has no key."""
+    """A key of `config` that has one value in the whole family and no counterpart in `hf_config`."""
     return Field(name, (), Codec(lambda: value, lambda written: ()))
 
 
 def required(key: str, value: Any, default: Any = _ABSENT) -> Field:
-    """A key of `hf_config` of which one value is supported, for which `config` has no key."""
+    """A key of `hf_config` with one supported value and no counterpart in `config`."""
     return Field((), key, only(value), default)
 
 
 def counts(**keys: str | tuple[str, int | None]) -> tuple[Field, ...]:
-    """Fields of sizes: key of `config` = key of `hf_config`, or (that key, its default)."""
+    """Fields of sizes: key of `config` = key of `hf_config`, or (key of `hf_config`, default)."""
     return tuple(Field(name, *((k, COUNT) if isinstance(k, str) else (k[0], COUNT, k[1]))) for name, k in keys.items())
 
 
-# What most of the newer configurations share.
+# The sizes of most of the newer configurations.
 SIZES = counts(width="hidden_size", depth="num_hidden_layers", heads="num_attention_heads", mlp_dim="intermediate_size")
 
 
 @dataclasses.dataclass(frozen=True)
 class Biases(Declaration):
-    """Biases by component: {key of `hf_config`: the parts whose biases it switches}.
+    """Biases by part of a block.
 
-    bias: value of `config.bias`, which parts without a key follow; also the default of the keys.
+    keys: {key of `hf_config`: parts whose biases it switches}. bias: `config.bias` and default of the keys; parts
+    without a key have this value.
     """
 
     keys: Mapping[str, Sequence[str]]
@@ -141,10 +142,10 @@ class Biases(Declaration):
 
 @dataclasses.dataclass(frozen=True)
 class LayerKinds(Declaration):
-    """`layer_kinds` as `layer_types`, one entry a layer.
+    """`layer_kinds`, stated by `layer_types` with one entry per layer.
 
-    is_full: for a config.json without `layer_types`: (hf_config, number of the layer) -> True if that layer attends
-    to the whole sequence.
+    is_full: (hf_config, number of a layer) -> True if the layer attends to the whole sequence; for a config.json
+    without `layer_types`.
     """
 
     is_full: Callable[[HFConfig, int], bool]
@@ -168,7 +169,7 @@ def shortest_period(values: Sequence[Any]) -> tuple[Any, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Group(Declaration):
-    """A nested configuration, read from a group of `hf_config`, or from its own level where `key` is empty."""
+    """A nested configuration, stated by a group of `hf_config`, or by keys of the same level if `key` is empty."""
 
     name: str
     key: str
@@ -189,17 +190,17 @@ class Group(Declaration):
 
 
 def left_out(fields: Iterable[Declaration]) -> dict[str, Any]:
-    """Values of the keys that a config.json may leave out."""
+    """Returns the default values of all keys."""
     return {key: value for field in fields for key, value in field.defaults.items()}
 
 
 def read_all(fields: Iterable[Declaration], hf_config: HFConfig) -> dict[str, Any]:
-    """Values of `config`; later fields replace the values of earlier ones."""
+    """Returns values of `config`; later fields replace values of earlier ones."""
     return {name: value for field in fields for name, value in field.read(hf_config).items()}
 
 
 def write_all(fields: Iterable[Declaration], config: Any) -> dict[str, Any]:
-    """Values of `hf_config`; groups that several fields write are merged."""
+    """Returns values of `hf_config`; groups that several fields write are merged."""
     return functools.reduce(_merged, (field.write(config) for field in fields), {})
 
 
@@ -209,7 +210,7 @@ def _merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def group(hf_config: HFConfig, key: str) -> dict[str, Any]:
-    """A nested group of keys, empty if null or absent; UserError if the key has another value."""
+    """Returns a nested group of keys, empty if null or absent. Raises UserError if the value is no group."""
     value = hf_config.get(key)
     if not isinstance(value, Mapping | None):
         raise UserError(f"{key}: got {value!r}, must be a group of keys")
@@ -218,7 +219,7 @@ def group(hf_config: HFConfig, key: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def within(key: str) -> Iterator[None]:
-    """Prefixes the key of a group to what its fields raise."""
+    """Prefixes the key of a group to errors of its fields."""
     path = f"{key}." if key else ""
     try:
         yield

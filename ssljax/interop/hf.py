@@ -29,8 +29,8 @@ from ssljax.interop.parameters import Source, flat, load_parameters, tensors_fro
 from ssljax.interop.readouts import fit_readouts
 from ssljax.interop.tensors import Tensors, write
 
-__all__ = ["Model", "flat", "load", "read_object", "save", "tensors_of", "tree"]
-# Read if there is no tokenizer.json; without the special tokens that other classes of `transformers` add.
+__all__ = ["Model", "flat", "load", "read_object", "save", "tensors_of", "tree", "write_json"]
+# Read if there is no tokenizer.json. The tokenizer classes of `transformers` add special tokens; these files do not.
 _SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model")
 _COPIED = (
     "tokenizer.json",
@@ -51,33 +51,30 @@ class Model:
 
     module: nn.Module
     variables: Mapping[str, Any]  # {"params": ...}
-    hf_config: Mapping[str, Any]  # the content of config.json; empty for a model that has none yet
-    config: Any  # the configuration of ssljax, with its preset filled in
+    hf_config: Mapping[str, Any]  # content of config.json; empty: `save` writes it from `config`
+    config: Any  # configuration of ssljax, with its preset filled in
     family: Family
-    # a `tokenizers.Tokenizer`, or a SentencePiece model with the same methods; None if the folder has none
-    tokenizer: Any = None
-    folder: pathlib.Path | None = None  # of the files
-    bare: bool = False  # the file has no head, and the names of its tensors begin inside the inner model
-    # with `strict=False`: parameters that kept initial values, at least in part, and tensors without a parameter
-    missing: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    tokenizer: Any = None  # a `tokenizers.Tokenizer`, or a SentencePiece model with the same methods
+    folder: pathlib.Path | None = None  # folder of the files
+    bare: bool = False  # the file has the inner model only, without its prefix in the names of tensors
+    missing: tuple[str, ...] = ()  # with `strict=False`: parameters that kept initial values, at least in part
+    unused: tuple[str, ...] = ()  # with `strict=False`: tensors without a parameter
 
     @property
     def parameters(self) -> int:
-        """The number of learned numbers."""
+        """The number of parameters, counting every entry of an array."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     def forward(self, **inputs: Any) -> dict[str, np.ndarray]:
-        """Outputs for inputs, both under the names of `transformers`; None is no input.
+        """Returns outputs for inputs, both under the names of `transformers`; an input that is None counts as absent.
 
         Raises:
             UserError: an input is unknown or missing, or its shape or range does not fit the model.
         """
-        given = {k: np.asarray(value) for k, value in inputs.items() if value is not None and k not in ALWAYS}
-        check(given, self.family.inputs, self.config, self.family.causal)
-        self.family.check_inputs(self.config, given)
-        out = self._run(self.variables["params"], {name: jnp.asarray(value) for name, value in given.items()})
-        return jax.tree.map(np.asarray, out)
+        arrays = {k: np.asarray(value) for k, value in inputs.items() if value is not None and k not in ALWAYS}
+        check(arrays, self.family.inputs, self.config, self.family.causal)
+        self.family.check_inputs(self.config, arrays)
+        return jax.tree.map(np.asarray, self._run(self.variables["params"], jax.tree.map(jnp.asarray, arrays)))
 
     @functools.cached_property
     def _run(self) -> Any:
@@ -91,14 +88,14 @@ def load(
     """Reads a model, tensor by tensor, onto a mesh (or the default device).
 
     Args:
-        folder: with config.json and *.safetensors (or pytorch_model.bin, if torch is installed).
-        strict: every parameter must have a tensor and every tensor a parameter; without it, parameters without a
+        folder: folder with config.json and *.safetensors (or pytorch_model.bin, if torch is installed).
+        strict: True: every parameter must have a tensor, and every tensor a parameter. False: parameters without a
             tensor keep their initial values.
-        mesh: its parameters are split by the rules of `ssljax.parallel`.
-        **keys: of the model's configuration that do not change the architecture: dtype, scan, remat, kernel.
+        mesh: the parameters are sharded over it by the rules of `ssljax.parallel`.
+        **keys: keys of the model's configuration that do not change the architecture: dtype, scan, remat, kernel.
 
     Raises:
-        UserError: a file or a tensor is missing, cut short, unknown or of another shape.
+        UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape.
     """
     folder = pathlib.Path(folder)
     hf_config = _read_config(folder)
@@ -118,8 +115,12 @@ def load(
 def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     """Writes a folder for `AutoModel.from_pretrained`: config, tensors, tokenizer, model card.
 
-    Files of `model.folder` for the tokenizer, for the preparation of images and for generation are copied. `note` is a
-    sentence for the model card.
+    Files of `model.folder` for tokenizer, image processor and generation are copied.
+
+    Args:
+        model: the model to write.
+        folder: the folder, created if missing.
+        note: a sentence for the model card.
 
     Raises:
         UserError: the architecture of `transformers` cannot compute the same.
@@ -131,7 +132,7 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
         raise UserError(f"{folder}: is no folder") from error
     hf_config = model.hf_config or _write_config(model)
     write(_tensors_to_save(model), folder)
-    (folder / "config.json").write_text(json.dumps(hf_config, indent=2, sort_keys=True) + "\n")
+    write_json(folder / "config.json", hf_config)
     if model.folder is not None:
         if model.folder.resolve() != folder.resolve():
             copy_files(_COPIED, model.folder, folder)
@@ -141,24 +142,24 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
 
 
 def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
-    """Parameters (or their gradients) of a model under the names of `transformers`."""
+    """Returns parameters (or their gradients) of a model under the names of `transformers`."""
     return _inner(model, tensors_from(model.family.rules(model.config), params))
 
 
 def _inner(model: Model, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors under the names of the model's file, which begin inside the inner model if it is bare."""
+    """Returns tensors under the names of the model's file, which lack the prefix if it is bare."""
     prefix = model.family.prefix if model.bare else ""
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def _tensors_to_save(model: Model) -> dict[str, np.ndarray]:
-    """The tensors of a file: of the parameters, constant ones, and copies of untied tables."""
+    """Returns the tensors of a file: parameters, constant tensors, and copies of untied tables."""
     family, config, params = model.family, model.config, model.variables["params"]
     covered = {path for rule in family.rules(config) for path in rule.paths}
     if uncovered := [path for path in flat(params) if path not in covered]:
         raise UserError(f"{family.model_type} has no tensor for: {', '.join(uncovered)}")
     tensors = {**tensors_from(family.rules(config), params), **family.constants(config)}
-    if not getattr(config, "tied", True):  # then `transformers` ties none of the tables
+    if not getattr(config, "tied", True):  # then `transformers` ties no table at all
         copies = {name: same for name, same in family.copies.items() if same in tensors and name not in tensors}
         tensors |= {name: tensors[same] for name, same in copies.items()}
     return _inner(model, tensors)
@@ -184,12 +185,13 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     return hf_config
 
 
-def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """The content of a JSON file of keys and values.
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Writes a readable JSON file."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
-    Raises:
-        UserError: the file holds something else.
-    """
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object of a JSON file. Raises UserError if the content is anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -208,7 +210,7 @@ def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
             return tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{file}: not a tokenizer ({error})") from error
-    if kind == "pegasus":  # its ids differ from those of the file
+    if kind == "pegasus":  # `transformers` gives its pieces other ids than the file
         return None
     return next((SentencePiece(folder / name) for name in _SENTENCE_PIECE if (folder / name).is_file()), None)
 

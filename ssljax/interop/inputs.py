@@ -1,4 +1,4 @@
-"""The inputs of `Model.forward`: names, shapes and ranges. Anything else is refused in one line."""
+"""The inputs of `Model.forward`: names, shapes and ranges. Other inputs are refused with a message of one line."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,17 +7,17 @@ import numpy as np
 
 from ssljax.base.errors import UserError, nearest
 
-_WHOLE = ("_ids", "label", "labels")  # ends of the names of inputs that are whole numbers
+_INTEGERS = ("_ids", "label", "labels")  # last parts of the names of integer inputs
 _IGNORED = -100  # a label that is not counted
-# Flags of `transformers` for behaviour that `forward` always has.
+# Options of `transformers` that `forward` accepts and ignores: it always interpolates and returns everything.
 ALWAYS = ("interpolate_pos_encoding", "output_hidden_states", "return_dict", "return_loss")
 
 
 class Inputs(NamedTuple):
-    """The inputs of a family by the names of `transformers`, each with a letter an axis; equal letters, equal lengths.
+    """The inputs of a family: names of `transformers`, and shapes with one letter per axis.
 
-    B examples, T tokens, S tokens of an encoder, P predicted tokens, L labels, I images, N patches, F mel bins, and C,
-    H, W of an image.
+    Axes with one letter have one length: B examples, T tokens, S tokens of an encoder, P predicted tokens, L labels,
+    I images, N patches, F mel bins, and C, H, W of an image.
     """
 
     required: Mapping[str, str]
@@ -28,52 +28,48 @@ class Inputs(NamedTuple):
         return self._replace(optional={**self.optional, **optional})
 
 
-def check(given: Mapping[str, np.ndarray], inputs: Inputs, config: Any, causal: bool) -> None:
-    """Checks names, shapes and ranges for a model of a configuration.
-
-    Raises:
-        UserError: an input is unknown, missing, or has another shape, type or range.
-    """
+def check(arrays: Mapping[str, np.ndarray], inputs: Inputs, config: Any, causal: bool) -> None:
+    """Raises UserError if an input of a model is unknown or missing, or has another shape, type or range."""
     declared = {**inputs.required, **inputs.optional}
-    for name in given:
+    for name in arrays:
         if name not in declared:
             raise UserError(f"{name}: is no input of the model ({', '.join(declared)}){nearest(name, declared)}")
     for name in inputs.required:
-        if name not in given:
+        if name not in arrays:
             raise UserError(f"{name}: missing (inputs: {', '.join(declared)})")
     lengths: dict[str, int] = {}
     allowed = _allowed(config, causal)
-    if "pixel_values" in given:
+    if "pixel_values" in arrays:
         image = getattr(config, "image", getattr(config, "encoder", config))
         lengths["C"] = image.image_shape[-1]
     for name, axes in declared.items():
-        if name not in given:
+        if name not in arrays:
             continue
-        _check_shape(name, given[name].shape, axes, lengths)
+        _check_shape(name, arrays[name].shape, axes, lengths)
         if "W" in axes:
             lengths["N"] = (lengths["H"] // image.patch_size) * (lengths["W"] // image.patch_size)
-        if name.endswith(_WHOLE):
-            _check_whole(name, given[name], allowed.get(name))
+        if name.endswith(_INTEGERS):
+            _check_integers(name, arrays[name], allowed.get(name))
 
 
 def _check_shape(name: str, shape: tuple[int, ...], axes: str, lengths: dict[str, int]) -> None:
-    """Checks one shape, and adds the lengths of new axes to `lengths`."""
+    """Checks one shape, and enters the lengths of new axes into `lengths`."""
     expected = ", ".join(str(lengths.get(axis, axis)) for axis in axes)
     if len(shape) != len(axes) or 0 in shape or any(lengths.setdefault(a, n) != n for a, n in zip(axes, shape)):
         raise UserError(f"{name}: got shape {list(shape)}, must be [{expected}]")
 
 
 class _Allowed(NamedTuple):
-    """Numbers from `first` to `last`, and the label that is not counted where `ignored`."""
+    """Integers from `first` to `last`; with `ignored` also the label that is not counted."""
 
     first: int
     last: int
     ignored: bool = False
 
 
-def _check_whole(name: str, array: np.ndarray, allowed: _Allowed | None) -> None:
+def _check_integers(name: str, array: np.ndarray, allowed: _Allowed | None) -> None:
     if array.dtype.kind not in "iu":
-        raise UserError(f"{name}: got {array.dtype}, must be whole numbers")
+        raise UserError(f"{name}: got {array.dtype}, must be integers")
     if allowed is None:
         return
     wrong = array[((array < allowed.first) | (array > allowed.last)) & ~(allowed.ignored & (array == _IGNORED))]
@@ -83,7 +79,7 @@ def _check_whole(name: str, array: np.ndarray, allowed: _Allowed | None) -> None
 
 
 def _allowed(config: Any, causal: bool) -> dict[str, _Allowed]:
-    """The range of numbers of each input that is looked up in a table."""
+    """Returns the allowed integers of each input."""
     text = getattr(config, "text", config)
     out = dict.fromkeys(("next_sentence_label", "sentence_order_label"), _Allowed(0, 1, True))
     vocabulary = getattr(text, "vocab_size", None) or 0
@@ -96,7 +92,7 @@ def _allowed(config: Any, causal: bool) -> dict[str, _Allowed]:
     if types := getattr(text, "token_types", 0):
         out["token_type_ids"] = _Allowed(0, types - 1)
     if vocabulary and getattr(text, "positions", "none") != "none":
-        # RoBERTa counts from the first row of the table, OPT from the first row of a text.
+        # Position 0 is the first row of RoBERTa's table; in OPT it is the row of the first token.
         first = -text.position_offset if causal else 0
         out["position_ids"] = _Allowed(first, first + text.position_offset + text.max_len - 1)
     return out

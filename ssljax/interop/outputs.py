@@ -3,6 +3,7 @@
 An output function takes (module, params, inputs, hf_config), inputs under the names of `transformers`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,16 +23,16 @@ TYPED = MASKED_LM.plus(token_type_ids="BT")
 
 
 def causal_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """CAUSAL_LM -> logits, hidden states and loss of a decoder."""
+    """Returns logits, hidden states and loss of a decoder, for the inputs CAUSAL_LM."""
     tokens, valid = inputs["input_ids"], inputs.get("attention_mask")
-    offset, variables = module.config.position_offset, {"params": params}
+    apply, offset = functools.partial(module.apply, {"params": params}), module.config.position_offset
     positions = inputs.get("position_ids")
     if positions is None and valid is not None and offset:
         positions = jnp.maximum(jnp.cumsum(valid, axis=1) * valid - 1, -offset)
     mask = Causal() if valid is None else Causal() & Keys(valid)
-    encoded = module.apply(variables, tokens, mask=mask, positions=positions, states=True)
-    logits = module.apply(variables, encoded.tokens, method="logits")
-    last = module.apply(variables, encoded.tokens, method="narrowed")
+    encoded = apply(tokens, mask=mask, positions=positions, states=True)
+    logits = apply(encoded.tokens, method="logits")
+    last = apply(encoded.tokens, method="narrowed")
     out = {"logits": logits, "last_hidden_state": last, "base.last_hidden_state": last}
     out |= hidden_states(encoded.states, last)
     if "labels" in inputs:
@@ -46,40 +47,31 @@ def causal_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig
 
 
 def masked_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """MASKED_LM or TYPED, in some families with a label of the pair -> outputs of an encoder and of its read-outs."""
-    c, tokens, valid = module.config, inputs["input_ids"], inputs.get("attention_mask")
-
-    def apply(method: str, x: jax.Array) -> jax.Array:
-        return module.apply({"params": params}, x, method=method)
-
-    encoded = module.apply(
-        {"params": params},
-        tokens,
-        mask=Full() if valid is None else Keys(valid),
-        positions=_positions(inputs, c.position_offset),
-        token_types=inputs.get("token_type_ids"),
-        states=True,
-    )
+    """Returns outputs of an encoder and its read-outs, for the inputs MASKED_LM or TYPED and labels of pairs."""
+    c, apply = module.config, functools.partial(module.apply, {"params": params})
+    valid, types = inputs.get("attention_mask"), inputs.get("token_type_ids")
+    mask, positions = Full() if valid is None else Keys(valid), _positions(inputs, c.position_offset)
+    encoded = apply(inputs["input_ids"], mask=mask, positions=positions, token_types=types, states=True)
     out = {"last_hidden_state": encoded.tokens, "base.last_hidden_state": encoded.tokens}
     out |= hidden_states(encoded.states, encoded.tokens)
     if "pooler" in c.extras:
         out |= {"pooler_output": encoded.pooled, "base.pooler_output": encoded.pooled}
     if "replaced" in c.extras:
-        out["logits"] = apply("replaced_logits", encoded.tokens)
+        out["logits"] = apply(encoded.tokens, method="replaced_logits")
         if "labels" in inputs:
             out["loss"] = _replaced_loss(out["logits"], inputs["labels"], valid)
         return out
-    if not c.readout_transform:  # a file without the head of language modelling
-        headless(inputs, "labels", *_PAIR_LABELS)
+    if not c.readout_transform:  # the model has no language-modelling head
+        refuse_labels(inputs, "labels", *_PAIR_LABELS)
         return out
-    logits = apply("logits", encoded.tokens)
+    logits = apply(encoded.tokens, method="logits")
     out |= {"logits": logits, "prediction_logits": logits}
     if "labels" in inputs:
         out["loss"] = token_loss(logits, inputs["labels"])
     if "pair" not in c.extras:
-        headless(inputs, *_PAIR_LABELS)
+        refuse_labels(inputs, *_PAIR_LABELS)
         return out
-    pair = apply("pair_logits", encoded.pooled)
+    pair = apply(encoded.pooled, method="pair_logits")
     out |= {"seq_relationship_logits": pair, "sop_logits": pair}
     for name in _PAIR_LABELS:
         if name in inputs and "loss" in out:
@@ -88,7 +80,7 @@ def masked_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig
 
 
 def _positions(inputs: InputArrays, offset: int) -> jax.Array | None:
-    """Positions int [B, T] where they are not 0..T-1: RoBERTa skips padding, whose id is the offset less 1."""
+    """Returns positions int [B, T]; None: 0..T-1. RoBERTa skips padding, whose id is the offset minus 1."""
     if "position_ids" in inputs:
         return inputs["position_ids"] - offset
     if not offset:
@@ -98,29 +90,29 @@ def _positions(inputs: InputArrays, offset: int) -> jax.Array | None:
 
 
 def _replaced_loss(logits: jax.Array, labels: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Mean binary cross-entropy in nats of "is this token replaced?" over tokens that are not padding (ELECTRA)."""
+    """Returns the mean binary cross-entropy, in nats, of replaced-token detection over valid tokens (ELECTRA)."""
     weights = jnp.ones_like(labels) if valid is None else valid
     values = jnp.maximum(logits, 0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     return jnp.sum(values * weights) / jnp.sum(weights)
 
 
 def hidden_states(states: jax.Array, last: jax.Array | None, name: str = "hidden_states") -> dict[str, jax.Array]:
-    """{"hidden_states.0": ...}: the input of each block; at the end `last`, or the output of the last block if None."""
+    """Returns {"hidden_states.0": ...}: the input of each block, then `last` or, if None, the output of the last."""
     out = {f"{name}.{i}": state for i, state in enumerate(states)}
     if last is not None:
         out[f"{name}.{len(states) - 1}"] = last
     return out
 
 
-def headless(inputs: InputArrays, *names: str) -> None:
-    """Raises UserError if labels are given for which a model has no head."""
+def refuse_labels(inputs: InputArrays, *names: str) -> None:
+    """Raises UserError if labels are given that no head of the model reads."""
     for name in names:
         if name in inputs:
             raise UserError(f"{name}: is read by no head of the model")
 
 
 def token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats over labels that are not -100."""
+    """Returns the mean cross-entropy, in nats, over labels that are not -100."""
     if labels.shape != logits.shape[:-1]:
         raise UserError(f"labels: got shape {list(labels.shape)}, must be {list(logits.shape[:-1])}")
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
@@ -130,7 +122,7 @@ def token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _balance(router_LxBxTxE: jax.Array, top_k: int, valid: jax.Array | None) -> jax.Array:
-    """experts x sum over experts of (share of choices) x (mean probability), over all layers at once (Mixtral)."""
+    """Returns experts x sum over experts of share of choices x mean probability, over all layers at once (Mixtral)."""
     experts = router_LxBxTxE.shape[-1]
     weight = jnp.ones(router_LxBxTxE.shape[:3]) * (1 if valid is None else valid)
     p = jax.nn.softmax(router_LxBxTxE, -1)

@@ -17,16 +17,8 @@ from ssljax.interop.tensors import Tensors
 _SHOWN = 20  # problems in one error message
 
 
-class Loaded(NamedTuple):
-    """Parameters, and what did not match: missing parameters and unused tensors (none after a strict load)."""
-
-    params: Any
-    missing: tuple[str, ...]
-    unused: tuple[str, ...]
-
-
 class Source(NamedTuple):
-    """Tensors and how they are read: a table of rules, and the attributes of `Family` about tensors without a rule.
+    """Tensors, the rules that read them, and tensors that have no rule (`ignored`, `copies`: see `Family`).
 
     repeated: tensors that repeat the token table.
     """
@@ -38,11 +30,11 @@ class Source(NamedTuple):
     repeated: Sequence[str]
 
     def stored(self, name: str) -> str | None:
-        """The name under which a tensor is stored, maybe the name of its copy; None if it is missing."""
+        """Returns the name under which a tensor or its copy is stored; None if it is missing."""
         return next((each for each in (name, self.copies.get(name)) if each in self.tensors), None)
 
     def unused(self, used: set[str]) -> dict[str, str]:
-        """{tensor without a parameter: the tensor whose copy it should be, if any}."""
+        """Returns {unused tensor: the tensor that it should equal, or ""}."""
         rest = [name for name in self.tensors if name not in used and name not in self.repeated]
         rest = [name for name in rest if not any(re.search(pattern, name) for pattern in self.ignored)]
         same = {name: self.copies.get(name, "") for name in rest if 0 not in self.tensors.shape(name)}
@@ -52,20 +44,25 @@ class Source(NamedTuple):
         return other in self.tensors and np.array_equal(self.tensors[name], self.tensors[other])
 
     def read(self, name: str, rule: Rule, shapes: Sequence[tuple[int, ...]]) -> Sequence[np.ndarray]:
-        """The arrays of these shapes that one tensor holds; none if it does not fit."""
+        """Returns the arrays of one tensor, which must have these shapes; none if it does not fit."""
         tensor = self.tensors[name]
         if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.itemsize == 1:
             folder = self.tensors.folder
             raise UserError(f"{folder}: {name}: is {tensor.dtype}, and quantised weights are not supported")
         try:
             parts = rule.op.read(tensor)
-        except ValueError:  # of a shape that cannot be split or reshaped
+        except ValueError:  # the tensor cannot be split or reshaped
             return ()
         return parts if [part.shape for part in parts] == list(shapes) else ()
 
 
-def load_parameters(module: Any, source: Source, strict: bool, mesh: jax.sharding.Mesh | None) -> Loaded:
+def load_parameters(
+    module: Any, source: Source, strict: bool, mesh: jax.sharding.Mesh | None
+) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
     """Reads the parameters of a module, tensor by tensor, onto a mesh (or the default device).
+
+    Returns:
+        The parameters, the paths of those without a tensor, and the unused tensors (both empty if `strict`).
 
     Raises:
         UserError: a tensor is quantised; with `strict`, tensors and parameters do not match one to one.
@@ -75,7 +72,7 @@ def load_parameters(module: Any, source: Source, strict: bool, mesh: jax.shardin
     shardings: dict[str, Any] = dict.fromkeys(shapes)
     if mesh is not None:
         shardings = flat(parallel.shardings(parallel.logical_axes(boxed), parallel.unboxed(boxed), mesh))
-    # A block without its tensor keeps its initial values, the other blocks of the stack do not.
+    # Without `strict`, blocks of a stack that have no tensor keep their initial values.
     params = {} if strict else _initial(module, None if mesh is None else tree(shardings))
     rules = active(source.rules, shapes)
     problems: list[str] = []
@@ -96,7 +93,7 @@ def load_parameters(module: Any, source: Source, strict: bool, mesh: jax.shardin
             for path, part in zip(rule.paths, parts):
                 params[path] = _put(params.get(path), part, index, shapes[path], shardings[path])
     for path in {path for rule in rules if rule.skip for path in rule.paths} - params.keys() - missing:
-        params[path] = _zeros(shapes[path], shardings[path])  # a stack of only those blocks that have no such tensor
+        params[path] = _zeros(shapes[path], shardings[path])  # no block of the stack has this tensor
     without_rule = [path for path in shapes if not any(path in rule.paths for rule in rules)]
     unused = source.unused(used)
     problems += [f"no rule: {path}" for path in without_rule]
@@ -104,7 +101,7 @@ def load_parameters(module: Any, source: Source, strict: bool, mesh: jax.shardin
     if problems and strict:
         shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
         raise UserError(f"{source.tensors.folder}: {len(problems)} tensors do not match: {'; '.join(shown)}")
-    return Loaded(tree(params), tuple(sorted({*missing, *without_rule})), tuple(unused))
+    return tree(params), tuple(sorted({*missing, *without_rule})), tuple(unused)
 
 
 def _initial(module: Any, shardings: Any) -> dict[str, jax.Array]:
@@ -117,7 +114,7 @@ def _zeros(shape: Any, sharding: Any) -> jax.Array:
 
 
 def _put(whole: Any, part: np.ndarray, index: tuple[int, ...], shape: Any, sharding: Any) -> jax.Array:
-    """A parameter with one part of it set: one layer of a stack, or all of it. The host never holds more than that."""
+    """Returns a parameter with a new part: one layer of a stack, or all of it. The host holds only this part."""
     part = np.asarray(part, shape.dtype)
     if not index:
         return jax.device_put(part, sharding)
@@ -131,7 +128,7 @@ def _set(whole: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) -> jax
 
 
 def tensors_from(rules: Sequence[Rule], params: Any) -> dict[str, np.ndarray]:
-    """Parameters (or their gradients) under the names of `transformers`."""
+    """Returns parameters (or their gradients) under the names of `transformers`."""
     arrays = flat(params)
     out: dict[str, np.ndarray] = {}
     for rule in active(rules, arrays):
@@ -142,7 +139,7 @@ def tensors_from(rules: Sequence[Rule], params: Any) -> dict[str, np.ndarray]:
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a/b": leaf} of nested mappings."""
+    """Flattens nested mappings to {"a/b": leaf}."""
     out: dict[str, Any] = {}
     for name, value in tree.items():
         out |= flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -150,7 +147,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def tree(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings of {"a/b": leaf}."""
+    """Inverse of `flat`."""
     out: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, last = path.split("/")

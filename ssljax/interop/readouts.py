@@ -1,4 +1,4 @@
-"""The read-outs of a model as its file has them: config.json alone does not always tell."""
+"""Read-outs of a model, found in the tensors of its file: config.json does not always state them."""
 
 import dataclasses
 import re
@@ -18,12 +18,12 @@ _EXTRAS = {"pooler": "pooler/kernel", "pair": "pair/kernel", "replaced": "replac
 def fit_readouts(
     family: Family, config: Any, hf_config: Mapping[str, Any], tensors: Tensors, strict: bool
 ) -> tuple[Any, Sequence[str]]:
-    """The configuration with the read-outs that the tensors have, and the tensors that repeat the token table.
+    """Returns the configuration with the read-outs of the file, and the tensors that repeat the token table.
 
-    Where config.json names a class with a read-out and the file is not a bare model, the read-outs of the class are
-    required, and the matrix may be missing only if it is tied. Otherwise the tensors decide. A pooler is an option of
-    its class in `transformers`, so the tensors always decide about it. Without `strict` only ties and poolers are
-    fitted, and missing read-outs keep their initial values.
+    If config.json names a class with a read-out and the file is not a bare model, the read-outs of the class are
+    required, and the matrix may be missing only if it is tied. Otherwise the tensors decide. They always decide about
+    a pooler, which is optional in `transformers`. Without `strict`, only ties and poolers are decided by the tensors,
+    and missing read-outs keep their initial values.
     """
     if "pooler" in getattr(config, "heads_on", ()) and not any("pooler." in name for name in tensors):
         return dataclasses.replace(config, heads_on=()), ()

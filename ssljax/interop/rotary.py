@@ -10,7 +10,7 @@ from ssljax.interop.codecs import BOTH
 from ssljax.interop.fields import Declaration, Field, HFConfig, group, read_all, write_all
 
 _FACTOR, _LENGTH = Field("factor", "factor"), Field("original_len", "original_max_position_embeddings")
-# The fields of `rope_scaling` by its name, which is the `rope_type`.
+# The fields of `rope_scaling`, by its name, which equals the `rope_type`.
 _SCALINGS: dict[str, tuple[Field, ...]] = {
     "linear": (_FACTOR,),
     "dynamic": (_FACTOR, Field("original_len", "max_position_embeddings")),
@@ -28,7 +28,7 @@ _SCALINGS: dict[str, tuple[Field, ...]] = {
 class Rotary(Declaration):
     """`rope_theta`, `rope_scaling` and, in families with `partial`, `rope_fraction`.
 
-    theta, fraction: the keys of older versions, the first of them that is given counts.
+    theta, fraction: keys of older versions; the first that has a value is used.
     scaled: False for families without `rope_scaling`.
     """
 
@@ -52,16 +52,16 @@ class Rotary(Declaration):
         scaling = write_all(_SCALINGS.get(kind, ()), config.rope_scaling)
         rope = {"rope_type": kind, "rope_theta": config.rope_theta}
         rope |= {"partial_rotary_factor": config.rope_fraction} if self.partial else {}
-        # A dynamic scaling begins at the length of the model, which is no key of the group.
+        # A dynamic scaling begins at the length of the model, a key outside the group.
         length = {key: scaling.pop(key) for key in ("max_position_embeddings",) if key in scaling}
         return {"rope_parameters": rope | {key: value for key, value in scaling.items() if value is not None}, **length}
 
 
 @dataclasses.dataclass(frozen=True)
 class RotaryByKind(Declaration):
-    """`rope_theta` of full and `rope_theta_local` of sliding layers, under `rope_scaling` both or full layers alone.
+    """`rope_theta` of full layers and `rope_theta_local` of sliding layers; `rope_scaling` of both or of full ones.
 
-    theta, theta_local: the keys of older versions.
+    theta, theta_local: keys of older versions.
     scaled_local: True if the group `rope_scaling` of older versions applies to sliding layers too.
     """
 
@@ -99,7 +99,7 @@ def _first(hf_config: HFConfig, keys: tuple[str, ...]) -> Any:
 def _read_scaling(
     rope: Mapping[str, Any], longest: int | None, known: Mapping[str, tuple[Field, ...]]
 ) -> dict[str, Any] | None:
-    """The group `rope_scaling` of `config`, one of the `known` ones; `longest` is max_position_embeddings."""
+    """Returns the group `rope_scaling` of `config`, one of the `known` ones; `longest` is max_position_embeddings."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None

@@ -1,8 +1,8 @@
 """Tensors of `transformers` as parameters of ssljax and back: a table of rules, read in both directions.
 
-A rule pairs the name of a tensor with one or more paths of parameters. `{i}` in the name counts the blocks, `{e}` the
-experts; their parameters are stacked, [depth, experts, ...], so that the rule speaks of one block or expert. Rules for
-parameters that a model does not have (biases, say) are left out.
+A rule pairs the name of a tensor with one or more paths of parameters. In the name, `{i}` is the number of a block and
+`{e}` the number of an expert. Parameters are stacked, [blocks, experts, ...]; an op sees one block or expert.
+Rules of parameters that a model does not have (biases, say) are ignored.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Op(NamedTuple):
-    """Two functions that undo each other: a tensor to the arrays of its parameters, and back."""
+    """Two inverse functions: `read` from a tensor to the arrays of its parameters, `write` back."""
 
     read: Callable[[np.ndarray], Sequence[np.ndarray]]
     write: Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -24,12 +24,12 @@ class Rule(NamedTuple):
     paths: tuple[str, ...]
     tensor: str
     op: Op
-    skip: int = 0  # number of first layers without this tensor
+    skip: int = 0  # the first `skip` layers lack this tensor
     step: int = 1  # layer i of the parameters is layer i * step + shift of the tensors
     shift: int = 0
 
     def names(self, shape: Sequence[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """The tensors, and the index of each on the leading axes of the parameters: {i} layers, {e} experts."""
+        """Yields the name of each tensor, and its index on the leading axes of the parameters (layers, experts)."""
         axes = [axis for axis in ("{i}", "{e}") if axis in self.tensor]
         for index in np.ndindex(*shape[: len(axes)]):
             name = self.tensor
@@ -45,9 +45,9 @@ LEADING = Op(lambda t: (t[0],), lambda parts: parts[0][None])  # a tensor [1, ..
 
 
 def split(at: int | Sequence[int], axis: int, transposed: bool = False) -> Op:
-    """A number of equal parts of a tensor along an axis, or the parts between the given indices.
+    """Splits a tensor along an axis into a number of equal parts, or at the given indices.
 
-    transposed: for matrices, which are [out, in] in the tensor.
+    transposed: the parts are matrices [out, in].
     """
     turn = (lambda t: t.T) if transposed else (lambda t: t)
     return Op(
@@ -57,7 +57,7 @@ def split(at: int | Sequence[int], axis: int, transposed: bool = False) -> Op:
 
 
 def by_head(heads: int) -> Op:
-    """Rows [head, q k v, width of a head] of a matrix [out, in] or a bias (GPT-NeoX)."""
+    """Splits a matrix [out, in] or a bias whose rows are [heads, q k v, width of a head] (GPT-NeoX)."""
 
     def read(t: np.ndarray) -> Sequence[np.ndarray]:
         parts = t.reshape(heads, 3, -1, *t.shape[1:])
@@ -71,7 +71,7 @@ def by_head(heads: int) -> Op:
 
 
 def copy(path: str, tensor: str, op: Op = COPY) -> list[Rule]:
-    """One tensor, one parameter."""
+    """A tensor that holds one parameter."""
     return [Rule((path,), tensor, op)]
 
 
@@ -89,15 +89,17 @@ def fused(paths: Sequence[str], tensor: str, weight: Op, bias: Op | None = None)
 
 
 def norm(path: str, tensor: str) -> list[Rule]:
+    """A norm, with or without a bias."""
     return [*copy(f"{path}/scale", f"{tensor}.weight"), *copy(f"{path}/bias", f"{tensor}.bias")]
 
 
 def table(path: str, tensor: str) -> list[Rule]:
+    """A table of embeddings."""
     return copy(f"{path}/embedding", f"{tensor}.weight")
 
 
 def named(names: Mapping[str, str], path: str = "", tensor: str = "") -> list[Rule]:
-    """Norms, tables of embeddings and linear maps, {path: tensor}, by the last word of the path."""
+    """Rules for {path: tensor}: norms and tables if the last word of a path is `norm` or `embed`, else linear maps."""
     kinds = {"norm": norm, "embed": table}
     rules = [kinds.get(end.rpartition("_")[2].rpartition("/")[2], dense)(end, name) for end, name in names.items()]
     return under(path, tensor, [rule for each in rules for rule in each])
@@ -108,20 +110,17 @@ def blocks(tensor: str, names: Mapping[str, str], path: str = "stack/layers") ->
     return named(names, f"{path}/", f"{tensor}.")
 
 
-def under(path: str, tensor: str, rules: Iterable[Rule], inner: str = "") -> list[Rule]:
-    """The rules of a part: its parameters under `path`, its tensors under `tensor`, which replaces `inner`."""
-    return [
-        rule._replace(paths=tuple(path + each for each in rule.paths), tensor=tensor + rule.tensor.removeprefix(inner))
-        for rule in rules
-    ]
+def under(path: str, tensor: str, rules: Iterable[Rule]) -> list[Rule]:
+    """The rules of a part, with prefixes for the paths and the tensors."""
+    return [rule._replace(paths=tuple(path + p for p in rule.paths), tensor=tensor + rule.tensor) for rule in rules]
 
 
 def readout(tensor: str, bias: str = "") -> list[Rule]:
-    """An untied read-out (a tied one has no parameter), and the bias of the logits."""
+    """The matrix of an untied read-out (a tied one has no parameter), and the bias of the logits."""
     return [*copy("head_kernel", f"{tensor}.weight", TRANSPOSE), *copy("head_bias", bias or f"{tensor}.bias")]
 
 
 def active(rules: Iterable[Rule], parameters: Iterable[str]) -> list[Rule]:
-    """The rules whose parameters a model has."""
+    """Returns the rules whose parameters a model has."""
     present = set(parameters)
     return [rule for rule in rules if all(path in present for path in rule.paths)]

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from ssljax.base.errors import UserError
 
-# The name of a single file of tensors, from which the name of an index is formed, and a pattern of several files.
+# (name of a single file, pattern of several files); an index has the name of the single file and .index.json.
 _SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")
 
 
@@ -23,15 +23,18 @@ class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a folder by name, read when they are looked up.
 
     The files are `model.safetensors`; else those that its index names; else all `*.safetensors`; else, likewise,
-    `pytorch_model.bin` and its shards, which need an installed torch.
+    `pytorch_model.bin` and its shards, which torch must read.
 
     Args:
-        folder: with these files.
+        folder: folder of the files.
         renames: patterns of names in other versions of the format, and their replacements.
-        prefix: of the inner model. `bare` is True if no name has it; then all names get it.
+        prefix: prefix of the names of the inner model, which is added to all names if none has it.
+
+    Attributes:
+        bare: True if the prefix was added.
 
     Raises:
-        UserError: no file, a missing one, one that is cut short or of another format, or two with the same tensor.
+        UserError: a file is missing, damaged or of another format, or two files have the same tensor.
     """
 
     def __init__(self, folder: pathlib.Path, renames: Sequence[tuple[str, str]] = (), prefix: str = ""):
@@ -63,11 +66,11 @@ def _renamed(name: str, renames: Sequence[tuple[str, str]]) -> str:
 
 
 def write(tensors: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
-    """Writes `model.safetensors`, and removes an index and the files that it names."""
+    """Writes `model.safetensors`; an older index and the files that it names are removed."""
     safetensors.numpy.save_file(dict(tensors), folder / _SAFETENSORS[0], metadata={"format": "pt"})
     index = folder / f"{_SAFETENSORS[0]}.index.json"
     if index.is_file():
-        with contextlib.suppress(UserError):  # the files that a damaged one names are unknown
+        with contextlib.suppress(UserError):  # a damaged index names no files
             for name in set(_weight_map(index).values()) - {_SAFETENSORS[0]}:
                 (folder / name).unlink(missing_ok=True)
         index.unlink()
@@ -91,25 +94,26 @@ def _open(path: pathlib.Path) -> Any:
 
 
 def _indexed(index: pathlib.Path) -> dict[str, Any]:
-    place = _weight_map(index)
-    missing = sorted({name for name in place.values() if not (index.parent / name).is_file()})
+    file_of = _weight_map(index)
+    missing = sorted({name for name in file_of.values() if not (index.parent / name).is_file()})
     if missing:
         raise UserError(f"{index}: names {', '.join(missing)}, which the folder does not have")
-    files = {name: _open(index.parent / name) for name in sorted(set(place.values()))}
+    files = {name: _open(index.parent / name) for name in sorted(set(file_of.values()))}
     contents = {name: set(file.names) for name, file in files.items()}
-    for tensor, name in place.items():
+    for tensor, name in file_of.items():
         if tensor not in contents[name]:
             raise UserError(f"{index}: names {tensor}, which {name} does not have")
-    rest = {tensor: file for file in files.values() for tensor in file.names}
-    return rest | {tensor: files[name] for tensor, name in place.items()}
+    # Tensors that the index leaves out are read too.
+    out = {tensor: file for file in files.values() for tensor in file.names}
+    return out | {tensor: files[name] for tensor, name in file_of.items()}
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
     """{tensor: name of a file in the folder of the index}."""
     try:
-        place = json.loads(index.read_text())["weight_map"]
-        if all(pathlib.PurePath(name).name == name for name in place.values()):
-            return place
+        file_of = json.loads(index.read_text())["weight_map"]
+        if all(pathlib.PurePath(name).name == name for name in file_of.values()):
+            return file_of
     except (ValueError, LookupError, TypeError, AttributeError):
         pass
     raise UserError(f"{index}: not an index of tensors (a weight_map of tensors and files is required)")
@@ -117,21 +121,18 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 
 def _merged(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    holders: dict[str, str] = {}
-    for path in paths:
-        file = _open(path)
+    for file in map(_open, paths):
         for name in file.names:
             if name in out:
-                raise UserError(
-                    f"{path}: has {name} too, as {holders[name]} does; without an index a name must be unique"
-                )
-            out[name], holders[name] = file, path.name
+                other = out[name].path.name
+                raise UserError(f"{file.path}: has {name} too, as {other} does; without an index a name must be unique")
+            out[name] = file
     return out
 
 
 class _SafeTensors:
     def __init__(self, path: pathlib.Path):
-        self._path = path
+        self.path = path
         try:
             self._file = safetensors.safe_open(path, framework="np")
         except (OSError, safetensors.SafetensorError) as error:
@@ -146,7 +147,7 @@ class _SafeTensors:
             return self._file.get_tensor(name)
         except AttributeError as error:  # a number format that NumPy does not have
             kind = self._file.get_slice(name).get_dtype()
-            raise UserError(f"{self._path}: {name}: is {kind}, and quantised weights are not supported") from error
+            raise UserError(f"{self.path}: {name}: is {kind}, and quantised weights are not supported") from error
 
 
 class _Torch:
@@ -156,9 +157,9 @@ class _Torch:
         try:
             import torch
         except ImportError as error:
-            raise UserError(
-                f"{path}: reading it needs torch (pip install torch==2.13.0), which *.safetensors do not"
-            ) from error
+            needs = "reading it needs torch (pip install torch==2.13.0); *.safetensors files do not"
+            raise UserError(f"{path}: {needs}") from error
+        self.path = path
         try:
             # Files of the newer form stay on disk until a tensor is read.
             self._tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

@@ -30,9 +30,9 @@ def evaluation_table(records: Iterable[Mapping[str, Any]]) -> Table:
         records: lines of evals.jsonl (`ssljax.evals.Evaluator.records`), in the order of writing.
 
     Returns:
-        A table with the columns evaluation, metric, trained, one for each control, and verdict. Cells are the latest
-        values. The verdict names the controls that are not beaten. The notes give the settings of the evaluations,
-        then their warnings.
+        A table with the columns evaluation, metric, trained, one column per control, and verdict. Cells are the latest
+        values. The verdict names the controls that the trained model does not beat. The notes give the settings of the
+        evaluations, then their warnings.
     """
     latest: dict[str, dict[str, Mapping[str, Any]]] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""From a checked config to the data and the program of a run, before any array exists."""
+"""Assembly of a run: its data and program from a checked config, before any array is allocated."""
 
 import dataclasses
 import math
@@ -19,9 +19,9 @@ class Assembly:
     """A run before its first step.
 
     Attributes:
-        config: checked.
-        dataset: opened; batches are a function of the step.
-        program: initialisation and step on a mesh.
+        config: the checked config.
+        dataset: the opened data; a batch is a function of the step.
+        program: initialisation and training step on a mesh.
         steps: length of the run.
     """
 
@@ -31,22 +31,22 @@ class Assembly:
     steps: int
 
     def rows_near(self, count: int) -> int:
-        """The largest number of rows up to `count` and the batch size that the devices share evenly."""
+        """Returns a number of rows that the devices share evenly: as large as possible up to `count` and a batch."""
         devices = devices_per_batch(self.program.mesh)
         return max(devices, min(count, self.config.batch_size) // devices * devices)
 
     def rows_at_least(self, count: int) -> int:
-        """The smallest number of rows from `count` on that the devices share evenly."""
+        """Returns a number of rows that the devices share evenly: as small as possible from `count` on."""
         devices = devices_per_batch(self.program.mesh)
         return -(-count // devices) * devices
 
 
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Assembly:
-    """Opens the data and builds the program; no device is touched.
+    """Opens the data and builds the program; nothing is computed on a device.
 
     Args:
-        config: checked.
-        devices: of the mesh; None: all.
+        config: the checked config.
+        devices: devices of the mesh; None: all.
 
     Raises:
         UserError: the parts of the config do not fit each other, the data, or the devices.
@@ -67,12 +67,12 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
 
 
 def devices_per_batch(mesh: Mesh) -> int:
-    """Number of devices that hold different rows of a batch."""
+    """Returns the number of devices that hold different rows of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_batches(config: RunConfig, mesh: Mesh) -> None:
-    """Raises UserError if a batch (of training, of a further stream, of an evaluation) is not shared evenly."""
+    """Raises UserError if the devices cannot share a batch of training, a stream or an evaluation evenly."""
     devices = devices_per_batch(mesh)
     multiple = devices * config.microbatches
     if config.batch_size % multiple:
@@ -83,7 +83,7 @@ def check_batches(config: RunConfig, mesh: Mesh) -> None:
     for name, rows in _stream_rows(config).items():
         if rows % multiple:
             raise UserError(
-                f"data.streams.{name}.ratio: got {config.data.streams[name].ratio}, {rows} rows a batch; "
+                f"data.streams.{name}.ratio: got {config.data.streams[name].ratio}, {rows} rows per batch; "
                 f"must be a multiple of {multiple}"
             )
     for name, rows in _evaluation_rows(config).items():
@@ -94,18 +94,18 @@ def check_batches(config: RunConfig, mesh: Mesh) -> None:
 
 
 def devices_that_fit(config: RunConfig) -> list[jax.Device]:
-    """As many devices of this machine as share every batch of the config evenly."""
+    """Returns as many devices of this machine as can share every batch of the config evenly."""
     rows = math.gcd(config.batch_size, *_stream_rows(config).values(), *_evaluation_rows(config).values())
     devices = jax.devices()
     return devices[: max(n for n in range(1, len(devices) + 1) if rows % n == 0)]
 
 
 def _stream_rows(config: RunConfig) -> dict[str, int]:
-    """{stream: rows a batch}."""
+    """Returns {stream: rows per batch}."""
     return {name: round(part.ratio * config.batch_size) for name, part in config.data.streams.items()}
 
 
 def _evaluation_rows(config: RunConfig) -> dict[str, int]:
-    """{evaluation: rows a batch} of the evaluations with their own batch size."""
+    """Returns {evaluation: rows per batch} for evaluations with a separate batch size."""
     sizes = {name: getattr(e, "batch_size", None) for name, e in evals.build(config.evals).items()}
     return {name: size for name, size in sizes.items() if size is not None}

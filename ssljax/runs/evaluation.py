@@ -1,4 +1,4 @@
-"""Evaluations of a run: during training, at its end, and again from its workdir."""
+"""Evaluations of a run: during training, at its end, and later from its workdir."""
 
 import contextlib
 import dataclasses
@@ -46,13 +46,17 @@ def evaluate(
 
 @contextlib.contextmanager
 def open_run(workdir: Workdir, step: int | None = None) -> Iterator[tuple[Assembly, State]]:
-    """The run of a workdir, its state at a checkpoint (None: the newest), and the context of its mesh.
+    """Yields the run of a workdir and its state at a checkpoint, in the context of a mesh of this machine.
+
+    Args:
+        workdir: the folder of the run.
+        step: number of the checkpoint; None: the newest.
 
     Raises:
         UserError: no workdir, or no checkpoint.
     """
     config = workdir.config()
-    # The mesh of training does not matter: this machine may have other devices.
+    # Not the mesh of training: this machine may have other devices.
     devices = devices_that_fit(config)
     config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
     assembly = assemble(config, devices)
@@ -74,10 +78,15 @@ def evaluate_and_report(
     names: list[str] | None = None,
     results: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluates the model, the untrained encoder and raw input, prints the table and draws the report.
+    """Evaluates the model and its controls, prints the table and draws the report.
 
     Args:
-        results: of the trained model, if they were measured at this step already.
+        assembly: the run.
+        evaluator: the evaluations of the run.
+        state: the state to evaluate.
+        workdir: the folder that receives lines, features and the report.
+        names: evaluations to run; None: all.
+        results: metrics of the trained model, if they were already measured at this step.
 
     Returns:
         The lines that were added to evals.jsonl.
@@ -102,19 +111,19 @@ def evaluate_and_report(
 
 
 def evaluation_params(state: State) -> Any:
-    """The parameters that evaluations use: the averaged ones if they are kept."""
+    """Returns the parameters to evaluate: the averaged ones if the run keeps an average."""
     return state.params if state.ema is None else state.ema
 
 
 def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> None:
-    """Refuses a best checkpoint by a metric that does not exist.
+    """Checks that the metric that chooses the best checkpoint exists.
 
     Args:
-        best: how it is chosen.
-        metrics: {evaluation: names of its metrics}, as far as they are known.
+        best: the config group `checkpoint.best`.
+        metrics: {evaluation: names of its metrics}; nothing is checked if the names are not known yet.
 
     Raises:
-        UserError: its evaluation has metrics, and this is none of them.
+        UserError: the evaluation does not measure this metric.
     """
     if best is None:
         return
@@ -127,11 +136,11 @@ def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> Non
 
 
 def make_evaluator(assembly: Assembly) -> evals.Evaluator:
-    """The evaluations of a config on its objective and data."""
+    """Returns the evaluations of a config, on its objective and data."""
     objective, config = assembly.program.objective, assembly.config
 
     def held_out_loss(params: Any, extra: Any, batch: Any, number: Any) -> dict[str, jax.Array]:
-        """The training loss with a fixed key and without dropout."""
+        """Returns the training loss with a fixed key and without dropout, and its metrics."""
         seed = jnp.uint32(config.seed)
         inputs = objective.views(stream(seed, number, "eval_views"), objective.prepare(batch), number)
         rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
@@ -156,7 +165,7 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
 
 
 def make_health(assembly: Assembly) -> Callable[[State], dict[str, jax.Array]]:
-    """Returns a function of the state that measures collapse on one batch: feature std, effective rank, uniformity."""
+    """Returns a function state -> measures of collapse on one batch: feature std, effective rank, uniformity."""
     objective, rows = assembly.program.objective, assembly.rows_near(256)
     host = {k: v for k, v in assembly.dataset.batch(0).items() if k != "label"}
     batch = assembly.program.put(jax.tree.map(lambda x: x[:rows], host))

@@ -2,11 +2,15 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
+from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
-from ssljax.interop import export as hf_export
+from ssljax.data.rows import last_token
 from ssljax.interop import hf
+from ssljax.interop.export import of_module
 from ssljax.layers.masks import Full, is_causal
+from ssljax.models.clip import CLIPConfig
 from ssljax.runs.trained import read_trained
 
 
@@ -15,19 +19,76 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
 
     Args:
         source: the workdir.
-        folder: made if missing.
+        folder: the folder to write, created if missing.
         step: number of the checkpoint; None: the newest.
 
     Raises:
-        UserError: no workdir or checkpoint, or a model that no architecture of transformers computes; the key that
-            has no counterpart is named.
+        UserError: no workdir or checkpoint, or no architecture of `transformers` computes the model; the message names
+            the keys without a counterpart.
     """
     trained = read_trained(source, step)
     objective, folder = trained.objective, pathlib.Path(folder)
     causal = is_causal(getattr(objective, "attention", Full()))
-    model = hf_export.of_module(objective.model, trained.model_params, causal)
-    model = dataclasses.replace(model, hf_config=hf_export.with_ids(model, objective.spec), folder=trained.folder)
+    model = of_module(objective.model, trained.model_params, causal)
+    model = dataclasses.replace(model, hf_config=with_ids(model, objective.spec), folder=trained.folder)
     run = f"objective {trained.config['objective']['name']}, step {trained.step}, run {digest(trained.identity)}"
     hf.save(model, folder, f"Trained by ssljax: {run}.")
-    hf_export.write_preprocessing(objective, folder)
+    _write_preprocessing(objective, folder)
     return model
+
+
+def _write_preprocessing(objective: Any, folder: pathlib.Path) -> None:
+    """Writes the settings of the tokenizer and of the image processor, if the data of the objective have them."""
+    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        hf.write_json(folder / "tokenizer_config.json", _tokenizer_config(folder, objective.spec))
+    if "image" in objective.spec.elements and hasattr(objective, "mean"):
+        hf.write_json(folder / "preprocessor_config.json", _preprocessor_config(objective))
+
+
+def with_ids(model: hf.Model, spec: Any) -> dict[str, Any]:
+    """Returns the hf_config of a model with the special tokens of the data `spec`.
+
+    Raises:
+        UserError: `transformers` would not find the end of a text.
+    """
+    special = spec.special_ids
+    ids = {f"{role}_token_id": special[role] for role in ("bos", "eos", "pad") if special.get(role) is not None}
+    if "text_config" not in model.hf_config:
+        return {**model.hf_config, **ids}
+    if isinstance(model.config, CLIPConfig) and model.config.text.attention == "causal":
+        ids["eos_token_id"] = end = last_token(special)
+        if end is None or end == 2:
+            found = "no token" if end is None else "id 2"
+            raise UserError(
+                f"data.tokenizer: a text ends with {found}; transformers reads the vector of a text at its end token, "
+                "and id 2 stands for the token with the largest id"
+            )
+    return {**model.hf_config, "text_config": {**model.hf_config["text_config"], **ids}}
+
+
+def _tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
+    """Returns the content of tokenizer_config.json for the tokenizer.json of a folder and the data `spec`."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": spec.max_len,
+        "padding_side": "right",
+        **{f"{role}_token": tokenizer.id_to_token(i) for role, i in spec.special_ids.items()},
+    }
+
+
+def _preprocessor_config(objective: Any) -> dict[str, Any]:
+    """Returns the content of preprocessor_config.json for an objective that normalises images."""
+    height, width, channels = objective.spec.elements["image"]["shape"]
+    stats = {"image_mean": objective.mean, "image_std": objective.std}
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        **{name: list(values) * (channels if len(values) == 1 else 1) for name, values in stats.items()},
+    }

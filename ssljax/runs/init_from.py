@@ -1,4 +1,4 @@
-"""Training that starts from learned parameters: of a run, of one of its checkpoints, of a Hugging Face folder."""
+"""Initial parameters from a trained model: a run, one of its checkpoints, or a Hugging Face folder."""
 
 import dataclasses
 import logging
@@ -30,16 +30,16 @@ Resize = Callable[[np.ndarray], np.ndarray]
 
 
 def initial_state(assembly: Assembly, workdir: Workdir) -> State:
-    """The state before the first step: initial values, replaced by learned ones if the config has `init_from`.
+    """Returns the state before the first step: random values, or learned ones if the config has `init_from`.
 
     Raises:
-        UserError: `init_from` names nothing that fits.
+        UserError: the source of `init_from` does not exist or does not fit.
     """
     config, program = assembly.config, assembly.program
     if config.init_from is None:
         workdir.write_init_report(None)
         return program.jitted_init()(config.seed)
-    # Mistakes in it are reported before anything is compiled.
+    # Before compilation, so that a mistake in `init_from` is reported early.
     source = open_source(config.init_from, program.mesh)
     values, report = match_parameters(config.init_from, source, program.objective, program.shapes.params)
     for line in report.lines():
@@ -50,13 +50,13 @@ def initial_state(assembly: Assembly, workdir: Workdir) -> State:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Learned parameters.
+    """Learned parameters by path.
 
     Attributes:
-        model: path -> array, parameters of the model.
-        rest: path -> array, other parameters of the objective.
+        model: parameters of the model.
+        rest: other parameters of the objective.
         module: the model.
-        origin: the folder that they were read from, for messages.
+        origin: the folder of the parameters, for messages.
     """
 
     model: Mapping[str, Any]
@@ -67,14 +67,14 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class InitReport:
-    """The use of a source; paths are parameters of the run that starts.
+    """A report on the parameters of the new run, by path.
 
     Attributes:
         origin: the folder of the source.
-        loaded: parameters with the values of the source.
-        resized: parameters with its values at another length or image size, and the two shapes.
-        kept: parameters with initial values, and the reason.
-        unused: parameters of the source without a counterpart.
+        loaded: parameters that were loaded unchanged.
+        resized: parameters that were loaded and resized -> "old shape -> new shape".
+        kept: parameters that keep their initial values -> the reason.
+        unused: parameters of the source without a counterpart in the run.
     """
 
     origin: str
@@ -84,7 +84,7 @@ class InitReport:
     unused: list[str]
 
     def lines(self) -> list[str]:
-        """The report as lines for the log."""
+        """Returns the report as lines for the log."""
         count = len(self.loaded) + len(self.resized)
         out = [f"{count} of {count + len(self.kept)} arrays from {self.origin}"]
         out += [f"resized: {path}, {how}" for path, how in self.resized.items()]
@@ -93,36 +93,40 @@ class InitReport:
 
 
 def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Source:
-    """Reads the parameters at `path`; a folder in the Hugging Face format is loaded onto a mesh.
+    """Reads the parameters at `config.path`.
+
+    Args:
+        config: the group `init_from`.
+        mesh: the parameters of a Hugging Face folder are sharded over it; None: the default device.
 
     Raises:
         UserError: the path does not exist, or holds no model.
     """
     folder = pathlib.Path(expand(config.path, "init_from.path")).expanduser()
     if Workdir(folder).is_run():
-        return _of_run(read_trained(folder))
+        return _run_source(read_trained(folder))
     if folder.parent.name == "checkpoints" and folder.name.isdigit() and Workdir(folder.parent.parent).is_run():
-        return _of_run(read_trained(folder.parent.parent, int(folder.name)))
+        return _run_source(read_trained(folder.parent.parent, int(folder.name)))
     if (folder / "config.json").is_file() and "model_type" in hf.read_object(folder / "config.json"):
-        return _of_hugging_face(hf.load(folder, strict=False, mesh=mesh))
-    problem = "holds none" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        return _hugging_face_source(hf.load(folder, strict=False, mesh=mesh))
+    problem = "holds no model" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     raise UserError(
-        f"init_from.path: {config.path!r} {problem} (a workdir, one of its checkpoints/STEP, or a folder in the "
-        f"Hugging Face format is required)"
+        f"init_from.path: {config.path!r} {problem}, must be a workdir, one of its checkpoints/STEP, or a folder "
+        f"in the Hugging Face format"
     )
 
 
-def _of_hugging_face(model: hf.Model) -> Source:
+def _hugging_face_source(model: hf.Model) -> Source:
     arrays = {k: v for k, v in hf.flat(model.variables["params"]).items() if k not in model.missing}
     rest, module = dict.fromkeys(model.unused), model.module
-    if isinstance(model.config, AutoencoderConfig):  # the decoder is the objective's
+    if isinstance(model.config, AutoencoderConfig):  # the decoder belongs to the objective
         rest |= {path: value for path, value in arrays.items() if path.startswith("decoder/")}
         arrays = {path.removeprefix("encoder/"): value for path, value in arrays.items() if path not in rest}
         module = model.config.encoder.standalone()
     return Source(arrays, rest, module, str(model.folder))
 
 
-def _of_run(trained: Trained) -> Source:
+def _run_source(trained: Trained) -> Source:
     objective, origin = trained.objective, f"{trained.folder} (step {trained.step})"
     model = hf.flat(trained.model_params)
     rest = {} if objective.model_key is None else hf.flat(trained.params)
@@ -133,22 +137,23 @@ def _of_run(trained: Trained) -> Source:
 def match_parameters(
     config: InitFrom, source: Source, objective: Any, shapes: Any
 ) -> tuple[dict[str, Any], InitReport]:
-    """Values of the source for the parameters of a run, by path.
+    """Selects values of the source for the parameters of a run.
 
-    A parameter of the model with another shape is a mistake, unless it is a table of positions, which is resized, or
-    `exclude` names it. Other parameters of the objective (a classifier, say) then keep their initial values.
+    A parameter of the model whose shape differs is resized if possible: positions, biases by distance, and heads of
+    keys and values. Otherwise it is an error, unless `exclude` matches it. Any other parameter of the objective (a
+    classifier, say) whose shape differs keeps its initial values.
 
     Args:
         config: the group `init_from`.
         source: learned parameters.
-        objective: of the run that starts.
-        shapes: of its parameters.
+        objective: the objective of the new run.
+        shapes: shapes of the parameters of the new run.
 
     Returns:
         {path: array} for the parameters that are loaded, and the report.
 
     Raises:
-        UserError: other shapes, a pattern that matches nothing, or no parameter loaded at all.
+        UserError: shapes differ, a pattern matches no parameter, or no parameter can be loaded.
     """
     prefix = "" if objective.model_key is None else f"{objective.model_key}/"
     targets = hf.flat(shapes)
@@ -194,15 +199,20 @@ def _check_matches(source: Source, targets: Mapping[str, Any], values: Mapping[s
         )
     if not values:
         raise UserError(
-            f"init_from: no parameter of {source.origin} fits (it has {_some(source.model)}; the run has "
-            f"{_some(targets)})"
+            f"init_from: no parameter of {source.origin} fits (it has {_sample(source.model)}; the run has "
+            f"{_sample(targets)})"
         )
 
 
 def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable[[Any], Any]) -> State:
-    """A new state with these values for parameters, their average, and their copies in the extra state.
+    """Returns a state with new values of parameters, of their average, and of their copies in the extra state.
 
-    Copies (teachers) are the leaves whose path ends in the path of the parameter.
+    A leaf of the extra state is a copy (a teacher's parameter, say) if its path ends in the path of the parameter.
+
+    Args:
+        values: {path: array}; other parameters keep their values.
+        state: the state to fill.
+        init_optimizer: params -> initial state of the optimiser.
     """
 
     def learned(path: Any, leaf: jax.Array) -> jax.Array:
@@ -219,11 +229,11 @@ def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable
     params = jax.tree_util.tree_map_with_path(learned, state.params)
     extra = jax.tree_util.tree_map_with_path(copied, state.extra)
     ema = None if state.ema is None else params
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    # Through a program, so that no two leaves share a buffer and none is the host's.
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    # A compiled copy gives every leaf a separate buffer on the device.
     fresh = jax.jit(
         lambda params, ema, extra: (*jax.tree.map(jnp.copy, (params, ema, extra)), init_optimizer(params)),
-        out_shardings=(places.params, places.ema, places.extra, places.opt_state),
+        out_shardings=(shardings.params, shardings.ema, shardings.extra, shardings.opt_state),
     )
     params, ema, extra, opt_state = fresh(params, ema, extra)
     return state.replace(params=params, ema=ema, extra=extra, opt_state=opt_state)
@@ -236,8 +246,10 @@ def _path(keys: Any) -> str:
 def _resizing(
     name: str, source: Any, target: Any, table: np.ndarray, shape: tuple[int, ...], heads: str
 ) -> Resize | None:
-    """Returns the function that gives a table of positions, of distance biases, or a projection to keys or values
-    another shape; None if there is none."""
+    """Returns the function that resizes a parameter to `shape`; None if it cannot be resized.
+
+    Tables of positions, biases by distance, and projections to keys and values can be resized.
+    """
     if re.search(r"attention/[kv]/(kernel|bias)$", name):
         return _grouping(source, target, table, shape, heads)
     if name.endswith("/relative_bias"):
@@ -271,7 +283,7 @@ def _stretching(source: Any, target: Any, before: tuple[int, ...], after: tuple[
 
 
 def _grouping(source: Any, target: Any, kernel: np.ndarray, shape: tuple[int, ...], rule: str) -> Resize | None:
-    """Returns the function that merges the heads of a projection [..., G * K] into fewer."""
+    """Returns the function that merges the heads of a projection [..., G * K] into fewer heads."""
     before, after = (getattr(getattr(module, "config", None), "groups", 0) for module in (source, target))
     if not before or not after or before % after or kernel.shape[:-1] != shape[:-1]:
         return None
@@ -296,7 +308,7 @@ def _is_fixed(name: str, table: Any, module: Any) -> bool:
 
 
 def _grid(module: Any, rows: int) -> tuple[int, int] | None:
-    """(rows, columns) of the patches whose positions a table with this number of rows holds."""
+    """Returns (rows, columns) of the grid of patches for a table of positions; None if the grid is unknown."""
     if hasattr(module, "grid"):
         return module.grid(module.image_shape)
     side = math.isqrt(rows)
@@ -304,8 +316,10 @@ def _grid(module: Any, rows: int) -> tuple[int, int] | None:
 
 
 def stretched(table: np.ndarray, rows: int) -> np.ndarray:
-    """A table [positions, D] at another length: cut if it is longer; otherwise the new positions are spread evenly over
-    the learned ones, with linear interpolation."""
+    """Returns a table [positions, D] with another number of rows.
+
+    A longer table is cut. A shorter one is interpolated linearly, with the new positions spread evenly over the old.
+    """
     if rows <= len(table):
         return table[:rows]
     location = np.linspace(0, len(table) - 1, rows)
@@ -318,9 +332,9 @@ def _check_patterns(config: InitFrom, paths: Mapping[str, Any]) -> None:
     for key in ("include", "exclude"):
         for pattern in getattr(config, key) or ():
             if not any(re.search(pattern, path) for path in paths):
-                raise UserError(f"init_from.{key}: {pattern!r} matches no parameter (the run has {_some(paths)})")
+                raise UserError(f"init_from.{key}: {pattern!r} matches no parameter (the run has {_sample(paths)})")
 
 
-def _some(paths: Mapping[str, Any]) -> str:
+def _sample(paths: Mapping[str, Any]) -> str:
     shown = list(paths)[:: max(1, len(paths) // 3)][:3]
     return f"{len(paths)}: {', '.join(shown)}, ..." if len(paths) > len(shown) else ", ".join(shown) or "none"

@@ -1,4 +1,4 @@
-"""Text from a model: a workdir or a Hugging Face folder continues prompts and fills masks."""
+"""Continuation of prompts and prediction of masked words by the model of a workdir or a Hugging Face folder."""
 
 import pathlib
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from ssljax.runs.trained import read_trained
 
 
 def language_model(folder: str | pathlib.Path, step: int | None = None) -> prompts.LanguageModel:
-    """The model of a workdir or of a folder in the Hugging Face format, its parameters split over all devices.
+    """Loads a language model, with its parameters sharded over all devices.
 
     Args:
-        folder: either of them.
+        folder: a workdir, or a folder in the Hugging Face format.
         step: number of the checkpoint of a workdir; None: the newest.
 
     Raises:
-        UserError: neither of both, or a model that does not read text.
+        UserError: the folder is neither of the two, or its model does not read text.
     """
     folder = pathlib.Path(folder)
     if not (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Work between steps: numbers are logged, evaluations run, checkpoints saved."""
+"""Callbacks between training steps: they log metrics, run evaluations and save checkpoints."""
 
 import logging
 import math
@@ -50,10 +50,10 @@ class Recorder:
         )
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(assembly)
-        self.results: dict[int, dict[str, dict[str, float]]] = {}  # of the newest evaluated step
+        self.results: dict[int, dict[str, dict[str, float]]] = {}  # {step: results} of the newest evaluated step
 
     def callbacks(self) -> list[tuple[int, Callback]]:
-        """(every, callback) for `train.loop.fit`."""
+        """Returns pairs (steps between calls, callback) for `train.loop.fit`."""
         config = self.assembly.config
         calls: list[tuple[int, Callback]] = [(config.log.every_steps, self.log)]
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
@@ -62,7 +62,7 @@ class Recorder:
         return [*calls, (config.checkpoint.every_steps or self.assembly.steps, self.save)]
 
     def log(self, step: int, state: State) -> State:
-        """Writes the means since the last call, and returns the state with empty meters.
+        """Writes the mean of each metric since the last call, and returns the state with empty meters.
 
         Raises:
             UserError: too many steps in a row were not finite.
@@ -86,24 +86,25 @@ class Recorder:
             ids = self.assembly.dataset.ids(last)[:8].tolist()
             raise UserError(
                 f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
-                f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or look at these"
+                f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or inspect these"
             )
         if streak:
             log.warning("step %d was not finite and was skipped; %d such steps in a row", last, streak)
 
     def evaluate(self, step: int, state: State) -> None:
-        """Runs the evaluations that are due, writes their results, and leaves their time out of the rates."""
+        """Runs the evaluations that are due and writes their results. Their time is left out of logged rates."""
         last = step == self.assembly.steps  # final evaluations run here, so that the checkpoint can be ranked by them
         evaluations = self.evaluator.evaluations.items()
         names = [name for name, e in evaluations if last or (e.every_steps and step % e.every_steps == 0)]
         if not names or self.signals.received:  # asked to stop: there is time to save, not to evaluate
             return
-        jax.block_until_ready(state.step)  # steps under way are not the evaluation's time
+        jax.block_until_ready(state.step)  # the time of unfinished steps is not counted as evaluation
         began = time.perf_counter()
         results = self.evaluator.run(evaluation_params(state), state.extra, names)
         self.workdir.write_evaluations(self.evaluator.records(step, results))
         measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
-        check_best(self.assembly.config.checkpoint.best, measured)  # a diverged model has its headline only
+        # A diverged evaluation reports headline metrics only, so it is not checked.
+        check_best(self.assembly.config.checkpoint.best, measured)
         self.results = {step: results}
         self.metrics.write_events(step, _flat(results))
         self.speed.pause(time.perf_counter() - began)

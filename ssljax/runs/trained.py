@@ -17,8 +17,8 @@ class Trained(NamedTuple):
     """The model of a run at a checkpoint.
 
     Attributes:
-        objective: with its model.
-        params: the parameters that evaluations use: the averaged ones if the run keeps them.
+        objective: the objective of the run, with its module as `model`.
+        params: the parameters of the objective; averaged ones if the run keeps an average.
         extra: the other variables of the objective.
         step: number of the checkpoint.
         config: content of config.json.
@@ -41,15 +41,15 @@ class Trained(NamedTuple):
 
 
 def read_trained(folder: str | pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Trained:
-    """Reads the model of a workdir.
+    """Reads the trained model of a workdir.
 
     Args:
         folder: the workdir.
         step: number of the checkpoint; None: the newest.
-        mesh: over which the arrays are split; None: arrays of the host.
+        mesh: the arrays are sharded over it; None: arrays on the host.
 
     Raises:
-        UserError: no workdir, no checkpoint, or a damaged one.
+        UserError: the folder is not a workdir, has no checkpoint, or a damaged one.
     """
     workdir = Workdir(folder)
     if not workdir.is_run():

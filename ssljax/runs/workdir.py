@@ -32,7 +32,7 @@ class Workdir:
 
     Attributes:
         path: the folder.
-        leads: only the leading process of a job writes; for the others every write does nothing.
+        leads: True in the leading process of a job, the only one that writes. Elsewhere a write does nothing.
     """
 
     def __init__(self, path: str | pathlib.Path, leads: bool | None = None):
@@ -87,20 +87,20 @@ class Workdir:
         return config.is_file() and (self.path / "data.json").is_file() and "objective" in read_json(config)
 
     def config(self) -> RunConfig:
-        """The checked config of the run.
+        """Returns the checked config of the run.
 
         Raises:
-            UserError: there is none, it is damaged, or this version does not know a key of it.
+            UserError: config.json is missing or damaged, or has a key that this version does not know.
         """
         values = self.config_values()
         with self.blaming_config():
             return build(values)
 
     def config_values(self) -> dict[str, Any]:
-        """The content of config.json.
+        """Returns the content of config.json.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: config.json is missing or damaged.
         """
         path = self.path / "config.json"
         if not path.is_file():
@@ -110,12 +110,12 @@ class Workdir:
         return read_json(path)
 
     def data_spec(self) -> data.DataSpec:
-        """The description of the data that the run learned from."""
+        """Returns the description of the training data."""
         return data.DataSpec.from_json((self.path / "data.json").read_text())
 
     @contextlib.contextmanager
     def blaming_config(self) -> Iterator[None]:
-        """Errors inside name config.json: the run wrote it, so the mistake is not in what the user gave now."""
+        """Makes errors raised inside name config.json, which an earlier run wrote, as their cause."""
         try:
             yield
         except UserError as error:
@@ -125,13 +125,13 @@ class Workdir:
             ) from error
 
     def check(self, config: RunConfig, spec: data.DataSpec, resume: Resume) -> None:
-        """Refuses to continue another run, unless `resume` is "force"; logs the other changes.
+        """Refuses to continue another run, unless `resume` is "force". Allowed changes are logged.
 
-        A folder without a step is new, whatever its config.json says: its first start failed, perhaps for a reason
-        that the config now corrects (pictures of mixed shapes, a batch too large for the memory).
+        A folder without a completed step counts as new, whatever its config.json says: the first start failed, and
+        the new config may correct the reason (images of mixed shapes, a batch too large for the memory).
 
         Raises:
-            UserError: the config differs in its identity, or the data changed; the keys that differ are listed.
+            UserError: the identity of the config or the data changed; the message lists the keys that differ.
         """
         if not self._has_steps():
             return
@@ -145,15 +145,15 @@ class Workdir:
             self._refuse("a run on other data", changed)
 
     def _has_steps(self) -> bool:
-        """Returns True if a run left a checkpoint (perhaps damaged) or a line of numbers."""
+        """Returns True if a run left a checkpoint (perhaps damaged) or a line of metrics."""
         logs = [self.path / name for name in ("metrics.jsonl", "evals.jsonl")]
         return any(self.checkpoints.glob("[0-9]*")) or any(p.is_file() and p.stat().st_size for p in logs)
 
-    def _refuse(self, what: str, changed: list[str]) -> None:
+    def _refuse(self, content: str, changed: list[str]) -> None:
         if changed:
             shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
             raise UserError(
-                f"--workdir: {str(self.path)!r} holds {what} ({shown}); take a new folder, or --resume=force"
+                f"--workdir: {str(self.path)!r} holds {content} ({shown}); take a new folder, or --resume=force"
             )
 
     # Writing
@@ -165,8 +165,10 @@ class Workdir:
         self._write_json("data.json", json.loads(spec.to_json()))
 
     def write_tokenizer(self, config: data.DataConfig) -> None:
-        """Writes tokenizer.json (a SentencePiece model: tokenizer.model) with its settings, and removes files of an
-        earlier start that no longer belong to it."""
+        """Writes the tokenizer and its settings: tokenizer.json, or tokenizer.model for a SentencePiece model.
+
+        Files of an earlier start that do not belong to this tokenizer are removed.
+        """
         if not self.leads:
             return
         with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=self.path) as place:
@@ -180,14 +182,14 @@ class Workdir:
                 move_whole(path, self.path / name)
 
     def write_init_report(self, values: Mapping[str, Any] | None) -> None:
-        """Writes which parameters `init_from` filled; None removes the report of an earlier start."""
+        """Writes the report of `init_from`; None removes the report of an earlier start."""
         if values is not None:
             self._write_json("init_from.json", values)
         elif self.leads:
             (self.path / "init_from.json").unlink(missing_ok=True)
 
     def write_evaluations(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Adds lines to evals.jsonl; a line replaces an earlier one on the same evaluation, subject and step."""
+        """Adds lines to evals.jsonl. A line replaces an earlier one of the same evaluation, subject and step."""
         new = {(line["step"], line["eval"], line["of"]) for line in lines}
         self._edit_evaluations(lambda line: (line["step"], line["eval"], line["of"]) not in new, lines)
 
@@ -208,7 +210,10 @@ class Workdir:
         return self.path / "report.html"
 
     def metrics_log(self, start: int, tensorboard: bool) -> "MetricsLog":
-        """Opens the numbers of a run that continues at step `start`: later steps are cut off, in evals.jsonl too."""
+        """Opens metrics.jsonl for a run that continues after step `start`.
+
+        Lines of later steps are removed, in evals.jsonl too.
+        """
         if self.leads:
             if (self.path / "metrics.jsonl").exists():
                 self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in self._metrics(start)))
@@ -221,11 +226,11 @@ class Workdir:
             append_line(self.path / "metrics.jsonl", json.dumps(line))
 
     def _metrics(self, last: int) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl up to step `last`; a half-written line is left out."""
+        """Returns the lines of metrics.jsonl up to step `last`, without a half-written line."""
         return [line for line in _lines(self.path / "metrics.jsonl") if line["step"] <= last]
 
     def _edit_evaluations(self, keep: Any, more: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Rewrites evals.jsonl, to which `ssljax eval` may be writing next to the trainer."""
+        """Rewrites evals.jsonl under a lock, since `ssljax eval` may write to it during training."""
         if not self.leads:
             return
         with locked(self.path / ".evals.lock"):
@@ -243,12 +248,12 @@ class Workdir:
 
 @dataclasses.dataclass
 class MetricsLog:
-    """The numbers of a run: a line per log point in metrics.jsonl, the same numbers as TensorBoard events.
+    """The metrics of a run: one line per logged step in metrics.jsonl, and the same values as TensorBoard events.
 
     Attributes:
         workdir: the folder of the run.
-        start: number of steps done before this start.
-        tensorboard: also write events.
+        start: number of steps that earlier starts completed.
+        tensorboard: True: also writes events.
         seconds: duration of the run before this start.
     """
 
@@ -263,7 +268,7 @@ class MetricsLog:
         if self.tensorboard and self.workdir.leads:
             import tensorboardX
 
-            # Points after the restored step, which the lost part of the run wrote, are hidden.
+            # Hides events after the restored step, since these steps are run again.
             again = any(self.workdir.path.glob("events*"))
             purge = self.start + 1 if again else None
             self._events = tensorboardX.SummaryWriter(str(self.workdir.path), purge_step=purge)
@@ -273,7 +278,7 @@ class MetricsLog:
         self.write_events(step, numbers)
 
     def write_events(self, step: int, numbers: Mapping[str, Any]) -> None:
-        """Writes TensorBoard events only; evaluations have their own file of lines."""
+        """Writes TensorBoard events only, for evaluations, whose lines are in evals.jsonl."""
         if self._events is not None:
             for name, value in numbers.items():
                 if isinstance(value, int | float) and math.isfinite(value):
@@ -285,7 +290,7 @@ class MetricsLog:
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Objects with a step in a JSON-lines file; other lines, cut off by a crash, are left out."""
+    """Returns the objects with a step in a JSON-lines file, without lines that a crash cut off."""
     if not path.exists():
         return []
     lines = []
@@ -298,7 +303,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _json_number(value: Any) -> Any:
-    """A JSON value; JSON has no NaN and no infinity, so these become null."""
+    """Returns a JSON value. NaN and infinity, which JSON does not have, become null."""
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -134,7 +134,7 @@ def test_loss_has_its_own_batch_size_and_fixed_keys():
     assert result == pytest.approx({"loss": 19.5, "other": 1.0})
     assert setup.evaluator.records(1, {"loss": result})[0]["sizes"] == {"test": 40}
     with pytest.raises(
-        UserError, match=r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples, must be at most"
+        UserError, match=r"evals\.loss\.batch_size: got 64, must be at most the 41 examples of split 'test'"
     ):
         Setup({"loss": {"batch_size": 64}}, loss_fn=loss_fn).evaluator.run(PARAMS, {})
 
@@ -217,7 +217,7 @@ def mean_loss(params, extra, batch, step):
         (
             "loss",
             {"batch_size": 64},
-            r"evals\.loss\.batch_size: got 64, split 'test' has 41 examples, must be at most",
+            r"evals\.loss\.batch_size: got 64, must be at most the 41 examples of split 'test'",
         ),
     ],
 )

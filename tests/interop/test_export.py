@@ -23,12 +23,12 @@ from ssljax.config import load
 from ssljax.data import DataSpec
 from ssljax.interop import hf
 from ssljax.interop.canonical import canonical
-from ssljax.interop.export import groups, of_module, with_ids
+from ssljax.interop.export import groups, of_module
 from ssljax.interop.families import REGISTRY
 from ssljax.layers.masks import Causal, Full
 from ssljax.models.clip import TextConfig
 from ssljax.models.vit import ViTConfig
-from ssljax.runs.export import export
+from ssljax.runs.export import export, with_ids
 
 ROOT = pathlib.Path(__file__).parents[2]
 PARITY = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"

@@ -58,7 +58,7 @@ REFUSED = [
     ("gpt2", {"input_ids": None}, "input_ids: missing"),
     ("gpt2", {"input_ids": IDS[0]}, r"input_ids: got shape \[3\], must be \[B, T\]"),
     ("gpt2", {"input_ids": IDS[:, :0]}, r"input_ids: got shape \[2, 0\], must be \[B, T\]"),
-    ("gpt2", {"input_ids": IDS * 1.0}, "input_ids: got float64, must be whole numbers"),
+    ("gpt2", {"input_ids": IDS * 1.0}, "input_ids: got float64, must be integers"),
     ("gpt2", {"input_ids": IDS + 40}, r"input_ids: got 43, must be in 0\.\.39"),
     ("gpt2", {"input_ids": IDS - 9}, r"input_ids: got -6, must be in 0\.\.39"),
     ("gpt2", {"input_ids": IDS, "attention_mask": np.ones((2, 5))}, r"got shape \[2, 5\], must be \[2, 3\]"),

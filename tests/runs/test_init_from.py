@@ -293,8 +293,8 @@ def test_a_tensor_without_a_parameter_is_reported(gpt, corpus, tmp_path, caplog)
 
 
 CASES = {
-    "no such path": ({"path": "/nowhere"}, r"init_from\.path: '/nowhere' does not exist \(a workdir"),
-    "an empty folder": ({"path": "{tmp}"}, r"init_from\.path: '.*' holds none"),
+    "no such path": ({"path": "/nowhere"}, r"init_from\.path: '/nowhere' does not exist, must be a workdir"),
+    "an empty folder": ({"path": "{tmp}"}, r"init_from\.path: '.*' holds no model"),
     "an unset variable": ({"path": "$NOT_SET_HERE/x"}, r"init_from\.path: .*NOT_SET_HERE"),
     "no such checkpoint": ({"path": "{source}/checkpoints/3"}, r"no checkpoint of step 3"),
     "an unknown pattern": ({"path": "{source}", "exclude": ["decoder"]}, r"init_from\.exclude: 'decoder' matches no"),

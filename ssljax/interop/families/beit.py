@@ -15,7 +15,7 @@ from ssljax.interop.rules import LEADING, Rule, blocks, copy, dense, norm
 
 _POOL = Codec(lambda mean: ("mean" if mean else "cls", mean), lambda pool, norm_after: pool == "mean")
 _SCALE = Codec(lambda scale: scale if scale and scale > 0 else None, lambda scale: float(scale or 0), null=True)
-# Fields: (biases of each layer, biases that all layers share) <-> (position_bias, layer_bias).
+# (biases of each layer, biases that all layers share) <-> (position_bias, layer_bias).
 _GRID = Codec(
     lambda own, shared: ("grid" if own or shared else "none", not shared),
     lambda bias, own: (bias == "grid" and own, bias == "grid" and not own),
@@ -33,7 +33,7 @@ FIELDS = (
     Field("layer_scale", "layer_scale_init_value", _SCALE, 0.1),
     Field("mask_token", "use_mask_token", default=False),
 )
-# The classes of a masked model are its visual tokens.
+# A masked model predicts visual tokens, which are its classes.
 _VISUAL_TOKENS = (Field("classes", "vocab_size"), required("use_mean_pooling", True))
 HEADS = (
     Head("BeitForMaskedImageModeling", {"pool": "mean", "norm_after_pool": False}, _VISUAL_TOKENS),
@@ -60,7 +60,7 @@ def _rules(config: Any) -> list[Rule]:
 
 
 def _check_labels(config: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    """Visual tokens are predicted for hidden patches only, so each of these has a label."""
+    """Raises UserError unless there is one label, a visual token, for each hidden patch."""
     if "labels" in inputs and "bool_masked_pos" in inputs:
         labels, hidden = len(inputs["labels"]), np.count_nonzero(inputs["bool_masked_pos"])
         if labels != hidden:

@@ -1,7 +1,6 @@
 """BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA (both halves) and ModernBERT."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ VOCABULARY = (*counts(vocab_size="vocab_size"), Field("tied", "tie_word_embeddin
 TOKENS = (*VOCABULARY, *counts(max_len=("max_position_embeddings", 512)))
 ACT = Field("activation", "hidden_act", ACTIVATION, "gelu")
 NORM_EPS = Field("norm_eps", "layer_norm_eps", default=1e-12)
-# With one token type all tokens get the same vector; `transformers` has no model without types.
+# `transformers` has no model without token types; with one type, all tokens get the same vector.
 TYPES = Field("token_types", "type_vocab_size", COUNT._replace(write=lambda types: max(types, 1)), 2)
 ENCODER = (
     *SIZES,
@@ -27,7 +26,7 @@ ENCODER = (
     required("add_cross_attention", False),
     required("position_embedding_type", "absolute"),
 )
-# Fields: positions are counted from the id of padding, so that the table has as many rows more.
+# (pad_token_id, rows of the table) <-> (position_offset, max_len): positions are counted from the id of padding + 1.
 _FROM_PADDING = Codec(
     lambda padding, rows: (padding + 1, rows - padding - 1), lambda offset, length: (offset - 1, offset + length)
 )
@@ -40,7 +39,7 @@ def _read_repeats(layers: int, groups: int) -> tuple[int, int]:
 
 
 _REPEATS = Codec(_read_repeats, lambda depth, repeats: (depth * repeats, depth))
-# Fields: `local_attention` counts the keys on both sides, `window` those on one side and the token itself.
+# `local_attention` counts keys on both sides; `window` counts those on one side and the token itself.
 _ONE_SIDE = Codec(lambda both: both // 2 + 1, lambda window: 2 * ((window or 1) - 1))
 _BIASES = {"attention_bias": ("q", "k", "v", "out"), "mlp_bias": ("mlp",), "norm_bias": ("norm",)}
 _BIASES |= {"classifier_bias": ("readout",)}
@@ -57,13 +56,13 @@ MODERNBERT_FIELDS = (
     Biases(_BIASES, bias=False),
     Field("readout_bias", "decoder_bias", default=True),
 )
-# A model without the transform before the read-out predicts no tokens.
+# A model without the transform before the read-out does not predict tokens.
 _WITH_READOUT = {"readout_transform": True}
 _WITHOUT_READOUT = {"readout_transform": False, "readout_bias": False}
 
 
 def heads(name: str, task: str = "MaskedLM") -> tuple[Head, ...]:
-    """The classes of a model with a transform before the read-out, and without read-out."""
+    """The classes of a model: with a read-out, and without."""
     return Head(f"{name}For{task}", _WITH_READOUT), Head(f"{name}Model", _WITHOUT_READOUT)
 
 
@@ -128,21 +127,17 @@ def _modernbert(config: Any) -> list[Rule]:
     ]
 
 
-def _one_type(inner: str) -> Callable[[Any], dict[str, np.ndarray]]:
-    """The one token type, of zeros, of a model that has none in ssljax."""
-    name = f"{inner}.embeddings.token_type_embeddings.weight"
-
-    def constants(config: Any) -> dict[str, np.ndarray]:
-        return {} if config.token_types else {name: np.zeros((1, config.embedding_dim or config.width), np.float32)}
-
-    return constants
+def _one_type(config: Any, inner: str) -> dict[str, np.ndarray]:
+    """A table of one token type, of zeros, for a model without token types."""
+    table = np.zeros((1, config.embedding_dim or config.width), np.float32)
+    return {} if config.token_types else {f"{inner}.embeddings.token_type_embeddings.weight": table}
 
 
 encoder = functools.partial(
     Family,
     outputs=masked_lm,
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
-    # An untied read-out has its own bias, and files repeat it under the older name.
+    # Files repeat the bias of an untied read-out under an older name.
     ignored=(r"position_ids$", r"^(cls\.predictions|predictions|lm_head)\.bias$"),
 )
 BERT = encoder(
@@ -159,7 +154,7 @@ BERT = encoder(
     inputs=TYPED.plus(next_sentence_label="B"),
     prefix="bert.",
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
-    constants=_one_type("bert"),
+    constants=functools.partial(_one_type, inner="bert"),
 )
 _PADDED = Field(("position_offset", "max_len"), ("pad_token_id", "max_position_embeddings"), _FROM_PADDING, (1, 512))
 ROBERTA = encoder(
@@ -175,7 +170,7 @@ ROBERTA = encoder(
     inputs=TYPED,
     prefix="roberta.",
     copies={"lm_head.decoder.bias": "lm_head.bias"},
-    constants=_one_type("roberta"),
+    constants=functools.partial(_one_type, inner="roberta"),
 )
 _DISTILBERT_BLOCK = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
 _DISTILBERT_BLOCK |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
@@ -210,7 +205,7 @@ ALBERT = encoder(
     defaults={"hidden_act": "gelu_new", "num_hidden_groups": 1},
     prefix="albert.",
     copies={"predictions.decoder.bias": "predictions.bias"},
-    constants=_one_type("albert"),
+    constants=functools.partial(_one_type, inner="albert"),
 )
 _OWN_WIDTH = Field(("embedding_dim", "width"), ("embedding_size", "hidden_size"), OWN_WIDTH, (128,))
 ELECTRA = encoder(
@@ -226,7 +221,7 @@ ELECTRA = encoder(
     ],
     inputs=TYPED,
     prefix="electra.",
-    constants=_one_type("electra"),
+    constants=functools.partial(_one_type, inner="electra"),
 )
 MODERNBERT = encoder(
     "modernbert",

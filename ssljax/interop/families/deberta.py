@@ -29,7 +29,7 @@ def _convolution(size: int) -> Op:
 
 
 def _rules(config: Any, transform: str, head: str) -> list[Rule]:
-    """The table; `transform` and `head` are the tensors of the transform before the read-out, and of the read-out."""
+    """`transform` and `head` begin the names of the tensors before the read-out, and of the read-out."""
     encoder, size = "deberta.encoder", config.convolution.size if config.convolution else 1
     return [
         *named(EMBEDDINGS, tensor="deberta."),
@@ -44,7 +44,7 @@ def _rules(config: Any, transform: str, head: str) -> list[Rule]:
 
 
 class _Attention(Declaration):
-    """`disentangled`, or the scale of logits of content alone, which counts the terms too; and the width of a head."""
+    """`head_dim`, and `disentangled`, or without it `attention_scale`, which depends on the number of its terms."""
 
     defaults = {  # noqa: RUF012 (never mutated)
         **{"relative_attention": False, "pos_att_type": None, "max_relative_positions": -1, "position_buckets": -1},
@@ -94,7 +94,7 @@ def _read_width(embeddings: int | None, width: int) -> int:
 
 
 def _variant(hf_config: HFConfig, tensors: Container[str]) -> Family:
-    """Two namings of the read-out are in use; the published third version has the newer one but does not say so."""
+    """Chooses between the two names of the read-out. The published version 3 has the newer name without `legacy`."""
     return NEWER if not hf_config.get("legacy", True) or f"{_NEWER_HEAD}.bias" in tensors else DEBERTA
 
 

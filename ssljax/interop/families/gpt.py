@@ -3,19 +3,15 @@
 import functools
 from typing import Any
 
-from ssljax.interop.codecs import ACTIVATION, Codec, names
+from ssljax.interop.codecs import ACTIVATION, OR_NONE, Codec, names
 from ssljax.interop.family import Family, Head
 from ssljax.interop.fields import Field, counts, required
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rules import COPY, Rule, dense, fused, named, readout, split
 
-# Fields: (width inside the feed-forward part, null for four times the model's, and that width).
-_INNER = Codec(
-    lambda inner, width: (inner or 4 * width, width),
-    lambda inner, width: (None if inner == 4 * width else inner, width),
-)
 _SCALED = Codec(lambda scaled: None if scaled else 1.0, lambda scale: scale != 1)
-_SHIFTED = Codec(lambda ids: (ids, ids - 1), lambda ids, predicted: ids)  # the id of the start is not predicted
+# The last id is the start token, which is not predicted.
+_SHIFTED = Codec(lambda ids: (ids, ids - 1), lambda ids, predicted: ids)
 FIELDS = (
     *counts(vocab_size="vocab_size", max_len=("n_positions", 1024), width="n_embd", depth="n_layer", heads="n_head"),
     Field("norm_eps", "layer_norm_epsilon", default=1e-5),
@@ -24,7 +20,7 @@ FIELDS = (
 GPT2_FIELDS = (
     *FIELDS,
     Field("activation", "activation_function", ACTIVATION, "gelu_new"),
-    Field(("mlp_dim", "width"), ("n_inner", "n_embd"), _INNER, (None,)),
+    Field("mlp_dim", "n_inner", OR_NONE, None),  # null: 4 times the width
     Field("attention_scale", "scale_attn_weights", _SCALED, True),
     required("scale_attn_by_inverse_layer_idx", False),
     required("add_cross_attention", False),
@@ -46,8 +42,8 @@ def _rules(config: Any, ends: dict[str, str]) -> list[Rule]:
     ]
 
 
-_RULES1 = functools.partial(_rules, ends={"embed": "tokens_embed", "position_embed": "positions_embed"})
-_RULES2 = functools.partial(_rules, ends={"embed": "wte", "position_embed": "wpe", "stack/norm": "ln_f"})
+_GPT1_RULES = functools.partial(_rules, ends={"embed": "tokens_embed", "position_embed": "positions_embed"})
+_GPT2_RULES = functools.partial(_rules, ends={"embed": "wte", "position_embed": "wpe", "stack/norm": "ln_f"})
 _gpt = functools.partial(
     Family,
     outputs=causal_lm,
@@ -59,15 +55,15 @@ GPT1 = _gpt(
     "openai-gpt",
     (*FIELDS, Field("activation", "afn", GPT1_ACTIVATION, "gelu")),
     (Head("OpenAIGPTLMHeadModel"), Head("OpenAIGPTModel")),
-    _RULES1,
+    _GPT1_RULES,
     defaults={"n_positions": 512},
     model="gpt1",
 )
-GPT2 = _gpt("gpt2", GPT2_FIELDS, (Head("GPT2LMHeadModel"), Head("GPT2Model")), _RULES2, model="gpt")
+GPT2 = _gpt("gpt2", GPT2_FIELDS, (Head("GPT2LMHeadModel"), Head("GPT2Model")), _GPT2_RULES, model="gpt")
 IMAGE_GPT = _gpt(
     "imagegpt",
     (*GPT2_FIELDS, Field(("vocab_size", "readout_size"), "vocab_size", _SHIFTED)),
     (Head("ImageGPTForCausalImageModeling"), Head("ImageGPTModel")),
-    _RULES2,
+    _GPT2_RULES,
     defaults={"activation_function": "quick_gelu", "tie_word_embeddings": False},
 )

@@ -11,12 +11,10 @@ from ssljax.interop.rotary import Rotary
 from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, named, norm, readout
 from ssljax.layers.experts import ExpertsConfig
 
-# Fields: (width of a head, null for width / heads; width; heads).
-_HEAD_DIM = Codec(lambda own, width, heads: (own or width // heads, width, heads), lambda *values: values)
 BODY = (
     *counts(vocab_size="vocab_size", max_len="max_position_embeddings", kv_heads="num_key_value_heads"),
     *SIZES,
-    Field(("head_dim", "width", "heads"), ("head_dim", "hidden_size", "num_attention_heads"), _HEAD_DIM, (None,)),
+    Field("head_dim", "head_dim", OR_NONE, None),  # null: width / heads
     Field("tied", "tie_word_embeddings", default=False),
     Field("norm_eps", "rms_norm_eps", default=1e-6),
 )
@@ -31,11 +29,12 @@ _WINDOW_OF_ALL = Codec(
     null=True,
 )
 WINDOW_OF_ALL = Field(("layer_kinds", "window"), "sliding_window", _WINDOW_OF_ALL, 4096)
-# A window that counts only if it is switched on; without `layer_types` the first layers are full.
+# (window, switch): the window is used only if it is switched on.
 _SWITCHED = Codec(lambda window, used: window if used else None, lambda window: (window, window is not None))
 
 
 def _is_full_in_qwen(hf_config: Any, i: int) -> bool:
+    """Returns True for the first layers, and for all layers without a window."""
     windowed = hf_config["use_sliding_window"] and hf_config["sliding_window"] is not None
     return not windowed or i < hf_config["max_window_layers"]
 
@@ -49,7 +48,7 @@ _EXPERTS = Codec(
 EXPERTS = Field(
     "experts", ("num_local_experts", "num_experts_per_tok", "router_aux_loss_coef"), _EXPERTS, (8, 2, 0.001)
 )
-# The first files of Gemma say "gelu" and mean its approximation.
+# In the first files of Gemma "gelu" means its approximation.
 _GEMMA_ACTIVATION = names({"gelu_pytorch_tanh": "geglu_tanh", **GATED, "gelu": "geglu_tanh"})
 GEMMA_BODY = (*BODY, Biases(ATTENTION_BIAS, bias=False), required("use_bidirectional_attention", False))
 GEMMA2_BODY = (

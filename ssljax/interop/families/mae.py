@@ -13,7 +13,7 @@ from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states
 from ssljax.interop.rules import LEADING, blocks, copy, dense, norm, under
 from ssljax.views import patches as patching
 
-_SHARED = (NORM_EPS, ACT, QKV_BIAS, constant("positions", "learned"))  # files have the fixed positions as a table
+_SHARED = (NORM_EPS, ACT, QKV_BIAS, constant("positions", "learned"))  # files contain fixed positions as a table
 _ENCODER = (
     *counts(width=("hidden_size", 768), depth=("num_hidden_layers", 12), heads=("num_attention_heads", 12)),
     *counts(mlp_dim=("intermediate_size", 3072)),
@@ -29,7 +29,7 @@ _DECODER = (
 
 
 def autoencoder(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """pixel_values, noise [B, N] -> outputs of ViT-MAE; the patches of the smallest noise are kept."""
+    """Returns the outputs of ViT-MAE; of the N patches, those with the smallest `noise` [B, N] are kept."""
     images, noise = pixels(inputs["pixel_values"]), inputs["noise"]
     order = jnp.argsort(noise, axis=1)
     keep = order[:, : int(noise.shape[1] * (1 - hf_config["mask_ratio"]))]

@@ -6,7 +6,7 @@ from ssljax.interop.fields import Field, constant, counts, required
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rules import blocks, named, readout
 
-# Fields: (do_layer_norm_before, _remove_final_layer_norm) <-> (norm_position, final_norm).
+# (do_layer_norm_before, _remove_final_layer_norm) <-> (norm_position, final_norm).
 _NORMS = Codec(
     lambda before, removed: ("pre" if before else "post", before and not removed),
     lambda position, final: (position == "pre", position == "pre" and not final),
@@ -25,7 +25,7 @@ FIELDS = (
 )
 BLOCK = {f"attention/{name}": f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")}
 BLOCK |= {"attention_norm": "self_attn_layer_norm", "mlp/in": "fc1", "mlp/out": "fc2", "mlp_norm": "final_layer_norm"}
-ENDS = {
+_ENDS = {
     "embed": "embed_tokens",
     "position_embed": "embed_positions",
     "embed_project": "project_in",
@@ -39,7 +39,7 @@ OPT = Family(
     FIELDS,
     causal_heads("OPT"),
     lambda config: [
-        *named(ENDS, tensor="model.decoder."),
+        *named(_ENDS, tensor="model.decoder."),
         *blocks("model.decoder.layers.{i}", BLOCK),
         *readout("lm_head"),
     ],

@@ -1,6 +1,7 @@
 """CLIP, SigLIP and LLaVA: an image tower and a text tower, or a decoder."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,34 +62,41 @@ _SIGLIP_TEXT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Repeated(Declaration):
-    """Keys of a group that repeat what other keys state: config -> their values; written, never read."""
+class _Written(Declaration):
+    """Keys of `hf_config` that are written but never read, since others imply them: config -> their values."""
 
-    key: str
     values: Callable[[Any], dict[str, Any]]
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         return {}
 
     def write(self, config: Any) -> dict[str, Any]:
-        return {self.key: self.values(config)}
+        return self.values(config)
+
+
+def _clip_groups(config: Any) -> dict[str, Any]:
+    text = {"model_type": "clip_text_model", "eos_token_id": 2}  # 2: a text ends at its largest id
+    groups = {"vision_config": {"model_type": "clip_vision_model"}, "text_config": text}
+    return {key: {**values, "projection_dim": config.embed_dim} for key, values in groups.items()}
+
+
+def _siglip_groups(config: Any) -> dict[str, Any]:
+    text = {"model_type": "siglip_text_model", "projection_size": config.image.width}
+    return {"vision_config": {"model_type": "siglip_vision_model"}, "text_config": text}
 
 
 CLIP_FIELDS = (
     Group("image", "vision_config", _CLIP_IMAGE),
     Group("text", "text_config", _CLIP_TEXT),
     Field("embed_dim", "projection_dim", default=512),
-    _Repeated("vision_config", lambda c: {"model_type": "clip_vision_model", "projection_dim": c.embed_dim}),
-    _Repeated("text_config", lambda c: {"model_type": "clip_text_model", "projection_dim": c.embed_dim}),
-    _Repeated("text_config", lambda c: {"eos_token_id": 2}),  # a text ends at its largest id
+    _Written(_clip_groups),
 )
 SIGLIP_FIELDS = (
     Group("image", "vision_config", (*_SIGLIP_IMAGE, constant("pool", "map"), required("vision_use_head", True))),
     Group("text", "text_config", _SIGLIP_TEXT),
-    _Repeated("vision_config", lambda c: {"model_type": "siglip_vision_model"}),
-    _Repeated("text_config", lambda c: {"model_type": "siglip_text_model", "projection_size": c.image.width}),
+    _Written(_siglip_groups),
 )
-# The decoders of LLaVA, and the sizes of those that its config.json leaves out.
+# The decoders of LLaVA, and their default sizes, which a config.json may leave out.
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 DECODERS: dict[str, tuple[Family, Sequence[int]]] = {
     "llama": (llama.LLAMA, (32_000, 4096, 11_008, 32, 32)),
@@ -101,13 +109,13 @@ DECODERS: dict[str, tuple[Family, Sequence[int]]] = {
 
 
 def _decoder_of(config: Any) -> Family:
-    """The family of a decoder's configuration: of its class, or of the nearest class above it."""
+    """Returns the family of a decoder, found by the class of its configuration or the nearest base class."""
     classes = {models.REGISTRY.get(family.model): family for family, _ in DECODERS.values()}
     return next(classes[cls] for cls in type(config).__mro__ if cls in classes)
 
 
 class _Decoder(Declaration):
-    """`text`, of the family that its `model_type` names."""
+    """`text`, a decoder of the family that `text_config.model_type` names."""
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         text = {key: value for key, value in group(hf_config, "text_config").items() if value is not None}
@@ -130,7 +138,7 @@ _TOWERS = {
 
 
 class _Tower(Declaration):
-    """`image`, CLIP's or SigLIP's tower, and `feature_tokens`, the tokens of it that the decoder reads."""
+    """`image`, the tower of CLIP or SigLIP, and `feature_tokens`, the outputs of it that the decoder reads."""
 
     defaults = {"vision_feature_select_strategy": "default"}  # noqa: RUF012 (never mutated)
 
@@ -184,48 +192,45 @@ def _image_tower(config: Any) -> list[Rule]:
     ]
 
 
-def _text_tower() -> list[Rule]:
-    ends = {"embed": "embeddings.token_embedding", "position_embed": "embeddings.position_embedding"}
-    return [*named({**ends, "stack/norm": "final_layer_norm"}), *blocks("encoder.layers.{i}", BLOCK)]
-
-
 def _towers(config: Any) -> list[Rule]:
-    return [
-        *under("image_tower/", "vision_model.", _image_tower(config.image)),
-        *under("text_tower/", "text_model.", _text_tower()),
-    ]
+    ends = {"embed": "embeddings.token_embedding", "position_embed": "embeddings.position_embedding"}
+    text = [*named({**ends, "stack/norm": "final_layer_norm"}), *blocks("encoder.layers.{i}", BLOCK)]
+    images = under("image_tower/", "vision_model.", _image_tower(config.image))
+    return [*images, *under("text_tower/", "text_model.", text)]
 
 
 PAIRS = Inputs({"input_ids": "BT", "pixel_values": "ICHW"}, {"attention_mask": "BT"})
 
 
-def _towers_out(module: Any, variables: Any, inputs: InputArrays, pooled: Any) -> dict[str, jax.Array]:
-    """Outputs of both towers by name; `pooled` makes the vector of a text from its hidden states."""
-    images, tokens = pixels(inputs["pixel_values"]), inputs["input_ids"]
-    valid = inputs.get("attention_mask")
-    image = module.apply(variables, images, states=True, method="encode_image")
-    mask = None if valid is None else Keys(valid)
-    text = module.apply(variables, tokens, mask, states=True, method="encode_text")
-    image_vector = module.apply(variables, image.pooled, method="project_image")
-    text_vector = module.apply(variables, pooled(text.tokens), method="project_text")
-    # CLIP gives the output of the last block of the image tower, without the norm.
-    causal = module.config.text.attention == "causal"
-    last = image.states[-1] if causal else image.tokens
-    images_out = {"last_hidden_state": last, "pooler_output": image_vector, **hidden_states(image.states, None)}
-    texts_out = {"last_hidden_state": text.tokens, "pooler_output": text_vector, **hidden_states(text.states, None)}
-    return {
-        "image_embeds": normalize(image_vector, -1),
-        "text_embeds": normalize(text_vector, -1),
-        **{f"vision_model_output.{name}": value for name, value in images_out.items()},
-        **{f"text_model_output.{name}": value for name, value in texts_out.items()},
-    }
+def _two_towers(module: Any, params: Any, inputs: InputArrays, pooled: Any, loss: Any) -> dict[str, jax.Array]:
+    """Returns embeddings, scores and outputs of both towers, and the loss for as many images as texts.
+
+    `pooled` computes the vectors of texts from their hidden states, `loss` the loss from the scores.
+    """
+    apply, valid = functools.partial(module.apply, {"params": params}), inputs.get("attention_mask")
+    image = apply(pixels(inputs["pixel_values"]), states=True, method="encode_image")
+    text = apply(inputs["input_ids"], None if valid is None else Keys(valid), states=True, method="encode_text")
+    image_vector = apply(image.pooled, method="project_image")
+    text_vector = apply(pooled(text.tokens), method="project_text")
+    # CLIP returns the output of the last block of the image tower, without the norm.
+    last = image.states[-1] if module.config.text.attention == "causal" else image.tokens
+    out = {"image_embeds": normalize(image_vector, -1), "text_embeds": normalize(text_vector, -1)}
+    for name, states, tokens, vector in (
+        ("vision", image.states, last, image_vector),
+        ("text", text.states, text.tokens, text_vector),
+    ):
+        tower = {"last_hidden_state": tokens, "pooler_output": vector, **hidden_states(states, None)}
+        out |= {f"{name}_model_output.{key}": value for key, value in tower.items()}
+    scores = apply(method="scale") * out["text_embeds"] @ out["image_embeds"].T + params.get("logit_bias", 0.0)
+    out |= {"logits_per_text": scores, "logits_per_image": scores.T}
+    return out | ({"loss": loss(scores)} if len(scores) == len(scores.T) else {})
 
 
 def clip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """PAIRS -> embeddings, similarities and, if there are as many images as texts, the loss of pairs."""
+    """Returns the outputs of CLIP with its contrastive loss, for the inputs PAIRS."""
     tokens = inputs["input_ids"]
     end = hf_config.get("text_config", {}).get("eos_token_id", _END)
-    # Early files name 2 as the end of a text, which then ends at the token with the largest id.
+    # In early files the id is 2, and a text ends at the token with the largest id.
     ends = jnp.argmax(tokens if end == 2 else tokens == end, axis=1)
 
     def pooled(states: jax.Array) -> jax.Array:
@@ -235,39 +240,28 @@ def clip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> 
         pairs = jnp.arange(len(scores))
         return (token_loss(scores, pairs) + token_loss(scores.T, pairs)) / 2
 
-    return _scored(module, params, inputs, pooled, loss)
+    return _two_towers(module, params, inputs, pooled, loss)
 
 
 def siglip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """PAIRS -> embeddings, scores and, if there are as many images as texts, the sigmoid loss of all pairs."""
+    """Returns the outputs of SigLIP with its sigmoid loss of all pairs, for the inputs PAIRS."""
 
     def loss(scores: jax.Array) -> jax.Array:
         signs = 2 * jnp.eye(len(scores)) - 1
         return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * scores), axis=1))
 
-    return _scored(module, params, inputs, lambda states: states[:, -1], loss)
-
-
-def _scored(module: Any, params: Any, inputs: InputArrays, pooled: Any, loss: Any) -> dict[str, jax.Array]:
-    """Outputs of both towers, their scores and the loss of the scores."""
-    variables = {"params": params}
-    out = _towers_out(module, variables, inputs, pooled)
-    scores = module.apply(variables, method="scale") * out["text_embeds"] @ out["image_embeds"].T
-    scores = scores + params.get("logit_bias", 0.0)
-    out |= {"logits_per_text": scores, "logits_per_image": scores.T}
-    return out | ({"loss": loss(scores)} if len(scores) == len(scores.T) else {})
+    return _two_towers(module, params, inputs, lambda states: states[:, -1], loss)
 
 
 def llava(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """LLAVA's inputs -> logits, hidden states and loss of the decoder."""
-    variables, images, valid = {"params": params}, inputs.get("pixel_values"), inputs.get("attention_mask")
-    images = None if images is None else pixels(images)
-    mask = None if valid is None else Keys(valid)
-    encoded = module.apply(variables, inputs["input_ids"], images, mask=mask, states=True)
-    logits = module.apply(variables, encoded.tokens, method="logits")
+    """Returns logits, hidden states and loss of the decoder, and the image tokens that it reads."""
+    apply, valid = functools.partial(module.apply, {"params": params}), inputs.get("attention_mask")
+    images = pixels(inputs["pixel_values"]) if "pixel_values" in inputs else None
+    encoded = apply(inputs["input_ids"], images, mask=None if valid is None else Keys(valid), states=True)
+    logits = apply(encoded.tokens, method="logits")
     out = {"logits": logits, **hidden_states(encoded.states, encoded.tokens)}
     if images is not None:
-        patches = module.apply(variables, images, method="patches")
+        patches = apply(images, method="patches")
         out["image_hidden_states"] = patches.reshape(-1, patches.shape[-1])
     if "labels" in inputs:
         labels = inputs["labels"][:, 1:]
@@ -277,7 +271,7 @@ def llava(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) ->
 
 
 def _check_image_tokens(config: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    """Each patch needs the place of one token."""
+    """Raises UserError unless there are as many image tokens as patches."""
     if "pixel_values" in inputs:
         tokens = np.count_nonzero(inputs["input_ids"] == config.image_token)
         images, _, *shape = inputs["pixel_values"].shape

@@ -17,11 +17,11 @@ from ssljax.interop.rules import LEADING, TRANSPOSE, Rule, blocks, copy, named, 
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Keys
 
-# `feed_forward_proj`: an activation, after "gated-" the activation of a gate; "gated-gelu" means the approximation.
+# `feed_forward_proj` is an activation, or "gated-" and the activation of a gate; "gated-gelu" means the approximation.
 _GATES = {f"gated-{name}": gate for name, gate in GATED.items()} | {"gated-gelu": "geglu_tanh"}
 _FEED_FORWARD = names({**PLAIN, **_GATES})
-# Fields: scale_decoder_outputs, tie_word_embeddings, d_model <-> readout_scale, tied, width. By default a tied read-out
-# sees hidden states divided by sqrt(width).
+# (scale_decoder_outputs, tie_word_embeddings, d_model) <-> (readout_scale, tied, width). By default, hidden states are
+# divided by sqrt(width) before a tied read-out.
 _SCALED = Codec(
     lambda scaled, tied, width: (width**-0.5 if (tied if scaled is None else scaled) else None, tied, width),
     lambda scale, tied, width: (scale is not None, tied, width),
@@ -43,11 +43,11 @@ T5_FIELDS = (
     Field("activation", "feed_forward_proj", _FEED_FORWARD, "relu"),
     Field(_READOUT, ("scale_decoder_outputs", "tie_word_embeddings", "d_model"), _SCALED, (None,)),
 )
-_NO_LIMIT = 1 << 20  # tokens of an expert: more than any sequence has
+_NO_LIMIT = 1 << 20  # tokens per expert; no sequence is longer
 
 
 class _SwitchExperts(Declaration):
-    """`experts`. Blocks 1, 1 + step, 1 + 2 step, ... have experts; all blocks have them if the step is 1."""
+    """`experts`, in blocks 1, 1 + step, 1 + 2 step, ...; with a step of 1, in all blocks."""
 
     defaults = {  # noqa: RUF012 (never mutated)
         **{"num_experts": 8, "expert_capacity": 64, "num_decoder_layers": None},
@@ -59,7 +59,7 @@ class _SwitchExperts(Declaration):
         layers = hf_config["num_layers"]
         step = self._step(hf_config, "encoder", layers)
         if step != self._step(hf_config, "decoder", hf_config["num_decoder_layers"] or layers):
-            raise UserError("decoder_sparse_step: only the one of the encoder is supported")
+            raise UserError("decoder_sparse_step: must equal encoder_sparse_step")
         capacity = hf_config["expert_capacity"]
         experts = {"count": hf_config["num_experts"], "slots": capacity if capacity < _NO_LIMIT else None}
         return {"experts": {**experts, "top_k": 1, "normalize": False, "every": step, "place": min(step - 1, 1)}}
@@ -107,22 +107,20 @@ SEQ2SEQ = Inputs(
 
 
 def seq2seq(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """SEQ2SEQ -> outputs of an encoder-decoder.
+    """Returns outputs of an encoder-decoder, for the inputs SEQ2SEQ.
 
-    Without decoder_input_ids the decoder reads the labels, moved right; BART's reads the input_ids if there are no
-    labels.
+    Without decoder_input_ids the decoder reads the labels, shifted right. Without labels BART's decoder reads the
+    input_ids.
     """
     tokens = inputs.get("decoder_input_ids")
     tokens = _shifted(inputs, hf_config) if tokens is None else tokens
     valid, target_valid = inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
     mask = Full() if valid is None else Keys(valid)
-    variables = {"params": params}
-    encoded = module.apply(variables, inputs["input_ids"], mask=mask, states=True, method="encode")
+    apply = functools.partial(module.apply, {"params": params}, states=True)
+    encoded = apply(inputs["input_ids"], mask=mask, method="encode")
     causal = Causal() if target_valid is None else Causal() & Keys(target_valid)
-    decoded = module.apply(
-        variables, tokens, encoded.tokens, mask=causal, memory_mask=mask, states=True, method="decode"
-    )
-    logits = module.apply(variables, decoded.tokens, method="logits")
+    decoded = apply(tokens, encoded.tokens, mask=causal, memory_mask=mask, method="decode")
+    logits = module.apply({"params": params}, decoded.tokens, method="logits")
     out = {"logits": logits, "last_hidden_state": decoded.tokens, "encoder_last_hidden_state": encoded.tokens}
     out |= hidden_states(encoded.states, encoded.tokens, "encoder_hidden_states")
     out |= hidden_states(decoded.states, decoded.tokens, "decoder_hidden_states")
@@ -139,7 +137,7 @@ def seq2seq(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) 
 
 
 def _shifted(inputs: InputArrays, hf_config: HFConfig) -> jax.Array:
-    """The tokens of the decoder, int [B, T]: the start, then the labels or input_ids but for the last."""
+    """Returns tokens of the decoder, int [B, T]: the start token, then labels or input_ids without the last."""
     target = inputs.get("labels", inputs["input_ids"] if hf_config["model_type"] == "bart" else None)
     if target is None:
         raise UserError("decoder_input_ids: missing; it or labels must be given")
@@ -149,7 +147,7 @@ def _shifted(inputs: InputArrays, hf_config: HFConfig) -> jax.Array:
 
 
 def _router_losses(router_LxBxTxE: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean square of logsumexp (Zoph 2022, eq. 5); experts x sum of shares x probabilities, per example."""
+    """Returns the z-loss (Zoph et al. 2022, eq. 5) and the balance loss: experts x sum of shares x probabilities."""
     z = jnp.mean(jnp.square(jax.nn.logsumexp(router_LxBxTxE, -1)))
     p, experts = jax.nn.softmax(router_LxBxTxE, -1), router_LxBxTxE.shape[-1]
     chosen = jax.nn.one_hot(jnp.argmax(p, -1), experts)
@@ -170,7 +168,7 @@ def _t5(config: Any) -> list[Rule]:
 
 
 def _t5_block(config: Any, side: str, path: str) -> list[Rule]:
-    """The rules of one block of a period: dense and sparse feed-forward parts, of which a model has one."""
+    """The rules of one block of a period. Of the dense and sparse feed-forward parts a model has one."""
     block, last = f"{side}.block.{{i}}.layer", 1 if side == "encoder" else 2
     letters = {"q": "q", "k": "k", "v": "v", "out": "o"}
     tensors = {f"attention/{name}": f"0.SelfAttention.{letter}" for name, letter in letters.items()}
@@ -199,26 +197,19 @@ def _bart(config: Any) -> list[Rule]:
 
 
 def _copies(prefix: str) -> dict[str, str]:
-    """The tables of tokens of both sides, which are one."""
+    """The token tables of encoder and decoder, which repeat the shared one."""
     return {f"{prefix}{side}.embed_tokens.weight": f"{prefix}shared.weight" for side in ("encoder", "decoder")}
 
 
+_family = functools.partial(Family, outputs=seq2seq, inputs=SEQ2SEQ)
 _t5_family = functools.partial(
-    Family,
+    _family,
     rules=_t5,
-    outputs=seq2seq,
-    inputs=SEQ2SEQ,
     ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative",),
     copies=_copies(""),
 )
 _bart_family = functools.partial(
-    Family,
-    rules=_bart,
-    outputs=seq2seq,
-    inputs=SEQ2SEQ,
-    prefix="model.",
-    copies=_copies("model."),
-    zeros=("final_logits_bias",),
+    _family, rules=_bart, prefix="model.", copies=_copies("model."), zeros=("final_logits_bias",)
 )
 T5 = _t5_family("t5", T5_FIELDS, _heads("T5", {}, {}), defaults={"decoder_start_token_id": 0, "pad_token_id": 0})
 SWITCH = _t5_family(

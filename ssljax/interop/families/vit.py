@@ -1,7 +1,7 @@
-"""ViT, DeiT, I-JEPA's encoder and the audio spectrogram transformer; fields and rules of all encoders of images."""
+"""ViT, DeiT, I-JEPA's encoder and the audio spectrogram transformer; fields and rules that image encoders share."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from ssljax.interop.codecs import ACTIVATION, PAIR, Codec
 from ssljax.interop.family import Family, Head, Labels
-from ssljax.interop.fields import SIZES, Biases, Field, counts, required
+from ssljax.interop.fields import SIZES, Biases, Declaration, Field, counts, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.outputs import HFConfig, InputArrays, headless, hidden_states, token_loss
+from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states, refuse_labels, token_loss
 from ssljax.interop.rules import LEADING, Op, Rule, blocks, copy, dense, named
 from ssljax.models.family import Encoded
 
@@ -60,7 +60,7 @@ TOKENS = {"class_token": "cls_token", "distillation_token": "distillation_token"
 
 
 def conv(patch: int) -> Op:
-    """The kernel of the patches, which is [out, channels, rows, columns] in the tensor."""
+    """The kernel of the patch embedding, [out, channels, rows, columns] in the tensor."""
     return Op(
         lambda t: (t.transpose(2, 3, 1, 0).reshape(-1, t.shape[0]),),
         lambda parts: parts[0].reshape(patch, patch, -1, parts[0].shape[-1]).transpose(3, 2, 0, 1),
@@ -68,6 +68,7 @@ def conv(patch: int) -> Op:
 
 
 def embeddings(config: Any, root: str) -> list[Rule]:
+    """Patches, prefix tokens and positions; `root` begins the names of the tensors."""
     return [
         *dense("patch", f"{root}embeddings.patch_embeddings.projection", conv(config.patch_size)),
         *(Rule((path,), f"{root}embeddings.{tensor}", LEADING) for path, tensor in TOKENS.items()),
@@ -76,20 +77,12 @@ def embeddings(config: Any, root: str) -> list[Rule]:
 
 
 def encoder(config: Any, root: str, block: Mapping[str, str] = BLOCK) -> list[Rule]:
+    """Embeddings, blocks with the given tensors, final norm and pooler."""
     return [
         *embeddings(config, root),
         *blocks(f"{root}encoder.layer.{{i}}", block),
         *named({"stack/norm": "layernorm", "pooler": "pooler.dense"}, tensor=root),
     ]
-
-
-def _rules(config: Any, root: str) -> list[Rule]:
-    return [*encoder(config, root), *dense("head", "classifier")]
-
-
-def _deit(config: Any) -> list[Rule]:
-    own = "cls_classifier" if "distilled" in config.heads_on else "classifier"
-    return [*encoder(config, "deit."), *named({"head": own, "distilled_head": "distillation_classifier"})]
 
 
 def pixels(array: jax.Array) -> jax.Array:
@@ -118,51 +111,60 @@ def outputs(
     read: Callable[[Encoded], jax.Array] = class_token,
     pool: Callable[[Encoded], jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
-    """IMAGES, SOUNDS or HIDDEN -> outputs of an encoder and of the heads that it has.
+    """Returns outputs of an encoder and its heads, for the inputs IMAGES, SOUNDS or HIDDEN.
 
-    `read` gives the input of the head of classes, `pool` the pooler_output of a model without a pooler.
+    `read` returns the input of the classifier, `pool` the pooler_output of a model without a pooler.
     """
-    c, variables = module.config, {"params": params}
+    c, apply = module.config, functools.partial(module.apply, {"params": params})
     x = inputs["input_values"] if "input_values" in inputs else pixels(inputs["pixel_values"])
     hidden = inputs.get("bool_masked_pos")
-    encoded = module.apply(variables, x, patch_mask=None if hidden is None else hidden.astype(bool), states=True)
+    encoded = apply(x, patch_mask=None if hidden is None else hidden.astype(bool), states=True)
     tokens = encoded.tokens
     if encoded.prefix is not None:
         tokens = jnp.concatenate([encoded.prefix, tokens], axis=1)
     out = {"last_hidden_state": tokens, "base.last_hidden_state": tokens, **hidden_states(encoded.states, None)}
     if "pooler" in c.heads_on:
-        out["pooler_output"] = module.apply(variables, class_token(encoded), method="pooler_output")
+        out["pooler_output"] = apply(class_token(encoded), method="pooler_output")
     elif pool is not None:
         out["pooler_output"] = pool(encoded)
     if not c.classes:
-        headless(inputs, "labels")
+        refuse_labels(inputs, "labels")
         return out
-    if hidden is not None and c.pool == "mean":  # BEiT names the visual tokens of hidden patches
+    if hidden is not None and c.pool == "mean":  # BEiT predicts the visual tokens of hidden patches
         out["base.last_hidden_state"] = encoded.states[-1]
-        logits = out["logits"] = module.apply(variables, encoded.tokens, method="logits")
+        logits = out["logits"] = apply(encoded.tokens, method="logits")
         if "labels" in inputs:
             out["loss"] = token_loss(logits[jnp.nonzero(hidden, size=len(inputs["labels"]))], inputs["labels"])
         return out
-    out["logits"] = module.apply(variables, read(encoded), method="logits")
+    out["logits"] = apply(read(encoded), method="logits")
     if "distilled" in c.heads_on:
         assert encoded.prefix is not None
         out["cls_logits"] = out["logits"]
-        out["distillation_logits"] = module.apply(variables, encoded.prefix[:, 1], method="distilled_logits")
+        out["distillation_logits"] = apply(encoded.prefix[:, 1], method="distilled_logits")
         out["logits"] = (out["cls_logits"] + out["distillation_logits"]) / 2
     if "labels" in inputs:
         out["loss"] = token_loss(out["logits"], inputs["labels"])
     return out
 
 
-_vit = functools.partial(Family, outputs=outputs, inputs=IMAGES)
-VIT = _vit(
-    "vit",
-    FIELDS,
-    (Head("ViTForImageClassification", {"heads_on": ()}, LABELS), Head("ViTModel", *_POOLER)),
-    functools.partial(_rules, root="vit."),
-    prefix="vit.",
-)
-DEIT = _vit(
+def _family(
+    kind: str,
+    fields: Sequence[Declaration],
+    heads: Sequence[Head],
+    ends: Callable[[Any], Mapping[str, str]] = lambda config: {"head": "classifier"},
+    **more: Any,
+) -> Family:
+    """An encoder with its tensors under its own name; `ends`: config -> {path: tensor} of its heads."""
+    root = f"{kind.replace('-', '_')}."
+
+    def rules(config: Any) -> list[Rule]:
+        return [*encoder(config, root), *named(ends(config))]
+
+    return Family(kind, fields, heads, rules, **{"outputs": outputs, "inputs": IMAGES, "prefix": root, **more})
+
+
+VIT = _family("vit", FIELDS, (Head("ViTForImageClassification", {"heads_on": ()}, LABELS), Head("ViTModel", *_POOLER)))
+DEIT = _family(
     "deit",
     FIELDS,
     (
@@ -170,28 +172,24 @@ DEIT = _vit(
         Head("DeiTForImageClassification", {"heads_on": ()}, LABELS),
         Head("DeiTModel", *_POOLER),
     ),
-    _deit,
-    prefix="deit.",
+    lambda config: {
+        "head": "cls_classifier" if "distilled" in config.heads_on else "classifier",
+        "distilled_head": "distillation_classifier",
+    },
 )
-IJEPA = _vit(
+IJEPA = _family(
     "ijepa",
     FIELDS,
     (Head("IJepaForImageClassification", fields=LABELS), Head("IJepaModel")),
-    functools.partial(_rules, root="ijepa."),
     outputs=functools.partial(outputs, read=pooled),
-    prefix="ijepa.",
     ignored=(r"pooler\.",),
 )
-AST = _vit(
+AST = _family(
     "audio-spectrogram-transformer",
     AST_FIELDS,
     (Head("ASTForAudioClassification", {"heads_on": ("norm",)}, LABELS), Head("ASTModel")),
-    lambda config: [
-        *encoder(config, "audio_spectrogram_transformer."),
-        *named({"head_norm": "layernorm", "head": "dense"}, tensor="classifier."),
-    ],
+    lambda config: {"head_norm": "classifier.layernorm", "head": "classifier.dense"},
     outputs=functools.partial(outputs, read=pooled, pool=pooled),
     inputs=SOUNDS,
     model="ast",
-    prefix="audio_spectrogram_transformer.",
 )

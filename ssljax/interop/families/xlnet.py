@@ -61,9 +61,9 @@ INPUTS = Inputs(
 
 
 def _outputs(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
-    """INPUTS -> outputs of the query stream if there is a target_mapping, else of the content stream.
+    """Returns outputs of the query stream if there is a target_mapping, else of the content stream.
 
-    In the content stream tokens always attend to themselves.
+    In the content stream a token always attends to itself.
     """
     tokens, types = inputs["input_ids"], inputs.get("token_type_ids")
     query: Mask = Full() if inputs.get("attention_mask") is None else Keys(inputs["attention_mask"])
