@@ -75,9 +75,9 @@ class _Written(Declaration):
 
 
 def _clip_groups(config: Any) -> dict[str, Any]:
+    width = {"projection_dim": config.embed_dim}
     text = {"model_type": "clip_text_model", "eos_token_id": 2}  # 2: a text ends at its largest id
-    groups = {"vision_config": {"model_type": "clip_vision_model"}, "text_config": text}
-    return {key: {**values, "projection_dim": config.embed_dim} for key, values in groups.items()}
+    return {"vision_config": {"model_type": "clip_vision_model", **width}, "text_config": {**text, **width}}
 
 
 def _siglip_groups(config: Any) -> dict[str, Any]:
