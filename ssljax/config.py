@@ -41,8 +41,8 @@ class InitFrom:
     )
     heads: Literal["mean", "first"] = schema.setting(
         "mean",
-        doc="heads of keys and values if the new model has fewer of them (`kv_heads`): `mean`: the mean of each group "
-        "(Ainslie et al. 2023, section 2.1); `first`: the first head of each group",
+        doc="heads of keys and values if the new model has fewer of them (`kv_heads`); 'mean': the mean of each group "
+        "(Ainslie et al. 2023, section 2.1); 'first': the first head of each group",
     )
 
     def validate(self) -> None:

@@ -314,7 +314,11 @@ def test_fewer_steps_than_the_checkpoint_are_refused(undisturbed):
         ("perplexity", {}, r"evals\.perplexity\.type: SimCLR has no likelihoods"),
         ("retrieval", {}, r"evals\.retrieval\.type: the objective gives no 'image'"),
         ("zero_shot", {}, r"evals\.zero_shot\.type: the data of this run has no tokenizer"),
-        ("loss", {"batch_size": 4096}, r"evals\.loss\.batch_size: got 4096, split 'test' has \d+ examples"),
+        (
+            "loss",
+            {"batch_size": 4096},
+            r"evals\.loss\.batch_size: got 4096, must be at most the \d+ examples of split 'test'",
+        ),
     ],
 )
 def test_a_mistake_in_an_evaluation_is_reported_before_the_first_step(tmp_path, name, keys, message):

@@ -56,8 +56,8 @@ class TokenizerConfig:
 
     name: Literal["bytes", "bpe", "wordpiece", "file"] = setting(
         "bytes",
-        doc="kind of tokenizer: `bytes` (256 bytes and special tokens), `bpe` (byte-level byte-pair encoding) and "
-        "`wordpiece`, both trained on the training split, or `file`",
+        doc="kind of tokenizer; `bytes`: 256 bytes and special tokens; `bpe` (byte-level byte-pair encoding) and "
+        "`wordpiece`: trained on the training split; `file`: read from `path`",
     )
     vocab_size: int = setting(
         8192, ge=261, doc="number of tokens, special tokens included; for `bpe` and `wordpiece` only"

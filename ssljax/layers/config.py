@@ -82,7 +82,7 @@ class BlockConfig(TermKeys):
         (), doc="components that are exceptions to `bias`: with a bias if it is false, without one if it is true"
     )
     qk_norm: bool = setting(False, doc="RMSNorm of q and k, before rotation (Qwen 3)")
-    qk_norm_over: Literal["head", "projection"] = setting(
+    qk_norm_over: Literal["head", "projection"] = fixed(
         "head",
         doc='elements that a norm of q or k covers: "head", one head (Qwen 3); "projection", all heads of a token '
         "(OLMo 2)",
@@ -95,8 +95,8 @@ class BlockConfig(TermKeys):
     )
     talking_heads: bool = setting(
         False,
-        doc="mix the attention logits of all heads by a learned matrix [heads, heads], and the weights after the "
-        "softmax by another (Shazeer 2020)",
+        doc="mix the attention logits of all heads by a learned matrix [heads, heads]; a second matrix mixes the "
+        "weights after the softmax (Shazeer 2020)",
     )
     layer_kinds: tuple[Literal["global", "local"], ...] = setting(
         ("global",),
@@ -113,13 +113,13 @@ class BlockConfig(TermKeys):
         None, gt=0, doc="base of the frequencies of rotary positions in local layers; None: rope_theta"
     )
     rope_fraction: float = setting(1.0, gt=0, le=1, doc="fraction of each head that is rotated")
-    rope_layers: tuple[bool, ...] = setting(
+    rope_layers: tuple[bool, ...] = fixed(
         (True,), doc="layers with rotary positions, repeated to the depth; false: a layer without them (SmolLM 3)"
     )
     rope_scaling: Any = setting(
         None, registry=positions.SCALINGS, doc="scaling of rotary positions for contexts longer than in training"
     )
-    rope_scaling_local: bool = setting(
+    rope_scaling_local: bool = fixed(
         True, doc="rope_scaling applies to local layers too; false: to global layers alone (Gemma 3)"
     )
     experts: ExpertsConfig | None = setting(
