@@ -41,14 +41,14 @@ class Augment:
     contrast: float = setting(
         0.8,
         ge=0,
-        doc="range of colour jitter of the contrast; the distance from the mean grey value of the image is multiplied by "
-        "a uniform factor in [1 - contrast, 1 + contrast], at least 0",
+        doc="range of colour jitter of the contrast; the distance from the mean grey value of the image is multiplied "
+        "by a uniform factor in [1 - contrast, 1 + contrast], at least 0",
     )
     saturation: float = setting(
         0.8,
         ge=0,
-        doc="range of colour jitter of the saturation; the distance from the grey value of the pixel is multiplied by a "
-        "uniform factor in [1 - saturation, 1 + saturation], at least 0",
+        doc="range of colour jitter of the saturation; the distance from the grey value of the pixel is multiplied by "
+        "a uniform factor in [1 - saturation, 1 + saturation], at least 0",
     )
     hue: float = setting(
         0.2, ge=0, le=0.5, doc="colour jitter rotates the hue by a uniform share of the colour circle in [-hue, hue]"
