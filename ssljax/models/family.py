@@ -85,7 +85,7 @@ def _filled(value: Any, default: Any, preset: Any) -> Any:
     """The preset's value of a key if the value is the default, else the value; for a group, key by key."""
     if value == default:
         return preset
-    if not dataclasses.is_dataclass(preset) or not type(value) is type(default) is type(preset):
+    if not dataclasses.is_dataclass(preset) or len({type(value), type(default), type(preset)}) > 1:
         return value
     keys = [field.name for field in dataclasses.fields(preset)]
     filled = {k: _filled(*(getattr(group, k) for group in (value, default, preset))) for k in keys}
