@@ -14,7 +14,7 @@ from ssljax.layers.config import Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, dims
+from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, dims, validate_groups, with_preset
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -96,10 +96,11 @@ class CLIPConfig:
 
     def validate(self) -> None:
         check_preset(self)
+        validate_groups(self.with_preset(), "image", "text")
 
     def with_preset(self) -> Self:
         """Returns a copy with the values of all presets filled in."""
-        full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
+        full = with_preset(self)
         return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
     def module(self, spec: Any, path: str = "model") -> "CLIP":

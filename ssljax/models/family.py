@@ -20,9 +20,8 @@ class Encoded(NamedTuple):
     states: jax.Array | None = None
     cache: Any = None  # the updated cache; None: no cache was passed
     router: jax.Array | None = None  # float32 router logits [layers with experts, B, T, E]; None: no experts
-    prefix: jax.Array | None = (
-        None  # [B, P, D], tokens before the patches (class token, registers); None: no such token
-    )
+    # [B, P, D], tokens before the patches (class token, registers); None: no such token
+    prefix: jax.Array | None = None
 
 
 Preset = Mapping[str, Any]  # {configuration key: value}
@@ -42,7 +41,10 @@ def dims(width: int, depth: int, heads: int, **more: Any) -> Preset:
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig(BlockConfig):
-    """Keys of a stack of blocks. A key that differs from its default takes precedence over the preset."""
+    """Keys of a stack of blocks.
+
+    A key that differs from its default takes precedence over the preset; in a group of keys this holds for each key.
+    """
 
     presets: ClassVar[Mapping[str, Preset]] = {}
     published_count: ClassVar[PublishedCount] = PublishedCount()
@@ -64,15 +66,45 @@ class TransformerConfig(BlockConfig):
         if full.experts is not None and full.depth % full.experts.every:
             raise ValueError(f"experts.every: {full.experts.every} does not divide the depth {full.depth}")
         BlockConfig.validate(full)
+        validate_groups(full, "experts")
 
 
 def with_preset(config: Any) -> Any:
-    """Returns a copy of a configuration in which the values of its preset replace the defaults."""
+    """Returns a copy of a configuration in which the values of its preset replace the defaults.
+
+    A key that differs from its default takes precedence over the preset. In a group of keys this holds for each key.
+    """
     if config.preset is None:
         return config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     values = config.presets[config.preset].items()
-    return dataclasses.replace(config, **{k: v for k, v in values if getattr(config, k) == defaults[k]})
+    return dataclasses.replace(config, **{k: _filled(getattr(config, k), defaults[k], v) for k, v in values})
+
+
+def _filled(value: Any, default: Any, preset: Any) -> Any:
+    """The preset's value of a key if the value is the default, else the value; for a group, key by key."""
+    if value == default:
+        return preset
+    if not dataclasses.is_dataclass(preset) or len({type(value), type(default), type(preset)}) > 1:
+        return value
+    keys = [field.name for field in dataclasses.fields(preset)]
+    filled = {k: _filled(*(getattr(group, k) for group in (value, default, preset))) for k in keys}
+    return dataclasses.replace(value, **filled)
+
+
+def validate_groups(config: Any, *names: str) -> None:
+    """Checks groups of keys of a configuration whose preset values are filled in; a group may be None.
+
+    Raises:
+        ValueError: settings of a group exclude each other ("group.key: ...").
+    """
+    for name in names:
+        group = getattr(config, name)
+        try:
+            if group is not None:
+                group.validate()
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from error
 
 
 def check_preset(config: Any) -> None:

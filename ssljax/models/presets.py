@@ -66,7 +66,6 @@ def count_parameters(config: Any) -> int:
     module = config.standalone()
     shapes = jax.eval_shape(lambda: module.initial(jax.random.key(0)))["params"]
     stored = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    unused = (
-        0 if getattr(config, "first_norm", True) else module.width
-    )  # the first norm: stored with the others, never used
+    # Without `first_norm`, the first norm is stored with the others and never used.
+    unused = 0 if getattr(config, "first_norm", True) else module.width
     return stored - unused + config.published_count.classes * (module.width + 1)

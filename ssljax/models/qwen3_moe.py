@@ -9,21 +9,20 @@ from ssljax.models.family import Preset, dims
 from ssljax.models.llama import Qwen3Config
 
 
-def _experts(mlp_dim: int) -> ExpertsConfig:
-    return ExpertsConfig(128, 8, mlp_dim=mlp_dim, balance=0.001)
+def _experts(mlp_dim: int, count: int = 128, top_k: int = 8) -> ExpertsConfig:
+    return ExpertsConfig(count, top_k, mlp_dim=mlp_dim, balance=0.001)
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3MoEConfig(Qwen3Config):
     """Qwen 3 with experts (Yang et al. 2025): Qwen 3 with 8 of 128 narrow experts per token in every block.
 
-    In blocks without experts (`experts.every`) the feed-forward part has the width `mlp_dim`.
+    The preset "micro", and a model without a preset, have 2 of 8 experts per token. In blocks without experts
+    (`experts.every`) the feed-forward part has the width `mlp_dim`.
     """
 
     presets: ClassVar[Mapping[str, Preset]] = {
-        "micro": dims(
-            128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48, experts=ExpertsConfig(8, 2, mlp_dim=88, balance=0.001)
-        ),
+        "micro": dims(128, 4, 4, kv_heads=2, mlp_dim=352, head_dim=48, experts=_experts(88, 8, 2)),
         "30b-a3b": dims(
             2048, 48, 32, kv_heads=4, mlp_dim=6144, experts=_experts(768), vocab_size=151_936, max_len=40_960
         ),
@@ -32,4 +31,4 @@ class Qwen3MoEConfig(Qwen3Config):
         ),
     }
 
-    experts: ExpertsConfig | None = ExpertsConfig(128, 8, balance=0.001)
+    experts: ExpertsConfig | None = ExpertsConfig(8, 2, balance=0.001)

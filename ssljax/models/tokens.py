@@ -276,15 +276,9 @@ class TokenTransformer(nn.Module):
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)
             valid = segment_ids > 0 if valid is None else valid
+        layout, read = Layout(positions, token_types), Memory(memory, memory_mask) if self.cross else None
         out, layers = self.stack(
-            x,
-            mask,
-            Layout(positions, token_types),
-            noise,
-            memory=Memory(memory, memory_mask) if self.cross else None,
-            cached=Cached(cache, start),
-            states=states,
-            valid=valid,
+            x, mask, layout, noise, memory=read, cached=Cached(cache, start), states=states, valid=valid
         )
         between = None if layers.state is None else jnp.concatenate([x[None].astype(out.dtype), layers.state])
         pooled = pool(out, segment_ids, "first" if "pooler" in c.extras else c.pool)

@@ -10,7 +10,7 @@ from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.images import ImageObjective, view_shape
-from ssljax.objectives.tokens import valid
+from ssljax.objectives.tokens import token_loss, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,7 @@ class Captioning(ImageObjective):
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores, weights = self._scores(params, outputs, inputs["tokens"], inputs["valid"])
-        count = jnp.sum(weights)
-        return Loss(
-            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
-            {"accuracy": (jnp.sum(scores.correct * weights), count)},
-        )
+        return token_loss(scores, weights)
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         counted = valid(batch)

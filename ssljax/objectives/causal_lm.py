@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses
 from ssljax.layers.masks import Causal
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
-from ssljax.objectives.tokens import TokenObjective, valid
+from ssljax.objectives.tokens import TokenObjective, token_loss, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,7 @@ class CausalLM(TokenObjective):
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores, weights = self._scores(params, outputs, inputs)
-        count = jnp.sum(weights)
-        return Loss(
-            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
-            {"accuracy": (jnp.sum(scores.correct * weights), count)},
-        )
+        return token_loss(scores, weights)
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         scores, weights = self._scores(params, self.hidden(params, batch, None).tokens[:, :-1], batch)

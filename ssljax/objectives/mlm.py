@@ -13,7 +13,7 @@ from ssljax import views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
-from ssljax.objectives.tokens import TokenObjective, valid
+from ssljax.objectives.tokens import TokenObjective, token_loss, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +37,16 @@ class MLM(TokenObjective):
         return self.spec.special_ids["mask"]
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
-        special = tuple(sorted(self.spec.special_ids.values()))
-        maskable = valid(batch) & ~jnp.isin(batch["tokens"], jnp.array(special, batch["tokens"].dtype))
         tokens, chosen = views.mlm_corrupt(
             key,
             batch["tokens"],
-            maskable,
+            self._maskable(batch),
             vocab_size=self.spec.vocab_size,
             mask_id=self.mask_id,
             rate=self.rate,
             mask_share=self.mask_share,
             random_share=self.random_share,
-            special_ids=special,
+            special_ids=self._special_ids,
         )
         context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
         # Only chosen tokens are read out: chosen_at [B, K] lists them first, K is the largest possible number of them.
@@ -64,11 +62,7 @@ class MLM(TokenObjective):
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores = self.scores(params, outputs.reshape(-1, outputs.shape[-1]), inputs["target"].reshape(-1))
         weights = inputs["counted"].reshape(-1).astype(jnp.float32)
-        count = jnp.sum(weights)
-        return Loss(
-            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
-            {"accuracy": (jnp.sum(scores.correct * weights), count)},
-        )
+        return token_loss(scores, weights)
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): sum of the log-probabilities of the tokens.
@@ -77,8 +71,7 @@ class MLM(TokenObjective):
         sequence and cannot be compared with the likelihood of a causal model.
         """
         length = batch["tokens"].shape[1]
-        special = jnp.array(sorted(self.spec.special_ids.values()), batch["tokens"].dtype)
-        counted = valid(batch) & ~jnp.isin(batch["tokens"], special)
+        counted = self._maskable(batch)
 
         def log_probability(position: jax.Array) -> jax.Array:
             masked = jnp.where(jnp.arange(length) == position, self.mask_id, batch["tokens"])
@@ -90,3 +83,11 @@ class MLM(TokenObjective):
 
     def flops(self, spec: Any) -> float:
         return self.model.flops(tokens=spec.max_len, causal=False, predicted=views.mlm_budget(spec.max_len, self.rate))
+
+    @property
+    def _special_ids(self) -> tuple[int, ...]:
+        return tuple(sorted(self.spec.special_ids.values()))
+
+    def _maskable(self, batch: Batch) -> jax.Array:
+        """bool [B, T]: tokens that may be chosen for prediction, all except padding and special tokens."""
+        return valid(batch) & ~jnp.isin(batch["tokens"], jnp.array(self._special_ids, batch["tokens"].dtype))

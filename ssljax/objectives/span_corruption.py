@@ -14,7 +14,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.layers.masks import Causal, Keys
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of
-from ssljax.objectives.tokens import valid
+from ssljax.objectives.tokens import token_loss, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +69,7 @@ class SpanCorruption(Objective):
         hidden, kernel, bias, cap = apply(self.model, params["encoder"], flat, method="readout")
         scores = losses.linear_nll(hidden, kernel, bias, inputs["target"].reshape(-1), cap=cap)
         weights = inputs["counted"].reshape(-1).astype(jnp.float32)
-        count = jnp.sum(weights)
-        return Loss(
-            {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
-            {"accuracy": (jnp.sum(scores.correct * weights), count)},
-        )
+        return token_loss(scores, weights)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         keywords: dict[str, Any] = {

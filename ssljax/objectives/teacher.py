@@ -19,6 +19,6 @@ def momentum(base: float, step: jax.Array, steps: int | None) -> jax.Array:
     return 1 - (1 - base) * (jnp.cos(jnp.pi * jnp.minimum(step / steps, 1.0)) + 1) / 2
 
 
-def ema(teacher: Any, student: Any, decay: jax.Array) -> Any:
+def ema(teacher: Any, student: Any, decay: jax.Array | float) -> Any:
     """Returns decay * teacher + (1 - decay) * student for each leaf."""
     return jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, teacher, student)

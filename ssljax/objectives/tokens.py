@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
-from ssljax.objectives.base import Batch, Ctx, Objective, Params, Variables, apply
+from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,15 @@ class TokenObjective(Objective):
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self.hidden(params, batch, None)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+
+def token_loss(scores: losses.TokenScores, weights: jax.Array) -> Loss:
+    """The mean negative log-likelihood per token in nats, and the accuracy, with weights float32 [N] of the tokens."""
+    count = jnp.sum(weights)
+    return Loss(
+        {"nll": (1.0, jnp.sum(scores.nll * weights), count)},
+        {"accuracy": (jnp.sum(scores.correct * weights), count)},
+    )
 
 
 def valid(inputs: Any) -> jax.Array:

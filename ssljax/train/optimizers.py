@@ -51,18 +51,26 @@ REGISTRY = Registry(
 )
 
 
+# Meanings of keys that several optimisers declare with different defaults.
+_LEARNING_RATE = "peak learning rate, reached at the end of the warm-up"
+_WEIGHT_DECAY = "coefficient of weight decay, multiplied by the learning rate"
+_BETA_1 = "decay of the first moment (beta_1)"
+_BETA_2 = "decay of the second moment (beta_2)"
+_EPSILON = "added to the root of the second moment (epsilon)"
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """The settings that all optimisers share."""
 
-    learning_rate: float = setting(1e-3, gt=0, doc="peak learning rate, reached at the end of the warm-up")
+    learning_rate: float = setting(1e-3, gt=0, doc=_LEARNING_RATE)
     lr_per: int | None = setting(
         None,
         gt=0,
         doc="reference batch size: the peak learning rate is learning_rate x batch size / lr_per (Goyal et al. 2017, "
         "section 2.1); SimCLR: learning_rate 0.3, lr_per 256; None: no dependence on the batch size",
     )
-    weight_decay: float = setting(0.0, ge=0, doc="coefficient of weight decay, multiplied by the learning rate")
+    weight_decay: float = setting(0.0, ge=0, doc=_WEIGHT_DECAY)
     clip_norm: float | None = setting(
         None, gt=0, doc="largest global norm of the gradients (Pascanu et al. 2013); None: no clipping"
     )
@@ -312,13 +320,6 @@ def _decay(weight_decay: Any, leaves: Leaves) -> optax.GradientTransformation:
         return map_leaves(leaves, add, updates, params), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
-
-
-_LEARNING_RATE = "peak learning rate, reached at the end of the warm-up"
-_WEIGHT_DECAY = "coefficient of weight decay, multiplied by the learning rate"
-_BETA_1 = "decay of the first moment (beta_1)"
-_BETA_2 = "decay of the second moment (beta_2)"
-_EPSILON = "added to the root of the second moment (epsilon)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ssljax.objectives.base import Ctx, Loss, Objective, stream
+from ssljax.objectives.teacher import ema
 from ssljax.train.microbatch import gradients
 from ssljax.train.state import State, update_loss_scale
 
@@ -61,23 +62,23 @@ def make_update(objective: Objective, optimizer: Any, microbatches: int, ema_dec
         updates, opt_state, health = opt.update(grads, state.opt_state, state.params, state.step)
         params = optax.apply_updates(state.params, updates)
         extra = current.update(state.extra, params, loss.sums, loss.rows, state.step)
-        ema = state.ema
-        if ema is not None and ema_decay is not None:
-            ema = jax.tree.map(lambda a, p: ema_decay * a + (1 - ema_decay) * p, ema, params)
+        averaged = state.ema
+        if averaged is not None and ema_decay is not None:
+            averaged = ema(averaged, params, ema_decay)
 
         # A non-finite step changes only step counter, guard and loss scale. The new values are checked too, because an
         # update with finite gradients may overflow.
         ok = jnp.isfinite(value) & jnp.isfinite(health["grad_norm"]) & _finite((params, extra))
         old = (state.params, state.extra, state.opt_state, state.ema)
-        params, extra, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old), (params, extra, opt_state, ema), old
+        params, extra, opt_state, averaged = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old), (params, extra, opt_state, averaged), old
         )
         state = state.replace(
             step=state.step + 1,
             params=params,
             extra=extra,
             opt_state=opt_state,
-            ema=ema,
+            ema=averaged,
             guard=_count_skipped(state.guard, ok, state.step),
             loss_scale=None if state.loss_scale is None else update_loss_scale(state.loss_scale, ok),
         )

@@ -1,10 +1,13 @@
 """Presets have the published numbers of parameters, by shape evaluation."""
 
+import dataclasses
 import functools
 
 import pytest
 
 from ssljax import models
+from ssljax.base import schema
+from ssljax.base.errors import UserError
 from ssljax.models import presets
 
 # What transformers 5.23 counts on the meta device for the config values of each model on the Hub: the model with its
@@ -237,3 +240,32 @@ def test_every_preset_is_counted_or_has_a_reason():
         assert reason or tested or preset in small, f"{model} {preset}: published, untested"
     assert presets.count_preset("bert", "tiny").reason == "vocab_size, max_len: of the data"
     assert presets.count_preset("vit", "pico").parameters is None
+
+
+def test_keys_of_a_group_take_precedence_one_by_one():
+    """A key of a group leaves the other keys of the group to the preset."""
+
+    def full(name, **keys):
+        return schema.build_named(models.REGISTRY, {"name": name, **keys}, "model").with_preset()
+
+    experts = full("qwen3_moe", preset="30b-a3b", experts={"capacity": 2.0}).experts
+    assert (experts.count, experts.top_k, experts.mlp_dim, experts.capacity) == (128, 8, 768, 2.0)
+    micro = full("qwen3_moe", experts={"every": 2}).experts
+    assert (micro.count, micro.top_k, micro.mlp_dim, micro.every) == (8, 2, 88, 2)
+    clip = full("clip", preset="b32", image={"drop_path": 0.1}, temperature=0.1)
+    assert (clip.image.width, clip.image.patch_size, clip.image.drop_path) == (768, 32, 0.1)
+    assert (clip.text.width, clip.embed_dim, clip.temperature) == (512, 512, 0.1)
+    assert clip.image == dataclasses.replace(full("clip", preset="b32").image, drop_path=0.1)
+    for name, keys, message in (
+        ("clip", {"preset": "b32", "image": {"width": 770}}, "model.image.heads: 12 does not divide the width 770"),
+        ("qwen3_moe", {"preset": "30b-a3b", "experts": {"count": 4}}, "model.experts.top_k: got 8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            full(name, **keys)
+
+
+def test_experts_without_a_preset_are_few():
+    config = schema.build_named(
+        models.REGISTRY, {"name": "qwen3_moe", "preset": None, "width": 64, "depth": 2, "heads": 2}, "model"
+    )
+    assert (config.experts.count, config.experts.top_k) == (8, 2)
