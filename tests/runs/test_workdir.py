@@ -107,6 +107,21 @@ def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
         assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [2, 4]
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evals.jsonl"])
+def test_a_damaged_line_in_the_middle_is_an_error_and_stays(name, tmp_path):
+    """A crash cuts off the last line only, so another damaged line is not removed without a word."""
+    workdir = Workdir(tmp_path)
+    write_all(workdir)
+    content = '{"step": 1, "eval": "knn", "of": "trained"}\n{"step": 1, "ev\n' + json.dumps(LINE) + "\n"
+    (tmp_path / name).write_text(content)
+    calls = [lambda: workdir.metrics_log(2, tensorboard=False)]
+    calls += [lambda: workdir.write_evaluations([LINE])] if name == "evals.jsonl" else []
+    for call in calls:
+        with pytest.raises(UserError, match=rf"{name}:2: got '.*', must be a JSON object with 'step'; mend or remove"):
+            call()
+        assert (tmp_path / name).read_text() == content
+
+
 def with_tokenizer(path):
     values = CONFIG.to_dict()
     values["data"] = {key: value for key, value in values["data"].items() if value is not None}
