@@ -91,7 +91,13 @@ def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
     files.write_whole(tmp_path / "x", "text")
-    assert calls == [str(tmp_path / "x.tmp"), "rename", str(tmp_path)]
+    temporary = f"x.{os.getpid()}.tmp"
+    assert calls == [str(tmp_path / temporary), "rename", str(tmp_path)]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "y").write_text("text")
+    calls.clear()
+    files.move_whole(tmp_path / "folder", tmp_path / "new")
+    assert calls == [str(tmp_path / "folder"), str(tmp_path / "folder" / "y"), "rename", str(tmp_path)]
 
 
 def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
