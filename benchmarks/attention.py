@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from ssljax.layers.attention import KERNELS, LogitTransform, attend
+from ssljax.layers.attention import KERNELS, LogitTransform, attend, choose
 from ssljax.layers.masks import Causal, Full
 
 
@@ -23,9 +23,9 @@ def measured(kernel: str, length: int, causal: bool) -> tuple[float, float] | st
     """Returns (seconds, MiB), or the reason why the kernel does not apply."""
     mask = Causal() if causal else Full()
     q, k, v = (jax.random.normal(key, (1, length, 8, 64)) for key in jax.random.split(jax.random.key(0), 3))
-    reason = KERNELS[kernel].refuses(q, k, v, mask, LogitTransform(0.125))
-    if reason is not None:
-        return reason
+    choice = choose(q, k, v, mask, LogitTransform(0.125), platform=jax.default_backend(), kernel=kernel)
+    if kernel in choice.refused:
+        return choice.refused[kernel]
 
     def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(attend(q, k, v, mask, kernel=kernel, strict=True)))

@@ -44,7 +44,7 @@ def perplexity_of_run(folder):
         evaluator = make_evaluator(assembly)
         name, evaluation = next((n, e) for n, e in evaluator.evaluations.items() if n.endswith("perplexity"))
         metrics = evaluator.run(evaluation_params(state), state.extra, [name])[name]
-        _, arrays = evaluator.split_arrays(evaluation, evaluation.test_split)
+        _, arrays = evaluator.splits.open(evaluation, evaluation.test_split)
         return (
             metrics[f"{evaluation.prefix}perplexity"],
             arrays["tokens"],

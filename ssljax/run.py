@@ -17,7 +17,6 @@ from ssljax.runs.recorder import Recorder
 from ssljax.runs.workdir import Resume, Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Signals, fit
-from ssljax.train.metrics import Progress
 from ssljax.train.state import State
 
 log = logging.getLogger(__name__)
@@ -63,13 +62,10 @@ def train(
         if dataset.spec.vocab_size is not None:
             folder.write_tokenizer(config.data)
 
-        metrics = folder.metrics_log(start, config.log.tensorboard)
-        stack.callback(metrics.close)
-        progress = Progress(assembly.steps, start, config.log.progress)
-        stack.callback(progress.close)
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
-        recorder = Recorder(assembly, folder, metrics, progress, batches, checkpoints, evaluator, signals)
+        recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals)
+        stack.callback(recorder.close)
         state = fit(
             program.jitted_step(),
             state,
@@ -80,7 +76,7 @@ def train(
             signals=signals,
             stall_seconds=config.log.stall_seconds,
         )
-        progress.close()
+        recorder.close()
         checkpoints.wait()
         signals.saved(assembly.steps)
         results = recorder.results.get(assembly.steps)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import inspect
+import re
 
 import pytest
 
 from ssljax import evals, models, objectives, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.config import RunConfig
+from ssljax.config import RunConfig, build, override
 from ssljax.layers.positions import SCALINGS
 from ssljax.reference import describe_keys
 from ssljax.train import optimizers, schedules
@@ -115,6 +116,32 @@ def test_the_names_of_a_group_are_listed():
     assert all(f"\n{name:18} " in text for name in objectives.REGISTRY)
     assert text.endswith("`ssljax list keys objective.NAME` lists the keys of one of them.")
     assert "\nknn  " in lines("evals")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "listed"),
+    [
+        ({"model.name": "gpt", "model.widht": 3}, "model.gpt"),
+        ({"model.name": "clip", "model.text": {"widht": 3}}, "model.clip.text"),
+        ({"objective.name": "mae", "objective.decoder": {"widht": 3}}, "objective.mae.decoder"),
+    ],
+)
+def test_an_unknown_key_of_a_large_group_names_the_command_that_lists_it(overrides, listed):
+    values = {
+        "data": {"source": "builtin:digits"},
+        "model": {"name": "vit"},
+        "objective": {"name": "simclr"},
+        "optimizer": {"name": "adamw"},
+    }
+    for key, value in overrides.items():
+        values, _ = override(values, key, value)
+    with pytest.raises(UserError) as caught:
+        build({"steps": 1, "batch_size": 1, **values})
+    keys = [line for line in lines(listed).splitlines() if re.match(r"\w+ (=|\(required\))", line)]
+    hint = f"unknown key; did you mean 'width'? (`ssljax list keys {listed}` lists all {len(keys)})"
+    assert hint in str(caught.value) and len(keys) > 20
+    with pytest.raises(UserError, match=r"^optimizer\.rate: unknown key.* \(allowed: learning_rate, "):  # a small group
+        schema.build_named(optimizers.REGISTRY, {"name": "adamw", "rate": 1}, "optimizer")
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from ssljax.base.errors import UserError
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Replaces the content of a file atomically: after a crash it has the old or the new content, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # `ssljax report` may write at the same time
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     move_whole(temporary, path)
 
 
 def move_whole(source: pathlib.Path, target: pathlib.Path) -> None:
     """Renames a file or folder within a file system, and flushes its content and its new name to the disk."""
-    flush(source)
+    for path in [source, *source.rglob("*")]:
+        flush(path)
     os.replace(source, target)
     flush(target.parent)
 

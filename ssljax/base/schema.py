@@ -191,7 +191,10 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
     if not isinstance(values, Mapping) or "name" not in values:
         raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
     cls = registry.get(values["name"], f"{path}.name")
-    instance = build(cls, {k: v for k, v in values.items() if k != "name" or k in keys(cls)}, path, **passed)
+    outer = getattr(path, "listed", path)
+    listed = f"{outer}.{values['name']}" if values["name"] in registry and outer else ""
+    own = {k: v for k, v in values.items() if k != "name" or k in keys(cls)}
+    instance = build(cls, own, _Path(path, listed), **passed)
     object.__setattr__(instance, "_registry_name", values["name"])
     return instance
 
@@ -272,8 +275,30 @@ class _MismatchError(ValueError):
     """A value that does not fit its key: "path: got ..., must be ..."."""
 
 
+_SHOWN = 20  # largest number of keys that an error message lists
+
+
+class _Path(str):
+    """A dotted path of a group, for messages.
+
+    Attributes:
+        listed: the path with the names of groups chosen by name, as `ssljax list keys` takes it ("model.clip.text" for
+            "model.text"); "" if it cannot list the group, whose class is outside the registry.
+    """
+
+    listed: str
+
+    def __new__(cls, path: str, listed: str) -> "_Path":
+        new = super().__new__(cls, path)
+        new.listed = listed
+        return new
+
+
 def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+    joined = f"{path}.{key}" if path else key
+    if not isinstance(path, _Path):
+        return joined
+    return _Path(joined, f"{path.listed}.{key}" if path.listed else "")
 
 
 def _reminder(cls: type, key: str) -> str:
@@ -288,8 +313,11 @@ def _refuse_unknown(cls: type, values: Mapping[str, Any], path: str) -> None:
         if key not in allowed:
             close = closest(key, allowed)
             reminder = _reminder(cls, close) if close else ""
-            names = ", ".join(allowed) or "none"
-            raise UserError(f"{_join(path, key)}: unknown key{nearest(key, allowed)} (allowed: {names}){reminder}")
+            names = f"allowed: {', '.join(allowed) or 'none'}"
+            listed = getattr(path, "listed", path)
+            if len(allowed) > _SHOWN and listed:
+                names = f"`ssljax list keys {listed}` lists all {len(allowed)}"
+            raise UserError(f"{_join(path, key)}: unknown key{nearest(key, allowed)} ({names}){reminder}")
 
 
 def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default: Any) -> Any:

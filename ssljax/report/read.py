@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +74,14 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
             lines.append(value)
         except ValueError as error:
             if any(rest.strip() for rest in text[number:]):
-                raise UserError(f"{path}:{number}: got {line[:60]!r}, must be a JSON object with 'step'") from error
+                raise UserError(
+                    f"{path}:{number}: got {line[:60]!r}, must be a JSON object with 'step'; mend or remove this line"
+                ) from error
     return lines
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from error
+    return read_json(path) if path.exists() else {}
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -35,9 +35,10 @@ def evaluate(
         The lines that were added to evals.jsonl.
 
     Raises:
-        UserError: no workdir, no checkpoint, or an unknown name.
+        UserError: no workdir, no checkpoint, an unknown name, or a damaged line in evals.jsonl.
     """
     folder = Workdir(workdir)
+    folder.evaluations()  # a damaged line is reported before anything is computed
     with open_run(folder, step) as (assembly, state):
         evaluator = make_evaluator(assembly)
         evaluator.check(assembly.program.shapes.params, assembly.program.shapes.extra, names)

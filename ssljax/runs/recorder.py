@@ -14,7 +14,7 @@ from ssljax.base import hashing
 from ssljax.base.errors import UserError
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import check_best, evaluation_params, make_health
-from ssljax.runs.workdir import MetricsLog, Workdir
+from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Callback, Signals
 from ssljax.train.metrics import Progress, Speedometer
@@ -25,32 +25,41 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """The callbacks of the loop, in this order: log, evaluate, save."""
+    """The callbacks of the loop, in this order: log, evaluate, save.
+
+    Opens the log of metrics and the progress bar of a run that continues after step `start`.
+    """
 
     def __init__(
         self,
         assembly: Assembly,
         workdir: Workdir,
-        metrics: MetricsLog,
-        progress: Progress,
+        start: int,
         batches: data.Prefetcher,
         checkpoints: Checkpoints,
         evaluator: evals.Evaluator,
         signals: Signals,
     ):
-        self.assembly, self.workdir, self.metrics, self.progress = assembly, workdir, metrics, progress
-        self.batches, self.checkpoints, self.evaluator, self.signals = batches, checkpoints, evaluator, signals
-        program, spec = assembly.program, assembly.dataset.spec
+        self.assembly, self.workdir, self.batches = assembly, workdir, batches
+        self.checkpoints, self.evaluator, self.signals = checkpoints, evaluator, signals
+        program, spec, settings = assembly.program, assembly.dataset.spec, assembly.config.log
+        self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
+        self.health = make_health(assembly)
+        self.results: dict[int, dict[str, dict[str, float]]] = {}  # {step: results} of the newest evaluated step
+        self.metrics = workdir.metrics_log(start, settings.tensorboard)
         self.speed = Speedometer(
             assembly.config.batch_size,
             spec.max_len,
             program.objective.flops(spec),
             program.mesh,
-            seconds_before=metrics.seconds,
+            seconds_before=self.metrics.seconds,
         )
-        self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
-        self.health = make_health(assembly)
-        self.results: dict[int, dict[str, dict[str, float]]] = {}  # {step: results} of the newest evaluated step
+        self.progress = Progress(assembly.steps, start, settings.progress)
+
+    def close(self) -> None:
+        """Ends the progress bar and the TensorBoard events."""
+        self.progress.close()
+        self.metrics.close()
 
     def callbacks(self) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`."""

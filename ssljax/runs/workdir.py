@@ -1,4 +1,4 @@
-"""The folder of a run: one object that owns every file in it."""
+"""The folder of a run: one object that reads and writes its files."""
 
 import contextlib
 import dataclasses
@@ -21,6 +21,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.files import append_line, move_whole, read_json, write_whole
 from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
+from ssljax.report.read import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ Resume = Literal["auto", "force"]
 
 class Workdir:
     """The folder of a run. Files are written whole or not at all, and flushed to the disk.
+
+    Exceptions: metrics.jsonl, log.txt and the TensorBoard events grow line by line, and a crash may cut off the last
+    line; `ssljax.train.checkpoint.Checkpoints` writes checkpoints/ and damaged-STEP.
 
     Attributes:
         path: the folder.
@@ -144,6 +148,14 @@ class Workdir:
             changed = difference(read_json(self.path / "data.json"), json.loads(spec.to_json()))
             self._refuse("a run on other data", changed)
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Returns the lines of evals.jsonl.
+
+        Raises:
+            UserError: a line is damaged.
+        """
+        return read_lines(self.path / "evals.jsonl")
+
     def _has_steps(self) -> bool:
         """Returns True if a run left a checkpoint (perhaps damaged) or a line of metrics."""
         logs = [self.path / name for name in ("metrics.jsonl", "evals.jsonl")]
@@ -213,28 +225,29 @@ class Workdir:
         """Opens metrics.jsonl for a run that continues after step `start`.
 
         Lines of later steps are removed, in evals.jsonl too.
+
+        Raises:
+            UserError: a line of metrics.jsonl or evals.jsonl is damaged, and it is not a last line that a crash cut
+                off; the file is unchanged.
         """
-        if self.leads:
-            if (self.path / "metrics.jsonl").exists():
-                self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in self._metrics(start)))
-            self._edit_evaluations(lambda line: line["step"] <= start)
-        return MetricsLog(self, start, tensorboard)
+        earlier = [line for line in read_lines(self.path / "metrics.jsonl") if line["step"] <= start]
+        if (self.path / "metrics.jsonl").exists():
+            self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in earlier))
+        self._edit_evaluations(lambda line: line["step"] <= start)
+        seconds = float(earlier[-1].get("seconds", 0.0)) if earlier else 0.0
+        return MetricsLog(self, start, tensorboard, seconds)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
         if self.leads:
             append_line(self.path / "metrics.jsonl", json.dumps(line))
 
-    def _metrics(self, last: int) -> list[dict[str, Any]]:
-        """Returns the lines of metrics.jsonl up to step `last`, without a half-written line."""
-        return [line for line in _lines(self.path / "metrics.jsonl") if line["step"] <= last]
-
     def _edit_evaluations(self, keep: Any, more: Sequence[Mapping[str, Any]] = ()) -> None:
         """Rewrites evals.jsonl under a lock, since `ssljax eval` may write to it during training."""
         if not self.leads:
             return
         with locked(self.path / ".evals.lock"):
-            kept = [line for line in _lines(self.path / "evals.jsonl") if keep(line)]
+            kept = [line for line in self.evaluations() if keep(line)]
             if kept or more or (self.path / "evals.jsonl").exists():
                 self._write("evals.jsonl", "".join(json.dumps(line) + "\n" for line in [*kept, *more]))
 
@@ -260,10 +273,9 @@ class MetricsLog:
     workdir: Workdir
     start: int
     tensorboard: bool
+    seconds: float
 
     def __post_init__(self) -> None:
-        earlier = self.workdir._metrics(self.start)
-        self.seconds = float(earlier[-1].get("seconds", 0.0)) if earlier else 0.0
         self._events = None
         if self.tensorboard and self.workdir.leads:
             import tensorboardX
@@ -287,19 +299,6 @@ class MetricsLog:
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the objects with a step in a JSON-lines file, without lines that a crash cut off."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and "step" in line:
-                lines.append(line)
-    return lines
 
 
 def _json_number(value: Any) -> Any:

@@ -91,7 +91,13 @@ def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
     files.write_whole(tmp_path / "x", "text")
-    assert calls == [str(tmp_path / "x.tmp"), "rename", str(tmp_path)]
+    temporary = f"x.{os.getpid()}.tmp"
+    assert calls == [str(tmp_path / temporary), "rename", str(tmp_path)]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "y").write_text("text")
+    calls.clear()
+    files.move_whole(tmp_path / "folder", tmp_path / "new")
+    assert calls == [str(tmp_path / "folder"), str(tmp_path / "folder" / "y"), "rename", str(tmp_path)]
 
 
 def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
@@ -105,6 +111,21 @@ def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
     assert workdir.metrics_log(4, tensorboard=False).seconds == 40
     for name in ("metrics.jsonl", "evals.jsonl"):
         assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [2, 4]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evals.jsonl"])
+def test_a_damaged_line_in_the_middle_is_an_error_and_stays(name, tmp_path):
+    """A crash cuts off the last line only, so another damaged line is not removed without a word."""
+    workdir = Workdir(tmp_path)
+    write_all(workdir)
+    content = '{"step": 1, "eval": "knn", "of": "trained"}\n{"step": 1, "ev\n' + json.dumps(LINE) + "\n"
+    (tmp_path / name).write_text(content)
+    calls = [lambda: workdir.metrics_log(2, tensorboard=False)]
+    calls += [lambda: workdir.write_evaluations([LINE])] if name == "evals.jsonl" else []
+    for call in calls:
+        with pytest.raises(UserError, match=rf"{name}:2: got '.*', must be a JSON object with 'step'; mend or remove"):
+            call()
+        assert (tmp_path / name).read_text() == content
 
 
 def with_tokenizer(path):
