@@ -52,9 +52,14 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Makes the folder if it is missing, keeps other training processes out, and copies the log to log.txt.
 
+        The leading process holds the lock for its job; the other processes of the job do nothing here.
+
         Raises:
             UserError: the folder cannot be made, or another process is training there.
         """
+        if not self.leads:
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "w")  # noqa: SIM115 (open for the whole run)
@@ -70,9 +75,6 @@ class Workdir:
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
-        if not self.leads:
-            yield
-            return
         handler = logging.FileHandler(self.path / "log.txt")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         package = logging.getLogger("ssljax")

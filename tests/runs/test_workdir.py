@@ -54,11 +54,13 @@ def test_the_leading_process_writes_everything(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    follower = Workdir(tmp_path / "follower", leads=False)
-    write_all(follower)
-    with follower.lock():
-        pass
-    assert {path.name for path in (tmp_path / "follower").iterdir()} == {".lock"}
+    """They enter the folder that the leading process of their job has locked."""
+    folder = tmp_path / "run"
+    follower = Workdir(folder, leads=False)
+    with Workdir(folder).lock(), follower.lock():
+        before = {path.name for path in folder.iterdir()}
+        write_all(follower)
+        assert {path.name for path in folder.iterdir()} == before == {".lock", "log.txt"}
 
 
 @pytest.mark.parametrize("name", sorted(WRITTEN - {"metrics.jsonl", "report.html"}))
