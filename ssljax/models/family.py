@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 
+from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.schema import setting
 from ssljax.layers.config import BlockConfig
@@ -76,9 +77,18 @@ def with_preset(config: Any) -> Any:
     """
     if config.preset is None:
         return config
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    values = config.presets[config.preset].items()
-    return dataclasses.replace(config, **{k: _filled(getattr(config, k), defaults[k], v) for k, v in values})
+    values, changes = config.presets[config.preset], {}
+    for field in dataclasses.fields(config):
+        if field.name in values:
+            value, default = (_built(field, v) for v in (getattr(config, field.name), schema.default_of(field)))
+            changes[field.name] = _filled(value, default, values[field.name])
+    return dataclasses.replace(config, **changes)
+
+
+def _built(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a key; a mapping of the keys of a group that is chosen by name is built."""
+    registry = field.metadata.get("registry")
+    return schema.build_named(registry, value, field.name) if registry and isinstance(value, Mapping) else value
 
 
 def _filled(value: Any, default: Any, preset: Any) -> Any:

@@ -14,7 +14,7 @@ from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset
+from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, validate_groups, with_preset
 from ssljax.models.flops import dense_flops
 from ssljax.models.llama import LlamaConfig
 from ssljax.models.tokens import Readout, TokenTransformer
@@ -70,6 +70,7 @@ class LLaVAConfig:
     def validate(self) -> None:
         check_preset(self)
         full = self.with_preset()
+        validate_groups(full, "image", "text")
         depth = full.image.known("depth")
         if not full.layers or any(abs(layer) > depth + (layer < 0) for layer in full.layers):
             raise ValueError(f"feature_layer: got {self.feature_layer}, must be in {-depth - 1}..{depth} (model.image)")
@@ -81,7 +82,7 @@ class LLaVAConfig:
 
     def with_preset(self) -> Self:
         """Returns a copy with the values of all presets filled in."""
-        full = self if self.preset is None else dataclasses.replace(self, **self.presets[self.preset])
+        full = with_preset(self)
         return dataclasses.replace(full, image=full.image.with_preset(), text=full.text.with_preset())
 
     def module(self, spec: Any, path: str = "model") -> "LLaVA":

@@ -256,6 +256,10 @@ def test_keys_of_a_group_take_precedence_one_by_one():
     assert (clip.image.width, clip.image.patch_size, clip.image.drop_path) == (768, 32, 0.1)
     assert (clip.text.width, clip.embed_dim, clip.temperature) == (512, 512, 0.1)
     assert clip.image == dataclasses.replace(full("clip", preset="b32").image, drop_path=0.1)
+    llava = full("llava", preset="1.5-13b", image={"drop_path": 0.1}, text={"name": "llama", "dropout": 0.1})
+    assert (llava.image.width, llava.image.patch_size, llava.image.drop_path) == (1024, 14, 0.1)
+    assert (llava.text.width, llava.text.vocab_size, llava.text.dropout) == (5120, 32_064, 0.1)
+    assert full("llava", preset="1.5-13b", text={"name": "mistral", "preset": "7b"}).text.width == 4096
     for name, keys, message in (
         ("clip", {"preset": "b32", "image": {"width": 770}}, "model.image.heads: 12 does not divide the width 770"),
         ("qwen3_moe", {"preset": "30b-a3b", "experts": {"count": 4}}, "model.experts.top_k: got 8"),
