@@ -5,14 +5,17 @@
     python benchmarks/results.py simclr     # only rows whose name contains "simclr"
 
 A unit is one run of a few minutes on one CPU core; each core works on a separate unit. Finished units are lines of
-docs/results.jsonl, keyed by the config file, its overrides and the version of the package, so an interrupted table
-continues. The page lists missing units. Needs SSLJAX_DATA.
+docs/results.jsonl, keyed by the config file and its overrides, so an interrupted table continues. Each line holds the
+commit and a hash of the code. Units of other code are run again; until then the table shows them, and the page counts
+them. The page lists missing units. Needs SSLJAX_DATA and a clean working tree.
 """
 
 import argparse
+import ast
 import collections
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -25,7 +28,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import ssljax
 from ssljax.base.hashing import digest
 from ssljax.config import read_file
 
@@ -34,6 +36,7 @@ RUNS = ROOT / "runs/results"
 LEDGER, PAGE, README = ROOT / "docs/results.jsonl", ROOT / "docs/results.md", ROOT / "README.md"
 START, END = "<!-- table: python benchmarks/results.py -->", "<!-- end of table -->"
 SEEDS = (0, 1, 2)
+NOT_RUN = ("cli.py", "reference.py", "interop", "report")  # parts of the package that a unit's numbers don't depend on
 STOPPED = 75  # exit code of a run that saved its state after a signal
 SHOWN = {
     ("linear_100", "accuracy"): "linear probe, 100 labels a class: accuracy",
@@ -82,30 +85,55 @@ ROWS = [
 
 
 def unit(row: Row, seed: int) -> tuple[list[tuple[str, str]], str]:
-    """Returns (overrides, key) of one run; the key is a hash of config file, overrides and version of the package."""
+    """Returns (overrides, key) of one run; the key is a hash of the config that the file gives, and the overrides."""
     overrides = [*row.overrides.items(), ("seed", str(seed)), ("log.progress", "false")]
-    return overrides, f"{digest([read_file(str(ROOT / row.config)), overrides])}-{ssljax.__version__}"
+    return overrides, digest([read_file(str(ROOT / row.config)), overrides])
+
+
+@functools.cache
+def code_hash() -> str:
+    """Hash of the code that a unit runs: the package without comments, docstrings and descriptions of keys."""
+    package = ROOT / "ssljax"
+    paths = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    return digest([[str(p), _statements((package / p).read_text())] for p in paths if p.parts[0] not in NOT_RUN])
+
+
+def _statements(source: str) -> str:
+    """Source code without comments, docstrings and arguments named `doc`."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "doc"]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def ledger() -> dict[str, dict[str, Any]]:
+    """Finished units by key; of several lines with one key, the last."""
     lines = LEDGER.read_text().splitlines() if LEDGER.exists() else []
     return {line["key"]: line for line in map(json.loads, lines)}
+
+
+def is_done(key: str) -> bool:
+    """Returns True if the ledger has this unit from the present code."""
+    record = ledger().get(key)
+    return record is not None and record.get("code") == code_hash()
 
 
 def run(row: Row, seed: int, core: int) -> None:
     """Runs one unit from the start and appends its line to the ledger.
 
     Raises:
-        RuntimeError: the run failed or was stopped, or its config file changed meanwhile.
+        RuntimeError: the run failed or was stopped, or its config file or the code changed meanwhile.
     """
     overrides, key = unit(row, seed)
-    if key in ledger():
+    if is_done(key):
         return
     print(f"{row.name}, seed {seed}: core {core}, log {RUNS.relative_to(ROOT)}/{key}.log", flush=True)
     workdir = RUNS / key
     shutil.rmtree(workdir, ignore_errors=True)  # an interrupted unit starts again, since its time is measured
-    changed = _output("git", "status", "--porcelain", "--", "ssljax", "configs")
-    commit = _output("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    commit, before = _output("git", "rev-parse", "--short", "HEAD"), code_hash()
     arguments = [f"--config.{name}={value}" for name, value in overrides]
     command = [sys.executable, "-m", "ssljax.cli", "train", "--config", row.config, "--workdir", str(workdir)]
     with open(f"{workdir}.log", "w") as log:
@@ -118,13 +146,21 @@ def run(row: Row, seed: int, core: int) -> None:
     seconds = usage.ru_utime + usage.ru_stime
     if code:
         raise RuntimeError("stopped" if code == STOPPED else f"exit code {code}")
-    if unit(row, seed)[1] != key:
-        raise RuntimeError("the config file was changed meanwhile")
+    code_hash.cache_clear()
+    if (unit(row, seed)[1], code_hash()) != (key, before):
+        raise RuntimeError("the config file or the code was changed meanwhile")
     lines = [json.loads(line) for line in (workdir / "evals.jsonl").read_text().splitlines()]
     last = max(line["step"] for line in lines)
     kept = ("eval", "of", "metrics", "headline", "better", "summary")
     results = [{k: line[k] for k in kept} for line in lines if line["step"] == last]
-    record = {"key": key, "row": row.name, "seed": seed, "cpu_seconds": round(seconds), "commit": commit}
+    record = {
+        "key": key,
+        "row": row.name,
+        "seed": seed,
+        "cpu_seconds": round(seconds),
+        "commit": commit,
+        "code": before,
+    }
     with LOCK, open(LEDGER, "a") as f:
         f.write(json.dumps({**record, "steps": last, "results": results}) + "\n")
 
@@ -202,11 +238,16 @@ def table(only: str = "") -> str:
 
 
 def _measured(only: str = "") -> str:
-    """Counts of units by the commit at which they ran, since a key depends on config and version only."""
+    """Counts of units by commit, and of those whose code has changed since."""
     done = ledger()
     keys = [unit(row, seed)[1] for row in ROWS for seed in SEEDS if only in row.name]
-    counts = collections.Counter(done[key]["commit"] for key in keys if key in done)
-    return "Units by the commit that they ran at: " + ", ".join(f"{c} {n}" for c, n in counts.most_common()) + "."
+    records = [done[key] for key in keys if key in done]
+    counts = collections.Counter(record["commit"] for record in records)
+    changed = sum(record.get("code") != code_hash() for record in records)
+    commits = ", ".join(f"{commit} {count}" for commit, count in counts.most_common())
+    return (
+        f"Units by the commit that they ran at: {commits}. The code has changed since for {changed} of {len(records)}."
+    )
 
 
 def summary() -> str:
@@ -272,6 +313,8 @@ def main() -> None:
     arguments = parser.parse_args()
     failed: list[str] = []
     if not arguments.table:
+        if changed := _output("git", "status", "--porcelain", "--", "ssljax", "configs"):
+            sys.exit(f"uncommitted changes, commit them first (a unit records its commit): {' '.join(changed.split())}")
         todo: queue.SimpleQueue[tuple[Row, int]] = queue.SimpleQueue()
         for seed in SEEDS[: arguments.seeds]:
             for row in ROWS:
