@@ -330,7 +330,7 @@ def test_a_classifier_of_other_classes_is_not_loaded(tmp_path):
     run.train(CLASSES, tmp_path / "ten")
     config = {**CLASSES, "data": {**CLASSES["data"], "num_classes": 12}}
     state, fresh, said = started(config, tmp_path / "ten", tmp_path)
-    assert said["kept"] == {"head/linear/bias": "[10] there", "head/linear/kernel": "[16, 10] there"}
+    assert said["kept"] == {"head/linear/bias": "[10] in the source", "head/linear/kernel": "[16, 10] in the source"}
     jax.tree.map(same, state.params["head"], fresh.params["head"])
 
 
