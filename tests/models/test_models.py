@@ -324,7 +324,8 @@ def create(name, **keys):
         text = {**({"name": "llama"} if name == "llava" else {}), **small, **keys.get("text", {})}
         own = {"image_token": 7} if name == "llava" else {}
         module = models.create({"name": name, "image": image, "text": text, **own}, SPEC)
-        return module, (IMAGES, TOKENS) if name == "siglip" else (jnp.full((4, 12), 7), IMAGES)
+        # One placeholder per patch, so that rows of tokens and images can be cut together.
+        return module, (IMAGES, TOKENS) if name == "siglip" else (jnp.full((4, 16), 7), IMAGES)
     tiny = {**small, "vocab_size": 50}
     recipe = cls()
     tiny |= {"embedding_dim": 8} if recipe.embedding_dim else {}
