@@ -29,7 +29,8 @@ class SubjectReader:
         tokenize: texts -> arrays; None without text.
 
     Attributes:
-        sizes: split -> number of examples that were read.
+        sizes: split -> number of examples that were used.
+        left_out: split -> number of examples that were left out, if any.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SubjectReader:
         self.path, self.evaluation, self.subject = f"evals.{name}", evaluation, subject
         self.programs, self.splits, self.num_classes, self.tokenize = programs, splits, num_classes, tokenize
         self.sizes: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
 
     def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
         arrays = self._open(split, **({"max_examples": None} if whole else {}))[1]
@@ -83,23 +85,33 @@ class SubjectReader:
         except NotImplementedError as error:
             raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
 
+    def scored(self, split: str, whole: bool = False) -> np.ndarray:
+        return self.programs.scored(self.arrays(split, whole))
+
     def bytes_per_token(self, split: str) -> float | None:
         arrays = self.arrays(split)
-        total, tokens = getattr(arrays, "bytes", None), getattr(arrays, "tokens", None)
-        return total / tokens if total and tokens else None
+        lengths = getattr(arrays, "byte_lengths", None)
+        if lengths is None or "tokens" not in arrays:
+            return None
+        return float(lengths[arrays["tokens"][self.scored(split)]].mean(dtype=np.float64)) or None
 
     def losses(self, split: str, batch_size: int) -> Metrics:
         arrays = {k: v for k, v in self._arrays_for_objective(split).items() if v.dtype != object}
-        size = len(arrays["id"]) // batch_size * batch_size
-        if size == 0:
-            raise UserError(
-                f"{self.path}.batch_size: got {batch_size}, must be at most the {len(arrays['id'])} examples of "
-                f"split {split!r}"
-            )
-        self.sizes[split] = size
-        starts = range(0, size, batch_size)
-        batches = (self.programs.put({k: v[i : i + batch_size] for k, v in arrays.items()}) for i in starts)
-        return self.subject.losses(batches)
+        size = len(arrays["id"])
+        if self.programs.objective.coupled:
+            # The loss of a smaller batch is another quantity. Rows of one class often follow each other in a file, and
+            # a batch of one class would be harder than the batches of training: rows are drawn.
+            used = size // batch_size * batch_size
+            if used == 0:
+                raise UserError(
+                    f"{self.path}.batch_size: got {batch_size}, must be at most the {size} examples of split {split!r}"
+                )
+            rows = np.random.default_rng(0).permutation(size)[:used]
+            arrays = {k: v[rows] for k, v in arrays.items()}
+            self.sizes[split] = used
+            if used < size:
+                self.left_out[split] = size - used
+        return self.subject.losses(self.programs.batches(arrays, batch_size=batch_size))
 
     def text_features(self, texts: Sequence[str], like: str) -> np.ndarray:
         if self.tokenize is None:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssljax import data, evals, losses, parallel, report
 from ssljax.base.errors import UserError, nearest
+from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
-from ssljax.objectives.base import Ctx, stream, total
 from ssljax.runs.assembly import Assembly, assemble, devices_that_fit
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Best, Checkpoints
 from ssljax.train.state import State
-from ssljax.train.step import means
 
 
 def evaluate(
@@ -139,16 +137,6 @@ def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> Non
 def make_evaluator(assembly: Assembly) -> evals.Evaluator:
     """Returns the evaluations of a config, on its objective and data."""
     objective, config = assembly.program.objective, assembly.config
-
-    def held_out_loss(params: Any, extra: Any, batch: Any, number: Any) -> dict[str, jax.Array]:
-        """Returns the training loss with a fixed key and without dropout, and its metrics."""
-        seed = jnp.uint32(config.seed)
-        inputs = objective.views(stream(seed, number, "eval_views"), objective.prepare(batch), number)
-        rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
-        ctx = Ctx(stream(seed, number, "eval_encode"), jnp.int32(assembly.steps), rows, train=False)
-        loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
-        return {"loss": total(loss.terms), **means(loss.metrics)}
-
     length = assembly.dataset.spec.max_len
 
     def tokenize(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
@@ -160,7 +148,7 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
         config.data,
         assembly.program.put,
         batch_size=assembly.rows_at_least(256),
-        loss_fn=jax.jit(held_out_loss),
+        loss_fn=held_out_loss(objective, config.seed, assembly.steps),
         tokenize=tokenize if length else None,
     )
 
