@@ -44,7 +44,7 @@ def train(
     """
     config = config if isinstance(config, RunConfig) else build(config)
     folder = Workdir(workdir)
-    assembly = assemble(config)
+    assembly = assemble(folder.continued(config))
     program, dataset = assembly.program, assembly.dataset
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -60,7 +60,7 @@ def train(
         folder.write_config(config)
         folder.write_data(dataset.spec)
         if dataset.spec.vocab_size is not None:
-            folder.write_tokenizer(config.data)
+            folder.write_tokenizer(assembly.config.data)
 
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)

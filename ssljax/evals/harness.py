@@ -11,7 +11,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.evals.base import REGISTRY, Evaluation, Metrics, to_json
 from ssljax.evals.held_out import LossFn
-from ssljax.evals.reader import NotFinite, SubjectReader
+from ssljax.evals.reader import Classes, NotFinite, SubjectReader
 from ssljax.evals.splits import Load, Splits
 from ssljax.evals.subjects import Model, ModelShapes, Programs, RawInput, Subject
 
@@ -61,6 +61,7 @@ class Evaluator:
         batch_size: rows of a batch, a multiple of the number of devices that share it.
         loss_fn: the loss of a batch (`ssljax.evals.held_out.held_out_loss`). Required by `loss`.
         tokenize: texts -> {"tokens": [n, T], ...} in the form of the data. Required by `zero_shot`.
+        classes: names of the classes that the objective learns, in the order of its labels; None: without names.
         load: (data_config, split, source=, keys=, where=, max_examples=) -> {key: array}, with the key "id" and,
             optionally, the attributes `bytes` and `tokens` (for bits per byte) and `classes` (names). None =
             `ssljax.data.load_split`.
@@ -76,6 +77,7 @@ class Evaluator:
         *,
         loss_fn: LossFn | None = None,
         tokenize: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None = None,
+        classes: Sequence[str] | None = None,
         load: Load | None = None,
     ):
         self.evaluations = build(config_evals)
@@ -83,6 +85,7 @@ class Evaluator:
         feature_names = {name for e in self.evaluations.values() for name in e.feature_names()} | {"pooled"}
         self.programs = Programs(objective, feature_names, put, batch_size, loss_fn)
         self.splits = Splits(data_config, load)
+        self.classes = Classes(objective.classes, tuple(classes or ()))
         self._sizes: dict[str, dict[str, int]] = {}
         self._left_out: dict[str, dict[str, int]] = {}
         self._warnings: dict[str, str] = {}
@@ -207,8 +210,8 @@ class Evaluator:
         return out
 
     def _reader(self, name: str, subject: Subject, evaluation: Evaluation | None = None) -> SubjectReader:
-        evaluation, classes = evaluation or self.evaluations[name], self.objective.classes
-        return SubjectReader(name, evaluation, subject, self.programs, self.splits, classes, self.tokenize)
+        evaluation = evaluation or self.evaluations[name]
+        return SubjectReader(name, evaluation, subject, self.programs, self.splits, self.classes, self.tokenize)
 
     def _takes_raw_input(self, name: str) -> bool:
         """Returns True if an evaluation can run on flattened input and its images are small enough."""

@@ -57,8 +57,10 @@ def open_run(workdir: Workdir, step: int | None = None) -> Iterator[tuple[Assemb
     config = workdir.config()
     # Not the mesh of training: this machine may have other devices.
     devices = devices_that_fit(config)
-    config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
-    assembly = assemble(config, devices)
+    # Tokenizer, vocabulary and classes are those of the run: its training files may have changed or gone.
+    known = dataclasses.replace(config.data, tokenizer=workdir.tokenizer(config.data.tokenizer))
+    config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1, data=known)
+    assembly = assemble(config, devices, workdir.data_spec())
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint, config.identity(), read_only=True)
     with parallel.mesh_context(assembly.program.mesh):
         found = checkpoints.restore(assembly.program.target(), step, force=True)
@@ -137,7 +139,7 @@ def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> Non
 def make_evaluator(assembly: Assembly) -> evals.Evaluator:
     """Returns the evaluations of a config, on its objective and data."""
     objective, config = assembly.program.objective, assembly.config
-    length = assembly.dataset.spec.max_len
+    length = assembly.spec.max_len
 
     def tokenize(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
         return data.open_tokenizer(config.data).encode_rows(texts, length or 0)
@@ -150,6 +152,7 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
         batch_size=assembly.rows_at_least(256),
         loss_fn=held_out_loss(objective, config.seed, assembly.steps),
         tokenize=tokenize if length else None,
+        classes=assembly.spec.classes,
     )
 
 

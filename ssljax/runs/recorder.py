@@ -42,7 +42,7 @@ class Recorder:
     ):
         self.assembly, self.workdir, self.batches = assembly, workdir, batches
         self.checkpoints, self.evaluator, self.signals = checkpoints, evaluator, signals
-        program, spec, settings = assembly.program, assembly.dataset.spec, assembly.config.log
+        program, spec, settings = assembly.program, assembly.spec, assembly.config.log
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(assembly)
         self.results: dict[int, dict[str, dict[str, float]]] = {}  # {step: results} of the newest evaluated step

@@ -119,6 +119,28 @@ class Workdir:
         """Returns the description of the training data."""
         return data.DataSpec.from_json((self.path / "data.json").read_text())
 
+    def continued(self, config: RunConfig) -> RunConfig:
+        """Returns the config of a run with its tokenizer as an earlier start wrote it, if `config` has the same one."""
+        if not self._has_steps() or not (self.path / "config.json").is_file():
+            return config
+        earlier = self.config_values().get("data", {}).get("tokenizer")
+        if earlier != config.to_dict()["data"]["tokenizer"]:
+            return config
+        known = dataclasses.replace(config.data, tokenizer=self.tokenizer(config.data.tokenizer))
+        return dataclasses.replace(config, data=known)
+
+    def tokenizer(self, config: data.TokenizerConfig) -> data.TokenizerConfig:
+        """Returns the config of the tokenizer that an earlier start wrote; `config` if there is none.
+
+        A tokenizer is trained once: training it again on changed files would give the same ids other meanings.
+        """
+        file = next(
+            (self.path / name for name in ("tokenizer.json", "tokenizer.model") if (self.path / name).is_file()), None
+        )
+        if file is None or config.name == "bytes":
+            return config
+        return data.TokenizerConfig(name="file", path=str(file))
+
     @contextlib.contextmanager
     def blaming_config(self) -> Iterator[None]:
         """Makes errors raised inside name config.json, which an earlier run wrote, as their cause."""
