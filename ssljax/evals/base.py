@@ -6,7 +6,7 @@ once.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -106,7 +106,7 @@ class Evaluation:
         """Returns the metrics that a table shows first."""
         raise NotImplementedError
 
-    def shown(self, metrics: Metrics) -> Sequence[str]:
+    def shown(self, metrics: Mapping[str, float]) -> Sequence[str]:
         """Returns the names of the metrics that a table shows, from the metrics of `run`."""
         return [name for name in self.headline() if name in metrics]
 

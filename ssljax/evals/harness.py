@@ -144,7 +144,9 @@ class Evaluator:
                 out.setdefault(control, {})[name] = metrics
         return {control: results for control, results in out.items() if results}
 
-    def records(self, step: int, results: Mapping[str, Metrics], of: str = "trained") -> list[dict[str, Any]]:
+    def records(
+        self, step: int, results: Mapping[str, Mapping[str, float]], of: str = "trained"
+    ) -> list[dict[str, Any]]:
         """Returns the lines of evals.jsonl, one for each evaluation, as JSON values.
 
         The keys of a line are step, eval, type, of ("trained" or a control), summary, better, headline (the metrics
@@ -154,7 +156,7 @@ class Evaluator:
         """
         return [self._record(int(step), name, metrics, of) for name, metrics in results.items()]
 
-    def _record(self, step: int, name: str, metrics: Metrics, of: str) -> dict[str, Any]:
+    def _record(self, step: int, name: str, metrics: Mapping[str, float], of: str) -> dict[str, Any]:
         evaluation = self.evaluations[name]
         own, shown = settings(evaluation), list(evaluation.shown(metrics))
         directions = {m: evaluation.direction(m) for m in shown if evaluation.direction(m) != evaluation.better}

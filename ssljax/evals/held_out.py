@@ -75,8 +75,8 @@ def mean_loss(batches: Iterable[Loss]) -> Metrics:
         for name, (coefficient, *pair) in batch.terms.items():
             terms[name] = terms.get(name, 0) + np.asarray(pair, np.float64)
             coefficients[name] = float(coefficient)
-        for name, pair in batch.metrics.items():
-            sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
+        for name, metric in batch.metrics.items():
+            sums[name] = sums.get(name, 0) + np.asarray(metric, np.float64)
     counted = [coefficients[name] * s / w for name, (s, w) in terms.items() if w]
     parts = {f"loss/{name}": pair for name, pair in terms.items()} if len(terms) > 1 else {}
     means = {name: float(s / w) if w else float("nan") for name, (s, w) in {**parts, **sums}.items()}

@@ -1,7 +1,7 @@
 """The loss of the objective on held-out data."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from ssljax.base.schema import setting
@@ -25,7 +25,7 @@ class HeldOutLoss(Evaluation):
     def headline(self) -> tuple[str, ...]:
         return ("loss",)
 
-    def shown(self, metrics: Metrics) -> Sequence[str]:
+    def shown(self, metrics: Mapping[str, float]) -> Sequence[str]:
         return list(metrics)
 
     def direction(self, metric: str) -> Direction | None:

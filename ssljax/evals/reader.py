@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,8 @@ class NotFinite(Exception):
     """Raised if the features of a subject are not finite."""
 
 
-class Classes(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Classes:
     """The classes that an objective learns.
 
     Attributes:
@@ -180,10 +180,10 @@ class SubjectReader:
         Raises:
             UserError: the objective learns labels, and the split has a label of no class.
         """
-        arrays, (count, names) = self.arrays(split), self.learned
+        arrays, count = self.arrays(split), self.learned.count
         if count is None:
             return arrays
-        labels = self._renumbered(self._labels(split), split, names, "the run")
+        labels = self._renumbered(self._labels(split), split, self.learned.names, "the run")
         if (highest := int(labels.max())) >= count:
             raise UserError(
                 f"{self._split_key(split)}: split {split!r} has label {highest}, but the run learns "

@@ -151,8 +151,8 @@ class ModelShapes(Subject):
 
     def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
         batch, rows = next(batches)
-        loss_fn = functools.partial(self.programs.loss_fn, number=0, count=rows)
-        shapes = jax.eval_shape(loss_fn, self.params, self.extra, batch)
+        loss_of = lambda params, extra, batch: self.programs.loss_fn(params, extra, batch, 0, rows)  # noqa: E731
+        shapes = jax.eval_shape(loss_of, self.params, self.extra, batch)
         return mean_loss([jax.tree.map(lambda s: np.zeros(s.shape), shapes)])
 
     def _zeros(

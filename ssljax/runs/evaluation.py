@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import logging
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +19,8 @@ from ssljax.runs.assembly import Assembly, assemble, devices_that_fit
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Best, Checkpoints
 from ssljax.train.state import State
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -77,9 +81,12 @@ def evaluate_and_report(
     state: State,
     workdir: Workdir,
     names: list[str] | None = None,
-    results: dict[str, dict[str, float]] | None = None,
+    results: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates the model and its controls, prints the table and draws the report.
+
+    In a folder that cannot be written to, the table is printed all the same, and a warning names each file that is not
+    written.
 
     Args:
         assembly: the run.
@@ -95,20 +102,35 @@ def evaluate_and_report(
     step, program = int(state.step), assembly.program
     state = state.replace(opt_state=None)  # frees memory for the untrained control
     lines = evaluator.records(step, results or evaluator.run(evaluation_params(state), state.extra, names))
-    workdir.write_evaluations(lines)  # before the controls, which may fail
+    with _where_possible("evals.jsonl"):
+        workdir.write_evaluations(lines)  # before the controls, which may fail
     untrained = program.jitted_variables()(assembly.config.seed)
     for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
         lines += evaluator.records(step, found, of=control)
-    workdir.write_evaluations(lines)
     if lines:
         report.print_table(report.evaluation_table(lines))
+    with _where_possible("evals.jsonl"):
+        workdir.write_evaluations(lines)
     probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.feature_names()]
     if probes:
         embedding: dict[str, Any] = dict(evaluator.embedding(evaluation_params(state), state.extra, probes[0]))
-        if embedding:
-            workdir.write_embedding(embedding)
-    print(f"report: {workdir.write_report()}")
+        with _where_possible("embedding.npz"):
+            if embedding:
+                workdir.write_embedding(embedding)
+    with _where_possible("report.html"):
+        print(f"report: {workdir.write_report()}")
     return lines
+
+
+@contextlib.contextmanager
+def _where_possible(name: str) -> Iterator[None]:
+    """Turns a missing permission to write a file of the workdir into a warning."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        log.warning("%s is not written: %s", name, error.strerror)
 
 
 def evaluation_params(state: State) -> Any:
