@@ -539,7 +539,8 @@ def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
     """`ssljax eval` may run next to the trainer."""
 
     def write(step):
-        Workdir(tmp_path).write_evaluations([{"step": step, "eval": "knn", "of": "trained"}])
+        line = {"step": step, "eval": "knn", "of": "trained", "metrics": {}, "headline": [], "better": "higher"}
+        Workdir(tmp_path).write_evaluations([line])
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(200)))

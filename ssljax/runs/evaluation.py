@@ -102,7 +102,7 @@ def evaluate_and_report(
     step, program = int(state.step), assembly.program
     state = state.replace(opt_state=None)  # frees memory for the untrained control
     lines = evaluator.records(step, results or evaluator.run(evaluation_params(state), state.extra, names))
-    with _where_possible("evals.jsonl"):
+    with _where_possible():
         workdir.write_evaluations(lines)  # before the controls, which may fail
     untrained = program.jitted_variables()(assembly.config.seed)
     for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
@@ -123,14 +123,15 @@ def evaluate_and_report(
 
 
 @contextlib.contextmanager
-def _where_possible(name: str) -> Iterator[None]:
-    """Turns a missing permission to write a file of the workdir into a warning."""
+def _where_possible(name: str | None = None) -> Iterator[None]:
+    """Turns a missing permission to write a file of the workdir into a warning with its name; None: no warning."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        log.warning("%s is not written: %s", name, error.strerror)
+        if name is not None:
+            log.warning("%s is not written: %s", name, error.strerror)
 
 
 def evaluation_params(state: State) -> Any:
