@@ -139,11 +139,12 @@ class Checkpoints:
         item = self.folder / str(step) / checkpoint_manager.METRIC_ITEM_NAME
         if self.best is None or not math.isfinite(value) or not item.parent.is_dir() or item.exists():
             return
-        with tempfile.TemporaryDirectory(prefix=".metrics-", dir=self.folder.parent) as place:
-            new = pathlib.Path(place) / item.name
-            new.mkdir()
-            (new / item.name).write_text(json.dumps({self.best.metric: value}))
-            move_whole(new, item)
+        if jax.process_index() == 0:
+            with tempfile.TemporaryDirectory(prefix=".metrics-", dir=self.folder.parent) as place:
+                new = pathlib.Path(place) / item.name
+                new.mkdir()
+                (new / item.name).write_text(json.dumps({self.best.metric: value}))
+                move_whole(new, item)
         self.manager.reload()
 
     def wait(self) -> None:
