@@ -138,7 +138,7 @@ def test_kill_minus_9_and_resume(tmp_path):
 
 @pytest.mark.parametrize("moment", ["imports", "start-up"])
 def test_sigterm_before_the_first_step_is_one_line_and_exit_code_75(tmp_path, moment):
-    command = train_command({**TINY, "mesh": {"data": 1}}, tmp_path / "run")
+    command = train_command(TINY, tmp_path / "run")
     if moment == "imports":
         hook = "import builtins, os, signal\nreal = builtins.__import__\n"
         hook += "def stop(name, *more):\n    if name == 'flax.linen': os.kill(os.getpid(), signal.SIGTERM)\n"
