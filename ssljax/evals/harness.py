@@ -85,7 +85,7 @@ class Evaluator:
         feature_names = {name for e in self.evaluations.values() for name in e.feature_names()} | {"pooled"}
         self.programs = Programs(objective, feature_names, put, batch_size, loss_fn)
         self.splits = Splits(data_config, load)
-        self.classes = Classes(objective.classes, tuple(classes or ()))
+        self.class_names = tuple(classes or ())
         self._sizes: dict[str, dict[str, int]] = {}
         self._left_out: dict[str, dict[str, int]] = {}
         self._warnings: dict[str, str] = {}
@@ -212,8 +212,8 @@ class Evaluator:
         return out
 
     def _reader(self, name: str, subject: Subject, evaluation: Evaluation | None = None) -> SubjectReader:
-        evaluation = evaluation or self.evaluations[name]
-        return SubjectReader(name, evaluation, subject, self.programs, self.splits, self.classes, self.tokenize)
+        evaluation, learned = evaluation or self.evaluations[name], Classes(self.objective.classes, self.class_names)
+        return SubjectReader(name, evaluation, subject, self.programs, self.splits, learned, self.tokenize)
 
     def _takes_raw_input(self, name: str) -> bool:
         """Returns True if an evaluation can run on flattened input and its images are small enough."""

@@ -73,7 +73,7 @@ WRITTEN = ("report.html", "log.txt", ".lock", ".evals.lock")
 
 
 def commands(folder, config):
-    """What the commands do, without the computation that follows the reading of all files."""
+    """The commands up to the point at which all files are read."""
 
     def resume():
         built = build(config)
