@@ -48,7 +48,7 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
         out.append(
             ("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the previous point.")
         )
-    if any(r["of"] == "trained" for r in run.evals):
+    if any(r["of"] == "trained" and r["headline"] for r in run.evals):
         caption = "Evaluations over training (solid lines) and their controls (dashed lines)."
         out.append(("Evaluations over training", figures.evaluations(run.evals), caption))
     if run.embedding:

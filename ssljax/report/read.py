@@ -93,7 +93,9 @@ def read_lines(path: pathlib.Path, keys: Mapping[str, type]) -> list[dict[str, A
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Returns True if a value has a type; a mapping must hold numbers and null alone."""
+    """Returns True if a value has a type; a mapping must hold numbers and null alone, a list texts."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
     if kind is dict:
         return isinstance(value, dict) and all(number is None or _is(number, int | float) for number in value.values())
     return isinstance(value, kind) and not isinstance(value, bool)
