@@ -124,8 +124,8 @@ class Recorder:
     def evaluate_left_out(self, step: int, state: State) -> None:
         """Runs the evaluations of a restored step that a signal left out, and ranks its checkpoint by them."""
         done = {line["eval"] for line in self.workdir.evaluations() if (line["step"], line["of"]) == (step, "trained")}
-        names = [name for name in self._due(step) if name not in done]
-        if step and names:
+        names = self._due(step)
+        if step and not done.issuperset(names):
             results = self.evaluator.run(evaluation_params(state), state.extra, names)
             self._write(step, results)
             self.checkpoints.rank(step, _flat(results))
