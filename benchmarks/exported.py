@@ -50,7 +50,7 @@ def perplexity_of_run(folder):
             arrays["tokens"],
             (
                 getattr(assembly.program.objective, "mask_id", None),
-                sorted(assembly.dataset.spec.special_ids.values()),
+                sorted(assembly.spec.special_ids.values()),
             ),
         )
 

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from ssljax.base.hashing import digest
 from ssljax.config import read_file
+from ssljax.report.table import direction
 
 ROOT = pathlib.Path(__file__).parent.parent
 RUNS = ROOT / "runs/results"
@@ -151,15 +152,15 @@ def run(row: Row, seed: int, core: int) -> None:
         raise RuntimeError("the config file or the code was changed meanwhile")
     lines = [json.loads(line) for line in (workdir / "evals.jsonl").read_text().splitlines()]
     last = max(line["step"] for line in lines)
-    kept = ("eval", "of", "metrics", "headline", "better", "summary")
-    results = [{k: line[k] for k in kept} for line in lines if line["step"] == last]
+    kept = ("eval", "of", "metrics", "headline", "better", "directions", "summary")
+    results = [{k: line[k] for k in kept if k in line} for line in lines if line["step"] == last]
     record = {
         "key": key,
         "row": row.name,
         "seed": seed,
-        "cpu_seconds": round(seconds),
         "commit": commit,
         "code": before,
+        "cpu_seconds": round(seconds),
     }
     with LOCK, open(LEDGER, "a") as f:
         f.write(json.dumps({**record, "steps": last, "results": results}) + "\n")
@@ -185,7 +186,7 @@ def work(todo: "queue.SimpleQueue[tuple[Row, int]]", core: int, failed: list[str
                 return
 
 
-Line = tuple[str, str, str, dict[str, list[float]], str, float]
+Line = tuple[str, str, str, dict[str, list[float]], str | None, float]
 
 
 def lines(only: str = "") -> tuple[list[Line], list[str]]:
@@ -204,13 +205,13 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
     out = []
     for name, records in found.items():
         values: dict[tuple[str, str], dict[str, list[float]]] = {}
-        better: dict[tuple[str, str], str] = {}
+        better: dict[tuple[str, str], str | None] = {}
         for result in (result for record in records for result in record["results"]):
             for metric in result["headline"]:
                 value = result["metrics"].get(metric)
                 if value is not None:
                     values.setdefault((result["eval"], metric), {}).setdefault(result["of"], []).append(value)
-                    better[result["eval"], metric] = result["better"]
+                    better[result["eval"], metric] = direction(result, metric)
         minutes = max((record.get("cpu_seconds", 0) for record in records), default=0) / 60
         out += [(name, *what, by, better[what], minutes) for what, by in values.items()]
     return out, missing
@@ -280,9 +281,11 @@ def _cell(values: list[float] | None) -> str:
     return f"{statistics.mean(values):.3f}{spread}"
 
 
-def _verdict(by: dict[str, list[float]], better: str) -> str:
+def _verdict(by: dict[str, list[float]], better: str | None) -> str:
     """Lists unbeaten controls: the worst seed must exceed the control's best by more than the spread over seeds."""
     own = by.get("trained", [])
+    if better is None:  # neither direction is better
+        return ""
     if len(own) < 2:
         return "one seed" if own else ""
     sign, spread = 1 if better == "higher" else -1, statistics.stdev(own)

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ssljax.base.errors import UserError
+from ssljax.base.signals import STOPPED, Signals, Stopped
 
-USER_ERROR, STOPPED, CLOSED_PIPE = 2, 75, 141  # 75: EX_TEMPFAIL of sysexits.h; 141: 128 + SIGPIPE
+USER_ERROR, CLOSED_PIPE = 2, 141  # 141: 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,18 +160,18 @@ def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
 
 
 def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    _compilation_cache()
-    from ssljax import run
-    from ssljax.config import load
-    from ssljax.train.loop import Stopped
-
-    config, remarks = load(options.config, overrides)
-    for remark in remarks:
-        print(remark, file=sys.stderr)
     try:
-        run.train(config, options.workdir, options.resume)
+        with Signals():  # before the imports, which take seconds
+            _compilation_cache()
+            from ssljax import run
+            from ssljax.config import load
+
+            config, remarks = load(options.config, overrides)
+            for remark in remarks:
+                print(remark, file=sys.stderr)
+            run.train(config, options.workdir, options.resume)
     except Stopped as stopped:
-        print(f"stopped: step {stopped.step} is saved; the same command continues", file=sys.stderr)
+        print(f"stopped: {stopped}", file=sys.stderr)
         return STOPPED
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssljax import data, parallel
 from ssljax.base.errors import UserError
+from ssljax.base.signals import Signals
 from ssljax.config import RunConfig, build
 from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble
@@ -16,7 +17,7 @@ from ssljax.runs.init_from import initial_state
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.workdir import Resume, Workdir
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.loop import Signals, fit
+from ssljax.train.loop import Watchdog, fit
 from ssljax.train.state import State
 
 log = logging.getLogger(__name__)
@@ -40,14 +41,15 @@ def train(
 
     Raises:
         UserError: a mistake in the config, the data or the workdir.
-        Stopped: SIGTERM or SIGINT came. The state is saved, and the same call continues from it.
+        Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
     config = config if isinstance(config, RunConfig) else build(config)
     folder = Workdir(workdir)
-    assembly = assemble(config)
-    program, dataset = assembly.program, assembly.dataset
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
+        signals.check()
+        assembly = assemble(folder.continued(config))
+        program, dataset = assembly.program, assembly.dataset
         stack.enter_context(parallel.mesh_context(program.mesh))
         stack.enter_context(folder.lock())
         folder.check(config, dataset.spec, resume)
@@ -57,15 +59,18 @@ def train(
         checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)
+        signals.saved(start or None)
         folder.write_config(config)
         folder.write_data(dataset.spec)
         if dataset.spec.vocab_size is not None:
-            folder.write_tokenizer(config.data)
+            folder.write_tokenizer(assembly.config.data)
 
+        watchdog = Watchdog(config.log.stall_seconds)
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
-        recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals)
+        recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog)
         stack.callback(recorder.close)
+        recorder.evaluate_left_out(start, state)
         state = fit(
             program.jitted_step(),
             state,
@@ -74,7 +79,7 @@ def train(
             callbacks=recorder.callbacks(),
             on_stop=recorder.save,
             signals=signals,
-            stall_seconds=config.log.stall_seconds,
+            watchdog=watchdog,
         )
         recorder.close()
         checkpoints.wait()

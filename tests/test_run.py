@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -18,12 +19,12 @@ import tiny_objectives as tiny
 
 from ssljax import objectives, run, runs
 from ssljax.base.errors import UserError
+from ssljax.base.signals import Stopped
 from ssljax.config import build, load
 from ssljax.runs.evaluation import make_evaluator, open_run
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
-from ssljax.train.loop import Stopped
 from ssljax.train.program import Program
 
 TINY = {
@@ -133,6 +134,85 @@ def test_kill_minus_9_and_resume(tmp_path):
     kill_and_resume(config, killed, kill_at=random.SystemRandom().randrange(5, 30))
     same(parameters(killed), parameters(whole))
     assert metrics(killed) == metrics(whole)
+
+
+@pytest.mark.parametrize("moment", ["imports", "start-up"])
+def test_sigterm_before_the_first_step_is_one_line_and_exit_code_75(tmp_path, moment):
+    command = train_command(TINY, tmp_path / "run")
+    if moment == "imports":
+        hook = "import builtins, os, signal\nreal = builtins.__import__\n"
+        hook += "def stop(name, *more):\n    if name == 'flax.linen': os.kill(os.getpid(), signal.SIGTERM)\n"
+        hook += "    return real(name, *more)\nbuiltins.__import__ = stop\n"
+    else:  # while the initial state is computed
+        hook = "import os, signal\nfrom ssljax.train.program import Program\n"
+        hook += "Program.jitted_init = Program.jitted_variables = lambda self: os.kill(os.getpid(), signal.SIGTERM)\n"
+    code = f"{hook}from ssljax import cli\nimport sys\nsys.exit(cli.main({command[3:]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert (
+        last == "stopped: stopped before the first step; the same command continues" and "Traceback" not in done.stderr
+    )
+    left = [p.name for p in tmp_path.rglob("*") if p.name.endswith(".tmp") or "-tmp" in p.name]
+    assert not left, "nothing is half-written"
+
+
+def test_a_signal_in_the_last_step_leaves_a_checkpoint_that_is_ranked_later(tmp_path, monkeypatch):
+    config = {
+        **TINY,
+        "evals": {"knn": {"every_steps": 2, "max_examples": 100, "k": 5}},
+        "checkpoint": {"every_steps": 2, "best": {"metric": "knn/accuracy"}},
+    }
+    original = Recorder.evaluate
+
+    def term_then_evaluate(self, step, state):
+        if step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step, state)
+
+    def ranks():
+        checkpoints = Checkpoints(tmp_path / "checkpoints", build(config).checkpoint, {}, read_only=True)
+        return {step: checkpoints.manager.metrics(step) for step in checkpoints.steps()}
+
+    monkeypatch.setattr(Recorder, "evaluate", term_then_evaluate)
+    with pytest.raises(Stopped, match="step 8 is saved"):
+        run.train(config, tmp_path)
+    monkeypatch.undo()
+    assert ranks()[8] is None
+    (line,) = [line for line in run.train(config, tmp_path) if line["eval"] == "knn" and line["of"] == "trained"]
+    assert ranks()[8] == {"knn/accuracy": line["metrics"]["accuracy"]}
+    assert parameters(tmp_path, 8)[".step"] == 8
+
+
+def test_a_signal_during_an_evaluation_abandons_it_and_the_next_start_runs_it(tmp_path, monkeypatch):
+    config = {**TINY, "evals": {"knn": {"every_steps": 4, "max_examples": 100, "k": 5}}}
+    monkeypatch.setattr("ssljax.evals.knn.knn_predict", lambda *args, **options: forever())
+
+    def forever():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="step 4 is saved"):
+        run.train(config, tmp_path)
+    assert time.monotonic() - began < 300
+    assert not (tmp_path / "evals.jsonl").exists()
+    monkeypatch.undo()
+    run.train(config, tmp_path)
+    lines = [json.loads(x) for x in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["of"] == "trained"] == [4, 8]
+
+
+def test_nothing_runs_beside_the_step_but_the_data(tmp_path, monkeypatch):
+    """Threads of a progress bar and of TensorBoard imported modules while the main thread imported others."""
+    seen = set()
+    monkeypatch.setattr(Recorder, "save", lambda self, step, state: seen.update(threading.enumerate()))
+    before = set(threading.enumerate())
+    log = {**TINY["log"], "progress": True, "tensorboard": True, "stall_seconds": None}
+    run.train({**TINY, "log": log, "steps": 2}, tmp_path)
+    modules = {type(thread).__module__.partition(".")[0] for thread in seen - before}
+    assert modules <= {"threading"}, "threads of libraries that draw or write"
+    assert list(tmp_path.glob("events*"))
 
 
 WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
@@ -459,7 +539,8 @@ def test_evaluations_written_at_the_same_time_are_all_kept(tmp_path):
     """`ssljax eval` may run next to the trainer."""
 
     def write(step):
-        Workdir(tmp_path).write_evaluations([{"step": step, "eval": "knn", "of": "trained"}])
+        line = {"step": step, "eval": "knn", "of": "trained", "metrics": {}, "headline": [], "better": "higher"}
+        Workdir(tmp_path).write_evaluations([line])
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(200)))

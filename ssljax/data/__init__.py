@@ -5,7 +5,7 @@ from ssljax.data.dataset import Dataset, describe, open_data
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
-from ssljax.data.split_arrays import SplitArrays, load_split
+from ssljax.data.split_arrays import SplitArrays, load_split, shared_rows, split_source
 from ssljax.data.tokenizers import TOKENIZER_FILES, load_tokenizer, open_tokenizer, save_tokenizer
 
 __all__ = [
@@ -27,4 +27,6 @@ __all__ = [
     "open_data",
     "open_tokenizer",
     "save_tokenizer",
+    "shared_rows",
+    "split_source",
 ]

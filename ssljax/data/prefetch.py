@@ -8,8 +8,9 @@ from typing import Any
 class Prefetcher:
     """Iterates over (step, put(make(step))) for step in [start, stop), in order, ahead of the consumer.
 
-    `make` and `put` are called in a thread. An error in them is raised in the consumer at the step of the error, and
-    ends the iteration.
+    `make` and `put` are called in a thread, which starts when the first batch is awaited: libraries are imported by
+    then, and two threads do not import them at the same time. An error in `make` or `put` is raised in the consumer at
+    the step of the error, and ends the iteration.
 
     Args:
         make: step -> host batch.

@@ -1,5 +1,6 @@
 """Whole splits as arrays, for evaluations: `load_split`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,11 @@ from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
 from ssljax.data.examples import open_examples, tokenizer_of
 from ssljax.data.order import subset
+from ssljax.data.rows import last_token
+from ssljax.data.selection import read
+from ssljax.data.splits import parse_split
+from ssljax.data.text import TokenCache
+from ssljax.data.tokenizers import Tokenizer
 
 
 class SplitArrays(dict[str, np.ndarray]):
@@ -16,14 +22,12 @@ class SplitArrays(dict[str, np.ndarray]):
 
     Attributes:
         classes: names of the classes; None if the source has no names.
-        tokens: number of tokens, without padding; None without text.
-        bytes: number of UTF-8 bytes of the text of these tokens; None without text. A model that scores `count` tokens
-            with log-likelihood -L nats needs L / ln 2 / (bytes * count / tokens) bits per byte.
+        byte_lengths: [V], the number of UTF-8 bytes of each token, 0 for special tokens; None without text. If a token
+            has no fixed number of bytes (WordPiece), it is the mean over the tokens of all texts.
     """
 
     classes: tuple[str, ...] | None = None
-    tokens: int | None = None
-    bytes: float | None = None
+    byte_lengths: np.ndarray | None = None
 
 
 def load_split(
@@ -48,24 +52,56 @@ def load_split(
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.
     """
-    if source is None and config.source is None:
-        raise UserError("data.source: missing; data.mixture has several sources; name one to evaluate on")
-    same = source in (None, config.source)
-    chosen = SourceConfig(
-        source=source or config.source or "",
-        split=split,
-        keys=dict(keys) if keys is not None else (config.keys if same else {}),
-        where=dict(where) if where is not None else (config.where if same else {}),
-    )
+    chosen = split_source(config, split, source=source, keys=keys, where=where)
     tokenizer = tokenizer_of((chosen,), config)
     opened = open_examples(chosen, config, tokenizer)
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
     out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
     out.classes = opened.classes
     if tokenizer is not None and opened.texts is not None:
-        out.tokens = int(opened.texts.lengths(rows).sum())
-        if tokenizer.byte_lengths is not None:
-            out.bytes = float(tokenizer.byte_lengths[out["tokens"]].sum())
-        else:  # WordPiece: bytes of all texts, in proportion to the tokens
-            out.bytes = opened.texts.cache.bytes * out.tokens / max(len(opened.texts.cache.tokens), 1)
+        out.byte_lengths = _byte_lengths(tokenizer, opened.texts.cache)
     return out
+
+
+def _byte_lengths(tokenizer: Tokenizer, cache: TokenCache) -> np.ndarray:
+    if tokenizer.byte_lengths is not None:
+        return tokenizer.byte_lengths
+    ends = 0 if last_token(tokenizer.special_ids) is None else len(cache.ends) - 1
+    lengths = np.full(tokenizer.vocab_size, cache.bytes / max(len(cache.tokens) - ends, 1))
+    lengths[[i for role, i in tokenizer.special_ids.items() if role != "unk"]] = 0
+    return lengths
+
+
+def split_source(
+    config: DataConfig,
+    split: str,
+    *,
+    source: str | None = None,
+    keys: Mapping[str, Any] | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> SourceConfig:
+    """Returns the source of a split; arguments as in `load_split`.
+
+    Raises:
+        UserError: the config has a mixture and `source` is None.
+    """
+    if source is None and config.source is None:
+        raise UserError("data.source: missing; data.mixture has several sources; name one to evaluate on")
+    same = source in (None, config.source)
+    return SourceConfig(
+        source=source or config.source or "",
+        split=split,
+        keys=dict(keys) if keys is not None else (config.keys if same else {}),
+        where=dict(where) if where is not None else (config.where if same else {}),
+    )
+
+
+def shared_rows(first: SourceConfig, second: SourceConfig) -> int:
+    """Returns the number of rows that two splits of a source share; 0 if their sources differ."""
+    a, b = parse_split(first.split), parse_split(second.split)
+    if first.source != second.source or (a.name != b.name and "all" not in (a.name, b.name)):
+        return 0
+    if a.name == b.name and first.where == second.where:  # slices of the same rows
+        rows = np.arange(len(read(dataclasses.replace(first, split=a.name)).index))
+        return len(np.intersect1d(rows[a.bounds(len(rows))], rows[b.bounds(len(rows))]))
+    return len(np.intersect1d(read(first).index, read(second).index))

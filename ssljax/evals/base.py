@@ -6,7 +6,7 @@ once.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ REGISTRY = Registry(
 )
 
 Metrics = dict[str, float]
+Direction = Literal["higher", "lower"]
 
 
 class Reader(Protocol):
@@ -56,11 +57,14 @@ class Reader(Protocol):
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the log-probability [N] in nats and the number of scored tokens [N] of each example."""
 
+    def scored(self, split: str, whole: bool = False) -> np.ndarray:
+        """Returns bool [N, T], the tokens of a split that `scores` counts."""
+
     def bytes_per_token(self, split: str) -> float | None:
-        """Returns the UTF-8 bytes of text per token of a split, None without text."""
+        """Returns the UTF-8 bytes of text per token that `scores` counts, None without text."""
 
     def losses(self, split: str, batch_size: int) -> Metrics:
-        """Returns the metrics of the objective, averaged over full batches of `batch_size`."""
+        """Returns the loss and metrics of the objective over a split, computed in batches of `batch_size`."""
 
     def text_features(self, texts: Sequence[str], like: str) -> np.ndarray:
         """Returns text embeddings [len(texts), D]. All other inputs are zeros in the shapes of the split `like`."""
@@ -86,7 +90,7 @@ class Evaluation:
     keys: dict | None = setting(None, doc="column names of this source; None: as in the group `data`")
     where: dict | None = setting(None, doc="filter on the rows of this source; None: as in the group `data`")
 
-    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    better: ClassVar[Direction] = "higher"  # of the headline metrics
     warning: ClassVar[str] = ""  # printed below the metrics
     on_raw_input: ClassVar[bool] = False  # True if flattened input can replace features
 
@@ -94,9 +98,21 @@ class Evaluation:
         """Returns the names of the features that the evaluation reads."""
         return ()
 
+    def separate_splits(self) -> tuple[str, ...]:
+        """Returns the keys of the splits that must not share rows: those that are fitted, selected and tested on."""
+        return ()
+
     def headline(self) -> tuple[str, ...]:
         """Returns the metrics that a table shows first."""
         raise NotImplementedError
+
+    def shown(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        """Returns the names of the metrics that a table shows, from the metrics of `run`."""
+        return [name for name in self.headline() if name in metrics]
+
+    def direction(self, metric: str) -> Direction | None:
+        """Returns the better direction of a shown metric; None: neither is better, so it has no verdict."""
+        return self.better
 
     def summary(self) -> str:
         """Returns the settings that are shown with the metrics, such as k, temperature or solver."""
@@ -147,6 +163,9 @@ class Probe(Evaluation):
 
     def headline(self) -> tuple[str, ...]:
         return ("accuracy",)
+
+    def separate_splits(self) -> tuple[str, ...]:
+        return ("fit_split", "select_split", "test_split")
 
     def check(self, reader: Reader) -> Collection[str]:
         for split in filter(None, (self.fit_split, self.select_split, self.test_split)):

@@ -1,6 +1,7 @@
 """The harness: runs all evaluations of a config on a model and on its controls."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.evals.base import REGISTRY, Evaluation, Metrics, to_json
-from ssljax.evals.reader import NotFinite, SubjectReader
+from ssljax.evals.held_out import LossFn
+from ssljax.evals.reader import Classes, NotFinite, SubjectReader
 from ssljax.evals.splits import Load, Splits
 from ssljax.evals.subjects import Model, ModelShapes, Programs, RawInput, Subject
 
@@ -57,9 +59,9 @@ class Evaluator:
         data_config: the `data` group of the run; an evaluation may name another source.
         put: host batch -> device batch (sharded over the mesh).
         batch_size: rows of a batch, a multiple of the number of devices that share it.
-        loss_fn: (params, extra, device batch, step) -> {metric: scalar} with train=False; `step` is the number of the
-            batch and fixes its random key. Required by `loss`.
+        loss_fn: the loss of a batch (`ssljax.evals.held_out.held_out_loss`). Required by `loss`.
         tokenize: texts -> {"tokens": [n, T], ...} in the form of the data. Required by `zero_shot`.
+        classes: names of the classes that the objective learns, in the order of its labels; None: without names.
         load: (data_config, split, source=, keys=, where=, max_examples=) -> {key: array}, with the key "id" and,
             optionally, the attributes `bytes` and `tokens` (for bits per byte) and `classes` (names). None =
             `ssljax.data.load_split`.
@@ -73,8 +75,9 @@ class Evaluator:
         put: Callable[[Any], Any],
         batch_size: int = 256,
         *,
-        loss_fn: Callable[..., Mapping[str, Any]] | None = None,
+        loss_fn: LossFn | None = None,
         tokenize: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None = None,
+        classes: Sequence[str] | None = None,
         load: Load | None = None,
     ):
         self.evaluations = build(config_evals)
@@ -82,7 +85,10 @@ class Evaluator:
         feature_names = {name for e in self.evaluations.values() for name in e.feature_names()} | {"pooled"}
         self.programs = Programs(objective, feature_names, put, batch_size, loss_fn)
         self.splits = Splits(data_config, load)
+        self.class_names = tuple(classes or ())
         self._sizes: dict[str, dict[str, int]] = {}
+        self._left_out: dict[str, dict[str, int]] = {}
+        self._warnings: dict[str, str] = {}
 
     def check(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Collection[str]]:
         """Raises the errors of `run` and `controls` before training; `params` and `extra` may be shapes.
@@ -93,8 +99,23 @@ class Evaluator:
         Raises:
             UserError: as `run` and `controls`.
         """
-        shapes = ModelShapes(self.programs, params, extra)
-        return {name: self.evaluations[name].check(self._reader(name, shapes)) for name in self._selected(names)}
+        shapes, found = ModelShapes(self.programs, params, extra), {}
+        for name in self._selected(names):
+            found[name] = self.evaluations[name].check(self._reader(name, shapes))
+            self._check_splits(name)
+        return found
+
+    def _check_splits(self, name: str) -> None:
+        """Raises UserError if an evaluation would be tested on rows that it is fitted on; notes rows of training."""
+        evaluation = self.evaluations[name]
+        keys = [key for key in evaluation.separate_splits() if getattr(evaluation, key) is not None]
+        for a, b in itertools.combinations(keys, 2):
+            first, second = getattr(evaluation, a), getattr(evaluation, b)
+            if shared := self.splits.shared(evaluation, first, second):
+                raise UserError(f"evals.{name}.{b}: {second!r} shares {shared} rows with {a} {first!r} (none allowed)")
+        test = evaluation.test_split
+        if rows := self.splits.trained_on(evaluation, test):
+            self._warnings[name] = f"{rows:,} rows of test_split {test!r} are rows of the training split"
 
     def run(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Metrics]:
         """Returns {evaluation: {metric: value}} of a model; headline metrics are NaN if its features are not finite.
@@ -123,18 +144,22 @@ class Evaluator:
                 out.setdefault(control, {})[name] = metrics
         return {control: results for control, results in out.items() if results}
 
-    def records(self, step: int, results: Mapping[str, Metrics], of: str = "trained") -> list[dict[str, Any]]:
+    def records(
+        self, step: int, results: Mapping[str, Mapping[str, float]], of: str = "trained"
+    ) -> list[dict[str, Any]]:
         """Returns the lines of evals.jsonl, one for each evaluation, as JSON values.
 
-        The keys of a line are step, eval, type, of ("trained" or a control), summary, better, headline (the metrics to
-        show first), metrics, settings (the keys of the evaluation), sizes (examples of each split), and warning, if
-        the evaluation has one.
+        The keys of a line are step, eval, type, of ("trained" or a control), summary, better, headline (the metrics
+        that a table shows), metrics, settings (the keys of the evaluation), sizes (examples of each split), and, if
+        there are any, directions (of the shown metrics that differ from `better`; null: no direction), left_out
+        (examples of each split that were not used) and warning.
         """
         return [self._record(int(step), name, metrics, of) for name, metrics in results.items()]
 
-    def _record(self, step: int, name: str, metrics: Metrics, of: str) -> dict[str, Any]:
+    def _record(self, step: int, name: str, metrics: Mapping[str, float], of: str) -> dict[str, Any]:
         evaluation = self.evaluations[name]
-        own = settings(evaluation)
+        own, shown = settings(evaluation), list(evaluation.shown(metrics))
+        directions = {m: evaluation.direction(m) for m in shown if evaluation.direction(m) != evaluation.better}
         line = {
             "step": step,
             "eval": name,
@@ -142,12 +167,14 @@ class Evaluator:
             "of": of,
             "summary": evaluation.summary(),
             "better": evaluation.better,
-            "headline": [m for m in evaluation.headline() if m in metrics],
+            "headline": shown,
             "metrics": {metric: to_json(value) for metric, value in metrics.items()},
             "settings": {k: v for k, v in own.items() if v not in (None, [], {}) and k != "every_steps"},
             "sizes": dict(self._sizes.get(name, {})),
         }
-        return line | ({"warning": evaluation.warning} if evaluation.warning else {})
+        warning = "; ".join(filter(None, (evaluation.warning, self._warnings.get(name))))
+        more = {"directions": directions, "left_out": self._left_out.get(name), "warning": warning}
+        return line | {key: value for key, value in more.items() if value}
 
     def embedding(self, params: Any, extra: Any, name: str, *, max_examples: int = 2000) -> dict[str, np.ndarray]:
         """Returns the arrays of the report's figure of features, from the test split of the evaluation `name`.
@@ -181,11 +208,12 @@ class Evaluator:
             except NotFinite:  # training continues after a diverged evaluation, and the table shows it
                 out[name] = dict.fromkeys(self.evaluations[name].headline(), float("nan"))
             self._sizes.setdefault(name, {}).update(reader.sizes)
+            self._left_out[name] = reader.left_out
         return out
 
     def _reader(self, name: str, subject: Subject, evaluation: Evaluation | None = None) -> SubjectReader:
-        evaluation, classes = evaluation or self.evaluations[name], self.objective.classes
-        return SubjectReader(name, evaluation, subject, self.programs, self.splits, classes, self.tokenize)
+        evaluation, learned = evaluation or self.evaluations[name], Classes(self.objective.classes, self.class_names)
+        return SubjectReader(name, evaluation, subject, self.programs, self.splits, learned, self.tokenize)
 
     def _takes_raw_input(self, name: str) -> bool:
         """Returns True if an evaluation can run on flattened input and its images are small enough."""

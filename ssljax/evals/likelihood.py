@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Collection
-from typing import ClassVar, Literal
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.evals.base import Evaluation, Metrics, Reader
+from ssljax.evals.base import Direction, Evaluation, Metrics, Reader
 
 PSEUDO_WARNING = (
     "pseudo-perplexity scores each token given all other tokens; it is no likelihood and not comparable with perplexity"
@@ -26,11 +26,14 @@ class Perplexity(Evaluation):
 
     ngrams: bool = setting(True, doc="fits the unigram and bigram controls")
 
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    better: ClassVar[Direction] = "lower"
     prefix: ClassVar[str] = ""
 
     def headline(self) -> tuple[str, ...]:
         return (f"{self.prefix}bits_per_byte", f"{self.prefix}perplexity")
+
+    def separate_splits(self) -> tuple[str, ...]:
+        return ("fit_split", "test_split") if self.ngrams else ()
 
     def check(self, reader: Reader) -> Collection[str]:
         reader.scores(self.test_split)
@@ -38,6 +41,7 @@ class Perplexity(Evaluation):
             for split in (self.fit_split, self.test_split):
                 if "tokens" not in reader.example(split):
                     raise UserError(f"{reader.path}.ngrams: got True, but split {split!r} has no tokens")
+            _scored(reader, self.test_split)
         return (*self._metrics(0.0, reader), "scored_tokens")
 
     def run(self, reader: Reader) -> Metrics:
@@ -49,10 +53,10 @@ class Perplexity(Evaluation):
         if not self.ngrams:
             return {}
         # Fitted on the whole split even with `max_examples`: fewer tokens would make the control too easy to beat.
-        fit, test = _tokens(reader.arrays(self.fit_split, whole=True)), _tokens(reader.arrays(self.test_split))
+        fit, test = _scored(reader, self.fit_split, whole=True), _scored(reader, self.test_split)
         return {
-            "unigram": self._metrics(unigram_bits(*fit, *test), reader),
-            "bigram": self._metrics(bigram_bits(*fit, *test), reader),
+            "unigram": self._metrics(unigram_bits(fit, test), reader),
+            "bigram": self._metrics(bigram_bits(fit, test), reader),
         }
 
     def _metrics(self, bits_per_token: float, reader: Reader) -> Metrics:
@@ -75,20 +79,31 @@ class PseudoPerplexity(Perplexity):
     warning: ClassVar[str] = PSEUDO_WARNING
 
 
-def unigram_bits(
-    fit: np.ndarray, fit_mask: np.ndarray, test: np.ndarray, test_mask: np.ndarray, *, held_out: float = 0.1
-) -> float:
-    """Cross-entropy of test tokens, in bits per token, under p(a) = (n_a + alpha) / (n + alpha V).
+class Scored(NamedTuple):
+    """Rows of tokens [N, T] and the tokens that count.
+
+    Attributes:
+        tokens: token ids.
+        counted: bool, the tokens that are predicted.
+        follows: bool, the tokens that have a predecessor in their segment.
+    """
+
+    tokens: np.ndarray
+    counted: np.ndarray
+    follows: np.ndarray
+
+    def rows(self, rows: slice) -> "Scored":
+        """Returns a part of the rows."""
+        return Scored(*(array[rows] for array in self))
+
+
+def unigram_bits(fit: Scored, test: Scored, *, held_out: float = 0.1) -> float:
+    """Cross-entropy of the counted test tokens, in bits per token, under p(a) = (n_a + alpha) / (n + alpha V).
 
     V is one more than the largest token of both splits. `alpha` is selected on the last `held_out` share of the fitting
     tokens: it minimises their cross-entropy under counts of the rest. The final counts n are over all fitting tokens.
-
-    Args:
-        fit, test: tokens [N, T].
-        fit_mask, test_mask: bool [N, T], False at padding.
-        held_out: share of the fitting tokens on which alpha is selected.
     """
-    fit_tokens, test_tokens = fit[fit_mask], test[test_mask]
+    fit_tokens, test_tokens = fit.tokens[fit.counted], test.tokens[test.counted]
     size = int(max(fit_tokens.max(), test_tokens.max())) + 1
 
     def bits(train: np.ndarray, other: np.ndarray, alpha: float) -> float:
@@ -99,31 +114,34 @@ def unigram_bits(
     return bits(fit_tokens, test_tokens, alpha)
 
 
-def bigram_bits(
-    fit: np.ndarray, fit_mask: np.ndarray, test: np.ndarray, test_mask: np.ndarray, *, held_out: float = 0.1
-) -> float:
-    """Cross-entropy of test tokens, in bits per token, each given the previous token of its row.
+def bigram_bits(fit: Scored, test: Scored, *, held_out: float = 0.1) -> float:
+    """Cross-entropy of the counted test tokens, in bits per token, each given the previous token of its segment.
 
     p(b | a) = (n_ab + alpha p(b)) / (n_a + alpha) with p(b) the unigram model (MacKay & Peto 1995). For a large
-    vocabulary this is a stronger control than uniform smoothing. `alpha` is selected as in `unigram_bits`, on whole
-    rows. Arguments as in `unigram_bits`.
+    vocabulary this is a stronger control than uniform smoothing. A counted token without a predecessor has probability
+    p(b). `alpha` is selected as in `unigram_bits`, on whole rows.
     """
-    size = int(max(fit[fit_mask].max(), test[test_mask].max())) + 1
+    size = int(max(fit.tokens.max(), test.tokens.max())) + 1
 
-    def bits(rows: slice, other: tuple[np.ndarray, np.ndarray], alphas: tuple[float, ...]) -> np.ndarray:
-        train = _pairs(fit[rows], fit_mask[rows])
-        keys, counts = np.unique(train[0] * size + train[1], return_counts=True)
-        before = np.bincount(train[0], minlength=size)
-        unigram = _unigram(fit[rows][fit_mask[rows]], size, 0.5)
-        pairs = other[0] * size + other[1]
-        nearest = np.minimum(np.searchsorted(keys, pairs), len(keys) - 1)
-        n_ab = np.where(keys[nearest] == pairs, counts[nearest], 0)
-        return np.array([-np.mean(np.log2((n_ab + a * unigram[other[1]]) / (before[other[0]] + a))) for a in alphas])
+    def bits(train: Scored, other: Scored, alphas: tuple[float, ...]) -> np.ndarray:
+        before, after = _pairs(train)
+        keys, counts = np.unique(before * size + after, return_counts=True)
+        n_a = np.bincount(before, minlength=size)
+        unigram = _unigram(train.tokens[train.counted], size, 0.5)
+        a, b = _pairs(other)
+        nearest = np.minimum(np.searchsorted(keys, a * size + b), max(len(keys) - 1, 0))
+        n_ab = np.where(keys[nearest] == a * size + b, counts[nearest], 0) if len(keys) else np.zeros(len(a))
+        first = np.sum(np.log2(unigram[other.tokens[other.counted & ~other.follows]]))
+        return np.array([-(np.sum(np.log2((n_ab + x * unigram[b]) / (n_a[a] + x))) + first) for x in alphas]) / max(
+            np.sum(other.counted), 1
+        )
 
-    cut = min(max(1, round(len(fit) * (1 - held_out))), max(1, len(fit) - 1))
-    selection = _pairs(fit[cut:], fit_mask[cut:])
-    alpha = ALPHAS[int(bits(slice(cut), selection, ALPHAS).argmin())] if len(selection[0]) else 1.0
-    return float(bits(slice(None), _pairs(test, test_mask), (alpha,))[0])
+    rows = len(fit.tokens)
+    cut = min(max(1, round(rows * (1 - held_out))), max(1, rows - 1))
+    train, selection = fit.rows(slice(cut)), fit.rows(slice(cut, None))
+    usable = selection.counted.any() and train.counted.any()
+    alpha = ALPHAS[int(bits(train, selection, ALPHAS).argmin())] if usable else 1.0
+    return float(bits(fit, test, (alpha,))[0])
 
 
 def _unigram(tokens: np.ndarray, size: int, alpha: float) -> np.ndarray:
@@ -131,13 +149,23 @@ def _unigram(tokens: np.ndarray, size: int, alpha: float) -> np.ndarray:
     return (counts + alpha) / (len(tokens) + alpha * size)
 
 
-def _pairs(tokens_NxT: np.ndarray, mask_NxT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (previous, next) tokens of all neighbours within rows, without padding."""
-    both = mask_NxT[:, :-1] & mask_NxT[:, 1:]
-    return tokens_NxT[:, :-1][both].astype(np.int64), tokens_NxT[:, 1:][both].astype(np.int64)
+def _pairs(rows: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (previous, counted) tokens of all counted tokens that have a predecessor in their segment."""
+    pairs = (rows.counted & rows.follows)[:, 1:]
+    return rows.tokens[:, :-1][pairs].astype(np.int64), rows.tokens[:, 1:][pairs].astype(np.int64)
 
 
-def _tokens(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens [N, T] of a split and a mask that is False at padding (segment 0)."""
+def _scored(reader: Reader, split: str, whole: bool = False) -> Scored:
+    """Returns the tokens of a split and the tokens that scores count.
+
+    Raises:
+        UserError: no token counts.
+    """
+    arrays, counted = reader.arrays(split, whole), reader.scored(split, whole)
+    if not counted.any():
+        raise UserError(f"{reader.path}: no token of split {split!r} is predicted (each text has one token or none)")
     tokens = np.asarray(arrays["tokens"])
-    return tokens, arrays["segment_ids"] > 0 if "segment_ids" in arrays else np.ones(tokens.shape, bool)
+    segments = arrays.get("segment_ids", np.ones(tokens.shape, np.int32))
+    follows = np.zeros(tokens.shape, bool)
+    follows[:, 1:] = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    return Scored(tokens, counted, follows)

@@ -1,27 +1,37 @@
 """The loss of the objective on held-out data."""
 
 import dataclasses
-from collections.abc import Collection
-from typing import ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
 
 from ssljax.base.schema import setting
-from ssljax.evals.base import Evaluation, Metrics, Reader
+from ssljax.evals.base import Direction, Evaluation, Metrics, Reader
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutLoss(Evaluation):
-    """The loss and metrics of the objective with fixed random keys and without dropout, averaged over full batches.
+    """The loss and metrics of the objective with fixed random keys, without dropout and without augmentation.
 
-    A loss that compares examples depends on the batch size, which is therefore a key and is reported with the loss.
-    Examples beyond the last full batch are left out.
+    Each term of the loss is its sum over the whole split divided by the sum of its weights (tokens, patches, images).
+    A coupled loss compares the examples of a batch. It therefore depends on the batch size, which is reported with the
+    loss. Its batches are drawn in a fixed random order, and the examples that do not fill a batch are left out; their
+    number is reported.
     """
 
     batch_size: int = setting(256, ge=1, doc="examples in a batch")
 
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    better: ClassVar[Direction] = "lower"
 
     def headline(self) -> tuple[str, ...]:
         return ("loss",)
+
+    def shown(self, metrics: Mapping[str, float]) -> Sequence[str]:
+        return list(metrics)
+
+    def direction(self, metric: str) -> Direction | None:
+        if metric == "loss" or metric.startswith("loss/"):
+            return "lower"
+        return "higher" if metric.startswith("accuracy") else None
 
     def summary(self) -> str:
         return f"batches of {self.batch_size}, fixed keys"

@@ -16,6 +16,19 @@ class NotFinite(Exception):
     """Raised if the features of a subject are not finite."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes that an objective learns.
+
+    Attributes:
+        count: number of classes; None if the objective reads no labels.
+        names: their names in the order of labels; empty if they have none.
+    """
+
+    count: int | None
+    names: tuple[str, ...] = ()
+
+
 class SubjectReader:
     """Implements `ssljax.evals.base.Reader`.
 
@@ -25,11 +38,12 @@ class SubjectReader:
         subject: the model or the control that is evaluated.
         programs: the functions of the objective.
         splits: the splits of the data.
-        num_classes: number of classes that the objective learns; None if it reads no labels.
+        learned: the classes that the objective learns.
         tokenize: texts -> arrays; None without text.
 
     Attributes:
-        sizes: split -> number of examples that were read.
+        sizes: split -> number of examples that were used.
+        left_out: split -> number of examples that were left out, if any.
     """
 
     def __init__(
@@ -39,12 +53,13 @@ class SubjectReader:
         subject: Subject,
         programs: Programs,
         splits: Splits,
-        num_classes: int | None,
+        learned: Classes,
         tokenize: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None,
     ):
         self.path, self.evaluation, self.subject = f"evals.{name}", evaluation, subject
-        self.programs, self.splits, self.num_classes, self.tokenize = programs, splits, num_classes, tokenize
+        self.programs, self.splits, self.learned, self.tokenize = programs, splits, learned, tokenize
         self.sizes: dict[str, int] = {}
+        self.left_out: dict[str, int] = {}
 
     def arrays(self, split: str, whole: bool = False) -> dict[str, np.ndarray]:
         arrays = self._open(split, **({"max_examples": None} if whole else {}))[1]
@@ -67,6 +82,14 @@ class SubjectReader:
         return value
 
     def labels(self, split: str) -> np.ndarray:
+        labels, fitted = self._labels(split), self.evaluation.fit_split
+        if "fit_split" not in self.evaluation.separate_splits() or split == fitted:
+            return labels
+        names = getattr(self.arrays(fitted), "classes", None) or ()
+        return self._renumbered(labels, split, names, f"fit_split {fitted!r}")
+
+    def _labels(self, split: str) -> np.ndarray:
+        """Returns the labels [N] of a split, as the source numbers them."""
         arrays = self.arrays(split)
         if "label" not in arrays:
             source = self.evaluation.source or self.splits.training_source or "the data"
@@ -76,6 +99,27 @@ class SubjectReader:
             raise UserError(f"{self.path}.source: labels of split {split!r} must be one class number >= 0 per example")
         return labels
 
+    def _renumbered(self, labels: np.ndarray, split: str, names: Sequence[str], owner: str) -> np.ndarray:
+        """Returns labels of a split as numbers of classes `names`, to which they are matched by name.
+
+        Labels of a source without names, and labels that are compared with classes without names, stay.
+
+        Raises:
+            UserError: an example has a class that is not in `names`.
+        """
+        own = tuple(getattr(self.arrays(split), "classes", None) or ())
+        if not own or not names or own == tuple(names):
+            return labels
+        numbers = np.array([names.index(name) if name in names else -1 for name in own])
+        found = numbers[labels]
+        if (found < 0).any():
+            unknown = own[labels[np.argmax(found < 0)]]
+            raise UserError(
+                f"{self._split_key(split)}: split {split!r} has the class {unknown!r}, which {owner} does not have "
+                f"(it has: {', '.join(names)})"
+            )
+        return found.astype(labels.dtype)
+
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         arrays = self._arrays_for_objective(split)
         try:
@@ -83,23 +127,34 @@ class SubjectReader:
         except NotImplementedError as error:
             raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
 
+    def scored(self, split: str, whole: bool = False) -> np.ndarray:
+        return self.programs.scored(self.arrays(split, whole))
+
     def bytes_per_token(self, split: str) -> float | None:
         arrays = self.arrays(split)
-        total, tokens = getattr(arrays, "bytes", None), getattr(arrays, "tokens", None)
-        return total / tokens if total and tokens else None
+        lengths = getattr(arrays, "byte_lengths", None)
+        if lengths is None or "tokens" not in arrays:
+            return None
+        scored = arrays["tokens"][self.scored(split)]
+        return float(lengths[scored].sum(dtype=np.float64)) / max(len(scored), 1) or None
 
     def losses(self, split: str, batch_size: int) -> Metrics:
         arrays = {k: v for k, v in self._arrays_for_objective(split).items() if v.dtype != object}
-        size = len(arrays["id"]) // batch_size * batch_size
-        if size == 0:
-            raise UserError(
-                f"{self.path}.batch_size: got {batch_size}, must be at most the {len(arrays['id'])} examples of "
-                f"split {split!r}"
-            )
-        self.sizes[split] = size
-        starts = range(0, size, batch_size)
-        batches = (self.programs.put({k: v[i : i + batch_size] for k, v in arrays.items()}) for i in starts)
-        return self.subject.losses(batches)
+        size = len(arrays["id"])
+        if self.programs.objective.coupled:
+            # The loss of a smaller batch is another quantity. Rows of one class often follow each other in a file, and
+            # a batch of one class would be harder than the batches of training: rows are drawn.
+            used = size // batch_size * batch_size
+            if used == 0:
+                raise UserError(
+                    f"{self.path}.batch_size: got {batch_size}, must be at most the {size} examples of split {split!r}"
+                )
+            rows = np.random.default_rng(0).permutation(size)[:used]
+            arrays = {k: v[rows] for k, v in arrays.items()}
+            self.sizes[split] = used
+            if used < size:
+                self.left_out[split] = size - used
+        return self.subject.losses(self.programs.batches(arrays, batch_size=batch_size))
 
     def text_features(self, texts: Sequence[str], like: str) -> np.ndarray:
         if self.tokenize is None:
@@ -125,12 +180,16 @@ class SubjectReader:
         Raises:
             UserError: the objective learns labels, and the split has a label of no class.
         """
-        if self.num_classes is not None and (highest := int(self.labels(split).max())) >= self.num_classes:
+        arrays, count = self.arrays(split), self.learned.count
+        if count is None:
+            return arrays
+        labels = self._renumbered(self._labels(split), split, self.learned.names, "the run")
+        if (highest := int(labels.max())) >= count:
             raise UserError(
                 f"{self._split_key(split)}: split {split!r} has label {highest}, but the run learns "
-                f"{self.num_classes} classes (labels 0 to {self.num_classes - 1})"
+                f"{count} classes (labels 0 to {count - 1})"
             )
-        return self.arrays(split)
+        return {**arrays, "label": labels}
 
     def _open(self, split: str, **changed: int | None) -> tuple[str, dict[str, np.ndarray]]:
         """Returns a cache key and the host arrays of a split.
@@ -153,5 +212,5 @@ class SubjectReader:
 
     def _split_key(self, split: str) -> str:
         """Returns the key of the evaluation that names a split: "evals.knn.test_split"."""
-        names = [field.name for field in dataclasses.fields(self.evaluation)]
+        names = ["test_split", *(field.name for field in dataclasses.fields(self.evaluation))]
         return ".".join([self.path, *[name for name in names if getattr(self.evaluation, name) == split][:1]])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ssljax import data
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.evals.base import Evaluation
@@ -21,7 +22,7 @@ class Splits:
     """
 
     def __init__(self, data_config: Any, load: Load | None):
-        self.data_config, self._load = data_config, load
+        self.data_config, self._load = data_config, load or data.load_split
         self.loaded: dict[str, dict[str, np.ndarray]] = {}
 
     @property
@@ -38,14 +39,22 @@ class Splits:
         options = {k: getattr(evaluation, k) for k in ("source", "keys", "where", "max_examples")}
         key = digest({"split": split, **options})
         if key not in self.loaded:
-            load = self._load
-            if load is None:
-                from ssljax import data
-
-                load = data.load_split
-            arrays = load(self.data_config, split, **{k: v for k, v in options.items() if v is not None})
+            arrays = self._load(self.data_config, split, **{k: v for k, v in options.items() if v is not None})
             if not len(arrays["id"]):
                 source = evaluation.source or self.training_source
                 raise UserError(f"data.split: split {split!r} of {source!r} is empty")
             self.loaded[key] = arrays
         return key, self.loaded[key]
+
+    def shared(self, evaluation: Evaluation, first: str, second: str) -> int:
+        """Returns the number of rows that two splits of the source of an evaluation share."""
+        return data.shared_rows(self._source(evaluation, first), self._source(evaluation, second))
+
+    def trained_on(self, evaluation: Evaluation, split: str) -> int:
+        """Returns the number of rows of a split of an evaluation that belong to the training split."""
+        chosen = self._source(evaluation, split)
+        return sum(data.shared_rows(part, chosen) for part in self.data_config.sources)
+
+    def _source(self, evaluation: Evaluation, split: str) -> data.SourceConfig:
+        options = {k: getattr(evaluation, k) for k in ("source", "keys", "where")}
+        return data.split_source(self.data_config, split, **options)

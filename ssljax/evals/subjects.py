@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.evals.base import Metrics
+from ssljax.evals.held_out import LossFn, mean_loss
+from ssljax.objectives.base import Loss
 
 _HIDDEN_FROM_FEATURES = ("label",)
+_SCORED_ROWS = 4096  # rows in a block of `Programs.scored`
 
 
 class Programs:
@@ -33,10 +36,11 @@ class Programs:
         feature_names: Collection[str],
         put: Callable[[Any], Any],
         batch_size: int,
-        loss_fn: Callable[..., Mapping[str, Any]] | None,
+        loss_fn: LossFn | None,
     ):
         self.feature_names = set(feature_names)
         self.put, self.batch_size, self.loss_fn = put, batch_size, loss_fn or _no_loss
+        self.objective = objective
 
         def features(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
             out = objective.features(params, extra, objective.prepare(batch))
@@ -47,16 +51,30 @@ class Programs:
 
         self.features, self.score = jax.jit(features), jax.jit(score)
 
-    def batches(self, arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()) -> Iterator[tuple[Any, int]]:
+    def scored(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none."""
+        arrays = {k: v for k, v in arrays.items() if v.dtype != object}
+        blocks = []
+        for start in range(0, len(arrays["id"]), _SCORED_ROWS):
+            rows = {k: v[start : start + _SCORED_ROWS] for k, v in arrays.items()}
+            mask = self.objective.scored(rows)
+            if mask is None:
+                mask = rows["segment_ids"] > 0 if "segment_ids" in rows else np.ones(rows["tokens"].shape, bool)
+            blocks.append(np.asarray(mask))
+        return np.concatenate(blocks)
+
+    def batches(
+        self, arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = (), batch_size: int | None = None
+    ) -> Iterator[tuple[Any, int]]:
         """Yields device batches of `batch_size` rows, and the number of rows of each that are not copies."""
         arrays = {k: v for k, v in arrays.items() if k not in leave_out and v.dtype != object}
-        size = len(arrays["id"])
-        for start in range(0, size, self.batch_size):
-            rows = np.minimum(np.arange(start, start + self.batch_size), size - 1)
-            yield self.put({k: v[rows] for k, v in arrays.items()}), min(self.batch_size, size - start)
+        size, batch_size = len(arrays["id"]), batch_size or self.batch_size
+        for start in range(0, size, batch_size):
+            rows = np.minimum(np.arange(start, start + batch_size), size - 1)
+            yield self.put({k: v[rows] for k, v in arrays.items()}), min(batch_size, size - start)
 
 
-def _no_loss(params: Any, extra: Any, batch: Any, step: Any) -> Mapping[str, Any]:
+def _no_loss(params: Any, extra: Any, batch: Any, number: int, count: int) -> Loss:
     raise ValueError("the evaluation `loss` needs a loss_fn")
 
 
@@ -71,8 +89,8 @@ class Subject:
         """Returns log-probabilities [N] and numbers of scored tokens [N]."""
         raise NotImplementedError
 
-    def losses(self, batches: Iterator[Any]) -> Metrics:
-        """Returns the mean over batches of each metric of the objective."""
+    def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
+        """Returns the loss and metrics of the objective over batches and the numbers of their rows that count."""
         raise NotImplementedError
 
 
@@ -91,10 +109,10 @@ class Model(Subject):
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return self._once(f"scores {key}", self.programs.score, arrays)
 
-    def losses(self, batches: Iterable[Any]) -> Metrics:
+    def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
         loss_fn = self.programs.loss_fn
-        found = [jax.device_get(loss_fn(self.params, self.extra, batch, i)) for i, batch in enumerate(batches)]
-        return {name: sum(float(metrics[name]) / len(found) for metrics in found) for name in found[0]}
+        found = (loss_fn(self.params, self.extra, batch, i, rows) for i, (batch, rows) in enumerate(batches))
+        return mean_loss(jax.device_get(loss) for loss in found)
 
     def _once(
         self, key: str, program: Callable[..., Any], arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()
@@ -131,8 +149,11 @@ class ModelShapes(Subject):
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return self._zeros(self.programs.score, arrays)
 
-    def losses(self, batches: Iterator[Any]) -> Metrics:
-        return dict.fromkeys(jax.eval_shape(self.programs.loss_fn, self.params, self.extra, next(batches), 0), 0.0)
+    def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
+        batch, rows = next(batches)
+        loss_of = lambda params, extra, batch: self.programs.loss_fn(params, extra, batch, 0, rows)  # noqa: E731
+        shapes = jax.eval_shape(loss_of, self.params, self.extra, batch)
+        return mean_loss([jax.tree.map(lambda s: np.zeros(s.shape), shapes)])
 
     def _zeros(
         self, program: Callable[..., Any], arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()

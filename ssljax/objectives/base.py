@@ -125,6 +125,13 @@ class Objective:
         """Returns the inputs of `encode` and `loss`: augmented, masked or corrupted; every leaf is [B, ...]."""
         raise NotImplementedError
 
+    def held_out(self) -> "Objective":
+        """Returns the objective for held-out losses: its `views` have no augmentation that is not part of the task.
+
+        Two views to be compared or a mask to be filled are part of the task; mixed or cropped labelled images are not.
+        """
+        return self
+
     def encode(self, params: Params, extra: Any, inputs: Inputs, ctx: Ctx) -> Outputs:
         """Runs the networks on each example, independently of the others; every leaf of the result is [B, ...]."""
         raise NotImplementedError
@@ -159,6 +166,10 @@ class Objective:
             NotImplementedError: the objective has no likelihoods.
         """
         raise NotImplementedError(f"{type(self).__name__} has no likelihoods")
+
+    def scored(self, batch: Batch) -> jax.Array | None:
+        """The tokens whose log-probabilities `score` sums, bool [B, T]; None: elements that are not tokens."""
+        return None
 
     def flops(self, spec: Any) -> float:
         """Forward FLOPs of one training example, with all its views and networks (teachers, generators)."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, view_shape
+from ssljax.objectives.images import ImageObjective, unaugmented, view_shape
 from ssljax.objectives.tokens import token_loss, valid
 
 
@@ -36,6 +36,9 @@ class Captioning(ImageObjective):
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         return {"image": self.augment(key, batch["image"]), "tokens": batch["tokens"], "valid": valid(batch)}
 
+    def held_out(self) -> "Captioning":
+        return dataclasses.replace(self, augment=unaugmented(self.augment))
+
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         return self._captions(params, inputs, inputs["valid"], ctx)
 
@@ -44,10 +47,14 @@ class Captioning(ImageObjective):
         return token_loss(scores, weights)
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        counted = valid(batch)
+        counted = self.scored(batch)
         scores, weights = self._scores(params, self._captions(params, batch, counted), batch["tokens"], counted)
         shape = batch["tokens"].shape
         return -jnp.sum((scores.nll * weights).reshape(shape), 1), jnp.sum(weights.reshape(shape), 1)
+
+    def scored(self, batch: Batch) -> jax.Array:
+        """bool [B, T]: all tokens except padding; the image precedes the first one."""
+        return valid(batch)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         patches = apply(self.model, params, self.pixels(batch["image"]), method="patches")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses
 from ssljax.layers.masks import Causal
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
-from ssljax.objectives.tokens import TokenObjective, token_loss, valid
+from ssljax.objectives.tokens import TokenObjective, token_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,19 @@ class CausalLM(TokenObjective):
         shape = (batch["tokens"].shape[0], -1)
         return -jnp.sum((scores.nll * weights).reshape(shape), 1), jnp.sum(weights.reshape(shape), 1)
 
+    def scored(self, batch: Batch) -> jax.Array:
+        """bool [B, T]: all tokens except padding and the first of each segment."""
+        if "segment_ids" not in batch:
+            return jnp.broadcast_to(jnp.arange(batch["tokens"].shape[1]) > 0, batch["tokens"].shape)
+        segment_BxT = jnp.asarray(batch["segment_ids"])
+        before_BxT = jnp.pad(segment_BxT, ((0, 0), (1, 0)))[:, :-1]  # segment 0 before the first token
+        return (segment_BxT > 0) & (segment_BxT == before_BxT)
+
     def flops(self, spec: Any) -> float:
         return self.model.flops(tokens=spec.max_len, causal=True, predicted=spec.max_len - 1)
 
     def _scores(self, params: Params, hidden: jax.Array, inputs: Any) -> tuple[losses.TokenScores, jax.Array]:
         """Returns (scores [B (T-1)] of all tokens but the first, weights: 1 if the segment has an earlier token)."""
-        weights = valid(inputs)[:, 1:]
-        if "segment_ids" in inputs:
-            weights = weights & (inputs["segment_ids"][:, 1:] == inputs["segment_ids"][:, :-1])
+        weights = self.scored(inputs)[:, 1:]
         scores = self.scores(params, hidden.reshape(-1, hidden.shape[-1]), inputs["tokens"][:, 1:].reshape(-1))
         return scores, weights.reshape(-1).astype(jnp.float32)

@@ -86,6 +86,10 @@ class Classification(ImageObjective):
             images, target = views.cutmix(mix_key, images, target, self.cutmix)
         return {"image": images, "target": target}
 
+    def held_out(self) -> "Classification":
+        """Returns the objective without mixing and augmentation, so that the loss is taken on the prepared images."""
+        return dataclasses.replace(self, mixup=0.0, cutmix=0.0, augment=type(self.augment)())
+
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         pooled = self._encoded(params, inputs, noise_of(ctx), ctx).pooled
         return apply(self.head(), params["head"], pooled)  # [B, C]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, uniformity, view_flops
+from ssljax.objectives.images import ImageObjective, unaugmented, uniformity, view_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,9 @@ class CLIP(ImageObjective):
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         text: dict[str, Any] = {k: batch[k] for k in ("tokens", "segment_ids") if k in batch}
         return {"image": self.augment(key, batch["image"]), **text}
+
+    def held_out(self) -> "CLIP":
+        return dataclasses.replace(self, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         return self._towers(params, inputs, noise_of(ctx), ctx)

@@ -91,6 +91,11 @@ def uniformity(z_BxD: jax.Array, rows: int = 256) -> jax.Array:
     return losses.uniformity(z_BxD[:rows])
 
 
+def unaugmented(augment: Any) -> Any:
+    """Returns the view `single` with its size alone: the whole image, without a crop or other operations."""
+    return type(augment)(size=augment.size)
+
+
 def view_flops(model: Any, augment: Any, spec: Any, **options: Any) -> float:
     """Forward FLOPs of one view of an image; see `view_shape` for its size."""
     return model.flops(image_shape=view_shape(augment, spec), **options)

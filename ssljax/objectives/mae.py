@@ -14,7 +14,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, view_flops, view_shape
+from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,9 @@ class MAE(ImageObjective):
         rows, columns = self.model.grid(images.shape)
         keep, mask = views.random_patch_mask(mask_key, images.shape[0], rows * columns, self.mask_ratio)
         return {"image": images, "keep": keep, "mask": mask}
+
+    def held_out(self) -> "MAE":
+        return dataclasses.replace(self, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         images, noise = self.pixels(inputs["image"]), noise_of(ctx)

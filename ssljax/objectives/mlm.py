@@ -40,7 +40,7 @@ class MLM(TokenObjective):
         tokens, chosen = views.mlm_corrupt(
             key,
             batch["tokens"],
-            self._maskable(batch),
+            self.scored(batch),
             vocab_size=self.spec.vocab_size,
             mask_id=self.mask_id,
             rate=self.rate,
@@ -71,7 +71,7 @@ class MLM(TokenObjective):
         sequence and cannot be compared with the likelihood of a causal model.
         """
         length = batch["tokens"].shape[1]
-        counted = self._maskable(batch)
+        counted = self.scored(batch)
 
         def log_probability(position: jax.Array) -> jax.Array:
             masked = jnp.where(jnp.arange(length) == position, self.mask_id, batch["tokens"])
@@ -88,6 +88,6 @@ class MLM(TokenObjective):
     def _special_ids(self) -> tuple[int, ...]:
         return tuple(sorted(self.spec.special_ids.values()))
 
-    def _maskable(self, batch: Batch) -> jax.Array:
+    def scored(self, batch: Batch) -> jax.Array:
         """bool [B, T]: tokens that may be chosen for prediction, all except padding and special tokens."""
         return valid(batch) & ~jnp.isin(batch["tokens"], jnp.array(self._special_ids, batch["tokens"].dtype))

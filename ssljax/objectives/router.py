@@ -91,6 +91,9 @@ class RouterLosses(Objective):
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
         return self.inner.views(key, batch, step)
 
+    def held_out(self) -> "RouterLosses":
+        return RouterLosses(self.inner.held_out())
+
     def encode(self, params: Params, extra: Any, inputs: Inputs, ctx: Ctx) -> tuple[Outputs, dict[str, Sums]]:
         recorder = Recorder()
         outputs = self.inner.encode(params, extra, inputs, ctx.replace(routers=recorder))
@@ -122,6 +125,9 @@ class RouterLosses(Objective):
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return self.inner.score(params, extra, batch)
+
+    def scored(self, batch: Batch) -> jax.Array | None:
+        return self.inner.scored(batch)
 
     def flops(self, spec: Any) -> float:
         return self.inner.flops(spec)

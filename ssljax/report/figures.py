@@ -91,17 +91,16 @@ def losses(lines: Sequence[Mapping[str, Any]]) -> str:
 
 @styled
 def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
-    """Draws the first headline metric of each evaluation over steps, with controls as level lines.
+    """Draws every shown metric of each evaluation over steps, with controls as level lines.
 
     Returns an SVG data URI.
     """
-    names = list(dict.fromkeys(r["eval"] for r in records if r["of"] == "trained" and r["headline"]))
+    panels = list(dict.fromkeys((r["eval"], m) for r in records if r["of"] == "trained" for m in r["headline"]))
     controls = list(dict.fromkeys(r["of"] for r in records if r["of"] != "trained"))
     styles = {of: (COLORS[(i + 1) % len(COLORS)], DASHES[i % len(DASHES)]) for i, of in enumerate(controls)}
-    figure, axes = _grid(len(names))
-    for ax, name in zip(axes, names):
+    figure, axes = _grid(len(panels))
+    for ax, (name, metric) in zip(axes, panels):
         own = [r for r in records if r["eval"] == name]
-        metric = next(r["headline"][0] for r in own if r["of"] == "trained" and r["headline"])
         factor = 100 if is_share(metric) else 1
         values_of: dict[str, dict[int, float]] = {}
         for r in own:

@@ -48,11 +48,11 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
         out.append(
             ("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the previous point.")
         )
-    if any(r["of"] == "trained" for r in run.evals):
+    if any(r["of"] == "trained" and r["headline"] for r in run.evals):
         caption = "Evaluations over training (solid lines) and their controls (dashed lines)."
         out.append(("Evaluations over training", figures.evaluations(run.evals), caption))
     if run.embedding:
-        picture = figures.embedding(run.embedding, run.data.get("classes") or ())
+        picture = figures.embedding(run.embedding, _names(run.data.get("classes")))
         out.append(("Embedding", picture, "Features of held-out examples, coloured by label."))
     if health:
         caption = "Metrics of the representation and of the objective."
@@ -63,6 +63,10 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
             ("Learning rate and speed", figures.curves(run.metrics, rest), "Learning rate and speed of the run.")
         )
     return out
+
+
+def _names(classes: Any) -> list[str]:
+    return [str(name) for name in classes] if isinstance(classes, list) else []
 
 
 def _title(run: Run) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,40 +49,69 @@ def read_run(workdir: str | pathlib.Path) -> Run:
         workdir=workdir,
         config=_json(workdir / "config.json"),
         data=_json(workdir / "data.json"),
-        metrics=sorted(read_lines(workdir / "metrics.jsonl"), key=lambda line: line["step"]),
-        evals=read_lines(workdir / "evals.jsonl"),
+        metrics=sorted(read_lines(workdir / "metrics.jsonl", METRICS), key=lambda line: line["step"]),
+        evals=read_lines(workdir / "evals.jsonl", EVALUATIONS),
         embedding=_arrays(workdir / "embedding.npz"),
     )
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+# The keys of a line and the types of their values, which every reader needs.
+METRICS = {"step": int}
+EVALUATIONS = {"step": int, "eval": str, "of": str, "metrics": dict, "headline": list, "better": str}
+
+
+def read_lines(path: pathlib.Path, keys: Mapping[str, type]) -> list[dict[str, Any]]:
     """Returns the objects of a JSON-lines file, without a last line that a crash cut off.
 
+    Args:
+        path: the file; it may be missing.
+        keys: keys that every line must have, with the types of their values.
+
     Raises:
-        UserError: another line is damaged.
+        UserError: another line is damaged, or the file cannot be read.
     """
     if not path.exists():
         return []
-    text = path.read_text(errors="replace").split("\n")
+    try:
+        text = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     lines = []
     for number, line in enumerate(text, 1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-            if not isinstance(value, dict) or "step" not in value:
-                raise ValueError("not an object with a step")
-            lines.append(value)
-        except ValueError as error:
+            value = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             if any(rest.strip() for rest in text[number:]):
-                raise UserError(
-                    f"{path}:{number}: got {line[:60]!r}, must be a JSON object with 'step'; mend or remove this line"
-                ) from error
+                raise _damaged(path, number, line, keys) from error
+            continue
+        if not isinstance(value, dict) or any(not _is(value.get(key), kind) for key, kind in keys.items()):
+            raise _damaged(path, number, line, keys)
+        lines.append(value)
     return lines
 
 
+def _is(value: Any, kind: Any) -> bool:
+    """Returns True if a value has a type; a mapping must hold numbers and null alone, a list texts."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(number is None or _is(number, int | float) for number in value.values())
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _damaged(path: pathlib.Path, number: int, line: bytes, keys: Mapping[str, type]) -> UserError:
+    names = ", ".join(repr(key) for key in keys)
+    shown = line[:60].decode("utf-8", errors="replace")
+    return UserError(f"{path}:{number}: got {shown!r}, must be a JSON object with {names}; mend or remove this line")
+
+
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    try:
+        return read_json(path) if path.exists() else {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -89,6 +119,9 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         return {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            found = dict(arrays)
+        if not {"xy", "features"} & found.keys():
+            raise ValueError("no array 'xy' or 'features'")
+        return found
     except Exception as error:  # zipfile, numpy and zlib raise different types for a damaged file
         raise UserError(f"{path}: not a readable .npz file ({error})") from error

@@ -49,9 +49,14 @@ def evaluation_table(records: Iterable[Mapping[str, Any]]) -> Table:
             label = name if metric == shown["headline"][0] else ""
             values = {of: records_of[of]["metrics"] for of in subjects if of in records_of}
             cells = [format_metric(metric, values.get(of, {})) for of in subjects]
-            rows.append([label, readable(metric), *cells, _verdict(metric, values, shown["better"])])
+            rows.append([label, readable(metric), *cells, _verdict(metric, values, direction(shown, metric))])
     warnings = {f"{r['eval']}: {r['warning']}": None for of in latest.values() for r in of.values() if r.get("warning")}
     return Table(["evaluation", "metric", *subjects, "verdict"], rows, [*notes, *warnings])
+
+
+def direction(record: Mapping[str, Any], metric: str) -> str | None:
+    """Returns the better direction of a shown metric, "higher" or "lower"; None: neither is better."""
+    return record.get("directions", {}).get(metric, record["better"])
 
 
 def is_share(metric: str) -> bool:
@@ -78,16 +83,18 @@ def format_metric(metric: str, metrics: Mapping[str, Any]) -> str:
 
 def _details(record: Mapping[str, Any]) -> str:
     """Returns the settings of an evaluation and the sizes of its splits."""
-    sizes = record.get("sizes", {})
     summary = [record["summary"]] if record.get("summary") else []
-    return ", ".join(summary + [f"{split} {size:,}" for split, size in sizes.items()])
+    left_out = record.get("left_out", {})
+    for split, size in record.get("sizes", {}).items():
+        summary.append(f"{split} {size:,}" + (f" ({left_out[split]:,} left out)" if split in left_out else ""))
+    return ", ".join(summary)
 
 
-def _verdict(metric: str, values: Mapping[str, Mapping[str, Any]], better: str) -> str:
-    """Returns "beats all", or the controls that are at least as good; "" without controls."""
+def _verdict(metric: str, values: Mapping[str, Mapping[str, Any]], better: str | None) -> str:
+    """Returns "beats all", or the controls that are at least as good; "" without controls or without a direction."""
     own = values.get("trained", {}).get(metric)
     controls = {of: v[metric] for of, v in values.items() if of != "trained" and v.get(metric) is not None}
-    if own is None or not controls:
+    if own is None or not controls or better is None:
         return ""
     beaten = {of: own > v if better == "higher" else own < v for of, v in controls.items()}
     not_beaten = [of for of, won in beaten.items() if not won]

@@ -1,7 +1,9 @@
 """Assembly of a run: its data and program from a checked config, before any array is allocated."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
@@ -20,15 +22,22 @@ class Assembly:
 
     Attributes:
         config: the checked config.
-        dataset: the opened data; a batch is a function of the step.
+        spec: description of the training data.
         program: initialisation and training step on a mesh.
         steps: length of the run.
+        open_data: opens the training data; see `dataset`.
     """
 
     config: RunConfig
-    dataset: data.Dataset
+    spec: data.DataSpec
     program: Program
     steps: int
+    open_data: Callable[[], data.Dataset]
+
+    @property
+    def dataset(self) -> data.Dataset:
+        """The training data, opened once; a batch is a function of the step."""
+        return self.open_data()
 
     def rows_near(self, count: int) -> int:
         """Returns a number of rows that the devices share evenly: as large as possible up to `count` and a batch."""
@@ -41,20 +50,22 @@ class Assembly:
         return -(-count // devices) * devices
 
 
-def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Assembly:
+def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: data.DataSpec | None = None) -> Assembly:
     """Opens the data and builds the program; nothing is computed on a device.
 
     Args:
         config: the checked config.
         devices: devices of the mesh; None: all.
+        spec: description of the data of a finished run, whose training data are then not opened; None: they are opened
+            and described.
 
     Raises:
         UserError: the parts of the config do not fit each other, the data, or the devices.
     """
     mesh = parallel.make_mesh(config.mesh, devices)
     check_batches(config, mesh)
-    dataset = data.open_data(config.data, config.batch_size, config.seed)
-    spec = dataset.spec
+    open_data = functools.cache(lambda: data.open_data(config.data, config.batch_size, config.seed))
+    spec = spec or open_data().spec
     lengths = durations.RunLengths(config.batch_size, spec.size, spec.max_len)
     steps = durations.steps(config.steps, lengths, "steps")
     lengths = dataclasses.replace(lengths, total_steps=steps)
@@ -63,7 +74,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
     optimization = Optimization(config.optimizer, lambda step: schedule.shape(step, steps), lengths)
     shapes = batch_shapes(spec, config.batch_size)
     program = Program.build(objective, optimization, mesh, shapes, config.microbatches, config.ema)
-    return Assembly(config, dataset, program, steps)
+    return Assembly(config, spec, program, steps, open_data)
 
 
 def devices_per_batch(mesh: Mesh) -> int:

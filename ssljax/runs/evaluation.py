@@ -2,23 +2,25 @@
 
 import contextlib
 import dataclasses
+import errno
+import logging
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssljax import data, evals, losses, parallel, report
 from ssljax.base.errors import UserError, nearest
+from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
-from ssljax.objectives.base import Ctx, stream, total
 from ssljax.runs.assembly import Assembly, assemble, devices_that_fit
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Best, Checkpoints
 from ssljax.train.state import State
-from ssljax.train.step import means
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -59,8 +61,10 @@ def open_run(workdir: Workdir, step: int | None = None) -> Iterator[tuple[Assemb
     config = workdir.config()
     # Not the mesh of training: this machine may have other devices.
     devices = devices_that_fit(config)
-    config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1)
-    assembly = assemble(config, devices)
+    # Tokenizer, vocabulary and classes are those of the run: its training files may have changed or gone.
+    known = dataclasses.replace(config.data, tokenizer=workdir.tokenizer(config.data.tokenizer))
+    config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1, data=known)
+    assembly = assemble(config, devices, workdir.data_spec())
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint, config.identity(), read_only=True)
     with parallel.mesh_context(assembly.program.mesh):
         found = checkpoints.restore(assembly.program.target(), step, force=True)
@@ -77,9 +81,12 @@ def evaluate_and_report(
     state: State,
     workdir: Workdir,
     names: list[str] | None = None,
-    results: dict[str, dict[str, float]] | None = None,
+    results: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates the model and its controls, prints the table and draws the report.
+
+    In a folder that cannot be written to, the table is printed all the same, and a warning names each file that is not
+    written.
 
     Args:
         assembly: the run.
@@ -95,20 +102,36 @@ def evaluate_and_report(
     step, program = int(state.step), assembly.program
     state = state.replace(opt_state=None)  # frees memory for the untrained control
     lines = evaluator.records(step, results or evaluator.run(evaluation_params(state), state.extra, names))
-    workdir.write_evaluations(lines)  # before the controls, which may fail
+    with _where_possible():
+        workdir.write_evaluations(lines)  # before the controls, which may fail
     untrained = program.jitted_variables()(assembly.config.seed)
     for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
         lines += evaluator.records(step, found, of=control)
-    workdir.write_evaluations(lines)
     if lines:
         report.print_table(report.evaluation_table(lines))
+    with _where_possible("evals.jsonl"):
+        workdir.write_evaluations(lines)
     probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.feature_names()]
     if probes:
         embedding: dict[str, Any] = dict(evaluator.embedding(evaluation_params(state), state.extra, probes[0]))
-        if embedding:
-            workdir.write_embedding(embedding)
-    print(f"report: {workdir.write_report()}")
+        with _where_possible("embedding.npz"):
+            if embedding:
+                workdir.write_embedding(embedding)
+    with _where_possible("report.html"):
+        print(f"report: {workdir.write_report()}")
     return lines
+
+
+@contextlib.contextmanager
+def _where_possible(name: str | None = None) -> Iterator[None]:
+    """Turns a missing permission to write a file of the workdir into a warning with its name; None: no warning."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if name is not None:
+            log.warning("%s is not written: %s", name, error.strerror)
 
 
 def evaluation_params(state: State) -> Any:
@@ -139,17 +162,7 @@ def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> Non
 def make_evaluator(assembly: Assembly) -> evals.Evaluator:
     """Returns the evaluations of a config, on its objective and data."""
     objective, config = assembly.program.objective, assembly.config
-
-    def held_out_loss(params: Any, extra: Any, batch: Any, number: Any) -> dict[str, jax.Array]:
-        """Returns the training loss with a fixed key and without dropout, and its metrics."""
-        seed = jnp.uint32(config.seed)
-        inputs = objective.views(stream(seed, number, "eval_views"), objective.prepare(batch), number)
-        rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
-        ctx = Ctx(stream(seed, number, "eval_encode"), jnp.int32(assembly.steps), rows, train=False)
-        loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
-        return {"loss": total(loss.terms), **means(loss.metrics)}
-
-    length = assembly.dataset.spec.max_len
+    length = assembly.spec.max_len
 
     def tokenize(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
         return data.open_tokenizer(config.data).encode_rows(texts, length or 0)
@@ -160,8 +173,9 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
         config.data,
         assembly.program.put,
         batch_size=assembly.rows_at_least(256),
-        loss_fn=jax.jit(held_out_loss),
+        loss_fn=held_out_loss(objective, config.seed, assembly.steps),
         tokenize=tokenize if length else None,
+        classes=assembly.spec.classes,
     )
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from ssljax import data, evals
 from ssljax.base import hashing
 from ssljax.base.errors import UserError
+from ssljax.base.signals import Abandoned, Signals
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import check_best, evaluation_params, make_health
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.loop import Callback, Signals
+from ssljax.train.loop import Callback, Watchdog
 from ssljax.train.metrics import Progress, Speedometer
 from ssljax.train.state import State
 from ssljax.train.step import pop_meters
@@ -39,13 +40,14 @@ class Recorder:
         checkpoints: Checkpoints,
         evaluator: evals.Evaluator,
         signals: Signals,
+        watchdog: Watchdog,
     ):
         self.assembly, self.workdir, self.batches = assembly, workdir, batches
-        self.checkpoints, self.evaluator, self.signals = checkpoints, evaluator, signals
-        program, spec, settings = assembly.program, assembly.dataset.spec, assembly.config.log
+        self.checkpoints, self.evaluator, self.signals, self.watchdog = checkpoints, evaluator, signals, watchdog
+        program, spec, settings = assembly.program, assembly.spec, assembly.config.log
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(assembly)
-        self.results: dict[int, dict[str, dict[str, float]]] = {}  # {step: results} of the newest evaluated step
+        self.results: dict[int, Mapping[str, Mapping[str, float]]] = {}  # {step: results} of the newest evaluated step
         self.metrics = workdir.metrics_log(start, settings.tensorboard)
         self.speed = Speedometer(
             assembly.config.batch_size,
@@ -101,22 +103,46 @@ class Recorder:
             log.warning("step %d was not finite and was skipped; %d such steps in a row", last, streak)
 
     def evaluate(self, step: int, state: State) -> None:
-        """Runs the evaluations that are due and writes their results. Their time is left out of logged rates."""
-        last = step == self.assembly.steps  # final evaluations run here, so that the checkpoint can be ranked by them
-        evaluations = self.evaluator.evaluations.items()
-        names = [name for name, e in evaluations if last or (e.every_steps and step % e.every_steps == 0)]
-        if not names or self.signals.received:  # asked to stop: there is time to save, not to evaluate
+        """Runs the evaluations that are due and writes their results. Their time is left out of logged rates.
+
+        A signal ends them at once, without results: there is time to save, not to evaluate. The next start runs them.
+        """
+        names = self._due(step)
+        if not names:
             return
         jax.block_until_ready(state.step)  # the time of unfinished steps is not counted as evaluation
         began = time.perf_counter()
-        results = self.evaluator.run(evaluation_params(state), state.extra, names)
+        try:
+            with self.watchdog.paused(), self.signals.abandoning():
+                results = self.evaluator.run(evaluation_params(state), state.extra, names)
+        except Abandoned:
+            log.info("the evaluations of step %d wait for the next start", step)
+            return
+        self._write(step, results)
+        self.speed.pause(time.perf_counter() - began)
+
+    def evaluate_left_out(self, step: int, state: State) -> None:
+        """Runs the evaluations of a restored step that a signal left out, and ranks its checkpoint by them."""
+        done = {line["eval"] for line in self.workdir.evaluations() if (line["step"], line["of"]) == (step, "trained")}
+        names = self._due(step)
+        if step and not done.issuperset(names):
+            results = self.evaluator.run(evaluation_params(state), state.extra, names)
+            self._write(step, results)
+            self.checkpoints.rank(step, _flat(results))
+
+    def _due(self, step: int) -> list[str]:
+        """Returns the evaluations of a step; all after the last one, so that its checkpoint can be ranked by them."""
+        last = step == self.assembly.steps
+        evaluations = self.evaluator.evaluations.items()
+        return [name for name, e in evaluations if last or (e.every_steps and step % e.every_steps == 0)]
+
+    def _write(self, step: int, results: Mapping[str, Mapping[str, float]]) -> None:
         self.workdir.write_evaluations(self.evaluator.records(step, results))
         measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
         # A diverged evaluation reports headline metrics only, so it is not checked.
         check_best(self.assembly.config.checkpoint.best, measured)
         self.results = {step: results}
         self.metrics.write_events(step, _flat(results))
-        self.speed.pause(time.perf_counter() - began)
 
     def save(self, step: int, state: State) -> None:
         """Saves a checkpoint with the metrics that were measured at this step."""

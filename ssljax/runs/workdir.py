@@ -10,6 +10,7 @@ import math
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.files import append_line, move_whole, read_json, write_whole
 from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
-from ssljax.report.read import read_lines
+from ssljax.report.read import EVALUATIONS, METRICS, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,28 @@ class Workdir:
         """Returns the description of the training data."""
         return data.DataSpec.from_json((self.path / "data.json").read_text())
 
+    def continued(self, config: RunConfig) -> RunConfig:
+        """Returns the config of a run with its tokenizer as an earlier start wrote it, if `config` has the same one."""
+        if not self._has_steps() or not (self.path / "config.json").is_file():
+            return config
+        earlier = self.config_values().get("data", {}).get("tokenizer")
+        if earlier != config.to_dict()["data"]["tokenizer"]:
+            return config
+        known = dataclasses.replace(config.data, tokenizer=self.tokenizer(config.data.tokenizer))
+        return dataclasses.replace(config, data=known)
+
+    def tokenizer(self, config: data.TokenizerConfig) -> data.TokenizerConfig:
+        """Returns the config of the tokenizer that an earlier start wrote; `config` if there is none.
+
+        A tokenizer is trained once: training it again on changed files would give the same ids other meanings.
+        """
+        file = next(
+            (self.path / name for name in ("tokenizer.json", "tokenizer.model") if (self.path / name).is_file()), None
+        )
+        if file is None or config.name == "bytes":
+            return config
+        return data.TokenizerConfig(name="file", path=str(file))
+
     @contextlib.contextmanager
     def blaming_config(self) -> Iterator[None]:
         """Makes errors raised inside name config.json, which an earlier run wrote, as their cause."""
@@ -137,10 +160,13 @@ class Workdir:
         the new config may correct the reason (images of mixed shapes, a batch too large for the memory).
 
         Raises:
-            UserError: the identity of the config or the data changed; the message lists the keys that differ.
+            UserError: the identity of the config or the data changed; the message lists the keys that differ. Or a line
+                of metrics.jsonl or evals.jsonl is damaged.
         """
         if not self._has_steps():
             return
+        self.metrics()
+        self.evaluations()
         if (self.path / "config.json").is_file():
             if resume != "force":
                 self._refuse("another run", difference(self.config().identity(), config.identity()))
@@ -156,7 +182,15 @@ class Workdir:
         Raises:
             UserError: a line is damaged.
         """
-        return read_lines(self.path / "evals.jsonl")
+        return read_lines(self.path / "evals.jsonl", EVALUATIONS)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Returns the lines of metrics.jsonl.
+
+        Raises:
+            UserError: a line is damaged.
+        """
+        return read_lines(self.path / "metrics.jsonl", METRICS)
 
     def _has_steps(self) -> bool:
         """Returns True if a run left a checkpoint (perhaps damaged) or a line of metrics."""
@@ -232,12 +266,13 @@ class Workdir:
             UserError: a line of metrics.jsonl or evals.jsonl is damaged, and it is not a last line that a crash cut
                 off; the file is unchanged.
         """
-        earlier = [line for line in read_lines(self.path / "metrics.jsonl") if line["step"] <= start]
+        self.evaluations()  # a damaged line is reported before metrics are cut
+        earlier = [line for line in self.metrics() if line["step"] <= start]
         if (self.path / "metrics.jsonl").exists():
             self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in earlier))
         self._edit_evaluations(lambda line: line["step"] <= start)
-        seconds = float(earlier[-1].get("seconds", 0.0)) if earlier else 0.0
-        return MetricsLog(self, start, tensorboard, seconds)
+        seconds = earlier[-1].get("seconds") if earlier else 0.0
+        return MetricsLog(self, start, tensorboard, float(seconds) if isinstance(seconds, int | float) else 0.0)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
@@ -278,14 +313,17 @@ class MetricsLog:
     seconds: float
 
     def __post_init__(self) -> None:
-        self._events = None
-        if self.tensorboard and self.workdir.leads:
-            import tensorboardX
+        self._events: Any = None
+        if not self.tensorboard or not self.workdir.leads:
+            return
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-            # Hides events after the restored step, since these steps are run again.
-            again = any(self.workdir.path.glob("events*"))
-            purge = self.start + 1 if again else None
-            self._events = tensorboardX.SummaryWriter(str(self.workdir.path), purge_step=purge)
+        again = any(self.workdir.path.glob("events*"))
+        # Without tensorboardX's thread: if that dies (a full disk), the run would wait for it for ever.
+        self._events = EventsWriter(str(self.workdir.path / "events"))
+        if again:  # hides events after the restored step, since these steps are run again
+            self._write_event(Event(step=self.start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, numbers: Mapping[str, Any]) -> None:
         self.workdir.append_metrics({"step": step, **{k: _json_number(v) for k, v in numbers.items()}})
@@ -293,14 +331,30 @@ class MetricsLog:
 
     def write_events(self, step: int, numbers: Mapping[str, Any]) -> None:
         """Writes TensorBoard events only, for evaluations, whose lines are in evals.jsonl."""
-        if self._events is not None:
-            for name, value in numbers.items():
-                if isinstance(value, int | float) and math.isfinite(value):
-                    self._events.add_scalar(name, value, step)
+        if self._events is None:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in numbers.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
 
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
+            self._events = None
+
+    def _write_event(self, event: Any) -> None:
+        """Writes an event. If that fails, says so once and writes no more; metrics.jsonl has all numbers."""
+        if self._events is None:
+            return
+        try:
+            self._events.write_event(event)
+            self._events.flush()
+        except OSError as error:
+            log.warning("TensorBoard events are no longer written: %s", error)
+            self._events = None
 
 
 def _json_number(value: Any) -> Any:

@@ -8,9 +8,11 @@ and the next older one is used.
 
 import contextlib
 import dataclasses
+import json
 import logging
 import math
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.files import move_whole
 from ssljax.base.hashing import digest
 from ssljax.train.state import State
 
@@ -124,6 +127,25 @@ class Checkpoints:
             raise _write_error(self.folder, error) from error
         if not saved:  # orbax raises no error in this case
             raise UserError(f"{self.folder}: the checkpoint of step {step} was not written, because a newer one exists")
+
+    def rank(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds the metrics to a saved checkpoint that has none, so that they decide on the best checkpoint.
+
+        Args:
+            step: step of the checkpoint.
+            metrics: {"evaluation/metric": value} at this step.
+        """
+        value = metrics.get(self.best.metric, float("nan")) if self.best else float("nan")
+        item = self.folder / str(step) / checkpoint_manager.METRIC_ITEM_NAME
+        if self.best is None or not math.isfinite(value) or not item.parent.is_dir() or item.exists():
+            return
+        if jax.process_index() == 0:
+            with tempfile.TemporaryDirectory(prefix=".metrics-", dir=self.folder.parent) as place:
+                new = pathlib.Path(place) / item.name
+                new.mkdir()
+                (new / item.name).write_text(json.dumps({self.best.metric: value}))
+                move_whole(new, item)
+        self.manager.reload()
 
     def wait(self) -> None:
         """Blocks until every write is finished."""

@@ -4,11 +4,12 @@ The order of one iteration is a contract:
 
 1. The loop waits for the next batch, which a thread prepares in advance.
 2. It dispatches the step. The host waits only if it is more than `AHEAD` steps ahead of the device.
-3. The number of steps done increases by one, and the stall watchdog restarts.
+3. The number of steps done increases by one, and the stall watchdog restarts, as after every callback.
 4. The callbacks that are due run in the order of the list. Each gets the state that the previous one returned. A run
    lists log, evaluate, save: after a log point the checkpoint has empty meters, and evaluations of the same step can
    rank the checkpoint.
-5. After a signal, `on_stop` saves the state of this step, and `Stopped` is raised.
+5. After a signal, `on_stop` saves the state of this step, and `Stopped` is raised. Before the first step is done, a
+   signal raises `Stopped` at once.
 
 A callback is due when its period divides the number of steps done, and after the last step.
 """
@@ -16,12 +17,12 @@ A callback is due when its period divides the number of steps done, and after th
 import collections
 import contextlib
 import faulthandler
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 
+from ssljax.base.signals import Signals, Stopped
 from ssljax.train.state import State
 
 # Called with the number of steps done and the state; may return a new state (with empty meters, say).
@@ -30,44 +31,32 @@ Callback = Callable[[int, State], State | None]
 AHEAD = 2  # number of steps that the host may dispatch ahead of the device
 
 
-class Stopped(Exception):
-    """A signal (SIGTERM, SIGINT) stopped the run after `step` steps, whose state is saved."""
+class Watchdog:
+    """Dumps the stacks of all threads on stderr after `seconds` without a sign of life; None: never.
 
-    def __init__(self, step: int):
-        super().__init__(f"stopped after step {step}")
-        self.step = step
+    The time starts with the first call of `alive`.
+    """
 
+    def __init__(self, seconds: float | None):
+        self.seconds = seconds
 
-class Signals:
-    """A context that records SIGTERM and SIGINT instead of ending the process; a second SIGINT interrupts at once."""
+    def alive(self) -> None:
+        """Starts the time again."""
+        if self.seconds:
+            faulthandler.dump_traceback_later(self.seconds, repeat=False)
 
-    def __init__(self) -> None:
-        self.received: list[int] = []
-        self._saved_step: int | None = None
+    def close(self) -> None:
+        """Stops the time."""
+        faulthandler.cancel_dump_traceback_later()
 
-    def saved(self, step: int) -> None:
-        """Declares that the state after `step` steps is saved; later signals raise `Stopped(step)` immediately."""
-        self._saved_step = step
-        if self.received:
-            raise Stopped(step)
-
-    def __enter__(self) -> "Signals":
-        self._previous: dict[int, Any] = {}
-        # Only the main thread may set handlers; in other threads signals are left to the caller.
-        with contextlib.suppress(ValueError):
-            self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, old in self._previous.items():
-            signal.signal(number, old)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self._saved_step is not None:
-            raise Stopped(self._saved_step)
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received.append(number)
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which no step is expected, for an evaluation."""
+        self.close()
+        try:
+            yield
+        finally:
+            self.alive()
 
 
 def fit(
@@ -79,7 +68,7 @@ def fit(
     callbacks: Sequence[tuple[int, Callback]],
     on_stop: Callback,
     signals: Signals,
-    stall_seconds: float | None = None,
+    watchdog: Watchdog,
 ) -> State:
     """Runs a step for each batch; the module docstring gives the order of one iteration.
 
@@ -90,8 +79,8 @@ def fit(
         stop: number of steps of the whole run.
         callbacks: pairs (period in steps, callback).
         on_stop: called once after a signal, before `Stopped` is raised; it saves the state.
-        signals: the entered context that records signals.
-        stall_seconds: seconds without a step after which the stacks of all threads are dumped; None: never.
+        signals: the entered context that handles signals.
+        watchdog: it is told of every step and every callback.
 
     Returns:
         The state after the last step.
@@ -100,33 +89,23 @@ def fit(
         Stopped: on SIGTERM or SIGINT.
     """
     in_flight: collections.deque[Any] = collections.deque()
-    with _watchdog(stall_seconds) as alive:
+    watchdog.alive()
+    try:
         for number, batch in batches:
             state, metrics = step_fn(state, batch)
+            signals.record()  # now there is a step to save
             in_flight.append(metrics)
             if len(in_flight) > AHEAD:
                 jax.block_until_ready(in_flight.popleft())
             done = number + 1
-            alive()
+            watchdog.alive()
             for every, callback in callbacks:
                 if done % every == 0 or done == stop:
                     state = callback(done, state) or state
+                    watchdog.alive()
             if signals.received:
                 on_stop(done, state)
                 raise Stopped(done)
-    return state
-
-
-@contextlib.contextmanager
-def _watchdog(seconds: float | None) -> Iterator[Callable[[], None]]:
-    """Dumps the stacks of all threads after `seconds` without a call of the function that it yields."""
-
-    def alive() -> None:
-        if seconds:
-            faulthandler.dump_traceback_later(seconds, repeat=False)
-
-    alive()
-    try:
-        yield alive
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        watchdog.close()
+    return state

@@ -121,7 +121,10 @@ class Speedometer:
 
 
 class Progress:
-    """A progress bar with loss, examples/s and time left."""
+    """A progress bar with loss, examples/s and time left, drawn at every log point.
+
+    It has no thread that refreshes it: such a thread would import modules while the main thread imports others.
+    """
 
     def __init__(self, total: int, start: int, shown: bool):
         self.bar = rich.progress.Progress(
@@ -131,6 +134,7 @@ class Progress:
             rich.progress.TimeRemainingColumn(),
             console=rich.console.Console(stderr=True),
             disable=not shown,
+            auto_refresh=False,
         )
         self.bar.start()
         self.task = self.bar.add_task("", total=total, completed=start, text="compiling")
@@ -139,7 +143,7 @@ class Progress:
         text = f"loss {numbers['loss']:.4f}"
         if "examples_per_second" in numbers:
             text += f", {numbers['examples_per_second']:.0f} examples/s"
-        self.bar.update(self.task, completed=step, text=text)
+        self.bar.update(self.task, completed=step, text=text, refresh=True)
 
     def close(self) -> None:
         self.bar.stop()

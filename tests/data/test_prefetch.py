@@ -37,6 +37,15 @@ def test_batches_are_prepared_in_advance_and_waiting_is_counted():
         assert batches.wait_seconds - first < 0.02
 
 
+def test_the_thread_starts_with_the_first_batch():
+    """So it imports nothing while the run still imports its parts."""
+    before = set(threading.enumerate())
+    with Prefetcher(lambda step: step, lambda batch: batch, 0, 5, depth=2) as batches:
+        time.sleep(0.1)
+        assert set(threading.enumerate()) <= before
+        next(batches)
+
+
 def test_an_error_is_raised_at_its_step():
     def make(step):
         if step == 5:

@@ -12,20 +12,23 @@ import pytest
 from ssljax.base.errors import UserError
 from ssljax.data import DataConfig
 from ssljax.evals import REGISTRY, Evaluation, Evaluator, build
+from ssljax.objectives.base import Loss
+from ssljax.report import evaluation_table
 
 SIZES = {"train": 90, "test": 41}
+DIGITS = DataConfig(source="builtin:digits")
 
 
 class Data(dict):
     """Stands for `ssljax.data.SplitArrays`."""
 
-    bytes, tokens, classes = 82.0, 41.0, ("zero", "one", "two")
+    classes, byte_lengths = ("zero", "one", "two"), np.full(100, 2)
 
 
 class Objective:
     """Features are a projection of the image. Counts how often its functions are traced."""
 
-    classes = None
+    classes, coupled = None, False
 
     def __init__(self):
         self.traces = collections.Counter()
@@ -40,6 +43,9 @@ class Objective:
         flat = batch["image"].reshape(len(batch["image"]), -1)
         text = jnp.tile(batch["tokens"][:, :1].astype(jnp.float32), (1, 4))
         return {"pooled": flat @ params, "image": flat @ params, "text": text, "map": batch["image"]}
+
+    def scored(self, batch):
+        return None
 
     def score(self, params, extra, batch):
         self.traces["score"] += 1
@@ -68,7 +74,7 @@ class Setup:
             self.puts.append({k: v.shape for k, v in batch.items()})
             return batch
 
-        self.evaluator = Evaluator(self.objective, evals, object(), put, batch_size, load=load, **options)
+        self.evaluator = Evaluator(self.objective, evals, DIGITS, put, batch_size, load=load, **options)
 
 
 PARAMS = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
@@ -121,22 +127,31 @@ def test_scores_and_sizes():
     assert setup.objective.traces["score"] == 1
 
 
-def test_loss_has_its_own_batch_size_and_fixed_keys():
-    calls = []
+def sums(params, extra, batch, number, count):
+    """The term mean(id) with weights id, in the form of `held_out_loss`, and a metric."""
+    ids = jnp.where(jnp.arange(len(batch["id"])) < count, batch["id"], 0).astype(jnp.float32)
+    return Loss({"a": (2.0, jnp.sum(ids**2), jnp.sum(ids))}, {"accuracy": (jnp.sum(ids), jnp.float32(count))})
 
-    def loss_fn(params, extra, batch, step):
-        calls.append((step, len(batch["id"])))
-        return {"loss": jnp.mean(batch["id"].astype(jnp.float32)), "other": 1.0}
 
-    setup = Setup({"loss": {"batch_size": 10}}, loss_fn=loss_fn)
+def test_a_loss_is_summed_over_the_split_and_has_its_own_batch_size():
+    setup = Setup({"loss": {"batch_size": 10}}, loss_fn=sums)
     result = setup.evaluator.run(PARAMS, {})["loss"]
-    assert calls == [(0, 10), (1, 10), (2, 10), (3, 10)]  # of 41 examples one is left out
-    assert result == pytest.approx({"loss": 19.5, "other": 1.0})
-    assert setup.evaluator.records(1, {"loss": result})[0]["sizes"] == {"test": 40}
-    with pytest.raises(
-        UserError, match=r"evals\.loss\.batch_size: got 64, must be at most the 41 examples of split 'test'"
-    ):
-        Setup({"loss": {"batch_size": 64}}, loss_fn=loss_fn).evaluator.run(PARAMS, {})
+    assert [shapes["id"] for shapes in setup.puts] == [(10,)] * 5  # the last batch has one example and nine copies
+    ids = np.arange(41)
+    assert result == pytest.approx({"loss": 2 * np.sum(ids**2) / np.sum(ids), "accuracy": 20.0})
+    record = setup.evaluator.records(1, {"loss": result})[0]
+    assert record["sizes"] == {"test": 41} and "left_out" not in record
+    assert record["headline"] == ["loss", "accuracy"] and record["directions"] == {"accuracy": "higher"}
+
+
+def test_a_coupled_loss_leaves_out_the_last_examples_and_says_so():
+    setup = Setup({"loss": {"batch_size": 10}}, loss_fn=sums)
+    setup.objective.coupled = True
+    result = setup.evaluator.run(PARAMS, {})
+    assert [shapes["id"] for shapes in setup.puts] == [(10,)] * 4
+    record = setup.evaluator.records(1, result)[0]
+    assert record["sizes"] == {"test": 40} and record["left_out"] == {"test": 1}
+    assert "test 40 (1 left out)" in evaluation_table([record]).notes[0]
 
 
 def test_zero_shot_prompts_come_with_blank_images():
@@ -189,10 +204,6 @@ def test_errors_of_a_run(evals, run, message):
 SHAPES = jax.ShapeDtypeStruct(PARAMS.shape, PARAMS.dtype)
 
 
-def mean_loss(params, extra, batch, step):
-    return {"loss": jnp.mean(batch["label"]), "other": jnp.sum(params)}
-
-
 @pytest.mark.parametrize(
     "name, keys, message",
     [
@@ -214,23 +225,18 @@ def mean_loss(params, extra, batch, step):
         ("zero_shot", {"classes": ["a", "b"]}, r"evals\.zero_shot\.classes: got 2 names, must be at least 3"),
         ("retrieval", {"test_split": "tset"}, r"evals\.retrieval\.test_split: split 'tset' of 'data' is empty"),
         ("perplexity", {"fit_split": "trian"}, r"evals\.perplexity\.fit_split: split 'trian' of 'data' is empty"),
-        (
-            "loss",
-            {"batch_size": 64},
-            r"evals\.loss\.batch_size: got 64, must be at most the 41 examples of split 'test'",
-        ),
     ],
 )
 def test_the_check_finds_errors_from_shapes_alone(name, keys, message):
     with pytest.raises(UserError, match=message):
-        Setup({name: keys | {"source": "data"}}, loss_fn=mean_loss).evaluator.check(SHAPES, {})
+        Setup({name: keys | {"source": "data"}}, loss_fn=sums).evaluator.check(SHAPES, {})
 
 
 def test_the_check_returns_the_metrics_without_loading_whole_splits():
     tokenize = lambda texts: {"tokens": np.array([[len(t)] for t in texts], np.int32)}  # noqa: E731
     evals = PROBES | {name: {} for name in REGISTRY} | {"loss": {"batch_size": 10}, "linear": {"l2": [0.01]}}
     evals |= {"drawn": {"type": "knn", "labels_per_class": 3, "draws": 2}, "nearest": {"type": "knn", "k": 1}}
-    setup = Setup(evals, loss_fn=mean_loss, tokenize=tokenize)
+    setup = Setup(evals, loss_fn=sums, tokenize=tokenize)
     checked = setup.evaluator.check(SHAPES, {})
     assert setup.objective.traces == {"features": 1, "score": 1} and len(setup.puts) < 20
     results = setup.evaluator.run(PARAMS, {})
@@ -268,7 +274,7 @@ def test_the_default_check():
 @pytest.mark.parametrize("name", ["loss", "perplexity"])
 def test_labels_beyond_the_classes_of_the_objective(name):
     """Losses and scores refuse them. Probes accept them, since features do not depend on labels."""
-    setup = Setup({name: {"ngrams": False} if name == "perplexity" else {"batch_size": 10}}, loss_fn=mean_loss)
+    setup = Setup({name: {"ngrams": False} if name == "perplexity" else {"batch_size": 10}}, loss_fn=sums)
     setup.objective.classes = 3
     setup.evaluator.check(SHAPES, {})
     setup.objective.classes = 2
@@ -278,9 +284,6 @@ def test_labels_beyond_the_classes_of_the_objective(name):
     probe = Setup({"knn": {}})
     probe.objective.classes = 2
     probe.evaluator.check(SHAPES, {})
-
-
-DIGITS = DataConfig(source="builtin:digits")
 
 
 @pytest.mark.parametrize(

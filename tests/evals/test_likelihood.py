@@ -5,37 +5,39 @@ import math
 import numpy as np
 import pytest
 
-from ssljax.evals.likelihood import ALPHAS, Perplexity, PseudoPerplexity, bigram_bits, unigram_bits
+from ssljax.evals.likelihood import ALPHAS, Perplexity, PseudoPerplexity, Scored, bigram_bits, unigram_bits
 
 
-def unmasked(tokens):
-    """Returns tokens [N, T] and a mask without padding."""
+def rows(tokens, first=True):
+    """Returns rows [N, T] of one segment; `first`: their first token counts."""
     tokens = np.atleast_2d(np.asarray(tokens, np.int32))
-    return tokens, np.ones(tokens.shape, bool)
+    follows = np.broadcast_to(np.arange(tokens.shape[1]) > 0, tokens.shape)
+    return Scored(tokens, np.ones(tokens.shape, bool) if first else follows, follows)
 
 
 def test_unigram_by_hand():
-    fit, test = unmasked([0, 0, 0, 1] * 5), unmasked([0, 1, 1, 1])
+    fit, test = rows([0, 0, 0, 1] * 5), rows([0, 1, 1, 1])
     # The first 18 of 20 tokens are 14 zeros and 4 ones; the last two are [0, 1].
     chosen = min(ALPHAS, key=lambda a: -math.log2((14 + a) / (18 + 2 * a)) - math.log2((4 + a) / (18 + 2 * a)))
     zero, one = (15 + chosen) / (20 + 2 * chosen), (5 + chosen) / (20 + 2 * chosen)
-    assert unigram_bits(*fit, *test) == pytest.approx(-(math.log2(zero) + 3 * math.log2(one)) / 4)
+    assert unigram_bits(fit, test) == pytest.approx(-(math.log2(zero) + 3 * math.log2(one)) / 4)
 
 
 def test_bigram_by_hand():
-    rows = [[0, 1, 0, 1, 0, 1]] * 9 + [[0, 1, 0, 1, 1, 1]]
-    fit, test = unmasked(rows), unmasked([[0, 1, 1, 0]])
-    unigram = lambda rows: [(np.sum(np.array(rows) == v) + 0.5) / (np.size(rows) + 1) for v in (0, 1)]  # noqa: E731
+    lines = [[0, 1, 0, 1, 0, 1]] * 9 + [[0, 1, 0, 1, 1, 1]]
+    fit, test = rows(lines, first=False), rows([[0, 1, 1, 0]], first=False)
+    counted = lambda lines: np.array(lines)[:, 1:]  # noqa: E731
+    unigram = lambda lines: [(np.sum(counted(lines) == v) + 0.5) / (counted(lines).size + 1) for v in (0, 1)]  # noqa: E731
 
-    def p(rows, a, b, alpha):
-        n_ab = sum(row[i : i + 2] == [a, b] for row in rows for i in range(5))
-        n_a = sum(row[i] == a for row in rows for i in range(5))
-        return (n_ab + alpha * unigram(rows)[b]) / (n_a + alpha)
+    def p(lines, a, b, alpha):
+        n_ab = sum(row[i : i + 2] == [a, b] for row in lines for i in range(5))
+        n_a = sum(row[i] == a for row in lines for i in range(5))
+        return (n_ab + alpha * unigram(lines)[b]) / (n_a + alpha)
 
     held_out = [(0, 1), (1, 0), (0, 1), (1, 1), (1, 1)]
-    alpha = min(ALPHAS, key=lambda x: -sum(math.log2(p(rows[:9], a, b, x)) for a, b in held_out))
-    expected = -sum(math.log2(p(rows, a, b, alpha)) for a, b in [(0, 1), (1, 1), (1, 0)]) / 3
-    assert bigram_bits(*fit, *test) == pytest.approx(expected)
+    alpha = min(ALPHAS, key=lambda x: -sum(math.log2(p(lines[:9], a, b, x)) for a, b in held_out))
+    expected = -sum(math.log2(p(lines, a, b, alpha)) for a, b in [(0, 1), (1, 1), (1, 0)]) / 3
+    assert bigram_bits(fit, test) == pytest.approx(expected)
 
 
 def test_n_grams_reach_the_entropy_of_a_markov_chain():
@@ -45,19 +47,27 @@ def test_n_grams_reach_the_entropy_of_a_markov_chain():
     flips = rng.random((400, 200)) > stay
     tokens = (np.cumsum(flips, axis=1) + rng.integers(2, size=(400, 1))) % 2
     rate = -(stay * math.log2(stay) + (1 - stay) * math.log2(1 - stay))
-    fit, test = unmasked(tokens[:300]), unmasked(tokens[300:])
-    assert bigram_bits(*fit, *test) == pytest.approx(rate, abs=0.02)
-    assert unigram_bits(*fit, *test) == pytest.approx(1.0, abs=0.01)
+    fit, test = rows(tokens[:300]), rows(tokens[300:])
+    assert bigram_bits(fit, test) == pytest.approx(rate, abs=0.02)
+    assert unigram_bits(fit, test) == pytest.approx(1.0, abs=0.01)
 
 
 def test_padding_is_not_counted_and_new_tokens_have_finite_cost():
-    fit, mask = unmasked([[1, 2, 1, 2, 0, 0], [1, 2, 1, 2, 1, 2]])
-    mask[0, 4:] = False
-    other = fit.copy()
-    other[0, 4:] = 2
+    fit = rows([[1, 2, 1, 2, 0, 0], [1, 2, 1, 2, 1, 2]])
+    counted = np.array(fit.counted)
+    counted[0, 4:] = False
+    tokens = np.array(fit.tokens)
+    tokens[0, 4:] = 2
+    fit, other = fit._replace(counted=counted), fit._replace(counted=counted, tokens=tokens)
     for bits in (unigram_bits, bigram_bits):
-        assert bits(fit, mask, fit, mask) == bits(other, mask, other, mask)
-        assert math.isfinite(bits(fit, mask, *unmasked([[7, 7, 3]])))
+        assert bits(fit, fit) == bits(other, other)
+        assert math.isfinite(bits(fit, rows([[7, 7, 3]])))
+
+
+def test_a_token_without_a_predecessor_has_its_unigram_probability():
+    fit, test = rows([[0, 1], [0, 1], [1, 0]], first=True), rows([[1], [0]], first=True)
+    p = [(3 + 0.5) / (6 + 1)] * 2  # half of the counted tokens are 0
+    assert bigram_bits(fit, test) == pytest.approx(-np.mean(np.log2(p)))
 
 
 class Reader:
@@ -69,6 +79,9 @@ class Reader:
 
     def arrays(self, split, whole=False):
         return {"tokens": self.tokens}
+
+    def scored(self, split, whole=False):
+        return np.broadcast_to(np.arange(11) > 0, self.tokens.shape)
 
     def bytes_per_token(self, split):
         return 4.0

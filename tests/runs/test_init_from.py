@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from ssljax import models, parallel, run, runs
 from ssljax.base.errors import UserError
+from ssljax.base.signals import Stopped
 from ssljax.config import InitFrom, build
 from ssljax.data import DataSpec
 from ssljax.interop import hf
@@ -22,7 +23,6 @@ from ssljax.runs.export import export
 from ssljax.runs.init_from import initial_state, match_parameters, open_source, stretched
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.workdir import Workdir
-from ssljax.train.loop import Stopped
 
 VIT = {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4}
 IMAGES = {

@@ -24,6 +24,7 @@ CONFIG = build(
 )
 SPEC = DataSpec(elements={"image": {"shape": [8, 8, 1], "dtype": "uint8"}}, size=10)
 LINE = {"step": 2, "eval": "knn", "of": "trained", "metrics": {"accuracy": 0.5}}
+LINE |= {"headline": ["accuracy"], "better": "higher"}
 
 
 def write_all(workdir):
@@ -115,19 +116,23 @@ def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
         assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [2, 4]
 
 
+@pytest.mark.parametrize("line", ['{"step": 1, "ev', "3", '{"step": "\xff"}', "[1]", '{"step": true}', "\x00\x00"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evals.jsonl"])
-def test_a_damaged_line_in_the_middle_is_an_error_and_stays(name, tmp_path):
+def test_a_damaged_line_in_the_middle_is_an_error_and_stays(name, line, tmp_path):
     """A crash cuts off the last line only, so another damaged line is not removed without a word."""
     workdir = Workdir(tmp_path)
     write_all(workdir)
-    content = '{"step": 1, "eval": "knn", "of": "trained"}\n{"step": 1, "ev\n' + json.dumps(LINE) + "\n"
-    (tmp_path / name).write_text(content)
+    content = f"{json.dumps(LINE)}\n{line}\n{json.dumps(LINE)}\n".encode("latin-1")
+    (tmp_path / name).write_bytes(content)
+    other = "evals.jsonl" if name == "metrics.jsonl" else "metrics.jsonl"
+    (tmp_path / other).write_text(f"{json.dumps(LINE)}\n" * 3)
     calls = [lambda: workdir.metrics_log(2, tensorboard=False)]
     calls += [lambda: workdir.write_evaluations([LINE])] if name == "evals.jsonl" else []
     for call in calls:
-        with pytest.raises(UserError, match=rf"{name}:2: got '.*', must be a JSON object with 'step'; mend or remove"):
+        with pytest.raises(UserError, match=rf"{name}:2: got .*, must be a JSON object with 'step'.*; mend or remove"):
             call()
-        assert (tmp_path / name).read_text() == content
+        assert (tmp_path / name).read_bytes() == content
+        assert len((tmp_path / other).read_text().splitlines()) == 3, "nothing is cut before all files are read"
 
 
 def with_tokenizer(path):
@@ -160,3 +165,15 @@ def test_a_folder_without_a_config_is_no_workdir(tmp_path):
     assert not Workdir(tmp_path).is_run()
     with pytest.raises(UserError, match=r"holds no config\.json; it is not a workdir"):
         Workdir(tmp_path).config()
+
+
+@pytest.mark.parametrize("key", ["eval", "of", "metrics", "headline", "better"])
+def test_a_line_of_an_evaluation_without_a_key_is_an_error(key, tmp_path):
+    workdir = Workdir(tmp_path)
+    write_all(workdir)
+    line = {k: v for k, v in LINE.items() if k != key}
+    (tmp_path / "evals.jsonl").write_text(json.dumps(line))
+    calls = [workdir.write_report, workdir.evaluations, lambda: workdir.write_evaluations([LINE])]
+    for call in calls:
+        with pytest.raises(UserError, match=rf"evals\.jsonl:1: got .*, must be a JSON object with .*'{key}'"):
+            call()

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from ssljax.train.loop import Signals, Stopped, fit
+from ssljax.base.signals import Signals, Stopped
+from ssljax.train.loop import Watchdog, fit
 
 
 def run(steps, stop_at=None):
@@ -35,6 +38,7 @@ def run(steps, stop_at=None):
             callbacks=[(2, callback("log")), (4, callback("evaluate")), (1, callback("save"))],
             on_stop=lambda done, state: calls.append(f"stop {done}"),
             signals=signals,
+            watchdog=Watchdog(None),
         )
     return calls
 
@@ -51,3 +55,32 @@ def test_a_signal_saves_the_current_step_and_stops():
     with pytest.raises(Stopped) as stopped:
         run(8, stop_at=2)
     assert stopped.value.step == 2
+
+
+def test_a_signal_before_the_first_step_is_done_stops_at_once():
+    def step(state, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal must end the step")
+
+    with Signals() as signals, pytest.raises(Stopped, match="before the first step") as stopped:
+        options = {"stop": 2, "callbacks": [], "on_stop": None, "signals": signals, "watchdog": Watchdog(None)}
+        fit(step, 0, [(0, 0), (1, 1)], **options)
+    assert stopped.value.step is None
+
+
+def test_the_watchdog_does_not_bark_during_an_evaluation():
+    code = """
+import sys, time
+from ssljax.train.loop import Watchdog
+watchdog = Watchdog(0.3)
+watchdog.alive()
+if sys.argv[1] == "paused":
+    with watchdog.paused():
+        time.sleep(0.8)
+else:
+    time.sleep(0.8)
+watchdog.close()
+"""
+    for how, barks in (("paused", False), ("stalled", True)):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        assert ("most recent call first" in done.stderr) == barks
