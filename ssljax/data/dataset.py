@@ -9,8 +9,9 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import OpenedSource, open_examples, tokenizer_of
+from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
 from ssljax.data.order import BatchRanges, Shuffle, mix, process_slice, subset
+from ssljax.data.selection import content
 from ssljax.data.spec import DataSpec
 from ssljax.data.tokenizers import Tokenizer
 
@@ -193,17 +194,60 @@ def _open(config: DataConfig, seed: int) -> _Opened:
     seed = seed if config.seed is None else config.seed
     further = {name: SourceConfig(s.source, s.split, s.keys, s.where) for name, s in config.streams.items()}
     tokenizer = tokenizer_of((*config.sources, *further.values()), config)
-    sources = [open_examples(source, config, tokenizer) for source in config.sources]
+    sources = _with_one_numbering(config, [open_examples(source, config, tokenizer) for source in config.sources])
     weights = tuple(source.weight for source in config.mixture) or (1.0,)
     main = _Stream(sources, weights, seed, 0, config.max_examples)
-    streams = {
-        name: _Stream([open_examples(source, config, tokenizer)], (1.0,), seed, number, None)
-        for number, (name, source) in enumerate(further.items(), 1)
-    }
-    for name in streams:
+    streams = {}
+    for number, (name, source) in enumerate(further.items(), 1):
+        opened = _numbered_as(sources[0], open_examples(source, config, tokenizer), name)
+        streams[name] = _Stream([opened], (1.0,), seed, number, None)
         if name in main.elements:
             raise UserError(f"data.streams.{name}: the batch already has a key {name!r}; choose another name")
     return _Opened(_spec(config, sources, main, streams, tokenizer), main, streams)
+
+
+def _with_one_numbering(config: DataConfig, sources: list[OpenedSource]) -> list[OpenedSource]:
+    """Returns the sources of a mixture with labels that mean the same class in all of them, matched by its name.
+
+    Raises:
+        UserError: some sources name their classes, others have numbers only; or there are too many names.
+    """
+    named = [source.classes for source in sources if source.classes is not None]
+    if len(set(named)) == 0 or (len(set(named)) == 1 and len(named) == len(sources)):
+        return sources
+    classes = tuple(dict.fromkeys(name for names in named for name in names))
+    for part, source in zip(config.mixture, sources):
+        if source.num_classes is not None and source.classes is None and not _are_numbers(classes, source):
+            raise UserError(
+                f"data.mixture: labels of {part.source} are numbers without names, but other sources name their "
+                f"classes ({', '.join(classes[:4])}, ...), so that a number could mean two classes; leave `label` out "
+                f"of its keys"
+            )
+    if config.num_classes is not None and config.num_classes < len(classes):
+        raise UserError(f"data.num_classes: got {config.num_classes}, must be at least the {len(classes)} classes")
+    return [renumbered(source, classes) for source in sources]
+
+
+def _are_numbers(classes: tuple[str, ...], source: OpenedSource) -> bool:
+    """Returns True if the names of classes are the labels 0, 1, ... themselves, as for digits."""
+    return classes == tuple(str(i) for i in range(len(classes))) and (source.num_classes or 0) <= len(classes)
+
+
+def _numbered_as(main: OpenedSource, stream: OpenedSource, name: str) -> OpenedSource:
+    """Returns a stream with the class numbers of the main source.
+
+    Raises:
+        UserError: the stream has classes that the main source does not have.
+    """
+    if main.classes is None or stream.classes is None:
+        return stream
+    unknown = [c for c in stream.classes if c not in main.classes]
+    if unknown:
+        raise UserError(
+            f"data.streams.{name}: the classes {', '.join(unknown[:4])} are none of the main source; leave `label` out "
+            f"of its keys"
+        )
+    return renumbered(stream, main.classes)
 
 
 def _spec(
@@ -217,12 +261,13 @@ def _spec(
     spec = DataSpec(
         elements=main.elements,
         size=main.size,
-        num_classes=max(counts) if counts else None,
+        num_classes=config.num_classes or max(counts) if counts else None,
         classes=sources[0].classes,
         streams={
             name: {"elements": s.elements, "size": s.size, "ratio": config.streams[name].ratio}
             for name, s in streams.items()
         },
+        content=dict(content(source) for source in (*config.sources, *config.streams.values())),
     )
     texts = [source.texts for source in sources if source.texts is not None]
     if tokenizer is None or not texts:

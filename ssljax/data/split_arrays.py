@@ -7,15 +7,18 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import open_examples, tokenizer_of
+from ssljax.data.examples import open_examples, renumbered, tokenizer_of
+from ssljax.data.notes import say_once
 from ssljax.data.order import subset
+from ssljax.data.selection import content
+from ssljax.data.spec import DataSpec
 
 
 class SplitArrays(dict[str, np.ndarray]):
     """The arrays [N, ...] of a split by key, with attributes for evaluations.
 
     Attributes:
-        classes: names of the classes; None if the source has no names.
+        classes: names of the classes that the labels number; None if the source has no names.
         tokens: number of tokens, without padding; None without text.
         bytes: number of UTF-8 bytes of the text of these tokens; None without text. A model that scores `count` tokens
             with log-likelihood -L nats needs L / ln 2 / (bytes * count / tokens) bits per byte.
@@ -34,6 +37,7 @@ def load_split(
     keys: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     max_examples: int | None = None,
+    spec: DataSpec | None = None,
 ) -> SplitArrays:
     """Loads a whole split in fixed order, prepared as for training (tokenizer, image size, sequence length).
 
@@ -44,6 +48,9 @@ def load_split(
         keys, where: as in the config; None: the config, if the source is the same, else empty.
         max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
             None: all rows.
+        spec: description of the training data of the run. If its class names include all of this source, labels are
+            numbered as there; otherwise they keep the numbers of the source, and `classes` of the result differs. A
+            line of the log says so if a split of the training data has changed since.
 
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.
@@ -59,6 +66,12 @@ def load_split(
     )
     tokenizer = tokenizer_of((chosen,), config)
     opened = open_examples(chosen, config, tokenizer)
+    if spec is not None:
+        title, digest = content(chosen)
+        if spec.content.get(title, digest) != digest:
+            say_once(f"data.source: the content of {title} is not that on which the run was trained")
+        if spec.classes is not None and set(opened.classes or ()) <= set(spec.classes):
+            opened = renumbered(opened, spec.classes)
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
     out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
     out.classes = opened.classes

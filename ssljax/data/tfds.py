@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.data.content import digest_files
 from ssljax.data.file_source import stamp
 from ssljax.data.sources import Blobs, Column, Table, unknown_split
 from ssljax.data.splits import Split
@@ -46,10 +47,16 @@ class Tfds:
             raise unknown_split(split.name, names, f"tfds:{self.location}")
         return names
 
-    def fingerprint(self, split: Split) -> Any:
+    def _files(self, split: Split) -> list[pathlib.Path]:
         names = self._check(split)
         chosen = names if split.name == "all" else (split.name,)
-        return stamp([pathlib.Path(p) for name in chosen for p in self._builder.info.splits[name].filepaths])
+        return [pathlib.Path(p) for name in chosen for p in self._builder.info.splits[name].filepaths]
+
+    def fingerprint(self, split: Split) -> Any:
+        return stamp(self._files(split))
+
+    def content(self, split: Split) -> Any:
+        return digest_files([("", path) for path in self._files(split)])
 
     def table(self, split: Split) -> Table:
         import tensorflow_datasets as tfds
@@ -79,13 +86,18 @@ class Tfds:
 
         def get(name: str) -> Column:
             if name in images:
+                if np.dtype(features[name].np_dtype) not in (np.uint8, np.uint16):
+                    raise UserError(
+                        f"data.keys: images {name!r} of tfds:{self.location} are {features[name].np_dtype}, must be "
+                        f"uint8 or uint16"
+                    )
                 mode = "L" if features[name].shape[-1] == 1 else "RGB"
                 return Blobs(int(ends[-1]), lambda i: record(i)[name], lambda i: f"tfds:{self.location}, row {i}", mode)
             return values(name)
 
         label = features.get("label")
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
-        return Table(tuple(features), get, (*names, "all"), classes)
+        return Table(tuple(features), get, (*names, "all"), classes, ordered=False)
 
 
 def _plain(value: Any) -> Any:

@@ -225,7 +225,7 @@ def test_a_split_of_several_files(fails, npz, tmp_path):
     fails(r"^data\.source: npz:.*\*\.npz matches 2 files, must match one \(.*a\.npz", source=f"npz:{tmp_path}/*.npz")
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
-    fails(r"^data\.source: images:.* matches 2 files", source=f"images:{tmp_path}/[cd]")
+    fails(r"^data\.source: images:.* matches 2 folders", source=f"images:{tmp_path}/[cd]")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x63\x01\0\0\0\x01x", b"\0\0\x08\x01\0\0\0\x09xx"])
