@@ -3,7 +3,6 @@
 from ssljax.data.config import DataConfig, MixturePart, SourceConfig, StreamPart, TokenizerConfig
 from ssljax.data.dataset import Dataset, describe, open_data
 from ssljax.data.prefetch import Prefetcher
-from ssljax.data.selection import content
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
 from ssljax.data.split_arrays import SplitArrays, load_split
@@ -21,7 +20,6 @@ __all__ = [
     "SplitArrays",
     "StreamPart",
     "TokenizerConfig",
-    "content",
     "describe",
     "device_batch",
     "load_split",

@@ -42,7 +42,7 @@ def fingerprint(config: SourceConfig) -> Any:
     return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
 
 
-def content(config: SourceConfig) -> tuple[str, str]:
+def source_content(config: SourceConfig) -> tuple[str, str]:
     """Returns source and split (without its slice) as text, and a digest that changes with their content."""
     split = Split(parse_split(config.split).name)
     return f"{config.source} [{split.name}]", digest(content_of(open_source(config.source), split))
@@ -131,8 +131,7 @@ def _passes_filter(table: Table, keys: dict[str, str], config: SourceConfig, row
         values = _values(table, name, rows, config.source).tolist()
         if table.classes is not None and name in ("label", keys.get("label")):
             allowed = [_class_number(v, table.classes, key) if isinstance(v, str) else v for v in allowed]
-        for option in allowed:
-            _refuse_other_kind(option, values, key)
+        _refuse_other_kinds(allowed, values, key)
         chosen = set(allowed)
         mask &= np.array([isinstance(v, Hashable) and v in chosen for v in values], bool)
     return mask
@@ -144,13 +143,15 @@ def _class_number(name: str, classes: tuple[str, ...], key: str) -> int:
     return classes.index(name)
 
 
-def _refuse_other_kind(option: Any, values: list[Any], key: str) -> None:
+def _refuse_other_kinds(allowed: list[Any], values: list[Any], key: str) -> None:
     """Raises UserError if a filter asks a column of numbers for a text, or a column of texts for a number."""
-    kinds = {"text" if isinstance(v, str) else "numbers" if isinstance(v, int | float) else "other" for v in values}
-    wanted = {str: "text", int: "numbers", bool: "numbers", float: "numbers"}.get(type(option))
-    if len(kinds) == 1 and wanted is not None and wanted not in kinds:
-        shown = f"{values[0]!r:.40}"
-        raise UserError(f"{key}: got {option!r}, but the values of the column are others, such as {shown}")
+    kinds = {"text" if isinstance(v, str) else "number" if isinstance(v, int | float) else "other" for v in values}
+    for option in allowed:
+        wanted = "text" if isinstance(option, str) else "number"
+        if option is not None and len(kinds) == 1 and wanted not in kinds:
+            raise UserError(
+                f"{key}: got {option!r}, but the values of the column are others, such as {values[0]!r:.40}"
+            )
 
 
 def _check_column(table: Table, name: str, key: str, source: str) -> None:

@@ -6,7 +6,6 @@ that read files share `ssljax.data.file_source.FileSource`.
 """
 
 import dataclasses
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -17,9 +16,8 @@ import numpy as np
 
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.registry import Registry
+from ssljax.data.notes import say_once
 from ssljax.data.splits import Split
-
-log = logging.getLogger(__name__)
 
 FILE_NAME = "file_name"  # the column by which sources are joined
 
@@ -216,7 +214,7 @@ def _aligned(tables: list[Table], titles: list[str]) -> list[Table]:
         rows = _partners(names[0], other, titles[0], title)
         left = len(other) - len(set(rows.tolist()))
         if left:
-            log.info("data.source: %d of %d rows of %s have no partner in %s", left, len(other), title, titles[0])
+            say_once(f"data.source: {left} of {len(other)} rows of {title} have no partner in {titles[0]}")
         aligned.append(dataclasses.replace(table, get=_picked(table.get, rows)))
     return aligned
 

@@ -7,11 +7,10 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import open_examples, renumbered, tokenizer_of
+from ssljax.data.examples import open_examples, tokenizer_of
 from ssljax.data.notes import say_once
 from ssljax.data.order import subset
-from ssljax.data.selection import content
-from ssljax.data.spec import DataSpec
+from ssljax.data.selection import source_content
 
 
 class SplitArrays(dict[str, np.ndarray]):
@@ -37,7 +36,7 @@ def load_split(
     keys: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     max_examples: int | None = None,
-    spec: DataSpec | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> SplitArrays:
     """Loads a whole split in fixed order, prepared as for training (tokenizer, image size, sequence length).
 
@@ -48,9 +47,8 @@ def load_split(
         keys, where: as in the config; None: the config, if the source is the same, else empty.
         max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
             None: all rows.
-        spec: description of the training data of the run. If its class names include all of this source, labels are
-            numbered as there; otherwise they keep the numbers of the source, and `classes` of the result differs. A
-            line of the log says so if a split of the training data has changed since.
+        content: digests of the training data of the run (`DataSpec.content`). A line of the log says so if the content
+            of a split of them has changed since.
 
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.
@@ -66,12 +64,10 @@ def load_split(
     )
     tokenizer = tokenizer_of((chosen,), config)
     opened = open_examples(chosen, config, tokenizer)
-    if spec is not None:
-        title, digest = content(chosen)
-        if spec.content.get(title, digest) != digest:
+    if content:
+        title, digest = source_content(chosen)
+        if content.get(title, digest) != digest:
             say_once(f"data.source: the content of {title} is not that on which the run was trained")
-        if spec.classes is not None and set(opened.classes or ()) <= set(spec.classes):
-            opened = renumbered(opened, spec.classes)
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
     out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
     out.classes = opened.classes
