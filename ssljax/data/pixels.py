@@ -38,6 +38,10 @@ def to_pixels(image: "Image", mode: str) -> "Image":
         UndefinedRangeError: the mode has no defined range of values (32-bit integers, floats).
         Exception: the file is damaged; Pillow raises many types.
     """
+    key = image.info.get("transparency")
+    # Of 16-bit colour, Pillow reads the upper 8 bits of the pixels, but all bits of the colour that is transparent.
+    if isinstance(key, tuple) and any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
     image = _upright(image)
     # Pillow scales values of PPM files to 65535; earlier versions open 16-bit PNG files as 32-bit integers.
     if image.mode in _WIDE or (image.mode == "I" and image.format in ("PPM", "PNG")):

@@ -220,7 +220,8 @@ def _aligned(tables: list[Table], titles: list[str]) -> list[Table]:
 
 
 def _file_names(table: Table, title: str) -> list[str]:
-    names = list(table.get(FILE_NAME))
+    column = table.get(FILE_NAME)
+    names = [None] * len(column) if isinstance(column, Blobs) else list(column)
     for row, name in enumerate(names):
         if not isinstance(name, str):
             raise UserError(
@@ -240,7 +241,8 @@ def _partners(names: list[str], others: list[str], title: str, other_title: str)
         lambda name: os.path.splitext(name)[0],
         lambda name: os.path.splitext(name.rpartition("/")[2])[0],
     )
-    keys, rows = names, {}
+    keys: list[str] = names
+    rows: dict[str, list[int]] = {}
     for form in forms:
         keys, rows = list(map(form, names)), {}
         for row, name in enumerate(map(form, others)):

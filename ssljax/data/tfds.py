@@ -1,7 +1,9 @@
 """`tfds:NAME`: datasets prepared by TensorFlow Datasets as array_record files, read without TensorFlow."""
 
+import contextlib
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,16 @@ class Tfds:
         chosen = names if split.name == "all" else (split.name,)
         return [pathlib.Path(p) for name in chosen for p in self._builder.info.splits[name].filepaths]
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turns the errors of the library for damaged and missing files into a UserError."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise UserError(
+                f"data.source: cannot read tfds:{self.location} ({' '.join(str(error).split())})"
+            ) from error
+
     def fingerprint(self, split: Split) -> Any:
         return stamp(self._files(split))
 
@@ -73,11 +85,13 @@ class Tfds:
                 f"data.source: tfds:{self.location} has no random access; prepare it with file_format='array_record'"
             ) from error
         sources = [source[name] for name in names] if split.name == "all" else [source]
-        ends = np.cumsum([len(s) for s in sources])
+        with self._reading():
+            ends = np.cumsum([len(s) for s in sources])
 
         def record(row: int) -> dict[str, Any]:
             k = int(np.searchsorted(ends, row, side="right"))
-            return sources[k][row - int(ends[k]) + len(sources[k])]
+            with self._reading():
+                return sources[k][row - int(ends[k]) + len(sources[k])]
 
         @functools.cache
         def values(name: str) -> list:

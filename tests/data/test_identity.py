@@ -3,17 +3,20 @@
 import dataclasses
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssljax.base.errors import UserError
-from ssljax.config import build
+from ssljax.config import load
 from ssljax.data import DataSpec, describe, load_split, open_data
 from ssljax.data.content import digest_files
 from ssljax.data.order import VERSION
 from ssljax.runs.workdir import Workdir
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # ---- content
 
@@ -36,7 +39,7 @@ def test_another_content_of_one_shape_is_refused_on_resume(config, tmp_path):
     run.path.mkdir()
     run.write_data(spec)
     run.append_metrics({"step": 1})
-    some = build({"objective": {"name": "simclr"}, "model": {"name": "vit"}, "data": {"source": "x"}, "steps": 1})
+    some, _ = load(f"{ROOT}/configs/quickstart.py")
     run.check(some, describe(data), "auto")
     os.utime(file)  # another time of the same content
     run.check(some, describe(data), "auto")

@@ -3,6 +3,8 @@
 import io
 import logging
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -175,6 +177,27 @@ def test_transparency_shows_white(pixels):
         assert (plain[at] != 255).any()
         plain[at] = 255
         np.testing.assert_array_equal(pixels(image, transparency=key), plain)
+
+
+def png_of_16_bits(values, transparent):
+    """A PNG file of 16-bit RGB, which Pillow cannot write, with one transparent colour."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", header), (b"tRNS", struct.pack(">HHH", *transparent)), (b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in [*chunks, (b"IEND", b"")])
+
+
+def test_16_bit_colour_and_its_transparent_colour(pixels):
+    values = np.random.default_rng(2).integers(0, 65536, (2, 4, 3))
+    expected = values / 257
+    expected[1, 2] = 255
+    np.testing.assert_allclose(pixels(png_of_16_bits(values, values[1, 2])), expected, atol=1)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])

@@ -77,6 +77,21 @@ def test_odd_folders(config, folder, tmp_path, odd):
     )
 
 
+def test_damaged_files(config, folder, tmp_path):
+    """Before: a traceback of the library."""
+    shutil.copytree(folder, tmp_path / "tiny")
+    (path,) = (tmp_path / "tiny").glob("*train.array_record*")
+    content = path.read_bytes()
+    data = config(source=f"tfds:{tmp_path}/tiny", mode="documents", seq_len=12)
+    for damaged in (b"", b"x" * len(content), content[:100] + b"???" + content[103:], content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"^data\.(source: cannot read tfds:|keys\.label: got None at)[^\n]*$"):
+            load_split(data, "train")
+    path.unlink()
+    with pytest.raises(UserError, match=r"^data\.source: [^\n]*(No such file|not exist)"):
+        load_split(data, "train")
+
+
 def test_reading_a_column_keeps_no_records(folder, monkeypatch):
     """Labels are read without keeping images in memory, since the images of a dataset may exceed it."""
     source = tfds.core.data_sources.base.BaseDataSource
