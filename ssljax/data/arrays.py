@@ -2,6 +2,7 @@
 
 import pathlib
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -22,18 +23,29 @@ class Npz(FileSource):
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         (path,) = paths
-        with reading(path, "an npz file"), np.load(path, allow_pickle=False) as archive:
+        with reading(path, "an npz file"), _opened(path) as archive:
             names = tuple(archive.files)
 
         def array(name: str) -> np.ndarray:
-            with reading(path, "an npz file"), np.load(path, allow_pickle=False) as archive:
-                return archive[name]
+            with reading(path, "an npz file"), _opened(path) as archive:
+                array = archive[name]
+            if not array.ndim:
+                raise UserError(f"data.keys: {name} of {path} is a single value, must be an array with rows")
+            return array
 
         def get(name: str) -> Column:
             data, at, offsets = name.partition("@")
             return _blobs(array(data), array(offsets), f"{path}, {data}") if at else array(name)
 
         return Table(names, get)
+
+
+def _opened(path: pathlib.Path) -> Any:
+    """Returns the archive of an npz file. Raises ValueError for the other formats that NumPy reads."""
+    archive = np.load(path, allow_pickle=False)
+    if not hasattr(archive, "files"):
+        raise ValueError("a single array (.npy); write it with numpy.savez")
+    return archive
 
 
 def _blobs(data: np.ndarray, offsets: np.ndarray, title: str) -> Blobs:

@@ -38,6 +38,10 @@ class Builtin:
     def fingerprint(self, split: Split) -> Any:
         return ["builtin", self.name, _VERSION, platform.python_version()]
 
+    def content(self, split: Split) -> Any:
+        """Returns the version of the rows; that of Python counts for its texts only."""
+        return ["builtin", self.name, _VERSION, *([] if self.name == "digits" else [platform.python_version()])]
+
     def table(self, split: Split) -> Table:
         return _TABLES[self.name](split)
 

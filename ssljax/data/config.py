@@ -1,10 +1,13 @@
 """The `data` group of a config: the sources of examples and the form of the batches."""
 
+import math
 import os
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 
 _SOURCE = (
@@ -16,7 +19,30 @@ _KEYS = (
     "name in the batch -> column of the source (`bytes@offsets`: encoded images in one long array), or split -> such a "
     "mapping; empty: the columns called `image`, `label`, `text` or `audio`"
 )
-_WHERE = "filter: column -> value, or list of values, that a row must have"
+_WHERE = "filter: column -> value, or list of values, that a row must have; a label may be the name of its class"
+
+
+def plain_filter(where: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a filter in JSON values: sets (sorted), tuples, ranges and NumPy values become lists and numbers.
+
+    Raises:
+        UserError: a value is neither a number, a text, true, false nor None, nor a collection of these.
+    """
+    return {str(column): _plain_value(value, f"data.where.{column}") for column, value in where.items()}
+
+
+def _plain_value(value: Any, path: str) -> Any:
+    if hasattr(value, "tolist"):  # NumPy
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=lambda v: (str(type(v)), v))
+    if isinstance(value, list | tuple | range):
+        values = [_plain_value(v, path) for v in value]
+        if not any(isinstance(v, list) for v in values):
+            return values
+    elif value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise UserError(f"{path}: got {value!r:.60}, must be a number, a text, true, false or None, or a list of these")
 
 
 @dataclass(frozen=True)
@@ -27,6 +53,9 @@ class SourceConfig:
     split: str = setting("train", doc=_SPLIT)
     keys: dict[str, Any] = setting({}, doc=_KEYS)
     where: dict[str, Any] = setting({}, doc=_WHERE)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", plain_filter(self.where))
 
     def validate(self) -> None:
         groups = [isinstance(v, dict) for v in self.keys.values()]
@@ -116,6 +145,9 @@ class DataConfig:
         free=True,
         doc="folder of token caches and decoded images; None: $SSLJAX_CACHE, else ~/.cache/ssljax",
     )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", plain_filter(self.where))
 
     def validate(self) -> None:
         if (self.source is None) == (not self.mixture):

@@ -1,6 +1,7 @@
 """The training batches of a `data` group: `describe` and `open_data`."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,13 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import OpenedSource, open_examples, tokenizer_of
-from ssljax.data.order import Shuffle, mix, process_slice, subset
+from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
+from ssljax.data.order import BatchRanges, Shuffle, mix, process_slice, subset
+from ssljax.data.selection import source_content
 from ssljax.data.spec import DataSpec
 from ssljax.data.tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
 
 _ID = {"id": {"shape": [], "dtype": "int64"}}
 _SOURCE_SHIFT = 40  # id of an example of a mixture: source << 40 | id in the source
@@ -30,8 +34,8 @@ def open_data(config: DataConfig, batch_size: int, seed: int = 0) -> "Dataset":
     """Opens the training batches of `config`.
 
     Row j of the batch of `step` is example n = step x batch_size + j of the run. This example is row
-    perm(seed, epoch)(n mod size) of the data, with epoch = n // size. Batches depend on nothing else. They are always
-    full, and may contain rows of two epochs.
+    order(seed, epoch)(n mod size) of the data, with epoch = n // size. Batches depend on nothing else. They are always
+    full, and may contain rows of two epochs, but no row twice unless they have more rows than the data.
 
     Args:
         config: the `data` group.
@@ -42,15 +46,15 @@ def open_data(config: DataConfig, batch_size: int, seed: int = 0) -> "Dataset":
         UserError: as `describe`, or ratio x batch_size of a stream is not a whole number of rows.
     """
     opened = _open(config, seed)
-    further = {}
+    batches, further = _Batches(opened.main, batch_size, "batch_size"), {}
     for name, stream in opened.further.items():
         rows = config.streams[name].ratio * batch_size
         if abs(rows - round(rows)) > 1e-6 or round(rows) < 1:
             raise UserError(
                 f"data.streams.{name}.ratio: ratio x batch_size is {rows:g}, must be a whole number of rows"
             )
-        further[name] = (stream, round(rows))
-    return Dataset(opened.spec, batch_size, opened.main, further)
+        further[name] = _Batches(stream, round(rows), f"data.streams.{name}.ratio")
+    return Dataset(opened.spec, batches, further)
 
 
 class Dataset:
@@ -61,9 +65,9 @@ class Dataset:
         batch_size: rows of the global batch.
     """
 
-    def __init__(self, spec: DataSpec, batch_size: int, main: "_Stream", streams: dict[str, tuple["_Stream", int]]):
-        self.spec, self.batch_size = spec, batch_size
-        self._main, self._streams = main, streams
+    def __init__(self, spec: DataSpec, batches: "_Batches", streams: dict[str, "_Batches"]):
+        self.spec, self.batch_size = spec, batches.rows
+        self._batches, self._streams = batches, streams
 
     def batch(self, step: int, process: int = 0, processes: int = 1) -> dict[str, Any]:
         """Returns the part of the global batch of `step` that one process loads.
@@ -71,30 +75,25 @@ class Dataset:
         Returns:
             key -> array [B / processes, ...], with `id` int64; further streams as nested mappings.
         """
-        batch: dict[str, Any] = self._main.batch(_example_numbers(step, self.batch_size, process, processes))
-        for name, (stream, rows) in self._streams.items():
-            batch[name] = stream.batch(_example_numbers(step, rows, process, processes))
+        batch: dict[str, Any] = self._batches.batch(step, process, processes)
+        for name, stream in self._streams.items():
+            batch[name] = stream.batch(step, process, processes)
         return batch
 
     def ids(self, step: int) -> np.ndarray:
         """Returns the ids, int64 [B], of the global batch of `step`, without further streams."""
-        return self._main.ids(_example_numbers(step, self.batch_size, 0, 1))
+        return self._batches.ids(step)
 
     def epoch(self, step: int) -> int:
         """Returns the epoch of the first example of `step`."""
-        return step * self.batch_size // self._main.size
-
-
-def _example_numbers(step: int, rows: int, process: int, processes: int) -> np.ndarray:
-    part = process_slice(rows, process, processes)
-    return step * rows + np.arange(part.start, part.stop, dtype=np.int64)
+        return step * self.batch_size // self._batches.stream.size
 
 
 class _Stream:
-    """A function from the number of an example in the run to its arrays, over the sources of a mixture.
+    """The rows of one source, or of all sources of a mixture, that a stream of examples is drawn from.
 
     Args:
-        sources: one source, or all sources of a mixture.
+        sources: the sources.
         weights: weights of the sources.
         seed: seed of the order.
         number: number of the stream, 0 for the main one; streams have independent orders.
@@ -108,6 +107,7 @@ class _Stream:
         self, sources: list[OpenedSource], weights: tuple[float, ...], seed: int, number: int, limit: int | None
     ):
         self.sources, self.weights = [source.examples for source in sources], weights
+        self.seed, self.number = seed, number
         first = self.sources[0]
         for source in self.sources[1:]:
             if source.elements != first.elements:
@@ -117,42 +117,67 @@ class _Stream:
                 )
         self.rows = [subset(source.size, limit, seed) for source in self.sources]
         self.size = sum(map(len, self.rows))
-        self.shuffles = [Shuffle(len(rows), seed, number << 16 | k) for k, rows in enumerate(self.rows)]
         self.elements = _ID | first.elements
 
-    def ids(self, n: np.ndarray) -> np.ndarray:
-        """Returns the ids [B] of the examples with numbers n [B]."""
-        return self._ids(*self._locate(n))
 
-    def batch(self, n: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the arrays [B, ...] of the examples with numbers n [B], with their ids."""
-        source, rows = self._locate(n)
-        batch = {"id": self._ids(source, rows)}
+class _Batches:
+    """The batches of a stream as a function of the step.
+
+    Args:
+        stream: the rows.
+        rows: rows of the global batch.
+        key: config key that sets `rows`, for the line that says that a batch has more rows than the data.
+    """
+
+    def __init__(self, stream: _Stream, rows: int, key: str):
+        self.stream, self.rows = stream, rows
+        self.shuffles = []
+        for k, chosen in enumerate(stream.rows):
+            ranges = BatchRanges(rows, stream.weights, k)
+            self.shuffles.append(Shuffle(len(chosen), stream.seed, stream.number << 16 | k, ranges))
+            largest = max(ranges.first(step + 1) - ranges.first(step) for step in range(8))
+            if largest > len(chosen):
+                log.warning(
+                    "%s: a batch takes %d examples of %d, so it has some more than once", key, largest, len(chosen)
+                )
+
+    def ids(self, step: int) -> np.ndarray:
+        """Returns the ids, int64 [B], of the global batch of `step`."""
+        return self._ids(*self._locate(self._numbers(step, 0, 1)))
+
+    def batch(self, step: int, process: int, processes: int) -> dict[str, np.ndarray]:
+        """Returns the arrays [B / processes, ...] of the part of a batch that one process loads, with their ids."""
+        source, rows = self._locate(self._numbers(step, process, processes))
+        batch, sources = {"id": self._ids(source, rows)}, self.stream.sources
         used = np.unique(source)
         if len(used) == 1:
-            return batch | self.sources[used[0]].take(rows)
-        for key, element in self.elements.items():
+            return batch | sources[used[0]].take(rows)
+        for key, element in self.stream.elements.items():
             if key != "id":
-                batch[key] = np.empty((len(n), *element["shape"]), element["dtype"])
+                batch[key] = np.empty((len(rows), *element["shape"]), element["dtype"])
         for k in used:
-            for key, values in self.sources[k].take(rows[source == k]).items():
+            for key, values in sources[k].take(rows[source == k]).items():
                 batch[key][source == k] = values
         return batch
 
+    def _numbers(self, step: int, process: int, processes: int) -> np.ndarray:
+        part = process_slice(self.rows, process, processes)
+        return step * self.rows + np.arange(part.start, part.stop, dtype=np.int64)
+
     def _locate(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns source [B] and row in the source [B] of the examples with numbers n [B]."""
-        source, number = mix(n, self.weights)
+        source, number = mix(n, self.stream.weights)
         rows = np.empty_like(number)
         for k in np.unique(source):
             selected = source == k
-            rows[selected] = self.rows[k][self.shuffles[k](number[selected])]
+            rows[selected] = self.stream.rows[k][self.shuffles[k](number[selected])]
         return source, rows
 
     def _ids(self, source: np.ndarray, rows: np.ndarray) -> np.ndarray:
         ids = np.empty(len(source), np.int64)
         for k in np.unique(source):
             selected = source == k
-            ids[selected] = self.sources[k].ids(rows[selected]) + (int(k) << _SOURCE_SHIFT)
+            ids[selected] = self.stream.sources[k].ids(rows[selected]) + (int(k) << _SOURCE_SHIFT)
         return ids
 
 
@@ -169,17 +194,60 @@ def _open(config: DataConfig, seed: int) -> _Opened:
     seed = seed if config.seed is None else config.seed
     further = {name: SourceConfig(s.source, s.split, s.keys, s.where) for name, s in config.streams.items()}
     tokenizer = tokenizer_of((*config.sources, *further.values()), config)
-    sources = [open_examples(source, config, tokenizer) for source in config.sources]
+    sources = _with_one_numbering(config, [open_examples(source, config, tokenizer) for source in config.sources])
     weights = tuple(source.weight for source in config.mixture) or (1.0,)
     main = _Stream(sources, weights, seed, 0, config.max_examples)
-    streams = {
-        name: _Stream([open_examples(source, config, tokenizer)], (1.0,), seed, number, None)
-        for number, (name, source) in enumerate(further.items(), 1)
-    }
-    for name in streams:
+    streams = {}
+    for number, (name, source) in enumerate(further.items(), 1):
+        opened = _numbered_as(sources[0], open_examples(source, config, tokenizer), name)
+        streams[name] = _Stream([opened], (1.0,), seed, number, None)
         if name in main.elements:
             raise UserError(f"data.streams.{name}: the batch already has a key {name!r}; choose another name")
     return _Opened(_spec(config, sources, main, streams, tokenizer), main, streams)
+
+
+def _with_one_numbering(config: DataConfig, sources: list[OpenedSource]) -> list[OpenedSource]:
+    """Returns the sources of a mixture with labels that mean the same class in all of them, matched by its name.
+
+    Raises:
+        UserError: some sources name their classes, others have numbers only; or there are too many names.
+    """
+    named = [source.classes for source in sources if source.classes is not None]
+    if len(set(named)) == 0 or (len(set(named)) == 1 and len(named) == len(sources)):
+        return sources
+    classes = tuple(dict.fromkeys(name for names in named for name in names))
+    for part, source in zip(config.mixture, sources):
+        if source.num_classes is not None and source.classes is None and not _are_numbers(classes, source):
+            raise UserError(
+                f"data.mixture: labels of {part.source} are numbers without names, but other sources name their "
+                f"classes ({', '.join(classes[:4])}, ...), so that a number could mean two classes; leave `label` out "
+                f"of its keys"
+            )
+    if config.num_classes is not None and config.num_classes < len(classes):
+        raise UserError(f"data.num_classes: got {config.num_classes}, must be at least the {len(classes)} classes")
+    return [renumbered(source, classes) for source in sources]
+
+
+def _are_numbers(classes: tuple[str, ...], source: OpenedSource) -> bool:
+    """Returns True if the names of classes are the labels 0, 1, ... themselves, as for digits."""
+    return classes == tuple(str(i) for i in range(len(classes))) and (source.num_classes or 0) <= len(classes)
+
+
+def _numbered_as(main: OpenedSource, stream: OpenedSource, name: str) -> OpenedSource:
+    """Returns a stream with the class numbers of the main source.
+
+    Raises:
+        UserError: the stream has classes that the main source does not have.
+    """
+    if main.classes is None or stream.classes is None:
+        return stream
+    unknown = [c for c in stream.classes if c not in main.classes]
+    if unknown:
+        raise UserError(
+            f"data.streams.{name}: the classes {', '.join(unknown[:4])} are none of the main source; leave `label` out "
+            f"of its keys"
+        )
+    return renumbered(stream, main.classes)
 
 
 def _spec(
@@ -193,12 +261,13 @@ def _spec(
     spec = DataSpec(
         elements=main.elements,
         size=main.size,
-        num_classes=max(counts) if counts else None,
+        num_classes=config.num_classes or max(counts) if counts else None,
         classes=sources[0].classes,
         streams={
             name: {"elements": s.elements, "size": s.size, "ratio": config.streams[name].ratio}
             for name, s in streams.items()
         },
+        content=dict(source_content(source) for source in (*config.sources, *config.streams.values())),
     )
     texts = [source.texts for source in sources if source.texts is not None]
     if tokenizer is None or not texts:

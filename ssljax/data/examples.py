@@ -1,5 +1,6 @@
 """The examples of one source: selected rows as images, labels, numbers and documents, or text cut without rows."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,9 +104,13 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
         if key == "image":
             images[key] = Images(rows, key, fingerprint(source), config.image_size, root)
         elif key == "label":
-            declared = config.num_classes or (len(rows.classes) if rows.classes else None)
-            arrays[key] = _labels(rows, declared)
-            num_classes = declared or int(arrays[key].max()) + 1
+            named = len(rows.classes) if rows.classes else None
+            if named and config.num_classes and config.num_classes < named:
+                raise UserError(
+                    f"data.num_classes: got {config.num_classes}, must be at least the {named} classes of {rows.title}"
+                )
+            arrays[key] = _labels(rows, named or config.num_classes)
+            num_classes = config.num_classes or named or int(arrays[key].max()) + 1
         elif key == "text":
             assert tokenizer is not None
             documents = Documents(open_tokens(source, tokenizer, root), tokenizer, _seq_len(config))
@@ -113,6 +118,17 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
             arrays[key] = _numbers(rows, key)
     examples = RowExamples(rows, images, arrays, documents)
     return OpenedSource(examples, num_classes, rows.classes if "label" in rows.columns else None, documents)
+
+
+def renumbered(opened: OpenedSource, classes: tuple[str, ...]) -> OpenedSource:
+    """Returns a source whose labels are indices of `classes`, which has all its names of classes."""
+    examples = opened.examples
+    if opened.classes in (None, classes) or not isinstance(examples, RowExamples):
+        return opened
+    numbers = np.array([classes.index(name) for name in opened.classes], np.int32)
+    arrays = examples.arrays | {"label": numbers[examples.arrays["label"]]}
+    examples = RowExamples(examples.rows, examples.images, arrays, examples.documents)
+    return dataclasses.replace(opened, examples=examples, num_classes=len(classes), classes=classes)
 
 
 def _open_text(source: SourceConfig, keys: dict[str, str], config: DataConfig, tokenizer: Tokenizer) -> OpenedSource:
@@ -143,24 +159,58 @@ def _numbers(rows: Rows, key: str) -> np.ndarray:
     """Returns the selected rows of a column of numbers, [N, ...].
 
     Raises:
-        UserError: a row is not a number or a list of numbers, or shapes differ.
+        UserError: a row is not a number or a list of numbers, shapes differ, or a number has no 32-bit form on a
+            device.
     """
     column = rows.columns[key]
     if isinstance(column, list):
         for row in rows.index:
             if not isinstance(column[row], bool | int | float | list):
-                location = f"{rows.location(int(row))} of {rows.title}"
-                raise UserError(f"data.keys.{key}: got {column[row]!r:.40} at {location}, must be a number")
+                raise _not(rows, key, column[row], int(row), "must be a number")
         column = [column[row] for row in rows.index]
     elif isinstance(column, np.ndarray):
         column = column[rows.index]
     try:
         array = np.asarray(column)
-    except ValueError:  # lists of different lengths
+    except (ValueError, OverflowError):  # lists of different lengths, or integers among floats that have no float
         array = np.zeros(0, object)
+    # NumPy makes floats or objects of integers that have no common 64-bit form.
+    if isinstance(column, list) and array.dtype.kind in "Of":
+        whole = array.dtype.kind == "O" or all(isinstance(value, int) for value in column)
+        for row, value in zip(rows.index, column):
+            if whole and isinstance(value, int) and not -(2**31) <= value < 2**32:
+                raise _not(rows, key, value, int(row), "must fit 32 bits")
     if array.dtype.kind not in "biuf":
         raise UserError(f"data.keys.{key}: the column of {rows.title} must hold numbers of one shape")
+    _check_32_bits(rows, key, array)
     return array
+
+
+def _check_32_bits(rows: Rows, key: str, array: np.ndarray) -> None:
+    """Raises UserError if a number would change on a device, which holds 32-bit integers and floats, or is not finite.
+
+    Floats are rounded to 32 bits, as every parameter is.
+    """
+    if array.dtype.kind == "f":
+        wrong = ~(np.abs(array) <= np.finfo(np.float32).max)
+        allowed = "must be finite and fit 32 bits"
+    elif array.dtype.kind == "b":
+        return
+    else:
+        limits = np.iinfo(np.uint32 if array.dtype.kind == "u" else np.int32)
+        wrong = (array < limits.min) | (array > limits.max)
+        allowed = f"must be in [{limits.min}, {limits.max}], since devices hold 32-bit integers"
+    if wrong.any():
+        i = int(np.argwhere(wrong)[0, 0])
+        raise _not(rows, key, array[wrong].flat[0], int(rows.index[i]), allowed)
+
+
+def _not(rows: Rows, key: str, value: Any, row: int, allowed: str) -> UserError:
+    """Returns the error for a value of a row."""
+    value = value.item() if isinstance(value, np.generic) else value
+    # Python prints no integers of thousands of digits.
+    shown = "a huge integer" if isinstance(value, int) and abs(value) >= 2**256 else f"{value!r:.40}"
+    return UserError(f"data.keys.{key}: got {shown} at {rows.location(row)} of {rows.title}, {allowed}")
 
 
 def _labels(rows: Rows, num_classes: int | None) -> np.ndarray:
@@ -172,11 +222,11 @@ def _labels(rows: Rows, num_classes: int | None) -> np.ndarray:
     array = _numbers(rows, "label")
     if array.ndim != 1 or array.dtype.kind == "f":
         raise UserError(f"data.keys.label: got {array.dtype} of shape {array.shape}, must be integers of shape [N]")
-    wrong = array.astype(np.int64) < 0
-    wrong |= False if num_classes is None else array >= num_classes
+    limit = 2**31 if num_classes is None else num_classes
+    wrong = (array < 0) | (array >= limit)
     if wrong.any():
         i = int(np.argmax(wrong))
-        allowed = ">= 0" if num_classes is None else f"in [0, {num_classes})"
+        allowed = ">= 0 and < 2**31" if num_classes is None else f"in [0, {num_classes})"
         location = f"{rows.location(int(rows.index[i]))} of {rows.title}"
         raise UserError(f"data.keys.label: got label {array[i]} at {location}, must be {allowed}")
     return array.astype(np.int32)

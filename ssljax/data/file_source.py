@@ -3,10 +3,8 @@
 import abc
 import contextlib
 import dataclasses
-import glob
 import gzip
 import pathlib
-import re
 import struct
 import zipfile
 import zlib
@@ -14,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ssljax.base.errors import UserError
+from ssljax.data.content import digest_files
+from ssljax.data.paths import is_pattern, matches
 from ssljax.data.sources import Table, unknown_split
 from ssljax.data.splits import Split
 
@@ -25,12 +25,14 @@ class FileSource(abc.ABC):
 
     Attributes:
         kind: scheme of the URI, for messages.
-        single: True if a split is one file.
+        single: True if a split is one file or folder.
+        folders: True if the pattern names folders.
         location: the pattern of the files.
     """
 
     kind: ClassVar[str]
     single: ClassVar[bool] = False
+    folders: ClassVar[bool] = False
 
     def __init__(self, location: str):
         self.location = location
@@ -52,6 +54,10 @@ class FileSource(abc.ABC):
         """Returns paths, sizes and modification times of the files of a split."""
         return stamp(self.files(split))
 
+    def content(self, split: Split) -> Any:
+        """Returns a digest of the content of the files of a split, wherever they lie."""
+        return digest_files([("", path) for path in self.files(split)])
+
     def table(self, split: Split) -> Table:
         """Returns the table of a split.
 
@@ -62,16 +68,23 @@ class FileSource(abc.ABC):
         return dataclasses.replace(self.read(paths, split), splits=splits)
 
     def _find(self, split: Split) -> tuple[list[pathlib.Path], tuple[str, ...] | None]:
-        paths, splits = find_files(self.location, split)
+        paths, splits = find_files(self.location, split, self.folders)
         if self.single and len(paths) > 1:
+            things = "folders" if self.folders else "files"
             raise UserError(
-                f"data.source: {self.kind}:{self.location} matches {len(paths)} files, must match one ({paths[0]}, ...)"
+                f"data.source: {self.kind}:{self.location} matches {len(paths)} {things}, must match one "
+                f"({paths[0]}, ...)"
             )
         return paths, splits
 
 
-def find_files(pattern: str, split: Split) -> tuple[list[pathlib.Path], tuple[str, ...] | None]:
+def find_files(pattern: str, split: Split, folders: bool = False) -> tuple[list[pathlib.Path], tuple[str, ...] | None]:
     """Finds the files of a split.
+
+    Args:
+        pattern: a path, in which `{split}` stands for the name of a split; see `paths.matches`.
+        split: the split.
+        folders: True: wildcards and `{split}` match folders only; False: files only.
 
     Returns:
         The sorted paths, and the names of all splits that exist (None if the pattern has no `{split}`).
@@ -79,28 +92,34 @@ def find_files(pattern: str, split: Split) -> tuple[list[pathlib.Path], tuple[st
     Raises:
         UserError: no file matches, or the split does not exist.
     """
-    names = _split_names(pattern) if "{split}" in pattern else None
-    if names and split.name not in names:
-        raise unknown_split(split.name, names, pattern)
-    chosen = pattern.replace("{split}", split.name)
-    paths = [pathlib.Path(p) for p in sorted(glob.glob(chosen, recursive=True))] or [pathlib.Path(chosen)]
-    if not paths[0].exists():
-        problem = "matches no file" if glob.has_magic(chosen) else "does not exist"
+    found = matches(pattern)
+    if is_pattern(pattern):
+        found = [(path, name) for path, name in found if path.is_dir() == folders]
+    names = None
+    if "{split}" in pattern:
+        names = tuple(sorted({name for _, name in found if name is not None}))
+        if names and split.name not in names:
+            raise unknown_split(split.name, names, pattern)
+        found = [(path, name) for path, name in found if name == split.name]
+    if not found:
+        chosen = pattern.replace("{split}", split.name)
+        problem = "matches no " + ("folder" if folders else "file") if is_pattern(chosen) else "does not exist"
         raise UserError(f"data.source: {chosen} {problem}")
-    return paths, names
-
-
-def _split_names(pattern: str) -> tuple[str, ...]:
-    """Returns the names that `{split}` stands for among the paths that exist, sorted."""
-    expression = re.escape(pattern).replace(re.escape("{split}"), "(?P<split>[^/]*)", 1)
-    expression = expression.replace(re.escape("{split}"), "(?P=split)").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    matches = (re.fullmatch(expression, path) for path in glob.glob(pattern.replace("{split}", "*")))
-    return tuple(sorted({match["split"] for match in matches if match}))
+    return [path for path, _ in found], names
 
 
 def stamp(paths: list[pathlib.Path]) -> list[list[Any]]:
-    """Returns path, size and modification time of files, which change when their content does."""
-    return [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+    """Returns path, size and modification time of files, which change when their content does.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    stamps = []
+    for path in paths:
+        with reading(path, "a file"):
+            stat = path.stat()
+        stamps.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+    return stamps
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
@@ -121,7 +140,16 @@ def reading(path: pathlib.Path, form: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        struct.error,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"data.source: cannot read {path} ({error.strerror})") from error
         raise UserError(f"data.source: {path} is damaged or not {form} ({error})") from error

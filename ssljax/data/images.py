@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import io
+import logging
 import os
 import pathlib
 from collections.abc import Callable
@@ -12,11 +13,17 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
+from ssljax.data.pixels import UndefinedRangeError, to_pixels
 from ssljax.data.selection import Rows
 from ssljax.data.sources import Blobs, Column
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+_VERSION = 2  # part of the name of caches; raise it if a change of the decoding changes pixels
+_FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
 
 
 class Images:
@@ -42,7 +49,7 @@ class Images:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape [H, W, C] of one image. Decodes one image at most."""
-        return (self._one(0) if self._array is None else self._array[0]).shape
+        return (self._one(0)[0] if self._array is None else self._array[0]).shape
 
     def array(self) -> np.ndarray:
         """Returns the images, uint8 [N, H, W, C].
@@ -57,16 +64,23 @@ class Images:
                 whole = len(self.rows.index) == len(self.column)
                 self._array = self.column if whole else self.column[self.rows.index]
             else:
-                key = digest(["images", 1, self.fingerprint, self.key, self.size])
+                key = digest(["images", _VERSION, self.fingerprint, self.key, self.size])
                 folder = build_once(self.root / f"images-{key}", self._build)
+                animations = (folder / _FIRST_FRAMES).read_text(errors="surrogateescape").splitlines()
+                if animations:
+                    log.warning(
+                        "data.source: the first frame is used of %d images with several (%s, ...)",
+                        len(animations),
+                        animations[0],
+                    )
                 self._array = np.load(folder / "images.npy", mmap_mode="r")
         return self._array
 
-    def _one(self, i: int) -> np.ndarray:
-        """Returns image i of the selected rows, resized."""
+    def _one(self, i: int) -> tuple[np.ndarray, bool]:
+        """Returns image i of the selected rows, resized, and True if its file has further frames."""
         row = int(self.rows.index[i])
         if isinstance(self.column, np.ndarray):
-            return _resize_array(self.column[row], self.size)
+            return _resize_array(self.column[row], self.size), False
         return _decode(self.column, row, self.size)
 
     def _build(self, folder: pathlib.Path) -> None:
@@ -75,10 +89,11 @@ class Images:
         out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
         with path.open("r+b") as file:  # reserves the space: a disk that fills up under a mapped file kills the process
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        animated = np.zeros(count, bool)
 
         def fill(numbers: np.ndarray) -> None:
             for i in numbers:
-                image = self._one(i)
+                image, animated[i] = self._one(i)
                 if image.shape != shape:
                     both = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
                     raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
@@ -89,6 +104,8 @@ class Images:
             chunks = np.array_split(np.arange(count), max(1, count // 64))
             _run_all(pool, fill, chunks)
         out.flush()
+        names = [" ".join(self._name(int(i)).splitlines()) for i in np.flatnonzero(animated)]
+        (folder / _FIRST_FRAMES).write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")
 
     def _name(self, i: int) -> str:
         row = int(self.rows.index[i])
@@ -121,22 +138,37 @@ def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
         column = column[..., None] if column.ndim == 3 else column
         if column.shape[3] not in (1, 3):
             raise UserError(f"data.keys.{key}: got {column.shape[3]} channels in {title}, must be 1 or 3")
+        if 0 in column.shape[1:]:
+            raise UserError(f"data.keys.{key}: got images of {_text(column.shape[1:])} in {title}, without pixels")
     return column
 
 
-def _decode(blobs: Blobs, row: int, size: int | None) -> np.ndarray:
-    """Returns an encoded image as an array [H, W, C], resized. Raises UserError with its name if it is damaged."""
+def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]:
+    """Returns an encoded image as an array [H, W, C], resized, and True if its file has further frames.
+
+    Raises:
+        UserError: the image cannot be read, is damaged, or has no defined range of values; the message names it.
+    """
     from PIL import Image, UnidentifiedImageError
 
+    name = blobs.name(row)
     try:
-        with Image.open(io.BytesIO(blobs.get(row))) as file:
-            image = file.convert(blobs.mode)
+        content = blobs.get(row)
+    except OSError as error:
+        raise UserError(f"data.source: cannot read image {name} ({error.strerror})") from error
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            image = to_pixels(file, blobs.mode)
+            # A camera's MPO file holds further views of one picture.
+            animated = file.format != "MPO" and getattr(file, "n_frames", 1) > 1
+    except UndefinedRangeError as error:
+        raise UserError(f"data.source: cannot use image {name} ({error})") from error
     except UnidentifiedImageError as error:  # its message names a buffer in memory
-        raise UserError(f"data.source: corrupt image {blobs.name(row)} (cannot identify image file)") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"data.source: corrupt image {blobs.name(row)} ({error})") from error
+        raise UserError(f"data.source: corrupt image {name} (cannot identify image file)") from error
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise UserError(f"data.source: corrupt image {name} ({' '.join(str(error).split())})") from error
     array = np.asarray(_resized(image, size))
-    return array[..., None] if array.ndim == 2 else array
+    return array[..., None] if array.ndim == 2 else array, animated
 
 
 def _resize_array(array: np.ndarray, size: int | None) -> np.ndarray:

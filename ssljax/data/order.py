@@ -1,8 +1,14 @@
 """The order of examples as a pure function from the number of an example in the run to a row of the data."""
 
+import bisect
+import dataclasses
+import math
+
 import numpy as np
 
 from ssljax.base.errors import UserError
+
+VERSION = 2  # of the order; written to data.json, so that a run is not continued in another order
 
 
 def permutation(size: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray:
@@ -16,20 +22,97 @@ def permutation(size: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray
     return np.argsort(words, kind="stable").astype(np.uint32 if size < 2**32 else np.int64)
 
 
-class Shuffle:
-    """Maps the number of an example to a row, with a new permutation in every epoch."""
+@dataclasses.dataclass(frozen=True)
+class BatchRanges:
+    """The examples of one source of a mixture in each batch: a range of their numbers.
 
-    def __init__(self, size: int, seed: int, stream: int = 0):
-        self.size, self.seed, self.stream = size, seed, stream
+    Attributes:
+        rows: rows of a batch, all sources together.
+        weights: weights of the sources.
+        source: index of the source.
+    """
+
+    rows: int
+    weights: tuple[float, ...] = (1.0,)
+    source: int = 0
+
+    def first(self, step: int) -> int:
+        """Returns the number of the first example of the source in the batch of `step`."""
+        number, rest = step * self.rows, sum(self.weights)
+        for weight in self.weights[: self.source]:
+            number -= math.floor(number * (weight / rest))  # the formula of `mix`, which counts examples so
+            rest -= weight
+        last = self.source == len(self.weights) - 1
+        return number if last else math.floor(number * (self.weights[self.source] / rest))
+
+    def around(self, number: int) -> tuple[int, int]:
+        """Returns the range [start, stop) of the batch that contains the example with this number."""
+        share = self.rows * self.weights[self.source] / sum(self.weights)
+        steps = range(2 + math.ceil((number + len(self.weights) + 1) / share))
+        step = bisect.bisect_right(steps, number, key=self.first) - 1
+        return self.first(step), self.first(step + 1)
+
+
+class Shuffle:
+    """Maps the number of an example to a row, with a new permutation in every epoch.
+
+    A batch across the border of two epochs has no row twice, as long as it has at most `size` rows: the rows of the
+    batch that the earlier epoch gave are moved behind the first rows of the later epoch.
+
+    Args:
+        size: number of rows.
+        seed: seed of the order.
+        stream: number of the order among those of one seed.
+        batches: the numbers of the examples in each batch.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int = 0, batches: BatchRanges = BatchRanges(1)):
+        self.size, self.seed, self.stream, self.batches = size, seed, stream, batches
         self._orders: dict[int, np.ndarray] = {}  # of the two latest epochs, since a batch may cross epochs
 
     def _order(self, epoch: int) -> np.ndarray:
-        order = self._orders.get(epoch)
-        if order is None:
-            order = permutation(self.size, self.seed, epoch, self.stream)
-            kept = list(self._orders.items())[-1:]
-            self._orders = dict([*kept, (epoch, order)])
-        return order
+        """Returns the order of an epoch.
+
+        It depends on the order of the epoch before if that one did not keep its last rows in place. Such a chain is
+        short: it needs less than two batches in an epoch, and ends where a batch ends with an epoch.
+        """
+        first = epoch
+        while first not in self._orders and self._cut(first)[0] and not self._keeps_end(first - 1):
+            first -= 1
+        for e in range(first, epoch + 1):
+            if e not in self._orders:
+                order = self._arranged(e)
+                kept = list(self._orders.items())[-1:]
+                self._orders = dict([*kept, (e, order)])
+        return self._orders[epoch]
+
+    def _arranged(self, epoch: int) -> np.ndarray:
+        """Returns the permutation of an epoch, arranged for the batch that crosses from the epoch before."""
+        order = permutation(self.size, self.seed, epoch, self.stream)
+        before, after = self._cut(epoch)
+        if not before or not after:
+            return order
+        earlier = self._orders.get(epoch - 1)
+        if earlier is None:
+            earlier = permutation(self.size, self.seed, epoch - 1, self.stream)
+        used = np.zeros(self.size, bool)
+        used[earlier[self.size - before :]] = True
+        movable = self.size - self._cut(epoch + 1)[0] if self._keeps_end(epoch) else self.size
+        chosen = np.flatnonzero(~used[order[:movable]])[:after]
+        return np.concatenate([order[chosen], np.delete(order, chosen)])
+
+    def _cut(self, epoch: int) -> tuple[int, int]:
+        """Returns the rows before and after the start of an epoch, of the batch that crosses it; 0, 0 without one."""
+        border = epoch * self.size
+        start, stop = self.batches.around(border)
+        return (0, 0) if start == border or stop - start > self.size else (border - start, stop - border)
+
+    def _keeps_end(self, epoch: int) -> bool:
+        """Returns True if the rows of the next batch that crosses epochs are the last ones of the permutation."""
+        before, after = self._cut(epoch)
+        end = self._cut(epoch + 1)[0]
+        # At least this many rows, neither used before nor at the end, are left for the start.
+        return not before or self.size - before - end >= after
 
     def __call__(self, n: np.ndarray) -> np.ndarray:
         """Returns the rows, int64 [N], of the examples with numbers n, int64 [N]."""

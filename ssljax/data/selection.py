@@ -1,15 +1,16 @@
 """The selection of columns and rows of a source: `keys`, `split`, `where`, and the slice of a split."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError, nearest
+from ssljax.base.hashing import digest
 from ssljax.data.config import SourceConfig
-from ssljax.data.sources import Blobs, Column, Table, open_source, unknown_split
+from ssljax.data.sources import Blobs, Column, Table, content_of, open_source, unknown_split
 from ssljax.data.splits import Split, parse_split
 
 DEFAULT_KEYS = ("image", "label", "text", "audio")
@@ -41,6 +42,12 @@ def fingerprint(config: SourceConfig) -> Any:
     return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
 
 
+def source_content(config: SourceConfig) -> tuple[str, str]:
+    """Returns source and split (without its slice) as text, and a digest that changes with their content."""
+    split = Split(parse_split(config.split).name)
+    return f"{config.source} [{split.name}]", digest(content_of(open_source(config.source), split))
+
+
 def selected_keys(config: SourceConfig) -> dict[str, str]:
     """Returns name in the batch -> column, without reading any column."""
     split = parse_split(config.split)
@@ -68,7 +75,7 @@ def read(config: SourceConfig) -> Rows:
             )
     columns = {key: _column(table, name, f"data.keys.{key}", config.source) for key, name in keys.items()}
     rows = _common_length(columns, config.source)
-    index = np.flatnonzero(_in_split(table, split, config, rows) & _passes_filter(table, config, rows))
+    index = np.flatnonzero(_in_split(table, split, config, rows) & _passes_filter(table, keys, config, rows))
     if not table.sliced:
         index = index[split.bounds(len(index))]
     if not len(index):
@@ -110,15 +117,41 @@ def _in_split(table: Table, split: Split, config: SourceConfig, rows: int) -> np
     return np.ones(rows, bool)
 
 
-def _passes_filter(table: Table, config: SourceConfig, rows: int) -> np.ndarray:
-    """Returns a mask [rows] of the rows that pass the filter `where`."""
+def _passes_filter(table: Table, keys: dict[str, str], config: SourceConfig, rows: int) -> np.ndarray:
+    """Returns a mask [rows] of the rows that pass the filter `where`.
+
+    Raises:
+        UserError: unknown column or class, or a text is compared with a column of numbers, or a number with texts.
+    """
     mask = np.ones(rows, bool)
     for name, value in config.where.items():
-        _check_column(table, name, f"data.where.{name}", config.source)
-        allowed = value if isinstance(value, list | tuple) else [value]
+        key = f"data.where.{name}"
+        _check_column(table, name, key, config.source)
+        allowed = value if isinstance(value, list) else [value]
         values = _values(table, name, rows, config.source).tolist()
-        mask &= np.array([any(v == option for option in allowed) for v in values], bool)
+        if table.classes is not None and name in ("label", keys.get("label")):
+            allowed = [_class_number(v, table.classes, key) if isinstance(v, str) else v for v in allowed]
+        _refuse_other_kinds(allowed, values, key)
+        chosen = set(allowed)
+        mask &= np.array([isinstance(v, Hashable) and v in chosen for v in values], bool)
     return mask
+
+
+def _class_number(name: str, classes: tuple[str, ...], key: str) -> int:
+    if name not in classes:
+        raise UserError(f"{key}: unknown class {name!r}{nearest(name, classes)} (there are: {', '.join(classes)})")
+    return classes.index(name)
+
+
+def _refuse_other_kinds(allowed: list[Any], values: list[Any], key: str) -> None:
+    """Raises UserError if a filter asks a column of numbers for a text, or a column of texts for a number."""
+    kinds = {"text" if isinstance(v, str) else "number" if isinstance(v, int | float) else "other" for v in values}
+    for option in allowed:
+        wanted = "text" if isinstance(option, str) else "number"
+        if option is not None and len(kinds) == 1 and wanted not in kinds:
+            raise UserError(
+                f"{key}: got {option!r}, but the values of the column are others, such as {values[0]!r:.40}"
+            )
 
 
 def _check_column(table: Table, name: str, key: str, source: str) -> None:

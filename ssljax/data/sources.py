@@ -5,6 +5,7 @@ does) and `table(split) -> Table`. A class of the user is named in the URI: `pac
 that read files share `ssljax.data.file_source.FileSource`.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable
@@ -15,7 +16,10 @@ import numpy as np
 
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.registry import Registry
+from ssljax.data.notes import say_once
 from ssljax.data.splits import Split
+
+FILE_NAME = "file_name"  # the column by which sources are joined
 
 REGISTRY = Registry(
     "data source",
@@ -65,6 +69,8 @@ class Table:
         classes: names of the classes of the labels.
         sliced: True if the source has already cut the slice of the split.
         location: row -> location of the row, for messages.
+        ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
+            of names, or that of a database.
     """
 
     names: tuple[str, ...]
@@ -73,10 +79,15 @@ class Table:
     classes: tuple[str, ...] | None = None
     sliced: bool = False
     location: Callable[[int], str] = "row {}".format
+    ordered: bool = True
 
 
 class Source(Protocol):
-    """Rows of one or more splits."""
+    """Rows of one or more splits.
+
+    A source of files also has `content(split)`: a JSON value that changes with the content of the rows only, not with
+    paths or times of files. Without it, the identity of a run has the fingerprint.
+    """
 
     def fingerprint(self, split: Split) -> Any:
         """Returns a JSON value that changes when the rows of the split do."""
@@ -109,13 +120,13 @@ def open_source(uri: str) -> Source:
     """
     parts = re.split(r"\+(?=[A-Za-z_][\w.]*:)", uri)
     if len(parts) > 1:
-        return Join([open_source(part) for part in parts])
+        return Join([open_source(part) for part in parts], parts)
     scheme, colon, location = uri.partition(":")
     if not colon:
         raise UserError(f"data.source: got {uri!r}, must be 'kind:location' with a kind of {', '.join(REGISTRY)}")
     if "." in scheme:  # a class of the user
         name, _, location = location.partition(":")
-        return REGISTRY.get(f"{scheme}:{name}", "data.source")(expand(location))
+        return REGISTRY.get(f"{scheme}:{name}", "data.source")(os.path.expanduser(expand(location)))
     if scheme not in REGISTRY:
         raise UserError(
             f"data.source: unknown kind of source {scheme!r} in {uri!r}{nearest(scheme, REGISTRY)} "
@@ -131,17 +142,43 @@ def unknown_split(name: str, splits: tuple[str, ...], title: str) -> UserError:
     )
 
 
-class Join:
-    """Several sources side by side: row i of the join is row i of each source."""
+def content_of(source: Source, split: Split) -> Any:
+    """Returns a JSON value that changes with the content of the rows of a split."""
+    return source.content(split) if hasattr(source, "content") else source.fingerprint(split)
 
-    def __init__(self, sources: list[Source]):
-        self.sources = sources
+
+class Join:
+    """Several sources side by side: `a+b`.
+
+    If each has the column `file_name`, row i is joined with the rows of that name in the others (or, if names differ in
+    folder or suffix, of that stem). Otherwise row i of the join is row i of each source, if all have a stated order.
+    """
+
+    def __init__(self, sources: list[Source], titles: list[str]):
+        self.sources, self.titles = sources, titles
 
     def fingerprint(self, split: Split) -> Any:
         return [source.fingerprint(split) for source in self.sources]
 
+    def content(self, split: Split) -> Any:
+        return [content_of(source, split) for source in self.sources]
+
     def table(self, split: Split) -> Table:
+        """Returns the columns of all sources.
+
+        Raises:
+            UserError: rows have no stated order and no names, or a row has no partner or several.
+        """
         tables = [source.table(Split(split.name)) for source in self.sources]
+        by_name = all(FILE_NAME in table.names for table in tables)
+        if by_name:
+            tables = [tables[0], *_aligned(tables, self.titles)]
+        for table, title in zip(tables, self.titles):
+            if not table.ordered and not by_name:
+                raise UserError(
+                    f"data.source: {title} states no order of its rows, so `a+b` cannot join them by position; give "
+                    f"the other source a column {FILE_NAME!r} with the names of the files"
+                )
         owners: dict[str, list[Table]] = {}
         for table in tables:
             for name in table.names:
@@ -149,10 +186,90 @@ class Join:
 
         def get(name: str) -> Column:
             tables = owners[name.partition("@")[0]]
-            if len(tables) > 1:
+            if len(tables) > 1 and not (by_name and name == FILE_NAME):
                 raise UserError(f"data.keys: column {name!r} is in more than one of the joined sources")
             return tables[0].get(name)
 
         splits = [t.splits for t in tables if t.splits is not None]
         classes = [t.classes for t in tables if t.classes is not None]
-        return Table(tuple(owners), get, splits[0] if splits else None, classes[0] if classes else None)
+        return Table(
+            tuple(owners),
+            get,
+            splits[0] if splits else None,
+            classes[0] if classes else None,
+            location=tables[0].location,
+            ordered=tables[0].ordered,
+        )
+
+
+def _aligned(tables: list[Table], titles: list[str]) -> list[Table]:
+    """Returns all tables except the first with their rows in the order of the names of the first.
+
+    Raises:
+        UserError: a row of the first table has no partner in another, or several.
+    """
+    names = [_file_names(table, title) for table, title in zip(tables, titles)]
+    aligned = []
+    for table, other, title in zip(tables[1:], names[1:], titles[1:]):
+        rows = _partners(names[0], other, titles[0], title)
+        left = len(other) - len(set(rows.tolist()))
+        if left:
+            say_once(f"data.source: {left} of {len(other)} rows of {title} have no partner in {titles[0]}")
+        aligned.append(dataclasses.replace(table, get=_picked(table.get, rows)))
+    return aligned
+
+
+def _file_names(table: Table, title: str) -> list[str]:
+    column = table.get(FILE_NAME)
+    names = [None] * len(column) if isinstance(column, Blobs) else list(column)
+    for row, name in enumerate(names):
+        if not isinstance(name, str):
+            raise UserError(
+                f"data.source: {FILE_NAME} is {name!r:.40} at {table.location(row)} of {title}, must be text"
+            )
+    return names
+
+
+def _partners(names: list[str], others: list[str], title: str, other_title: str) -> np.ndarray:
+    """Returns the index in `others` of the partner of each of `names`, int64 [N].
+
+    Partners have equal names; if no two have, names without folder, then without suffix, are compared.
+    """
+    forms: tuple[Callable[[str], str], ...] = (
+        lambda name: name,
+        lambda name: name.rpartition("/")[2],
+        lambda name: os.path.splitext(name)[0],
+        lambda name: os.path.splitext(name.rpartition("/")[2])[0],
+    )
+    keys: list[str] = names
+    rows: dict[str, list[int]] = {}
+    for form in forms:
+        keys, rows = list(map(form, names)), {}
+        for row, name in enumerate(map(form, others)):
+            rows.setdefault(name, []).append(row)
+        if not rows.keys().isdisjoint(keys):
+            break
+    for name, key in zip(names, keys):
+        count = len(rows.get(key, ()))
+        if count != 1:
+            raise UserError(
+                f"data.source: {name!r} of {title} has {count} partners in {other_title}, must have one"
+                + (nearest(name, others[:10_000]) if count == 0 else f" (rows {rows[key][0]}, {rows[key][1]}, ...)")
+            )
+    if len(set(keys)) < len(set(names)):
+        raise UserError(f"data.source: several files of {title} are called the same in different folders")
+    return np.array([rows[key][0] for key in keys], np.int64)
+
+
+def _picked(get: Callable[[str], Column], rows: np.ndarray) -> Callable[[str], Column]:
+    """Returns a function name -> column with the given rows."""
+
+    def picked(name: str) -> Column:
+        column = get(name)
+        if isinstance(column, Blobs):
+            return Blobs(
+                len(rows), lambda i: column.get(int(rows[i])), lambda i: column.name(int(rows[i])), column.mode
+            )
+        return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+
+    return picked

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ssljax.data import order
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -24,6 +26,8 @@ class DataSpec:
         tokens: tokens in an epoch, without padding; None without text.
         bytes_per_token: UTF-8 bytes of text per token, for the conversion of nats per token to bits per byte.
         streams: name -> {"elements", "size", "ratio"} of the further streams.
+        content: source and split -> digest of their content, for all sources.
+        order: version of the order of the examples.
     """
 
     elements: dict[str, dict[str, Any]]
@@ -36,6 +40,8 @@ class DataSpec:
     tokens: int | None = None
     bytes_per_token: float | None = None
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+    order: int = order.VERSION
 
     def to_json(self) -> str:
         """Returns the description as JSON text."""
@@ -44,7 +50,7 @@ class DataSpec:
     @classmethod
     def from_json(cls, text: str) -> "DataSpec":
         """Inverse of `to_json`."""
-        values = json.loads(text)
+        values = {"order": 1} | json.loads(text)  # the first version was not written
         if values["classes"] is not None:
             values["classes"] = tuple(values["classes"])
         return cls(**values)

@@ -9,9 +9,10 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
 from ssljax.data.examples import open_examples, tokenizer_of
+from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
-from ssljax.data.selection import read
+from ssljax.data.selection import read, source_content
 from ssljax.data.splits import parse_split
 from ssljax.data.text import TokenCache
 from ssljax.data.tokenizers import Tokenizer
@@ -21,7 +22,7 @@ class SplitArrays(dict[str, np.ndarray]):
     """The arrays [N, ...] of a split by key, with attributes for evaluations.
 
     Attributes:
-        classes: names of the classes; None if the source has no names.
+        classes: names of the classes that the labels number; None if the source has no names.
         byte_lengths: [V], the number of UTF-8 bytes of each token, 0 for special tokens; None without text. If a token
             has no fixed number of bytes (WordPiece), it is the mean over the tokens of all texts.
     """
@@ -38,6 +39,7 @@ def load_split(
     keys: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     max_examples: int | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> SplitArrays:
     """Loads a whole split in fixed order, prepared as for training (tokenizer, image size, sequence length).
 
@@ -48,6 +50,8 @@ def load_split(
         keys, where: as in the config; None: the config, if the source is the same, else empty.
         max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
             None: all rows.
+        content: digests of the training data of the run (`DataSpec.content`). A line of the log says so if the content
+            of a split of them has changed since.
 
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.
@@ -55,6 +59,10 @@ def load_split(
     chosen = split_source(config, split, source=source, keys=keys, where=where)
     tokenizer = tokenizer_of((chosen,), config)
     opened = open_examples(chosen, config, tokenizer)
+    if content:
+        title, digest = source_content(chosen)
+        if content.get(title, digest) != digest:
+            say_once(f"data.source: the content of {title} is not that on which the run was trained")
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
     out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
     out.classes = opened.classes

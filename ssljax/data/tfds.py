@@ -1,12 +1,15 @@
 """`tfds:NAME`: datasets prepared by TensorFlow Datasets as array_record files, read without TensorFlow."""
 
+import contextlib
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.data.content import digest_files
 from ssljax.data.file_source import stamp
 from ssljax.data.sources import Blobs, Column, Table, unknown_split
 from ssljax.data.splits import Split
@@ -46,10 +49,26 @@ class Tfds:
             raise unknown_split(split.name, names, f"tfds:{self.location}")
         return names
 
-    def fingerprint(self, split: Split) -> Any:
+    def _files(self, split: Split) -> list[pathlib.Path]:
         names = self._check(split)
         chosen = names if split.name == "all" else (split.name,)
-        return stamp([pathlib.Path(p) for name in chosen for p in self._builder.info.splits[name].filepaths])
+        return [pathlib.Path(p) for name in chosen for p in self._builder.info.splits[name].filepaths]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turns the errors of the library for damaged and missing files into a UserError."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise UserError(
+                f"data.source: cannot read tfds:{self.location} ({' '.join(str(error).split())})"
+            ) from error
+
+    def fingerprint(self, split: Split) -> Any:
+        return stamp(self._files(split))
+
+    def content(self, split: Split) -> Any:
+        return digest_files([("", path) for path in self._files(split)])
 
     def table(self, split: Split) -> Table:
         import tensorflow_datasets as tfds
@@ -66,11 +85,13 @@ class Tfds:
                 f"data.source: tfds:{self.location} has no random access; prepare it with file_format='array_record'"
             ) from error
         sources = [source[name] for name in names] if split.name == "all" else [source]
-        ends = np.cumsum([len(s) for s in sources])
+        with self._reading():
+            ends = np.cumsum([len(s) for s in sources])
 
         def record(row: int) -> dict[str, Any]:
             k = int(np.searchsorted(ends, row, side="right"))
-            return sources[k][row - int(ends[k]) + len(sources[k])]
+            with self._reading():
+                return sources[k][row - int(ends[k]) + len(sources[k])]
 
         @functools.cache
         def values(name: str) -> list:
@@ -79,13 +100,18 @@ class Tfds:
 
         def get(name: str) -> Column:
             if name in images:
+                if np.dtype(features[name].np_dtype) not in (np.uint8, np.uint16):
+                    raise UserError(
+                        f"data.keys: images {name!r} of tfds:{self.location} are {features[name].np_dtype}, must be "
+                        f"uint8 or uint16"
+                    )
                 mode = "L" if features[name].shape[-1] == 1 else "RGB"
                 return Blobs(int(ends[-1]), lambda i: record(i)[name], lambda i: f"tfds:{self.location}, row {i}", mode)
             return values(name)
 
         label = features.get("label")
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
-        return Table(tuple(features), get, (*names, "all"), classes)
+        return Table(tuple(features), get, (*names, "all"), classes, ordered=False)
 
 
 def _plain(value: Any) -> Any:

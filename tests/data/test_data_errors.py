@@ -199,6 +199,75 @@ def test_labels(fails, npz):
     fails(r"must hold numbers of one shape", source=npz(label=np.array(["a", "b"])))
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int64, np.uint64])
+def test_labels_of_every_integer_type_are_exact(config, npz, dtype):
+    labels = np.array([1, 0, 1, 1], dtype)
+    found = load_split(config(source=npz(label=labels)), "train")["label"]
+    assert found.dtype == np.int32 and found.tolist() == labels.astype(int).tolist()
+
+
+def test_integers_beyond_32_bits_are_refused(fails, npz, tmp_path):
+    """Before: the label 2^32 + 3 became 3, and other columns wrapped on the device."""
+    for key in ("label", "weight"):
+        for value, dtype in ((2**32 + 3, np.int64), (2**31, np.int64), (2**63 + 3, np.uint64), (2**32, np.uint64)):
+            source = npz(**{key: np.array([0, value], dtype)})
+            fails(rf"^data\.keys\.{key}: got {value} at row 1 of .*, must be in \[", source=source, keys={key: key})
+    fails(
+        r"got label 2147483648 at row 0 .* must be >= 0 and < 2\*\*31", source=npz(label=np.array([2**31], np.uint32))
+    )
+    for value, shown in ((10**400, "a huge integer"), (2**64, 2**64), (2**63, 2**63)):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"n": -1}) + "\n" + json.dumps({"n": value}))
+        fails(
+            rf"^data\.keys\.n: got {shown} at .*a\.jsonl:2 of .*, must fit 32 bits",
+            source=f"jsonl:{tmp_path}/a.jsonl",
+            keys={"n": "n"},
+        )
+
+
+def test_numbers_that_are_not_finite_are_refused(fails, npz, tmp_path):
+    for value in (np.nan, np.inf, 1e300):
+        source = npz(weight=np.array([0, value]))
+        fails(r"^data\.keys\.weight: got .* at row 1 of .*, must be finite", source=source, keys={"weight": "weight"})
+    for text in ("NaN", "-Infinity", "1e999"):
+        (tmp_path / "a.jsonl").write_text(f'{{"n": 1.0}}\n{{"n": {text}}}')
+        fails(r"^data\.keys\.n: got (nan|-?inf) at .*:2 of", source=f"jsonl:{tmp_path}/a.jsonl", keys={"n": "n"})
+
+
+@pytest.mark.parametrize("dtype", ["U3", "S3", "c16", "M8[s]", [("x", "i4")], object])
+def test_arrays_of_other_types_are_refused(fails, npz, dtype):
+    source = npz(column=np.zeros(3, dtype))
+    for key in ("label", "image", "other"):
+        fails(r"^data\.(keys\.\w+: |source: .*Object arrays)", source=source, keys={key: "column"})
+
+
+def test_arrays_without_rows_or_pixels(fails, npz, tmp_path):
+    fails(
+        r"^data\.keys: label of .*a\.npz is a single value, must be an array with rows", source=npz(label=np.array(3))
+    )
+    fails(r"got images of 0x4x1 .*, without pixels", source=npz(image=np.zeros((3, 0, 4), np.uint8)), image_size=4)
+    np.save(tmp_path / "b.npy", IMAGES)
+    fails(r"is damaged or not an npz file \(a single array \(\.npy\)", source=f"npz:{tmp_path}/b.npy")
+    (tmp_path / "i").write_bytes(b"\0\0\x08\x03" + bytes(12))
+    fails(r"^data\.split: idx:.* is empty", source=f"idx:{tmp_path}/i")
+
+
+def test_token_ids_where_text_is_expected(fails, npz, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": [1, 2]}\n{"text": [3]}')
+    for mode in ("documents", "packed", "windows"):
+        fails(
+            r"^data\.keys\.text: got \[1, 2\] at .*:1 of .*, must be text",
+            source=f"jsonl:{tmp_path}/a.jsonl",
+            seq_len=4,
+            mode=mode,
+        )
+        fails(
+            r"^data\.keys\.text: got \[0 1\] at row 0 of .*, must be text",
+            source=npz(text=np.arange(4).reshape(2, 2)),
+            seq_len=4,
+            mode=mode,
+        )
+
+
 # ---- damaged content
 
 
@@ -225,7 +294,7 @@ def test_a_split_of_several_files(fails, npz, tmp_path):
     fails(r"^data\.source: npz:.*\*\.npz matches 2 files, must match one \(.*a\.npz", source=f"npz:{tmp_path}/*.npz")
     for name in ("c", "d"):
         (tmp_path / name).mkdir()
-    fails(r"^data\.source: images:.* matches 2 files", source=f"images:{tmp_path}/[cd]")
+    fails(r"^data\.source: images:.* matches 2 folders", source=f"images:{tmp_path}/[cd]")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08", b"\0\0\x63\x01\0\0\0\x01x", b"\0\0\x08\x01\0\0\0\x09xx"])
@@ -247,6 +316,15 @@ def test_damaged_jsonl(fails, tmp_path):
     ]:
         (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n\n' + line + "\n")
         fails(pattern, **source)
+    for line, pattern in [
+        ('{"text": "x", "y": ' + "[" * 100_000 + "]" * 100_000 + "}", r"b\.jsonl:3: .* are nested too deeply"),
+        ('{"text": "x", "y": ' + "9" * 5000 + "}", r"b\.jsonl:3: a number has too many digits"),
+    ]:
+        (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n\n' + line + "\n")
+        fails(pattern, **source)
+    # A key that the first object lacks is a column, too: before, it was lost without a word.
+    (tmp_path / "b.jsonl").write_text('{"text": "fine", "label": 1}\n')
+    fails(r"^data\.source: .*a\.jsonl:1: no key 'label'", **source)
     (tmp_path / "b.jsonl").write_text('{"text": "fine", "label": "pos"}')
     labels = f"jsonl:{tmp_path}/b.jsonl"
     fails(

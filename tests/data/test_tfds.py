@@ -1,6 +1,7 @@
 """A small dataset, written by TensorFlow Datasets and read without TensorFlow."""
 
 import io
+import shutil
 import sys
 import weakref
 
@@ -63,6 +64,32 @@ def test_tfds(config, folder):
         np.testing.assert_array_equal(rows["label"], np.array(found) % 3)
     assert open_data(data, 5).batch(7)["image"].shape == (5, 8, 8, 1)
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("odd", ["a[1]", "two words", "#1 ünï", "a+b"])
+def test_odd_folders(config, folder, tmp_path, odd):
+    shutil.copytree(folder, tmp_path / odd / "tiny" / "1.0.0")
+    data = config(source=f"tfds:{tmp_path}/{odd}/tiny/1.0.0/", mode="documents", seq_len=12)
+    assert sorted(load_split(data, "test")["label"].tolist()) == sorted(i % 3 for i in range(12, 17))
+    content = describe(data).content
+    assert list(content.values()) == list(
+        describe(config(source=f"tfds:{folder}", mode="documents", seq_len=12)).content.values()
+    )
+
+
+def test_damaged_files(config, folder, tmp_path):
+    """Before: a traceback of the library."""
+    shutil.copytree(folder, tmp_path / "tiny")
+    (path,) = (tmp_path / "tiny").glob("*train.array_record*")
+    content = path.read_bytes()
+    data = config(source=f"tfds:{tmp_path}/tiny", mode="documents", seq_len=12)
+    for damaged in (b"", b"x" * len(content), content[:100] + b"???" + content[103:], content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"^data\.(source: cannot read tfds:|keys\.label: got None at)[^\n]*$"):
+            load_split(data, "train")
+    path.unlink()
+    with pytest.raises(UserError, match=r"^data\.source: [^\n]*(No such file|not exist)"):
+        load_split(data, "train")
 
 
 def test_reading_a_column_keeps_no_records(folder, monkeypatch):
