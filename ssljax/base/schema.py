@@ -24,7 +24,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from ssljax.base.errors import UserError, closest, nearest
+from ssljax.base.errors import UserError, closest, nearest, shown
+from ssljax.base.plain import plain
 from ssljax.base.registry import Registry
 
 
@@ -137,18 +138,28 @@ def describe(hint: Any) -> str:
 # ---- from a mapping to an instance
 
 
-def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
+def build(cls: type, values: Mapping[str, Any], path: str, /, **passed: Any) -> Any:
     """Builds an instance of a dataclass from a mapping of its keys.
 
     Args:
         cls: a frozen dataclass.
-        values: {key: value}; missing keys have their defaults.
+        values: {key: value}, see `ssljax.base.plain`; missing keys have their defaults.
         path: dotted path of the group, for messages.
-        defaults: an instance whose values replace the defaults of `cls`; None: the defaults of `cls`.
         **passed: values of `injected()` fields; fields that `cls` does not have are ignored.
 
     Raises:
         UserError: an unknown or missing key, a wrong type, a value out of range, or a ValueError from `validate()`.
+    """
+    values = plain(values, path)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path or 'config'}: got {shown(values)}, must be a group of keys")
+    return _build(cls, values, path, **passed)
+
+
+def _build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
+    """Same as `build`, for plain values.
+
+    defaults: an instance whose values replace the defaults of `cls`; None: the defaults of `cls`.
     """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{path}.name: {cls!r} is not a dataclass, so it has no keys to set")
@@ -188,13 +199,18 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
     Raises:
         UserError: the name is missing or unknown, or an error of `build`.
     """
+    return _build_named(registry, plain(values, path), path, **passed)
+
+
+def _build_named(registry: Registry, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
+    """Same as `build_named`, for plain values."""
     if not isinstance(values, Mapping) or "name" not in values:
         raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
     cls = registry.get(values["name"], f"{path}.name")
     outer = getattr(path, "listed", path)
     listed = f"{outer}.{values['name']}" if values["name"] in registry and outer else ""
     own = {k: v for k, v in values.items() if k != "name" or k in keys(cls)}
-    instance = build(cls, own, _Path(path, listed), **passed)
+    instance = _build(cls, own, _Path(path, listed), **passed)
     object.__setattr__(instance, "_registry_name", values["name"])
     return instance
 
@@ -331,12 +347,12 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default
     if registry is not None:
         return _named_group(value, field, registry, path)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
-        return build(type(default), value, path, defaults=default)  # keys that are not given stay as in the default
+        return _build(type(default), value, path, defaults=default)  # keys that are not given stay as in the default
     value = _typed(value, hint, path)
     for number in value if isinstance(value, tuple) else (value,):
         for sign, bound in field.metadata.get("bounds", {}).items():
             if isinstance(number, int | float) and not _HOLDS[sign](number, bound):
-                raise _MismatchError(f"{path}: got {number!r}, must be {sign} {bound}")
+                raise _MismatchError(f"{path}: got {shown(number)}, must be {sign} {bound}")
     return value
 
 
@@ -344,9 +360,9 @@ def _named_group(value: Any, field: dataclasses.Field, registry: Registry, path:
     """Builds the class that a group names; an instance is returned unchanged."""
     if isinstance(value, Mapping):
         default = default_of(field)
-        return build_named(registry, _merge(default, value) if isinstance(default, Mapping) else value, path)
+        return _build_named(registry, _merge(default, value) if isinstance(default, Mapping) else value, path)
     if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
-        raise _MismatchError(f"{path}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
+        raise _MismatchError(f"{path}: got {shown(value)}, must be a group of keys with a name ({', '.join(registry)})")
     return value
 
 
@@ -383,7 +399,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     elif isinstance(value, Mapping) and (origin is dict or hint is dict):
         return {str(k): _typed(v, arguments[1], f"{path}.{k}") for k, v in value.items()} if arguments else dict(value)
     elif isinstance(value, Mapping) and isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return build(hint, value, path)
+        return _build(hint, value, path)
     elif hint is float:
         # NaN and infinity have no JSON form.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -395,7 +411,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
             return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
+    raise _MismatchError(f"{path}: got {shown(value)} ({type(value).__name__}), must be {describe(hint)}")
 
 
 def _typed_union(value: Any, hint: Any, path: str) -> Any:
@@ -405,7 +421,7 @@ def _typed_union(value: Any, hint: Any, path: str) -> Any:
             return _typed(value, option, path)
         except _MismatchError:
             continue  # (a UserError from a nested group passes: it names the wrong key)
-    raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
+    raise _MismatchError(f"{path}: got {shown(value)} ({type(value).__name__}), must be {describe(hint)}")
 
 
 def _typed_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
@@ -414,4 +430,4 @@ def _typed_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
     if value is None and "none" in choices:  # `--config.model.positions=none`
         return "none"
     close = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
-    raise _MismatchError(f"{path}: got {value!r}{close} (allowed: {', '.join(map(repr, choices))})")
+    raise _MismatchError(f"{path}: got {shown(value)}{close} (allowed: {', '.join(map(repr, choices))})")

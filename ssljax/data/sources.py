@@ -28,6 +28,7 @@ REGISTRY = Registry(
         "text": "ssljax.data.files:TextFiles",
         "tfds": "ssljax.data.tfds:Tfds",
     },
+    has=("fingerprint", "table"),
 )
 
 

@@ -59,6 +59,7 @@ REGISTRY = Registry(
         "llava": "ssljax.models.llava:LLaVAConfig",
         "resnet": "ssljax.models.resnet:ResNetConfig",
     },
+    has=("inputs", "module"),
 )
 
 

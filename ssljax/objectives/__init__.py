@@ -24,6 +24,7 @@ REGISTRY = Registry(
         "span_corruption": "ssljax.objectives.span_corruption:SpanCorruption",
         "swav": "ssljax.objectives.swav:SwAV",
     },
+    has=("inputs", "init", "views", "encode", "loss"),
 )
 
 

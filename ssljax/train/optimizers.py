@@ -48,6 +48,7 @@ REGISTRY = Registry(
         name.lower(): f"ssljax.train.optimizers:{name}"
         for name in ("AdamW", "SGD", "LARS", "LAMB", "Lion", "Adafactor", "Muon")
     },
+    has=("bind", "peak_learning_rate"),
 )
 
 
