@@ -44,7 +44,9 @@ def _plain(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, Mapping):
         return _group(value.items(), path, depth)
     if isinstance(value, set | frozenset):
-        value = sorted(value, key=lambda item: (type(item).__name__, item if isinstance(item, str | int | float) else 0))
+        value = sorted(
+            value, key=lambda item: (type(item).__name__, item if isinstance(item, str | int | float) else 0)
+        )
     if isinstance(value, list | tuple):
         items = [_plain(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
@@ -81,7 +83,7 @@ def _single(value: Any, path: str) -> Any:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise UserError(f"{path}: got {value!r}, must be finite")
+            raise UserError(f"{path}: got {value!r}, must be a finite number")
         return float(value)
     if isinstance(value, os.PathLike) and isinstance(text := os.fspath(value), str):
         return text

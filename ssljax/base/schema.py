@@ -12,6 +12,9 @@ Kinds of field:
     `x: Any = injected()`                            no key: the caller of `build` passes it (a module, a data spec)
     `x: int = fixed(1)`                              no key: a constant of a model family
 
+A class may have a classmethod `inherit(values, defaults) -> (values, defaults)`, which is called before a group is
+built: it replaces the instance from which missing keys are taken (None: the defaults of the class), for presets.
+
 A key belongs to the identity of a run, of which a hash is made, because it changes the learned parameters. Exceptions
 are marked `free=True`: they change only the execution (mesh, logging, kernels).
 """
@@ -128,7 +131,7 @@ def describe(hint: Any) -> str:
         return "None"
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return f"a list of {describe(arguments[0])}"
+            return f"a list of {'pairs, each ' if _is_pair(arguments[0]) else ''}{describe(arguments[0])}"
         return f"a list of {len(arguments)} ({', '.join(map(describe, arguments))})"
     if origin is dict or hint is dict or dataclasses.is_dataclass(hint):
         return "a group of keys"
@@ -164,6 +167,8 @@ def _build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any 
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{path}.name: {cls!r} is not a dataclass, so it has no keys to set")
     _refuse_unknown(cls, values, path)
+    if hasattr(cls, "inherit"):
+        values, defaults = cls.inherit(values, defaults)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
     if defaults is not None:  # including `fixed()` fields, which are no keys
         inherited = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(cls) if f.init}
@@ -171,13 +176,14 @@ def _build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any 
     hints = typing.get_type_hints(cls)
     for key, field in keys(cls).items():
         default = default_of(field) if defaults is None else getattr(defaults, key)
-        is_named_group = field.metadata.get("registry") is not None and isinstance(default, Mapping)
+        registry = field.metadata.get("registry")
+        is_named_group = registry is not None and (isinstance(default, Mapping) or _name_of(default, registry))
         if key in values:
             value = values[key]
         elif default is dataclasses.MISSING:
             raise UserError(f"{_join(path, key)}: missing; {describe(hints[key])} is required{_reminder(cls, key)}")
-        elif is_named_group:
-            value = default
+        elif is_named_group or hasattr(type(default), "inherit"):
+            value = {}
         else:
             continue
         try:
@@ -345,7 +351,7 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default
     """
     registry = field.metadata.get("registry")
     if registry is not None:
-        return _named_group(value, field, registry, path)
+        return _named_group(value, default, registry, path)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
         return _build(type(default), value, path, defaults=default)  # keys that are not given stay as in the default
     value = _typed(value, hint, path)
@@ -356,14 +362,28 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default
     return value
 
 
-def _named_group(value: Any, field: dataclasses.Field, registry: Registry, path: str) -> Any:
-    """Builds the class that a group names; an instance is returned unchanged."""
+def _named_group(value: Any, default: Any, registry: Registry, path: str) -> Any:
+    """Builds the class that a group names; an instance is returned unchanged.
+
+    default: a mapping or an instance, whose keys are kept unless the group has another name; else it is not used.
+    """
+    if isinstance(value, Mapping) and isinstance(default, Mapping):
+        return _build_named(registry, _merge(default, value), path)
     if isinstance(value, Mapping):
-        default = default_of(field)
-        return _build_named(registry, _merge(default, value) if isinstance(default, Mapping) else value, path)
-    if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
+        own = _name_of(default, registry)
+        if not own or value.get("name", own) != own:
+            return _build_named(registry, value, path)
+        return _build_named(registry, {"name": own, **value}, path, defaults=default)
+    if not dataclasses.is_dataclass(value) and (value is not None or default is not None):
         raise _MismatchError(f"{path}: got {shown(value)}, must be a group of keys with a name ({', '.join(registry)})")
     return value
+
+
+def _name_of(instance: Any, registry: Registry) -> str:
+    """The name of an instance's class in a registry; "" if it has none."""
+    if not dataclasses.is_dataclass(instance):
+        return ""
+    return next((name for name in registry if registry.get(name) is type(instance)), "")
 
 
 def _merge(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
@@ -391,6 +411,8 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
         return _typed_union(value, hint, path)
     if origin is Literal:
         return _typed_choice(value, arguments, path)
+    if origin is tuple and _is_pair(arguments[0]) and isinstance(value, Mapping):
+        value = _pairs(value, path)
     if origin is tuple and isinstance(value, tuple | list):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             arguments = (arguments[0],) * len(value)
@@ -407,11 +429,26 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, float) and value.is_integer():  # a count may be written as 1e3
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:  # a count may be written as 1e3
             return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
     raise _MismatchError(f"{path}: got {shown(value)} ({type(value).__name__}), must be {describe(hint)}")
+
+
+def _is_pair(hint: Any) -> bool:
+    """Returns True for the hint of a pair whose first part is a text."""
+    return typing.get_origin(hint) is tuple and len(arguments := typing.get_args(hint)) == 2 and arguments[0] is str
+
+
+def _pairs(group: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
+    """Returns a group of at most one key as a list of pairs; a group has no order (ConfigDict sorts its keys)."""
+    pairs = list(group.items())
+    if len(pairs) > 1:
+        raise _MismatchError(
+            f"{path}: got a group of keys, must be a list of pairs, since their order counts: {shown(pairs)}"
+        )
+    return pairs
 
 
 def _typed_union(value: Any, hint: Any, path: str) -> Any:

@@ -62,7 +62,10 @@ def test_a_plugin_with_a_missing_import(tmp_path, monkeypatch):
 
 
 CODE = {
-    "unknown attribute": ("import collections\ncollections.no_such_name\n", r"AttributeError: .*no_such_name.*xyz\.py:2"),
+    "unknown attribute": (
+        "import collections\ncollections.no_such_name\n",
+        r"AttributeError: .*no_such_name.*xyz\.py:2",
+    ),
     "end": ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(.*xyz\.py:2\)"),
     "syntax": ("x = (\n", r"SyntaxError: .*xyz\.py, line 1"),
     "lazy": ("def __getattr__(name):\n    raise RuntimeError('no')\n", r"RuntimeError: no \(.*xyz\.py:2\)"),
