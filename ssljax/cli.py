@@ -48,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug or not error.errno:
             raise
         advice = "; free some and run the same command" if error.errno == errno.ENOSPC else ""
-        print(
-            f"error: {one_line(str(error.filename or 'disk'))}: {str(error.strerror).lower()}{advice}", file=sys.stderr
-        )
+        text = f"{error.filename or 'disk'}: {error.strerror}{advice}"
+        print(f"error: {one_line(text)}", file=sys.stderr)
         return USER_ERROR
 
 

@@ -1,10 +1,13 @@
 """Every command on odd folders, files and arguments: one line, exit code 2, and nothing is written there."""
 
+import json
 import os
+import pathlib
+import re
 
 import pytest
 
-from ssljax import cli
+from ssljax import cli, runs
 
 CONFIG = """def get_config(arg=''):
     return {
@@ -102,3 +105,75 @@ def test_odd_folders(command, tmp_path, capsys):
         elif out.exists():
             failed.append(f"{name}: the output exists")
     assert not failed, "\n".join(failed)
+
+
+def write_config(path):
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a file", "below a file", "long", "dangling", "loop", "bucket", "file", "nothing"])
+def test_workdirs_that_cannot_be_made(name, tmp_path, capsys):
+    root = tmp_path / "odd"
+    root.mkdir()
+    folder = write_folders(root)[name]
+    code, lines = call(capsys, ["train", "--config", write_config(tmp_path / "c.py"), "--workdir", folder])
+    assert code == 2 and len(lines) == 1, lines
+    assert not pathlib.Path("gs:").exists() and not pathlib.Path("file:").exists()
+
+
+def test_a_run_under_an_odd_path_trains_resumes_and_is_read(tmp_path, capsys, monkeypatch):
+    """A relative path through a symbolic link, with characters of patterns, a space, and a slash at its end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real [a-z]*?").mkdir()
+    (tmp_path / "link ü").symlink_to(tmp_path / "real [a-z]*?")
+    folder = "./link ü/run [1]/"
+    config = write_config(tmp_path / "c.py")
+    for steps in (1, 2):
+        arguments = ["train", "--config", config, "--workdir", folder, f"--config.steps={steps}"]
+        assert call(capsys, arguments) == (0, [])
+    run = tmp_path / "real [a-z]*?" / "run [1]"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["1", "2"]
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()][-1:] == [2]
+    assert runs.read_trained(folder).step == 2
+    assert not [path for path in run.iterdir() if "trial" in path.name]
+
+
+ARGUMENTS = {
+    "nothing": ([], r"command.*`ssljax --help`"),
+    "unknown command": (["trian"], r"invalid choice: 'trian'"),
+    "no workdir": (["train", "--config", "c.py"], r"--workdir; see `ssljax train --help`"),
+    "step is text": (["eval", "--workdir", "x", "--step", "last"], r"--step: invalid int value: 'last'"),
+    "unknown list": (["list", "modells"], r"invalid choice: 'modells'"),
+    "unknown option": (["report", "x", "--fast"], r"--fast: unknown argument"),
+    "override of eval": (["eval", "--workdir", "x", "--config.steps=3"], r"--config\.steps=3: unknown argument"),
+    "unknown key": (["list", "keys", "model.vit.widht"], r"widht: unknown key.*'width'"),
+    "empty part": (["list", "keys", "model..vit"], r"model\.: unknown name"),
+    "prompt is missing": (["generate", "x"], r"--prompt: missing"),
+    "file is missing": (["generate", "x", "--file", "nowhere.txt"], r"--file: cannot read"),
+    "temperature": (["generate", "x", "--prompt", "a", "--temperature", "nan"], r"temperature: got nan"),
+    "tokens": (["generate", "x", "--prompt", "a", "--max-new-tokens", "-3"], r"max_new_tokens: got -3"),
+    "huge number": (
+        ["generate", "x", "--prompt", "a", "--max-new-tokens", "9" * 400],
+        r"max_new_tokens: got an integer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_wrong_arguments(case, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = ARGUMENTS[case]
+    code, lines = call(capsys, arguments)
+    assert code == 2 and len(lines) == 1 and re.search(message, lines[0]), lines
+
+
+def test_a_full_disk_and_a_missing_permission_are_one_line(capsys, monkeypatch):
+    for number, text in ((28, "No space left on device; free some"), (13, "Permission denied"), (30, "Read-only file")):
+
+        def fail(*_, number=number):
+            raise OSError(number, os.strerror(number), "/some/file")
+
+        monkeypatch.setattr(cli, "_run", fail)
+        code, lines = call(capsys, ["list", "models"])
+        assert code == 2 and len(lines) == 1 and f"/some/file: {text}" in lines[0], lines

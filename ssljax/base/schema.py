@@ -335,10 +335,10 @@ def _refuse_unknown(cls: type, values: Mapping[str, Any], path: str) -> None:
         if key not in allowed:
             close = closest(key, allowed)
             reminder = _reminder(cls, close) if close else ""
-            names = f"allowed: {', '.join(allowed) or 'none'}"
+            names = f"allowed: {', '.join(list(allowed)[:_SHOWN]) or 'none'}"
             listed = getattr(path, "listed", path)
-            if len(allowed) > _SHOWN and listed:
-                names = f"`ssljax list keys {listed}` lists all {len(allowed)}"
+            if len(allowed) > _SHOWN:
+                names = f"`ssljax list keys {listed}` lists all {len(allowed)}" if listed else f"{names}, ..."
             raise UserError(f"{_join(path, key)}: unknown key{nearest(key, allowed)} ({names}){reminder}")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
-from ssljax.base.files import local_folder, write_whole
+from ssljax.base.files import local_folder, replacing, write_whole
 from ssljax.base.files import read_json as read_object
 from ssljax.base.hashing import digest
 from ssljax.data.sentence_piece import SentencePiece
@@ -139,7 +139,8 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
         if model.folder.resolve() != folder.resolve():
             copy_files(_COPIED, model.folder, folder)
     elif model.tokenizer is not None:
-        model.tokenizer.save(str(folder / "tokenizer.json"))
+        with replacing(folder / "tokenizer.json") as path:
+            model.tokenizer.save(str(path))
     write_whole(folder / "README.md", _card(model, hf_config, note))
 
 
