@@ -8,6 +8,7 @@ hf.save(model, "other-folder")               # opened by AutoModel.from_pretrain
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -136,7 +137,7 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     write(tensors, folder)
     write_json(folder / "config.json", hf_config)
     if model.folder is not None:
-        if model.folder.resolve() != folder.resolve():
+        if os.path.realpath(model.folder) != os.path.realpath(folder):
             copy_files(_COPIED, model.folder, folder)
     elif model.tokenizer is not None:
         with replacing(folder / "tokenizer.json") as path:

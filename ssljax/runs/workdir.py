@@ -88,13 +88,12 @@ class Workdir:
     # Reading
 
     def is_run(self) -> bool:
-        """Returns True if the folder holds the config of a run."""
-        config = self.path / "config.json"
-        return (
-            config.is_file()
-            and (self.path / "data.json").is_file()
-            and {"objective", "model"} <= set(read_json(config))
-        )
+        """Returns True if the folder holds the config and the data of a run."""
+        return (self.path / "data.json").is_file() and self._describes_run(self.path / "config.json")
+
+    def _describes_run(self, path: pathlib.Path) -> bool:
+        values = read_json(path) if path.is_file() else {}
+        return all(isinstance(values.get(group), dict) for group in ("objective", "model"))
 
     def config(self) -> RunConfig:
         """Returns the checked config of the run.
@@ -237,6 +236,9 @@ class Workdir:
         Raises:
             UserError: not the workdir of a run, or a damaged file in it.
         """
+        config = self.path / "config.json"
+        if config.exists() and not self._describes_run(config):
+            raise UserError(f"{config}: is not the config of a run, so {str(self.path)!r} is not a workdir")
         if self.leads:
             self._write("report.html", report.render(self.path))
         return self.path / "report.html"

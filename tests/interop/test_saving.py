@@ -22,8 +22,8 @@ SIZE = {"width": 256, "depth": 8, "heads": 4, "vocab_size": 1024, "max_len": 64}
 
 @pytest.fixture(scope="module")
 def model():
-    """A GPT-2 of 26 MB, whose largest tensor has 1 MB, with parameters of NumPy as read from a checkpoint."""
-    module = schema.build_named(models.REGISTRY, {"name": "gpt", "preset": None, **SIZE}, "model").standalone()
+    """A LLaMA whose largest tensor has 1 MB, with parameters of NumPy as read from a checkpoint."""
+    module = schema.build_named(models.REGISTRY, {"name": "llama", "preset": None, **SIZE}, "model").standalone()
     shapes = jax.eval_shape(lambda: module.initial(jax.random.key(0)))["params"]
     rng = np.random.default_rng(0)
     leaves = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), hf.flat(unboxed(shapes)))
