@@ -279,13 +279,13 @@ class _Alias:
 
     def __init__(self, folder: pathlib.Path, make: bool):
         self.path, self._place = folder, None
-        if not re.search(r"[][*?\\]|:/", str(folder)):
+        if not re.search(r"[][*?\\]|:(/|$)", str(folder)):
             return
         try:
             if make:
                 folder.mkdir(parents=True, exist_ok=True)
             self._place = tempfile.TemporaryDirectory(prefix="ssljax-")
-            self.path = pathlib.Path(self._place.name).resolve() / folder.name
+            self.path = pathlib.Path(self._place.name).resolve() / "checkpoints"
             self.path.symlink_to(folder)
         except OSError as error:
             raise _write_error(folder, error) from error
