@@ -53,7 +53,7 @@ class Registry:
         module, _, attribute = target.partition(":")
         try:
             found = importlib.import_module(module)
-            member = getattr(found, attribute, _ABSENT)
+            member: Any = getattr(found, attribute, _ABSENT)
         except (Exception, SystemExit) as error:  # a missing module, or any error of its code
             # The text of the error shows whether the module or one of its imports is missing.
             why = str(error) if isinstance(error, ImportError) else located(error)
