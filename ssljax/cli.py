@@ -15,9 +15,9 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from ssljax.base.errors import UserError
+from ssljax.base.errors import UserError, one_line
 from ssljax.base.signals import STOPPED, Signals, Stopped
 
 USER_ERROR, CLOSED_PIPE = 2, 141  # 141: 128 + SIGPIPE
@@ -45,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except OSError as error:
-        if debug or error.errno != errno.ENOSPC:
+    except OSError as error:  # a full or read-only disk, no permission, a name that is too long
+        if debug or not error.errno:
             raise
-        print(f"error: {error.filename or 'disk'}: no space left; free some and run the same command", file=sys.stderr)
+        advice = "; free some and run the same command" if error.errno == errno.ENOSPC else ""
+        text = f"{error.filename or 'disk'}: {error.strerror}{advice}"
+        print(f"error: {one_line(text)}", file=sys.stderr)
         return USER_ERROR
 
 
@@ -83,8 +85,15 @@ def _run(arguments: list[str]) -> int:
     return calls[options.command](options, overrides)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ssljax", description="Pretrain anything; one train step for all of it.")
+    parser = _Parser(prog="ssljax", description="Pretrain anything; one train step for all of it.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)

@@ -7,7 +7,9 @@ import ast
 import copy
 import dataclasses
 import importlib.util
+import inspect
 import json
+import math
 import pathlib
 import re
 import sys
@@ -16,8 +18,9 @@ from typing import Any, Literal
 
 from ssljax import evals, models, objectives
 from ssljax.base import durations, schema
-from ssljax.base.errors import UserError, nearest
+from ssljax.base.errors import UserError, located, nearest, shown
 from ssljax.base.hashing import digest
+from ssljax.base.plain import plain
 from ssljax.data import DataConfig
 from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
@@ -171,7 +174,7 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
     Raises:
         UserError: the file is missing or fails, or a key or a value is wrong.
     """
-    values = read_file(path)
+    values: Mapping[str, Any] = read_file(path)
     remarks: list[str] = []
     for key, text in overrides:
         values, remark = override(values, key, parse_value(text))
@@ -185,31 +188,44 @@ def read_file(path: str) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, has no `get_config`, or fails.
     """
-    name, _, argument = path.partition(":")
+    name, argument = _split_argument(path)
     file = pathlib.Path(name)
+    if not name.endswith(".py"):
+        raise UserError(f"--config: got {shown(path)}, must be a Python file, FILE.py or FILE.py:ARGUMENT")
     if not file.is_file():
         raise UserError(f"--config: no file {name!r} (`ssljax list configs` prints those that ship)")
+    config = _call(file, argument)
+    values = plain(config)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}: get_config returned {shown(config)}, must return a config (a ConfigDict or a dict)")
+    return dict(values)
+
+
+def _split_argument(path: str) -> tuple[str, str]:
+    """Splits "FILE.py:ARGUMENT" at the first ".py:"; the names of folders may have colons too."""
+    name, colon, argument = path.partition(".py:")
+    return (f"{name}.py", argument) if colon else (path, "")
+
+
+def _call(file: pathlib.Path, argument: str) -> Any:
+    """Returns the result of `get_config(argument)` of a file, or of `get_config()` if it takes no argument."""
     spec = importlib.util.spec_from_file_location("ssljax_config", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before = sys.path.copy()
     sys.path.insert(0, str(file.parent))  # configs import shared modules from their folder
     try:
         spec.loader.exec_module(module)
-        config = module.get_config(argument)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f"{file}: has no get_config(arg)")
+        return get_config(argument) if argument or inspect.signature(get_config).parameters else get_config()
     except UserError:
         raise
-    except AttributeError as error:
-        if "get_config" in str(error):
-            raise UserError(f"{name}: has no get_config(arg)") from error
-        raise UserError(f"{name}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{file}: {located(error)}") from error
     finally:
-        sys.path.remove(str(file.parent))
-    values = config.to_dict() if hasattr(config, "to_dict") else config
-    if not isinstance(values, Mapping):
-        raise UserError(f"{name}: get_config returned {values!r}, must return a config (a ConfigDict or a dict)")
-    return copy.deepcopy(dict(values))
+        sys.path[:] = before
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:
@@ -253,10 +269,12 @@ def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str,
     lists the dropped keys; without any it is empty.
 
     Raises:
-        UserError: a part of the key is not a group.
+        UserError: a part of the key is empty or not a group.
     """
     changed = copy.deepcopy(dict(values))
     *groups, last = key.split(".")
+    if not all([*groups, last]):
+        raise UserError(f"--config.{key}: has an empty name between its dots")
     group = changed
     for depth, part in enumerate(groups):
         if group.get(part) is None:
@@ -295,5 +313,9 @@ _ABSENT = _Absent()
 
 
 def _divisors_near(n: int, k: int) -> str:
-    divisors = [d for d in range(1, n + 1) if n % d == 0]
-    return ", ".join(str(d) for d in sorted(sorted(divisors, key=lambda d: abs(d - k))[:3]))
+    """The divisors of n next to k, one on each side, as text."""
+    root = math.isqrt(n) if n < 10**12 else 10**6
+    small = [d for d in range(1, root + 1) if n % d == 0]
+    divisors = sorted({*small, *(n // d for d in small)})
+    below, above = [d for d in divisors if d < k], [d for d in divisors if d > k]
+    return ", ".join(str(d) for d in [*below[-1:], *above[:1]])

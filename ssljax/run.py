@@ -58,6 +58,7 @@ def train(
         dataset.batch(0)  # mistakes in the data are reported before anything is compiled
         checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
+        checkpoints.prove()
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)
         signals.saved(start or None)
         folder.write_config(config)

@@ -42,7 +42,7 @@ def get_config(arg=""):
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(
-                name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=3.0, freeze={"last_layer": "5%"}
+                name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=3.0, freeze=[("last_layer", "5%")]
             ),
             schedule=dict(name="cosine", warmup="10%"),
             evals=_images.probes(),

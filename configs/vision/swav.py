@@ -36,7 +36,7 @@ def get_config(arg=""):
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(
-                name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0, freeze={"^prototypes": "2%"}
+                name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0, freeze=[("^prototypes", "2%")]
             ),
             schedule=dict(name="cosine", warmup="10%"),
             evals=_images.probes(),

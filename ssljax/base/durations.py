@@ -11,7 +11,7 @@ Duration = int | str  # type of a configuration key that is a duration; see `FOR
 
 FORMS = "an integer (steps) or a text such as '1.5k steps', '90 epochs', '10M examples', '2B tokens', '5%'"
 
-_PATTERN = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*(?:%|([kMBT]?)\s*(step|epoch|example|token)s?)")
+_PATTERN = re.compile(r"(\d{1,18}(?:\.\d{1,18})?(?:e\d{1,2})?)\s*(?:%|([kMBT]?)\s*(step|epoch|example|token)s?)")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 

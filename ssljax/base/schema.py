@@ -12,6 +12,9 @@ Kinds of field:
     `x: Any = injected()`                            no key: the caller of `build` passes it (a module, a data spec)
     `x: int = fixed(1)`                              no key: a constant of a model family
 
+A class may have a classmethod `inherit(values, defaults) -> (values, defaults)`, which is called before a group is
+built: it replaces the instance from which missing keys are taken (None: the defaults of the class), for presets.
+
 A key belongs to the identity of a run, of which a hash is made, because it changes the learned parameters. Exceptions
 are marked `free=True`: they change only the execution (mesh, logging, kernels).
 """
@@ -24,7 +27,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from ssljax.base.errors import UserError, closest, nearest
+from ssljax.base.errors import UserError, closest, nearest, shown
+from ssljax.base.plain import plain
 from ssljax.base.registry import Registry
 
 
@@ -127,7 +131,7 @@ def describe(hint: Any) -> str:
         return "None"
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return f"a list of {describe(arguments[0])}"
+            return f"a list of {'pairs, each ' if _is_pair(arguments[0]) else ''}{describe(arguments[0])}"
         return f"a list of {len(arguments)} ({', '.join(map(describe, arguments))})"
     if origin is dict or hint is dict or dataclasses.is_dataclass(hint):
         return "a group of keys"
@@ -137,22 +141,34 @@ def describe(hint: Any) -> str:
 # ---- from a mapping to an instance
 
 
-def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
+def build(cls: type, values: Mapping[str, Any], path: str, /, **passed: Any) -> Any:
     """Builds an instance of a dataclass from a mapping of its keys.
 
     Args:
         cls: a frozen dataclass.
-        values: {key: value}; missing keys have their defaults.
+        values: {key: value}, see `ssljax.base.plain`; missing keys have their defaults.
         path: dotted path of the group, for messages.
-        defaults: an instance whose values replace the defaults of `cls`; None: the defaults of `cls`.
         **passed: values of `injected()` fields; fields that `cls` does not have are ignored.
 
     Raises:
         UserError: an unknown or missing key, a wrong type, a value out of range, or a ValueError from `validate()`.
     """
+    values = plain(values, path)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path or 'config'}: got {shown(values)}, must be a group of keys")
+    return _build(cls, values, path, **passed)
+
+
+def _build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any = None, **passed: Any) -> Any:
+    """Same as `build`, for plain values.
+
+    defaults: an instance whose values replace the defaults of `cls`; None: the defaults of `cls`.
+    """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"{path}.name: {cls!r} is not a dataclass, so it has no keys to set")
     _refuse_unknown(cls, values, path)
+    if hasattr(cls, "inherit"):
+        values, defaults = cls.inherit(values, defaults)
     arguments = {f.name: passed[f.name] for f in dataclasses.fields(cls) if f.name in passed}
     if defaults is not None:  # including `fixed()` fields, which are no keys
         inherited = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(cls) if f.init}
@@ -160,13 +176,14 @@ def build(cls: type, values: Mapping[str, Any], path: str, /, *, defaults: Any =
     hints = typing.get_type_hints(cls)
     for key, field in keys(cls).items():
         default = default_of(field) if defaults is None else getattr(defaults, key)
-        is_named_group = field.metadata.get("registry") is not None and isinstance(default, Mapping)
+        registry = field.metadata.get("registry")
+        is_named_group = registry is not None and (isinstance(default, Mapping) or _name_of(default, registry))
         if key in values:
             value = values[key]
         elif default is dataclasses.MISSING:
             raise UserError(f"{_join(path, key)}: missing; {describe(hints[key])} is required{_reminder(cls, key)}")
-        elif is_named_group:
-            value = default
+        elif is_named_group or hasattr(type(default), "inherit"):
+            value = {}
         else:
             continue
         try:
@@ -188,13 +205,18 @@ def build_named(registry: Registry, values: Mapping[str, Any], path: str, **pass
     Raises:
         UserError: the name is missing or unknown, or an error of `build`.
     """
+    return _build_named(registry, plain(values, path), path, **passed)
+
+
+def _build_named(registry: Registry, values: Mapping[str, Any], path: str, **passed: Any) -> Any:
+    """Same as `build_named`, for plain values."""
     if not isinstance(values, Mapping) or "name" not in values:
         raise UserError(f"{path}.name: missing; one of {', '.join(registry)} is required")
     cls = registry.get(values["name"], f"{path}.name")
     outer = getattr(path, "listed", path)
     listed = f"{outer}.{values['name']}" if values["name"] in registry and outer else ""
     own = {k: v for k, v in values.items() if k != "name" or k in keys(cls)}
-    instance = build(cls, own, _Path(path, listed), **passed)
+    instance = _build(cls, own, _Path(path, listed), **passed)
     object.__setattr__(instance, "_registry_name", values["name"])
     return instance
 
@@ -313,10 +335,10 @@ def _refuse_unknown(cls: type, values: Mapping[str, Any], path: str) -> None:
         if key not in allowed:
             close = closest(key, allowed)
             reminder = _reminder(cls, close) if close else ""
-            names = f"allowed: {', '.join(allowed) or 'none'}"
+            names = f"allowed: {', '.join(list(allowed)[:_SHOWN]) or 'none'}"
             listed = getattr(path, "listed", path)
-            if len(allowed) > _SHOWN and listed:
-                names = f"`ssljax list keys {listed}` lists all {len(allowed)}"
+            if len(allowed) > _SHOWN:
+                names = f"`ssljax list keys {listed}` lists all {len(allowed)}" if listed else f"{names}, ..."
             raise UserError(f"{_join(path, key)}: unknown key{nearest(key, allowed)} ({names}){reminder}")
 
 
@@ -329,25 +351,39 @@ def _convert(value: Any, hint: Any, field: dataclasses.Field, path: str, default
     """
     registry = field.metadata.get("registry")
     if registry is not None:
-        return _named_group(value, field, registry, path)
+        return _named_group(value, default, registry, path)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, type):
-        return build(type(default), value, path, defaults=default)  # keys that are not given stay as in the default
+        return _build(type(default), value, path, defaults=default)  # keys that are not given stay as in the default
     value = _typed(value, hint, path)
     for number in value if isinstance(value, tuple) else (value,):
         for sign, bound in field.metadata.get("bounds", {}).items():
             if isinstance(number, int | float) and not _HOLDS[sign](number, bound):
-                raise _MismatchError(f"{path}: got {number!r}, must be {sign} {bound}")
+                raise _MismatchError(f"{path}: got {shown(number)}, must be {sign} {bound}")
     return value
 
 
-def _named_group(value: Any, field: dataclasses.Field, registry: Registry, path: str) -> Any:
-    """Builds the class that a group names; an instance is returned unchanged."""
+def _named_group(value: Any, default: Any, registry: Registry, path: str) -> Any:
+    """Builds the class that a group names; an instance is returned unchanged.
+
+    default: a mapping or an instance, whose keys are kept unless the group has another name; else it is not used.
+    """
+    if isinstance(value, Mapping) and isinstance(default, Mapping):
+        return _build_named(registry, _merge(default, value), path)
     if isinstance(value, Mapping):
-        default = default_of(field)
-        return build_named(registry, _merge(default, value) if isinstance(default, Mapping) else value, path)
-    if not dataclasses.is_dataclass(value) and (value is not None or field.default is not None):
-        raise _MismatchError(f"{path}: got {value!r}, must be a group of keys with a name ({', '.join(registry)})")
+        own = _name_of(default, registry)
+        if not own or value.get("name", own) != own:
+            return _build_named(registry, value, path)
+        return _build_named(registry, {"name": own, **value}, path, defaults=default)
+    if not dataclasses.is_dataclass(value) and (value is not None or default is not None):
+        raise _MismatchError(f"{path}: got {shown(value)}, must be a group of keys with a name ({', '.join(registry)})")
     return value
+
+
+def _name_of(instance: Any, registry: Registry) -> str:
+    """The name of an instance's class in a registry; "" if it has none."""
+    if not dataclasses.is_dataclass(instance):
+        return ""
+    return next((name for name in registry if registry.get(name) is type(instance)), "")
 
 
 def _merge(default: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,6 +411,8 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
         return _typed_union(value, hint, path)
     if origin is Literal:
         return _typed_choice(value, arguments, path)
+    if origin is tuple and _is_pair(arguments[0]) and isinstance(value, Mapping):
+        value = _pairs(value, path)
     if origin is tuple and isinstance(value, tuple | list):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             arguments = (arguments[0],) * len(value)
@@ -383,7 +421,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     elif isinstance(value, Mapping) and (origin is dict or hint is dict):
         return {str(k): _typed(v, arguments[1], f"{path}.{k}") for k, v in value.items()} if arguments else dict(value)
     elif isinstance(value, Mapping) and isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return build(hint, value, path)
+        return _build(hint, value, path)
     elif hint is float:
         # NaN and infinity have no JSON form.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -391,11 +429,26 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, float) and value.is_integer():  # a count may be written as 1e3
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:  # a count may be written as 1e3
             return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
+    raise _MismatchError(f"{path}: got {shown(value)} ({type(value).__name__}), must be {describe(hint)}")
+
+
+def _is_pair(hint: Any) -> bool:
+    """Returns True for the hint of a pair whose first part is a text."""
+    return typing.get_origin(hint) is tuple and len(arguments := typing.get_args(hint)) == 2 and arguments[0] is str
+
+
+def _pairs(group: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
+    """Returns a group of at most one key as a list of pairs; a group has no order (ConfigDict sorts its keys)."""
+    pairs = list(group.items())
+    if len(pairs) > 1:
+        raise _MismatchError(
+            f"{path}: got a group of keys, must be a list of pairs, since their order counts: {shown(pairs)}"
+        )
+    return pairs
 
 
 def _typed_union(value: Any, hint: Any, path: str) -> Any:
@@ -405,7 +458,7 @@ def _typed_union(value: Any, hint: Any, path: str) -> Any:
             return _typed(value, option, path)
         except _MismatchError:
             continue  # (a UserError from a nested group passes: it names the wrong key)
-    raise _MismatchError(f"{path}: got {value!r} ({type(value).__name__}), must be {describe(hint)}")
+    raise _MismatchError(f"{path}: got {shown(value)} ({type(value).__name__}), must be {describe(hint)}")
 
 
 def _typed_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
@@ -414,4 +467,4 @@ def _typed_choice(value: Any, choices: tuple[Any, ...], path: str) -> Any:
     if value is None and "none" in choices:  # `--config.model.positions=none`
         return "none"
     close = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
-    raise _MismatchError(f"{path}: got {value!r}{close} (allowed: {', '.join(map(repr, choices))})")
+    raise _MismatchError(f"{path}: got {shown(value)}{close} (allowed: {', '.join(map(repr, choices))})")

@@ -32,6 +32,7 @@ REGISTRY = Registry(
         "text": "ssljax.data.files:TextFiles",
         "tfds": "ssljax.data.tfds:Tfds",
     },
+    has=("fingerprint", "table"),
 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import replacing
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, SourceConfig, TokenizerConfig, cache_root
@@ -252,7 +253,8 @@ def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path)
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)
         elif (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            with replacing(target / name) as copy:
+                shutil.copyfile(source / name, copy)
 
 
 def _tokenizer_file(config: DataConfig) -> pathlib.Path:

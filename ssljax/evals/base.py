@@ -27,6 +27,7 @@ REGISTRY = Registry(
         "pseudo_perplexity": "ssljax.evals.likelihood:PseudoPerplexity",
         "loss": "ssljax.evals.loss:HeldOutLoss",
     },
+    has=("check", "run", "headline"),
 )
 
 Metrics = dict[str, float]

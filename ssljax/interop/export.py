@@ -4,6 +4,7 @@ An architecture fits if the hf_config that its family writes is read again as an
 """
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -33,7 +34,7 @@ def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
         UserError: `hf.load` refuses the source, or source and folder are the same.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
-    if source.resolve() == folder.resolve():
+    if os.path.realpath(source) == os.path.realpath(folder):
         raise UserError(f"{folder}: is the folder that is read; give another one to write")
     model = hf.load(source)
     hf.save(model, folder)

@@ -8,6 +8,7 @@ hf.save(model, "other-folder")               # opened by AutoModel.from_pretrain
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
+from ssljax.base.files import local_folder, replacing, write_whole
+from ssljax.base.files import read_json as read_object
 from ssljax.base.hashing import digest
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizers import SETTINGS, copy_files
@@ -27,7 +30,7 @@ from ssljax.interop.family import Family
 from ssljax.interop.inputs import ALWAYS, check
 from ssljax.interop.parameters import Source, flat, load_parameters, tensors_from, tree
 from ssljax.interop.readouts import fit_readouts
-from ssljax.interop.tensors import Tensors, write
+from ssljax.interop.tensors import Planned, Tensors, planned, write
 
 __all__ = ["Model", "flat", "load", "read_object", "save", "tensors_of", "tree", "write_json"]
 # Read if there is no tokenizer.json. The tokenizer classes of `transformers` add special tokens; these files do not.
@@ -125,40 +128,43 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     Raises:
         UserError: the architecture of `transformers` cannot compute the same.
     """
-    folder = pathlib.Path(folder)
+    folder = local_folder(folder, "folder of the model")
+    hf_config, tensors = model.hf_config or _write_config(model), _tensors_to_save(model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{folder}: is no folder") from error
-    hf_config = model.hf_config or _write_config(model)
-    write(_tensors_to_save(model), folder)
+    write(tensors, folder)
     write_json(folder / "config.json", hf_config)
     if model.folder is not None:
-        if model.folder.resolve() != folder.resolve():
+        if os.path.realpath(model.folder) != os.path.realpath(folder):
             copy_files(_COPIED, model.folder, folder)
     elif model.tokenizer is not None:
-        model.tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "README.md").write_text(_card(model, hf_config, note))
+        with replacing(folder / "tokenizer.json") as path:
+            model.tokenizer.save(str(path))
+    write_whole(folder / "README.md", _card(model, hf_config, note))
 
 
 def tensors_of(model: Model, params: Any) -> dict[str, np.ndarray]:
     """Returns parameters (or their gradients) of a model under the names of `transformers`."""
-    return _inner(model, tensors_from(model.family.rules(model.config), params))
+    tensors = _inner(model, tensors_from(model.family.rules(model.config), params))
+    return {name: tensor.make() for name, tensor in tensors.items()}
 
 
-def _inner(model: Model, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _inner(model: Model, tensors: Mapping[str, Planned]) -> dict[str, Planned]:
     """Returns tensors under the names of the model's file, which lack the prefix if it is bare."""
     prefix = model.family.prefix if model.bare else ""
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
-def _tensors_to_save(model: Model) -> dict[str, np.ndarray]:
+def _tensors_to_save(model: Model) -> dict[str, Planned]:
     """Returns the tensors of a file: parameters, constant tensors, and copies of untied tables."""
     family, config, params = model.family, model.config, model.variables["params"]
     covered = {path for rule in family.rules(config) for path in rule.paths}
     if uncovered := [path for path in flat(params) if path not in covered]:
         raise UserError(f"{family.model_type} has no tensor for: {', '.join(uncovered)}")
-    tensors = {**tensors_from(family.rules(config), params), **family.constants(config)}
+    constants = {name: planned(np.asarray(value)) for name, value in family.constants(config).items()}
+    tensors = {**tensors_from(family.rules(config), params), **constants}
     if not getattr(config, "tied", True):  # then `transformers` ties no table at all
         copies = {name: same for name, same in family.copies.items() if same in tensors and name not in tensors}
         tensors |= {name: tensors[same] for name, same in copies.items()}
@@ -187,18 +193,7 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     """Writes a readable JSON file."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the object of a JSON file. Raises UserError if the content is anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object but {type(content).__name__}")
-    return content
+    write_whole(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:

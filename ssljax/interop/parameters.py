@@ -12,7 +12,7 @@ import numpy as np
 from ssljax import parallel
 from ssljax.base.errors import UserError
 from ssljax.interop.rules import Rule, active
-from ssljax.interop.tensors import Tensors
+from ssljax.interop.tensors import Planned, Tensors
 
 _SHOWN = 20  # problems in one error message
 
@@ -127,15 +127,22 @@ def _set(whole: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) -> jax
     return jax.lax.dynamic_update_slice(whole, part.reshape(*[1] * len(index), *part.shape), start)
 
 
-def tensors_from(rules: Sequence[Rule], params: Any) -> dict[str, np.ndarray]:
-    """Returns parameters (or their gradients) under the names of `transformers`."""
+def tensors_from(rules: Sequence[Rule], params: Any) -> dict[str, Planned]:
+    """Returns parameters (or their gradients) under the names of `transformers`, each to be made when it is needed."""
     arrays = flat(params)
-    out: dict[str, np.ndarray] = {}
+    out: dict[str, Planned] = {}
     for rule in active(rules, arrays):
         parts = [arrays[path] for path in rule.paths]
         for name, index in rule.names(parts[0].shape):
-            out[name] = np.asarray(rule.op.write([np.asarray(part[index]) for part in parts]), order="C")
+            # An array without memory of its own gives the shape of the tensor.
+            empty = [np.broadcast_to(np.zeros((), part.dtype), part.shape[len(index) :]) for part in parts]
+            like = rule.op.write(empty)
+            out[name] = Planned(like.shape, like.dtype, functools.partial(_made, rule, parts, index))
     return out
+
+
+def _made(rule: Rule, parts: Sequence[Any], index: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(rule.op.write([np.asarray(part[index]) for part in parts]), order="C")
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

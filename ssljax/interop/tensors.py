@@ -3,17 +3,18 @@
 import contextlib
 import functools
 import json
+import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import replacing
 
 # (name of a single file, pattern of several files); an index has the name of the single file and .index.json.
 _SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")
@@ -65,15 +66,52 @@ def _renamed(name: str, renames: Sequence[tuple[str, str]]) -> str:
     return functools.reduce(lambda name, rename: re.sub(rename[0], rename[1], name), renames, name)
 
 
-def write(tensors: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
-    """Writes `model.safetensors`; an older index and the files that it names are removed."""
-    safetensors.numpy.save_file(dict(tensors), folder / _SAFETENSORS[0], metadata={"format": "pt"})
+class Planned(NamedTuple):
+    """A tensor that is made when it is written, so that the host holds one tensor at a time."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+
+def planned(array: np.ndarray) -> Planned:
+    """Returns an array as a tensor that is made already."""
+    return Planned(array.shape, array.dtype, lambda: array)
+
+
+def write(tensors: Mapping[str, Planned], folder: pathlib.Path) -> None:
+    """Writes `model.safetensors`, tensor by tensor; an older index and the files that it names are removed.
+
+    The file is complete or absent. (The library `safetensors` writes only tensors that are all in memory.)
+    """
+    with replacing(folder / _SAFETENSORS[0]) as path, path.open("wb") as file:
+        file.write(_header(tensors))
+        for tensor in tensors.values():
+            file.write(np.ascontiguousarray(tensor.make()).reshape(-1).view(np.uint8).data)
     index = folder / f"{_SAFETENSORS[0]}.index.json"
     if index.is_file():
         with contextlib.suppress(UserError):  # a damaged index names no files
             for name in set(_weight_map(index).values()) - {_SAFETENSORS[0]}:
                 (folder / name).unlink(missing_ok=True)
         index.unlink()
+
+
+def _header(tensors: Mapping[str, Planned]) -> bytes:
+    """The start of a safetensors file: the length of a JSON object, and the object, {tensor: type, shape, bytes}."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        kind = _KINDS[tensor.dtype.name]
+        entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors are aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+_KINDS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"} | {
+    f"{sign}int{bits}": f"{letter}{bits}" for sign, letter in (("", "I"), ("u", "U")) for bits in (8, 16, 32, 64)
+}
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any]:

@@ -100,6 +100,7 @@ SCALINGS = Registry(
         "llama3": "ssljax.layers.positions:Llama3",
         "yarn": "ssljax.layers.positions:YaRN",
     },
+    has=("__dataclass_fields__", "__call__"),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from ssljax.base import schema
+from ssljax.base.plain import plain
 from ssljax.base.registry import Registry
 
 REGISTRY = Registry(
@@ -59,6 +60,7 @@ REGISTRY = Registry(
         "llava": "ssljax.models.llava:LLaVAConfig",
         "resnet": "ssljax.models.resnet:ResNetConfig",
     },
+    has=("inputs", "module"),
 )
 
 
@@ -72,6 +74,7 @@ def create(config: Any, spec: Any) -> nn.Module:
     Raises:
         UserError: unknown name or key, or shapes that do not fit the data.
     """
+    config = plain(config, "model")
     if isinstance(config, Mapping):
         config = schema.build_named(REGISTRY, config, "model")
     return config.module(spec)

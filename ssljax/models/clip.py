@@ -14,7 +14,16 @@ from ssljax.layers.config import Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, dims, validate_groups, with_preset
+from ssljax.models.family import (
+    Encoded,
+    Preset,
+    PublishedCount,
+    WithPreset,
+    check_preset,
+    dims,
+    validate_groups,
+    with_preset,
+)
 from ssljax.models.gpt import GPTConfig
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import ViT, ViTConfig
@@ -67,7 +76,7 @@ _QUICK: dict[str, Any] = {"activation": "quick_gelu", "norm_eps": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIPConfig:
+class CLIPConfig(WithPreset):
     """CLIP (Radford et al. 2021): an image and a text encoder, each projected to `embed_dim` without bias."""
 
     inputs: ClassVar[str] = "pairs"

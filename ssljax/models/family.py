@@ -40,14 +40,41 @@ def dims(width: int, depth: int, heads: int, **more: Any) -> Preset:
     return {"width": width, "depth": depth, "heads": heads, **more}
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig(BlockConfig):
-    """Keys of a stack of blocks.
-
-    A key that differs from its default takes precedence over the preset; in a group of keys this holds for each key.
-    """
+class WithPreset:
+    """A configuration with presets: a key that is given takes precedence over the preset, in a group of keys too."""
 
     presets: ClassVar[Mapping[str, Preset]] = {}
+
+    @classmethod
+    def inherit(cls, values: Mapping[str, Any], defaults: Any) -> tuple[Mapping[str, Any], Any]:
+        """Takes keys that are not given from the preset; called by `schema.build`.
+
+        Args:
+            values: the keys that are given. `None` for a dimension that has no default means the preset's value.
+            defaults: an instance with the values of missing keys; None: the defaults of the class.
+
+        Returns:
+            `values` and `defaults` without a preset; unchanged if there is no preset or an unknown one. The preset's
+            `OF_DATA` are left out, since the data of a run decide them.
+        """
+        defaults = cls() if defaults is None else defaults
+        name = values.get("preset", defaults.preset)
+        if not isinstance(name, str) or name not in cls.presets:
+            return values, defaults
+        full = dataclasses.replace(defaults, preset=name).with_preset()
+        full = dataclasses.replace(full, **{k: getattr(defaults, k) for k in OF_DATA if k in cls.presets[name]})
+        given = {k: v for k, v in values.items() if v is not None or k not in _DIMENSIONS}
+        return {**given, "preset": None}, full
+
+
+OF_DATA = ("vocab_size", "max_len", "image_shape")  # keys that the data set if they are None
+_DIMENSIONS = ("width", "depth", "heads", "depths")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(WithPreset, BlockConfig):
+    """Keys of a stack of blocks. A key that is given takes precedence over the preset, in a group of keys too."""
+
     published_count: ClassVar[PublishedCount] = PublishedCount()
 
     preset: str | None = setting(
@@ -73,7 +100,8 @@ class TransformerConfig(BlockConfig):
 def with_preset(config: Any) -> Any:
     """Returns a copy of a configuration in which the values of its preset replace the defaults.
 
-    A key that differs from its default takes precedence over the preset. In a group of keys this holds for each key.
+    An instance does not record which keys were given: a key that differs from its default takes precedence over the
+    preset, in a group of keys too. (`schema.build` fills presets in from the keys that are given.)
     """
     if config.preset is None:
         return config

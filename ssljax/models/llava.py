@@ -14,7 +14,7 @@ from ssljax.layers.config import ACTIVATIONS, Activation
 from ssljax.layers.dense import Dense
 from ssljax.layers.masks import Causal, Mask
 from ssljax.layers.noise import Noise
-from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, validate_groups, with_preset
+from ssljax.models.family import Encoded, Preset, PublishedCount, WithPreset, check_preset, validate_groups, with_preset
 from ssljax.models.flops import dense_flops
 from ssljax.models.llama import LlamaConfig
 from ssljax.models.tokens import Readout, TokenTransformer
@@ -32,7 +32,7 @@ _CLIP_L14 = ViTConfig(
 
 
 @dataclasses.dataclass(frozen=True)
-class LLaVAConfig:
+class LLaVAConfig(WithPreset):
     """LLaVA 1.5 (Liu et al. 2023, "Improved Baselines with Visual Instruction Tuning"): CLIP's image tower, a projector
     of two linear maps, and a decoder."""
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
@@ -114,6 +115,10 @@ class AutoencoderConfig:
 
     encoder: ViTConfig = setting(ViTConfig(preset="base", positions="sincos"), doc="the encoder of visible patches")
     decoder: MAEDecoder = setting(MAEDecoder(preset="paper"), doc="the decoder over all patches")
+
+    def module(self, spec: Any, path: str = "model") -> "Autoencoder":
+        """Raises UserError: a run has an autoencoder as encoder and objective, and this class is for whole files."""
+        raise UserError(f"{path}.name: an autoencoder is trained by objective 'mae' with model 'vit'")
 
     def with_preset(self) -> Self:
         """Returns a copy with the values of all presets filled in."""

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ssljax.models import REGISTRY
-
-_DATA_KEYS = ("vocab_size", "max_len", "image_shape")  # keys that the data set if they are None
+from ssljax.models.family import OF_DATA
 
 
 class CountedPreset(NamedTuple):
@@ -50,14 +49,14 @@ def uncountable_reason(config: Any) -> str:
     """The reason why the number of parameters depends on the data; "" if it does not."""
     if not hasattr(config, "standalone"):
         return "shapes come from the data"
-    unset = sorted(_unset_data_keys(config), key=_DATA_KEYS.index)
+    unset = sorted(_unset_data_keys(config), key=OF_DATA.index)
     return f"{', '.join(unset)}: of the data" if unset else ""
 
 
 def _unset_data_keys(config: Any) -> set[str]:
     """The keys whose values come from the data, in towers too."""
     values = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    unset = {name for name in _DATA_KEYS if getattr(config, name, 0) is None}
+    unset = {name for name in OF_DATA if getattr(config, name, 0) is None}
     return unset.union(*(_unset_data_keys(value) for value in values if hasattr(value, "with_preset")))
 
 

@@ -15,12 +15,12 @@ from ssljax.layers.dense import constrain_rows
 from ssljax.layers.heads import BatchNorm
 from ssljax.layers.image_conv import Conv, GroupNorm
 from ssljax.layers.noise import Noise, drop_path
-from ssljax.models.family import Encoded, Preset, PublishedCount, check_preset, element_shape, with_preset
+from ssljax.models.family import Encoded, Preset, PublishedCount, WithPreset, check_preset, element_shape, with_preset
 from ssljax.models.flops import dense_flops
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(WithPreset):
     """ResNet (He et al. 2016); the 3 x 3 convolution of a bottleneck has the stride, as in later implementations."""
 
     inputs: ClassVar[str] = "images"

@@ -7,6 +7,7 @@ from typing import Any
 from ssljax import models
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.plain import plain
 from ssljax.base.registry import Registry
 from ssljax.objectives.router import with_router_losses
 
@@ -24,6 +25,7 @@ REGISTRY = Registry(
         "span_corruption": "ssljax.objectives.span_corruption:SpanCorruption",
         "swav": "ssljax.objectives.swav:SwAV",
     },
+    has=("inputs", "init", "views", "encode", "loss"),
 )
 
 
@@ -40,7 +42,7 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
         UserError: unknown name or key, a model that reads another kind of input than the objective makes, or settings
             that do not fit the data or the model (`Objective.check`).
     """
-    objective, model = config["objective"], config["model"]
+    objective, model = (plain(config[group], group) for group in ("objective", "model"))
     if isinstance(objective, Mapping):
         objective = schema.build_named(REGISTRY, objective, "objective")
     if isinstance(model, Mapping):

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from ssljax import data, report
-from ssljax.base.errors import UserError
-from ssljax.base.files import append_line, move_whole, read_json, write_whole
+from ssljax.base.errors import UserError, located
+from ssljax.base.files import append_line, flush, local_folder, move_whole, read_json, replace_folder, write_whole
 from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.report.read import EVALUATIONS, METRICS, read_lines
@@ -36,12 +36,12 @@ class Workdir:
     line; `ssljax.train.checkpoint.Checkpoints` writes checkpoints/ and damaged-STEP.
 
     Attributes:
-        path: the folder.
+        path: the folder, with `~` replaced.
         leads: True in the leading process of a job, the only one that writes. Elsewhere a write does nothing.
     """
 
     def __init__(self, path: str | pathlib.Path, leads: bool | None = None):
-        self.path = pathlib.Path(path)
+        self.path = local_folder(path, "--workdir")
         self.leads = jax.process_index() == 0 if leads is None else leads
 
     @property
@@ -89,9 +89,12 @@ class Workdir:
     # Reading
 
     def is_run(self) -> bool:
-        """Returns True if the folder holds the config of a run."""
-        config = self.path / "config.json"
-        return config.is_file() and (self.path / "data.json").is_file() and "objective" in read_json(config)
+        """Returns True if the folder holds the config and the data of a run."""
+        return (self.path / "data.json").is_file() and self._describes_run(self.path / "config.json")
+
+    def _describes_run(self, path: pathlib.Path) -> bool:
+        values = read_json(path) if path.is_file() else {}
+        return all(isinstance(values.get(group), dict) for group in ("objective", "model"))
 
     def config(self) -> RunConfig:
         """Returns the checked config of the run.
@@ -117,8 +120,19 @@ class Workdir:
         return read_json(path)
 
     def data_spec(self) -> data.DataSpec:
-        """Returns the description of the training data."""
-        return data.DataSpec.from_json((self.path / "data.json").read_text())
+        """Returns the description of the training data.
+
+        Raises:
+            UserError: data.json is missing or damaged.
+        """
+        path = self.path / "data.json"
+        if not path.is_file():
+            raise UserError(f"--workdir: {str(self.path)!r} holds no data.json; it is not a workdir of `ssljax train`")
+        values = read_json(path)
+        try:
+            return data.DataSpec.from_json(json.dumps(values))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: not the description of the data of a run ({located(error)})") from error
 
     def continued(self, config: RunConfig) -> RunConfig:
         """Returns the config of a run with its tokenizer as an earlier start wrote it, if `config` has the same one."""
@@ -222,12 +236,14 @@ class Workdir:
         with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=self.path) as place:
             data.save_tokenizer(config, place)
             new = {path.name: path for path in pathlib.Path(place).iterdir()}
-            for name in set(data.TOKENIZER_FILES) - new.keys():
-                _remove(self.path / name)
             for name, path in new.items():
                 if path.is_dir():
-                    _remove(self.path / name)
-                move_whole(path, self.path / name)
+                    replace_folder(path, self.path / name)
+                else:
+                    move_whole(path, self.path / name)
+            for name in set(data.TOKENIZER_FILES) - new.keys():
+                _remove(self.path / name)
+            flush(self.path)
 
     def write_init_report(self, values: Mapping[str, Any] | None) -> None:
         """Writes the report of `init_from`; None removes the report of an earlier start."""
@@ -235,6 +251,7 @@ class Workdir:
             self._write_json("init_from.json", values)
         elif self.leads:
             (self.path / "init_from.json").unlink(missing_ok=True)
+            flush(self.path)
 
     def write_evaluations(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Adds lines to evals.jsonl. A line replaces an earlier one of the same evaluation, subject and step."""
@@ -253,6 +270,9 @@ class Workdir:
         Raises:
             UserError: not the workdir of a run, or a damaged file in it.
         """
+        config = self.path / "config.json"
+        if config.exists() and not self._describes_run(config):
+            raise UserError(f"{config}: is not the config of a run, so {str(self.path)!r} is not a workdir")
         if self.leads:
             self._write("report.html", report.render(self.path))
         return self.path / "report.html"

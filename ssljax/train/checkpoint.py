@@ -1,9 +1,9 @@
 """Checkpoints, written by orbax and verified by checksums.
 
 Each checkpoint holds the state and a record (`meta`): format number, step, identity of the run, and shape, type and
-checksum of every leaf. Checksums are computed on the device, before saving and after restoring, and detect flipped
-bytes, which orbax does not. A checkpoint that cannot be read or does not match its record is damaged: it is reported,
-and the next older one is used.
+checksum of every leaf. Checksums are computed where the arrays are, before saving and after restoring, and detect
+flipped bytes, which orbax does not. A checkpoint that cannot be read or does not match its record is damaged: it is
+reported, and the next older one is used.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import json
 import logging
 import math
 import pathlib
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -20,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
 from ssljax.base import schema
@@ -28,7 +31,7 @@ from ssljax.base.files import move_whole
 from ssljax.base.hashing import digest
 from ssljax.train.state import State
 
-FORMAT = 1
+FORMAT = 2  # 1: another checksum
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +84,7 @@ class Checkpoints:
             read_only: change nothing in the folder, since another process may be writing to it.
         """
         self.folder = pathlib.Path(folder).absolute()
+        self._alias = _Alias(self.folder, make=not read_only)
         self.read_only = read_only
         self.identity = identity
         self.best = config.best
@@ -91,16 +95,17 @@ class Checkpoints:
             rank = lambda metrics: sign * metrics.get(metric, -sign * float("inf"))  # noqa: E731
             # Checkpoints without the metric can be kept only as recent ones.
             policies.append(checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=rank,  # without it orbax does not write metrics
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=not read_only,  # remains of saves that were killed
-                read_only=read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=rank,  # without it orbax does not write metrics
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only,  # remains of saves that were killed
+            read_only=read_only,
         )
+        try:
+            self.manager = ocp.CheckpointManager(self._alias.path, options=options)
+        except OSError as error:
+            raise _write_error(self.folder, error) from error
 
     def save(self, state: State, step: int, metrics: dict[str, float] | None = None) -> None:
         """Writes the state in the background; returns when the state is copied from the device.
@@ -155,8 +160,37 @@ class Checkpoints:
             raise _write_error(self.folder, error) from error
 
     def close(self) -> None:
-        self.wait()
-        self.manager.close()
+        try:
+            self.wait()
+        finally:
+            self.manager.close()
+            self._alias.close()
+
+    def prove(self) -> None:
+        """Writes a small checkpoint beside the folder, reads it and removes it; nothing if there are checkpoints.
+
+        Raises:
+            UserError: the file system does not take a checkpoint, or does not give it back.
+        """
+        if self.steps():
+            return
+        folder = self.folder.with_name(f".{self.folder.name}-trial")
+        everywhere = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), PartitionSpec())
+        numbers = np.arange(16, dtype=np.float32)
+        saved = {"x": jax.make_array_from_callback(numbers.shape, everywhere, numbers.__getitem__)}
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), saved)
+        trial = Checkpoints(folder, CheckpointConfig(), {})
+        try:
+            trial.save(saved, 1)
+            trial.wait()
+            trial.restore(target, 1)
+        except UserError as error:
+            raise UserError(f"{self.folder.parent}: a checkpoint cannot be kept here ({error})") from error
+        finally:
+            trial.manager.close()
+            trial._alias.close()
+            if jax.process_index() == 0:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, newest first."""
@@ -229,7 +263,7 @@ class Checkpoints:
             )
         with _reading(self.folder, step):
             state = self._read(step, target)
-        wrong = [k for k, leaf in describe(state).items() if leaf != meta["leaves"][k]]
+        wrong = [path for path, leaf in describe(state).items() if leaf != meta["leaves"][path]]
         if wrong:
             raise _DamagedError(f"the checksum of {wrong[0]} is wrong ({len(wrong)} arrays in all)")
         return state
@@ -242,7 +276,7 @@ class Checkpoints:
         host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), parts)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             args = ocp.args.PyTreeRestore(item=parts, restore_args=host, partial_restore=True)
-            return target._replace(**checkpointer.restore(self.folder / str(step) / "state", args=args))
+            return target._replace(**checkpointer.restore(self._alias.path / str(step) / "state", args=args))
 
     def _move_aside(self, steps: list[int]) -> None:
         for step in steps:
@@ -257,14 +291,44 @@ class Checkpoints:
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
 
+class _Alias:
+    """The name under which orbax sees a folder.
+
+    Orbax searches its folders with patterns, and tensorstore reads "\\" and ":/" as parts of an address. A folder whose
+    path has such characters gets a symbolic link from a temporary folder.
+    """
+
+    def __init__(self, folder: pathlib.Path, make: bool):
+        self.path, self._place = folder, None
+        if not re.search(r"[][*?\\]|:(/|$)", str(folder)):
+            return
+        try:
+            if make:
+                folder.mkdir(parents=True, exist_ok=True)
+            self._place = tempfile.TemporaryDirectory(prefix="ssljax-")
+            self.path = pathlib.Path(self._place.name).resolve() / "checkpoints"
+            self.path.symlink_to(folder)
+        except OSError as error:
+            raise _write_error(folder, error) from error
+
+    def close(self) -> None:
+        if self._place is not None:
+            self._place.cleanup()
+
+
 def describe(state: Any) -> dict[str, dict[str, Any]]:
-    """Returns {path of each leaf: {"shape", "dtype", "checksum"}}."""
+    """Returns {path of each leaf: {"shape", "dtype", "checksum"}}. Arrays of NumPy stay on the host."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     leaves = jax.tree.leaves(state)
-    sums = [int(s) for s in jax.device_get(_checksums(leaves))]
+    on_device = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    sums = iter(jax.device_get(_checksums(on_device)) if on_device else ())
     return {
-        path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": checksum}
-        for path, leaf, checksum in zip(paths, leaves, sums)
+        path: {
+            "shape": list(leaf.shape),
+            "dtype": str(leaf.dtype),
+            "checksum": int(next(sums)) if isinstance(leaf, jax.Array) else host_checksum(leaf),
+        }
+        for path, leaf in zip(paths, leaves)
     }
 
 
@@ -274,27 +338,49 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def checksum(x: jax.Array) -> jax.Array:
-    """Checksum of an array, uint32: the sum of its words, each multiplied by an odd number that depends on its index.
+    """Checksum of an array, uint32: the sum over its words of a hash of the word and its index.
 
-    The order of an integer sum does not matter, so the checksum is the same on every mesh. Multiplication by an odd
-    number is invertible, so a change of any single word changes the checksum.
+    The order of an integer sum does not matter, so the checksum is the same on every mesh. The hash of a word at a
+    given index is invertible, so a change of any single word changes the checksum. It is no linear function of the
+    bits, so changes of several words (flipped signs, exchanged rows) do not cancel, except by chance (2^-32).
     """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        x = jax.lax.bitcast_convert_type(x, {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[x.dtype.itemsize])
-    words = x.astype(jnp.uint32)
+    # An element of 8 bytes becomes two words, on a last axis.
+    words = jax.lax.bitcast_convert_type(x, _UNSIGNED[min(x.dtype.itemsize, 4)]).astype(jnp.uint32)
     place = jnp.zeros(words.shape, jnp.uint32)
     for axis, size in enumerate(words.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-    factor = (place * jnp.uint32(0x9E3779B1)) | jnp.uint32(1)
-    return jnp.sum(words * factor, dtype=jnp.uint32)
+    return jnp.sum(_mixed(words ^ _mixed(place)), dtype=jnp.uint32)
+
+
+def host_checksum(x: np.ndarray) -> int:
+    """Returns `checksum` of an array in host memory, a block at a time."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    words = flat.view(_UNSIGNED[min(flat.dtype.itemsize, 4)])
+    total = 0
+    for start in range(0, words.size, _BLOCK):
+        block = words[start : start + _BLOCK].astype(np.uint32)
+        place = np.arange(start, start + block.size, dtype=np.uint64).astype(np.uint32)
+        total += int(np.sum(_mixed(block ^ _mixed(place)), dtype=np.uint64))
+    return total % 2**32
+
+
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_BLOCK = 2**20  # words
+
+
+def _mixed(x: Any) -> Any:
+    """An invertible hash of uint32 numbers: the finaliser of MurmurHash3 (Appleby 2011)."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
 
 
 def _mismatch(meta: dict[str, Any], target: Any) -> str:
     """The reason why a checkpoint does not fit `target`; "" if it fits."""
     if meta["format"] != FORMAT:
-        return f"format {meta['format']}, this version reads {FORMAT}"
+        return f"format {meta['format']}, this version reads {FORMAT}; use the version of ssljax that wrote it"
     required = {
         jax.tree_util.keystr(path): (list(leaf.shape), str(leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(target)

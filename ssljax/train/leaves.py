@@ -7,7 +7,7 @@ optimisers such a leaf is L (x E) separate parameters. Paths have the form "a/b/
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -110,11 +110,11 @@ def _check_scanned(leaves: Leaves) -> None:
                 )
 
 
-def factors_of(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any]:
+def factors_of(table: Sequence[tuple[str, Any]], leaves: Leaves, key: str) -> dict[str, Any]:
     """Returns {path: value of the first pattern that matches the path}.
 
     Args:
-        table: {regular expression: value}.
+        table: pairs (regular expression, value).
         leaves: the table of leaves.
         key: config key of `table`, for messages.
 
@@ -122,7 +122,7 @@ def factors_of(table: dict[str, Any], leaves: Leaves, key: str) -> dict[str, Any
         UserError: a pattern matches no path.
     """
     found: dict[str, Any] = {}
-    for pattern, value in table.items():
+    for pattern, value in table:
         paths = [path for path in leaves if re.search(pattern, path)]
         if not paths:
             some = list(leaves)[:: max(1, len(leaves) // 4)][:4]

@@ -20,9 +20,10 @@ heights decide on layer-wise decay (`ssljax.layers.roles`). Paths matter only fo
 Paths have the form "a/b/c". Patterns are regular expressions that are searched in the path: "bias$", "^encoder/",
 "last_layer".
 
-Two settings keep parameters bitwise unchanged. Leaves with `lr_multipliers: {pattern: 0}` are never updated and have no
-optimiser state. Leaves with `freeze: {pattern: duration}` are not updated before that time, but their moments are, so
-that bias corrections are right when updates begin (Caron et al. 2021 freeze DINO's last layer during the first epoch).
+Two settings keep parameters bitwise unchanged. Leaves with `lr_multipliers: [(pattern, 0)]` are never updated and have
+no optimiser state. Leaves with `freeze: [(pattern, duration)]` are not updated before that time, but their moments are,
+so that bias corrections are right when updates begin (Caron et al. 2021 freeze DINO's last layer during the first
+epoch).
 """
 
 import dataclasses
@@ -48,6 +49,7 @@ REGISTRY = Registry(
         name.lower(): f"ssljax.train.optimizers:{name}"
         for name in ("AdamW", "SGD", "LARS", "LAMB", "Lion", "Adafactor", "Muon")
     },
+    has=("bind", "peak_learning_rate"),
 )
 
 
@@ -74,16 +76,16 @@ class Optimizer:
     clip_norm: float | None = setting(
         None, gt=0, doc="largest global norm of the gradients (Pascanu et al. 2013); None: no clipping"
     )
-    lr_multipliers: dict[str, float] = setting(
-        {},
-        doc="factors of the learning rate, {pattern: factor}; the first pattern that matches a path counts; without a "
-        "match the factor is 1; factor 0 keeps parameters bitwise unchanged and without optimiser state",
+    lr_multipliers: tuple[tuple[str, float], ...] = setting(
+        (),
+        doc="factors of the learning rate, [(pattern, factor), ...]; the first pattern that matches a path counts; "
+        "without a match the factor is 1; factor 0 keeps parameters bitwise unchanged and without optimiser state",
     )
-    wd_multipliers: dict[str, float] = setting(
-        {},
-        doc="factors of weight decay, {pattern: factor}; the first pattern that matches a path counts; without a match "
-        "the factor is 1 for matrices, heads and embeddings, and 0 for biases, norms, scales, positions and class, "
-        "mask and register tokens",
+    wd_multipliers: tuple[tuple[str, float], ...] = setting(
+        (),
+        doc="factors of weight decay, [(pattern, factor), ...]; the first pattern that matches a path counts; without "
+        "a match the factor is 1 for matrices, heads and embeddings, and 0 for biases, norms, scales, positions and "
+        "class, mask and register tokens",
     )
     layer_decay: float | None = setting(
         None,
@@ -93,29 +95,29 @@ class Optimizer:
         "embeddings, 1 for the final norm and heads (Clark et al. 2020, ELECTRA, and Bao et al. 2022, BEiT); each "
         "stack counts its own blocks; None: no layer-wise decay",
     )
-    freeze: dict[str, Duration] = setting(
-        {},
-        doc="times before which parameters are not updated, {pattern: duration} (DINO's last layer: '1 epoch')",
+    freeze: tuple[tuple[str, Duration], ...] = setting(
+        (),
+        doc="times before which parameters are not updated, [(pattern, duration), ...] (DINO's last layer: '1 epoch')",
     )
 
     def validate(self) -> None:
         for field in ("lr_multipliers", "wd_multipliers"):
-            for pattern, factor in getattr(self, field).items():
+            for pattern, factor in getattr(self, field):
                 if factor < 0:
                     raise ValueError(f"{field}.{pattern}: got {factor!r}, must be >= 0")
         for field in ("lr_multipliers", "wd_multipliers", "freeze"):
-            for pattern in getattr(self, field):
+            for pattern, _ in getattr(self, field):
                 try:
                     re.compile(pattern)
                 except re.error as error:
                     raise ValueError(f"{field}: {pattern!r} is not a regular expression: {error}") from error
-        for pattern, duration in self.freeze.items():
+        for pattern, duration in self.freeze:
             durations.parse(duration, f"freeze.{pattern}")
 
     @property
     def total_dependent(self) -> bool:
         """True if updates depend on the length of the run, which is then part of the identity of the run."""
-        return any(durations.depends_on_total(duration) for duration in self.freeze.values())
+        return any(durations.depends_on_total(duration) for _, duration in self.freeze)
 
     def peak_learning_rate(self, batch_size: int) -> float | jax.Array:
         """The peak learning rate for a global batch size; the schedule multiplies it."""
@@ -139,12 +141,12 @@ class Optimizer:
         leaves = describe(axes, shapes)
         lr = factors_of(self.lr_multipliers, leaves, f"{path}.lr_multipliers")
         wd = factors_of(self.wd_multipliers, leaves, f"{path}.wd_multipliers")
-        if lengths is None and any(isinstance(duration, str) for duration in self.freeze.values()):
+        if lengths is None and any(isinstance(duration, str) for _, duration in self.freeze):
             raise ValueError("bind needs lengths to convert the durations of freeze to steps")
-        until = {
-            pattern: duration if lengths is None else durations.steps(duration, lengths, f"{path}.freeze.{pattern}")
-            for pattern, duration in self.freeze.items()
-        }
+        until = [
+            (pattern, duration if lengths is None else durations.steps(duration, lengths, f"{path}.freeze.{pattern}"))
+            for pattern, duration in self.freeze
+        ]
         freeze = factors_of(until, leaves, f"{path}.freeze")
         by_height = factors_by_height(self.layer_decay, leaves, path) if self.layer_decay is not None else {}
         bound = {}

@@ -23,6 +23,7 @@ from ssljax.base.schema import setting
 REGISTRY = Registry(
     "schedule",
     {name.lower(): f"ssljax.train.schedules:{name}" for name in ("Constant", "Cosine", "Linear", "Rsqrt", "WSD")},
+    has=("resolve", "shape"),
 )
 
 _FINAL = "share of the peak at the end of the run"

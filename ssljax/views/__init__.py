@@ -34,6 +34,7 @@ REGISTRY = Registry(
         "two_views": "ssljax.views.augment:TwoViews",
         "multi_crop": "ssljax.views.augment:MultiCrop",
     },
+    has=("__dataclass_fields__", "__call__"),
 )
 
 __all__ = [

@@ -5,8 +5,12 @@ import sys
 
 import pytest
 
+from ssljax import data, evals, models, objectives, views
 from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
+from ssljax.layers.positions import SCALINGS
+from ssljax.layers.terms.registry import BIASES
+from ssljax.train import optimizers, schedules
 
 REGISTRY = Registry("thing", {"first": "collections:Counter", "second": "no_such_module_xyz:Thing"})
 
@@ -57,8 +61,50 @@ def test_a_plugin_with_a_missing_import(tmp_path, monkeypatch):
         REGISTRY.get("stale_plugin_xyz:Thing", "x.name")
 
 
-def test_an_error_inside_a_plugin_is_not_hidden(tmp_path, monkeypatch):
-    (tmp_path / "broken_plugin_xyz.py").write_text("import collections\ncollections.no_such_name\n")
+CODE = {
+    "unknown attribute": (
+        "import collections\ncollections.no_such_name\n",
+        r"AttributeError: .*no_such_name.*xyz\.py:2",
+    ),
+    "end": ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(.*xyz\.py:2\)"),
+    "syntax": ("x = (\n", r"SyntaxError: .*xyz\.py, line 1"),
+    "lazy": ("def __getattr__(name):\n    raise RuntimeError('no')\n", r"RuntimeError: no \(.*xyz\.py:2\)"),
+}
+
+
+@pytest.mark.parametrize("case", CODE)
+def test_an_error_inside_a_plugin_is_one_line_with_its_place(case, tmp_path, monkeypatch):
+    code, message = CODE[case]
+    module = f"broken_{case.replace(' ', '_')}_xyz"
+    (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(AttributeError, match="no_such_name"):
-        REGISTRY.get("broken_plugin_xyz:Thing")
+    with pytest.raises(UserError, match=rf"^x\.name: cannot import '{module}:Thing': {message}") as caught:
+        REGISTRY.get(f"{module}:Thing", "x.name")
+    assert "\n" not in str(caught.value)
+
+
+ROOMS = {
+    "model": models.REGISTRY,
+    "objective": objectives.REGISTRY,
+    "optimizer": optimizers.REGISTRY,
+    "schedule": schedules.REGISTRY,
+    "evaluation": evals.REGISTRY,
+    "views": views.REGISTRY,
+    "data source": data.REGISTRY,
+    "position bias": BIASES,
+    "rotary scaling": SCALINGS,
+}
+# A module, a function, a number, a class of another kind, a dataclass of another kind.
+NO_MEMBERS = ("os:path", "os:getcwd", "os:O_RDONLY", "collections:Counter", "ssljax.config:InitFrom")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_only_classes_of_the_kind_are_accepted(room):
+    registry = ROOMS[room]
+    for name in registry:
+        assert registry.get(name) is registry.get(registry.entries[name])
+    # (Views and rotary scalings are both callable dataclasses, which cannot be told apart before a call.)
+    others = [other.entries[next(iter(other))] for other in ROOMS.values() if other.has != registry.has]
+    for name in (*NO_MEMBERS, *others):
+        with pytest.raises(UserError, match=rf"^{room}\.name: '{name}' is .*class of a {room}"):
+            registry.get(name, f"{room}.name")

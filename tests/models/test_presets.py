@@ -9,6 +9,7 @@ from ssljax import models
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.models import presets
+from ssljax.models.family import OF_DATA
 
 # What transformers 5.23 counts on the meta device for the config values of each model on the Hub: the model with its
 # language-modelling head where that is trained with it (decoders, encoder-decoders), the bare encoder otherwise, with
@@ -273,3 +274,52 @@ def test_experts_without_a_preset_are_few():
         models.REGISTRY, {"name": "qwen3_moe", "preset": None, "width": 64, "depth": 2, "heads": 2}, "model"
     )
     assert (config.experts.count, config.experts.top_k) == (8, 2)
+
+
+def test_a_given_key_that_equals_its_default_takes_precedence():
+    """Every key of every preset is given with the default of the class; the preset must not replace it."""
+    for model, preset in presets.preset_names():
+        cls = models.REGISTRY.get(model)
+        for key in cls.presets[preset] if preset else ():
+            default = schema.default_of(schema.keys(cls)[key]) if key in schema.keys(cls) else None
+            if default is None and key in ("width", "depth", "heads", "depths"):
+                continue  # None is no size
+            if (
+                key in OF_DATA
+                or key not in schema.keys(cls)
+                or dataclasses.is_dataclass(default)
+                or isinstance(default, dict)
+            ):
+                continue  # no key, or a group, whose keys are given one by one
+            try:
+                built = schema.build_named(models.REGISTRY, {"name": model, "preset": preset, key: default}, "model")
+            except UserError as error:  # the default and the other values of the preset exclude each other
+                assert str(error).startswith("model."), error
+                continue
+            assert getattr(built, key) == getattr(built.with_preset(), key) == default, (model, preset, key)
+
+
+def test_a_group_can_be_removed_from_a_preset():
+    values = {"name": "qwen3_moe", "preset": "30b-a3b", "experts": None}
+    assert schema.build_named(models.REGISTRY, values, "model").experts is None
+
+
+def test_a_built_model_states_its_values():
+    """The config of a run has the values of a preset, so reading it again gives the same model."""
+    for model, preset in presets.preset_names():
+        built = schema.build_named(models.REGISTRY, {"name": model, **({"preset": preset} if preset else {})}, "model")
+        values = schema.to_dict(built)
+        assert (
+            values.get("preset") is None and schema.to_dict(schema.build_named(models.REGISTRY, values, "m")) == values
+        )
+        if preset:
+            cls = models.REGISTRY.get(model)
+            of_data = dict.fromkeys(cls.presets[preset].keys() & schema.keys(cls).keys() & set(OF_DATA))
+            filled = schema.to_dict(cls(preset=preset).with_preset()) | of_data
+            assert without_names(filled) == without_names(values), (model, preset)
+
+
+def without_names(values):
+    """The keys of a group and of the groups in it, without names of presets and classes."""
+    kept = {k: v for k, v in values.items() if k not in ("name", "preset")}
+    return {k: without_names(v) if isinstance(v, dict) else v for k, v in kept.items()}

@@ -1,8 +1,11 @@
 """Checksums detect every change of a stored array, on any mesh; orbax alone does not."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
-from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, checksum
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, Weights, checksum, host_checksum
 from ssljax.train.state import State
 
 
@@ -31,9 +34,52 @@ def test_any_flipped_bit_changes_the_checksum(place, bit):
     assert int(checksum(jnp.asarray(x))) != int(checksum(jnp.asarray(y)))
 
 
-def test_exchanged_rows_change_the_checksum():
-    x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    assert int(checksum(jnp.asarray(x))) != int(checksum(jnp.asarray(x[[1, 0, 2, 3]])))
+@pytest.mark.parametrize("values", ["random", "zeros", "equal"])
+def test_any_two_flipped_bits_change_the_checksum(values):
+    """Every pair of bits of 32 words, the pairs of signs among them."""
+    x = {"random": np.random.default_rng(0).normal(size=32), "zeros": np.zeros(32), "equal": np.full(32, 0.02)}[values]
+    words = x.astype(np.float32).view(np.uint32)
+    bits = np.arange(words.size * 32)
+    one = np.uint32(1) << (bits % 32).astype(np.uint32)
+    flipped = np.tile(words, (len(bits), 1))
+    flipped[bits, bits // 32] ^= one
+
+    def of_pair(first):
+        pairs = jnp.asarray(flipped) ^ (jnp.asarray(words) ^ jnp.asarray(flipped)[first])
+        return jax.vmap(checksum)(pairs)
+
+    sums = np.asarray(jax.jit(lambda: jax.lax.map(of_pair, jnp.arange(len(bits))))())
+    assert not np.any((sums == int(checksum(jnp.asarray(words)))) & ~np.eye(len(bits), dtype=bool))
+
+
+def swapped_rows(x):
+    return x[[1, 0, *range(2, len(x))]]
+
+
+def swapped_words(x):
+    flat = x.flatten()
+    flat[[0, -1]] = flat[[-1, 0]]
+    return flat.reshape(x.shape)
+
+
+CHANGES = {
+    "rows": swapped_rows,
+    "words": swapped_words,
+    "columns": lambda x: x[:, ::-1],
+    "negated": lambda x: -x,
+    "negated rows": lambda x: x * np.where(np.arange(len(x)) < 2, -1, 1)[:, None],
+    "rolled": lambda x: np.roll(x, 1),
+    "transposed": lambda x: x.T,
+    "constant added": lambda x: (x.view(np.uint32) + np.uint32(1)).view(np.float32),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_of_many_words_change_the_checksum(change):
+    x = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    y = np.ascontiguousarray(CHANGES[change](x.copy()), np.float32)
+    assert not np.array_equal(x, y)
+    assert int(checksum(jnp.asarray(x))) != int(checksum(jnp.asarray(y)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
@@ -42,6 +88,20 @@ def test_the_checksum_does_not_depend_on_the_mesh(dtype):
     mesh = parallel.make_mesh(parallel.MeshConfig(data=2, fsdp=4))
     split = jax.device_put(x, NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
     assert int(jax.jit(checksum)(split)) == int(checksum(x))
+    assert host_checksum(np.asarray(x)) == host_checksum(np.asfortranarray(x)) == int(checksum(x))
+
+
+def test_words_of_eight_bytes_count_whole():
+    x = np.random.default_rng(0).normal(size=7)
+    negated = -x
+    assert host_checksum(x) != host_checksum(negated) and host_checksum(x) == host_checksum(x.view(np.uint32))
+    assert host_checksum(np.zeros((0, 3))) == 0
+
+
+def test_blocks_of_a_large_array_have_the_checksum_of_the_whole(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
+    monkeypatch.setattr("ssljax.train.checkpoint._BLOCK", 16)
+    assert host_checksum(x) == int(checksum(jnp.asarray(x)))
 
 
 @pytest.fixture
@@ -149,3 +209,80 @@ def test_a_step_that_does_not_exist_is_named(saved):
     checkpoints, x = saved
     with pytest.raises(UserError, match=r"no checkpoint of step 7 \(there are: \[2, 1\]\)"):
         checkpoints.restore(target(state_of(x, 0)), step=7)
+
+
+def test_a_checkpoint_read_to_the_host_passes_no_device(saved):
+    checkpoints, x = saved
+    wanted = Weights({"w": jax.ShapeDtypeStruct(x.shape, x.dtype)}, {})
+    checkpoints.restore(wanted)  # imports and metadata
+    before = len(jax.live_arrays())
+    with jax.transfer_guard("disallow"):
+        weights, step = checkpoints.restore(wanted)
+    assert step == 2 and isinstance(weights.params["w"], np.ndarray)
+    assert len(jax.live_arrays()) == before
+    np.testing.assert_array_equal(weights.params["w"], x + 2)
+    flip(checkpoints.folder, 2)
+    assert checkpoints.restore(wanted)[1] == 1
+
+
+def test_a_checkpoint_of_another_format_is_refused_in_one_line(saved):
+    checkpoints, x = saved
+    meta = checkpoints._meta(2)
+    checkpoints._meta = lambda step: {**meta, "format": 1}
+    with pytest.raises(UserError, match=r"step 2 does not fit: format 1, this version reads 2; use the version of ssl"):
+        checkpoints.restore(target(state_of(x, 0)))
+
+
+ODD = ("run [1]", "a*b?{1,2}", "sp ace ü✓ #%41$HOME", "a:b", "gs:", "back\\slash", "two\nlines")
+
+
+@pytest.mark.parametrize("name", [*ODD, "n" * 200])
+def test_folders_of_any_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for folder in (tmp_path / name / "checkpoints", pathlib.Path(f"./{name}/relative/"), tmp_path / "link" / name):
+        checkpoints = Checkpoints(folder, CheckpointConfig(every_steps=1, keep=2), {})
+        checkpoints.prove()
+        assert not [path for path in folder.parent.iterdir() if "trial" in path.name]
+        x = jnp.arange(6.0)
+        for step in (1, 2, 3):
+            checkpoints.save(state_of(x + step, step), step)
+        checkpoints.close()
+        assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["2", "3"]
+        again = Checkpoints(folder, CheckpointConfig(), {}, read_only=True)
+        assert again.restore(Weights({"w": jax.ShapeDtypeStruct((6,), x.dtype)}, {}), 2)[1] == 2
+        assert again.restore(target(state_of(x, 0)))[1] == 3
+        again.close()
+
+
+def test_a_folder_that_cannot_hold_a_checkpoint_is_refused_before_training(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), {})
+    read = Checkpoints._read
+    monkeypatch.setattr(Checkpoints, "_read", lambda *a: jax.tree.map(lambda x: -x, read(*a)))
+    with pytest.raises(UserError, match=r"a checkpoint cannot be kept here \(.*checksum") as caught:
+        checkpoints.prove()
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(UserError, match=r"a checkpoint cannot be kept here \(.*the disk is full"):
+        checkpoints.prove()
+    monkeypatch.undo()
+    checkpoints.prove()
+    checkpoints.save(state_of(jnp.arange(6.0), 1), 1)
+    checkpoints.wait()
+    monkeypatch.setattr(Checkpoints, "save", None)
+    checkpoints.prove()  # a folder with checkpoints is not tried again
+    checkpoints.close()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file/checkpoints", "file [1]/checkpoints"):
+        (tmp_path / "file [1]").write_text("")
+        with pytest.raises(UserError, match=r"cannot write a checkpoint"):
+            Checkpoints(tmp_path / name, CheckpointConfig(), {})

@@ -265,9 +265,9 @@ def test_scanned_layers_train_as_unrolled_layers(name):
             "name": name,
             "weight_decay": 0.1,
             "layer_decay": 0.6,
-            "lr_multipliers": {"head/bias": 3.0, "mlp/kernel": 0.5},
-            "wd_multipliers": {"experts": 2.0, "scale$": 0.5},
-            "freeze": {"mlp": 1},
+            "lr_multipliers": [("head/bias", 3.0), ("mlp/kernel", 0.5)],
+            "wd_multipliers": [("experts", 2.0), ("scale$", 0.5)],
+            "freeze": [("mlp", 1)],
             **SCANNED.get(name, {}),
         },
         "optimizer",
@@ -305,7 +305,7 @@ def test_layer_decay_counts_depths_from_the_embedding_to_the_head():
 
 
 def test_decay_defaults_and_the_first_pattern_wins():
-    leaves = optimizers.AdamW(wd_multipliers={"embed/": 0.5, "embed": 9.0, "norm": 1.0}).bind(AXES, PARAMS).leaves
+    leaves = optimizers.AdamW(wd_multipliers=(("embed/", 0.5), ("embed", 9.0), ("norm", 1.0))).bind(AXES, PARAMS).leaves
     assert {path: leaf.wd for path, leaf in leaves.items()} == {
         "embed/embedding": 0.5,
         "position": 0.0,
@@ -351,7 +351,7 @@ def test_effects_of_a_role(role):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_frozen_is_bitwise_unchanged_and_has_no_state(name):
-    optimizer = REGISTRY.get(name)(weight_decay=0.1, lr_multipliers={"^layers/": 0.0})
+    optimizer = REGISTRY.get(name)(weight_decay=0.1, lr_multipliers=(("^layers/", 0.0),))
     # An update of +0.0 would change a parameter of -0.0.
     params = {**PARAMS, "layers": jax.tree.map(lambda x: x.at[0].set(-0.0), PARAMS["layers"])}
     bound = optimizer.bind(AXES, params)
@@ -367,7 +367,7 @@ def test_frozen_is_bitwise_unchanged_and_has_no_state(name):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_freeze_holds_bitwise_until_its_step(name):
-    optimizer = REGISTRY.get(name)(weight_decay=0.1, freeze={"head": "1 epoch"})  # 8 examples by 4: two steps
+    optimizer = REGISTRY.get(name)(weight_decay=0.1, freeze=(("head", "1 epoch"),))  # 8 examples by 4: two steps
     params = {**PARAMS, "head": {**PARAMS["head"], "bias": jnp.full((7,), -0.0)}}
     held, _ = train(optimizer, AXES, params, GRADS[:2])
     np.testing.assert_array_equal(held["head"]["kernel"], PARAMS["head"]["kernel"])
@@ -386,15 +386,15 @@ def test_freeze_holds_bitwise_until_its_step(name):
 @pytest.mark.parametrize("field", ["lr_multipliers", "wd_multipliers", "freeze"])
 def test_pattern_without_a_parameter_is_an_error(field):
     with pytest.raises(UserError, match=rf"optimizer\.{field}: 'haed' matches no parameter \(there are 10: .*embed"):
-        optimizers.AdamW(**{field: {"haed": 0}}).bind(AXES, PARAMS)
+        optimizers.AdamW(**{field: (("haed", 0),)}).bind(AXES, PARAMS)
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"lr_multipliers": {"head": -1.0}}, r"optimizer\.lr_multipliers\.head: got -1.0, must be >= 0"),
-        ({"wd_multipliers": {"(": 1.0}}, r"optimizer\.wd_multipliers: '\(' is not a regular expression"),
-        ({"freeze": {"head": "1 epok"}}, r"optimizer\.freeze\.head: got '1 epok', must be an integer"),
+        ({"lr_multipliers": [["head", -1.0]]}, r"optimizer\.lr_multipliers\.head: got -1.0, must be >= 0"),
+        ({"wd_multipliers": [("(", 1.0)]}, r"optimizer\.wd_multipliers: '\(' is not a regular expression"),
+        ({"freeze": [("head", "1 epok")]}, r"optimizer\.freeze\.head: got '1 epok', must be an integer"),
         ({"learning_rate": 0}, r"optimizer\.learning_rate: got 0.0, must be > 0"),
         ({"layer_decay": 1.5}, r"optimizer\.layer_decay: got 1.5, must be <= 1"),
         ({"lerning_rate": 1}, r"optimizer\.lerning_rate: unknown key; did you mean 'learning_rate'"),
@@ -410,17 +410,18 @@ def test_layer_decay_needs_layers_and_freeze_needs_lengths():
     with pytest.raises(UserError, match=r"optimizer\.layer_decay: got 0\.5, but the model has no layers"):
         optimizers.AdamW(layer_decay=0.5).bind({"head": None}, plain)
     with pytest.raises(UserError, match=r"optimizer\.freeze\.head: got '1 epoch', but the size of the dataset"):
-        optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain, RunLengths(batch_size=4))
+        optimizers.AdamW(freeze=(("head", "1 epoch"),)).bind({"head": None}, plain, RunLengths(batch_size=4))
     with pytest.raises(ValueError, match="needs lengths"):
-        optimizers.AdamW(freeze={"head": "1 epoch"}).bind({"head": None}, plain)
+        optimizers.AdamW(freeze=(("head", "1 epoch"),)).bind({"head": None}, plain)
 
 
 def test_settings_survive_the_config():
     for name in REGISTRY:
-        values = {"name": name, "lr_multipliers": {"a/b": 0.5}, "freeze": {"x": "5%"}, "lr_per": 256}
+        values = {"name": name, "lr_multipliers": [("a.*/b", 0.5)], "freeze": [("x", "5%")], "lr_per": 256}
         built = schema.build_named(REGISTRY, values, "optimizer")
+        assert built.lr_multipliers == (("a.*/b", 0.5),) and built.freeze == (("x", "5%"),)
         assert schema.build_named(REGISTRY, schema.to_dict(built), "optimizer") == built
-        assert built.total_dependent and not dataclasses.replace(built, freeze={"x": 5}).total_dependent
+        assert built.total_dependent and not dataclasses.replace(built, freeze=(("x", 5),)).total_dependent
 
 
 # -- inside the step ---------------------------------------------------------------------------------------------
@@ -429,7 +430,7 @@ def test_settings_survive_the_config():
 @pytest.mark.parametrize("name", REGISTRY)
 def test_state_axes_describe_the_state(name):
     settings = {"min_factor_dim": 3, "momentum": 0.9} if name == "adafactor" else {}
-    bound = REGISTRY.get(name)(lr_multipliers={"position": 0.0}, **settings).bind(AXES, PARAMS)
+    bound = REGISTRY.get(name)(lr_multipliers=(("position", 0.0),), **settings).bind(AXES, PARAMS)
     shapes = jax.eval_shape(bound.init, PARAMS)
     axes = bound.state_axes()
     assert jax.tree.structure(shapes) == jax.tree.structure(axes, is_leaf=lambda x: type(x) is tuple and is_name(x))

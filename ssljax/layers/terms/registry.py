@@ -20,6 +20,7 @@ BIASES = Registry(  # values of `position_bias`
         "grid": "ssljax.layers.terms.grid:GridBias",
         "xlnet": "ssljax.layers.terms.xlnet:XLNet",
     },
+    has=("prepare", "logits"),
 )
 GROUPS = Registry(  # schemes with a group of keys of this name; the scheme is used unless the group is None
     "position scheme", {"disentangled": "ssljax.layers.terms.disentangled:Disentangled"}
