@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ssljax.base.schema import setting
-from ssljax.layers.dense import Initializer, parameter
+from ssljax.layers.dense import EXACT, Initializer, parameter
 from ssljax.parallel import partition_spec
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -112,7 +112,7 @@ class Experts(nn.Module):
         c = self.config
         length, width = x_BxTxD.shape[1:]
         router = parameter(self, "router", self.initializer, ("embed", None), (width, c.count), role="matrix")
-        logits = x_BxTxD.astype(jnp.float32) @ router
+        logits = jnp.matmul(x_BxTxD.astype(jnp.float32), router, precision=EXACT)
         weight_BxTxK, choice_BxTxK = jax.lax.top_k(jax.nn.softmax(logits, -1), c.top_k)
         if c.normalize:
             weight_BxTxK = weight_BxTxK / jnp.sum(weight_BxTxK, -1, keepdims=True)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base import schema
+from ssljax.layers.dense import EXACT
 from ssljax.layers.experts import ExpertsConfig, Routing
 from ssljax.objectives.base import Batch, Ctx, Inputs, Loss, Objective, Outputs, Params, Recorder, Variables
 
@@ -169,9 +170,9 @@ def _sums(routing: Routing, examples: int) -> Sums:
     chosen = jnp.sum(jax.nn.one_hot(jax.lax.top_k(logits_LxBxTxE, top_k)[1], experts), -2) / top_k
     partition = jnp.square(jax.nn.logsumexp(logits_LxBxTxE, axis=-1))
     sums = Sums(
-        jnp.einsum("lbte,bt->ble", chosen, weight_BxT),
-        jnp.einsum("lbte,bt->ble", jax.nn.softmax(logits_LxBxTxE, -1), weight_BxT),
-        jnp.einsum("lbt,bt->bl", partition, weight_BxT),
+        jnp.einsum("lbte,bt->ble", chosen, weight_BxT, precision=EXACT),
+        jnp.einsum("lbte,bt->ble", jax.nn.softmax(logits_LxBxTxE, -1), weight_BxT, precision=EXACT),
+        jnp.einsum("lbt,bt->bl", partition, weight_BxT, precision=EXACT),
         jnp.sum(weight_BxT, 1),
         config=routing.config,
     )
