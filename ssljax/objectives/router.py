@@ -112,6 +112,9 @@ class RouterLosses(Objective):
             metrics |= {name + suffix: metric for name, metric in router_metrics.items()}
         return loss._replace(terms=terms, metrics=metrics)
 
+    def project(self, params: Params) -> Params:
+        return self.inner.project(params)
+
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         return self.inner.update(extra, params, sums, rows, step)
 
