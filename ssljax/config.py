@@ -96,7 +96,16 @@ class RunConfig:
         doc="random seed of parameters, views, noise, and of the data unless `data.seed` is given",
     )
     microbatches: int = schema.setting(
-        1, gt=0, free=True, doc="slices in which a batch is encoded, to save memory; the result is the same"
+        1,
+        gt=0,
+        free=True,
+        doc="slices in which a batch is encoded, to save memory; the result is the same up to rounding",
+    )
+    deterministic: bool = schema.setting(
+        False,
+        free=True,
+        doc="compile the train step for GPUs without kernels whose results differ from call to call, so that a resumed "
+        "run equals the uninterrupted one bit for bit; slower; CPUs and TPUs are deterministic without it",
     )
     ema: float | None = schema.setting(
         None,

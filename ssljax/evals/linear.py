@@ -79,8 +79,6 @@ class Linear(DrawnProbe):
             batch=self.sgd_batch,
         )
 
-    # Lower precision would leave errors that the solver magnifies along axes of small variance.
-    @jax.default_matmul_precision("highest")
     def run(self, reader: Reader) -> Metrics:
         fit_x, fit_y = reader.features(self.fit_split, self.feature), reader.labels(self.fit_split)
         test_x, test_y = reader.features(self.test_split, self.feature), reader.labels(self.test_split)
@@ -115,7 +113,9 @@ class Linear(DrawnProbe):
 Fit = Callable[..., jax.Array]  # (x [N, D], y [N], weight [N]) -> heads [candidates, D + 1, classes]
 
 
+# Lower precision would leave errors that the solver magnifies along axes of small variance.
 @functools.partial(jax.jit, static_argnames="classes")
+@jax.default_matmul_precision("highest")
 def logistic_path(x, y, weight, *, l2, classes: int) -> jax.Array:
     """Multinomial logistic regression by L-BFGS for each value of `l2`, starting from the previous solution.
 
@@ -176,6 +176,7 @@ def _principal_axes(x_NxD):
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "epochs", "batch"))
+@jax.default_matmul_precision("highest")
 def logistic_sgd(x, y, weight, *, learning_rates, key, classes: int, epochs: int, batch: int) -> jax.Array:
     """Logistic regression by SGD (momentum 0.9, cosine decay to 0, no weight decay), for all learning rates at once.
 

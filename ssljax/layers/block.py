@@ -89,7 +89,8 @@ class Block(nn.Module):
         if c.experts is not None and self.sparse:
             init, init_out, act = c.initializer(), c.initializer(self.depth), ACTIVATIONS[c.activation]
             hidden, gated = c.experts.mlp_dim or c.hidden, c.activation in GATED
-            parts["mlp"] = Experts(c.experts, hidden, act, gated, init, init_out, c.dtype, name="mlp")
+            experts = Experts(c.experts, hidden, act, gated, init, init_out, c.dtype, name="mlp")
+            parts["mlp"] = lambda h: experts(h, shared.valid)
         else:
             mlp = FeedForward(c, self.depth, name="mlp")
             parts["mlp"] = lambda h: (mlp(h), None)

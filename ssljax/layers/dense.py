@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.layers.roles import Declared, Role, height_of
+from ssljax.layers.roles import EFFECTS, Declared, Role, height_of
 
 Initializer = Callable[..., jax.Array]
+
+EXACT = jax.lax.Precision.HIGHEST  # of matrix products that are documented as float32
 
 
 def parameter(
@@ -33,12 +35,17 @@ def parameter(
         names: logical names of the axes.
         shape: shape of the parameter.
         role: role for optimisers (`ssljax.layers.roles`).
+
+    Raises:
+        ValueError: `role` is unknown.
     """
 
     @functools.wraps(init)
     def declared(*arguments: Any, **options: Any) -> Declared:
         return Declared(init(*arguments, **options), names, role=role, height=height_of(module, name))
 
+    if role not in EFFECTS:
+        raise ValueError(f"{name}: got role {role!r}, must be one of {', '.join(EFFECTS)} (ssljax.layers.roles)")
     return cast(jax.Array, module.param(name, declared, shape))
 
 
@@ -61,7 +68,11 @@ def constrain_rows(x: jax.Array, last: str | None = None) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """Linear map x [..., I] @ kernel [I, features] + bias; `names` and `role` are the kernel's axis names and role."""
+    """Linear map x [..., I] @ kernel [I, features] + bias; `names` and `role` are the kernel's axis names and role.
+
+    `precision` of the product; None: the default of the backend, which rounds float32 to bfloat16 on TPUs and to TF32
+    on recent GPUs.
+    """
 
     features: int
     names: tuple[str | None, str | None]
@@ -69,12 +80,13 @@ class Dense(nn.Module):
     initializer: Initializer = nn.initializers.xavier_uniform()
     dtype: Any = "float32"
     role: Role = "matrix"
+    precision: jax.lax.Precision | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = parameter(self, "kernel", self.initializer, self.names, shape, role=self.role)
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.names[1:], shape[1:], role="bias")
             y = y + bias.astype(self.dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ssljax.base.schema import setting
-from ssljax.layers.dense import Initializer, parameter
+from ssljax.layers.dense import EXACT, Initializer, parameter
 from ssljax.parallel import partition_spec
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -107,12 +107,15 @@ class Experts(nn.Module):
     dtype: Any = "float32"
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x [B, T, D] -> (y [B, T, D], float32 router logits [B, T, E])."""
+    def __call__(self, x_BxTxD: jax.Array, valid_BxT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """x [B, T, D] -> (y [B, T, D], float32 router logits [B, T, E]).
+
+        With a capacity, tokens that are not `valid` (padding) take no slots, and their y is 0.
+        """
         c = self.config
         length, width = x_BxTxD.shape[1:]
         router = parameter(self, "router", self.initializer, ("embed", None), (width, c.count), role="matrix")
-        logits = x_BxTxD.astype(jnp.float32) @ router
+        logits = jnp.matmul(x_BxTxD.astype(jnp.float32), router, precision=EXACT)
         weight_BxTxK, choice_BxTxK = jax.lax.top_k(jax.nn.softmax(logits, -1), c.top_k)
         if c.normalize:
             weight_BxTxK = weight_BxTxK / jnp.sum(weight_BxTxK, -1, keepdims=True)
@@ -134,6 +137,8 @@ class Experts(nn.Module):
             return run(x_BxTxD, weight_BxTxK.astype(self.dtype), choice_BxTxK, matrices, out), logits
         slots = c.slots or math.ceil((c.capacity or 1) * c.top_k * length / c.count)
         slots = min(slots, length)
+        if valid_BxT is not None:
+            choice_BxTxK = jnp.where(valid_BxT[..., None], choice_BxTxK, -1)
         combine_BxTxExC = dispatch(choice_BxTxK, weight_BxTxK, c.count, slots)
         has_slot_BxTxExC = (combine_BxTxExC > 0).astype(self.dtype)
         x_BxExCxD = jnp.einsum("btec,btd->becd", has_slot_BxTxExC, x_BxTxD)
@@ -216,7 +221,7 @@ def dispatch(choice_BxTxK: jax.Array, weight_BxTxK: jax.Array, experts: int, slo
     """Assigns tokens to the slots of experts.
 
     Args:
-        choice_BxTxK: int, the experts of each token, best first.
+        choice_BxTxK: int, the experts of each token, best first; -1: none.
         weight_BxTxK: the weights of these experts.
         experts: number of experts E.
         slots: number of slots C per expert and example.

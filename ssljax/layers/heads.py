@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax.layers.dense import Dense, Initializer, Norm, constrain_rows, parameter
+from ssljax.layers.dense import EXACT, Dense, Initializer, Norm, constrain_rows, parameter
 
 
 class BatchNorm(nn.Module):
@@ -100,7 +100,10 @@ class DINOHead(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Cosine similarities of x [..., D] to `features` learned directions: [..., features] (Caron 2020, SwAV)."""
+    """Cosine similarities of x [..., D] to `features` learned directions: [..., features], in float32.
+
+    Caron et al. 2020, SwAV.
+    """
 
     features: int
     initializer: Initializer = nn.initializers.lecun_normal()
@@ -110,7 +113,7 @@ class Prototypes(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = parameter(self, "kernel", self.initializer, ("embed", "prototypes"), shape, role="head")
         x = constrain_rows(x.astype(jnp.float32))
-        return constrain_rows(normalize(x, -1) @ normalize(kernel, 0))
+        return constrain_rows(jnp.matmul(normalize(x, -1), normalize(kernel, 0), precision=EXACT))
 
     def flops(self, inputs: int) -> float:
         """Forward FLOPs for one vector of width `inputs`."""
@@ -126,7 +129,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
-        dense = Dense(self.features, ("embed", "classes"), self.bias, zeros, role="head", name="linear")
+        names = ("embed", "classes")
+        dense = Dense(self.features, names, self.bias, zeros, role="head", precision=EXACT, name="linear")
         return dense(x.astype(jnp.float32))
 
 

@@ -77,6 +77,7 @@ class Shared(NamedTuple):
     memory: Memory | None = None  # read by cross-attention
     start: jax.Array | None = None  # int32 [B], slot of the first query in the cache; None: empty cache or no cache
     noise: Noise | None = None  # None: no dropout
+    valid: jax.Array | None = None  # bool [B, T], False = padding, which takes no slots of experts; None: no padding
 
 
 class Attention(nn.Module):

@@ -206,7 +206,9 @@ def resize_table(
         return table
     matrix = _antialiased if antialias else functools.partial(_resampling, kernel=_CUBIC)
     rows, columns = (jnp.asarray(matrix(old, new)) for old, new in zip(grid, new_grid))
-    return jnp.einsum("yr,rcd,xc->yxd", rows, table.reshape(*grid, -1), columns).reshape(-1, table.shape[-1])
+    exact = jax.lax.Precision.HIGHEST
+    stretched = jnp.einsum("yr,rcd,xc->yxd", rows, table.reshape(*grid, -1), columns, precision=exact)
+    return stretched.reshape(-1, table.shape[-1])
 
 
 def _linear(x: np.ndarray) -> np.ndarray:

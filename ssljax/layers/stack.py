@@ -58,7 +58,8 @@ class Stack(nn.Module):
             memory: tokens that cross-attention reads.
             cached: keys and values of earlier tokens; None: no cache.
             states: True: also return the output of every block.
-            valid: bool [B, T], False = padding, which router losses leave out; None: no padding.
+            valid: bool [B, T], False = padding, which router losses and capacities of experts leave out; None: no
+                padding.
 
         Returns:
             (tokens [B, T, D], out). `out.state` [depth * repeats, B, T, D]: outputs of the blocks before the final
@@ -70,7 +71,7 @@ class Stack(nn.Module):
         x_BxTxD = constrain(x_BxTxD.astype(c.dtype))
         shared = self._shared(x_BxTxD, mask, layout or Layout(), cached)
         shared = shared._replace(
-            convolution=self._convolution(x_BxTxD, mask, noise, cached), memory=memory, noise=noise
+            convolution=self._convolution(x_BxTxD, mask, noise, cached), memory=memory, noise=noise, valid=valid
         )
         x_BxTxD, out = self._blocks(x_BxTxD, self._layers(cached.cache), shared, states)
         sow_routing(self, out.router, valid, c.experts)

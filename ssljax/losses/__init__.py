@@ -2,7 +2,8 @@
 
 Every per-example loss has two options. `weights` [N]: weight of each example, 0 = padding (neither anchor nor
 negative); None: all 1. `reduce`: True returns the weighted mean (0 if all weights are 0), False returns (values [N],
-weights [N]). Sums, softmaxes and norms are computed in float32.
+weights [N]). Sums, softmaxes, norms and similarities are computed in float32, with matrix products of the highest
+precision. Values and gradients are finite for one example, equal rows, zeros, and weights of 0 too.
 """
 
 from ssljax.losses.classification import TokenScores, cross_entropy, linear_cross_entropy, linear_nll

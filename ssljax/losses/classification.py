@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, weighted_mean, weights_of
 
 
 def cross_entropy(
@@ -33,14 +33,16 @@ def cross_entropy(
     weights = weights_of(weights, logits.shape[0])
     log_p_NxC = jax.nn.log_softmax(logits)
     if labels.ndim == logits.ndim:
-        values = -(labels.astype(jnp.float32) * log_p_NxC).sum(-1)
+        # A class without mass adds 0, even if its logit is -inf.
+        values = -jnp.where(labels == 0, 0.0, labels.astype(jnp.float32) * log_p_NxC).sum(-1)
         total = labels.astype(jnp.float32).sum(-1)
     else:
         values = -jnp.take_along_axis(log_p_NxC, _clipped(labels, logits.shape[-1])[:, None], axis=-1)[:, 0]
         values = _nan_outside(values, labels, logits.shape[-1])
         total = jnp.float32(1.0)
     uniform = -log_p_NxC.mean(-1) * total
-    return weighted_mean((1 - label_smoothing) * values + label_smoothing * uniform, weights, reduce)
+    smoothing = jnp.where(label_smoothing == 0, 0.0, label_smoothing * uniform)
+    return weighted_mean((1 - label_smoothing) * values + smoothing, weights, reduce)
 
 
 class TokenScores(NamedTuple):
@@ -129,9 +131,13 @@ def _join(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.dot(a, b, precision=EXACT, preferred_element_type=jnp.float32)
+
+
 def _products(hidden: jax.Array, kernel: jax.Array, cap: float | None) -> tuple[jax.Array, jax.Array | float]:
     """Returns hidden @ kernel after the cap, and the derivative of the cap."""
-    product = jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    product = _dot(hidden, kernel.astype(hidden.dtype))
     if cap is None:
         return product, 1.0
     share = jnp.tanh(product / cap)
@@ -164,11 +170,12 @@ def _backward(slabs, cap, saved, cotangents):
         d_kernel, d_bias = sums
         h, y, log_z, g = slab_inputs
         product, slope = _products(h, kernel, cap)
-        p = jnp.exp(product + bias.astype(jnp.float32) - log_z[:, None])
+        # At most 0: a recomputed product may be rounded differently, which would overflow for large logits.
+        p = jnp.exp(jnp.minimum(product + bias.astype(jnp.float32) - log_z[:, None], 0))
         d_logits = g[:, None] * (p - (y[:, None] == jnp.arange(p.shape[1])))
         narrow = (d_logits * slope).astype(h.dtype)
-        d_kernel += jnp.dot(h.T, narrow, preferred_element_type=jnp.float32)
-        d_h = jnp.dot(narrow, kernel.astype(h.dtype).T, preferred_element_type=jnp.float32)
+        d_kernel += _dot(h.T, narrow)
+        d_h = _dot(narrow, kernel.astype(h.dtype).T)
         return (d_kernel, d_bias + d_logits.sum(0)), d_h.astype(h.dtype)
 
     zeros = (jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import NEG_INF, l2_normalize, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
 def nt_xent(
@@ -106,7 +106,7 @@ def clip_loss(
     """
     weights = weights_of(weights, image.shape[0])
     valid = weights > 0
-    logits_NxN = logit_scale * (l2_normalize(image) @ l2_normalize(text).T)
+    logits_NxN = logit_scale * jnp.matmul(l2_normalize(image), l2_normalize(text).T, precision=EXACT)
     to_text = jax.nn.logsumexp(jnp.where(valid[None, :], logits_NxN, NEG_INF), axis=1)
     to_image = jax.nn.logsumexp(jnp.where(valid[:, None], logits_NxN, NEG_INF), axis=0)
     return weighted_mean((to_text + to_image) / 2 - jnp.diagonal(logits_NxN), weights, reduce)
@@ -121,7 +121,7 @@ def _log_normaliser(q_2xNxD, q_row, k_2xMxD, k_row, k_valid, temperature, block:
     """Log of the sum of exp(q k / t) over all valid keys except the query itself (same view and row): [2, N]."""
 
     def dense(k, k_row, k_valid):
-        s = jnp.einsum("vnd,umd->vnum", q_2xNxD, k) / temperature
+        s = jnp.einsum("vnd,umd->vnum", q_2xNxD, k, precision=EXACT) / temperature
         same_view = jnp.eye(2, dtype=bool)[:, None, :, None]
         itself = same_view & (q_row[:, None] == k_row)[None, :, None, :]
         return jax.nn.logsumexp(jnp.where(itself | ~k_valid, NEG_INF, s), axis=(2, 3))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.losses.reduction import NEG_INF, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, weighted_mean, weights_of
 
 
 def dino_loss(
@@ -35,9 +35,9 @@ def dino_loss(
     Raises:
         UserError: no pair is left (S = T = 1 with `skip_same`).
     """
-    shifted = (teacher_logits.astype(jnp.float32) - center.astype(jnp.float32)) / teacher_temperature
-    target_NxTxK = jax.lax.stop_gradient(jax.nn.softmax(shifted))
-    log_q_NxSxK = jax.nn.log_softmax(student_logits.astype(jnp.float32) / student_temperature)
+    centred = teacher_logits.astype(jnp.float32) - center.astype(jnp.float32)
+    target_NxTxK = jax.lax.stop_gradient(jnp.exp(_log_softmax(centred, teacher_temperature)))
+    log_q_NxSxK = _log_softmax(student_logits, student_temperature)
     values = _across_views(target_NxTxK, log_q_NxSxK, skip_same)
     return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
 
@@ -67,7 +67,7 @@ def swav_loss(
         UserError: no pair is left (V = A = 1).
     """
     target_NxAxK = jax.lax.stop_gradient(assignments.astype(jnp.float32))
-    log_q_NxVxK = jax.nn.log_softmax(scores.astype(jnp.float32) / temperature)
+    log_q_NxVxK = _log_softmax(scores, temperature)
     values = _across_views(target_NxAxK, log_q_NxVxK, skip_same=True)
     return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
 
@@ -101,6 +101,17 @@ def sinkhorn(
     return jnp.exp(log_q)
 
 
+def _log_softmax(logits: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    """log softmax(logits / temperature) over the last axis, float32.
+
+    The maximum is subtracted before the division. After it, a fused multiply and add would see logits that are not
+    rounded like their maximum, and exp of the difference overflows for large logits.
+    """
+    logits = logits.astype(jnp.float32)
+    shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    return jax.nn.log_softmax(shifted / temperature)
+
+
 def _across_views(target_NxTxK: jax.Array, log_q_NxSxK: jax.Array, skip_same: bool) -> jax.Array:
     """Mean cross-entropy [N] over the pairs (t, s); `skip_same` leaves out t = s."""
     t, s = target_NxTxK.shape[1], log_q_NxSxK.shape[1]
@@ -110,5 +121,5 @@ def _across_views(target_NxTxK: jax.Array, log_q_NxSxK: jax.Array, skip_same: bo
         raise UserError(
             f"no pair of different views: got {t} target and {s} predicting views, one number must be at least 2"
         )
-    cross_entropy_NxTxS = -jnp.einsum("ntk,nsk->nts", target_NxTxK, log_q_NxSxK)
+    cross_entropy_NxTxS = -jnp.einsum("ntk,nsk->nts", target_NxTxK, log_q_NxSxK, precision=EXACT)
     return jnp.where(counted_TxS, cross_entropy_NxTxS, 0.0).sum((1, 2)) / pairs

@@ -6,7 +6,7 @@ Most have a gradient, so they can be used as losses too.
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import NEG_INF, l2_normalize, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
 def alignment(z1: jax.Array, z2: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
@@ -28,7 +28,7 @@ def uniformity(z: jax.Array, t: float = 2.0, *, weights: jax.Array | None = None
     n = z.shape[0]
     w = weights_of(weights, n)
     z = l2_normalize(z)
-    distance = 2 - 2 * (z @ z.T)
+    distance = 2 - 2 * jnp.matmul(z, z.T, precision=EXACT)
     pair = w[:, None] * w[None, :] * (1 - jnp.eye(n))
     total = pair.sum()
     log_sum = jax.nn.logsumexp(jnp.where(pair > 0, -t * distance, NEG_INF), b=jnp.where(pair > 0, pair, 1.0))
@@ -44,7 +44,9 @@ def feature_std(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
     w = weights_of(weights, z.shape[0])
     w = (w / jnp.where(w.sum() > 0, w.sum(), 1.0))[:, None]
     z = l2_normalize(z)
-    return jnp.sqrt((w * jnp.square(z - (w * z).sum(0))).sum(0)).mean()
+    variance = (w * jnp.square(z - (w * z).sum(0))).sum(0)
+    spread = variance > 0  # the root has no gradient at 0
+    return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0.0).mean()
 
 
 def effective_rank(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
@@ -55,7 +57,10 @@ def effective_rank(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Arr
     as two copies of the row. Returns 0 if z is 0.
     """
     w = weights_of(weights, z.shape[0])
-    s = jnp.linalg.svd(z.astype(jnp.float32) * jnp.sqrt(w)[:, None], compute_uv=False)
+    z = z.astype(jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.abs(z).max())  # the rank does not depend on the scale
+    z = z / jnp.where(largest > 0, largest, 1.0)
+    s = jnp.linalg.svd(z * jnp.sqrt(w)[:, None], compute_uv=False)
     total = s.sum()
     return jnp.where(total > 0, jnp.exp(entropy(s / jnp.where(total > 0, total, 1.0))), 0.0)
 

@@ -391,4 +391,5 @@ def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Ar
         index = jnp.max(jnp.where(valid, jnp.arange(valid.shape[1]), 0), axis=1)
         return jnp.take_along_axis(x_BxTxD, index[:, None, None], axis=1)[:, 0]
     weights = valid.astype(jnp.float32) / jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
-    return jnp.einsum("btd,bt->bd", x_BxTxD.astype(jnp.float32), weights).astype(x_BxTxD.dtype)
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum("btd,bt->bd", x_BxTxD.astype(jnp.float32), weights, precision=exact).astype(x_BxTxD.dtype)

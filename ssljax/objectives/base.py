@@ -6,6 +6,7 @@ An objective is a frozen dataclass of settings and Flax modules; it holds no arr
     inputs = views(key, batch, step)                    # random augmentation, masking, corruption; on device
     outputs = encode(params, extra, inputs, ctx)        # networks, per example: may be called on slices of the batch
     loss   = loss(params, extra, outputs, inputs, ctx)  # cheap, over the whole batch or, if not coupled, a slice
+    params = project(params)                            # after the optimiser: bounds of parameters
     extra  = update(extra, params, sums, rows, step)    # after the optimiser: teachers, queues, centres
 
 `params` are the learned parameters; `extra` is the other state of the objective, such as a teacher or a queue.
@@ -140,12 +141,19 @@ class Objective:
         """Computes the loss from the outputs of `encode`."""
         raise NotImplementedError
 
+    def project(self, params: Params) -> Params:
+        """Returns parameters within their bounds; called after initialisation and after every optimiser step.
+
+        The averaged parameters are projected too. Frozen parameters stay as they are.
+        """
+        return params
+
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         """Returns the extra state after the optimiser's step.
 
         Args:
             extra: the extra state of this step.
-            params: the updated parameters.
+            params: the updated parameters, projected.
             sums, rows: `Loss.sums` and `Loss.rows` of the global batch.
             step: number of this step.
         """

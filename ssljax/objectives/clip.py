@@ -19,8 +19,7 @@ from ssljax.objectives.images import ImageObjective, unaugmented, uniformity, vi
 class CLIP(ImageObjective):
     """Symmetric cross-entropy over cosine similarities times a learned scale.
 
-    The paper clips the scale's parameter after each update. This implementation clips the value in the loss and keeps a
-    gradient beyond the bound, so that the parameter can return; see `clipped`.
+    The parameter of the scale is clipped after each update (section 2.5), and with it the averaged parameter.
     """
 
     coupled: ClassVar[bool] = True
@@ -28,7 +27,9 @@ class CLIP(ImageObjective):
     model_key: ClassVar[str | None] = None
 
     max_scale: float = schema.setting(
-        100.0, gt=0, doc="upper bound of the learned scale of the similarities (section 2.5: 100)"
+        100.0,
+        gt=0,
+        doc="upper bound of the learned scale of the similarities, by clipping its parameter (section 2.5: 100)",
     )
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of the images; none by default"
@@ -48,6 +49,9 @@ class CLIP(ImageObjective):
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         return self._towers(params, inputs, noise_of(ctx), ctx)
+
+    def project(self, params: Params) -> Params:
+        return {**params, "log_scale": jnp.minimum(params["log_scale"], jnp.log(self.max_scale))}
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
         scale = clipped(apply(self.model, params, method="scale"), self.max_scale)
@@ -78,5 +82,8 @@ class CLIP(ImageObjective):
 
 
 def clipped(scale: jax.Array, bound: float) -> jax.Array:
-    """Returns min(scale, bound); beyond the bound it has the gradient at the bound, with respect to log(scale)."""
+    """Returns min(scale, bound) with the gradient of `scale` below the bound, at it and, for frozen scales, beyond it.
+
+    A parameter at the bound must be able to leave it: the gradient of a plain minimum would be 0 or halved there.
+    """
     return scale * jax.lax.stop_gradient(jnp.minimum(scale, bound) / scale)

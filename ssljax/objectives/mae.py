@@ -36,6 +36,12 @@ class MAE(ImageObjective):
             raise UserError("model.name: this model has no patches that could be masked (fitting: vit)")
         rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
         patches = rows * columns
+        _, _, channels = view_shape(self.augment, self.spec)
+        if self.normalize_targets and self.model.patch_size**2 * channels == 1:
+            raise UserError(
+                "objective.normalize_targets: got True, but a patch of one value has no variance "
+                "(set it to false, or model.patch_size to at least 2)"
+            )
         hidden = round(patches * self.mask_ratio)  # as in `views.visible_patches`
         if not 0 < hidden < patches:
             raise UserError(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base import schema
+from ssljax.layers.dense import EXACT
 from ssljax.layers.experts import ExpertsConfig, Routing
 from ssljax.objectives.base import Batch, Ctx, Inputs, Loss, Objective, Outputs, Params, Recorder, Variables
 
@@ -114,6 +115,9 @@ class RouterLosses(Objective):
             metrics |= {name + suffix: metric for name, metric in router_metrics.items()}
         return loss._replace(terms=terms, metrics=metrics)
 
+    def project(self, params: Params) -> Params:
+        return self.inner.project(params)
+
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         return self.inner.update(extra, params, sums, rows, step)
 
@@ -175,9 +179,9 @@ def _sums(routing: Routing, examples: int) -> Sums:
     chosen = jnp.sum(jax.nn.one_hot(jax.lax.top_k(logits_LxBxTxE, top_k)[1], experts), -2) / top_k
     partition = jnp.square(jax.nn.logsumexp(logits_LxBxTxE, axis=-1))
     sums = Sums(
-        jnp.einsum("lbte,bt->ble", chosen, weight_BxT),
-        jnp.einsum("lbte,bt->ble", jax.nn.softmax(logits_LxBxTxE, -1), weight_BxT),
-        jnp.einsum("lbt,bt->bl", partition, weight_BxT),
+        jnp.einsum("lbte,bt->ble", chosen, weight_BxT, precision=EXACT),
+        jnp.einsum("lbte,bt->ble", jax.nn.softmax(logits_LxBxTxE, -1), weight_BxT, precision=EXACT),
+        jnp.einsum("lbt,bt->bl", partition, weight_BxT, precision=EXACT),
         jnp.sum(weight_BxT, 1),
         config=routing.config,
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.layers.heads import Prototypes
+from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
 from ssljax.objectives.images import ImageObjective, crop_flops, each_crop, uniformity
 from ssljax.objectives.projector import Projector
@@ -86,7 +87,7 @@ class SwAV(ImageObjective):
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         z_BxVxE = apply(self.projector.module(), params["projector"], outputs)
-        z_BxVxE = z_BxVxE / jnp.maximum(jnp.linalg.norm(z_BxVxE, axis=-1, keepdims=True), 1e-6)
+        z_BxVxE = l2_normalize(z_BxVxE)
         score = lambda z: apply(self._prototypes(), params["prototypes"], z)  # noqa: E731
         scores = score(z_BxVxE)
         globals_ = inputs["global"].shape[1]

@@ -73,7 +73,15 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     schedule = config.schedule.resolve(lengths)
     optimization = Optimization(config.optimizer, lambda step: schedule.shape(step, steps), lengths)
     shapes = batch_shapes(spec, config.batch_size)
-    program = Program.build(objective, optimization, mesh, shapes, config.microbatches, config.ema)
+    program = Program.build(
+        objective,
+        optimization,
+        mesh,
+        shapes,
+        config.microbatches,
+        config.ema,
+        deterministic=config.deterministic,
+    )
     return Assembly(config, spec, program, steps, open_data)
 
 

@@ -48,6 +48,10 @@ class Optimization:
         """Logical axes of the optimiser's state."""
         return self.bound().state_axes()
 
+    def keep_frozen(self, new: Any, old: Any, step: jax.Array) -> Any:
+        """Returns the tree `new` with the leaves of `old` where parameters are frozen at this step."""
+        return self.bound().keep_frozen(new, old, step)
+
     def update(self, grads: Any, state: Any, params: Any, step: jax.Array) -> tuple[Any, Any, dict[str, jax.Array]]:
         """Computes the updates of one step.
 

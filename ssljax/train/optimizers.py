@@ -206,6 +206,16 @@ class Bound:
 
         return map_leaves(self.leaves, unless_frozen, updates), opt_state
 
+    def keep_frozen(self, new: Any, old: Any, step: jax.Array | int) -> Any:
+        """Returns the tree `new` with the leaves of `old` where parameters are frozen at this step."""
+
+        def chosen(leaf: Leaf, new: jax.Array, old: jax.Array) -> jax.Array:
+            if leaf.frozen:
+                return old
+            return jnp.where(step < leaf.frozen_until, old, new) if leaf.frozen_until else new
+
+        return map_leaves(self.leaves, chosen, new, old)
+
     def trainable(self, grads: Any) -> Any:
         """Sets the gradients of leaves that are never updated to 0, so that they do not enter the global norm."""
         return map_leaves(self.leaves, lambda leaf, g: jnp.zeros_like(g) if leaf.frozen else g, grads)
@@ -366,10 +376,11 @@ class LARS(Optimizer):
 
     u = g + weight_decay p;  v <- momentum v + lr (trust |p| / |u|) u;  p <- p - v.
 
-    |u| is the norm of the sum, as in the code of SimCLR and BYOL; the paper adds the norms of the two summands. The
-    factor trust |p| / |u| is 1 if a norm is zero. Biases, norms, scales and single tokens have no trust ratio and no
-    weight decay (SimCLR), so they train with `learning_rate` itself; if that is too large, reduce it by
-    `lr_multipliers`.
+    |u| is the norm of the sum, as in the code of SimCLR and BYOL; the paper adds the norms of the two summands. If a
+    norm is zero, the whole factor trust |p| / |u| is 1, as in the code of the authors, of SimCLR and of BYOL: a kernel
+    that starts at zero makes its first step with `learning_rate` itself. Biases, norms, scales and single tokens have
+    no trust ratio and no weight decay (SimCLR), so they train with `learning_rate` itself; if that is too large, reduce
+    it by `lr_multipliers`.
     """
 
     learning_rate: float = setting(0.3, gt=0, doc=_LEARNING_RATE)
@@ -467,8 +478,10 @@ class Muon(Optimizer):
 
     Parameters of role "matrix" are updated by momentum (bias-corrected, Nesterov) that is orthogonalised by
     `newton_schulz_steps` steps of the quintic Newton-Schulz iteration with coefficients (3.4445, -4.7750, 2.0315), from
-    optax. A kernel with more than two axes is treated as a matrix: all axes except the last form the rows. Parameters
-    of other roles are updated by AdamW with b1, b2 and eps. Learning rate and weight decay are the same for both.
+    optax. Its matrix products have the default precision of the backend (bfloat16 on TPUs, TF32 on recent GPUs), which
+    suffices: the authors run the iteration in bfloat16. A kernel with more than two axes is treated as a matrix: all
+    axes except the last form the rows. Parameters of other roles are updated by AdamW with b1, b2 and eps. Learning
+    rate and weight decay are the same for both.
 
     With scale "rms" (Liu et al. 2025, "Muon is Scalable for LLM Training", equation 4), the learning rates and weight
     decays of AdamW can be reused. With "spectral" (Jordan et al.), learning rates are about 0.02, which is too large

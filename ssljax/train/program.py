@@ -14,7 +14,14 @@ from jax.sharding import Mesh
 from ssljax import data, parallel
 from ssljax.objectives.base import Objective, Variables
 from ssljax.train.optimization import Optimization
-from ssljax.train.state import State, abstract_variables, make_init, state_shardings
+from ssljax.train.state import (
+    State,
+    abstract_variables,
+    computes_in_float16,
+    first_loss_scale,
+    make_init,
+    state_shardings,
+)
 from ssljax.train.step import Step, make_train_step, make_update
 
 
@@ -31,6 +38,7 @@ class Program:
         shapes: a `State` of `jax.ShapeDtypeStruct`.
         shardings: a `State` of shardings.
         axes: logical axes of the variables (params, extra).
+        deterministic: True: compiled for GPUs without kernels whose results differ from call to call.
     """
 
     objective: Objective
@@ -41,6 +49,7 @@ class Program:
     shapes: State
     shardings: State
     axes: Variables
+    deterministic: bool = False
 
     @classmethod
     def build(
@@ -52,6 +61,7 @@ class Program:
         microbatches: int = 1,
         ema: float | None = None,
         hyper: Mapping[str, float] | None = None,
+        deterministic: bool = False,
     ) -> "Program":
         """Builds the program of an objective without touching a device.
 
@@ -63,6 +73,7 @@ class Program:
             microbatches: number of slices in which the batch is encoded.
             ema: decay of averaged parameters; None: no averaged parameters.
             hyper: {"objective.temperature": initial value, ...}, settings that a stacked sweep varies; None: none.
+            deterministic: compile for GPUs without kernels whose results differ from call to call.
 
         Raises:
             UserError: settings of the optimisation do not fit the parameters.
@@ -73,12 +84,13 @@ class Program:
             without_meters = make_init(objective, optimization, batch_shapes, ema is not None, hyper)
             state = jax.eval_shape(without_meters, 0)
             update = make_update(objective, optimization, microbatches, ema)
-            _, meters = jax.eval_shape(update, state, batch_shapes)
-            state = state.replace(meters=meters)
-            init = make_init(objective, optimization, batch_shapes, ema is not None, hyper, meters)
+            traced, (_, meters) = jax.make_jaxpr(update, return_shape=True)(state, batch_shapes)
+            scaled = computes_in_float16(traced.jaxpr)
+            state = state.replace(meters=meters, loss_scale=jax.eval_shape(first_loss_scale) if scaled else None)
+            init = make_init(objective, optimization, batch_shapes, ema is not None, hyper, meters, scaled)
         step = make_train_step(objective, optimization, microbatches, ema)
         shardings = state_shardings(state, axes, optimization.state_axes(), mesh)
-        return cls(objective, optimization, mesh, init, step, state, shardings, axes)
+        return cls(objective, optimization, mesh, init, step, state, shardings, axes, deterministic)
 
     @property
     def device_kind(self) -> str:
@@ -92,7 +104,7 @@ class Program:
 
     def jitted_init(self) -> Callable[[Any], State]:
         """Returns the compiled `init`: seed -> State. Parameters are created sharded; no device holds all of them."""
-        return jax.jit(self.init, out_shardings=self.shardings)
+        return self._jit(self.init, out_shardings=self.shardings)
 
     def jitted_variables(self) -> Callable[[Any], Variables]:
         """Returns a compiled function: seed -> initial (params, extra), for the untrained control of evaluations."""
@@ -101,11 +113,16 @@ class Program:
             state = self.init(seed)
             return Variables(state.params, state.extra)
 
-        return jax.jit(variables, out_shardings=Variables(self.shardings.params, self.shardings.extra))
+        return self._jit(variables, out_shardings=Variables(self.shardings.params, self.shardings.extra))
 
     def jitted_step(self) -> Step:
         """Returns the compiled step; it donates the buffers of the state that it gets."""
-        return jax.jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
+        return self._jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
+
+    def _jit(self, function: Callable, **options: Any) -> Any:
+        """`jax.jit` with the compiler options of the mesh's platform."""
+        platform = self.mesh.devices.flat[0].platform
+        return jax.jit(function, compiler_options=compiler_options(platform, self.deterministic), **options)
 
     def target(self) -> State:
         """A `State` of `jax.ShapeDtypeStruct` with shardings, the target when a checkpoint is restored."""
@@ -114,6 +131,17 @@ class Program:
     def layout(self) -> str:
         """One line on the sharding of the parameters; see `parallel.sharding_report`."""
         return parallel.sharding_report(self.axes.params, self.shapes.params, self.mesh)
+
+
+def compiler_options(platform: str, deterministic: bool) -> dict[str, bool] | None:
+    """The options of XLA for a platform; None: the defaults.
+
+    XLA's programs for CPUs and TPUs are deterministic. For GPUs, the option forbids kernels that add in the order in
+    which threads finish (scattered gradients of embeddings, some convolutions), and the choice of kernels by measured
+    speed, which can turn out differently when a resumed run compiles again.
+    """
+    on_gpu = platform in ("gpu", "cuda", "rocm")
+    return {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
 
 
 def variable_shapes(objective: Objective, batch_shapes: Any, mesh: Mesh | None = None) -> Variables:

@@ -1,7 +1,6 @@
 """The state of a run: its fields, initial values and shardings."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +12,8 @@ from jax.sharding import Mesh
 from ssljax import parallel
 from ssljax.layers.roles import declarations
 from ssljax.objectives.base import Objective, stream
+
+LARGEST_SCALE = 2.0**24  # of the loss, with float16
 
 
 class State(flax.struct.PyTreeNode):
@@ -28,8 +29,8 @@ class State(flax.struct.PyTreeNode):
         meters: {name: (sum, weight)} over the steps since the last log point. A resumed run logs the same numbers.
         guard: int32 counts of non-finite steps, which are skipped. "skipped": in all; "streak": consecutive ones up to
             the last step; "longest": longest streak since the last log point; "last": number of the last one, or -1.
-        loss_scale: {"value": factor of the loss, "good": finite steps since the last change}; None without float16
-            activations.
+        loss_scale: {"value": factor of the loss, "good": finite steps since the last change}; None if nothing is
+            computed in float16.
     """
 
     step: jax.Array
@@ -47,19 +48,38 @@ class State(flax.struct.PyTreeNode):
 def update_loss_scale(loss_scale: dict[str, jax.Array], ok: jax.Array) -> dict[str, jax.Array]:
     """Returns the loss scale after a step: halved if it was not finite, doubled after 2,000 finite steps in a row.
 
-    Micikevicius et al. 2018, "Mixed Precision Training".
+    Micikevicius et al. 2018, "Mixed Precision Training". The scale stays between 1 and `LARGEST_SCALE`, from which it
+    can return: half of infinity is infinity.
     """
     value, good = loss_scale["value"], jnp.where(ok, loss_scale["good"] + 1, 0)
-    value = jnp.where(ok, jnp.where(good == 2000, 2 * value, value), jnp.maximum(value / 2, 1))
-    return {"value": value, "good": good % 2000}
+    doubled = jnp.where(good == 2000, jnp.maximum(value, jnp.minimum(2 * value, LARGEST_SCALE)), value)
+    halved = jnp.where(jnp.isfinite(value), jnp.maximum(value / 2, 1), LARGEST_SCALE)
+    return {"value": jnp.where(ok, doubled, halved), "good": good % 2000}
 
 
-def computes_in_float16(part: Any) -> bool:
-    """Returns True if a module, or a configuration or module inside it, has `dtype` "float16"."""
-    if not dataclasses.is_dataclass(part):
-        return False
-    fields = [field.name for field in dataclasses.fields(part) if field.name != "parent" and hasattr(part, field.name)]
-    return getattr(part, "dtype", None) == "float16" or any(computes_in_float16(getattr(part, f)) for f in fields)
+def first_loss_scale() -> dict[str, jax.Array]:
+    """The loss scale of step 0."""
+    return {"value": jnp.float32(2**15), "good": jnp.int32(0)}
+
+
+def computes_in_float16(jaxpr: Any) -> bool:
+    """Returns True if a traced program converts a value to float16, as modules with float16 activations do.
+
+    It sees every module of an objective (encoder, decoder, projector, heads), in whatever way it is built. Parameters
+    are float32, so a module cannot compute in float16 without a conversion; data that are float16 need none.
+    """
+    return any(equation.params["new_dtype"] == jnp.float16 for equation in _conversions(jaxpr))
+
+
+def _conversions(jaxpr: Any) -> Iterator[Any]:
+    """The type conversions of a jaxpr, of loop bodies and called functions too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "convert_element_type":
+            yield equation
+        for inner in jax.tree.leaves(equation.params):
+            inner = getattr(inner, "jaxpr", inner)  # a closed jaxpr holds an open one
+            if hasattr(inner, "eqns"):
+                yield from _conversions(inner)
 
 
 def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
@@ -84,6 +104,7 @@ def make_init(
     ema: bool,
     hyper: Mapping[str, float] | None = None,
     meters: Any = None,
+    scaled: bool = False,
 ) -> Callable[[Any], State]:
     """Returns the pure function seed -> State.
 
@@ -94,12 +115,12 @@ def make_init(
         ema: True: keep averaged parameters.
         hyper: initial values of the settings that a stacked sweep varies; None: none.
         meters: shapes of the measurements of a step; None: no meters.
+        scaled: True: keep a loss scale, for float16.
     """
-
-    half = computes_in_float16(objective.model)
 
     def init(seed: jax.Array) -> State:
         variables = parallel.unboxed(_variables(objective, seed, batch))
+        variables = variables._replace(params=objective.project(variables.params))
         return State(
             step=jnp.int32(0),
             seed=jnp.asarray(seed, jnp.uint32),
@@ -111,7 +132,7 @@ def make_init(
             hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
             meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters or {}),
             guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "longest": jnp.int32(0), "last": jnp.int32(-1)},
-            loss_scale={"value": jnp.float32(2**15), "good": jnp.int32(0)} if half else None,
+            loss_scale=first_loss_scale() if scaled else None,
         )
 
     return init

@@ -60,11 +60,14 @@ def make_update(objective: Objective, optimizer: Any, microbatches: int, ema_dec
         grads, value, loss = gradients(current, state.params, state.extra, inputs, ctx, microbatches, scale)
 
         updates, opt_state, health = opt.update(grads, state.opt_state, state.params, state.step)
-        params = optax.apply_updates(state.params, updates)
+        # Frozen parameters, and their averages, stay bitwise unchanged, even beyond a bound.
+        params = current.project(optax.apply_updates(state.params, updates))
+        params = opt.keep_frozen(params, state.params, state.step)
         extra = current.update(state.extra, params, loss.sums, loss.rows, state.step)
         averaged = state.ema
         if averaged is not None and ema_decay is not None:
-            averaged = ema(averaged, params, ema_decay)
+            averaged = current.project(ema(averaged, params, ema_decay))
+            averaged = opt.keep_frozen(averaged, state.ema, state.step)
 
         # A non-finite step changes only step counter, guard and loss scale. The new values are checked too, because an
         # update with finite gradients may overflow.

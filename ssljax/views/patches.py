@@ -39,8 +39,8 @@ def unpatchify(patches: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
 def normalize_patches(patches: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """Returns (x - mean) / sqrt(var + epsilon) of each patch, the target of MAE (He et al. 2022, section 3).
 
-    patches: [B, N, D]. The variance is unbiased (divided by D - 1), as in the authors' code.
+    patches: [B, N, D]. The variance is unbiased (divided by D - 1), as in the authors' code; 0 if D = 1.
     """
     mean = patches.mean(-1, keepdims=True)
-    variance = patches.var(-1, keepdims=True, ddof=1)
+    variance = patches.var(-1, keepdims=True, ddof=min(1, patches.shape[-1] - 1))
     return (patches - mean) / jnp.sqrt(variance + epsilon)

@@ -91,6 +91,19 @@ def test_each_slot_of_an_expert_has_one_token(experts, slots, length, seed):
             assert sorted(np.flatnonzero(place[b, :, e].sum(-1))) == sorted(asking[:slots])
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_padding_takes_no_slots(top_k):
+    """First choices of padding would fill slots before second choices of tokens."""
+    x = jnp.asarray(RNG.normal(size=(3, 5, WIDTH)), jnp.float32)
+    padded = jnp.concatenate([x, jnp.broadcast_to(x[:, :1], (3, 7, WIDTH))], axis=1)
+    experts = module(ExpertsConfig(4, top_k, slots=2))
+    params = experts.init(jax.random.key(1), x)
+    alone, _ = experts.apply(params, x)
+    beside, _ = experts.apply(params, padded, jnp.broadcast_to(jnp.arange(12) < 5, (3, 12)))
+    np.testing.assert_allclose(beside[:, :5], alone, atol=1e-5)
+    np.testing.assert_array_equal(beside[:, 5:], 0)
+
+
 MESHES = [(8, 1, 1, 1, 1), (1, 1, 8, 1, 1), (2, 1, 1, 1, 4), (2, 2, 1, 1, 2), (1, 2, 2, 1, 2), (1, 1, 2, 2, 2)]
 
 

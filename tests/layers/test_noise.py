@@ -64,3 +64,41 @@ def test_traced_rates_and_rows():
     assert all((a != b).any() for i, a in enumerate(masks) for b in masks[:i])
     folded = jax.jit(lambda i: dropout(ones(4), 0.5, noise.at(i)))(jnp.int32(1))
     np.testing.assert_array_equal(folded, masks[1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", NOISES)
+def test_the_mean_over_masks_is_the_input_in_half_precision(name, dtype):
+    """1 / 0.9 rounded to bfloat16 is 0.16% too small, and so is 1 / 0.9 times any activation of value 1."""
+    rows, rate = (4_000_000, 0.1) if name == "drop_path" else (40_000, 0.1)
+    x = jnp.ones((rows, 1) if name == "drop_path" else (rows, 10, 10), dtype)
+    y = NOISES[name](x, rate, Noise(KEY, jnp.arange(rows)))
+    assert y.dtype == x.dtype
+    draws = np.asarray(y.astype(jnp.float32), np.float64).ravel()
+    error = 4 * np.sqrt(rate / (1 - rate) / draws.size)  # four standard deviations of the mean
+    assert abs(draws.mean() - 1) < error < 0.0012
+    kept = draws[draws != 0]
+    np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=float(jnp.finfo(dtype).eps))
+    assert len(np.unique(kept)) == 2, "rounded up or down"
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_half_precision_changes_neither_masks_nor_exact_values(name):
+    noise = Noise(KEY, jnp.arange(64))
+    x = jax.random.normal(jax.random.key(1), (64, 5, 7), jnp.bfloat16)
+    whole, half = (NOISES[name](x.astype(dtype), 0.5, noise) for dtype in ("float32", "bfloat16"))
+    np.testing.assert_array_equal(half.astype(jnp.float32), whole)  # a factor of 2 is exact
+    infinite = NOISES[name](jnp.full((64, 5, 7), jnp.inf, jnp.bfloat16), 0.1, noise)
+    assert not jnp.isfinite(infinite).all(), "an overflow stays visible"
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_gradients_in_half_precision(name):
+    noise = Noise(KEY, jnp.arange(64))
+    x = jax.random.normal(jax.random.key(1), (64, 5, 7), jnp.bfloat16)
+    apply = {"dropout": dropout, "drop_path": drop_path}[name]
+    half, whole = (
+        jax.jit(jax.grad(lambda x: jnp.sum(apply(x, 0.1, noise).astype(jnp.float32))))(x.astype(dtype))
+        for dtype in ("bfloat16", "float32")
+    )
+    np.testing.assert_array_equal(half, whole.astype(jnp.bfloat16))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
-from largest import largest_array
+from programs import largest_array
 
 from ssljax.losses import nt_xent, nt_xent_ring
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from largest import largest_array
+from programs import largest_array
 
 from ssljax.losses import cross_entropy, linear_cross_entropy, linear_nll
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import tiny_objectives as tiny
 from test_families import NATURAL, SMALL
 
-from ssljax import models
+from ssljax import models, objectives
+from ssljax.layers.dense import parameter
 from ssljax.train import optimizers
 from ssljax.train.leaves import path_of
 from ssljax.train.state import abstract_variables
@@ -70,6 +72,47 @@ def test_a_period_counts_blocks():
     assert found[f"{layers}/block_1/mlp/in"] == found[f"{layers}/block_1/mlp/router"] == [0.125, 0.5]
     assert found["encoder/embed/embedding"] == [DECAY**5]
     assert found["encoder/stack/norm/scale"] == found["encoder/head_kernel"] == [1.0]
+
+
+def test_every_block_of_a_longer_period_counts():
+    """Six blocks of which every third has experts; one rate for all of them is what counting periods would give."""
+    found = rates(variables_of("causal_lm", "mixtral", **{**BLOCK, "depth": 6}, experts={"count": 4, "every": 3}))
+    layers = "encoder/stack/layers"
+    assert found[f"{layers}/block_0/mlp/in/kernel"] == [DECAY**6, DECAY**3]
+    assert found[f"{layers}/block_1/attention/q/kernel"] == [DECAY**5, DECAY**2]
+    assert found[f"{layers}/block_2/mlp/in"] == found[f"{layers}/block_2/mlp/router"] == [DECAY**4, DECAY]
+    assert found["encoder/embed/embedding"] == [DECAY**7]
+
+
+def test_scanned_and_unrolled_blocks_have_equal_heights():
+    for experts in ({"count": 4, "every": 2}, {"count": 4, "every": 4, "place": 1}):
+        scanned, unrolled = (
+            rates(variables_of("causal_lm", "mixtral", **BLOCK, experts=experts, scan=scan)) for scan in (True, False)
+        )
+        assert scanned == unrolled
+
+
+def test_experts_in_towers_and_decoders_count_their_blocks():
+    """A period of two blocks in the towers of CLIP and LLaVA and in the decoder of a masked autoencoder."""
+    towers = {"image": {**IMAGE, "experts": EXPERTS}, "text": {**BLOCK, "experts": EXPERTS}}
+    found = rates(variables_of("clip", "clip", embed_dim=16, **towers))
+    for tower in ("image_tower", "text_tower"):
+        assert found[f"{tower}/stack/layers/block_0/mlp/in/kernel"] == [0.0625, 0.25], tower
+        assert found[f"{tower}/stack/layers/block_1/mlp/in"] == [0.125, 0.5], tower
+    text = {"name": "llama", **BLOCK, "experts": EXPERTS}
+    found = rates(variables_of("captioning", image={**IMAGE, "experts": EXPERTS}, text=text))
+    assert found["vision/stack/layers/block_1/mlp/router"] == [0.125, 0.5]
+    assert found["language/stack/layers/block_0/attention/q/kernel"] == [0.0625, 0.25]
+    decoder = {"preset": None, "width": 16, "depth": 2, "heads": 2, "experts": EXPERTS}
+    made = objectives.create(
+        {"objective": {"name": "mae", "decoder": decoder}, "model": {"name": "vit", **IMAGE, "positions": "sincos"}},
+        tiny.SPEC,
+        tiny.STEPS,
+    )
+    shapes, axes = abstract_variables(made, tiny.batch())
+    found = rates((axes.params, shapes.params))
+    assert found["decoder/stack/layers/block_0/mlp/in/kernel"] == [0.25]
+    assert found["decoder/stack/layers/block_1/mlp/in"] == [0.5]
 
 
 def test_a_repeated_block_counts_once():
@@ -265,6 +308,35 @@ def test_a_parameter_without_a_declaration_has_the_default():
         "scale": "bias",
     }
     assert {leaf.height for leaf in bound.leaves.values()} == {0}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_that_is_tied_to_the_head_stays_an_embedding(tied):
+    leaves = bound_leaves(variables_of("causal_lm", "llama", **BLOCK, tied=tied))
+    table = leaves["encoder/embed/embedding"]
+    assert (table.role, table.lr, table.wd) == ("embedding", DECAY**5, 1.0)
+    assert ("encoder/head_kernel" in leaves) != tied
+
+
+def test_learned_scales_and_single_vectors_are_neither_decayed_nor_orthogonalised():
+    """Temperatures, LayerScale, register tokens, and the biases of logits."""
+    image = {**IMAGE, "registers": 1, "mask_token": True, "layer_scale": 0.1}
+    variables = variables_of("clip", "siglip", image=image, text=BLOCK)
+    decay, matrices, trust = decayed(variables), orthogonalised(variables), trusted(variables)
+    layers = "image_tower/stack/layers"
+    names = {"log_scale", "logit_bias", "image_tower/registers", f"{layers}/mlp_scale", f"{layers}/attention_scale"}
+    assert names <= set(bound_leaves(variables))
+    assert not names & (decay | matrices | trust)
+
+
+def test_an_unknown_role_is_an_error():
+    class Wrong(nn.Module):
+        @nn.compact
+        def __call__(self):
+            return parameter(self, "kernel", nn.initializers.zeros, (None,), (3,), role="kernel")
+
+    with pytest.raises(ValueError, match="kernel: got role 'kernel', must be one of matrix, head, embedding"):
+        Wrong().init(jax.random.key(0))
 
 
 def test_a_scan_over_no_blocks_does_not_change_heights():

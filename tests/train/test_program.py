@@ -8,6 +8,7 @@ import tiny_objectives as tiny
 
 from ssljax import parallel
 from ssljax.base.durations import RunLengths
+from ssljax.config import RunConfig
 from ssljax.layers import attention
 from ssljax.objectives.base import Variables
 from ssljax.train import optimizers
@@ -81,3 +82,12 @@ def test_platform_and_device_kind_are_those_of_the_mesh(monkeypatch):
         attention.attend(q, q, q, attention.Full())  # choosing the kernel of cuDNN would be an error
     meter = Speedometer(16, None, 1e9, Absent())
     assert meter.peak == 989e12 and meter.devices == 4
+
+
+def test_deterministic_kernels_are_a_free_key():
+    field = RunConfig.__dataclass_fields__["deterministic"]
+    assert field.metadata["free"] and field.default is False
+    program = build("causal_lm", deterministic=True)
+    assert program.deterministic and not build("causal_lm").deterministic
+    with parallel.mesh_context(program.mesh):
+        assert int(program.jitted_init()(0).step) == 0  # options for GPUs are not passed to the compiler for CPUs

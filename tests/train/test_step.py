@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_objectives as tiny
 
@@ -14,9 +15,10 @@ from ssljax.base.durations import RunLengths
 from ssljax.objectives.base import Ctx, stream
 from ssljax.train import optimizers
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
-from ssljax.train.microbatch import gradients
+from ssljax.train.microbatch import _scan_sum, gradients
 from ssljax.train.optimization import Optimization
-from ssljax.train.program import Program
+from ssljax.train.program import Program, compiler_options
+from ssljax.train.state import LARGEST_SCALE, first_loss_scale, update_loss_scale
 
 NAMES = list(objectives.REGISTRY)
 
@@ -301,3 +303,98 @@ def test_small_gradients_need_the_scale():
         return float(jnp.mean(kernels == 0))
 
     assert zeros(None) > 0.5 > zeros(jnp.float32(2**15))
+
+
+class Owned(nn.Module):
+    """A module with float16 activations that an objective makes in a method; no field of the objective holds it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, dtype=jnp.float16)(x).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithOwned(type(tiny.make("simclr"))):
+    def init(self, key, batch):
+        made = super().init(key, batch)
+        owned = Owned().init(key, jnp.zeros((1, self.projector.output)))["params"]
+        return made._replace(params={**made.params, "owned": owned})
+
+    def loss(self, params, extra, outputs, inputs, ctx):
+        made = super().loss(params, extra, outputs, inputs, ctx)
+        value = jnp.sum(jnp.square(Owned().apply({"params": params["owned"]}, outputs[:, 0, : self.projector.output])))
+        return made._replace(terms={**made.terms, "owned": (1e-3, value, jnp.float32(len(outputs)))})
+
+
+def test_the_loss_scale_covers_every_module_of_an_objective():
+    """A decoder, or a head that is made in a method, as well as the model."""
+    plain = tiny.make("simclr")
+    fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    decoder = objectives.create(
+        {**tiny.config("mae"), "objective": {"name": "mae", "decoder": {"width": 32, "heads": 2, "dtype": "float16"}}},
+        tiny.SPEC,
+        tiny.STEPS,
+    )
+    for objective, scaled in [(plain, False), (WithOwned(**fields), True), (decoder, True)]:
+        rule = optimizers.AdamW(learning_rate=1e-3)
+        optimization = Optimization(rule, lambda step: 1.0, RunLengths(tiny.BATCH, 1000, None, tiny.STEPS))
+        mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+        program = Program.build(objective, optimization, mesh, tiny.batch())
+        state = program.init(0)
+        assert (state.loss_scale is not None) == (program.shapes.loss_scale is not None) == scaled
+
+
+def test_the_loss_scale_stays_finite_and_comes_back():
+    scale = first_loss_scale()
+    for _ in range(200):
+        scale = update_loss_scale({**scale, "good": jnp.int32(1999)}, jnp.bool_(True))
+    assert float(scale["value"]) == LARGEST_SCALE  # unbounded, it was infinite after 113 doublings
+    infinite = {"value": jnp.float32(jnp.inf), "good": jnp.int32(0)}
+    assert float(update_loss_scale(infinite, jnp.bool_(False))["value"]) == LARGEST_SCALE
+    for _ in range(100):
+        scale = update_loss_scale(scale, jnp.bool_(False))
+    assert float(scale["value"]) == 1
+    for _ in range(2000):
+        scale = update_loss_scale(scale, jnp.bool_(True))
+    assert float(scale["value"]) == 2 and int(scale["good"]) == 0
+
+
+def test_sums_over_slices_are_kept_in_float32():
+    """In bfloat16, 256 + 1 is 256."""
+    total, rows = jax.jit(lambda x: _scan_sum(lambda x: (x, x), x))(jnp.ones(1000, jnp.bfloat16))
+    assert float(total) == 1000 and total.dtype == rows.dtype == jnp.bfloat16
+    objective = tiny.make("causal_lm", dtype="bfloat16")
+    variables, inputs, ctx = inputs_of(objective)
+    traced = jax.make_jaxpr(lambda v: gradients(objective, v.params, v.extra, inputs, ctx, 4))(variables)
+    loops = [e for e in traced.jaxpr.eqns if e.primitive.name == "scan" and e.params["length"] == 4]
+    for loop in loops:
+        carried = loop.outvars[: loop.params["num_carry"]]
+        assert carried and {v.aval.dtype for v in carried} == {jnp.dtype("float32")}
+    assert loops
+
+
+@pytest.mark.parametrize("name", ["simclr", "causal_lm"])
+def test_slices_in_bfloat16_agree_to_rounding(name):
+    encoder = {"dtype": "bfloat16"}
+    objective = tiny.make(name, **encoder)
+    variables, inputs, ctx = inputs_of(objective)
+    one, four = (
+        jax.jit(lambda v, k=k: gradients(objective, v.params, v.extra, inputs, ctx, k))(variables) for k in (1, 4)
+    )
+    norm = lambda tree: float(optax.tree.norm(tree))  # noqa: E731
+    difference = norm(jax.tree.map(jnp.subtract, one.grads, four.grads)) / norm(one.grads)
+    assert 1e-4 < difference < 0.1
+    np.testing.assert_allclose(four.value, one.value, rtol=1e-2)
+
+
+def test_deterministic_kernels_are_asked_for_on_gpus_only():
+    assert compiler_options("gpu", True) == {"xla_gpu_deterministic_ops": True}
+    assert compiler_options("gpu", False) is compiler_options("cpu", True) is compiler_options("tpu", True) is None
+
+
+def test_the_installed_xla_has_the_option_of_deterministic_kernels():
+    """XLA refuses options that it does not know, on every platform."""
+    options = compiler_options("gpu", True)
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1.0) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_no_such_option": True})(1.0)

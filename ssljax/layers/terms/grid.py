@@ -52,7 +52,7 @@ class GridBias(Term):
         init, names = nn.initializers.zeros, (None, "heads")
         table_RxH = parameter(module, "relative_bias", init, names, shape, role="position")
         if pairs.stretch is not None:
-            table_RxH = jnp.asarray(pairs.stretch) @ table_RxH
+            table_RxH = jnp.matmul(jnp.asarray(pairs.stretch), table_RxH, precision=jax.lax.Precision.HIGHEST)
         return table_RxH[jnp.asarray(pairs.rows_TxT)].transpose(2, 0, 1)[None]
 
 

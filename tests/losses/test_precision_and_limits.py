@@ -1,0 +1,174 @@
+"""Every exported loss: matrix products in float32, and finite values and gradients for degenerate inputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from programs import EXACT, equations, inexact_products
+
+from ssljax import losses
+from ssljax.layers import heads
+
+N, D, VIEWS = 6, 4, 3
+RNG = np.random.default_rng(0)
+
+
+def vectors(*shape, n=N):
+    return jnp.asarray(RNG.normal(size=(n, *shape)), jnp.float32)
+
+
+def ring(z1, z2, **keywords):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    rows = jax.sharding.PartitionSpec("data")
+    call = functools.partial(losses.nt_xent_ring, axis_name="data", temperature=0.5, block=1)
+    weights = keywords.get("weights", jnp.ones(len(z1)))
+    both = lambda a, b, w: call(a, b, weights=w)  # noqa: E731
+    # check_vma: a scan over blocks inside the ring
+    return jax.shard_map(both, mesh=mesh, in_specs=(rows,) * 3, out_specs=jax.sharding.PartitionSpec())(z1, z2, weights)
+
+
+def labels_of(n):
+    return jnp.arange(n) % D
+
+
+def tokens(hidden, kernel, bias, **keywords):
+    return losses.linear_cross_entropy(hidden, kernel, bias, labels_of(len(hidden)), chunk=2, **keywords)
+
+
+def capped(hidden, kernel, bias):
+    return losses.linear_nll(hidden, kernel, bias, labels_of(len(hidden)), cap=30.0, chunk=2).nll
+
+
+def dino(student, teacher, **keywords):
+    center = jnp.zeros(student.shape[-1])
+    return losses.dino_loss(student, teacher, center, student_temperature=0.1, teacher_temperature=0.04, **keywords)
+
+
+def swav(scores, **keywords):
+    return losses.swav_loss(scores, jax.nn.softmax(scores[:, :2]), **keywords)
+
+
+def hidden_patches(pred, target, **keywords):
+    return losses.masked_mse(pred, target, jnp.arange(pred.shape[1]) % 2 == 0, **keywords)
+
+
+# {name: (function of arrays, shapes of the arrays after the axis of examples)}; a shape with a leading None has no such
+# axis. The functions pass `weights` on if the loss has weights.
+CASES = {
+    "alignment": (losses.alignment, [(D,), (D,)]),
+    "clip_loss": (functools.partial(losses.clip_loss, logit_scale=100.0), [(D,), (D,)]),
+    "cross_entropy": (lambda x, **k: losses.cross_entropy(x, labels_of(len(x)), label_smoothing=0.1, **k), [(D,)]),
+    "dino_loss": (dino, [(VIEWS, D), (2, D)]),
+    "effective_rank": (losses.effective_rank, [(D,)]),
+    "entropy": (lambda x: losses.entropy(jax.nn.softmax(x)), [(D,)]),
+    "feature_std": (losses.feature_std, [(D,)]),
+    "linear_cross_entropy": (tokens, [(D,), (None, D, D), (None, D)]),
+    "linear_nll": (capped, [(D,), (None, D, D), (None, D)]),
+    "masked_mse": (hidden_patches, [(VIEWS, D), (VIEWS, D)]),
+    "nt_xent": (functools.partial(losses.nt_xent, temperature=0.5, block=2), [(D,), (D,)]),
+    "nt_xent_ring": (ring, [(D,), (D,)]),
+    "sinkhorn": (losses.sinkhorn, [(D,)]),
+    "swav_loss": (swav, [(VIEWS, D)]),
+    "uniformity": (losses.uniformity, [(D,)]),
+}
+TYPES = {"TokenScores"}
+UNWEIGHTED = {"entropy", "linear_nll"}
+
+
+def case(name, n=N):
+    """(function, arrays) of a loss."""
+    function, shapes = CASES[name]
+    arrays = [vectors(*s[2:], n=s[1]) if s[:1] == (None,) else vectors(*s, n=n) for s in shapes]
+    return function, arrays
+
+
+def value_and_gradients(function, arrays, **keywords):
+    def value(arrays):
+        return jnp.sum(function(*arrays, **keywords))
+
+    return jax.jit(jax.value_and_grad(value))(arrays)
+
+
+def test_every_exported_loss_has_a_case():
+    assert set(CASES) == set(losses.__all__) - TYPES
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_matrix_products_have_the_highest_precision(name, dtype):
+    """Forward and backward; the backend's default would round float32 factors to bfloat16 or TF32."""
+    function, arrays = case(name)
+    with jax.default_matmul_precision("bfloat16"):
+        traced = jax.make_jaxpr(lambda a: jax.value_and_grad(lambda a: jnp.sum(function(*a)))(a))
+        found = traced([x.astype(dtype) for x in arrays])
+    assert inexact_products(found.jaxpr) == []
+
+
+def test_an_inexact_product_would_be_found():
+    with jax.default_matmul_precision("bfloat16"):
+        bad = jax.make_jaxpr(jax.jit(lambda x: jax.lax.map(lambda y: x @ y, x)))(jnp.ones((2, 2)))
+    assert len(inexact_products(bad.jaxpr)) == 1
+    assert "dot_general" in {e.primitive.name for e in equations(bad.jaxpr)}
+
+
+DEGENERATE = {
+    "one example": lambda x: x[:1],
+    "identical rows": lambda x: jnp.broadcast_to(x[:1], x.shape),
+    "zeros": jnp.zeros_like,
+    "large": lambda x: 1e15 * x,
+    "tiny": lambda x: 1e-30 * x,
+}
+
+
+@pytest.mark.parametrize("kind", [*DEGENERATE, "weights of zero"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_degenerate_inputs_have_finite_values_and_gradients(name, kind):
+    function, arrays = case(name)
+    keywords = {}
+    if kind == "weights of zero":
+        if name in UNWEIGHTED:
+            pytest.skip("no weights")
+        keywords = {"weights": jnp.zeros(N)}
+    elif kind == "one example":
+        if name == "nt_xent_ring":
+            pytest.skip("at least one example per device")
+        batch = [shape[:1] != (None,) for shape in CASES[name][1]]
+        arrays = [DEGENERATE[kind](x) if rows else x for x, rows in zip(arrays, batch)]
+    else:
+        arrays = [DEGENERATE[kind](x) for x in arrays]
+    value, gradients = value_and_gradients(function, arrays, **keywords)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)
+    if kind == "weights of zero" and name != "sinkhorn":
+        assert value == 0
+        assert all((g == 0).all() for g in gradients)
+
+
+def test_a_class_without_mass_may_have_the_logit_minus_infinity():
+    logits = jnp.array([[0.0, 1.0, -jnp.inf]])
+    for labels in (jnp.array([1]), jnp.array([[0.25, 0.75, 0.0]])):
+        value, gradient = jax.value_and_grad(lambda x, y=labels: losses.cross_entropy(x, y))(logits)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+MODULES = {
+    "classifier": (heads.Linear(3), 4),
+    "prototypes": (heads.Prototypes(3), 4),
+    "last layer of DINO's head": (heads.DINOHead(3, 4, 4), 4),
+}
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_heads_that_promise_float32_have_the_highest_precision(name):
+    module, width = MODULES[name]
+    x = jnp.ones((2, width), jnp.bfloat16)
+    params = module.init(jax.random.key(0), x)
+    with jax.default_matmul_precision("bfloat16"):
+        traced = jax.make_jaxpr(jax.grad(lambda p: jnp.sum(module.apply(p, x))))(params)
+    hidden = 3 if name.startswith("last") else 0  # hidden maps have the backend's default
+    products = [e for e in equations(traced.jaxpr) if e.primitive.name == "dot_general"]
+    exact = [e for e in products if e.params["precision"] == (EXACT, EXACT)]
+    assert len(products) > len(exact) - 1 >= 0
+    assert (len(products) == len(exact)) == (hidden == 0)
