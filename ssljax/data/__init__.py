@@ -6,7 +6,8 @@ from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
 from ssljax.data.split_arrays import SplitArrays, load_split
-from ssljax.data.tokenizers import TOKENIZER_FILES, load_tokenizer, open_tokenizer, save_tokenizer
+from ssljax.data.tokenizer_files import TOKENIZER_FILES
+from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, save_tokenizer
 
 __all__ = [
     "REGISTRY",

@@ -10,7 +10,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import SourceConfig
-from ssljax.data.rows import KEYS, fill_rows, last_token, num_added
+from ssljax.data.rows import KEYS, fill_rows, last_token
 from ssljax.data.selection import fingerprint
 from ssljax.data.tokenizers import Tokenizer, texts
 
@@ -36,7 +36,7 @@ class TokenCache:
 
 def open_tokens(config: SourceConfig, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCache:
     """Returns the token cache of a source, which is built on first use."""
-    key = digest(["tokens", 1, fingerprint(config), tokenizer.fingerprint])
+    key = digest(["tokens", 2, fingerprint(config), tokenizer.fingerprint])
     folder = build_once(root / f"tokens-{key}", lambda temporary: _tokenize(config, tokenizer, temporary))
     meta = json.loads((folder / "meta.json").read_text())
     shape = (meta["tokens"],)
@@ -193,20 +193,22 @@ class Documents:
     """One document in a row, in the form of `rows.fill_rows`."""
 
     def __init__(self, cache: TokenCache, tokenizer: Tokenizer, seq_len: int):
-        self.cache, self.seq_len, self.special_ids = cache, seq_len, tokenizer.special_ids
-        added = num_added(self.special_ids)
+        self.cache, self.seq_len, self.tokenizer = cache, seq_len, tokenizer
+        self.ended = last_token(tokenizer.special_ids) is not None  # in the cache, an end token follows each text
+        added = tokenizer.affixes.count
         if seq_len <= added:
             raise UserError(f"data.seq_len: got {seq_len}, must be > {added} (first and last token of a document)")
         self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each text, without the end token that follows it in the cache."""
-        return self.cache.ends[rows + 1] - self.cache.ends[rows] - (last_token(self.special_ids) is not None)
+        return self.cache.ends[rows + 1] - self.cache.ends[rows] - self.ended
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each row, without padding."""
-        return np.minimum(self._sizes(rows) + num_added(self.special_ids), self.seq_len)
+        return np.minimum(self._sizes(rows) + self.tokenizer.affixes.count, self.seq_len)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         starts = self.cache.ends[rows]
-        return fill_rows(self.cache.tokens, starts, self._sizes(rows), self.seq_len, self.special_ids)
+        affixes, pad = self.tokenizer.affixes, self.tokenizer.pad
+        return fill_rows(self.cache.tokens, starts, self._sizes(rows), self.seq_len, affixes, pad)

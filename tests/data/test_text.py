@@ -16,7 +16,8 @@ import pytest
 
 from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, save_tokenizer
 from ssljax.data.text import cut, pack
-from ssljax.data.tokenizers import ByteTokenizer, _pieces
+from ssljax.data.tokenizer_training import _pieces
+from ssljax.data.tokenizers import ByteTokenizer
 
 WORDS = [
     "alpha",
@@ -137,7 +138,7 @@ def test_training_is_deterministic(config, corpus, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_cuts_of_long_texts_change_no_token(config, corpus, kind):
     text = "".join(RNG.choice([*WORDS, "\n", "\n\n", "\n ", " \n"], 4000))
-    pieces = _pieces(text, 300)
+    pieces = list(_pieces(text, 300))
     assert len(pieces) > 10 and "".join(pieces) == text
     tokenizer = open_tokenizer(config(source=corpus, seq_len=4, tokenizer={"name": kind, "vocab_size": 400}))
     whole = tokenizer._model.encode(text, add_special_tokens=False).ids
