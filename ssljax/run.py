@@ -60,7 +60,7 @@ def train(
         folder.write_config(config)
         folder.write_data(dataset.spec)
         if dataset.spec.vocab_size is not None:
-            folder.write_tokenizer(config.data)
+            folder.write_tokenizer(assembly.config.data)
 
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)

@@ -7,7 +7,7 @@ from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
 from ssljax.data.split_arrays import SplitArrays, load_split
 from ssljax.data.tokenizer_files import TOKENIZER_FILES
-from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, save_tokenizer
+from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, pin_tokenizer, save_tokenizer
 
 __all__ = [
     "REGISTRY",
@@ -27,5 +27,6 @@ __all__ = [
     "load_tokenizer",
     "open_data",
     "open_tokenizer",
+    "pin_tokenizer",
     "save_tokenizer",
 ]

@@ -1,6 +1,7 @@
 """Token caches on disk, and their examples: windows, packed rows, documents."""
 
 import json
+import logging
 import pathlib
 from dataclasses import dataclass
 
@@ -10,9 +11,11 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import SourceConfig
+from ssljax.data.digests import content_key
 from ssljax.data.rows import KEYS, fill_rows, last_token
-from ssljax.data.selection import fingerprint
 from ssljax.data.tokenizers import Tokenizer, texts
+
+log = logging.getLogger(__name__)
 
 _BATCH_CHARACTERS = 1 << 23  # characters that are tokenised at a time: bounds memory, keeps all threads busy
 
@@ -36,7 +39,7 @@ class TokenCache:
 
 def open_tokens(config: SourceConfig, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCache:
     """Returns the token cache of a source, which is built on first use."""
-    key = digest(["tokens", 2, fingerprint(config), tokenizer.fingerprint])
+    key = digest(["tokens", 2, content_key(config, root), tokenizer.fingerprint])
     folder = build_once(root / f"tokens-{key}", lambda temporary: _tokenize(config, tokenizer, temporary))
     meta = json.loads((folder / "meta.json").read_text())
     shape = (meta["tokens"],)
@@ -52,11 +55,17 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
     end = last_token(tokenizer.special_ids)
     last = [] if end is None else [end]
     lengths: list[int] = []
+    unknown, unk = 0, tokenizer.special_ids.get("unk", -1)
     with (folder / "tokens.bin").open("wb") as file:
         for group in _groups(documents):
             for ids in tokenizer.encode(group):
+                unknown += int(np.count_nonzero(ids == unk))
                 file.write(np.concatenate([ids, np.array(last, np.int32)]).astype(dtype).tobytes())
                 lengths.append(len(ids) + len(last))
+    if unknown:
+        log.warning(
+            "%s [%s]: %d of %d tokens are unknown to the tokenizer", config.source, config.split, unknown, sum(lengths)
+        )
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "ends.npy", ends)
     size = sum(len(text.encode("utf-8")) for text in documents)

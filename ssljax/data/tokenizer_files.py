@@ -37,10 +37,16 @@ _NAMES = {
 }
 # Classes of `transformers` without special tokens by default.
 _BARE_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
-# Classes in which one token has several roles by default.
+# Classes with other special tokens by default.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "CLIPTokenizer": dict.fromkeys(("pad", "eos", "unk"), "<|endoftext|>") | {"bos": "<|startoftext|>"},
     "GPT2Tokenizer": dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"),
+    "OPTTokenizer": dict.fromkeys(("bos", "eos", "unk"), "</s>") | {"pad": "<pad>"},
+    "RobertaTokenizer": {
+        **dict.fromkeys(("bos", "cls"), "<s>"),
+        **dict.fromkeys(("eos", "sep"), "</s>"),
+        **{role: f"<{role}>" for role in ("pad", "unk", "mask")},
+    },
     "Qwen2Tokenizer": dict.fromkeys(("pad", "eos", "unk"), "<|endoftext|>"),
 }
 # model_type -> class of its tokenizer in `transformers`, for folders with a bare vocabulary.
@@ -50,7 +56,7 @@ _CLASSES = {
     "electra": "BertTokenizer",
     "esm": "EsmTokenizer",
     "gpt2": "GPT2Tokenizer",
-    "opt": "GPT2Tokenizer",
+    "opt": "OPTTokenizer",  # the name of GPT-2's class with other special tokens
     "roberta": "RobertaTokenizer",
     "bart": "RobertaTokenizer",
     "clip": "CLIPTokenizer",
@@ -139,7 +145,7 @@ def read_specials(folder: pathlib.Path, vocabulary: Collection[str]) -> dict[str
     kind = tokenizer_class(folder)
     usual = {role: next((n for n in names if n in vocabulary), None) for role, names in _NAMES.items()}
     defaults = {role: text for role, text in _DEFAULTS.get(kind, {}).items() if text in vocabulary}
-    guessed = {} if kind in _BARE_CLASSES and any(stated.values()) else usual | defaults
+    guessed = {} if kind in _BARE_CLASSES and any(stated.values()) else defaults or usual
     return {role: text for role, text in (guessed | stated).items() if text is not None and text in vocabulary}
 
 
@@ -194,8 +200,8 @@ def _from_vocabulary(path: pathlib.Path) -> "tokenizers.Tokenizer":
         tokenizer, roles = builders[kind](folder, settings)
     except UserError:
         raise
-    except Exception as error:  # OSError, ValueError, and bare Exception of the library
-        raise UserError(f"{path}: not a vocabulary of {kind} ({error})") from error
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path}: not a vocabulary of {kind} ({str(error).splitlines()[0]})") from error
     return _with_specials(tokenizer, folder, settings, roles)
 
 
@@ -268,7 +274,7 @@ def _bpe(folder: pathlib.Path, **settings: Any) -> "tokenizers.Tokenizer":
 
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
-    return Tokenizer(models.BPE(_read_json(folder / "vocab.json"), merges, **settings))
+    return Tokenizer(models.BPE(_settings(folder, "vocab.json"), merges, **settings))
 
 
 def _byte_level(
@@ -279,9 +285,11 @@ def _byte_level(
     out = _bpe(folder)
     out.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
     out.decoder = decoders.ByteLevel()
-    # A GPT-2 tokenizer adds no token, unless its settings say so (OPT).
-    adds = settings.get("add_bos_token", _settings(folder, "config.json").get("model_type") == "opt")
-    return out, roles if roles != ("", "") else ("bos" if adds else "", "")
+    return out, roles
+
+
+def _gpt2(folder: pathlib.Path, settings: dict[str, Any]) -> tuple["tokenizers.Tokenizer", tuple[str, str]]:
+    return _byte_level(("bos" if settings.get("add_bos_token") else "", ""), folder, settings)
 
 
 def _clip(folder: pathlib.Path, settings: dict[str, Any]) -> tuple["tokenizers.Tokenizer", tuple[str, str]]:
@@ -329,7 +337,8 @@ def _qwen2(folder: pathlib.Path, settings: dict[str, Any]) -> tuple["tokenizers.
 
 _OF_LINES = {"BertTokenizer": _bert, "EsmTokenizer": _esm}
 _OF_MERGES = {
-    "GPT2Tokenizer": functools.partial(_byte_level, ("", "")),
+    "GPT2Tokenizer": _gpt2,
+    "OPTTokenizer": functools.partial(_byte_level, ("bos", "")),
     "RobertaTokenizer": functools.partial(_byte_level, ("cls", "sep")),
     "CLIPTokenizer": _clip,
     "OpenAIGPTTokenizer": _gpt1,

@@ -1,12 +1,14 @@
 """Tokenizers: bytes, byte-level BPE and WordPiece (trained by the `tokenizers` library), files of either library."""
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -16,9 +18,10 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, SourceConfig, TokenizerConfig, cache_root
+from ssljax.data.digests import content_key
 from ssljax.data.plain_text import TextEncoder, check_text
 from ssljax.data.rows import Affixes, affixes_of, fill_rows, last_token, pad_token
-from ssljax.data.selection import fingerprint, read
+from ssljax.data.selection import read, selected_keys
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.sources import Blobs, expand
 from ssljax.data.tokenizer_files import SETTINGS, copy_files, find_file, open_file, read_specials
@@ -227,11 +230,34 @@ def save_tokenizer(config: DataConfig, folder: str | pathlib.Path) -> pathlib.Pa
     return folder / name
 
 
+def pin_tokenizer(config: DataConfig) -> DataConfig:
+    """Returns a config with the tokenizer as it is now, as a file in the cache that is named after its content.
+
+    Later, the tokenizer stays the same if texts grow that it was trained on, or if its file is replaced.
+
+    Raises:
+        UserError: as `open_tokenizer`.
+    """
+    sources = [*config.sources, *config.streams.values()]
+    if config.tokenizer.name == "bytes" or not any("text" in selected_keys(source) for source in sources):
+        return config
+    with tempfile.TemporaryDirectory() as place:
+        file = save_tokenizer(config, place)
+        files = sorted(path for path in pathlib.Path(place).rglob("*") if path.is_file())
+        content = [[str(path.relative_to(place)), path.read_bytes().hex()] for path in files]
+        build = functools.partial(shutil.copytree, place, dirs_exist_ok=True)
+        folder = build_once(cache_root(config) / f"pinned-{digest(content)}", build)
+    tokenizer = TokenizerConfig(name="file", path=str(folder.resolve() / file.name))
+    return dataclasses.replace(config, tokenizer=tokenizer)
+
+
 def _tokenizer_file(config: DataConfig) -> pathlib.Path:
     """Returns the tokenizer file of the config, or a cached one, which is trained on first use."""
     settings = config.tokenizer
     if settings.name == "file":
-        path = pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
+        path = pathlib.Path(settings.path or "")
+        if not path.exists():  # a workdir may have a $ in its name
+            path = pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
         if path.is_dir():
             file = find_file(path)
             if file is None:
@@ -245,7 +271,7 @@ def _tokenizer_file(config: DataConfig) -> pathlib.Path:
             settings.name,
             settings.vocab_size,
             settings.lowercase,
-            [fingerprint(s) for s in config.sources],
+            [content_key(s, cache_root(config)) for s in config.sources],
         ]
     )
     build = functools.partial(_train, settings, config.sources)

@@ -19,7 +19,7 @@ class Assembly:
     """A run before its first step.
 
     Attributes:
-        config: the checked config.
+        config: the checked config, with the tokenizer as it is now.
         dataset: the opened data; a batch is a function of the step.
         program: initialisation and training step on a mesh.
         steps: length of the run.
@@ -53,6 +53,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Asse
     """
     mesh = parallel.make_mesh(config.mesh, devices)
     check_batches(config, mesh)
+    config = dataclasses.replace(config, data=data.pin_tokenizer(config.data))
     dataset = data.open_data(config.data, config.batch_size, config.seed)
     spec = dataset.spec
     lengths = durations.RunLengths(config.batch_size, spec.size, spec.max_len)

@@ -15,7 +15,9 @@ SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "[MASK]", "<|endoftext|>", "<|odd|>
 WORDS = ["one", "giant", "leap", "for", "mankind", "small", "Step", "and", "the", "moon", "ünï", "12", "x==y", "don't"]
 RNG = np.random.default_rng(0)
 CORPUS = [" ".join(RNG.choice(WORDS, 40)) for _ in range(200)]
-LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+" + (
+    r"|\s+(?!\S)|\s+"
+)
 CLIP = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
