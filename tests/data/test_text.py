@@ -393,3 +393,16 @@ def test_words_are_cut_only_where_they_are_too_long(runs):
     split = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     spans = [end - start for part in parts for _, (start, end) in split(part)]
     assert max(spans, default=0) <= 257  # with the space before it
+
+
+def test_a_byte_order_mark_is_no_text_and_other_bytes_stay(config, tmp_path):
+    """NUL, line ends of all kinds and empty documents are kept as they are."""
+    text = "one\r\ntwo\x00\rthree\x85\u2028 \n"
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "b.txt").write_bytes(b"")
+    lines = [json.dumps({"text": text}), json.dumps({"text": ""})]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    for source in (f"text:{tmp_path}/*.txt", f"jsonl:{tmp_path}/a.jsonl"):
+        split = load_split(config(source=source, seq_len=64, mode="documents"), "train")
+        for row, want in zip(split["tokens"].tolist(), (text, ""), strict=True):
+            assert row == [257, *want.encode(), 258] + [256] * (62 - len(want.encode()))
