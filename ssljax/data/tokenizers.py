@@ -130,7 +130,7 @@ class LibraryTokenizer(Tokenizer):
         self.vocab_size = max(vocabulary.values()) + 1
         self.special_ids = {role: vocabulary[text] for role, text in named.items()}
         self._encoder = TextEncoder(self._model, named.values())
-        self.affixes = _affixes(self._model, self.special_ids)
+        self.affixes = affixes_of_file(self._model, self.special_ids)
         self.byte_lengths = None
         if not isinstance(self._model, SentencePiece):
             content = self._model.to_str().encode()
@@ -153,7 +153,7 @@ class LibraryTokenizer(Tokenizer):
         self._model.save(str(path))
 
 
-def _affixes(model: Any, special_ids: dict[str, int]) -> Affixes:
+def affixes_of_file(model: Any, special_ids: dict[str, int]) -> Affixes:
     """Returns the tokens around a text: those that the file of the tokenizer adds, else the first and last by role.
 
     A file that adds no token after a text is one of a decoder. Its training texts end with the end token.

@@ -13,9 +13,9 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.plain_text import TextEncoder, check_text
-from ssljax.data.rows import first_token, last_token
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizer_files import open_file, read_specials, unpadded
+from ssljax.data.tokenizers import affixes_of_file
 from ssljax.evals.generation import Sampling, check_ids, check_length, generate, on_mesh, pad, without_strict
 from ssljax.interop.hf import Model, read_object
 from ssljax.layers.masks import Keys, is_causal
@@ -183,9 +183,9 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
     ids = objective.spec.special_ids
     with_affixes = run.config["data"]["mode"] == "documents"  # texts had affixes in training
     causal = is_causal(objective.attention)
-    first, last = (_ids(i) for i in (first_token(ids), last_token(ids)))
     file = run.folder / "tokenizer.json"
     tokenizer = open_file(file if file.is_file() else file.with_suffix(".model"))
+    first, last = affixes_of_file(tokenizer, ids)
     return LanguageModel(
         objective.model,
         run.model_params,
