@@ -159,6 +159,21 @@ def tokenizer_class(folder: pathlib.Path) -> str:
     return _CLASSES.get(str(_settings(folder, "config.json").get("model_type")), "")
 
 
+def write_class(file: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes class and special tokens of a tokenizer file into the tokenizer_config.json of another folder.
+
+    Nothing is written unless the class follows from the `model_type` of config.json, which is not copied.
+    """
+    settings, kind = _settings(file.parent, "tokenizer_config.json"), tokenizer_class(file.parent)
+    if "tokenizer_class" in settings or not kind:
+        return
+    named = read_specials(file.parent, open_file(file).get_vocab(with_added_tokens=True))
+    stated = {f"{role}_token": text for role, text in named.items()}
+    kind = "GPT2Tokenizer" if kind == "OPTTokenizer" else kind
+    content = {**settings, "tokenizer_class": kind, **stated}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
 def _text(value: Any) -> str | None:
     """Returns the text of a special token, which is given as a text or as {"content": text, ...}."""
     value = value.get("content") if isinstance(value, Mapping) else value

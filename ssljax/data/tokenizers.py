@@ -24,7 +24,7 @@ from ssljax.data.rows import Affixes, affixes_of, fill_rows, last_token, pad_tok
 from ssljax.data.selection import read, selected_keys
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.sources import Blobs, expand
-from ssljax.data.tokenizer_files import SETTINGS, copy_files, find_file, open_file, read_specials
+from ssljax.data.tokenizer_files import SETTINGS, copy_files, find_file, open_file, read_specials, write_class
 from ssljax.data.tokenizer_training import BYTE_LEVEL, train
 
 log = logging.getLogger(__name__)
@@ -227,6 +227,7 @@ def save_tokenizer(config: DataConfig, folder: str | pathlib.Path) -> pathlib.Pa
         open_file(file).save(str(folder / name))
     if config.tokenizer.name == "file":
         copy_files(SETTINGS, file.parent, folder)
+        write_class(file, folder)
     return folder / name
 
 

@@ -166,6 +166,18 @@ def test_a_bare_vocabulary_trains_a_run(config, tmp_path):
     assert load_tokenizer(stored).special_ids == ours.special_ids and load_tokenizer(stored).affixes == ours.affixes
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt", "clip", "roberta", "bert"])
+def test_what_a_workdir_stores_has_the_special_tokens_of_the_folder(config, name, tmp_path):
+    """The model_type of the folder is not stored, and the folder may be gone."""
+    folder = vocabulary_folder(name, tmp_path / "bare", config={"model_type": name})
+    data = config(source="builtin:digits", seq_len=8, tokenizer={"name": "file", "path": str(folder)})
+    before = open_tokenizer(data)
+    (tmp_path / "run").mkdir()
+    stored = load_tokenizer(save_tokenizer(data, tmp_path / "run"))
+    assert stored.special_ids == before.special_ids and stored.affixes == before.affixes
+    assert len(before.special_ids) >= 3
+
+
 def test_residues_of_esm(tmp_path):
     transformers = pytest.importorskip("transformers")
     names = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", ".", "-", "<null_1>", "<mask>"]
