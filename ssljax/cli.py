@@ -137,6 +137,9 @@ def _add_text(commands: Any) -> None:
     generate.add_argument("--top-p", type=float, help="sample from the fewest tokens whose probabilities sum to P")
     generate.add_argument("--repetition-penalty", type=float, default=1.0)
     generate.add_argument("--stop", action="append", default=[], help="text that ends the output; may be repeated")
+    generate.add_argument(
+        "--special-tokens", action="store_true", help="special tokens that a prompt spells (</s>) are these tokens"
+    )
     generate.add_argument("--seed", type=int, default=0)
     fill_mask.add_argument("--top", type=int, default=5, help="number of words per mask")
 
@@ -202,7 +205,8 @@ def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
     sampling = schema.build(Sampling, {name: getattr(options, name) for name in names}, "generate")
     texts = _prompts(options)
-    made = runs.generate(options.folder, texts, sampling, stop=options.stop, seed=options.seed, step=options.step)
+    given = {name: getattr(options, name) for name in ("stop", "special_tokens", "seed", "step")}
+    made = runs.generate(options.folder, texts, sampling, **given)
     for prompt, text in zip(texts, made):
         print(json.dumps({"prompt": prompt, "text": text}) if options.json else text)
     return 0

@@ -6,7 +6,8 @@ from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
 from ssljax.data.split_arrays import SplitArrays, load_split, shared_rows, split_source
-from ssljax.data.tokenizers import TOKENIZER_FILES, load_tokenizer, open_tokenizer, save_tokenizer
+from ssljax.data.tokenizer_files import TOKENIZER_FILES
+from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, pin_tokenizer, save_tokenizer
 
 __all__ = [
     "REGISTRY",
@@ -26,6 +27,7 @@ __all__ = [
     "load_tokenizer",
     "open_data",
     "open_tokenizer",
+    "pin_tokenizer",
     "save_tokenizer",
     "shared_rows",
     "split_source",

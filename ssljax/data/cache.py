@@ -1,13 +1,13 @@
 """Folders that are built once and kept on disk. An interrupted build leaves no folder that looks complete."""
 
 import errno
-import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import flush
 from ssljax.base.locks import locked
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -34,9 +34,8 @@ def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> p
             temporary = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".tmp-", dir=folder.parent))
             try:
                 build(temporary)
-                for path in temporary.iterdir():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+                for path in temporary.rglob("*"):
+                    flush(path)
                 temporary.rename(folder)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)

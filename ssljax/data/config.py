@@ -93,7 +93,9 @@ class TokenizerConfig:
     )
     lowercase: bool = setting(False, doc="converts texts to lower case first; for `bpe` and `wordpiece` only")
     path: str | None = setting(
-        None, doc="a tokenizer.json of the `tokenizers` library or a SentencePiece model (`*.model`); for `file` only"
+        None,
+        doc="a tokenizer.json of the `tokenizers` library, a SentencePiece model (`*.model`), vocab.txt, vocab.json "
+        "with merges.txt, or a folder with one of them; for `file` only",
     )
 
     def validate(self) -> None:

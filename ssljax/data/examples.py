@@ -145,7 +145,7 @@ def _open_text(source: SourceConfig, keys: dict[str, str], config: DataConfig, t
     if config.mode == "windows":
         windows = Windows(cache, seq_len, config.overlap, title)
         return OpenedSource(windows, texts=windows)
-    packed = Packed(cache, seq_len, tokenizer.special_ids.get("pad", 0), title)
+    packed = Packed(cache, seq_len, tokenizer.pad, title)
     return OpenedSource(packed, texts=packed)
 
 

@@ -25,7 +25,7 @@ def read_text(path: pathlib.Path) -> str:
         UserError: the file cannot be read, is damaged, or is not UTF-8.
     """
     with reading(path, "UTF-8 text"):
-        return read_bytes(path).decode("utf-8")
+        return read_bytes(path).decode("utf-8-sig")  # a byte order mark is no text
 
 
 class TextFiles(FileSource):

@@ -5,7 +5,7 @@ import itertools
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ssljax.base.errors import UserError
@@ -45,14 +45,20 @@ class SentencePiece:
         ids = self._model.encode(text)
         return Encoding(ids, [self.id_to_token(i) for i in ids])
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Returns the ids of a text in which control symbols are recognised, as in `tokenizers`.
+    def encode_text(self, text: str, kept: Collection[str] = ()) -> list[int]:
+        """Returns the ids of a text in which the control symbols `kept` are recognised.
 
-        `encode` treats control symbols as plain text.
+        `encode` treats all control symbols as plain text.
         """
-        parts = re.split(f"({'|'.join(map(re.escape, self._controls))})", text) if self._controls else [text]
-        ids = [[self._controls[part]] if part in self._controls else self._model.encode(part) for part in parts]
+        known = {piece: self._controls[piece] for piece in kept if piece in self._controls}
+        parts = re.split(f"({'|'.join(map(re.escape, known))})", text) if known else [text]
+        ids = [[known[part]] if part in known else self._model.encode(part) for part in parts]
         return list(itertools.chain.from_iterable(ids))
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The texts of the control symbols, which stand for special tokens."""
+        return tuple(self._controls)
 
     @functools.cached_property
     def _controls(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Token caches on disk, and their examples: windows, packed rows, documents."""
 
 import json
+import logging
 import pathlib
 from dataclasses import dataclass
 
@@ -10,9 +11,11 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import SourceConfig
-from ssljax.data.rows import KEYS, fill_rows, last_token, num_added
-from ssljax.data.selection import fingerprint
+from ssljax.data.digests import content_key
+from ssljax.data.rows import KEYS, fill_rows, last_token
 from ssljax.data.tokenizers import Tokenizer, texts
+
+log = logging.getLogger(__name__)
 
 _BATCH_CHARACTERS = 1 << 23  # characters that are tokenised at a time: bounds memory, keeps all threads busy
 
@@ -36,7 +39,7 @@ class TokenCache:
 
 def open_tokens(config: SourceConfig, tokenizer: Tokenizer, root: pathlib.Path) -> TokenCache:
     """Returns the token cache of a source, which is built on first use."""
-    key = digest(["tokens", 1, fingerprint(config), tokenizer.fingerprint])
+    key = digest(["tokens", 2, content_key(config, root), tokenizer.fingerprint])
     folder = build_once(root / f"tokens-{key}", lambda temporary: _tokenize(config, tokenizer, temporary))
     meta = json.loads((folder / "meta.json").read_text())
     shape = (meta["tokens"],)
@@ -52,11 +55,17 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
     end = last_token(tokenizer.special_ids)
     last = [] if end is None else [end]
     lengths: list[int] = []
+    unknown, unk = 0, tokenizer.special_ids.get("unk", -1)
     with (folder / "tokens.bin").open("wb") as file:
         for group in _groups(documents):
             for ids in tokenizer.encode(group):
+                unknown += int(np.count_nonzero(ids == unk))
                 file.write(np.concatenate([ids, np.array(last, np.int32)]).astype(dtype).tobytes())
                 lengths.append(len(ids) + len(last))
+    if unknown:
+        log.warning(
+            "%s [%s]: %d of %d tokens are unknown to the tokenizer", config.source, config.split, unknown, sum(lengths)
+        )
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "ends.npy", ends)
     size = sum(len(text.encode("utf-8")) for text in documents)
@@ -193,20 +202,22 @@ class Documents:
     """One document in a row, in the form of `rows.fill_rows`."""
 
     def __init__(self, cache: TokenCache, tokenizer: Tokenizer, seq_len: int):
-        self.cache, self.seq_len, self.special_ids = cache, seq_len, tokenizer.special_ids
-        added = num_added(self.special_ids)
+        self.cache, self.seq_len, self.tokenizer = cache, seq_len, tokenizer
+        self.ended = last_token(tokenizer.special_ids) is not None  # in the cache, an end token follows each text
+        added = tokenizer.affixes.count
         if seq_len <= added:
             raise UserError(f"data.seq_len: got {seq_len}, must be > {added} (first and last token of a document)")
         self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each text, without the end token that follows it in the cache."""
-        return self.cache.ends[rows + 1] - self.cache.ends[rows] - (last_token(self.special_ids) is not None)
+        return self.cache.ends[rows + 1] - self.cache.ends[rows] - self.ended
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each row, without padding."""
-        return np.minimum(self._sizes(rows) + num_added(self.special_ids), self.seq_len)
+        return np.minimum(self._sizes(rows) + self.tokenizer.affixes.count, self.seq_len)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         starts = self.cache.ends[rows]
-        return fill_rows(self.cache.tokens, starts, self._sizes(rows), self.seq_len, self.special_ids)
+        affixes, pad = self.tokenizer.affixes, self.tokenizer.pad
+        return fill_rows(self.cache.tokens, starts, self._sizes(rows), self.seq_len, affixes, pad)

@@ -1,45 +1,33 @@
 """Tokenizers: bytes, byte-level BPE and WordPiece (trained by the `tokenizers` library), files of either library."""
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import pathlib
-import re
 import shutil
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.base.files import replacing
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, SourceConfig, TokenizerConfig, cache_root
-from ssljax.data.rows import fill_rows
-from ssljax.data.selection import fingerprint, read
+from ssljax.data.digests import content_key
+from ssljax.data.plain_text import TextEncoder, check_text
+from ssljax.data.rows import Affixes, affixes_of, fill_rows, last_token, pad_token
+from ssljax.data.selection import read, selected_keys
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.sources import Blobs, expand
+from ssljax.data.tokenizer_files import SETTINGS, copy_files, find_file, open_file, read_specials, write_class
+from ssljax.data.tokenizer_training import BYTE_LEVEL, train
 
-if TYPE_CHECKING:
-    import tokenizers
-
-# Special tokens: {role: text} for the trained tokenizers, {text: role} for other tokenizers.
-_BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
-_WORDPIECE = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-_OTHER = {"<s>": "bos", "</s>": "eos", "<unk>": "unk", "<|endoftext|>": "eos"}
-_SPECIALS = {text: role for group in (_BYTE_LEVEL, _WORDPIECE) for role, text in group.items()} | _OTHER
-
-# Files next to a tokenizer that define its use: special tokens, side of padding, chat templates.
-SETTINGS = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "additional_chat_templates",  # a folder
-)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", *SETTINGS)
+log = logging.getLogger(__name__)
 
 
 class Tokenizer(abc.ABC):
@@ -49,6 +37,7 @@ class Tokenizer(abc.ABC):
         vocab_size: number of ids, special tokens included.
         special_ids: ids of the special tokens pad, mask, cls, sep, bos, eos, unk, as far as they exist.
         fingerprint: text that differs between tokenizers.
+        affixes: tokens before and after a text in mode `documents`.
         byte_lengths: int32 [V], number of UTF-8 bytes of each token (0 for special tokens); None if a token has no
             fixed number of bytes (WordPiece drops spaces).
     """
@@ -56,11 +45,21 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     special_ids: dict[str, int]
     fingerprint: str
+    affixes: Affixes
     byte_lengths: np.ndarray | None
+
+    @property
+    def pad(self) -> int:
+        """The id of padding."""
+        return pad_token(self.special_ids)
 
     @abc.abstractmethod
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Returns the ids of each text, int32, without special tokens."""
+        """Returns the ids of each text, int32. A special token that a text spells is encoded as ordinary text.
+
+        Raises:
+            UserError: a text has half of a surrogate pair.
+        """
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -75,7 +74,7 @@ class Tokenizer(abc.ABC):
         ids = self.encode(list(texts))
         sizes = np.array([len(i) for i in ids], np.int64)
         flat = np.concatenate([*ids, np.zeros(0, np.int32)])
-        return fill_rows(flat, np.cumsum(sizes) - sizes, sizes, width, self.special_ids)
+        return fill_rows(flat, np.cumsum(sizes) - sizes, sizes, width, self.affixes, self.pad)
 
 
 class ByteTokenizer(Tokenizer):
@@ -85,10 +84,13 @@ class ByteTokenizer(Tokenizer):
     fingerprint = "bytes"
 
     def __init__(self) -> None:
-        self.special_ids = {role: 256 + i for i, role in enumerate(_BYTE_LEVEL)}
+        self.special_ids = {role: 256 + i for i, role in enumerate(BYTE_LEVEL)}
+        self.affixes = affixes_of(self.special_ids)
         self.byte_lengths: np.ndarray | None = np.array([1] * 256 + [0] * 4, np.int32)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
+        for number, text in enumerate(texts, 1):
+            check_text(text, f"text {number}")
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -102,12 +104,15 @@ class ByteTokenizer(Tokenizer):
         model = Tokenizer(models.BPE({letter: byte for byte, letter in letters.items()}, []))
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         model.decoder = decoders.ByteLevel()
-        model.add_special_tokens([AddedToken(text, special=True) for text in _BYTE_LEVEL.values()])
+        model.add_special_tokens([AddedToken(text, special=True) for text in BYTE_LEVEL.values()])
         model.save(str(path))
 
 
 class LibraryTokenizer(Tokenizer):
-    """A tokenizer.json of the `tokenizers` library, or a SentencePiece model (`*.model`)."""
+    """A tokenizer file: tokenizer.json of the `tokenizers` library, a SentencePiece model or a bare vocabulary.
+
+    Special tokens are those that the files beside it state (`tokenizer_files.read_specials`).
+    """
 
     def __init__(self, path: pathlib.Path):
         try:
@@ -116,31 +121,30 @@ class LibraryTokenizer(Tokenizer):
             raise UserError(f"data.tokenizer.path: {path} does not exist") from error
         except OSError as error:
             raise UserError(f"data.tokenizer.path: {path} cannot be read ({error.strerror})") from error
-        self._model = open_file(path)
-        self._is_sentence_piece = isinstance(self._model, SentencePiece)
-        vocabulary = self._model.get_vocab(with_added_tokens=True)
+        try:
+            self._model = open_file(path)
+            vocabulary = self._model.get_vocab(with_added_tokens=True)
+            named = read_specials(path.parent, vocabulary)
+        except UserError as error:
+            raise UserError(f"data.tokenizer.path: {error}") from error
         self.vocab_size = max(vocabulary.values()) + 1
-        self.special_ids: dict[str, int] = {}
-        for text, role in _SPECIALS.items():
-            if text in vocabulary:
-                self.special_ids.setdefault(role, vocabulary[text])
-        self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
-        self.byte_lengths = (
-            None if self._is_sentence_piece else _byte_lengths(json.loads(content), vocabulary, self.vocab_size)
-        )
+        self.special_ids = {role: vocabulary[text] for role, text in named.items()}
+        self._encoder = TextEncoder(self._model, named.values())
+        self.affixes = affixes_of_file(self._model, self.special_ids)
+        self.byte_lengths = None
+        if not isinstance(self._model, SentencePiece):
+            content = self._model.to_str().encode()
+            self.byte_lengths = _byte_lengths(json.loads(content), vocabulary, self.vocab_size, named.values())
+        self.fingerprint = digest([hashlib.sha256(content).hexdigest(), self.special_ids, self.affixes])
+        if last_token(self.special_ids) is None:
+            log.warning(
+                "%s: no end of a text is known (eos_token or sep_token in tokenizer_config.json beside it); texts "
+                "follow each other without a mark",
+                path,
+            )
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
-        if self._is_sentence_piece:
-            return [np.array(self._model.encode(text).ids, np.int32) for text in texts]
-        # The library processes a batch in threads. Long texts are cut at positions that no token can span.
-        pieces = [_pieces(text) for text in texts]
-        flat = [piece for group in pieces for piece in group]
-        encoded = iter(self._model.encode_batch_fast(flat, add_special_tokens=False))
-        out = []
-        for group in pieces:
-            ids = [np.array(next(encoded).ids, np.int32) for _ in group]
-            out.append(np.concatenate(ids) if ids else np.zeros(0, np.int32))
-        return out
+        return self._encoder.encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
@@ -149,48 +153,20 @@ class LibraryTokenizer(Tokenizer):
         self._model.save(str(path))
 
 
-def open_file(path: pathlib.Path) -> Any:
-    """Opens a tokenizer.json without padding and truncation, or a SentencePiece model (`*.model`).
+def affixes_of_file(model: Any, special_ids: dict[str, int]) -> Affixes:
+    """Returns the tokens around a text: those that the file of the tokenizer adds, else the first and last by role.
 
-    A SentencePiece model is read on first use.
-
-    Raises:
-        UserError: the file is not a tokenizer.json.
+    A file that adds no token after a text is one of a decoder. Its training texts end with the end token.
     """
-    if path.suffix == ".model":
-        return SentencePiece(path)
-    from tokenizers import Tokenizer
-
-    try:
-        model = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"data.tokenizer.path: {path} is not a tokenizer.json ({error})") from error
-    return unpadded(model)
-
-
-def unpadded(tokenizer: Any) -> Any:
-    """Returns a copy without padding and truncation. A SentencePiece model, which has neither, is returned itself."""
-    if isinstance(tokenizer, SentencePiece):
-        return tokenizer
-    copy = type(tokenizer).from_str(tokenizer.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return copy
-
-
-def _pieces(text: str, size: int = 1 << 16) -> list[str]:
-    """Cuts a text after line ends between two words, where all trained pre-tokenizers split too."""
-    out, start = [], 0
-    while len(text) - start > size:
-        match = _BETWEEN_LINES.search(text, start + size)
-        if match is None:
-            break
-        out.append(text[start : match.end()])
-        start = match.end()
-    return [*out, text[start:]]
-
-
-_BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
+    by_role = affixes_of(special_ids)
+    if isinstance(model, SentencePiece):
+        return by_role
+    text, marked = (model.encode("a", add_special_tokens=added).ids for added in (False, True))
+    starts = [i for i in range(len(marked) - len(text) + 1) if marked[i : i + len(text)] == text]
+    if not text or len(starts) != 1:
+        return by_role
+    before, after = tuple(marked[: starts[0]]), tuple(marked[starts[0] + len(text) :])
+    return Affixes(before, after) if after else Affixes(before or by_role.before, by_role.after)
 
 
 @functools.cache
@@ -201,14 +177,18 @@ def _byte_letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
-def _byte_lengths(content: dict[str, Any], vocabulary: dict[str, int], size: int) -> np.ndarray | None:
+def _byte_lengths(
+    content: dict[str, Any], vocabulary: dict[str, int], size: int, specials: Collection[str]
+) -> np.ndarray | None:
     """Returns the bytes of each token of a byte-level vocabulary, in which a letter is one byte; None for others."""
-    if content["model"]["type"] != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
+    model = content["model"]
+    if model["type"] != "BPE" or model["end_of_word_suffix"] or "ByteLevel" not in json.dumps(content["pre_tokenizer"]):
         return None
     lengths = np.zeros(size, np.int32)
-    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    added = {token["content"]: token["special"] for token in content["added_tokens"]}
     for text, i in vocabulary.items():
-        lengths[i] = 0 if text in special else len(text)
+        own = len(text.encode()) if text in added else len(text)  # added tokens are not written in byte letters
+        lengths[i] = 0 if added.get(text) or text in specials else own
     return lengths
 
 
@@ -240,36 +220,59 @@ def save_tokenizer(config: DataConfig, folder: str | pathlib.Path) -> pathlib.Pa
         ByteTokenizer().save(folder / name)
         return folder / name
     file = _tokenizer_file(config)
-    name = "tokenizer.model" if file.suffix == ".model" else name
-    shutil.copyfile(file, folder / name)
+    if file.suffix in (".model", ".json") and file.name != "vocab.json":
+        name = "tokenizer.model" if file.suffix == ".model" else name
+        shutil.copyfile(file, folder / name)
+    else:
+        open_file(file).save(str(folder / name))
     if config.tokenizer.name == "file":
         copy_files(SETTINGS, file.parent, folder)
+        write_class(file, folder)
     return folder / name
 
 
-def copy_files(names: Iterable[str], source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies the named files and folders from `source` to `target`, as far as they exist."""
-    for name in names:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        elif (source / name).is_file():
-            with replacing(target / name) as copy:
-                shutil.copyfile(source / name, copy)
+def pin_tokenizer(config: DataConfig) -> DataConfig:
+    """Returns a config with the tokenizer as it is now, as a file in the cache that is named after its content.
+
+    Later, the tokenizer stays the same if texts grow that it was trained on, or if its file is replaced.
+
+    Raises:
+        UserError: as `open_tokenizer`.
+    """
+    sources = [*config.sources, *config.streams.values()]
+    if config.tokenizer.name == "bytes" or not any("text" in selected_keys(source) for source in sources):
+        return config
+    with tempfile.TemporaryDirectory() as place:
+        file = save_tokenizer(config, place)
+        files = sorted(path for path in pathlib.Path(place).rglob("*") if path.is_file())
+        content = [[str(path.relative_to(place)), path.read_bytes().hex()] for path in files]
+        build = functools.partial(shutil.copytree, place, dirs_exist_ok=True)
+        folder = build_once(cache_root(config) / f"pinned-{digest(content)}", build)
+    tokenizer = TokenizerConfig(name="file", path=str(folder.resolve() / file.name))
+    return dataclasses.replace(config, tokenizer=tokenizer)
 
 
 def _tokenizer_file(config: DataConfig) -> pathlib.Path:
     """Returns the tokenizer file of the config, or a cached one, which is trained on first use."""
     settings = config.tokenizer
     if settings.name == "file":
-        return pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
+        path = pathlib.Path(settings.path or "")
+        if not path.exists():  # a workdir may have a $ in its name
+            path = pathlib.Path(expand(settings.path or "", "data.tokenizer.path")).expanduser()
+        if path.is_dir():
+            file = find_file(path)
+            if file is None:
+                raise UserError(f"data.tokenizer.path: {path} has no tokenizer.json and no other tokenizer file")
+            return file
+        return path
     key = digest(
         [
             "tokenizer",
-            2,
+            3,
             settings.name,
             settings.vocab_size,
             settings.lowercase,
-            [fingerprint(s) for s in config.sources],
+            [content_key(s, cache_root(config)) for s in config.sources],
         ]
     )
     build = functools.partial(_train, settings, config.sources)
@@ -278,59 +281,15 @@ def _tokenizer_file(config: DataConfig) -> pathlib.Path:
 
 def _train(settings: TokenizerConfig, sources: tuple[SourceConfig, ...], folder: pathlib.Path) -> None:
     """Trains a tokenizer on the texts of the sources and writes it into a folder."""
-    pieces = [piece for source in sources for text in texts(source)[0] for piece in _pieces(text)]
-    train = _train_bpe if settings.name == "bpe" else _train_wordpiece
-    train(settings, pieces).save(str(folder / "tokenizer.json"))
-
-
-def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.decoder = decoders.ByteLevel()
-    model.normalizer = normalizers.Lowercase() if settings.lowercase else None
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocab_size,
-        # eos must not have id 2: a CLIP in the Hugging Face format then takes the largest id as the end of a text.
-        special_tokens=[_BYTE_LEVEL[role] for role in ("pad", "bos", "mask", "eos")],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    model.train_from_iterator(pieces, trainer)
-    return model
-
-
-def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    def with_text_steps(model: models.WordPiece) -> Tokenizer:
-        out = Tokenizer(model)
-        out.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        out.decoder = decoders.WordPiece()
-        out.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
-        return out
-
-    draft = with_text_steps(models.WordPiece(unk_token=_WORDPIECE["unk"]))
-    # The library numbers ##letters in the order of a hash map, and ties between merges are broken by number, so each
-    # training would give another vocabulary. Special tokens have a fixed order, so a draft has the letters as such.
-    letters = sorted(set().union(*(draft.normalizer.normalize_str(piece) for piece in pieces)))
-    inner = [f"##{x}" for x in letters if len(draft.pre_tokenizer.pre_tokenize_str(f"a{x}")) == 1 and not x.isspace()]
-    specials = list(_WORDPIECE.values())
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=settings.vocab_size, special_tokens=specials + inner, show_progress=False
-    )
-    draft.train_from_iterator(pieces, trainer)
-    model = with_text_steps(models.WordPiece(draft.get_vocab(), unk_token=_WORDPIECE["unk"]))
-    model.add_special_tokens([AddedToken(text, special=True) for text in specials])
-    return model
+    documents = [text for source in sources for text in texts(source)[0]]
+    train(settings, documents).save(str(folder / "tokenizer.json"))
 
 
 def texts(config: SourceConfig) -> tuple[list[str], np.ndarray]:
     """Returns the documents of a source and their row numbers, int64 [N].
 
     Raises:
-        UserError: a row is not text.
+        UserError: a row is not text, or has half of a surrogate pair.
     """
     rows = read(config)
     column = rows.columns["text"]
@@ -341,5 +300,6 @@ def texts(config: SourceConfig) -> tuple[list[str], np.ndarray]:
             raise UserError(
                 f"data.keys.text: got {text!s:.40} at {rows.location(int(row))} of {rows.title}, must be text"
             )
+        check_text(text, f"data.keys.text: {rows.location(int(row))} of {rows.title}")
         documents.append(text)
     return documents, rows.index

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.data.rows import first_token, last_token
+from ssljax.data.plain_text import TextEncoder, check_text
 from ssljax.data.sentence_piece import SentencePiece
-from ssljax.data.tokenizers import open_file, unpadded
+from ssljax.data.tokenizer_files import open_file, read_specials, unpadded
+from ssljax.data.tokenizers import affixes_of_file
 from ssljax.evals.generation import Sampling, check_ids, check_length, generate, on_mesh, pad, without_strict
 from ssljax.interop.hf import Model, read_object
 from ssljax.layers.masks import Keys, is_causal
@@ -39,6 +40,7 @@ class LanguageModel:
         causal: True for a model that continues texts; False for a model that predicts masked tokens.
         affixes: tokens before and after a prompt; None: the tokens that the tokenizer adds.
         mask: text of the mask token; None: [MASK] or <mask>, if the tokenizer has one of them.
+        specials: texts of the special tokens that the file of the tokenizer does not mark as special.
         decoder_start: first tokens of the decoder of an encoder-decoder.
         end_ids: ids that end a text.
         mesh: mesh of the parameters.
@@ -51,18 +53,39 @@ class LanguageModel:
     causal: bool
     affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     mask: str | None = None
+    specials: tuple[str, ...] = ()
     decoder_start: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()
     mesh: jax.sharding.Mesh | None = None
     title: str = "the model"
 
-    def encode(self, prompt: str) -> np.ndarray:
-        """Returns the tokens of a prompt with its affixes, int32."""
-        if isinstance(self.tokenizer, SentencePiece):
-            ids = self.tokenizer.encode_prompt(prompt)
-        else:
-            ids = self.tokenizer.encode(prompt, add_special_tokens=self.affixes is None).ids
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The texts of mask tokens that the tokenizer has."""
+        names = dict.fromkeys(name for name in (self.mask, MASK, "<mask>") if name)
+        return tuple(name for name in names if self.tokenizer.token_to_id(name) is not None)
+
+    @functools.cached_property
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.tokenizer, self.specials, () if self.causal else self.masks)
+
+    def encode(self, prompt: str, special_tokens: bool = False) -> np.ndarray:
+        """Returns the tokens of a prompt with its affixes, int32.
+
+        Args:
+            prompt: the text.
+            special_tokens: True: special tokens that the prompt spells become these tokens; False: they are text,
+                except masks for a model that predicts masks.
+        """
         before, after = self.affixes or ((), ())
+        if isinstance(self.tokenizer, SentencePiece):
+            kept = self.tokenizer.controls if special_tokens else () if self.causal else self.masks
+            ids = self.tokenizer.encode_text(prompt, kept)
+        elif special_tokens:
+            ids = self.tokenizer.encode(prompt, add_special_tokens=self.affixes is None).ids
+        else:
+            encoding = self._encoder.encoding(prompt)
+            ids = (self.tokenizer.post_process(encoding) if self.affixes is None else encoding).ids
         return np.array([*before, *ids, *after], np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -135,6 +158,7 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         causal=causal,
         affixes=affixes,
         mask=mask.get("content") if isinstance(mask, Mapping) else mask,
+        specials=_specials(model.folder, model.tokenizer),
         decoder_start=tuple(i for i in start if i is not None),
         end_ids=_ids(settings.get("eos_token_id")),
         mesh=mesh,
@@ -159,18 +183,27 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
     ids = objective.spec.special_ids
     with_affixes = run.config["data"]["mode"] == "documents"  # texts had affixes in training
     causal = is_causal(objective.attention)
-    first, last = (_ids(i) for i in (first_token(ids), last_token(ids)))
     file = run.folder / "tokenizer.json"
+    tokenizer = open_file(file if file.is_file() else file.with_suffix(".model"))
+    first, last = affixes_of_file(tokenizer, ids)
     return LanguageModel(
         objective.model,
         run.model_params,
-        open_file(file if file.is_file() else file.with_suffix(".model")),
+        tokenizer,
+        specials=_specials(run.folder, tokenizer),
         causal=causal,
         affixes=(first if with_affixes else (), last if with_affixes and not causal else ()),
         end_ids=last,
         mesh=mesh,
         title=title,
     )
+
+
+def _specials(folder: pathlib.Path | None, tokenizer: Any) -> tuple[str, ...]:
+    """Returns the texts of the special tokens of a tokenizer."""
+    if folder is None or isinstance(tokenizer, SentencePiece):
+        return ()
+    return tuple(read_specials(folder, tokenizer.get_vocab(with_added_tokens=True)).values())
 
 
 def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -190,6 +223,7 @@ def complete(
     sampling: Sampling | None = None,
     key: jax.Array | None = None,
     stop: Sequence[str] = (),
+    special_tokens: bool = False,
 ) -> list[str]:
     """Returns the continuation of each prompt, or the answer of an encoder-decoder to it.
 
@@ -199,6 +233,7 @@ def complete(
         sampling: the choice of tokens; the end token of the model ends a text too.
         key: random key.
         stop: texts that end a continuation; the first that appears is cut off, with everything after it.
+        special_tokens: True: special tokens that a prompt spells become these tokens; False: they are text.
 
     Raises:
         UserError: the model predicts masks, a prompt or stop text is empty, or a prompt is too long.
@@ -206,7 +241,7 @@ def complete(
     sampling = sampling or Sampling()
     if not isinstance(model.module, TokenTransformer | EncoderDecoder) or not model.causal:
         raise UserError(f"{model.title}: {_kind(model)}, must be a decoder or an encoder-decoder to generate text")
-    rows = [model.encode(prompt) for prompt in _checked(prompts, "prompt")]
+    rows = [model.encode(prompt, special_tokens) for prompt in _checked(prompts, "prompt")]
     sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *_stop_ids(model, _checked(stop, "stop"))))
     out = []
     for first in range(0, len(rows), _BATCH):
@@ -249,11 +284,11 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
 
 def _find_masks(model: LanguageModel, prompts: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Returns the tokens of each prompt, and the positions of its masks."""
-    candidates = [name for name in (model.mask, MASK, "<mask>") if name]
-    masks = [name for name in candidates if model.tokenizer.token_to_id(name) is not None]
-    if not masks:
-        raise UserError(f"{model.title}: its tokenizer has no mask token ({', '.join(dict.fromkeys(candidates))})")
-    c, mask, mask_id = model.module.config, masks[0], model.tokenizer.token_to_id(masks[0])  # type: ignore[attr-defined]
+    if not model.masks:
+        names = ", ".join(dict.fromkeys(name for name in (model.mask, MASK, "<mask>") if name))
+        raise UserError(f"{model.title}: its tokenizer has no mask token ({names})")
+    mask = model.masks[0]
+    c, mask_id = model.module.config, model.tokenizer.token_to_id(mask)  # type: ignore[attr-defined]
     rows = [model.encode(prompt.replace(MASK, mask)) for prompt in _checked(prompts, "prompt")]
     positions = [np.flatnonzero(row == mask_id) for row in rows]
     for number, (row, position) in enumerate(zip(rows, positions), 1):
@@ -278,10 +313,11 @@ def _predict(
 
 
 def _checked(texts: Sequence[str], name: str) -> Sequence[str]:
-    """Returns the texts; raises UserError if one is empty."""
+    """Returns the texts; raises UserError if one is empty or not valid Unicode."""
     for number, text in enumerate(texts, 1):
         if not text:
             raise UserError(f"{name} {number}: is empty; at least one token is required")
+        check_text(text, f"{name} {number}")
     return texts
 
 

@@ -23,8 +23,7 @@ from ssljax.base.errors import UserError, nearest
 from ssljax.base.files import local_folder, replacing, write_whole
 from ssljax.base.files import read_json as read_object
 from ssljax.base.hashing import digest
-from ssljax.data.sentence_piece import SentencePiece
-from ssljax.data.tokenizers import SETTINGS, copy_files
+from ssljax.data.tokenizer_files import SENTENCE_PIECE, SETTINGS, copy_files, find_file, open_file
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
 from ssljax.interop.inputs import ALWAYS, check
@@ -33,11 +32,9 @@ from ssljax.interop.readouts import fit_readouts
 from ssljax.interop.tensors import Planned, Tensors, planned, write
 
 __all__ = ["Model", "flat", "load", "read_object", "save", "tensors_of", "tree", "write_json"]
-# Read if there is no tokenizer.json. The tokenizer classes of `transformers` add special tokens; these files do not.
-_SENTENCE_PIECE = ("tokenizer.model", "spiece.model", "spm.model")
 _COPIED = (
     "tokenizer.json",
-    *_SENTENCE_PIECE,
+    *SENTENCE_PIECE,
     *SETTINGS,
     "vocab.json",
     "vocab.txt",
@@ -197,17 +194,11 @@ def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        import tokenizers
-
-        try:
-            return tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{file}: not a tokenizer ({error})") from error
-    if kind == "pegasus":  # `transformers` gives its pieces other ids than the file
+    """Returns the tokenizer of a folder, without padding and truncation; None if it has none of a known kind."""
+    file = find_file(folder)
+    if file is None or (file.suffix == ".model" and kind == "pegasus"):  # `transformers` gives its pieces other ids
         return None
-    return next((SentencePiece(folder / name) for name in _SENTENCE_PIECE if (folder / name).is_file()), None)
+    return open_file(file)
 
 
 def _card(model: Model, hf_config: Mapping[str, Any], note: str) -> str:

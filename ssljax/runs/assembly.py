@@ -21,7 +21,7 @@ class Assembly:
     """A run before its first step.
 
     Attributes:
-        config: the checked config.
+        config: the checked config, with the tokenizer as it is now.
         spec: description of the training data.
         program: initialisation and training step on a mesh.
         steps: length of the run.
@@ -64,6 +64,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     """
     mesh = parallel.make_mesh(config.mesh, devices)
     check_batches(config, mesh)
+    config = dataclasses.replace(config, data=data.pin_tokenizer(config.data))
     open_data = functools.cache(lambda: data.open_data(config.data, config.batch_size, config.seed))
     spec = spec or open_data().spec
     lengths = durations.RunLengths(config.batch_size, spec.size, spec.max_len)

@@ -40,11 +40,13 @@ def generate(
     sampling: generation.Sampling | None = None,
     *,
     stop: Sequence[str] = (),
+    special_tokens: bool = False,
     seed: int = 0,
     step: int | None = None,
 ) -> list[str]:
     """Continues each text with the model of a folder (`language_model`); see `evals.prompts.complete`."""
-    return prompts.complete(language_model(folder, step), texts, sampling, jax.random.key(seed), stop)
+    model = language_model(folder, step)
+    return prompts.complete(model, texts, sampling, jax.random.key(seed), stop, special_tokens)
 
 
 def fill_mask(

@@ -347,7 +347,7 @@ def test_damaged_tokenizer(fails, tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     (tmp_path / "t.json").write_text("{}")
     source = {"source": f"text:{tmp_path}/a.txt", "seq_len": 4}
-    for name, pattern in (("t.json", r"is not a tokenizer\.json"), ("u.json", "does not exist")):
+    for name, pattern in (("t.json", r"not a tokenizer\.json"), ("u.json", "does not exist")):
         fails(
             rf"^data\.tokenizer\.path: .*{pattern}", tokenizer={"name": "file", "path": f"{tmp_path}/{name}"}, **source
         )
@@ -393,3 +393,17 @@ def test_a_cache_folder_that_cannot_be_written(fails, tmp_path):
 def test_a_stream_named_as_a_key_of_the_batch_is_refused(config):
     with pytest.raises(UserError, match=r"^data\.streams\.image: the batch already has a key 'image'"):
         describe(config(source="builtin:digits", streams={"image": {"source": "builtin:digits"}}))
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe", "wordpiece"])
+@pytest.mark.parametrize("mode", ["windows", "packed", "documents"])
+def test_half_of_a_surrogate_pair_names_its_row(fails, tmp_path, name, mode):
+    lines = [json.dumps({"text": "fine"}), '{"text": "one \\ud83d leap"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    fails(
+        r"^data\.keys\.text: .*a\.jsonl:2 of .*: character 4 is '\\ud83d', half of a surrogate pair",
+        source=f"jsonl:{tmp_path}/a.jsonl",
+        seq_len=8,
+        mode=mode,
+        tokenizer={"name": name, "vocab_size": 300},
+    )

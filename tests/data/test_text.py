@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tokenizers
 
-from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, save_tokenizer
+from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, pin_tokenizer, save_tokenizer
 from ssljax.data.text import cut, pack
-from ssljax.data.tokenizers import ByteTokenizer, _pieces
+from ssljax.data.tokenizer_training import _pieces, _Words
+from ssljax.data.tokenizers import ByteTokenizer
 
 WORDS = [
     "alpha",
@@ -137,7 +140,7 @@ def test_training_is_deterministic(config, corpus, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_cuts_of_long_texts_change_no_token(config, corpus, kind):
     text = "".join(RNG.choice([*WORDS, "\n", "\n\n", "\n ", " \n"], 4000))
-    pieces = _pieces(text, 300)
+    pieces = list(_pieces(text, 300))
     assert len(pieces) > 10 and "".join(pieces) == text
     tokenizer = open_tokenizer(config(source=corpus, seq_len=4, tokenizer={"name": kind, "vocab_size": 400}))
     whole = tokenizer._model.encode(text, add_special_tokens=False).ids
@@ -297,3 +300,108 @@ def test_concurrent_processes_build_one_cache(config, corpus):
     sizes = {process.communicate()[0].strip() for process in running}
     assert sizes == {str(describe(data).size)}
     assert len([p for p in pathlib.Path(os.environ["SSLJAX_CACHE"]).iterdir() if p.is_dir()]) == 2
+
+
+def test_a_changed_file_with_the_same_size_and_time_is_read_again(config, tmp_path):
+    """Also a tokenizer trained on it, and a tokenizer file that is replaced in place."""
+    file = tmp_path / "a.txt"
+    data = config(source=f"text:{file}", seq_len=8)
+    trained = config(source=f"text:{file}", seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300})
+    found = []
+    for text in ("first text, first", "other text, other"):
+        file.write_text(text)
+        os.utime(file, ns=(10**18, 10**18))
+        found.append((bytes(load_split(data, "train")["tokens"][0].tolist()), open_tokenizer(trained).fingerprint))
+    assert [text for text, _ in found] == [b"first te", b"other te"] and found[0][1] != found[1][1]
+
+    path = str(tmp_path / "tokenizer.json")
+    named = config(source=f"text:{file}", seq_len=4, mode="documents", tokenizer={"name": "file", "path": path})
+    tokens = []
+    for order in (1, -1):
+        vocabulary = {text: i for i, text in enumerate(["[UNK]", *["other", "text,"][::order]])}
+        model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
+        model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        model.save(path)
+        os.utime(path, ns=(10**18, 10**18))
+        tokens.append(load_split(named, "train")["tokens"][0].tolist())
+    assert tokens == [[1, 2, 1, 0], [2, 1, 2, 0]]
+
+
+def test_equal_files_share_a_cache(config, tmp_path):
+    """The name of a cache is a hash of the content, not of times."""
+    file = tmp_path / "a.txt"
+    data = config(source=f"text:{file}", seq_len=8)
+    for _ in range(2):
+        file.write_text("some text, some")
+        load_split(data, "train")
+    assert len([p for p in pathlib.Path(os.environ["SSLJAX_CACHE"]).iterdir() if p.is_dir()]) == 1
+
+
+def test_a_pinned_tokenizer_stays_as_it_is(config, corpus, tmp_path):
+    """It is not trained again when the training files grow, and outlives its own file."""
+    path = save_tokenizer(config(source=corpus, seq_len=8, tokenizer={"name": "bpe", "vocab_size": 300}), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<bos>"}')
+    content = path.read_bytes()
+    for named in ({"name": "bpe", "vocab_size": 300}, {"name": "file", "path": str(path)}):
+        path.write_bytes(content)
+        data = config(source=corpus, seq_len=8, tokenizer=named)
+        before, pinned = open_tokenizer(data), pin_tokenizer(data)
+        with (tmp_path / "train.jsonl").open("a") as file:
+            file.write("\n" + json.dumps({"text": "quux " * 5000}))
+        path.write_text("{}")
+        again = open_tokenizer(pinned)
+        assert again.fingerprint == before.fingerprint and again.special_ids == before.special_ids
+        assert pin_tokenizer(pinned) == pinned
+    bytes_ = config(source=corpus, seq_len=8)
+    assert pin_tokenizer(bytes_) == bytes_
+
+
+# ---- training on long words
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize(
+    "text",
+    ["".join(RNG.choice([*"ACGT"], 200_000)), " " * 200_000, "=" * 200_000, "_-" * 100_000, "0123456789" * 20_000],
+    ids=["dna", "spaces", "signs", "mixed", "digits"],
+)
+def test_training_on_a_long_word_is_quick(config, tmp_path, caplog, kind, text):
+    """A word of 200,000 characters takes a few seconds (36 s without cuts), and the cuts are said in one line."""
+    (tmp_path / "a.txt").write_text(f"one giant leap {text} for mankind")
+    caplog.set_level("INFO", "ssljax")
+    data = config(source=f"text:{tmp_path}/a.txt", seq_len=8, tokenizer={"name": kind, "vocab_size": 4096})
+    start = time.monotonic()
+    tokenizer = open_tokenizer(data)
+    assert time.monotonic() - start < 10
+    lines = [line for line in caplog.messages if "are cut for the training" in line]
+    one_word = kind == "bpe" or "A" in text or "0" in text  # BERT splits at every sign
+    assert len(lines) == one_word and all("words of more than 256 characters" in line for line in lines)
+    (ids,) = tokenizer.encode([text])
+    if kind == "bpe":
+        assert tokenizer.decode(ids) == text and len(ids) < len(text) / 3
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from(["A", "é", "1", "_", "-", " ", "\n", "。", "の"]), st.integers(1, 700)))
+)
+def test_words_are_cut_only_where_they_are_too_long(runs):
+    text = "".join(letter * count for letter, count in runs)
+    words = _Words("bpe")
+    parts = words.cut(text)
+    assert "".join(parts) == text and len(parts) == words.cuts + 1
+    split = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    spans = [end - start for part in parts for _, (start, end) in split(part)]
+    assert max(spans, default=0) <= 257  # with the space before it
+
+
+def test_a_byte_order_mark_is_no_text_and_other_bytes_stay(config, tmp_path):
+    """NUL, line ends of all kinds and empty documents are kept as they are."""
+    text = "one\r\ntwo\x00\rthree\x85\u2028 \n"
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "b.txt").write_bytes(b"")
+    lines = [json.dumps({"text": text}), json.dumps({"text": ""})]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    for source in (f"text:{tmp_path}/*.txt", f"jsonl:{tmp_path}/a.jsonl"):
+        split = load_split(config(source=source, seq_len=64, mode="documents"), "train")
+        for row, want in zip(split["tokens"].tolist(), (text, ""), strict=True):
+            assert row == [257, *want.encode(), 258] + [256] * (62 - len(want.encode()))

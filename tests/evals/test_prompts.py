@@ -134,6 +134,43 @@ def test_a_decoder_of_hugging_face(tmp_path, capsys):
         assert json.loads(line)["text"].split() == [f"w{i}" for i in row if i > 2]
 
 
+def test_a_prompt_is_text_unless_asked_otherwise(decoder, encoder, tmp_path):
+    """Special tokens that a prompt spells are text; the mask of a model that predicts masks is the exception."""
+    model = runs.language_model(decoder)
+    assert model.encode("a<eos>").tolist() == list(b"a<eos>")
+    assert model.encode("a<eos>", special_tokens=True).tolist() == [ord("a"), 258]
+    model = runs.language_model(encoder)
+    first, *ids, last = model.encode("[SEP] [MASK] [PAD]").tolist()
+    assert (first, last) == (2, 3) and ids.count(4) == 1 and not {0, 2, 3} & set(ids)
+    with pytest.raises(UserError, match=r"prompt 2: character 1 is .*half of a surrogate pair"):
+        prompts.fill(model, ["[MASK]", "a\udcff [MASK]"])
+
+
+@fixtures
+def test_special_tokens_in_prompts_of_hugging_face_models(tmp_path, capsys):
+    """The role of `w7` is stated beside the tokenizer only, and T5's sentinels are special tokens that users write."""
+    folder = words_tokenizer(tmp_path, "t5", end="</s>")
+    model = prompts.imported(hf.load(folder))
+    assert model.encode("w5 </s> w9").tolist() == [5, 0, 9, 1]  # an unknown word
+    assert model.encode("w5 </s> w9", special_tokens=True).tolist() == [5, 1, 9, 1]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "w7"}))
+    assert prompts.imported(hf.load(folder)).encode("w5 w7 w9").tolist() == [5, 0, 9, 1]
+    words = ["generate", folder, "--prompt", "w5 </s> w9", "--max-new-tokens", 4]
+    plain, special = (command(capsys, *words, *more)[1] for more in ((), ("--special-tokens",)))
+    want = [prompts.complete(model, ["w5 </s> w9"], Sampling(4), special_tokens=s)[0] for s in (False, True)]
+    assert [plain[0], special[0]] == want
+
+
+@fixtures
+def test_the_tokenizer_of_a_folder_neither_pads_nor_truncates(tmp_path):
+    folder = words_tokenizer(tmp_path, "bert")
+    model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model.enable_padding(length=128)
+    model.enable_truncation(2)
+    model.save(str(folder / "tokenizer.json"))
+    assert hf.load(folder).tokenizer.encode("w5 w9 w7 w20").ids == [5, 9, 7, 20]
+
+
 @fixtures
 @pytest.mark.parametrize("ends", [[1, 7], None])
 def test_an_encoder_decoder_of_hugging_face(tmp_path, ends):
