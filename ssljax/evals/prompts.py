@@ -121,7 +121,8 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, which prompts need")
     both = isinstance(model.module, EncoderDecoder)
     causal = both or model.family.causal
-    settings = {**model.family.complete(model.hf_config), **_json_file(model, "generation_config.json")}
+    stated = {k: v for k, v in _json_file(model, "generation_config.json").items() if v is not None}
+    settings = {**model.family.complete(model.hf_config), **stated}
     start = [settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id")] if both else []
     affixes = None
     if isinstance(model.tokenizer, SentencePiece):  # the file does not define affixes
@@ -153,12 +154,13 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         UserError: the objective of the run trains no language model.
     """
     objective, title = run.objective, str(run.folder)
-    if not isinstance(objective.unwrapped, TokenObjective):
+    both = isinstance(objective.model, EncoderDecoder)
+    if not both and not isinstance(objective.unwrapped, TokenObjective):
         name = run.config["objective"]["name"]
         raise UserError(f"{title}: its objective {name!r} trains no language model, which prompts need")
     ids = objective.spec.special_ids
     with_affixes = run.config["data"]["mode"] == "documents"  # texts had affixes in training
-    causal = is_causal(objective.attention)
+    causal = both or is_causal(objective.attention)
     first, last = (_ids(i) for i in (first_token(ids), last_token(ids)))
     file = run.folder / "tokenizer.json"
     return LanguageModel(
@@ -166,7 +168,8 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         run.model_params,
         open_file(file if file.is_file() else file.with_suffix(".model")),
         causal=causal,
-        affixes=(first if with_affixes else (), last if with_affixes and not causal else ()),
+        affixes=(first if with_affixes else (), last if with_affixes and (both or not causal) else ()),
+        decoder_start=(objective.model.config.decoder_start,) if both else (),
         end_ids=last,
         mesh=mesh,
         title=title,

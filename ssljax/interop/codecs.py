@@ -8,7 +8,7 @@ class Codec(NamedTuple):
     """Two inverse functions: `read` from values of `hf_config` to values of `config`, `write` back.
 
     A function takes one argument per key, and returns a tuple for several keys. `read` raises ValueError if a value is
-    not supported. `null`: True if null is a value of its key, not an absent key.
+    not supported. `null`: True if null is a value of its keys, not an absent key.
     """
 
     read: Callable[..., Any]

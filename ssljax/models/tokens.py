@@ -69,10 +69,11 @@ class TokenConfig(TransformerConfig):
         doc="width of the embeddings and of the read-out, with a linear map to `width` (ALBERT, ELECTRA); None: "
         "`width`, without a map",
     )
-    embedding_map: Literal["sum", "tokens"] = setting(
+    embedding_map: Literal["sum", "tokens", "before_norm"] = setting(
         "sum",
-        doc="input of the map from `embedding_dim` to `width`; 'sum': the sum of all embeddings; 'tokens': the token "
-        "embeddings alone, without bias, and a second map takes hidden states back before the read-out (OPT 350M)",
+        doc="input of the map from `embedding_dim` to `width`; 'sum': the sum of all embeddings, after the norm; "
+        "'before_norm': the sum before the norm, without bias (DeBERTa v2); 'tokens': the token embeddings alone, "
+        "without bias, and a second map takes hidden states back before the read-out (OPT 350M)",
     )
     embedding_scale: bool = setting(False, doc="multiply token embeddings by sqrt(width) (Vaswani et al. 2017, Gemma)")
     positions: Literal["learned", "sinusoidal", "none"] = setting(
@@ -204,7 +205,7 @@ class TokenTransformer(nn.Module):
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
         if c.embedding_dim is not None:
-            self.embed_project = dense(self.width, ("embed", "mlp"), not self.maps_tokens)
+            self.embed_project = dense(self.width, ("embed", "mlp"), c.embedding_map == "sum")
         if self.maps_tokens:
             self.readout_project = dense(inner, ("embed", "mlp"), False)
         self.stack = Stack(c, c.known("depth"), self.cross, c.final_norm)
@@ -213,7 +214,8 @@ class TokenTransformer(nn.Module):
             self.head_norm = c.new_norm()
         if c.readout_bias:
             zeros = nn.initializers.zeros
-            self.head_bias = parameter(self, "head_bias", zeros, ("vocab",), (self.table_rows,), role="bias")
+            size = self.table_rows if c.tied else c.readout_size or self.table_rows
+            self.head_bias = parameter(self, "head_bias", zeros, ("vocab",), (size,), role="bias")
         if "pooler" in c.extras:
             self.pooler = dense(self.width, ("embed", "mlp"))
         if "pair" in c.extras:
@@ -305,11 +307,14 @@ class TokenTransformer(nn.Module):
             x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[positions]
         if c.token_types:
             x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
+        mapped = c.embedding_dim is not None
+        if mapped and c.embedding_map == "before_norm":
+            x = self.embed_project(x)
         if c.embedding_norm:
             x = self.embed_norm(x)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        return x if c.embedding_dim is None or self.maps_tokens else self.embed_project(x)
+        return self.embed_project(x) if mapped and c.embedding_map == "sum" else x
 
     def vectors(self, tokens: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D], without positions and types."""

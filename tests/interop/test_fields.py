@@ -154,8 +154,9 @@ SCALED = {"rope_type": "linear", "factor": 2.0}
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("phi3", {"rope_scaling": {"type": "longrope"}}, r"rope_type 'longrope' is not supported \(default\)"),
-        ("phi3", {"rope_parameters": {"rope_type": "yarn"}}, r"rope_type 'yarn' is not supported \(default\)"),
+        ("phi3", {"rope_scaling": {"type": "longrope"}}, r"rope_scaling\.short_factor: missing"),
+        ("phi3", {"rope_scaling": {"type": "linear"}}, r"rope_type 'linear' is not supported \(default, longrope\)"),
+        ("llama", {"rope_scaling": {"type": "longrope"}}, r"rope_type 'longrope' is not supported \(default, linear"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping: 50\.0 is not supported"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True is not supported"),
         ("gemma3_text", {"rope_parameters": {"sliding_attention": SCALED}}, "rope_parameters: sliding layers must"),

@@ -139,6 +139,8 @@ def reference(transformers, kind, name, settings, seed, untied):
 
 
 IMAGES = ("vit", "deit", "ijepa", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_mae")
+IMAGES += ("clip_vision_model", "siglip_vision_model")
+TEXTS = ("clip_text_model", "siglip_text_model")
 SOUND = "audio-spectrogram-transformer"
 PAIRS = ("clip", "siglip", "llava")
 
@@ -191,6 +193,8 @@ def inputs_for(kind, name, config, rng, padding):
         return pairs_for(kind, config, rng, padding)
     vocab, length, batch = config.vocab_size, 11, 2
     ids = rng.integers(0, vocab, (batch, length))
+    if kind in TEXTS:
+        ids[:, 5] = vocab - 1  # the largest id, and where it is that of its end
     mask = np.ones_like(ids)
     if padding == "right":
         mask[0, -4:] = 0
@@ -199,13 +203,15 @@ def inputs_for(kind, name, config, rng, padding):
     out = {"input_ids": np.where(mask == 1, ids, 0)}
     if padding != "none":
         out["attention_mask"] = mask
-    if kind == "roberta":
+    if kind in ("roberta", "xlm-roberta", "camembert"):
         out["input_ids"] = np.where(mask == 1, ids, config.pad_token_id)
     types = {"xlnet": 2}.get(kind) or getattr(config, "type_vocab_size", 1)
     if types > 1:
         out["token_type_ids"] = rng.integers(0, types, ids.shape)
     seen = mask * np.pad(mask, ((0, 0), (1, 0)), constant_values=1)[:, :-1]  # nothing is predicted from padding
     labels = np.where((seen == 1) & (rng.random(ids.shape) < 0.7), rng.integers(0, vocab - 1, ids.shape), -100)
+    if name.endswith("EncoderModel") or kind in TEXTS:
+        return out
     if config.is_encoder_decoder:
         target = rng.integers(0, vocab, (batch, 7))
         seen = np.ones_like(target)
