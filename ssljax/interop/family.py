@@ -42,7 +42,10 @@ class Labels(Declaration):
         return ("classes",)
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        return {"classes": len(group(hf_config, "id2label")) or hf_config.get("num_labels", 2)}
+        count = len(group(hf_config, "id2label")) or hf_config.get("num_labels", 2)
+        if not isinstance(count, int):
+            raise UserError(f"num_labels: got {count!r}, must be an integer")
+        return {"classes": count}
 
     def write(self, config: Any) -> dict[str, Any]:
         names = {str(i): f"LABEL_{i}" for i in range(config.classes)}

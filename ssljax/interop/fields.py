@@ -223,7 +223,9 @@ def _read(field: Declaration, hf_config: HFConfig) -> dict[str, Any]:
     """Reads a field; a value of another kind than the field expects is an error of the user."""
     try:
         return field.read(hf_config)
-    except (TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
         keys = _as_tuple(field.hf_config) if isinstance(field, Field) else tuple(field.defaults)
         got = ", ".join(f"{key}: got {hf_config[key]!r}" for key in keys if key in hf_config)
         raise UserError(f"{got or type(field).__name__}: a value is of a wrong type ({error})") from error

@@ -25,6 +25,7 @@ from ssljax.models.family import Encoded
 from ssljax.models.llava import LLaVA
 
 _END = 49_407  # id of the end of a text in CLIP
+_ENDS_AT_LARGEST = {"eos_token_id": 2}  # as in early files: a text ends at the token with the largest id
 
 
 def _tower(width: int, mlp_dim: int, heads: int, norm_eps: float, activation: str) -> tuple[Field, ...]:
@@ -77,7 +78,7 @@ class _Written(Declaration):
 
 def _clip_groups(config: Any) -> dict[str, Any]:
     width = {"projection_dim": config.embed_dim}
-    text = {"model_type": "clip_text_model", "eos_token_id": 2}  # 2: a text ends at its largest id
+    text = {"model_type": "clip_text_model", **_ENDS_AT_LARGEST}
     return {"vision_config": {"model_type": "clip_vision_model", **width}, "text_config": {**text, **width}}
 
 
@@ -383,7 +384,7 @@ SIGLIP_IMAGE = _image_family(
 )
 CLIP_TEXT = _text_family(
     "clip_text_model",
-    _CLIP_TEXT,
+    (*_CLIP_TEXT, _Written(lambda config: _ENDS_AT_LARGEST)),
     (
         Head("CLIPTextModelWithProjection", {"tied": False}, (Field("readout_size", "projection_dim", default=512),)),
         Head("CLIPTextModel"),
