@@ -273,7 +273,7 @@ def _predict(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the largest probabilities float32 [B, K, top] at positions, and their ids."""
     valid = jnp.arange(tokens_BxT.shape[1]) < lengths_B[:, None]
-    encoded = module.apply({"params": params}, tokens_BxT, mask=Keys(valid))
+    encoded = module.apply({"params": params}, tokens_BxT, mask=Keys(valid), valid=valid)
     hidden_BxKxD = jnp.take_along_axis(encoded.tokens, positions_BxK[..., None], axis=1)
     logits = module.apply({"params": params}, hidden_BxKxD, method="logits")
     p_BxKxN, id_BxKxN = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)

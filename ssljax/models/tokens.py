@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.base.schema import setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import ACTIVATIONS, Activation, Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
@@ -76,6 +76,11 @@ class TokenConfig(TransformerConfig):
         "without bias, and a second map takes hidden states back before the read-out (OPT 350M)",
     )
     embedding_scale: bool = setting(False, doc="multiply token embeddings by sqrt(width) (Vaswani et al. 2017, Gemma)")
+    zeroed_token: int | None = fixed(
+        None,
+        doc="id of the mask token, whose embedding is zero; the others are multiplied by 0.88 / (1 - share of masks in "
+        "the row), 0.88 being the mean in training (token dropout of ESM-2); None: no such token",
+    )
     positions: Literal["learned", "sinusoidal", "none"] = setting(
         "learned",
         doc="absolute position embeddings; 'learned': a table; 'sinusoidal': fixed sinusoids; 'none': none, for "
@@ -274,10 +279,10 @@ class TokenTransformer(nn.Module):
         c = self.config
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None] + (0 if start is None else start[:, None])
-        x = self.embedded(tokens, positions, token_types, noise, vectors)
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)
             valid = segment_ids > 0 if valid is None else valid
+        x = self.embedded(tokens, positions, token_types, noise, vectors, valid)
         layout, read = Layout(positions, token_types), Memory(memory, memory_mask) if self.cross else None
         out, layers = self.stack(
             x, mask, layout, noise, memory=read, cached=Cached(cache, start), states=states, valid=valid
@@ -295,12 +300,15 @@ class TokenTransformer(nn.Module):
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
         vectors: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> jax.Array:
         """The input [B, T, D] of the first block: embeddings of tokens, positions int [B or 1, T] and token types."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
         x = self.vectors(tokens) if vectors is None else vectors
+        if c.zeroed_token is not None:
+            x = _without_masks(x, tokens == c.zeroed_token, valid)
         if c.positions == "learned":
             x = x + self.position_embed(positions + c.position_offset)
         elif c.positions == "sinusoidal":
@@ -379,6 +387,13 @@ class TokenTransformer(nn.Module):
         if c.readout_transform:
             head += dense_flops(predicted, self.width, self.width)
         return stack_flops(c, c.known("depth"), length, causal) + head
+
+
+def _without_masks(x_BxTxD: jax.Array, masked_BxT: jax.Array, valid_BxT: jax.Array | None) -> jax.Array:
+    """Sets the embeddings of masks to zero, and scales the others as if 12% of the tokens were masks (ESM-2)."""
+    count_B = masked_BxT.shape[1] if valid_BxT is None else jnp.sum(valid_BxT, axis=1)
+    scale_B = 0.88 / (1 - jnp.sum(masked_BxT, axis=1) / count_B)
+    return jnp.where(masked_BxT[..., None], 0, x_BxTxD * scale_B[:, None, None].astype(x_BxTxD.dtype))
 
 
 def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Array:

@@ -194,7 +194,8 @@ def gpt(draw, kind):
             "tie_word_embeddings": draw(st.booleans()),
         }
     out |= {"n_inner": draw(one_of([None, s["inner"]])), "activation_function": draw(one_of(PLAIN))}
-    out["scale_attn_weights"] = draw(st.booleans())
+    out |= {key: draw(st.booleans()) for key in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx")}
+    out["reorder_and_upcast_attn"] = draw(st.booleans())  # in float32 it changes nothing
     return out if kind == "imagegpt" else {**out, "tie_word_embeddings": draw(st.booleans())}
 
 
@@ -382,7 +383,7 @@ def esm(draw):
         "position_embedding_type": "rotary",
         "layer_norm_eps": draw(one_of([1e-12, 1e-2])),
         "emb_layer_norm_before": draw(st.booleans()),
-        "token_dropout": False,
+        "token_dropout": draw(st.booleans()),
         "pad_token_id": 0,
         "mask_token_id": 1,
     }

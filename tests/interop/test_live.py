@@ -202,6 +202,8 @@ def inputs_for(kind, name, config, rng, padding):
     out = {"input_ids": np.where(mask == 1, ids, 0)}
     if padding != "none":
         out["attention_mask"] = mask
+    if kind == "esm":  # a mask in every row
+        out["input_ids"][:, 5] = config.mask_token_id
     if kind in ("roberta", "xlm-roberta", "camembert"):
         out["input_ids"] = np.where(mask == 1, ids, config.pad_token_id)
     types = {"xlnet": 2}.get(kind) or getattr(config, "type_vocab_size", 1)
