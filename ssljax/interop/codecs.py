@@ -17,7 +17,9 @@ class Codec(NamedTuple):
 
 
 def _count(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ValueError(f"got {value!r}, must be an integer")
+    if value is not None and value < 1:
         raise ValueError(f"got {value}, must be at least 1")
     return value
 

@@ -132,7 +132,7 @@ def test_the_decoder_reads_the_start_token_of_the_family_first():
     for name, keys, first in (("bart", {}, 2), ("t5", {}, 0), ("t5", {"decoder_start": 5}, 5)):
         objective = tiny.make("span_corruption", name=name, vocab_size=72, **keys)
         variables, inputs, ctx = inputs_of(objective)
-        got = objective.encode(variables.params, variables.extra, inputs, ctx._replace(train=False))
+        got = objective.encode(variables.params, variables.extra, inputs, dataclasses.replace(ctx, train=False))
         run = functools.partial(objective.model.apply, {"params": variables.params["encoder"]})
         memory = run(inputs["tokens"], mask=Keys(inputs["valid"]), method="encode").tokens
         before = np.concatenate([np.full((tiny.BATCH, 1), first), np.asarray(inputs["target"])[:, :-1]], axis=1)

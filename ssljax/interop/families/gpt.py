@@ -23,7 +23,7 @@ GPT2_FIELDS = (
     Field("activation", "activation_function", ACTIVATION, "gelu_new"),
     Field("mlp_dim", "n_inner", OR_NONE, None),  # null: 4 times the width
     Field("attention_scale", "scale_attn_weights", _SCALED, True),
-    Field("scaled_by_layer", "scale_attn_by_inverse_layer_idx", default=False),
+    Field("scaled_by_layer", "scale_attn_by_inverse_layer_idx", Codec(bool, bool), False),
     required("add_cross_attention", False),
 )
 # The "gelu" of GPT-1 is the approximation.

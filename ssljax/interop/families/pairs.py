@@ -369,7 +369,7 @@ CLIP_IMAGE = _image_family(
         Head(
             "CLIPVisionModelWithProjection",
             {"heads_on": ("unbiased",)},
-            (Field("classes", "projection_dim", default=512),),
+            counts(classes=("projection_dim", 512)),
         ),
         Head("CLIPVisionModel"),
     ),
@@ -386,7 +386,7 @@ CLIP_TEXT = _text_family(
     "clip_text_model",
     (*_CLIP_TEXT, _Written(lambda config: _ENDS_AT_LARGEST)),
     (
-        Head("CLIPTextModelWithProjection", {"tied": False}, (Field("readout_size", "projection_dim", default=512),)),
+        Head("CLIPTextModelWithProjection", {"tied": False}, counts(readout_size=("projection_dim", 512))),
         Head("CLIPTextModel"),
     ),
     lambda config: [*under("", "text_model.", _text_tower(config)), *readout("text_projection")],
