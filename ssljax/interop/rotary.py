@@ -121,6 +121,6 @@ def _read_scaling(
     above, below = rope.get("mscale"), rope.get("mscale_all_dim")
     if not rope.get("attention_factor") and above and below and factor > 1:
         full["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
-    if kind == "longrope" and not rope.get("attention_factor"):
+    if kind == "longrope" and original and not rope.get("attention_factor"):
         full["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {"name": kind, **read_all(known[kind], {**full, "max_position_embeddings": longest})}

@@ -261,7 +261,7 @@ MT5 = _t5_or_encoder(
     "MT5",
     (*_FIELDS, *_BOTH, _FEED_FORWARD_PART),
     {"vocab_size": 250_112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
-    | T5.defaults,
+    | {"pad_token_id": 0},
 )
 SWITCH = _t5_family(
     "switch_transformers",
