@@ -148,6 +148,8 @@ def _add_export(commands: Any) -> None:
     importing = commands.add_parser("import", help="check a Hugging Face folder and write a copy of it")
     importing.add_argument("source", metavar="HF_DIR")
     importing.add_argument("folder", metavar="OUT_DIR")
+    leave_out = "leave out tensors whose names match (a classifier), and read the model without heads"
+    importing.add_argument("--leave-out", metavar="PATTERN", help=leave_out)
     export = commands.add_parser("export", help="write the model of a workdir in the Hugging Face format")
     export.add_argument("workdir", metavar="WORKDIR")
     export.add_argument("folder", metavar="HF_DIR")
@@ -245,7 +247,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
 def _import(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.interop.export import convert
 
-    _print_model(options.folder, convert(options.source, options.folder))
+    _print_model(options.folder, convert(options.source, options.folder, options.leave_out))
     return 0
 
 

@@ -25,7 +25,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal, Full, Keys
 from ssljax.layers.multihead import Cache, empty_cache
-from ssljax.layers.positions import Dynamic
+from ssljax.layers.positions import Dynamic, LongRoPE
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenTransformer
 
@@ -427,7 +427,7 @@ def _check(
 def _position_limit(c: Any) -> tuple[float, str]:
     """Returns the largest number of positions of a decoder, and the key that sets it."""
     limit, reason = math.inf if c.max_len is None else c.max_len, "model.max_len"
-    if isinstance(c.rope_scaling, Dynamic) and c.rope_scaling.original_len < limit:
+    if isinstance(c.rope_scaling, Dynamic | LongRoPE) and c.rope_scaling.original_len < limit:
         # Beyond the original length a new token changes the rotation of all keys, but cached keys are already rotated.
         limit, reason = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
     return limit, reason

@@ -144,7 +144,8 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, which prompts need")
     both = isinstance(model.module, EncoderDecoder)
     causal = both or model.family.causal
-    settings = {**model.family.complete(model.hf_config), **_json_file(model, "generation_config.json")}
+    stated = {k: v for k, v in _json_file(model, "generation_config.json").items() if v is not None}
+    settings = {**model.family.complete(model.hf_config), **stated}
     start = [settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id")] if both else []
     affixes = None
     if isinstance(model.tokenizer, SentencePiece):  # the file does not define affixes
@@ -177,12 +178,13 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         UserError: the objective of the run trains no language model.
     """
     objective, title = run.objective, str(run.folder)
-    if not isinstance(objective.unwrapped, TokenObjective):
+    both = isinstance(objective.model, EncoderDecoder)
+    if not both and not isinstance(objective.unwrapped, TokenObjective):
         name = run.config["objective"]["name"]
         raise UserError(f"{title}: its objective {name!r} trains no language model, which prompts need")
     ids = objective.spec.special_ids
     with_affixes = run.config["data"]["mode"] == "documents"  # texts had affixes in training
-    causal = is_causal(objective.attention)
+    causal = both or is_causal(objective.attention)
     file = run.folder / "tokenizer.json"
     tokenizer = open_file(file if file.is_file() else file.with_suffix(".model"))
     first, last = affixes_of_file(tokenizer, ids)
@@ -192,7 +194,8 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         tokenizer,
         specials=_specials(run.folder, tokenizer),
         causal=causal,
-        affixes=(first if with_affixes else (), last if with_affixes and not causal else ()),
+        affixes=(first if with_affixes else (), last if with_affixes and (both or not causal) else ()),
+        decoder_start=(objective.model.config.decoder_start,) if both else (),
         end_ids=last,
         mesh=mesh,
         title=title,
@@ -305,7 +308,7 @@ def _predict(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the largest probabilities float32 [B, K, top] at positions, and their ids."""
     valid = jnp.arange(tokens_BxT.shape[1]) < lengths_B[:, None]
-    encoded = module.apply({"params": params}, tokens_BxT, mask=Keys(valid))
+    encoded = module.apply({"params": params}, tokens_BxT, mask=Keys(valid), valid=valid)
     hidden_BxKxD = jnp.take_along_axis(encoded.tokens, positions_BxK[..., None], axis=1)
     logits = module.apply({"params": params}, hidden_BxKxD, method="logits")
     p_BxKxN, id_BxKxN = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)

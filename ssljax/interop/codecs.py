@@ -8,7 +8,7 @@ class Codec(NamedTuple):
     """Two inverse functions: `read` from values of `hf_config` to values of `config`, `write` back.
 
     A function takes one argument per key, and returns a tuple for several keys. `read` raises ValueError if a value is
-    not supported. `null`: True if null is a value of its key, not an absent key.
+    not supported. `null`: True if null is a value of its keys, not an absent key.
     """
 
     read: Callable[..., Any]
@@ -17,7 +17,9 @@ class Codec(NamedTuple):
 
 
 def _count(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ValueError(f"got {value!r}, must be an integer")
+    if value is not None and value < 1:
         raise ValueError(f"got {value}, must be at least 1")
     return value
 

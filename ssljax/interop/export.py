@@ -25,10 +25,10 @@ from ssljax.models.vit import ViTConfig
 _PADDED = ("embed/embedding", "head_kernel", "head_bias")  # parameters that `vocab_multiple` pads
 
 
-def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
+def convert(source: str | pathlib.Path, folder: str | pathlib.Path, leave_out: str | None = None) -> hf.Model:
     """Checks a Hugging Face folder and writes a copy with one safetensors file and current names of tensors.
 
-    The copy also has `ssljax.json`: the groups of a config that build the model.
+    The copy also has `ssljax.json`: the groups of a config that build the model. `leave_out`: as in `hf.load`.
 
     Raises:
         UserError: `hf.load` refuses the source, or source and folder are the same.
@@ -36,7 +36,7 @@ def convert(source: str | pathlib.Path, folder: str | pathlib.Path) -> hf.Model:
     source, folder = pathlib.Path(source), pathlib.Path(folder)
     if os.path.realpath(source) == os.path.realpath(folder):
         raise UserError(f"{folder}: is the folder that is read; give another one to write")
-    model = hf.load(source)
+    model = hf.load(source, leave_out=leave_out)
     hf.save(model, folder)
     hf.write_json(folder / "ssljax.json", groups(model))
     return model
@@ -71,7 +71,8 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
     families = {kind: REGISTRY.get(kind) for kind in REGISTRY.entries}  # in the order of the registry
     own = [kind for kind, family in families.items() if models.REGISTRY.get(family.model) is type(config)]
     inputs = getattr(config, "inputs", None)
-    others = [k for k, f in families.items() if models.REGISTRY.get(f.model).inputs == inputs and k not in own]
+    others = [k for k, f in families.items() if f.model in models.REGISTRY and k not in own]
+    others = [k for k in others if models.REGISTRY.get(families[k].model).inputs == inputs]
     reasons = {}
     for kind in [*own, *others]:
         family = families[kind]

@@ -1,7 +1,7 @@
 """A family of `transformers`: its fields, its tensor rules and its outputs."""
 
 import dataclasses
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from ssljax import models
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.interop.canonical import canonical
-from ssljax.interop.fields import Declaration, HFConfig, left_out, read_all, write_all
+from ssljax.interop.fields import Declaration, HFConfig, completed, group, read_all, write_all
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.outputs import Outputs, causal_lm
 from ssljax.interop.rules import Rule
@@ -42,7 +42,10 @@ class Labels(Declaration):
         return ("classes",)
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        return {"classes": len(hf_config.get("id2label") or ()) or hf_config.get("num_labels", 2)}
+        count = len(group(hf_config, "id2label")) or hf_config.get("num_labels", 2)
+        if not isinstance(count, int):
+            raise UserError(f"num_labels: got {count!r}, must be an integer")
+        return {"classes": count}
 
     def write(self, config: Any) -> dict[str, Any]:
         names = {str(i): f"LABEL_{i}" for i in range(config.classes)}
@@ -65,8 +68,10 @@ class Family:
     # (config, inputs) -> None; raises UserError if inputs contradict each other
     check_inputs: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda config, inputs: None
     renames: tuple[tuple[str, str], ...] = ()  # (pattern, replacement) of names in other versions of the format
-    # (hf_config, names of the tensors) -> the family, or one with another table of tensors
-    variant: Callable[[HFConfig, Container[str]], "Family"] | None = None
+    # hf_config of an early version -> of the current one
+    current: Callable[[HFConfig], HFConfig] = lambda hf_config: hf_config
+    # (hf_config, names of the tensors) -> the family, or another one of the same name
+    variant: Callable[[HFConfig, Collection[str]], "Family"] | None = None
     ignored: tuple[str, ...] = ()  # patterns of tensors that are not parameters
     # {tensor: another with the same values}; a file may have both or only the second
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -84,7 +89,7 @@ class Family:
 
     def complete(self, hf_config: HFConfig) -> dict[str, Any]:
         """Returns an hf_config with defaults for the keys that it leaves out."""
-        return {"model_type": self.model_type, **left_out(self.fields), **self.defaults, **hf_config}
+        return completed(self.fields, {"model_type": self.model_type, **self.defaults}, self.current(hf_config))
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         """Returns values of `config`. Raises UserError for an unsupported value, KeyError for a missing key."""
@@ -95,7 +100,10 @@ class Family:
 
     def _named(self, hf_config: HFConfig) -> Head:
         """Returns the class that `architectures` names, else a similar one, else the bare model."""
-        name = (hf_config.get("architectures") or [""])[0]
+        named = hf_config.get("architectures") or [""]
+        if not isinstance(named, list) or not isinstance(named[0], str):
+            raise UserError(f"architectures: got {named!r}, must be a list of names")
+        name = named[0]
         task = name.partition("For")[2]
 
         def likeness(head: Head) -> tuple[bool, ...]:

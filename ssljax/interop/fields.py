@@ -43,8 +43,8 @@ class Declaration:
 class Field(Declaration):
     """One or several keys of `config`, and the one or several keys of `hf_config` that state them.
 
-    A single key of `hf_config` may be null or absent; then `config` keeps its own default. Several keys must all be
-    present. `default`: the value of a single absent key, or a tuple with values for the first of several keys.
+    `default`: the value of a single key that is absent or null, or a tuple with values for the first of several keys.
+    Without a default `config` keeps its own; several keys must then be present.
     """
 
     config: str | tuple[str, ...]
@@ -113,8 +113,17 @@ def counts(**keys: str | tuple[str, int | None]) -> tuple[Field, ...]:
     return tuple(Field(name, *((k, COUNT) if isinstance(k, str) else (k[0], COUNT, k[1]))) for name, k in keys.items())
 
 
-# The sizes of most of the newer configurations.
-SIZES = counts(width="hidden_size", depth="num_hidden_layers", heads="num_attention_heads", mlp_dim="intermediate_size")
+# The sizes of most configurations, with the defaults of BERT and ViT.
+SIZES = (
+    *counts(width=("hidden_size", 768), depth=("num_hidden_layers", 12), heads=("num_attention_heads", 12)),
+    *counts(mlp_dim=("intermediate_size", 3072)),
+)
+
+
+def sizes(vocabulary: int, width: int, mlp_dim: int, depth: int, heads: int, positions: int) -> dict[str, Any]:
+    """Defaults of the keys of SIZES, of the vocabulary and of the number of positions."""
+    out = {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": mlp_dim, "num_hidden_layers": depth}
+    return {**out, "num_attention_heads": heads, "max_position_embeddings": positions}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +189,7 @@ class Group(Declaration):
         return {} if self.key else left_out(self.fields)
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        inner = {**left_out(self.fields), **(group(hf_config, self.key) if self.key else hf_config)}
+        inner = completed(self.fields, {}, group(hf_config, self.key) if self.key else hf_config)
         with within(self.key):
             return {self.name: {"preset": None, **read_all(self.fields, inner)}}
 
@@ -194,9 +203,32 @@ def left_out(fields: Iterable[Declaration]) -> dict[str, Any]:
     return {key: value for field in fields for key, value in field.defaults.items()}
 
 
+def completed(fields: Sequence[Declaration], defaults: HFConfig, hf_config: HFConfig) -> dict[str, Any]:
+    """Returns an hf_config with defaults for the keys that are absent, or null where null is no value of the key.
+
+    `defaults` replace defaults of the fields.
+    """
+    defaults = {**left_out(fields), **defaults}
+    null = {key for each in fields if isinstance(each, Field) and each.codec.null for key in _as_tuple(each.hf_config)}
+    stated = {k: v for k, v in hf_config.items() if v is not None or k in null or defaults.get(k) is None}
+    return {**defaults, **stated}
+
+
 def read_all(fields: Iterable[Declaration], hf_config: HFConfig) -> dict[str, Any]:
     """Returns values of `config`; later fields replace values of earlier ones."""
-    return {name: value for field in fields for name, value in field.read(hf_config).items()}
+    return {name: value for field in fields for name, value in _read(field, hf_config).items()}
+
+
+def _read(field: Declaration, hf_config: HFConfig) -> dict[str, Any]:
+    """Reads a field; a value of another kind than the field expects is an error of the user."""
+    try:
+        return field.read(hf_config)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        keys = _as_tuple(field.hf_config) if isinstance(field, Field) else tuple(field.defaults)
+        got = ", ".join(f"{key}: got {hf_config[key]!r}" for key in keys if key in hf_config)
+        raise UserError(f"{got or type(field).__name__}: a value is of a wrong type ({error})") from error
 
 
 def write_all(fields: Iterable[Declaration], config: Any) -> dict[str, Any]:

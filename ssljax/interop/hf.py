@@ -83,7 +83,12 @@ class Model:
 
 
 def load(
-    folder: str | pathlib.Path, strict: bool = True, *, mesh: jax.sharding.Mesh | None = None, **keys: Any
+    folder: str | pathlib.Path,
+    strict: bool = True,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    leave_out: str | None = None,
+    **keys: Any,
 ) -> Model:
     """Reads a model, tensor by tensor, onto a mesh (or the default device).
 
@@ -92,6 +97,8 @@ def load(
         strict: True: every parameter must have a tensor, and every tensor a parameter. False: parameters without a
             tensor keep their initial values.
         mesh: the parameters are sharded over it by the rules of `ssljax.parallel`.
+        leave_out: regular expression of names of tensors that are left out (a classifier, for example); the model is
+            then read as the class without heads.
         **keys: keys of the model's configuration that do not change the architecture: dtype, scan, remat, kernel.
 
     Raises:
@@ -100,9 +107,11 @@ def load(
     folder = pathlib.Path(folder)
     hf_config = _read_config(folder)
     family: Family = REGISTRY.get(hf_config["model_type"])
-    config = family.build_config(hf_config, str(folder / "config.json"), **keys)
-    tensors = Tensors(folder, family.renames, family.prefix)
+    tensors = Tensors(folder, family.renames, family.prefix, leave_out)
+    if leave_out is not None:
+        hf_config["architectures"] = [family.heads[-1].name]
     family = family.variant(hf_config, tensors) if family.variant else family
+    config = family.build_config(hf_config, str(folder / "config.json"), **keys)
     config, repeated = fit_readouts(family, config, hf_config, tensors, strict)
     source = Source(tensors, family.rules(config), family.ignored, family.copies, repeated)
     module = config.standalone()

@@ -51,7 +51,8 @@ def masked_lm(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig
     c, apply = module.config, functools.partial(module.apply, {"params": params})
     valid, types = inputs.get("attention_mask"), inputs.get("token_type_ids")
     mask, positions = Full() if valid is None else Keys(valid), _positions(inputs, c.position_offset)
-    encoded = apply(inputs["input_ids"], mask=mask, positions=positions, token_types=types, states=True)
+    counted = {} if valid is None else {"valid": valid.astype(bool)}
+    encoded = apply(inputs["input_ids"], mask=mask, positions=positions, token_types=types, states=True, **counted)
     out = {"last_hidden_state": encoded.tokens, "base.last_hidden_state": encoded.tokens}
     out |= hidden_states(encoded.states, encoded.tokens)
     if "pooler" in c.extras:

@@ -100,8 +100,15 @@ def load_parameters(
     problems += [f"extra: {name}" + (f", other than {same}" if same else "") for name, same in unused.items()]
     if problems and strict:
         shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
-        raise UserError(f"{source.tensors.folder}: {len(problems)} tensors do not match: {'; '.join(shown)}")
+        hint = f" ({_hint(unused)})" if len(problems) == len(unused) else ""
+        raise UserError(f"{source.tensors.folder}: {len(problems)} tensors do not match: {'; '.join(shown)}{hint}")
     return tree(params), tuple(sorted({*missing, *without_rule})), tuple(unused)
+
+
+def _hint(unused: Mapping[str, str]) -> str:
+    """Names the option that leaves out tensors which no parameter reads, such as a classifier."""
+    parts = "|".join(sorted({re.escape(name.partition(".")[0]) for name in unused}))
+    return f"--leave-out '^({parts})\\b', or leave_out of hf.load, reads the model without heads"
 
 
 def _initial(module: Any, shardings: Any) -> dict[str, jax.Array]:

@@ -22,8 +22,8 @@ def fit_readouts(
 
     If config.json names a class with a read-out and the file is not a bare model, the read-outs of the class are
     required, and the matrix may be missing only if it is tied. Otherwise the tensors decide. They always decide about
-    a pooler, which is optional in `transformers`. Without `strict`, only ties and poolers are decided by the tensors,
-    and missing read-outs keep their initial values.
+    a pooler, which is optional in `transformers`. Without `strict`, the tensors decide about ties and add heads, and
+    missing read-outs keep their initial values.
     """
     if "pooler" in getattr(config, "heads_on", ()) and not any("pooler." in name for name in tensors):
         return dataclasses.replace(config, heads_on=()), ()
@@ -32,16 +32,16 @@ def fit_readouts(
     has_class = strict and not tensors.bare and _WITH_READOUT.search("".join(hf_config.get("architectures") or ()))
     names = {rule.paths[0].removeprefix("decoder/"): rule.tensor for rule in family.rules(config)}
     stored = {path for path, name in names.items() if name in tensors}
-    matrix, table = names["head_kernel"], names["embed/embedding"]
+    matrix, table = names.get("head_kernel", ""), names["embed/embedding"]
     if "head_kernel" in stored:
         tied = config.tied and table in tensors and np.array_equal(tensors[matrix], tensors[table])
     else:
         tied = config.tied or not has_class or "replaced" in config.extras
     config = dataclasses.replace(config, tied=tied)
+    required = config.extras if has_class or not strict else ()
+    extras = tuple(name for name, path in _EXTRAS.items() if path in stored or name in required)
+    config = dataclasses.replace(config, extras=extras)
     if strict:
-        required = config.extras if has_class else ()
-        extras = tuple(name for name, path in _EXTRAS.items() if path in stored or name in required)
-        config = dataclasses.replace(config, extras=extras)
         ends = {"head_dense/kernel", "head_norm/scale", "head_bias"} & names.keys()
         optional = not has_class or {names[path] for path in ends} <= set(family.zeros)
         if optional and not ends & stored:

@@ -22,6 +22,9 @@ _SCALINGS: dict[str, tuple[Field, ...]] = {
         *(Field(name, name) for name in ("beta_fast", "beta_slow", "attention_factor")),
     ),
 }
+LONGROPE: dict[str, tuple[Field, ...]] = {
+    "longrope": (_LENGTH, *(Field(name, name) for name in ("short_factor", "long_factor", "attention_factor")))
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +32,13 @@ class Rotary(Declaration):
     """`rope_theta`, `rope_scaling` and, in families with `partial`, `rope_fraction`.
 
     theta, fraction: keys of older versions; the first that has a value is used.
-    scaled: False for families without `rope_scaling`.
+    scalings: the fields of `rope_scaling`, by `rope_type`.
     """
 
     partial: bool = False
     theta: tuple[str, ...] = ("rope_theta",)
     fraction: tuple[str, ...] = ("partial_rotary_factor",)
-    scaled: bool = True
+    scalings: Mapping[str, tuple[Field, ...]] = dataclasses.field(default_factory=lambda: _SCALINGS)
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
         rope = {**group(hf_config, "rope_scaling"), **group(hf_config, "rope_parameters")}
@@ -43,17 +46,22 @@ class Rotary(Declaration):
         fraction = rope.get("partial_rotary_factor") or _first(hf_config, self.fraction) or 1.0
         if fraction != 1 and not self.partial:
             raise UserError(f"partial_rotary_factor: {fraction} is not supported (only 1)")
-        scaling = _read_scaling(rope, hf_config.get("max_position_embeddings"), _SCALINGS if self.scaled else {})
+        # The key beside the group has priority (Phi-3).
+        rope["original_max_position_embeddings"] = hf_config.get("original_max_position_embeddings") or rope.get(
+            "original_max_position_embeddings"
+        )
+        scaling = _read_scaling(rope, hf_config.get("max_position_embeddings"), self.scalings)
         out = {"rope_theta": float(theta), "rope_scaling": scaling}
         return {**out, "rope_fraction": fraction} if self.partial else out
 
     def write(self, config: Any) -> dict[str, Any]:
         kind = "default" if config.rope_scaling is None else type(config.rope_scaling).__name__.lower()
-        scaling = write_all(_SCALINGS.get(kind, ()), config.rope_scaling)
+        scaling = write_all(self.scalings.get(kind, ()), config.rope_scaling)
         rope = {"rope_type": kind, "rope_theta": config.rope_theta}
         rope |= {"partial_rotary_factor": config.rope_fraction} if self.partial else {}
-        # A dynamic scaling begins at the length of the model, a key outside the group.
-        length = {key: scaling.pop(key) for key in ("max_position_embeddings",) if key in scaling}
+        # A dynamic scaling begins at the length of the model, a key outside the group, and so does Phi-3's.
+        outside = ("max_position_embeddings", *[_LENGTH.hf_config] * (kind == "longrope"))
+        length = {key: scaling.pop(key) for key in outside if key in scaling}
         return {"rope_parameters": rope | {key: value for key, value in scaling.items() if value is not None}, **length}
 
 
@@ -101,6 +109,8 @@ def _read_scaling(
 ) -> dict[str, Any] | None:
     """Returns the group `rope_scaling` of `config`, one of the `known` ones; `longest` is max_position_embeddings."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
+    if "longrope" in known and kind in ("su", "yarn"):  # its names in early files
+        kind = "longrope"
     if kind == "default":
         return None
     if kind not in known:
@@ -111,4 +121,6 @@ def _read_scaling(
     above, below = rope.get("mscale"), rope.get("mscale_all_dim")
     if not rope.get("attention_factor") and above and below and factor > 1:
         full["attention_factor"] = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+    if kind == "longrope" and original and not rope.get("attention_factor"):
+        full["attention_factor"] = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {"name": kind, **read_all(known[kind], {**full, "max_position_embeddings": longest})}

@@ -19,6 +19,8 @@ from ssljax.base.files import replacing
 # (name of a single file, pattern of several files); an index has the name of the single file and .index.json.
 _SAFETENSORS, _TORCH = ("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin")
 
+_WRAPPER = re.compile(r"((?:module\.|_orig_mod\.)+)(.*)")  # prefixes of names
+
 
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a folder by name, read when they are looked up.
@@ -30,17 +32,36 @@ class Tensors(Mapping[str, np.ndarray]):
         folder: folder of the files.
         renames: patterns of names in other versions of the format, and their replacements.
         prefix: prefix of the names of the inner model, which is added to all names if none has it.
+        leave_out: regular expression; tensors whose names match are left out.
 
     Attributes:
         bare: True if the prefix was added.
 
     Raises:
-        UserError: a file is missing, damaged or of another format, or two files have the same tensor.
+        UserError: a file is missing, damaged or of another format, two files have the same tensor, names have the
+            prefix of a wrapper of torch, or no name matches `leave_out`.
     """
 
-    def __init__(self, folder: pathlib.Path, renames: Sequence[tuple[str, str]] = (), prefix: str = ""):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        renames: Sequence[tuple[str, str]] = (),
+        prefix: str = "",
+        leave_out: str | None = None,
+    ):
         self.folder = folder
         files = {_renamed(stored, renames): (file, stored) for stored, file in _stored(folder).items()}
+        if wrapped := next(filter(None, map(_WRAPPER.match, files)), None):
+            wrapper, name = wrapped.groups()
+            raise UserError(
+                f"{folder}: {wrapped.string}: has the prefix {wrapper!r} of a torch wrapper (DistributedDataParallel, "
+                f"torch.compile), must be {name!r}; save the state_dict of the inner module"
+            )
+        if leave_out is not None:
+            kept = {name: file for name, file in files.items() if not _search(leave_out, name)}
+            if len(kept) == len(files):
+                raise UserError(f"leave_out: {leave_out!r} matches no tensor of {folder}")
+            files = kept
         self.bare = bool(prefix) and not any(name.startswith(prefix) for name in files)
         self._files: dict[str, tuple[Any, str]] = {prefix * self.bare + name: file for name, file in files.items()}
 
@@ -60,6 +81,13 @@ class Tensors(Mapping[str, np.ndarray]):
     def shape(self, name: str) -> tuple[int, ...]:
         file, stored = self._files[name]
         return file.shape(stored)
+
+
+def _search(pattern: str, name: str) -> bool:
+    try:
+        return bool(re.search(pattern, name))
+    except re.error as error:
+        raise UserError(f"leave_out: {pattern!r} is no regular expression ({error})") from error
 
 
 def _renamed(name: str, renames: Sequence[tuple[str, str]]) -> str:

@@ -90,6 +90,9 @@ class BlockConfig(TermKeys):
     attention_scale: float | None = fixed(
         None, doc="factor of attention logits; None: 1/sqrt(head_dim (1 + number of position products))"
     )
+    scaled_by_layer: bool = fixed(
+        False, doc="divide attention logits by the number of the layer, from 1 (GPT-2's option against overflow)"
+    )
     attention_cap: float | None = setting(
         None, gt=0, doc="attention logits x become cap tanh(x / cap) (Gemma 2); None: no cap"
     )

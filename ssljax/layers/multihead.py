@@ -141,6 +141,8 @@ class Attention(nn.Module):
         if shared.rotary[0] is not None:
             tables = _of_layer(shared.rotary, layer)
             q_BxTxHxK, k_BxSxGxK = positions.rotate(q_BxTxHxK, tables), positions.rotate(k_BxSxGxK, tables)
+        if c.scaled_by_layer:
+            q_BxTxHxK = q_BxTxHxK / jnp.asarray(layer.index + 1, q_BxTxHxK.dtype)
         new = k_BxSxGxK, v_BxSxGxK
         if layer.cache is not None and shared.start is not None:
             k_BxSxGxK = _write(layer.cache.k, k_BxSxGxK, shared.start)

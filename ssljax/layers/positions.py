@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
 from ssljax.base.schema import setting
 
@@ -92,6 +93,27 @@ class YaRN:
         return frequencies * (1 - ramp + ramp / self.factor), factor
 
 
+@dataclasses.dataclass(frozen=True)
+class LongRoPE:
+    """LongRoPE (Ding et al. 2024): each frequency has a divisor, another one in sequences beyond `original_len`."""
+
+    short_factor: tuple[float, ...] = setting(gt=0, doc="divisors of the frequencies, up to `original_len` tokens")
+    long_factor: tuple[float, ...] = setting(gt=0, doc="divisors of the frequencies in longer sequences")
+    original_len: int = setting(ge=1, doc="context length of training in tokens")
+    attention_factor: float = setting(1.0, gt=0, doc="factor of cosines and sines")
+
+    def __call__(self, width: int, theta: float, length: int) -> tuple[np.ndarray, float]:
+        frequencies = _frequencies(width, theta)
+        for name in ("short_factor", "long_factor"):
+            if len(getattr(self, name)) != len(frequencies):
+                got = len(getattr(self, name))
+                raise UserError(
+                    f"rope_scaling.{name}: got {got} numbers, must be {len(frequencies)}, one per frequency"
+                )
+        divisors = self.long_factor if length > self.original_len else self.short_factor
+        return frequencies / np.asarray(divisors), self.attention_factor
+
+
 SCALINGS = Registry(
     "rotary scaling",
     {
@@ -99,6 +121,7 @@ SCALINGS = Registry(
         "dynamic": "ssljax.layers.positions:Dynamic",
         "llama3": "ssljax.layers.positions:Llama3",
         "yarn": "ssljax.layers.positions:YaRN",
+        "longrope": "ssljax.layers.positions:LongRoPE",
     },
     has=("__dataclass_fields__", "__call__"),
 )

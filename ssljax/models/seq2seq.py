@@ -50,6 +50,7 @@ class Seq2SeqConfig(TokenConfig):
     decoder_mlp_dim: int | None = setting(
         None, ge=1, doc="hidden width of the decoder's feed-forward parts; None: `mlp_dim`"
     )
+    decoder_start: int = setting(0, ge=0, doc="id of the token that the decoder reads first (BART: 2)")
     norm_position: NormPosition = "post"
     activation: Activation = "relu"
     positions: Literal["learned", "sinusoidal", "none"] = "sinusoidal"
@@ -57,6 +58,10 @@ class Seq2SeqConfig(TokenConfig):
 
     def validate(self) -> None:
         super().validate()
+        if self.vocab_size is not None and self.decoder_start >= self.vocab_size:
+            raise ValueError(
+                f"decoder_start: got {self.decoder_start}, must be less than vocab_size, {self.vocab_size}"
+            )
         decoder = self.with_preset().decoder()
         BlockConfig.validate(decoder)
         if decoder.experts is not None and decoder.known("depth") % decoder.experts.every:
@@ -112,6 +117,18 @@ class T5Config(Seq2SeqConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class T5EncoderConfig(TokenConfig):
+    """The encoder of T5 by itself (T5EncoderModel of `transformers`)."""
+
+    norm: Literal["layer", "rms", "rms_plus_one"] = "rms"
+    bias: bool = False
+    activation: Activation = "relu"
+    attention_scale: float | None = setting(1.0, gt=0)
+    position_bias: PositionBias = "relative"
+    positions: Literal["learned", "sinusoidal", "none"] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
 class SwitchConfig(T5Config):
     """Switch Transformers (Fedus et al. 2022): T5 with experts in every second block; each token uses one expert.
 
@@ -138,6 +155,7 @@ class BARTConfig(Seq2SeqConfig):
     }
     published_count: ClassVar[PublishedCount] = PublishedCount({"readout_bias": False})
 
+    decoder_start: int = setting(2, ge=0)
     norm_eps: float = setting(1e-5, gt=0)
     activation: Activation = "gelu"
     positions: Literal["learned", "sinusoidal", "none"] = "learned"

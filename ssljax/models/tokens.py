@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.base.schema import setting
+from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import ACTIVATIONS, Activation, Component
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import Table
@@ -69,12 +69,18 @@ class TokenConfig(TransformerConfig):
         doc="width of the embeddings and of the read-out, with a linear map to `width` (ALBERT, ELECTRA); None: "
         "`width`, without a map",
     )
-    embedding_map: Literal["sum", "tokens"] = setting(
+    embedding_map: Literal["sum", "tokens", "before_norm"] = setting(
         "sum",
-        doc="input of the map from `embedding_dim` to `width`; 'sum': the sum of all embeddings; 'tokens': the token "
-        "embeddings alone, without bias, and a second map takes hidden states back before the read-out (OPT 350M)",
+        doc="input of the map from `embedding_dim` to `width`; 'sum': the sum of all embeddings, after the norm; "
+        "'before_norm': the sum before the norm, without bias (DeBERTa v2); 'tokens': the token embeddings alone, "
+        "without bias, and a second map takes hidden states back before the read-out (OPT 350M)",
     )
     embedding_scale: bool = setting(False, doc="multiply token embeddings by sqrt(width) (Vaswani et al. 2017, Gemma)")
+    zeroed_token: int | None = fixed(
+        None,
+        doc="id of the mask token, whose embedding is zero; the others are multiplied by 0.88 / (1 - share of masks in "
+        "the row), 0.88 being the mean in training (token dropout of ESM-2); None: no such token",
+    )
     positions: Literal["learned", "sinusoidal", "none"] = setting(
         "learned",
         doc="absolute position embeddings; 'learned': a table; 'sinusoidal': fixed sinusoids; 'none': none, for "
@@ -204,7 +210,7 @@ class TokenTransformer(nn.Module):
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
         if c.embedding_dim is not None:
-            self.embed_project = dense(self.width, ("embed", "mlp"), not self.maps_tokens)
+            self.embed_project = dense(self.width, ("embed", "mlp"), c.embedding_map == "sum")
         if self.maps_tokens:
             self.readout_project = dense(inner, ("embed", "mlp"), False)
         self.stack = Stack(c, c.known("depth"), self.cross, c.final_norm)
@@ -213,7 +219,8 @@ class TokenTransformer(nn.Module):
             self.head_norm = c.new_norm()
         if c.readout_bias:
             zeros = nn.initializers.zeros
-            self.head_bias = parameter(self, "head_bias", zeros, ("vocab",), (self.table_rows,), role="bias")
+            size = self.table_rows if c.tied else c.readout_size or self.table_rows
+            self.head_bias = parameter(self, "head_bias", zeros, ("vocab",), (size,), role="bias")
         if "pooler" in c.extras:
             self.pooler = dense(self.width, ("embed", "mlp"))
         if "pair" in c.extras:
@@ -272,10 +279,10 @@ class TokenTransformer(nn.Module):
         c = self.config
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None] + (0 if start is None else start[:, None])
-        x = self.embedded(tokens, positions, token_types, noise, vectors)
         if segment_ids is not None:
             mask = mask & Segments(segment_ids)
             valid = segment_ids > 0 if valid is None else valid
+        x = self.embedded(tokens, positions, token_types, noise, vectors, valid)
         layout, read = Layout(positions, token_types), Memory(memory, memory_mask) if self.cross else None
         out, layers = self.stack(
             x, mask, layout, noise, memory=read, cached=Cached(cache, start), states=states, valid=valid
@@ -293,23 +300,29 @@ class TokenTransformer(nn.Module):
         token_types: jax.Array | None = None,
         noise: Noise | None = None,
         vectors: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> jax.Array:
         """The input [B, T, D] of the first block: embeddings of tokens, positions int [B or 1, T] and token types."""
         c = self.config
         if c.positions != "none" and tokens.shape[1] > c.known("max_len"):
             raise UserError(f"model.max_len: {c.max_len} positions, but a sequence has {tokens.shape[1]} tokens")
         x = self.vectors(tokens) if vectors is None else vectors
+        if c.zeroed_token is not None:
+            x = _without_masks(x, tokens == c.zeroed_token, valid)
         if c.positions == "learned":
             x = x + self.position_embed(positions + c.position_offset)
         elif c.positions == "sinusoidal":
             x = x + jnp.asarray(sinusoidal(np.arange(c.known("max_len")), self.width), c.dtype)[positions]
         if c.token_types:
             x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
+        mapped = c.embedding_dim is not None
+        if mapped and c.embedding_map == "before_norm":
+            x = self.embed_project(x)
         if c.embedding_norm:
             x = self.embed_norm(x)
         if noise is not None:
             x = dropout(x, c.dropout, noise.at("embedding"))
-        return x if c.embedding_dim is None or self.maps_tokens else self.embed_project(x)
+        return self.embed_project(x) if mapped and c.embedding_map == "sum" else x
 
     def vectors(self, tokens: jax.Array) -> jax.Array:
         """Token embeddings [B, T, D], without positions and types."""
@@ -374,6 +387,13 @@ class TokenTransformer(nn.Module):
         if c.readout_transform:
             head += dense_flops(predicted, self.width, self.width)
         return stack_flops(c, c.known("depth"), length, causal) + head
+
+
+def _without_masks(x_BxTxD: jax.Array, masked_BxT: jax.Array, valid_BxT: jax.Array | None) -> jax.Array:
+    """Sets the embeddings of masks to zero, and scales the others as if 12% of the tokens were masks (ESM-2)."""
+    count_B = masked_BxT.shape[1] if valid_BxT is None else jnp.sum(valid_BxT, axis=1)
+    scale_B = 0.88 / (1 - jnp.sum(masked_BxT, axis=1) / count_B)
+    return jnp.where(masked_BxT[..., None], 0, x_BxTxD * scale_B[:, None, None].astype(x_BxTxD.dtype))
 
 
 def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Array:

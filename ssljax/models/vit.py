@@ -14,7 +14,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.schema import fixed, setting
 from ssljax.layers import positions
 from ssljax.layers.block import FeedForward
-from ssljax.layers.config import BlockConfig
+from ssljax.layers.config import ACTIVATIONS, Activation, BlockConfig
 from ssljax.layers.dense import Dense, parameter
 from ssljax.layers.embeddings import take_tokens, token_vectors
 from ssljax.layers.masks import Full
@@ -81,11 +81,13 @@ class ViTConfig(TransformerConfig):
     patch_bias: bool = fixed(True, doc="add a bias to the patch projection")
     norm_after_pool: bool = fixed(False, doc="apply the final norm to the pooled vector instead of the tokens (BEiT)")
     classes: int = fixed(0, doc="outputs of the published classifier; 0: no classifier")
-    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled"], ...] = fixed(
+    heads_on: tuple[Literal["pooler", "norm", "patches", "distilled", "unbiased"], ...] = fixed(
         (),
-        doc="parts of the published heads; 'pooler': a tanh layer; 'norm': a norm before the classifier; 'patches': "
-        "the classifier reads the class token and the mean of the patches; 'distilled': a second classifier",
+        doc="parts of the published heads; 'pooler': a dense layer and an activation; 'norm': a norm before the "
+        "classifier; 'patches': the classifier reads the class token and the mean of the patches; 'distilled': a "
+        "second classifier; 'unbiased': the classifier has no bias, as a projection of CLIP",
     )
+    pooler_activation: Activation = fixed("tanh", doc="activation of the head 'pooler'")
     image_shape: tuple[int, int, int] | None = fixed(None, doc="[H, W, C] of images, used if there are no data")
     tiled: bool = fixed(
         True, doc="refuse images whose sides `patch_size` does not divide; False: crop them at the bottom and right"
@@ -225,7 +227,7 @@ class ViT(nn.Module):
         if "norm" in c.heads_on:
             self.head_norm = c.new_norm()
         if c.classes:
-            self.head = dense(c.classes, ("embed", "classes"), role="head")
+            self.head = dense(c.classes, ("embed", "classes"), "unbiased" not in c.heads_on, role="head")
         if "distilled" in c.heads_on:
             self.distilled_head = dense(c.classes, ("embed", "classes"), role="head")
 
@@ -328,8 +330,8 @@ class ViT(nn.Module):
         return self.pooled_norm(pooled) if c.norm_after_pool else pooled
 
     def pooler_output(self, pooled: jax.Array) -> jax.Array:
-        """Applies the tanh layer "pooler" to [B, D]."""
-        return jnp.tanh(self.pooler(pooled))
+        """Applies the head "pooler" to [B, D]."""
+        return ACTIVATIONS[self.config.pooler_activation](self.pooler(pooled))
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Returns float32 logits [..., classes] of the published classifier for x [..., D]."""

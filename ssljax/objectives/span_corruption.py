@@ -59,7 +59,8 @@ class SpanCorruption(Objective):
         encoder: dict[str, Any] = {"mask": not_padding, "noise": noises[0], "method": "encode"}
         encoder |= {"valid": inputs["valid"], "ctx": ctx}
         memory = apply(self.model, params["encoder"], inputs["tokens"], **encoder).tokens
-        before = jnp.pad(inputs["target"], ((0, 0), (1, 0)))[:, :-1]  # the decoder begins with id 0
+        start = self.model.config.decoder_start
+        before = jnp.pad(inputs["target"], ((0, 0), (1, 0)), constant_values=start)[:, :-1]
         decoder: dict[str, Any] = {"mask": Causal(), "memory_mask": not_padding, "noise": noises[1], "method": "decode"}
         decoder |= {"valid": inputs["counted"], "ctx": ctx}
         return apply(self.model, params["encoder"], before, memory, **decoder).tokens  # [B, U, D]

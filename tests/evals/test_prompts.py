@@ -15,6 +15,8 @@ from ssljax.base.errors import UserError
 from ssljax.evals import prompts
 from ssljax.evals.generation import Sampling, generate
 from ssljax.interop import hf
+from ssljax.runs.export import export
+from ssljax.runs.prompting import language_model
 
 FOLDER = pathlib.Path(os.environ.get("SSLJAX_DATA", "missing")).parent / "hf_parity"
 fixtures = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no reference models in {FOLDER}")
@@ -28,12 +30,12 @@ RUN = {
 }
 
 
-def trained(folder, model, objective, **data):
+def trained(folder, model, objective, keys=None, **data):
     text = folder / "text.jsonl"
     lines = [json.dumps({"text": f"the {word} sat on the mat and saw the {word}"}) for word in ("cat", "dog") * 20]
     text.write_text("\n".join(lines))
     source = {"source": f"jsonl:{text}", "seq_len": 24, "cache_dir": str(folder / "cache"), **data}
-    config = {**RUN, "model": {"name": model, **TINY}, "objective": {"name": objective}, "data": source}
+    config = {**RUN, "model": {"name": model, **TINY, **(keys or {})}, "objective": {"name": objective}, "data": source}
     run.train(config, folder / "run")
     return folder / "run"
 
@@ -169,6 +171,26 @@ def test_the_tokenizer_of_a_folder_neither_pads_nor_truncates(tmp_path):
     model.enable_truncation(2)
     model.save(str(folder / "tokenizer.json"))
     assert hf.load(folder).tokenizer.encode("w5 w9 w7 w20").ids == [5, 9, 7, 20]
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_an_encoder_decoder_of_a_workdir_answers_as_its_export(tmp_path, start):
+    folder = trained(tmp_path, "t5", "span_corruption", keys={"vocab_size": 300, "decoder_start": start})
+    export(folder, tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["decoder_start_token_id"] == start
+    models = language_model(folder), language_model(tmp_path / "out")
+    assert [model.decoder_start for model in models] == [(start,)] * 2
+    answers = [prompts.complete(model, ["the cat", "a dog sat"], Sampling(12)) for model in models]
+    assert answers[0] == answers[1]
+
+
+@fixtures
+def test_null_in_generation_config_states_nothing(tmp_path):
+    folder = words_tokenizer(tmp_path, "bart")
+    (folder / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": None, "eos_token_id": None}))
+    model = prompts.imported(hf.load(folder))
+    assert model.decoder_start[0] == json.loads((folder / "config.json").read_text())["decoder_start_token_id"]
+    assert model.end_ids
 
 
 @fixtures

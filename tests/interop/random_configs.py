@@ -127,6 +127,9 @@ def qwen3_moe(draw):
 def smollm3(draw):
     out = draw(llama(("attention_bias", "mlp_bias"), "asked"))
     out.pop("max_window_layers", None)
+    if not out["use_sliding_window"]:  # then stated types of layers count all the same
+        kinds = [draw(one_of(["sliding_attention", "full_attention"])) for _ in range(out["num_hidden_layers"])]
+        out |= draw(one_of([{}, {"layer_types": kinds}]))
     layers = [draw(one_of([0, 1])) for _ in range(out["num_hidden_layers"])]
     rotary = draw(
         one_of([{}, {"no_rope_layer_interval": 2}, {"no_rope_layers": layers}, {"no_rope_layers": [*layers, 0]}])
@@ -140,7 +143,14 @@ def phi3(draw):
     fraction = draw(one_of([0.25, 0.5, 0.75, 1.0]))
     theta = out["rope_parameters"]["rope_theta"]
     rope = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": fraction}
-    return {**out, "rope_parameters": rope, "pad_token_id": 0}
+    out |= {"rope_parameters": rope, "pad_token_id": 0}
+    width = int(out["head_dim"] * fraction)
+    if draw(st.booleans()) or width % 2 or out["head_dim"] * out["num_attention_heads"] != out["hidden_size"]:
+        return out
+    divisors = st.lists(one_of([1.0, 1.25, 4.0]), min_size=width // 2, max_size=width // 2)
+    rope |= {"rope_type": "longrope", "short_factor": draw(divisors), "long_factor": draw(divisors)}
+    rope |= draw(one_of([{}, {"attention_factor": 1.3}, {"factor": 2.0}]))
+    return {**out, "original_max_position_embeddings": draw(one_of([4, 64]))}
 
 
 @st.composite
@@ -184,7 +194,8 @@ def gpt(draw, kind):
             "tie_word_embeddings": draw(st.booleans()),
         }
     out |= {"n_inner": draw(one_of([None, s["inner"]])), "activation_function": draw(one_of(PLAIN))}
-    out["scale_attn_weights"] = draw(st.booleans())
+    out |= {key: draw(st.booleans()) for key in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx")}
+    out["reorder_and_upcast_attn"] = draw(st.booleans())  # in float32 it changes nothing
     return out if kind == "imagegpt" else {**out, "tie_word_embeddings": draw(st.booleans())}
 
 
@@ -300,7 +311,7 @@ def t5(draw, switch=False):
         "relative_attention_num_buckets": draw(one_of([4, 8, 32])),
         "relative_attention_max_distance": draw(one_of([6, 9, 128])),
         "layer_norm_epsilon": draw(one_of([1e-6, 1e-2])),
-        "decoder_start_token_id": 0,
+        "decoder_start_token_id": draw(one_of([0, 3])),
     }
     if not switch:
         act = draw(one_of(["relu", "gelu", "gelu_new", "silu", "gated-gelu", "gated-silu", "gated-relu"]))
@@ -328,7 +339,7 @@ def bart(draw, even=False):
         "max_position_embeddings": 16,
         "activation_function": draw(one_of(PLAIN)),
         "scale_embedding": draw(st.booleans()),
-        "decoder_start_token_id": 0,
+        "decoder_start_token_id": draw(one_of([0, 2])),
     }
 
 
@@ -343,6 +354,7 @@ def deberta(draw):
         "type_vocab_size": draw(one_of([0, 2])),
         "hidden_act": draw(one_of(PLAIN)),
         "layer_norm_eps": draw(one_of([1e-7, 1e-2])),
+        **draw(one_of([{}, {"embedding_size": 5}])),
         "position_biased_input": not relative or draw(st.booleans()),
         "relative_attention": relative,
         "pad_token_id": 0,
@@ -371,7 +383,7 @@ def esm(draw):
         "position_embedding_type": "rotary",
         "layer_norm_eps": draw(one_of([1e-12, 1e-2])),
         "emb_layer_norm_before": draw(st.booleans()),
-        "token_dropout": False,
+        "token_dropout": draw(st.booleans()),
         "pad_token_id": 0,
         "mask_token_id": 1,
     }
@@ -398,7 +410,8 @@ def tower(draw, widths=(4, 8), square=False):
 
 @st.composite
 def vit(draw, square=False):
-    return {**draw(tower(square=square)), "qkv_bias": draw(st.booleans()), "num_labels": draw(one_of([2, 5]))}
+    out = {**draw(tower(square=square)), "qkv_bias": draw(st.booleans()), "num_labels": draw(one_of([2, 5]))}
+    return {**out, "pooler_act": draw(one_of(["tanh", "gelu"]))}
 
 
 @st.composite
@@ -452,10 +465,9 @@ def vit_mae(draw):
 
 
 @st.composite
-def pair(draw, kind):
-    image = draw(tower(square=True))
+def text_tower(draw, **more):
     s = draw(shape(widths=(4, 8)))
-    text = {
+    return {
         "vocab_size": s["vocab"],
         **sizes(s),
         "max_position_embeddings": 16,
@@ -464,7 +476,18 @@ def pair(draw, kind):
         "eos_token_id": draw(one_of([2, s["vocab"] - 1])),
         "pad_token_id": 1,
         "bos_token_id": 0,
+        **{key: draw(value) for key, value in more.items()},
     }
+
+
+@st.composite
+def image_tower(draw, **more):
+    return {**draw(tower(square=True)), **{key: draw(value) for key, value in more.items()}}
+
+
+@st.composite
+def pair(draw, kind):
+    image, text = draw(tower(square=True)), draw(text_tower())
     if kind == "siglip":
         return {"vision_config": image, "text_config": {**text, "projection_size": image["hidden_size"]}}
     return {"vision_config": image, "text_config": text, "projection_dim": draw(one_of([5, 12]))}
@@ -491,6 +514,7 @@ def llava(draw):
     }
 
 
+PROJECTED = {"projection_dim": one_of([5, 12])}
 CASES = {
     "openai-gpt": Case(("OpenAIGPTLMHeadModel", "OpenAIGPTModel"), gpt("openai-gpt")),
     "gpt2": Case(("GPT2LMHeadModel", "GPT2Model"), gpt("gpt2")),
@@ -511,7 +535,8 @@ CASES = {
     "smollm3": Case(("SmolLM3ForCausalLM", "SmolLM3Model"), smollm3()),
     "phi3": Case(("Phi3ForCausalLM", "Phi3Model"), phi3()),
     "mixtral": Case(("MixtralForCausalLM", "MixtralModel"), mixtral()),
-    "t5": Case(("T5ForConditionalGeneration", "T5Model"), t5()),
+    "t5": Case(("T5ForConditionalGeneration", "T5Model", "T5EncoderModel"), t5()),
+    "mt5": Case(("MT5ForConditionalGeneration", "MT5Model", "MT5EncoderModel"), t5()),
     "switch_transformers": Case(
         ("SwitchTransformersForConditionalGeneration", "SwitchTransformersModel"), t5(switch=True)
     ),
@@ -519,6 +544,8 @@ CASES = {
     "pegasus": Case(("PegasusForConditionalGeneration", "PegasusModel"), bart()),
     "bert": Case(("BertForPreTraining", "BertForMaskedLM", "BertModel"), bert()),
     "roberta": Case(("RobertaForMaskedLM", "RobertaModel"), bert("roberta")),
+    "xlm-roberta": Case(("XLMRobertaForMaskedLM", "XLMRobertaModel"), bert("roberta")),
+    "camembert": Case(("CamembertForMaskedLM", "CamembertModel"), bert("roberta")),
     "distilbert": Case(("DistilBertForMaskedLM", "DistilBertModel"), distilbert()),
     "albert": Case(("AlbertForPreTraining", "AlbertForMaskedLM", "AlbertModel"), bert("albert")),
     "electra": Case(("ElectraForPreTraining", "ElectraForMaskedLM", "ElectraModel"), bert("electra")),
@@ -540,5 +567,9 @@ CASES = {
     "vit_mae": Case(("ViTMAEForPreTraining",), vit_mae()),
     "clip": Case(("CLIPModel",), pair("clip")),
     "siglip": Case(("SiglipModel",), pair("siglip")),
+    "clip_vision_model": Case(("CLIPVisionModelWithProjection", "CLIPVisionModel"), image_tower(**PROJECTED)),
+    "clip_text_model": Case(("CLIPTextModelWithProjection", "CLIPTextModel"), text_tower(**PROJECTED)),
+    "siglip_vision_model": Case(("SiglipVisionModel",), image_tower(vision_use_head=st.booleans())),
+    "siglip_text_model": Case(("SiglipTextModel",), text_tower(projection_size=one_of([5, None]))),
     "llava": Case(("LlavaForConditionalGeneration",), llava()),
 }

@@ -94,6 +94,40 @@ def test_a_field_that_is_only_read_or_only_written_is_found():
     assert not one_way(family, config)
 
 
+ODD = (None, True, 0, -1, 2.5, "", "tanh", [], [1, 2], {"a": 1})
+
+
+def keys_of(hf_config):
+    """The paths of all keys, those of groups included."""
+    for key, value in hf_config.items():
+        yield (key,)
+        if isinstance(value, Mapping):
+            yield from ((key, *rest) for rest in keys_of(value))
+
+
+@pytest.mark.parametrize("kind", REGISTRY)
+def test_a_value_of_a_wrong_kind_is_one_line(kind):
+    """A wrong value is accepted or refused in a line that does not list it as supported."""
+    family = REGISTRY.get(kind)
+    whole = family.complete(draws(kind, 3)[0])
+    others = dict.fromkeys(
+        ("rope_scaling", "rope_parameters", "layer_types", "id2label", "text_config", "vision_config")
+    )
+    for path in keys_of({**others, **whole, "architectures": []}):
+        for value in ODD:
+            hf_config = json.loads(json.dumps(whole))
+            group = hf_config
+            for key in path[:-1]:
+                group = group[key]
+            group[path[-1]] = value
+            try:
+                family.build_config(hf_config, "config.json")
+            except UserError as error:
+                assert "\n" not in str(error), (path, value)
+                listed = str(error).rpartition("(supported: ")[2].rstrip(")").split(", ")
+                assert str(value) not in listed or not value, (path, value, str(error))
+
+
 # ---- declarations by themselves
 
 
@@ -154,8 +188,9 @@ SCALED = {"rope_type": "linear", "factor": 2.0}
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("phi3", {"rope_scaling": {"type": "longrope"}}, r"rope_type 'longrope' is not supported \(default\)"),
-        ("phi3", {"rope_parameters": {"rope_type": "yarn"}}, r"rope_type 'yarn' is not supported \(default\)"),
+        ("phi3", {"rope_scaling": {"type": "longrope"}}, r"rope_scaling\.short_factor: missing"),
+        ("phi3", {"rope_scaling": {"type": "linear"}}, r"rope_type 'linear' is not supported \(default, longrope\)"),
+        ("llama", {"rope_scaling": {"type": "longrope"}}, r"rope_type 'longrope' is not supported \(default, linear"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping: 50\.0 is not supported"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True is not supported"),
         ("gemma3_text", {"rope_parameters": {"sliding_attention": SCALED}}, "rope_parameters: sliding layers must"),

@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 from fixtures import CASES, FOLDER, case, meaningful, norms, plain, variants
 
+from ssljax import cli
 from ssljax.base.errors import UserError
 from ssljax.interop import hf
 
@@ -333,6 +334,44 @@ def test_a_bare_file_may_name_a_class_with_a_read_out(tmp_path, name):
     inner = {k.removeprefix("transformer.").removeprefix("model."): v for k, v in tensors.items() if "lm_head" not in k}
     safetensors.numpy.save_file(inner, tmp_path / "model.safetensors")
     assert hf.load(tmp_path).config.tied
+
+
+def finetuned(folder):
+    """The reference BERT with a classifier, as fine-tuned models have it."""
+    tensors = safetensors.numpy.load_file(spoil(folder, "bert") / "model.safetensors")
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("cls.")}
+    heads = {"classifier.weight": np.ones((3, 48), np.float32), "classifier.bias": np.ones(3, np.float32)}
+    safetensors.numpy.save_file(tensors | heads, folder / "model.safetensors")
+    changed(folder, architectures=["BertForSequenceClassification"])
+    return tensors
+
+
+def test_a_classifier_is_left_out_by_an_option(tmp_path):
+    tensors = finetuned(tmp_path)
+    hint = r"extra: classifier\.bias; extra: classifier\.weight \(--leave-out '\^\(classifier\)\\b'"
+    with pytest.raises(UserError, match=hint) as error:
+        hf.load(tmp_path)
+    assert "\n" not in str(error.value)
+    model = hf.load(tmp_path, leave_out=r"^(classifier)\b")
+    assert model.hf_config["architectures"] == ["BertModel"] and model.config.extras == ("pooler",)
+    assert hf.tensors_of(model, model.variables["params"]).keys() == tensors.keys()
+    assert cli.main(["import", str(tmp_path), str(tmp_path / "out"), "--leave-out", "^classifier"]) == 0
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == ["BertModel"]
+    for pattern, message in (("^none", "matches no tensor of"), ("(", "is no regular expression")):
+        with pytest.raises(UserError, match=rf"leave_out: {re.escape(repr(pattern))} {message}"):
+            hf.load(tmp_path, leave_out=pattern)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_prefix_of_a_wrapper_is_named(tmp_path, prefix):
+    tensors = safetensors.numpy.load_file(spoil(tmp_path, "gpt2") / "model.safetensors")
+    safetensors.numpy.save_file({prefix + k: v for k, v in tensors.items()}, tmp_path / "model.safetensors")
+    for strict in (True, False):
+        with pytest.raises(
+            UserError, match=rf"has the prefix '{prefix}' of a torch wrapper .*must be 'transformer\."
+        ) as e:
+            hf.load(tmp_path, strict)
+        assert "\n" not in str(e.value)
 
 
 def test_a_buffer_of_zeros_may_be_left_out(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,19 @@ def test_encoder_and_decoder_of_unequal_depth_have_separate_terms():
     counted = [float(found[f"router_z/encoder/{side}/stack"][2]) for side in ("encoder", "decoder")]
     assert sum(counted) < tiny.BATCH * 17  # 12 tokens that are read and 5 that are written, less padding
     assert counted[0] < tiny.BATCH * 12 and counted[1] < tiny.BATCH * 5
+
+
+def test_the_decoder_reads_the_start_token_of_the_family_first():
+    """BART's decoder starts with id 2 (transformers: decoder_start_token_id), T5's with id 0, or as configured."""
+    for name, keys, first in (("bart", {}, 2), ("t5", {}, 0), ("t5", {"decoder_start": 5}, 5)):
+        objective = tiny.make("span_corruption", name=name, vocab_size=72, **keys)
+        variables, inputs, ctx = inputs_of(objective)
+        got = objective.encode(variables.params, variables.extra, inputs, dataclasses.replace(ctx, train=False))
+        run = functools.partial(objective.model.apply, {"params": variables.params["encoder"]})
+        memory = run(inputs["tokens"], mask=Keys(inputs["valid"]), method="encode").tokens
+        before = np.concatenate([np.full((tiny.BATCH, 1), first), np.asarray(inputs["target"])[:, :-1]], axis=1)
+        mask = {"mask": Causal(), "memory_mask": Keys(inputs["valid"]), "method": "decode"}
+        np.testing.assert_allclose(got, run(jnp.asarray(before), memory, **mask).tokens, atol=1e-5)
 
 
 def test_two_collapsed_routers_do_not_balance_each_other():

@@ -1,5 +1,6 @@
 """Runs with `init_from`: the selected parameters are loaded, and nothing else changes."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from ssljax.base.signals import Stopped
 from ssljax.config import InitFrom, build
 from ssljax.data import DataSpec
 from ssljax.interop import hf
+from ssljax.interop.export import convert
 from ssljax.interop.families import REGISTRY
 from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.runs.export import export
@@ -207,6 +209,25 @@ def published(folder, kind, **keys):
     params = nn.unbox(jax.jit(module.initial)(jax.random.key(3))["params"])
     hf.save(hf.Model(module, {"params": params}, theirs, ours, family), folder)
     return hf.flat(params)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM"])
+def test_a_pooler_of_a_folder_is_loaded(corpus, tmp_path, name):
+    """`import` writes a model with a pooler in ssljax.json; a run with it starts from the pooler of the folder."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    theirs = {"model_type": "bert", "architectures": [name], "vocab_size": 260, "max_position_embeddings": 16, **sizes}
+    family = REGISTRY.get("bert")
+    ours = dataclasses.replace(family.build_config(theirs, "config.json"), extras=("pooler",))
+    module = ours.standalone()
+    learned = nn.unbox(jax.jit(module.initial)(jax.random.key(3))["params"])
+    hf.save(hf.Model(module, {"params": learned}, theirs, ours, family), tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "ours")
+    group = json.loads((tmp_path / "ours/ssljax.json").read_text())["model"]
+    assert group["extras"] == ["pooler"]
+    source = open_source(InitFrom(path=str(tmp_path / "ours")))
+    for path in ("pooler/kernel", "pooler/bias"):
+        np.testing.assert_array_equal(source.model[path], hf.flat(learned)[path])
+    assert "bert.pooler.dense.weight" not in source.rest
 
 
 DECODER = {"preset": None, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 12, "positions": "learned"}

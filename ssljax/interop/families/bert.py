@@ -1,5 +1,6 @@
 """BERT, RoBERTa, DistilBERT, ALBERT, ELECTRA (both halves) and ModernBERT."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -7,12 +8,12 @@ import numpy as np
 
 from ssljax.interop.codecs import ACTIVATION, COUNT, GATED_ACTIVATION, OWN_WIDTH, Codec
 from ssljax.interop.family import Family, Head
-from ssljax.interop.fields import SIZES, Biases, Field, LayerKinds, counts, required
+from ssljax.interop.fields import SIZES, Biases, Field, LayerKinds, counts, required, sizes
 from ssljax.interop.outputs import MASKED_LM, TYPED, masked_lm
 from ssljax.interop.rotary import RotaryByKind
 from ssljax.interop.rules import Rule, blocks, fused, named, norm, readout, split
 
-VOCABULARY = (*counts(vocab_size="vocab_size"), Field("tied", "tie_word_embeddings", default=True))
+VOCABULARY = (*counts(vocab_size=("vocab_size", 30_522)), Field("tied", "tie_word_embeddings", default=True))
 TOKENS = (*VOCABULARY, *counts(max_len=("max_position_embeddings", 512)))
 ACT = Field("activation", "hidden_act", ACTIVATION, "gelu")
 NORM_EPS = Field("norm_eps", "layer_norm_eps", default=1e-12)
@@ -170,12 +171,18 @@ ROBERTA = encoder(
     inputs=TYPED,
     prefix="roberta.",
     copies={"lm_head.decoder.bias": "lm_head.bias"},
+    defaults={"vocab_size": 50_265},
     constants=functools.partial(_one_type, inner="roberta"),
 )
+_roberta = functools.partial(dataclasses.replace, ROBERTA, defaults={})
+XLM_ROBERTA = _roberta(model_type="xlm-roberta", heads=heads("XLMRoberta"))
+CAMEMBERT = _roberta(model_type="camembert", heads=heads("Camembert"))
 _DISTILBERT_BLOCK = {f"attention/{name}": f"attention.{name}_lin" for name in ("q", "k", "v", "out")}
 _DISTILBERT_BLOCK |= {"attention_norm": "sa_layer_norm", "mlp_norm": "output_layer_norm"}
 _DISTILBERT_BLOCK |= {"mlp/in": "ffn.lin1", "mlp/out": "ffn.lin2"}
-_DISTILBERT_SIZES = counts(width="dim", depth="n_layers", heads="n_heads", mlp_dim="hidden_dim")
+_DISTILBERT_SIZES = counts(
+    width=("dim", 768), depth=("n_layers", 6), heads=("n_heads", 12), mlp_dim=("hidden_dim", 3072)
+)
 DISTILBERT = encoder(
     "distilbert",
     (*TOKENS, *_DISTILBERT_SIZES, Field("activation", "activation", ACTIVATION, "gelu")),
@@ -202,12 +209,12 @@ ALBERT = encoder(
     _pair_heads("Albert"),
     _albert,
     inputs=TYPED.plus(sentence_order_label="B"),
-    defaults={"hidden_act": "gelu_new", "num_hidden_groups": 1},
+    defaults={**sizes(30_000, 4096, 16_384, 12, 64, 512), "hidden_act": "gelu_new", "num_hidden_groups": 1},
     prefix="albert.",
     copies={"predictions.decoder.bias": "predictions.bias"},
     constants=functools.partial(_one_type, inner="albert"),
 )
-_OWN_WIDTH = Field(("embedding_dim", "width"), ("embedding_size", "hidden_size"), OWN_WIDTH, (128,))
+_OWN_WIDTH = Field(("embedding_dim", "width"), ("embedding_size", "hidden_size"), OWN_WIDTH, (128, 768))
 ELECTRA = encoder(
     "electra",
     (*TOKENS, *ENCODER, TYPES, _OWN_WIDTH),
@@ -220,6 +227,7 @@ ELECTRA = encoder(
         *named({"replaced_dense": "dense", "replaced_logit": "dense_prediction"}, tensor="discriminator_predictions."),
     ],
     inputs=TYPED,
+    defaults=sizes(30_522, 256, 1024, 12, 4, 512),
     prefix="electra.",
     constants=functools.partial(_one_type, inner="electra"),
 )
@@ -229,6 +237,7 @@ MODERNBERT = encoder(
     heads("ModernBert"),
     _modernbert,
     inputs=MASKED_LM,
-    defaults={"global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0},
+    defaults={"global_attn_every_n_layers": 3, "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
+    | sizes(50_368, 768, 1152, 22, 12, 8192),
     prefix="model.",
 )

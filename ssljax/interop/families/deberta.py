@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Container
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from ssljax.interop.codecs import ACTIVATION, Codec, names
+from ssljax.interop.codecs import ACTIVATION, OWN_WIDTH, Codec, names
 from ssljax.interop.families.bert import ACT, BLOCK, EMBEDDINGS, NORM_EPS, TOKENS, encoder, heads
 from ssljax.interop.family import Family
-from ssljax.interop.fields import SIZES, Declaration, Field, HFConfig, required
+from ssljax.interop.fields import SIZES, Declaration, Field, HFConfig, constant, required, sizes
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import Op, Rule, blocks, copy, dense, named, norm, readout
 from ssljax.layers.terms.base import logit_scale
@@ -32,7 +32,7 @@ def _rules(config: Any, transform: str, head: str) -> list[Rule]:
     """`transform` and `head` begin the names of the tensors before the read-out, and of the read-out."""
     encoder, size = "deberta.encoder", config.convolution.size if config.convolution else 1
     return [
-        *named(EMBEDDINGS, tensor="deberta."),
+        *named({**EMBEDDINGS, "embed_project": "embeddings.embed_proj"}, tensor="deberta."),
         *copy("stack/distances", f"{encoder}.rel_embeddings.weight"),
         *norm("stack/distances_norm", f"{encoder}.LayerNorm"),
         *dense("stack/convolution/conv", f"{encoder}.conv.conv", _convolution(size)),
@@ -87,13 +87,7 @@ def _read_convolution(size: int, act: str) -> dict[str, Any] | None:
     return {"size": size, "activation": ACTIVATION.read(act)} if size > 0 else None
 
 
-def _read_width(embeddings: int | None, width: int) -> int:
-    if embeddings not in (None, width):
-        raise ValueError(f"embeddings of width {embeddings} are not supported (only {width})")
-    return width
-
-
-def _variant(hf_config: HFConfig, tensors: Container[str]) -> Family:
+def _variant(hf_config: HFConfig, tensors: Collection[str]) -> Family:
     """Chooses between the two names of the read-out. The published version 3 has the newer name without `legacy`."""
     return NEWER if not hf_config.get("legacy", True) or f"{_NEWER_HEAD}.bias" in tensors else DEBERTA
 
@@ -108,7 +102,8 @@ FIELDS = (
     Field("token_types", "type_vocab_size", default=0),
     Field("convolution", ("conv_kernel_size", "conv_act"), Codec(_read_convolution, _write_convolution), (0, "tanh")),
     required("conv_groups", 1),
-    Field("width", ("embedding_size", "hidden_size"), Codec(_read_width, lambda width: (width, width)), (None,)),
+    Field(("embedding_dim", "width"), ("embedding_size", "hidden_size"), OWN_WIDTH, (None, 1536)),
+    constant("embedding_map", "before_norm"),
 )
 _HEAD, _NEWER_HEAD = "cls.predictions", "lm_predictions.lm_head"
 DEBERTA = encoder(
@@ -117,7 +112,7 @@ DEBERTA = encoder(
     heads("DebertaV2"),
     functools.partial(_rules, transform=f"{_HEAD}.transform", head=_HEAD),
     inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT", "token_type_ids": "BT", "labels": "BT"}),
-    defaults={"layer_norm_eps": 1e-7},
+    defaults={**sizes(128_100, 1536, 6144, 24, 24, 512), "layer_norm_eps": 1e-7},
     model="deberta",
     prefix="deberta.",
     variant=_variant,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax.interop.codecs import ACTIVATION, GATED_ACTIVATION, Codec
 from ssljax.interop.families import vit
 from ssljax.interop.family import Family, Head
-from ssljax.interop.fields import SIZES, Biases, Declaration, Field, counts, required
+from ssljax.interop.fields import SIZES, Biases, Declaration, Field, required
 from ssljax.interop.rules import LEADING, Rule, blocks, copy, dense, fused, named, split
 from ssljax.models.family import Encoded
 
@@ -29,11 +29,11 @@ def _write_mlp(activation: str, hidden: int, width: int) -> tuple[str, bool, int
 
 _MLP_KEYS = ("hidden_act", "use_swiglu_ffn", "mlp_ratio", "hidden_size")
 DINOV2_FIELDS = (
-    *counts(width="hidden_size", depth="num_hidden_layers", heads="num_attention_heads"),
+    *SIZES[:3],
     vit.NORM_EPS,
     *vit.IMAGE,
     vit.QKV_BIAS,
-    Field(("activation", "mlp_dim", "width"), _MLP_KEYS, Codec(_read_mlp, _write_mlp), ("gelu", False, 4)),
+    Field(("activation", "mlp_dim", "width"), _MLP_KEYS, Codec(_read_mlp, _write_mlp), ("gelu", False, 4, 768)),
     Field("layer_scale", "layerscale_value", default=1.0),
     Field("mask_token", "use_mask_token", default=True),
     required("apply_layernorm", True),
@@ -99,8 +99,8 @@ def _class_and_patches(encoded: Encoded) -> jax.Array:
     return jnp.concatenate([vit.class_token(encoded), jnp.mean(encoded.tokens, axis=1)], axis=-1)
 
 
-def _dinov2(kind: str, name: str, *more: Declaration) -> Family:
-    """DINOv2 with further fields; `name` begins the names of its classes."""
+def _dinov2(kind: str, name: str, patch: int, *more: Declaration) -> Family:
+    """DINOv2 with a default patch size and further fields; `name` begins the names of its classes."""
     return Family(
         kind,
         (*DINOV2_FIELDS, *more),
@@ -108,15 +108,15 @@ def _dinov2(kind: str, name: str, *more: Declaration) -> Family:
         functools.partial(_rules2, root=f"{kind}."),
         functools.partial(vit.outputs, read=_class_and_patches, pool=vit.class_token),
         vit.HIDDEN,
-        defaults={"layer_norm_eps": 1e-6, "patch_size": 14},
+        defaults={"layer_norm_eps": 1e-6, "patch_size": patch},
         model="dinov2",
         prefix=f"{kind}.",
     )
 
 
-DINOV2 = _dinov2("dinov2", "Dinov2")
+DINOV2 = _dinov2("dinov2", "Dinov2", 14)
 DINOV2_REGISTERS = _dinov2(
-    "dinov2_with_registers", "Dinov2WithRegisters", Field("registers", "num_register_tokens", default=4)
+    "dinov2_with_registers", "Dinov2WithRegisters", 16, Field("registers", "num_register_tokens", default=4)
 )
 DINOV3 = Family(
     "dinov3_vit",
@@ -125,6 +125,7 @@ DINOV3 = Family(
     _rules3,
     functools.partial(vit.outputs, pool=vit.class_token),
     vit.HIDDEN,
-    defaults={"layer_norm_eps": 1e-5, "key_bias": False},
+    defaults={"layer_norm_eps": 1e-5, "key_bias": False}
+    | {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
     model="dinov3",
 )

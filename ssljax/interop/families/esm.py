@@ -1,4 +1,4 @@
-"""ESM-2 without its token dropout: BERT with rotary positions and norms before the parts."""
+"""ESM-2: BERT with rotary positions and norms before the parts."""
 
 from ssljax.interop.codecs import Codec
 from ssljax.interop.families.bert import BLOCK, NORM_EPS, TOKENS, encoder, heads
@@ -6,6 +6,8 @@ from ssljax.interop.fields import SIZES, Field, constant, required
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.rules import blocks, named, readout
 
+# (token_dropout, mask_token_id): without the first, the mask token has an embedding.
+_TOKEN_DROPOUT = Codec(lambda dropped, mask: mask if dropped else None, lambda mask: (mask is not None, mask))
 FIELDS = (
     *TOKENS,
     *SIZES,
@@ -16,7 +18,7 @@ FIELDS = (
     Field("rope_theta", "rope_theta", Codec(float, float), 10_000.0),
     Field("embedding_norm", "emb_layer_norm_before", Codec(bool, bool, null=True), None),
     required("position_embedding_type", "rotary", "absolute"),
-    required("token_dropout", False),
+    Field("zeroed_token", ("token_dropout", "mask_token_id"), _TOKEN_DROPOUT, (False, None)),
     required("is_folding_model", False),
 )
 

@@ -2,7 +2,7 @@
 
 from ssljax.interop.families.llama import GEMMA2_BODY, GEMMA_DEFAULTS, decoder
 from ssljax.interop.family import Head
-from ssljax.interop.fields import LayerKinds, required
+from ssljax.interop.fields import LayerKinds, required, sizes
 from ssljax.interop.rotary import RotaryByKind
 
 GEMMA3 = decoder(
@@ -16,7 +16,7 @@ GEMMA3 = decoder(
     (Head("Gemma3ForCausalLM"), Head("Gemma3TextModel")),
     defaults={
         **GEMMA_DEFAULTS,
-        "max_position_embeddings": 131_072,
+        **sizes(262_208, 2304, 9216, 26, 8, 131_072),
         "num_key_value_heads": 4,
         "final_logit_softcapping": None,
         "rope_theta": 1e6,

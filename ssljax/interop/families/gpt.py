@@ -13,7 +13,8 @@ _SCALED = Codec(lambda scaled: None if scaled else 1.0, lambda scale: scale != 1
 # The last id is the start token, which is not predicted.
 _SHIFTED = Codec(lambda ids: (ids, ids - 1), lambda ids, predicted: ids)
 FIELDS = (
-    *counts(vocab_size="vocab_size", max_len=("n_positions", 1024), width="n_embd", depth="n_layer", heads="n_head"),
+    *counts(vocab_size=("vocab_size", 50_257), max_len=("n_positions", 1024), width=("n_embd", 768)),
+    *counts(depth=("n_layer", 12), heads=("n_head", 12)),
     Field("norm_eps", "layer_norm_epsilon", default=1e-5),
     Field("tied", "tie_word_embeddings", default=True),
 )
@@ -22,7 +23,7 @@ GPT2_FIELDS = (
     Field("activation", "activation_function", ACTIVATION, "gelu_new"),
     Field("mlp_dim", "n_inner", OR_NONE, None),  # null: 4 times the width
     Field("attention_scale", "scale_attn_weights", _SCALED, True),
-    required("scale_attn_by_inverse_layer_idx", False),
+    Field("scaled_by_layer", "scale_attn_by_inverse_layer_idx", Codec(bool, bool), False),
     required("add_cross_attention", False),
 )
 # The "gelu" of GPT-1 is the approximation.
@@ -56,7 +57,7 @@ GPT1 = _gpt(
     (*FIELDS, Field("activation", "afn", GPT1_ACTIVATION, "gelu")),
     (Head("OpenAIGPTLMHeadModel"), Head("OpenAIGPTModel")),
     _GPT1_RULES,
-    defaults={"n_positions": 512},
+    defaults={"vocab_size": 40_478, "n_positions": 512},
     model="gpt1",
 )
 GPT2 = _gpt("gpt2", GPT2_FIELDS, (Head("GPT2LMHeadModel"), Head("GPT2Model")), _GPT2_RULES, model="gpt")
@@ -65,5 +66,6 @@ IMAGE_GPT = _gpt(
     (*GPT2_FIELDS, Field(("vocab_size", "readout_size"), "vocab_size", _SHIFTED)),
     (Head("ImageGPTForCausalImageModeling"), Head("ImageGPTModel")),
     _GPT2_RULES,
-    defaults={"activation_function": "quick_gelu", "tie_word_embeddings": False},
+    defaults={"activation_function": "quick_gelu", "tie_word_embeddings": False}
+    | {"vocab_size": 513, "n_embd": 512, "n_layer": 24, "n_head": 8},
 )

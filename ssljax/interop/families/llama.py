@@ -3,16 +3,17 @@
 import functools
 from typing import Any
 
-from ssljax.interop.codecs import GATED, GATED_ACTIVATION, OR_NONE, Codec, names
+from ssljax.interop.codecs import COUNT, GATED, GATED_ACTIVATION, OR_NONE, Codec, names
 from ssljax.interop.family import Family, causal_heads
-from ssljax.interop.fields import SIZES, Biases, Field, LayerKinds, constant, counts, required
+from ssljax.interop.fields import SIZES, Biases, Field, LayerKinds, constant, counts, required, sizes
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rotary import Rotary
 from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, named, norm, readout
 from ssljax.layers.experts import ExpertsConfig
 
 BODY = (
-    *counts(vocab_size="vocab_size", max_len="max_position_embeddings", kv_heads="num_key_value_heads"),
+    *counts(vocab_size="vocab_size", max_len="max_position_embeddings"),
+    Field("kv_heads", "num_key_value_heads", COUNT._replace(null=True)),  # null: one per head
     *SIZES,
     Field("head_dim", "head_dim", OR_NONE, None),  # null: width / heads
     Field("tied", "tie_word_embeddings", default=False),
@@ -30,7 +31,7 @@ _WINDOW_OF_ALL = Codec(
 )
 WINDOW_OF_ALL = Field(("layer_kinds", "window"), "sliding_window", _WINDOW_OF_ALL, 4096)
 # (window, switch): the window is used only if it is switched on.
-_SWITCHED = Codec(lambda window, used: window if used else None, lambda window: (window, window is not None))
+_SWITCHED = Codec(lambda window, used: window if used else None, lambda window: (window, window is not None), null=True)
 
 
 def _is_full_in_qwen(hf_config: Any, i: int) -> bool:
@@ -97,22 +98,22 @@ LLAMA = decoder(
     "llama",
     (*FIELDS, ACT, Biases({**ATTENTION_BIAS, "mlp_bias": ("mlp",)}, bias=False), *ALL_GLOBAL),
     causal_heads("Llama"),
-    defaults={"max_position_embeddings": 2048},
+    defaults=sizes(32_000, 4096, 11_008, 32, 32, 2048),
 )
+_MISTRAL = {**sizes(32_000, 4096, 14_336, 32, 32, 131_072), "num_key_value_heads": 8}
 MISTRAL = decoder(
     "mistral",
     (*FIELDS, ACT, WINDOW_OF_ALL),
     causal_heads("Mistral"),
-    defaults={"max_position_embeddings": 131_072, "num_key_value_heads": 8},
+    defaults=_MISTRAL,
 )
 MIXTRAL = decoder(
     "mixtral",
     (*FIELDS, ACT, WINDOW_OF_ALL, EXPERTS),
     causal_heads("Mixtral"),
-    defaults={"max_position_embeddings": 131_072, "num_key_value_heads": 8, "sliding_window": None}
-    | {"rms_norm_eps": 1e-5, "rope_theta": 1e6},
+    defaults={**_MISTRAL, "sliding_window": None, "rms_norm_eps": 1e-5, "rope_theta": 1e6},
 )
-_QWEN = {"max_position_embeddings": 32_768, "num_key_value_heads": 32, "max_window_layers": 28}
+_QWEN = {**sizes(151_936, 4096, 22_016, 32, 32, 32_768), "num_key_value_heads": 32, "max_window_layers": 28}
 QWEN2 = decoder(
     "qwen2",
     (*FIELDS, ACT, *WINDOW_OF_SOME, constant("bias_except", ("q", "k", "v"))),
@@ -125,12 +126,12 @@ QWEN3 = decoder(
     causal_heads("Qwen3"),
     defaults={**_QWEN, "head_dim": 128},
 )
-GEMMA_DEFAULTS = {"max_position_embeddings": 8192, "head_dim": 256, "tie_word_embeddings": True}
+GEMMA_DEFAULTS = {"head_dim": 256, "tie_word_embeddings": True}
 GEMMA = decoder(
     "gemma",
     (*GEMMA_BODY, Rotary(), Field("activation", "hidden_act", _GEMMA_ACTIVATION, "gelu_pytorch_tanh"), *ALL_GLOBAL),
     causal_heads("Gemma"),
-    defaults={**GEMMA_DEFAULTS, "num_key_value_heads": 16},
+    defaults={**GEMMA_DEFAULTS, **sizes(256_000, 3072, 24_576, 28, 16, 8192), "num_key_value_heads": 16},
 )
 GEMMA2 = decoder(
     "gemma2",
@@ -141,5 +142,5 @@ GEMMA2 = decoder(
         LayerKinds(lambda hf_config, i: i % 2 == 1),
     ),
     causal_heads("Gemma2"),
-    defaults={**GEMMA_DEFAULTS, "num_key_value_heads": 4},
+    defaults={**GEMMA_DEFAULTS, **sizes(256_000, 2304, 9216, 26, 8, 8192), "num_key_value_heads": 4},
 )

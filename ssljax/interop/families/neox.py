@@ -2,7 +2,7 @@
 
 from ssljax.interop.codecs import ACTIVATION, names
 from ssljax.interop.family import Family, causal_heads
-from ssljax.interop.fields import SIZES, Biases, Field, counts
+from ssljax.interop.fields import SIZES, Biases, Field, counts, sizes
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rotary import Rotary
 from ssljax.interop.rules import blocks, by_head, fused, named, readout
@@ -38,7 +38,7 @@ NEOX = Family(
     ],
     causal_lm,
     CAUSAL_LM,
-    defaults={"rotary_pct": 0.25, "rotary_emb_base": 10_000},
+    defaults={**sizes(50_432, 6144, 24_576, 44, 64, 2048), "rotary_pct": 0.25, "rotary_emb_base": 10_000},
     model="neox",
     prefix="gpt_neox.",
     ignored=(r"\.attention\.(masked_)?bias$", r"rotary_emb\.inv_freq$"),

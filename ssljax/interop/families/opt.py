@@ -2,7 +2,7 @@
 
 from ssljax.interop.codecs import ACTIVATION, OWN_WIDTH, Codec
 from ssljax.interop.family import Family, causal_heads
-from ssljax.interop.fields import Field, constant, counts, required
+from ssljax.interop.fields import SIZES, Field, constant, counts, required
 from ssljax.interop.outputs import CAUSAL_LM, causal_lm
 from ssljax.interop.rules import blocks, named, readout
 
@@ -13,12 +13,12 @@ _NORMS = Codec(
 )
 _BIAS = Codec(lambda on: (on, () if on else ("norm",)), lambda bias, parts: bias)
 FIELDS = (
-    *counts(vocab_size="vocab_size", max_len=("max_position_embeddings", 2048), width="hidden_size"),
-    *counts(depth="num_hidden_layers", heads="num_attention_heads", mlp_dim="ffn_dim"),
+    *counts(vocab_size=("vocab_size", 50_272), max_len=("max_position_embeddings", 2048), mlp_dim=("ffn_dim", 3072)),
+    *SIZES[:3],
     Field("tied", "tie_word_embeddings", default=True),
     Field("activation", "activation_function", ACTIVATION, "relu"),
     Field(("norm_position", "final_norm"), ("do_layer_norm_before", "_remove_final_layer_norm"), _NORMS, (True, False)),
-    Field(("embedding_dim", "width"), ("word_embed_proj_dim", "hidden_size"), OWN_WIDTH, (None,)),
+    Field(("embedding_dim", "width"), ("word_embed_proj_dim", "hidden_size"), OWN_WIDTH, (None, 768)),
     constant("embedding_map", "tokens"),
     Field(("bias", "bias_except"), "enable_bias", _BIAS, True),
     required("layer_norm_elementwise_affine", True),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,12 +18,14 @@ from ssljax.interop.family import Family, Head
 from ssljax.interop.fields import Declaration, Field, Group, HFConfig, constant, counts, group, required, within
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.outputs import InputArrays, hidden_states, token_loss
-from ssljax.interop.rules import LEADING, Op, Rule, blocks, copy, dense, named, split, under
+from ssljax.interop.rules import LEADING, Op, Rule, blocks, copy, dense, named, readout, split, under
 from ssljax.layers.heads import normalize
-from ssljax.layers.masks import Keys
+from ssljax.layers.masks import Causal, Full, Keys, Mask
+from ssljax.models.family import Encoded
 from ssljax.models.llava import LLaVA
 
 _END = 49_407  # id of the end of a text in CLIP
+_ENDS_AT_LARGEST = {"eos_token_id": 2}  # as in early files: a text ends at the token with the largest id
 
 
 def _tower(width: int, mlp_dim: int, heads: int, norm_eps: float, activation: str) -> tuple[Field, ...]:
@@ -76,13 +78,19 @@ class _Written(Declaration):
 
 def _clip_groups(config: Any) -> dict[str, Any]:
     width = {"projection_dim": config.embed_dim}
-    text = {"model_type": "clip_text_model", "eos_token_id": 2}  # 2: a text ends at its largest id
+    text = {"model_type": "clip_text_model", **_ENDS_AT_LARGEST}
     return {"vision_config": {"model_type": "clip_vision_model", **width}, "text_config": {**text, **width}}
 
 
 def _siglip_groups(config: Any) -> dict[str, Any]:
     text = {"model_type": "siglip_text_model", "projection_size": config.image.width}
     return {"vision_config": {"model_type": "siglip_vision_model"}, "text_config": text}
+
+
+def _clip_of_early_files(hf_config: HFConfig) -> HFConfig:
+    """Groups `text_config_dict` and `vision_config_dict` replace the others, as in `transformers`."""
+    early = {key: hf_config.get(f"{key}_dict") for key in ("text_config", "vision_config")}
+    return {**hf_config, **{key: value for key, value in early.items() if value is not None}}
 
 
 CLIP_FIELDS = (
@@ -96,21 +104,14 @@ SIGLIP_FIELDS = (
     Group("text", "text_config", _SIGLIP_TEXT),
     _Written(_siglip_groups),
 )
-# The decoders of LLaVA, and their default sizes, which a config.json may leave out.
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-DECODERS: dict[str, tuple[Family, Sequence[int]]] = {
-    "llama": (llama.LLAMA, (32_000, 4096, 11_008, 32, 32)),
-    "mistral": (llama.MISTRAL, (32_000, 4096, 14_336, 32, 32)),
-    "qwen2": (llama.QWEN2, (151_936, 4096, 22_016, 32, 32)),
-    "qwen3": (llama.QWEN3, (151_936, 4096, 22_016, 32, 32)),
-    "gemma": (llama.GEMMA, (256_000, 3072, 24_576, 28, 16)),
-    "gemma2": (llama.GEMMA2, (256_000, 2304, 9216, 26, 8)),
-}
+# The decoders of LLaVA.
+_DECODERS = (llama.LLAMA, llama.MISTRAL, llama.QWEN2, llama.QWEN3, llama.GEMMA, llama.GEMMA2)
+DECODERS = {family.model_type: family for family in _DECODERS}
 
 
 def _decoder_of(config: Any) -> Family:
     """Returns the family of a decoder, found by the class of its configuration or the nearest base class."""
-    classes = {models.REGISTRY.get(family.model): family for family, _ in DECODERS.values()}
+    classes = {models.REGISTRY.get(family.model): family for family in _DECODERS}
     return next(classes[cls] for cls in type(config).__mro__ if cls in classes)
 
 
@@ -118,13 +119,12 @@ class _Decoder(Declaration):
     """`text`, a decoder of the family that `text_config.model_type` names."""
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        text = {key: value for key, value in group(hf_config, "text_config").items() if value is not None}
-        kind = text.get("model_type", "llama")
+        text = group(hf_config, "text_config")
+        kind = text.get("model_type") or "llama"
         if kind not in DECODERS:
             raise UserError(f"text_config.model_type: {kind!r} is not supported ({', '.join(DECODERS)})")
-        family, sizes = DECODERS[kind]
         with within("text_config"):
-            return {"text": family.read({**dict(zip(_SIZES, sizes)), **text})}
+            return {"text": DECODERS[kind].read(text)}
 
     def write(self, config: Any) -> dict[str, Any]:
         return {"text_config": _decoder_of(config.text).write_config(config.text)}
@@ -137,13 +137,18 @@ _TOWERS = {
 }
 
 
+# The tower of a LLaVA without `vision_config`.
+_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+_LARGE |= {"patch_size": 14, "image_size": 336}
+
+
 class _Tower(Declaration):
     """`image`, the tower of CLIP or SigLIP, and `feature_tokens`, the outputs of it that the decoder reads."""
 
-    defaults = {"vision_feature_select_strategy": "default"}  # noqa: RUF012 (never mutated)
+    defaults = {"vision_feature_select_strategy": "default", "vision_config": None}  # noqa: RUF012 (never mutated)
 
     def read(self, hf_config: HFConfig) -> dict[str, Any]:
-        kind = group(hf_config, "vision_config").get("model_type", "clip_vision_model")
+        kind = group(hf_config, "vision_config").get("model_type") or "clip_vision_model"
         if kind not in _TOWERS:
             raise UserError(f"vision_config.model_type: {kind!r} is not supported ({', '.join(_TOWERS)})")
         chosen, clip = hf_config["vision_feature_select_strategy"], kind == "clip_vision_model"
@@ -151,6 +156,7 @@ class _Tower(Declaration):
         if chosen not in allowed:
             supported = f"{' and '.join(map(repr, allowed))} of {kind}"
             raise UserError(f"vision_feature_select_strategy: {chosen!r} is not supported ({supported})")
+        hf_config = {**hf_config, "vision_config": hf_config["vision_config"] or _LARGE}
         return {**_TOWERS[kind].read(hf_config), "feature_tokens": "all" if clip and chosen == "full" else "patches"}
 
     def write(self, config: Any) -> dict[str, Any]:
@@ -160,6 +166,8 @@ class _Tower(Declaration):
         return {"vision_config": {**image, "model_type": kind}, "vision_feature_select_strategy": chosen}
 
 
+# (projection_size, hidden_size): without the first, both are equal.
+_PROJECTED = Codec(lambda size, width: (size or width, width), lambda size, width: (size or width, width))
 _TOKEN = Codec(lambda index, token: token if index is None else index, lambda token: (token, token))
 LLAVA_FIELDS = (
     _Tower(),
@@ -193,34 +201,53 @@ def _image_tower(config: Any) -> list[Rule]:
 
 
 def _towers(config: Any) -> list[Rule]:
-    ends = {"embed": "embeddings.token_embedding", "position_embed": "embeddings.position_embedding"}
-    text = [*named({**ends, "stack/norm": "final_layer_norm"}), *blocks("encoder.layers.{i}", BLOCK)]
     images = under("image_tower/", "vision_model.", _image_tower(config.image))
-    return [*images, *under("text_tower/", "text_model.", text)]
+    return [*images, *under("text_tower/", "text_model.", _text_tower(config.text))]
+
+
+def _text_tower(config: Any) -> list[Rule]:
+    ends = {"embed": "embeddings.token_embedding", "position_embed": "embeddings.position_embedding"}
+    return [*named({**ends, "stack/norm": "final_layer_norm"}), *blocks("encoder.layers.{i}", BLOCK)]
 
 
 PAIRS = Inputs({"input_ids": "BT", "pixel_values": "ICHW"}, {"attention_mask": "BT"})
 
 
-def _two_towers(module: Any, params: Any, inputs: InputArrays, pooled: Any, loss: Any) -> dict[str, jax.Array]:
+def _tower_outputs(encoded: Encoded, vector: jax.Array, normed: bool = True) -> dict[str, jax.Array]:
+    """Returns the outputs of a tower; `normed`: the last hidden state is normalised."""
+    assert encoded.states is not None
+    last = encoded.tokens if normed else encoded.states[-1]
+    return {"last_hidden_state": last, "pooler_output": vector, **hidden_states(encoded.states, None)}
+
+
+def _text_vector(config: Any, states: jax.Array, tokens: jax.Array, hf_config: HFConfig) -> jax.Array:
+    """Returns the hidden state that stands for a text: in CLIP at the end of the text, in SigLIP the last one."""
+    if config.attention != "causal":
+        return states[:, -1]
+    end = _END if hf_config.get("eos_token_id") is None else hf_config["eos_token_id"]
+    # In early files the id is 2, and a text ends at the token with the largest id.
+    ends = jnp.argmax(tokens if end == 2 else tokens == end, axis=1)
+    return jnp.take_along_axis(states, ends[:, None, None], axis=1)[:, 0]
+
+
+def _two_towers(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig, loss: Any) -> dict[str, jax.Array]:
     """Returns embeddings, scores and outputs of both towers, and the loss for as many images as texts.
 
-    `pooled` computes the vectors of texts from their hidden states, `loss` the loss from the scores.
+    `loss` computes the loss from the scores.
     """
     apply, valid = functools.partial(module.apply, {"params": params}), inputs.get("attention_mask")
+    c, tokens = module.config, inputs["input_ids"]
     image = apply(pixels(inputs["pixel_values"]), states=True, method="encode_image")
-    text = apply(inputs["input_ids"], None if valid is None else Keys(valid), states=True, method="encode_text")
+    text = apply(tokens, None if valid is None else Keys(valid), states=True, method="encode_text")
     image_vector = apply(image.pooled, method="project_image")
-    text_vector = apply(pooled(text.tokens), method="project_text")
-    # CLIP returns the output of the last block of the image tower, without the norm.
-    last = image.states[-1] if module.config.text.attention == "causal" else image.tokens
+    read = _text_vector(c.text, text.tokens, tokens, group(hf_config, "text_config"))
+    text_vector = apply(read, method="project_text")
     out = {"image_embeds": normalize(image_vector, -1), "text_embeds": normalize(text_vector, -1)}
-    for name, states, tokens, vector in (
-        ("vision", image.states, last, image_vector),
-        ("text", text.states, text.tokens, text_vector),
-    ):
-        tower = {"last_hidden_state": tokens, "pooler_output": vector, **hidden_states(states, None)}
-        out |= {f"{name}_model_output.{key}": value for key, value in tower.items()}
+    towers = {
+        "vision": _tower_outputs(image, image_vector, not c.image.embedding_norm),
+        "text": _tower_outputs(text, text_vector),
+    }
+    out |= {f"{name}_model_output.{key}": value for name, tower in towers.items() for key, value in tower.items()}
     scores = apply(method="scale") * out["text_embeds"] @ out["image_embeds"].T + params.get("logit_bias", 0.0)
     out |= {"logits_per_text": scores, "logits_per_image": scores.T}
     return out | ({"loss": loss(scores)} if len(scores) == len(scores.T) else {})
@@ -228,19 +255,12 @@ def _two_towers(module: Any, params: Any, inputs: InputArrays, pooled: Any, loss
 
 def clip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
     """Returns the outputs of CLIP with its contrastive loss, for the inputs PAIRS."""
-    tokens = inputs["input_ids"]
-    end = hf_config.get("text_config", {}).get("eos_token_id", _END)
-    # In early files the id is 2, and a text ends at the token with the largest id.
-    ends = jnp.argmax(tokens if end == 2 else tokens == end, axis=1)
-
-    def pooled(states: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(states, ends[:, None, None], axis=1)[:, 0]
 
     def loss(scores: jax.Array) -> jax.Array:
         pairs = jnp.arange(len(scores))
         return (token_loss(scores, pairs) + token_loss(scores.T, pairs)) / 2
 
-    return _two_towers(module, params, inputs, pooled, loss)
+    return _two_towers(module, params, inputs, hf_config, loss)
 
 
 def siglip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
@@ -250,7 +270,28 @@ def siglip(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -
         signs = 2 * jnp.eye(len(scores)) - 1
         return -jnp.mean(jnp.sum(jax.nn.log_sigmoid(signs * scores), axis=1))
 
-    return _two_towers(module, params, inputs, lambda states: states[:, -1], loss)
+    return _two_towers(module, params, inputs, hf_config, loss)
+
+
+def _image(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
+    """Returns the outputs of an image tower by itself, for pixel_values."""
+    c, apply = module.config, functools.partial(module.apply, {"params": params})
+    encoded = apply(pixels(inputs["pixel_values"]), states=True)
+    out = _tower_outputs(encoded, encoded.pooled, not c.embedding_norm)
+    return {**out, "image_embeds": apply(encoded.pooled, method="logits")} if c.classes else out
+
+
+def _text(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
+    """Returns the outputs of a text tower by itself, for input_ids and attention_mask; its read-out is a projection."""
+    c, apply = module.config, functools.partial(module.apply, {"params": params})
+    tokens, valid = inputs["input_ids"], inputs.get("attention_mask")
+    mask: Mask = Causal() if c.attention == "causal" else Full()
+    encoded = apply(tokens, mask=mask if valid is None else mask & Keys(valid), states=True)
+    vector = _text_vector(c, encoded.tokens, tokens, hf_config)
+    projected = vector if c.tied else apply(vector, method="logits")
+    if c.attention != "causal":
+        return _tower_outputs(encoded, projected)
+    return {**_tower_outputs(encoded, vector), **({} if c.tied else {"text_embeds": projected})}
 
 
 def llava(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) -> dict[str, jax.Array]:
@@ -294,6 +335,7 @@ CLIP = Family(
     clip,
     PAIRS,
     ignored=(r"position_ids$",),
+    current=_clip_of_early_files,
 )
 SIGLIP = Family(
     "siglip",
@@ -308,6 +350,57 @@ SIGLIP = Family(
     siglip,
     PAIRS,
     ignored=(r"position_ids$",),
+)
+_image_family = functools.partial(
+    Family, outputs=_image, inputs=Inputs({"pixel_values": "ICHW"}, {}), model="vit", prefix="vision_model."
+)
+_text_family = functools.partial(
+    Family,
+    outputs=_text,
+    inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT"}),
+    model="ssljax.models.clip:TextConfig",
+    prefix="text_model.",
+    ignored=(r"position_ids$",),
+)
+CLIP_IMAGE = _image_family(
+    "clip_vision_model",
+    _CLIP_IMAGE,
+    (
+        Head(
+            "CLIPVisionModelWithProjection",
+            {"heads_on": ("unbiased",)},
+            counts(classes=("projection_dim", 512)),
+        ),
+        Head("CLIPVisionModel"),
+    ),
+    lambda config: [*under("", "vision_model.", _image_tower(config)), *dense("head", "visual_projection")],
+    ignored=(r"position_ids$",),
+)
+SIGLIP_IMAGE = _image_family(
+    "siglip_vision_model",
+    (*_SIGLIP_IMAGE, _POOL),
+    (Head("SiglipVisionModel"),),
+    lambda config: under("", "vision_model.", _image_tower(config)),
+)
+CLIP_TEXT = _text_family(
+    "clip_text_model",
+    (*_CLIP_TEXT, _Written(lambda config: _ENDS_AT_LARGEST)),
+    (
+        Head("CLIPTextModelWithProjection", {"tied": False}, counts(readout_size=("projection_dim", 512))),
+        Head("CLIPTextModel"),
+    ),
+    lambda config: [*under("", "text_model.", _text_tower(config)), *readout("text_projection")],
+)
+SIGLIP_TEXT = _text_family(
+    "siglip_text_model",
+    (
+        *_SIGLIP_TEXT,
+        Field(("readout_size", "width"), ("projection_size", "hidden_size"), _PROJECTED, (None, 768)),
+        constant("tied", False),
+        constant("readout_bias", True),
+    ),
+    (Head("SiglipTextModel"),),
+    lambda config: under("", "text_model.", [*_text_tower(config), *readout("head")]),
 )
 LLAVA = Family(
     "llava",

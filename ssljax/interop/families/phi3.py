@@ -4,7 +4,8 @@ from typing import Any
 
 from ssljax.interop.families.llama import ACT, BLOCK, BODY, ENDS, WINDOW_OF_ALL, decoder
 from ssljax.interop.family import causal_heads
-from ssljax.interop.rotary import Rotary
+from ssljax.interop.fields import sizes
+from ssljax.interop.rotary import LONGROPE, Rotary
 from ssljax.interop.rules import Rule, blocks, fused, named, readout, split
 
 _SEPARATE = ("attention/out", "attention_norm", "mlp_norm", "mlp/out")
@@ -25,8 +26,9 @@ def _rules(config: Any) -> list[Rule]:
 
 PHI3 = decoder(
     "phi3",
-    (*BODY, Rotary(partial=True, scaled=False), ACT, WINDOW_OF_ALL),
+    (*BODY, Rotary(partial=True, scalings=LONGROPE), ACT, WINDOW_OF_ALL),
     causal_heads("Phi3"),
     rules=_rules,
-    defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "sliding_window": None},
+    defaults={**sizes(32_064, 3072, 8192, 32, 32, 4096), "rms_norm_eps": 1e-5, "sliding_window": None}
+    | {"original_max_position_embeddings": 4096},
 )

@@ -7,12 +7,13 @@ from ssljax.base.errors import UserError
 from ssljax.interop.codecs import Codec
 from ssljax.interop.families.llama import ACT, ATTENTION_BIAS, BLOCK, ENDS, FIELDS, decoder
 from ssljax.interop.family import causal_heads
-from ssljax.interop.fields import Biases, Declaration, Field, HFConfig
+from ssljax.interop.fields import Biases, Declaration, Field, HFConfig, sizes
 from ssljax.interop.rules import TRANSPOSE, Rule, blocks, copy, named, readout
 
 _WINDOW = Codec(
     lambda window, used: (("local",), window) if used and window else (("global",), None),
     lambda kinds, window: (window, "local" in kinds),
+    null=True,
 )
 
 
@@ -107,5 +108,5 @@ QWEN3_MOE = decoder(
     ),
     causal_heads("Qwen3Moe"),
     rules=_rules,
-    defaults={"max_position_embeddings": 32_768, "num_key_value_heads": 4},
+    defaults={**sizes(151_936, 2048, 6144, 24, 32, 32_768), "num_key_value_heads": 4},
 )

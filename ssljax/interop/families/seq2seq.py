@@ -1,6 +1,7 @@
 """T5, Switch Transformers, BART and PEGASUS."""
 
 import functools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from ssljax.interop.families.opt import BLOCK
 from ssljax.interop.family import Family, Head
 from ssljax.interop.fields import Declaration, Field, HFConfig, counts, required
 from ssljax.interop.inputs import Inputs
-from ssljax.interop.outputs import InputArrays, hidden_states, token_loss
+from ssljax.interop.outputs import InputArrays, hidden_states, masked_lm, token_loss
 from ssljax.interop.rules import LEADING, TRANSPOSE, Rule, blocks, copy, named, norm, readout, table, under
 from ssljax.layers.experts import ExpertsConfig
 from ssljax.layers.masks import Causal, Full, Keys
@@ -32,16 +33,22 @@ _SCALED_IF_TIED = Codec(
 _READOUT = ("readout_scale", "tied", "width")
 _BUCKETS = ("relative_attention_num_buckets", "relative_attention_max_distance")
 _FIELDS = (
-    *counts(vocab_size="vocab_size", width="d_model", depth="num_layers", decoder_depth="num_decoder_layers"),
-    *counts(heads="num_heads", head_dim=("d_kv", 64), mlp_dim="d_ff"),
+    *counts(vocab_size=("vocab_size", 32_128), width=("d_model", 512), depth=("num_layers", 6), heads=("num_heads", 8)),
+    *counts(head_dim=("d_kv", 64), mlp_dim=("d_ff", 2048)),
     Field("norm_eps", "layer_norm_epsilon", default=1e-6),
     Field("relative_buckets", _BUCKETS, PAIR, (32, 128)),
+)
+_FEED_FORWARD_PART = Field("activation", "feed_forward_proj", _FEED_FORWARD, "relu")
+_BOTH = (
+    *counts(decoder_depth="num_decoder_layers"),
+    Field("decoder_start", "decoder_start_token_id", default=0),
     Field("tied", "tie_word_embeddings", default=True),
 )
 T5_FIELDS = (
     *_FIELDS,
-    Field("activation", "feed_forward_proj", _FEED_FORWARD, "relu"),
-    Field(_READOUT, ("scale_decoder_outputs", "tie_word_embeddings", "d_model"), _SCALED, (None,)),
+    *_BOTH,
+    _FEED_FORWARD_PART,
+    Field(_READOUT, ("scale_decoder_outputs", "tie_word_embeddings", "d_model"), _SCALED, (None, True, 512)),
 )
 _NO_LIMIT = 1 << 20  # tokens per expert; no sequence is longer
 
@@ -78,6 +85,7 @@ class _SwitchExperts(Declaration):
 
 SWITCH_FIELDS = (
     *_FIELDS,
+    *_BOTH,
     Field("activation", "dense_act_fn", _FEED_FORWARD, "relu"),
     Field(_READOUT, ("tie_word_embeddings", "d_model"), _SCALED_IF_TIED),
     _SwitchExperts(),
@@ -85,10 +93,11 @@ SWITCH_FIELDS = (
     required("router_ignore_padding_tokens", False),
 )
 BART_FIELDS = (
-    *counts(vocab_size="vocab_size", max_len=("max_position_embeddings", 1024), width="d_model"),
-    *counts(depth="encoder_layers", heads="encoder_attention_heads", mlp_dim="encoder_ffn_dim"),
-    *counts(decoder_depth="decoder_layers", decoder_heads="decoder_attention_heads"),
-    *counts(decoder_mlp_dim="decoder_ffn_dim"),
+    *counts(vocab_size=("vocab_size", 50_265), max_len=("max_position_embeddings", 1024), width=("d_model", 1024)),
+    *counts(depth=("encoder_layers", 12), heads=("encoder_attention_heads", 16), mlp_dim=("encoder_ffn_dim", 4096)),
+    *counts(decoder_depth=("decoder_layers", 12), decoder_heads=("decoder_attention_heads", 16)),
+    *counts(decoder_mlp_dim=("decoder_ffn_dim", 4096)),
+    Field("decoder_start", "decoder_start_token_id", default=2),
     Field("embedding_scale", "scale_embedding", default=False),
     Field("tied", "tie_word_embeddings", default=True),
     Field("activation", "activation_function", ACTIVATION, "gelu"),
@@ -113,7 +122,7 @@ def seq2seq(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) 
     input_ids.
     """
     tokens = inputs.get("decoder_input_ids")
-    tokens = _shifted(inputs, hf_config) if tokens is None else tokens
+    tokens = _shifted(inputs, hf_config, module.config.decoder_start) if tokens is None else tokens
     valid, target_valid = inputs.get("attention_mask"), inputs.get("decoder_attention_mask")
     mask = Full() if valid is None else Keys(valid)
     apply = functools.partial(module.apply, {"params": params}, states=True)
@@ -136,12 +145,12 @@ def seq2seq(module: Any, params: Any, inputs: InputArrays, hf_config: HFConfig) 
     return out
 
 
-def _shifted(inputs: InputArrays, hf_config: HFConfig) -> jax.Array:
+def _shifted(inputs: InputArrays, hf_config: HFConfig, first: int) -> jax.Array:
     """Returns tokens of the decoder, int [B, T]: the start token, then labels or input_ids without the last."""
     target = inputs.get("labels", inputs["input_ids"] if hf_config["model_type"] == "bart" else None)
     if target is None:
         raise UserError("decoder_input_ids: missing; it or labels must be given")
-    start = jnp.full_like(target[:, :1], hf_config["decoder_start_token_id"])
+    start = jnp.full_like(target[:, :1], first)
     tokens = jnp.concatenate([start, target[:, :-1]], axis=1)
     return jnp.where(tokens == -100, hf_config["pad_token_id"], tokens)
 
@@ -156,14 +165,22 @@ def _router_losses(router_LxBxTxE: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _t5(config: Any) -> list[Rule]:
-    rules = [*table("embed", "shared"), *under("decoder/", "", readout("lm_head"))]
+    sides = [rule for side in ("encoder", "decoder") for rule in _t5_stack(config, side, f"{side}/stack")]
+    return [*table("embed", "shared"), *under("decoder/", "", readout("lm_head")), *sides]
+
+
+def _t5_encoder(config: Any) -> list[Rule]:
+    return [*table("embed", "shared"), *_t5_stack(config, "encoder", "stack")]
+
+
+def _t5_stack(config: Any, side: str, stack: str) -> list[Rule]:
+    """The rules of the encoder or the decoder, whose parameters are at the path `stack`."""
     every = config.experts.every if config.experts else 1
-    for side in ("encoder", "decoder"):
-        first = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        rules += [*copy(f"{side}/stack/relative_bias", first), *norm(f"{side}/stack/norm", f"{side}.final_layer_norm")]
-        for position in range(every):
-            path = f"{side}/stack/layers" + (f"/block_{position}" if every > 1 else "")
-            rules += [rule._replace(step=every, shift=position) for rule in _t5_block(config, side, path)]
+    first = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    rules = [*copy(f"{stack}/relative_bias", first), *norm(f"{stack}/norm", f"{side}.final_layer_norm")]
+    for position in range(every):
+        path = f"{stack}/layers" + (f"/block_{position}" if every > 1 else "")
+        rules += [rule._replace(step=every, shift=position) for rule in _t5_block(config, side, path)]
     return rules
 
 
@@ -211,17 +228,50 @@ _t5_family = functools.partial(
 _bart_family = functools.partial(
     _family, rules=_bart, prefix="model.", copies=_copies("model."), zeros=("final_logits_bias",)
 )
-T5 = _t5_family("t5", T5_FIELDS, _heads("T5", {}, {}), defaults={"decoder_start_token_id": 0, "pad_token_id": 0})
+
+
+def _t5_or_encoder(kind: str, name: str, fields: Sequence[Declaration], defaults: dict[str, Any]) -> Family:
+    """T5 or mT5, whose files may have the encoder alone; `name` begins the names of their classes."""
+    encoder = Family(
+        kind,
+        (*_FIELDS, _FEED_FORWARD_PART),
+        (Head(f"{name}EncoderModel"),),
+        _t5_encoder,
+        masked_lm,
+        Inputs({"input_ids": "BT"}, {"attention_mask": "BT"}),
+        defaults=defaults,
+        model="ssljax.models.seq2seq:T5EncoderConfig",
+        ignored=(r"^decoder\.",),
+        copies=_copies(""),
+    )
+
+    def variant(hf_config: HFConfig, tensors: Collection[str]) -> Family:
+        named = "".join(hf_config.get("architectures") or ())
+        alone = "EncoderModel" in named or (not named and not any(name.startswith("decoder.") for name in tensors))
+        return encoder if alone else both
+
+    both = _t5_family(kind, fields, _heads(name, {}, {}), defaults=defaults, model="t5", variant=variant)
+    return both
+
+
+T5 = _t5_or_encoder("t5", "T5", T5_FIELDS, {"pad_token_id": 0})
+# In mT5 the hidden states are not scaled before the read-out, whether tied or not.
+MT5 = _t5_or_encoder(
+    "mt5",
+    "MT5",
+    (*_FIELDS, *_BOTH, _FEED_FORWARD_PART),
+    {"vocab_size": 250_112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
+    | {"pad_token_id": 0},
+)
 SWITCH = _t5_family(
     "switch_transformers",
     SWITCH_FIELDS,
     _heads("SwitchTransformers", {}, {}),
-    defaults={**T5.defaults, "router_z_loss_coef": 0.001, "router_aux_loss_coef": 0.001},
+    defaults={**T5.defaults, "router_z_loss_coef": 0.001, "router_aux_loss_coef": 0.001}
+    | {"d_model": 768, "num_layers": 12, "num_heads": 12},
     model="switch",
 )
-BART = _bart_family(
-    "bart", BART_FIELDS, _heads("Bart", *_BART_READOUT), defaults={"decoder_start_token_id": 2, "pad_token_id": 1}
-)
+BART = _bart_family("bart", BART_FIELDS, _heads("Bart", *_BART_READOUT), defaults={"pad_token_id": 1})
 PEGASUS = _bart_family(
     "pegasus",
     BART_FIELDS,

@@ -3,9 +3,10 @@
 from typing import Any
 
 from ssljax.base.errors import UserError
-from ssljax.interop.families.llama import ACT, ATTENTION_BIAS, FIELDS, SWITCHED_WINDOW, decoder
+from ssljax.interop.codecs import Codec
+from ssljax.interop.families.llama import ACT, ATTENTION_BIAS, FIELDS, decoder
 from ssljax.interop.family import causal_heads
-from ssljax.interop.fields import Biases, Declaration, HFConfig, LayerKinds, shortest_period
+from ssljax.interop.fields import Biases, Declaration, Field, HFConfig, LayerKinds, shortest_period, sizes
 
 
 class RotaryLayers(Declaration):
@@ -46,6 +47,8 @@ def _is_full(hf_config: HFConfig, i: int) -> bool:
     return not windowed or _rotates(hf_config)[i]
 
 
+# Layers whose type is stated have the window even if it is switched off.
+_WINDOW = Codec(lambda window, used: window, lambda window: (window, window is not None), null=True)
 SMOLLM3 = decoder(
     "smollm3",
     (
@@ -53,12 +56,12 @@ SMOLLM3 = decoder(
         ACT,
         Biases({**ATTENTION_BIAS, "mlp_bias": ("mlp",)}, bias=False),
         RotaryLayers(),
-        SWITCHED_WINDOW,
+        Field("window", ("sliding_window", "use_sliding_window"), _WINDOW, (None, False)),
         LayerKinds(_is_full),
     ),
     causal_heads("SmolLM3"),
     defaults={
-        "max_position_embeddings": 32_768,
+        **sizes(128_256, 2048, 11_008, 36, 16, 32_768),
         "num_key_value_heads": 4,
         "sliding_window": None,
         "rope_theta": 2e6,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ssljax.interop.codecs import ACTIVATION, PAIR, Codec
 from ssljax.interop.family import Family, Head, Labels
-from ssljax.interop.fields import SIZES, Biases, Declaration, Field, counts, required
+from ssljax.interop.fields import SIZES, Biases, Declaration, Field, counts
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states, refuse_labels, token_loss
 from ssljax.interop.rules import LEADING, Op, Rule, blocks, copy, dense, named
@@ -45,7 +45,7 @@ AST_FIELDS = (
     Field("strides", ("frequency_stride", "time_stride"), PAIR, (10, 10)),
 )
 LABELS = (Labels(),)
-_POOLER = {"heads_on": ("pooler",)}, (required("pooler_act", "tanh"),)
+_POOLER = {"heads_on": ("pooler",)}, (Field("pooler_activation", "pooler_act", ACTIVATION, "tanh"),)
 BLOCK = {
     "attention/q": "attention.attention.query",
     "attention/k": "attention.attention.key",

@@ -14,8 +14,8 @@ from ssljax.interop.rules import Op, Rule, blocks, copy, readout, table
 from ssljax.layers.masks import Full, Given, Keys, Mask, Span
 
 FIELDS = (
-    *counts(vocab_size="vocab_size", width="d_model", depth="n_layer", heads="n_head", mlp_dim="d_inner"),
-    *counts(head_dim="d_head"),
+    *counts(vocab_size=("vocab_size", 32_000), width=("d_model", 1024), depth=("n_layer", 24), heads=("n_head", 16)),
+    *counts(mlp_dim=("d_inner", 4096), head_dim="d_head"),
     Field("tied", "tie_word_embeddings", default=True),
     Field("norm_eps", "layer_norm_eps", default=1e-12),
     Field("activation", "ff_activation", ACTIVATION, "gelu"),
