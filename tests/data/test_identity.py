@@ -33,7 +33,7 @@ def test_another_content_of_one_shape_is_refused_on_resume(config, tmp_path):
     """Before: accepted, since the description of the data had shapes and counts only."""
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(json.dumps({"label": i % 2, "weight": 0.5}) for i in range(6)))
-    data = config(source=f"jsonl:{file}", keys={"label": "label"})
+    data = config(source=f"jsonl:{file}", keys={"label": "label", "weight": "weight"})
     spec = describe(data)
     run = Workdir(tmp_path / "run", leads=True)
     run.path.mkdir()
@@ -43,7 +43,7 @@ def test_another_content_of_one_shape_is_refused_on_resume(config, tmp_path):
     run.check(some, describe(data), "auto")
     os.utime(file)  # another time of the same content
     run.check(some, describe(data), "auto")
-    rewrite(file, b'"label": 1', b'"label": 0')
+    rewrite(file, b"0.5", b"0.7")
     changed = describe(data)
     with pytest.raises(
         UserError, match=r"a run on other data \(content\.jsonl:.*a\.jsonl \[train\]: '\w+' -> '\w+'\);"
