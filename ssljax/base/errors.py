@@ -22,8 +22,8 @@ class UserError(Exception):
 def one_line(text: str) -> str:
     """Returns a text as one printable line of at most 2,000 characters."""
     line = " ".join(part.strip() for part in text.splitlines()) if len(text.splitlines()) > 1 else text
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[: 2 * _LONGEST])
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-280:]}"
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} ... {line[-280:]}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)[:_LONGEST]
 
 
 class _Short(reprlib.Repr):

@@ -107,11 +107,11 @@ class Checkpoints:
         except OSError as error:
             raise _write_error(self.folder, error) from error
 
-    def save(self, state: State, step: int, metrics: dict[str, float] | None = None) -> None:
+    def save(self, state: State | dict[str, Any], step: int, metrics: dict[str, float] | None = None) -> None:
         """Writes the state in the background; returns when the state is copied from the device.
 
         Args:
-            state: the state to save.
+            state: the state to save, or another tree of arrays.
             step: number of steps done.
             metrics: {"evaluation/metric": value} at this step, which decide on the best checkpoint.
 
