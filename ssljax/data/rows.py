@@ -14,7 +14,7 @@ class Affixes(NamedTuple):
     after: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def added(self) -> int:
         """The number of tokens that are added to a text."""
         return len(self.before) + len(self.after)
 
@@ -49,7 +49,7 @@ def fill_rows(
     Args:
         tokens: integers, flat.
         starts, sizes: int64 [N]; text i is tokens[starts[i] : starts[i] + sizes[i]].
-        width: row length T, at least `affixes.count`.
+        width: row length T, at least `affixes.added`.
         affixes: tokens before and after each text; they stay when a text is truncated.
         pad: id of padding.
 
@@ -57,7 +57,7 @@ def fill_rows(
         `tokens`, `segment_ids` (1; 0 = padding) and `positions`, int32 [N, T] each.
     """
     columns, offset = np.arange(width), len(affixes.before)
-    kept = np.minimum(sizes, width - affixes.count)[:, None]
+    kept = np.minimum(sizes, width - affixes.added)[:, None]
     text = (columns >= offset) & (columns < offset + kept)
     out = np.full(text.shape, pad, np.int32)
     out[text] = tokens[(starts[:, None] + columns - offset)[text]]
@@ -65,5 +65,5 @@ def fill_rows(
         out[:, i] = token
     for i, token in enumerate(affixes.after):
         out[columns == offset + kept + i] = token
-    valid = columns < kept + affixes.count
+    valid = columns < kept + affixes.added
     return {"tokens": out, "segment_ids": valid.astype(np.int32), "positions": (valid * columns).astype(np.int32)}

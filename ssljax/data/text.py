@@ -204,7 +204,7 @@ class Documents:
     def __init__(self, cache: TokenCache, tokenizer: Tokenizer, seq_len: int):
         self.cache, self.seq_len, self.tokenizer = cache, seq_len, tokenizer
         self.ended = last_token(tokenizer.special_ids) is not None  # in the cache, an end token follows each text
-        added = tokenizer.affixes.count
+        added = tokenizer.affixes.added
         if seq_len <= added:
             raise UserError(f"data.seq_len: got {seq_len}, must be > {added} (first and last token of a document)")
         self.elements = {key: {"shape": [seq_len], "dtype": "int32"} for key in KEYS}
@@ -215,7 +215,7 @@ class Documents:
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each row, without padding."""
-        return np.minimum(self._sizes(rows) + self.tokenizer.affixes.count, self.seq_len)
+        return np.minimum(self._sizes(rows) + self.tokenizer.affixes.added, self.seq_len)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         starts = self.cache.ends[rows]

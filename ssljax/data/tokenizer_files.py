@@ -4,7 +4,7 @@ import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ssljax.base.errors import UserError
@@ -290,7 +290,7 @@ def _bpe(folder: pathlib.Path, **settings: Any) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, models
 
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    merges: Any = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
     return Tokenizer(models.BPE(_settings(folder, "vocab.json"), merges, **settings))
 
 
@@ -352,8 +352,9 @@ def _qwen2(folder: pathlib.Path, settings: dict[str, Any]) -> tuple["tokenizers.
     return out, ("", "")
 
 
-_OF_LINES = {"BertTokenizer": _bert, "EsmTokenizer": _esm}
-_OF_MERGES = {
+_Builder = Callable[[pathlib.Path, dict[str, Any]], tuple["tokenizers.Tokenizer", tuple[str, str]]]
+_OF_LINES: dict[str, _Builder] = {"BertTokenizer": _bert, "EsmTokenizer": _esm}
+_OF_MERGES: dict[str, _Builder] = {
     "GPT2Tokenizer": _gpt2,
     "OPTTokenizer": functools.partial(_byte_level, ("bos", "")),
     "RobertaTokenizer": functools.partial(_byte_level, ("cls", "sep")),
