@@ -138,8 +138,8 @@ class Workdir:
         """Returns the config of a run with its tokenizer as an earlier start wrote it, if `config` has the same one."""
         if not self._has_steps() or not (self.path / "config.json").is_file():
             return config
-        earlier = self.config_values().get("data", {}).get("tokenizer")
-        if earlier != config.to_dict()["data"]["tokenizer"]:
+        earlier = self.config_values().get("data")
+        if not isinstance(earlier, dict) or earlier.get("tokenizer") != config.to_dict()["data"]["tokenizer"]:
             return config
         known = dataclasses.replace(config.data, tokenizer=self.tokenizer(config.data.tokenizer))
         return dataclasses.replace(config, data=known)
