@@ -222,7 +222,7 @@ def _aligned(tables: list[Table], titles: list[str]) -> list[Table]:
 
 def _file_names(table: Table, title: str) -> list[str]:
     column = table.get(FILE_NAME)
-    names = [None] * len(column) if isinstance(column, Blobs) else list(column)
+    names: list[Any] = [None] * len(column) if isinstance(column, Blobs) else list(column)
     for row, name in enumerate(names):
         if not isinstance(name, str):
             raise UserError(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -176,6 +177,7 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
         loss_fn=held_out_loss(objective, config.seed, assembly.steps),
         tokenize=tokenize if length else None,
         classes=assembly.spec.classes,
+        load=functools.partial(data.load_split, content=assembly.spec.content),
     )
 
 
