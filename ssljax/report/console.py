@@ -8,7 +8,10 @@ def print_table(table: Table) -> None:
     import rich.console
     import rich.table
 
-    shown = rich.table.Table(*table.columns)
+    shown = rich.table.Table()
+    for i, heading in enumerate(table.columns):
+        # In a narrow window cells wrap; the names of evaluations stay whole, since others may begin alike.
+        shown.add_column(heading, overflow="fold", no_wrap=i == 0)
     for row in table.rows:
         shown.add_row(*row)
     console = rich.console.Console()
