@@ -50,7 +50,10 @@ class Reader(Protocol):
         """Returns the host arrays of one example of a split, without loading the split."""
 
     def features(self, split: str, name: str) -> np.ndarray:
-        """Returns features [N, D] float32 of a split."""
+        """Returns features [N, D] float32 of a split.
+
+        Features of several vectors per image, [N, T, E], are laid side by side: D = T E.
+        """
 
     def labels(self, split: str) -> np.ndarray:
         """Returns the class labels [N] of a split."""
@@ -149,7 +152,11 @@ class Evaluation:
 class Probe(Evaluation):
     """An evaluation that predicts labels from frozen features: fitted on one split, tested on another."""
 
-    feature: str = setting("pooled", doc="name of the feature of the objective that is read")
+    feature: str = setting(
+        "pooled",
+        doc="name of the feature of the objective that is read; 'tokens' are the vectors of all patches of an image, "
+        "side by side",
+    )
 
     on_raw_input: ClassVar[bool] = True
 

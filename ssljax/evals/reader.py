@@ -75,8 +75,9 @@ class SubjectReader:
         if name not in features:
             raise UserError(f"{key}: the objective gives no {name!r} (it gives: {', '.join(features)})")
         value = features[name]
-        if value.ndim != 2:
-            raise UserError(f"{key}: got {name!r} of shape {value.shape}, must be one vector per example")
+        if value.ndim != 2 and "tokens" in self.arrays(split):  # a position of texts has no meaning of its own
+            raise UserError(f"{key}: got {name!r} of shape {value.shape}, must be one vector per text")
+        value = value.reshape(len(value), -1)
         if not np.isfinite(value).all():
             raise NotFinite
         return value

@@ -53,7 +53,7 @@ class Objective:
 
 
 class Setup:
-    def __init__(self, evals, batch_size=32, **options):
+    def __init__(self, evals, batch_size=32, kept=("id", "image", "label", "tokens", "note"), **options):
         self.loads, self.puts = collections.Counter(), []
         self.objective = Objective()
 
@@ -68,7 +68,14 @@ class Setup:
             image[:, 0] = 80 * (label == 1)[:, None, None]
             note = np.array(["x"] * n, object)
             tokens = np.arange(n)[:, None].astype(np.int32)
-            return Data(id=np.arange(n), image=image.astype(np.uint8), label=label, tokens=tokens, note=note)
+            arrays = {
+                "id": np.arange(n),
+                "image": image.astype(np.uint8),
+                "label": label,
+                "tokens": tokens,
+                "note": note,
+            }
+            return Data({name: arrays[name] for name in kept})
 
         def put(batch):
             self.puts.append({k: v.shape for k, v in batch.items()})
@@ -97,6 +104,15 @@ def test_features_are_extracted_and_compiled_once():
 def test_padding_does_not_change_results():
     small, large = Setup(PROBES, batch_size=7), Setup(PROBES, batch_size=128)
     assert small.evaluator.run(PARAMS, {}) == large.evaluator.run(PARAMS, {})
+
+
+@pytest.mark.parametrize("name", ["knn", "linear"])
+def test_vectors_of_patches_are_laid_side_by_side(name, monkeypatch):
+    """With the pixels as patches, the features are the flattened picture, as in the control `raw`."""
+    monkeypatch.setattr(Objective, "features", lambda self, params, extra, batch: {"map": batch["image"]})
+    evaluator = Setup({name: {"feature": "map"}}, kept=("id", "image", "label")).evaluator
+    results, controls = evaluator.run(PARAMS, {}), evaluator.controls(PARAMS, {})
+    assert results[name]["accuracy"] == controls["raw"][name]["accuracy"] > 0.6
 
 
 def test_controls_and_records():
