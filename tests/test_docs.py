@@ -55,6 +55,19 @@ def commands(page):
     return [shlex.split(match[1]) for match in found if match]
 
 
+def test_guarantees_name_tests():
+    """Each row names a file of tests, and perhaps a test in it or an expression that selects some."""
+    rows = re.findall(r"^\| .*? \| (.*?) \|", (ROOT / "docs/guarantees.md").read_text(), re.MULTILINE)
+    rows = [row for row in rows if row not in ("test", "---")]
+    assert len(rows) > 40
+    for row in rows:
+        names = re.findall(r"`([\w/]+\.py)(?:::(\w+)| -k (\w+))?`", row)
+        assert names, row
+        for file, test, words in names:
+            text = (ROOT / "tests" / file).read_text()
+            assert f"def {test}(" in text if test else words in text, (file, test, words)
+
+
 def test_tables_of_keys_equal_the_code():
     module = config_page()
     text = module.PAGE.read_text()
