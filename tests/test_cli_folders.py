@@ -137,6 +137,14 @@ def test_a_run_under_an_odd_path_trains_resumes_and_is_read(tmp_path, capsys, mo
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()][-1:] == [2]
     assert runs.read_trained(folder).step == 2
     assert not [path for path in run.iterdir() if "trial" in path.name]
+    # Models are written and read under the home directory, and not into a folder `gs:`.
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert call(capsys, ["export", folder, "~/out"]) == (0, []) == call(capsys, ["import", "~/out", "~/copy"])
+    assert (tmp_path / "home/out/model.safetensors").exists() and (tmp_path / "home/copy/ssljax.json").exists()
+    for command in (["export", folder], ["import", "~/out"]):
+        code, lines = call(capsys, [*command, "gs://bucket/out"])
+        assert code == 2 and len(lines) == 1
+    assert not (tmp_path / "gs:").exists() and not (tmp_path / "~").exists()
 
 
 ARGUMENTS = {

@@ -11,6 +11,8 @@ Duration = int | str  # type of a configuration key that is a duration; see `FOR
 
 FORMS = "an integer (steps) or a text such as '1.5k steps', '90 epochs', '10M examples', '2B tokens', '5%'"
 
+LARGEST = 2**31 - 1  # number of steps, which the state counts as int32
+
 _PATTERN = re.compile(r"(\d{1,18}(?:\.\d{1,18})?(?:e\d{1,2})?)\s*(?:%|([kMBT]?)\s*(step|epoch|example|token)s?)")
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
@@ -60,7 +62,8 @@ def steps(value: Duration, lengths: RunLengths, key: str) -> int:
         key: dotted config key, for messages.
 
     Raises:
-        UserError: a malformed duration, or the length that the unit requires is unknown.
+        UserError: a malformed duration, the length that the unit requires is unknown, or it has more steps than int32
+            counts.
     """
     try:
         amount, unit = parse(value, key)
@@ -81,6 +84,8 @@ def steps(value: Duration, lengths: RunLengths, key: str) -> int:
             "token": lambda: amount / required(lengths.tokens_per_example, "the number of tokens per example"),
         }[unit]()
         amount = examples / lengths.batch_size
+    if amount > LARGEST:
+        raise UserError(f"{key}: got {value!r}, {float(amount):.3g} steps, must be at most {LARGEST:,}")
     return math.ceil(amount)
 
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import read_json
 from ssljax.data.plain_text import TextEncoder, check_text
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.tokenizer_files import open_file, read_specials, unpadded
 from ssljax.data.tokenizers import affixes_of_file
 from ssljax.evals.generation import Sampling, check_ids, check_length, generate, on_mesh, pad, without_strict
-from ssljax.interop.hf import Model, read_object
+from ssljax.interop.hf import Model
 from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenTransformer
@@ -217,7 +218,7 @@ def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
 def _json_file(model: Model, name: str) -> dict[str, Any]:
     """Returns the content of a JSON file in the folder of a model; {} if it does not exist."""
     path = pathlib.Path(model.folder or "") / name
-    return read_object(path) if model.folder and path.is_file() else {}
+    return read_json(path) if model.folder and path.is_file() else {}
 
 
 def complete(

@@ -14,6 +14,7 @@ import numpy as np
 from ssljax import models, parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.files import local_folder
 from ssljax.interop import hf
 from ssljax.interop.families import REGISTRY
 from ssljax.interop.family import Family
@@ -33,7 +34,7 @@ def convert(source: str | pathlib.Path, folder: str | pathlib.Path, leave_out: s
     Raises:
         UserError: `hf.load` refuses the source, or source and folder are the same.
     """
-    source, folder = pathlib.Path(source), pathlib.Path(folder)
+    source, folder = local_folder(source, "folder of the model"), local_folder(folder, "folder to write")
     if os.path.realpath(source) == os.path.realpath(folder):
         raise UserError(f"{folder}: is the folder that is read; give another one to write")
     model = hf.load(source, leave_out=leave_out)

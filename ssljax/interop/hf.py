@@ -20,8 +20,7 @@ import numpy as np
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
-from ssljax.base.files import local_folder, replacing, write_whole
-from ssljax.base.files import read_json as read_object
+from ssljax.base.files import local_folder, read_json, replacing, write_whole
 from ssljax.base.hashing import digest
 from ssljax.data.tokenizer_files import SENTENCE_PIECE, SETTINGS, copy_files, find_file, open_file
 from ssljax.interop.families import REGISTRY
@@ -31,7 +30,7 @@ from ssljax.interop.parameters import Source, flat, load_parameters, tensors_fro
 from ssljax.interop.readouts import fit_readouts
 from ssljax.interop.tensors import Planned, Tensors, planned, write
 
-__all__ = ["Model", "flat", "load", "read_object", "save", "tensors_of", "tree", "write_json"]
+__all__ = ["Model", "flat", "load", "save", "tensors_of", "tree", "write_json"]
 _COPIED = (
     "tokenizer.json",
     *SENTENCE_PIECE,
@@ -104,7 +103,7 @@ def load(
     Raises:
         UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape.
     """
-    folder = pathlib.Path(folder)
+    folder = local_folder(folder, "folder of the model")
     hf_config = _read_config(folder)
     family: Family = REGISTRY.get(hf_config["model_type"])
     tensors = Tensors(folder, family.renames, family.prefix, leave_out)
@@ -188,7 +187,7 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: has no config.json")
-    hf_config = read_object(path)
+    hf_config = read_json(path)
     kind = str(hf_config.get("model_type"))
     if kind not in REGISTRY:
         raise UserError(f"{path}: model_type {kind!r} is not supported{nearest(kind, REGISTRY)}")

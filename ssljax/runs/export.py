@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import local_folder
 from ssljax.base.hashing import digest
 from ssljax.data.rows import last_token
 from ssljax.interop import hf
@@ -26,8 +27,9 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
         UserError: no workdir or checkpoint, or no architecture of `transformers` computes the model; the message names
             the keys without a counterpart.
     """
+    folder = local_folder(folder, "folder to write")
     trained = read_trained(source, step)
-    objective, folder = trained.objective, pathlib.Path(folder)
+    objective = trained.objective
     causal = is_causal(getattr(objective, "attention", Full()))
     model = of_module(objective.model, trained.model_params, causal)
     model = dataclasses.replace(model, hf_config=with_ids(model, objective.spec), folder=trained.folder)

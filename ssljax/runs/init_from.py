@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import local_folder, read_json
 from ssljax.config import InitFrom
 from ssljax.data.sources import expand
 from ssljax.interop import hf
@@ -102,12 +102,12 @@ def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Sour
     Raises:
         UserError: the path does not exist, or holds no model.
     """
-    folder = pathlib.Path(expand(config.path, "init_from.path")).expanduser()
+    folder = local_folder(expand(config.path, "init_from.path"), "init_from.path")
     if Workdir(folder).is_run():
         return _run_source(read_trained(folder))
     if folder.parent.name == "checkpoints" and folder.name.isdigit() and Workdir(folder.parent.parent).is_run():
         return _run_source(read_trained(folder.parent.parent, int(folder.name)))
-    if (folder / "config.json").is_file() and "model_type" in hf.read_object(folder / "config.json"):
+    if (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json"):
         return _hugging_face_source(hf.load(folder, strict=False, mesh=mesh))
     problem = "holds no model" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     raise UserError(

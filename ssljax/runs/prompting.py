@@ -7,7 +7,7 @@ import jax
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
-from ssljax.base.files import read_json
+from ssljax.base.files import local_folder, read_json
 from ssljax.evals import generation, prompts
 from ssljax.interop import hf
 from ssljax.runs.trained import read_trained
@@ -23,7 +23,7 @@ def language_model(folder: str | pathlib.Path, step: int | None = None) -> promp
     Raises:
         UserError: the folder is neither of the two, or its model does not read text.
     """
-    folder = pathlib.Path(folder)
+    folder = local_folder(folder, "folder of the model")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
     mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1))

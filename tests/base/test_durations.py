@@ -48,6 +48,12 @@ def test_malformed(value):
         durations.steps(value, SIZES, "schedule.warmup")
 
 
+@pytest.mark.parametrize("value", [2**31, "3B steps", "1e9 epochs", "9e99 tokens"])
+def test_more_steps_than_the_state_can_count_are_refused(value):
+    with pytest.raises(UserError, match=r"^steps: got .* steps, must be at most 2,147,483,647"):
+        durations.steps(value, SIZES, "steps")
+
+
 def test_shares_above_100_percent_are_refused():
     with pytest.raises(UserError, match=r"^schedule\.warmup: got '101%', must be at most 100%"):
         durations.steps("101%", SIZES, "schedule.warmup")
