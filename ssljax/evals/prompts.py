@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 
 MASK = "[MASK]"  # accepted in a prompt as the mask of any tokenizer
 _BATCH = 32  # prompts in a batch
+# Keys of generation_config.json that are read or that change no text.
+_STATED_IDS = {
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id"),
+    *("use_cache", "return_dict_in_generate", "output_scores", "output_attentions", "output_hidden_states"),
+}
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +154,8 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
     both = isinstance(model.module, EncoderDecoder)
     causal = both or model.family.causal
     stated = {k: v for k, v in _json_file(model, "generation_config.json").items() if v is not None}
+    if ignored := sorted(k for k in stated.keys() - _STATED_IDS if not k.startswith(("_", "transformers_"))):
+        log.warning("%s: keys of generation_config.json without effect: %s", model.folder, ", ".join(ignored))
     settings = {**model.family.complete(model.hf_config), **stated}
     start = [settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id")] if both else []
     affixes = None

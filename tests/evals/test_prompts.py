@@ -185,6 +185,19 @@ def test_an_encoder_decoder_of_a_workdir_answers_as_its_export(tmp_path, start):
 
 
 @fixtures
+def test_keys_of_generation_config_without_effect_are_named(tmp_path, caplog):
+    folder = words_tokenizer(tmp_path, "gpt2")
+    stated = {"eos_token_id": 3, "num_beams": 4, "suppress_tokens": [7], "transformers_version": "5", "top_k": None}
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    assert prompts.imported(hf.load(folder)).end_ids == (3,)
+    assert "without effect: num_beams, suppress_tokens" in caplog.text
+    caplog.clear()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, "use_cache": True}))
+    prompts.imported(hf.load(folder))
+    assert "without effect" not in caplog.text
+
+
+@fixtures
 def test_null_in_generation_config_states_nothing(tmp_path):
     folder = words_tokenizer(tmp_path, "bart")
     (folder / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": None, "eos_token_id": None}))
