@@ -104,8 +104,8 @@ class RunConfig:
     deterministic: bool = schema.setting(
         False,
         free=True,
-        doc="compile the train step for GPUs without kernels whose results differ from call to call, so that a resumed "
-        "run equals the uninterrupted one bit for bit; slower; CPUs and TPUs are deterministic without it",
+        doc="on GPUs, use only kernels with equal results in every call; a resumed run then equals the uninterrupted "
+        "one bit for bit, but is slower; CPUs and TPUs need no such key",
     )
     ema: float | None = schema.setting(
         None,

@@ -83,7 +83,10 @@ CASES = {
     "unset variable": (("--config.data.source=npz:$NOT_SET_HERE/x.npz",), r"NOT_SET_HERE"),
     "unknown split": (("--config.data.split=training",), r"training.*train"),
     "empty split": (("--config.data.split=train[:0]",), r"train\[:0\].*"),
-    "labels missing a class": (("--config.data.num_classes=5", "--config.objective.name=classification"), r"label"),
+    "labels missing a class": (
+        ("--config.data.num_classes=5", "--config.objective.name=classification"),
+        r"num_classes.* 10 classes",
+    ),
     "pattern without parameter": (("--config.optimizer.lr_multipliers={'decoder':0.1}",), r"decoder"),
     "argument without value": (("--config.steps",), r"--config\.steps: has no value"),
     "unknown argument": (("--stepz=3",), r"--stepz=3: unknown argument"),

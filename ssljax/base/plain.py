@@ -11,6 +11,7 @@ import numpy as np
 from ssljax.base.errors import UserError, shown
 
 _DEEPEST = 32  # levels of groups and lists
+_LONGEST_RANGE = 100_000
 _INTEGERS = 2**63  # the arrays and files that hold integers have 64 bits
 
 
@@ -18,8 +19,8 @@ def plain(value: Any, path: str = "") -> Any:
     """Returns a copy of a value that consists of plain Python values.
 
     Groups (`ConfigDict` or another mapping) become dictionaries, references their values, NumPy scalars numbers,
-    arrays lists, sets sorted lists, paths texts. Lists, tuples and the entries of groups are converted in the same
-    way. Instances of dataclasses are returned unchanged.
+    arrays and ranges lists, sets sorted lists, paths texts. Lists, tuples and the entries of groups are converted in
+    the same way. Instances of dataclasses are returned unchanged.
 
     Args:
         value: a value of a config.
@@ -47,6 +48,8 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         value = sorted(
             value, key=lambda item: (type(item).__name__, item if isinstance(item, str | int | float) else 0)
         )
+    if isinstance(value, range) and len(value) <= _LONGEST_RANGE:
+        value = list(value)
     if isinstance(value, list | tuple):
         items = [_plain(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)

@@ -94,8 +94,8 @@ class TokenizerConfig:
     lowercase: bool = setting(False, doc="converts texts to lower case first; for `bpe` and `wordpiece` only")
     path: str | None = setting(
         None,
-        doc="a tokenizer.json of the `tokenizers` library, a SentencePiece model (`*.model`), vocab.txt, vocab.json "
-        "with merges.txt, or a folder with one of them; for `file` only",
+        doc="for `file` only: a tokenizer.json, a SentencePiece model (`*.model`), vocab.txt, or vocab.json with "
+        "merges.txt; or a folder with one of them",
     )
 
     def validate(self) -> None:

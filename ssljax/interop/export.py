@@ -75,7 +75,7 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
     others = [k for k, f in families.items() if f.model in models.REGISTRY and k not in own]
     others = [k for k in others if models.REGISTRY.get(families[k].model).inputs == inputs]
     reasons = {}
-    for kind in [*own, *others]:
+    for kind in sorted([*own, *others], key=lambda kind: families[kind].tower):
         family = families[kind]
         hf_config, reasons[kind] = _fit(family, config, causal)
         if not reasons[kind]:

@@ -75,6 +75,7 @@ class Family:
     ignored: tuple[str, ...] = ()  # patterns of tensors that are not parameters
     # {tensor: another with the same values}; a file may have both or only the second
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tower: bool = False  # one tower of a pair of towers; an export prefers an architecture of its own
     zeros: tuple[str, ...] = ()  # tensors that a file may leave out if they are zero
     # config -> tensors of `transformers` that have no parameter in ssljax
     constants: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}

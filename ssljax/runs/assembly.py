@@ -64,7 +64,8 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     """
     mesh = parallel.make_mesh(config.mesh, devices)
     check_batches(config, mesh)
-    config = dataclasses.replace(config, data=data.pin_tokenizer(config.data))
+    if spec is None:
+        config = dataclasses.replace(config, data=data.pin_tokenizer(config.data))
     open_data = functools.cache(lambda: data.open_data(config.data, config.batch_size, config.seed))
     spec = spec or open_data().spec
     lengths = durations.RunLengths(config.batch_size, spec.size, spec.max_len)

@@ -83,8 +83,7 @@ class Recorder:
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:
             values["skipped_steps"] = guard["skipped"]
-        if self.assembly.config.log.batch_hash:
-            values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
+        values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
         values |= self.speed.read(step, self.batches.wait_seconds)
         self.metrics.write(step, values)
         self.progress.update(step, values)

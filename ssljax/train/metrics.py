@@ -39,9 +39,6 @@ class LogConfig:
     )
     tensorboard: bool = schema.setting(True, free=True, doc="write TensorBoard events too")
     progress: bool = schema.setting(True, free=True, doc="show the progress bar")
-    batch_hash: bool = schema.setting(
-        False, free=True, doc="log a hash of the example ids of the last batch, to compare the data order of two runs"
-    )
     stall_seconds: float | None = schema.setting(
         1800.0,
         gt=0,

@@ -223,7 +223,6 @@ def test_documents(config, corpus, kind):
         assert split["tokens"][i].tolist() == expected + [made.special_ids["pad"]] * filled
         assert split["segment_ids"][i].tolist() == [1] * len(expected) + [0] * filled
         assert split["positions"][i].tolist() == [*range(len(expected)), *[0] * filled]
-    assert split.tokens == (split["segment_ids"] > 0).sum()
     for key, values in made.encode_rows(DOCUMENTS, 24).items():  # prompts have the form of the data
         np.testing.assert_array_equal(values, split[key])
     assert made.encode_rows([], 24)["tokens"].shape == (0, 24)

@@ -173,7 +173,7 @@ def test_the_tokenizer_of_a_folder_neither_pads_nor_truncates(tmp_path):
     assert hf.load(folder).tokenizer.encode("w5 w9 w7 w20").ids == [5, 9, 7, 20]
 
 
-@pytest.mark.parametrize("start", [0, 7])
+@pytest.mark.parametrize("start", [pytest.param(0, marks=pytest.mark.full), 7])
 def test_an_encoder_decoder_of_a_workdir_answers_as_its_export(tmp_path, start):
     folder = trained(tmp_path, "t5", "span_corruption", keys={"vocab_size": 300, "decoder_start": start})
     export(folder, tmp_path / "out")

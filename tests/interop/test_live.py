@@ -493,7 +493,7 @@ def shortened(whole):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_key_that_is_absent_or_null_has_the_value_that_transformers_gives_it(transformers, kind):
-    """Where `transformers` refuses the config, it may be refused too, in one line."""
+    """A config that `transformers` refuses may be refused too, in one line."""
     family, needed = REGISTRY.get(kind), NEEDED.get(kind, {})
 
     def complete(settings):

@@ -352,7 +352,7 @@ SIGLIP = Family(
     ignored=(r"position_ids$",),
 )
 _image_family = functools.partial(
-    Family, outputs=_image, inputs=Inputs({"pixel_values": "ICHW"}, {}), model="vit", prefix="vision_model."
+    Family, outputs=_image, inputs=Inputs({"pixel_values": "ICHW"}, {}), model="vit", prefix="vision_model.", tower=True
 )
 _text_family = functools.partial(
     Family,
@@ -360,6 +360,7 @@ _text_family = functools.partial(
     inputs=Inputs({"input_ids": "BT"}, {"attention_mask": "BT"}),
     model="ssljax.models.clip:TextConfig",
     prefix="text_model.",
+    tower=True,
     ignored=(r"position_ids$",),
 )
 CLIP_IMAGE = _image_family(
