@@ -8,7 +8,7 @@ def print_table(table: Table) -> None:
     import rich.console
     import rich.table
 
-    shown = rich.table.Table()
+    shown = rich.table.Table(collapse_padding=True, pad_edge=False)
     for i, heading in enumerate(table.columns):
         # In a narrow window cells wrap; the names of evaluations stay whole, since others may begin alike.
         shown.add_column(heading, overflow="fold", no_wrap=i == 0)
