@@ -13,6 +13,7 @@ from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
 from ssljax.data.selection import read, source_content
+from ssljax.data.sources import open_source
 from ssljax.data.splits import parse_split
 from ssljax.data.text import TokenCache
 from ssljax.data.tokenizers import Tokenizer
@@ -105,11 +106,20 @@ def split_source(
 
 
 def shared_rows(first: SourceConfig, second: SourceConfig) -> int:
-    """Returns the number of rows that two splits of a source share; 0 if their sources differ."""
+    """Returns the number of rows (lines, if slices count lines) that two splits share; 0 if their sources differ."""
     a, b = parse_split(first.split), parse_split(second.split)
     if first.source != second.source or (a.name != b.name and "all" not in (a.name, b.name)):
         return 0
     if a.name == b.name and first.where == second.where:  # slices of the same rows
-        rows = np.arange(len(read(dataclasses.replace(first, split=a.name)).index))
+        rows = np.arange(_sliced_rows(dataclasses.replace(first, split=a.name)))
         return len(np.intersect1d(rows[a.bounds(len(rows))], rows[b.bounds(len(rows))]))
     return len(np.intersect1d(read(first).index, read(second).index))
+
+
+def _sliced_rows(config: SourceConfig) -> int:
+    """Returns the number of rows of a whole split as slices count them: lines of plain text, else rows."""
+    table = open_source(config.source).table(parse_split(config.split))
+    if table.sliced and "text" in table.names:
+        documents: Any = table.get("text")
+        return sum(len(text.splitlines()) for text in documents)
+    return len(read(config).index)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ssljax.base.errors import UserError
-from ssljax.data import DataSpec, describe, load_split, open_data
+from ssljax.data import DataSpec, describe, load_split, open_data, shared_rows, split_source
 from ssljax.data.sources import open_source
 from ssljax.data.splits import parse_split
 
@@ -175,6 +175,23 @@ def test_text_slices_count_lines(config, tmp_path):
     assert text("all") == "a0\na1\na2\na3\na4\na5\n|b0\nb1\nb2\nb3\n|"
     assert text("train[:70%]") == "a0\na1\na2\na3\na4\na5\n|b0\n"
     assert text("train[70%:]") == "b1\nb2\nb3\n|"
+
+
+@pytest.mark.parametrize(
+    "first, second, lines",
+    [
+        ("train[:80%]", "train[50%:]", 300),
+        ("train[:80%]", "train[80%:]", 0),
+        ("train[:500]", "train[300:400]", 100),
+        ("train", "train[5:]", 995),
+    ],
+)
+def test_slices_of_text_share_lines(config, tmp_path, first, second, lines):
+    """Slices of plain text count lines, so two slices of one document can overlap."""
+    (tmp_path / "a.txt").write_text("".join(f"line {i}\n" for i in range(400)))
+    (tmp_path / "b.txt").write_text("".join(f"line {i}\n" for i in range(600)))
+    data = config(source=f"text:{tmp_path}/*.txt", seq_len=8)
+    assert shared_rows(split_source(data, first), split_source(data, second)) == lines
 
 
 @pytest.mark.parametrize("name", ["python-docs", "python-code"])
