@@ -150,7 +150,9 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         UserError: the folder has no tokenizer.
     """
     if model.tokenizer is None:
-        raise UserError(f"{model.folder}: has no tokenizer.json and no SentencePiece model, which prompts need")
+        raise UserError(
+            f"{model.folder}: has no tokenizer of a known kind (tokenizer.json, for example), which prompts need"
+        )
     both = isinstance(model.module, EncoderDecoder)
     causal = both or model.family.causal
     stated = {k: v for k, v in _json_file(model, "generation_config.json").items() if v is not None}
