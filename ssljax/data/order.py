@@ -128,7 +128,8 @@ def mix(n: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarr
     """Maps the number of an example of a mixture to a source and to the number of the example in that source.
 
     Source 0 takes its share of the numbers at even distances. The other sources share the remaining numbers in the
-    same way. After any number of examples, the count of every source is its exact share up to rounding.
+    same way. After any number of examples, the count of each of K sources differs from its exact share by less than
+    K - 1.
 
     Args:
         n: int64 [N], numbers of examples of the mixture.
