@@ -205,11 +205,11 @@ def _from_vocabulary(path: pathlib.Path) -> "tokenizers.Tokenizer":
     settings = _settings(folder, "tokenizer_config.json")
     try:
         tokenizer, roles = builders[kind](folder, settings)
+        return _with_specials(tokenizer, folder, settings, roles)
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a vocabulary of {kind} ({str(error).splitlines()[0]})") from error
-    return _with_specials(tokenizer, folder, settings, roles)
+    except Exception as error:  # the library raises bare Exception; settings of wrong kinds raise several types
+        raise UserError(f"{path}: not a vocabulary of {kind}, or damaged settings beside it ({error})") from error
 
 
 def _with_specials(
