@@ -61,7 +61,8 @@ def _group(items: Iterable[tuple[Any, Any]], path: str, depth: int) -> dict[str,
     for key, value in items:
         if not isinstance(key, str):
             raise UserError(f"{path or 'config'}: has the key {shown(key)} ({type(key).__name__}), must be a text")
-        out[str(key)] = _plain(value, f"{path}.{key}" if path else str(key), depth + 1)
+        name = str.__str__(key)
+        out[name] = _plain(value, f"{path}.{name}" if path else name, depth + 1)
     return out
 
 
@@ -79,7 +80,7 @@ def _single(value: Any, path: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # an enumeration of texts prints its own name instead
     if isinstance(value, int):
         if not -_INTEGERS <= value < _INTEGERS:
             raise UserError(f"{path}: got an integer of {value.bit_length()} bits, must have at most 64")

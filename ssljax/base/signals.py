@@ -67,6 +67,7 @@ class Signals:
     def check(self) -> None:
         """Raises `Stopped` if a signal came in a phase in which nothing has to be saved."""
         if self._at_once and self.received:
+            self._raised = True
             raise Stopped(self._step)
 
     @contextlib.contextmanager
@@ -124,6 +125,6 @@ class Signals:
         if self._abandoning:
             self._abandoning = False
             raise Abandoned
-        if self._at_once and not self._raised:
+        if self._at_once and not again:  # a second SIGTERM must not interrupt the clean-up
             self._raised = True
             raise Stopped(self._step)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import local_folder
 from ssljax.base.schema import setting
+from ssljax.data.sources import expand
 
 _SOURCE = (
     "URI of the source, such as `npz:$SSLJAX_DATA/mnist/mnist.npz`; environment variables are expanded, `{split}` is "
@@ -89,7 +91,7 @@ class TokenizerConfig:
         "`wordpiece`: trained on the training split; `file`: read from `path`",
     )
     vocab_size: int = setting(
-        8192, ge=261, doc="number of tokens, special tokens included; for `bpe` and `wordpiece` only"
+        8192, ge=261, le=2**24, doc="number of tokens, special tokens included; for `bpe` and `wordpiece` only"
     )
     lowercase: bool = setting(False, doc="converts texts to lower case first; for `bpe` and `wordpiece` only")
     path: str | None = setting(
@@ -115,6 +117,7 @@ class DataConfig:
     image_size: int | None = setting(
         None,
         gt=0,
+        lt=2**16,
         doc="side in pixels to which the central square of an image is resized; None: no resizing, and all images must "
         "have one shape",
     )
@@ -168,6 +171,10 @@ class DataConfig:
 
 
 def cache_root(config: DataConfig) -> pathlib.Path:
-    """Returns the folder of token caches and decoded images."""
+    """Returns the folder of token caches and decoded images.
+
+    Raises:
+        UserError: an address such as gs://bucket/cache, or an environment variable that is not set.
+    """
     folder = config.cache_dir or os.environ.get("SSLJAX_CACHE") or "~/.cache/ssljax"
-    return pathlib.Path(os.path.expandvars(folder)).expanduser()
+    return local_folder(expand(folder, "data.cache_dir"), "data.cache_dir")

@@ -11,7 +11,7 @@ from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
 from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
 from ssljax.data.order import BatchRanges, Shuffle, mix, process_slice, subset
-from ssljax.data.selection import source_content
+from ssljax.data.selection import source_content, source_title
 from ssljax.data.spec import DataSpec
 from ssljax.data.tokenizers import Tokenizer
 
@@ -267,7 +267,9 @@ def _spec(
             name: {"elements": s.elements, "size": s.size, "ratio": config.streams[name].ratio}
             for name, s in streams.items()
         },
-        content=dict(source_content(source) for source in (*config.sources, *config.streams.values())),
+        content={
+            source_title(source): source_content(source) for source in (*config.sources, *config.streams.values())
+        },
     )
     texts = [source.texts for source in sources if source.texts is not None]
     if tokenizer is None or not texts:

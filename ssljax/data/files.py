@@ -35,15 +35,21 @@ class TextFiles(FileSource):
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         @functools.cache
+        def files() -> list[str]:
+            return [read_text(path) for path in paths]
+
+        @functools.cache
         def documents() -> list[tuple[str, str]]:
-            texts = [read_text(path) for path in paths]
-            texts = texts if split.whole else _slice_lines(texts, split)
+            texts = files() if split.whole else _slice_lines(files(), split)
             return [(path.name.removesuffix(".gz"), text) for path, text in zip(paths, texts) if text or split.whole]
+
+        def lines() -> int:
+            return sum(len(text.splitlines()) for text in files())
 
         def get(name: str) -> Column:
             return [document[0 if name == FILE_NAME else 1] for document in documents()]
 
-        return Table(("text", FILE_NAME), get, sliced=True, ordered=len(paths) == 1)
+        return Table(("text", FILE_NAME), get, lines=lines, ordered=len(paths) == 1)
 
 
 def _slice_lines(texts: list[str], split: Split) -> list[str]:

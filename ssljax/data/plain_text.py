@@ -118,7 +118,11 @@ class TextEncoder:
 
 
 def _encode(model: Any, texts: list[str]) -> list[np.ndarray]:
-    return [np.array(e.ids, np.int32) for e in model.encode_batch_fast(texts, add_special_tokens=False)]
+    """Returns the ids of texts. Raises UserError if a part of one has no token, and there is none for unknown text."""
+    try:
+        return [np.array(e.ids, np.int32) for e in model.encode_batch_fast(texts, add_special_tokens=False)]
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"data.tokenizer: cannot encode a text ({error})") from error
 
 
 def _without_specials(content: dict[str, Any], specials: frozenset[str], kept: frozenset[str]) -> Any:

@@ -42,10 +42,14 @@ def fingerprint(config: SourceConfig) -> Any:
     return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
 
 
-def source_content(config: SourceConfig) -> tuple[str, str]:
-    """Returns source and split (without its slice) as text, and a digest that changes with their content."""
-    split = Split(parse_split(config.split).name)
-    return f"{config.source} [{split.name}]", digest(content_of(open_source(config.source), split))
+def source_title(config: SourceConfig) -> str:
+    """Returns source and split, without its slice, as text."""
+    return f"{config.source} [{parse_split(config.split).name}]"
+
+
+def source_content(config: SourceConfig) -> str:
+    """Returns a digest that changes with the content of a split, of which all rows count, sliced or not."""
+    return digest(content_of(open_source(config.source), Split(parse_split(config.split).name)))
 
 
 def selected_keys(config: SourceConfig) -> dict[str, str]:
@@ -76,7 +80,7 @@ def read(config: SourceConfig) -> Rows:
     columns = {key: _column(table, name, f"data.keys.{key}", config.source) for key, name in keys.items()}
     rows = _common_length(columns, config.source)
     index = np.flatnonzero(_in_split(table, split, config, rows) & _passes_filter(table, keys, config, rows))
-    if not table.sliced:
+    if table.lines is None:
         index = index[split.bounds(len(index))]
     if not len(index):
         raise UserError(f"data.split: {title} is empty" + (f" under data.where {config.where}" if config.where else ""))

@@ -68,7 +68,7 @@ class Table:
         get: name -> column.
         splits: names of the splits that the source has; None: the source has one table for all splits.
         classes: names of the classes of the labels.
-        sliced: True if the source has already cut the slice of the split.
+        lines: number of lines of the split, if the source has already cut its slice, by lines; None: slices count rows.
         location: row -> location of the row, for messages.
         ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
             of names, or that of a database.
@@ -78,7 +78,7 @@ class Table:
     get: Callable[[str], Column]
     splits: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
-    sliced: bool = False
+    lines: Callable[[], int] | None = None
     location: Callable[[int], str] = "row {}".format
     ordered: bool = True
 

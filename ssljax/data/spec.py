@@ -49,11 +49,23 @@ class DataSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "DataSpec":
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError: the text is not a description.
+        """
         values = {"order": 1} | json.loads(text)  # the first version was not written
         if values["classes"] is not None:
             values["classes"] = tuple(values["classes"])
-        return cls(**values)
+        spec = cls(**values)
+        for name in ("size", "num_classes", "vocab_size", "max_len", "tokens", "order"):
+            value = getattr(spec, name)
+            if value is not None and (type(value) is not int or value < 0):
+                raise ValueError(f"{name} is {value!r}")
+        for ids in (spec.special_ids, spec.content):
+            ids.items()
+        spec.zeros(1)
+        return spec
 
     def zeros(self, batch_size: int) -> dict[str, Any]:
         """Returns a batch of zeros with the shapes and dtypes of a real batch, streams included."""

@@ -12,9 +12,9 @@ from ssljax.data.examples import open_examples, tokenizer_of
 from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
-from ssljax.data.selection import read, source_content
+from ssljax.data.selection import read, source_content, source_title
 from ssljax.data.sources import open_source
-from ssljax.data.splits import parse_split
+from ssljax.data.splits import Split, parse_split
 from ssljax.data.text import TokenCache
 from ssljax.data.tokenizers import Tokenizer
 
@@ -59,11 +59,12 @@ def load_split(
     """
     chosen = split_source(config, split, source=source, keys=keys, where=where)
     tokenizer = tokenizer_of((chosen,), config)
+    if chosen.source != config.source:  # classes of other data are another task; an objective's own are checked there
+        config = dataclasses.replace(config, num_classes=None)
     opened = open_examples(chosen, config, tokenizer)
-    if content:
-        title, digest = source_content(chosen)
-        if content.get(title, digest) != digest:
-            say_once(f"data.source: the content of {title} is not that on which the run was trained")
+    title = source_title(chosen)
+    if content and title in content and content[title] != source_content(chosen):
+        say_once(f"data.source: the content of {title} is not that on which the run was trained")
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
     out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
     out.classes = opened.classes
@@ -106,20 +107,12 @@ def split_source(
 
 
 def shared_rows(first: SourceConfig, second: SourceConfig) -> int:
-    """Returns the number of rows (lines, if slices count lines) that two splits share; 0 if their sources differ."""
+    """Returns the number of rows (of texts in files: lines) that two splits of a source share; 0 if sources differ."""
     a, b = parse_split(first.split), parse_split(second.split)
     if first.source != second.source or (a.name != b.name and "all" not in (a.name, b.name)):
         return 0
     if a.name == b.name and first.where == second.where:  # slices of the same rows
-        rows = np.arange(_sliced_rows(dataclasses.replace(first, split=a.name)))
+        lines = open_source(first.source).table(Split(a.name)).lines
+        rows = np.arange(lines() if lines else len(read(dataclasses.replace(first, split=a.name)).index))
         return len(np.intersect1d(rows[a.bounds(len(rows))], rows[b.bounds(len(rows))]))
     return len(np.intersect1d(read(first).index, read(second).index))
-
-
-def _sliced_rows(config: SourceConfig) -> int:
-    """Returns the number of rows of a whole split as slices count them: lines of plain text, else rows."""
-    table = open_source(config.source).table(parse_split(config.split))
-    if table.sliced and "text" in table.names:
-        documents: Any = table.get("text")
-        return sum(len(text.splitlines()) for text in documents)
-    return len(read(config).index)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ssljax.base.errors import UserError
 
-_PATTERN = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+_PATTERN = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<start>-?\d{1,18}%?)?:(?P<stop>-?\d{1,18}%?)?\])?")
 
 
 @dataclass(frozen=True)

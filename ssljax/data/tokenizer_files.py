@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ssljax.base.errors import UserError
-from ssljax.base.files import replacing
+from ssljax.base.files import read_json, replacing
 from ssljax.data.sentence_piece import SentencePiece
 
 if TYPE_CHECKING:
@@ -185,17 +185,7 @@ def _text(value: Any) -> str | None:
 def _settings(folder: pathlib.Path, name: str) -> dict[str, Any]:
     """Returns the object in a JSON file of a folder; {} if the file does not exist."""
     path = folder / name
-    content = _read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object but {type(content).__name__}")
-    return content
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
+    return read_json(path) if path.is_file() else {}
 
 
 # Bare vocabularies
@@ -215,11 +205,11 @@ def _from_vocabulary(path: pathlib.Path) -> "tokenizers.Tokenizer":
     settings = _settings(folder, "tokenizer_config.json")
     try:
         tokenizer, roles = builders[kind](folder, settings)
+        return _with_specials(tokenizer, folder, settings, roles)
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a vocabulary of {kind} ({str(error).splitlines()[0]})") from error
-    return _with_specials(tokenizer, folder, settings, roles)
+    except Exception as error:  # the library raises bare Exception; settings of wrong kinds raise several types
+        raise UserError(f"{path}: not a vocabulary of {kind}, or damaged settings beside it ({error})") from error
 
 
 def _with_specials(

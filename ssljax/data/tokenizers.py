@@ -161,7 +161,10 @@ def affixes_of_file(model: Any, special_ids: dict[str, int]) -> Affixes:
     by_role = affixes_of(special_ids)
     if isinstance(model, SentencePiece):
         return by_role
-    text, marked = (model.encode("a", add_special_tokens=added).ids for added in (False, True))
+    try:
+        text, marked = (model.encode("a", add_special_tokens=added).ids for added in (False, True))
+    except Exception:  # the library raises bare Exception if "a" is unknown and the file has no token for that
+        return by_role
     starts = [i for i in range(len(marked) - len(text) + 1) if marked[i : i + len(text)] == text]
     if not text or len(starts) != 1:
         return by_role

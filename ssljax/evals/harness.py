@@ -63,7 +63,7 @@ class Evaluator:
         tokenize: texts -> {"tokens": [n, T], ...} in the form of the data. Required by `zero_shot`.
         classes: names of the classes that the objective learns, in the order of its labels; None: without names.
         load: (data_config, split, source=, keys=, where=, max_examples=) -> {key: array}, with the key "id" and,
-            optionally, the attributes `bytes` and `tokens` (for bits per byte) and `classes` (names). None =
+            optionally, the attributes `byte_lengths` (for bits per byte) and `classes` (names). None =
             `ssljax.data.load_split`.
     """
 

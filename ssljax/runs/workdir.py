@@ -148,13 +148,20 @@ class Workdir:
         """Returns the config of the tokenizer that an earlier start wrote; `config` if there is none.
 
         A tokenizer is trained once: training it again on changed files would give the same ids other meanings.
+
+        Raises:
+            UserError: the run reads text, and its tokenizer is missing.
         """
         file = next(
             (self.path / name for name in ("tokenizer.json", "tokenizer.model") if (self.path / name).is_file()), None
         )
-        if file is None or config.name == "bytes":
+        if config.name == "bytes":
             return config
-        return data.TokenizerConfig(name="file", path=str(file))
+        if file is None and (self.path / "data.json").is_file() and self.data_spec().vocab_size is not None:
+            raise UserError(
+                f"{self.path / 'tokenizer.json'}: missing, the run cannot be read without it; restore a copy"
+            )
+        return config if file is None else data.TokenizerConfig(name="file", path=str(file))
 
     @contextlib.contextmanager
     def blaming_config(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Values of config files as plain Python values."""
 
 import datetime
+import enum
 import pathlib
 
 import ml_collections
@@ -33,6 +34,15 @@ def test_values_of_config_files_become_plain():
     }
     assert plain(config_dict.placeholder(int)) is None  # not required, so it stands for None
     assert plain(2**63 - 1) == 2**63 - 1 and plain(-(2**63)) == -(2**63)
+
+
+def test_members_of_enumerations_are_their_values():
+    """Before: a member of an enumeration of texts became its own name, "Name.SIMCLR"."""
+    name = enum.Enum("Name", {"SIMCLR": "simclr"}, type=str)
+    number = enum.IntEnum("Number", {"ONE": 1})
+    made = plain({name.SIMCLR: [name.SIMCLR, number.ONE]})
+    assert made == {"simclr": ["simclr", 1]}
+    assert [type(value) for value in [*made, *made["simclr"]]] == [str, str, int]
 
 
 def nested(levels):

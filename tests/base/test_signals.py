@@ -57,3 +57,22 @@ with signals.Signals():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == STOPPED and done.stderr.startswith("stopped: "), done.stderr
+
+
+def test_a_second_sigterm_does_not_interrupt_the_clean_up():
+    """Before: it raised inside the clean-up, and in the outer context with "stopped before the first step"."""
+    cleaned = []
+    with pytest.raises(Stopped, match="step 4 is saved"), Signals():
+        try:
+            with Signals() as signals:
+                signals.record()
+                os.kill(os.getpid(), signal.SIGTERM)
+                try:
+                    signals.saved(4)
+                finally:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    cleaned.append("inner")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append("outer")
+    assert cleaned == ["inner", "outer"]

@@ -59,6 +59,9 @@ def png(array):
         ({}, r"^data\.source: give either a source or a mixture"),
         ({"source": "builtin:digits", "mixture": [{"source": "builtin:digits"}]}, r"^data\.source: give either"),
         ({"source": "x", "sed": 1}, r"^data\.sed: unknown key; did you mean 'seed'\?"),
+        # Before: a process that aborts, an OverflowError.
+        ({"source": "x", "tokenizer": {"name": "bpe", "vocab_size": 2**40}}, r"^data\.tokenizer\.vocab_size: got "),
+        ({"source": "builtin:digits", "image_size": 2**31}, r"^data\.image_size: got 2147483648, must be < 65536"),
         ({"source": 3}, r"^data\.source: got 3"),
         ({"source": "x", "mode": "window"}, r"^data\.mode: got 'window'; did you mean 'windows'\?"),
         ({"source": "x", "overlap": 3, "mode": "packed"}, r"^data\.overlap: got 3, must be 0 in mode 'packed'"),
@@ -101,6 +104,11 @@ def test_config(config, keys, pattern):
 )
 def test_sources(fails, source, pattern):
     fails(pattern, source=source, seq_len=4)
+
+
+def test_a_slice_of_thousands_of_digits_is_refused(fails):
+    """Before: a ValueError."""
+    fails(r"^data\.split: got 'train\[:9", source="builtin:digits", split=f"train[:{'9' * 5000}]")
 
 
 def test_unknown_splits(fails, npz, tmp_path):
@@ -407,3 +415,19 @@ def test_half_of_a_surrogate_pair_names_its_row(fails, tmp_path, name, mode):
         mode=mode,
         tokenizer={"name": name, "vocab_size": 300},
     )
+
+
+@pytest.mark.parametrize(
+    "folder, pattern",
+    [
+        ("gs://bucket/cache", r"^data\.cache_dir: got 'gs://bucket/cache'; gs:/"),
+        ("a\0b", r"^data\.cache_dir: got 'a"),
+        ("$NOT_SET/cache", r"^data\.cache_dir: environment variable NOT_SET is not set"),
+    ],
+)
+def test_a_cache_that_is_no_folder_of_this_machine_is_refused(fails, tmp_path, monkeypatch, folder, pattern):
+    """Before: folders called gs: and $NOT_SET in the current folder, and a traceback."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("some text")
+    fails(pattern, source="text:a.txt", seq_len=4, tokenizer={"name": "bpe", "vocab_size": 300}, cache_dir=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

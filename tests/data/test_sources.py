@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ssljax.base.errors import UserError
-from ssljax.data import DataSpec, describe, load_split, open_data, shared_rows, split_source
+from ssljax.data import DataSpec, SourceConfig, describe, load_split, open_data, shared_rows
 from ssljax.data.sources import open_source
 from ssljax.data.splits import parse_split
 
@@ -177,21 +177,22 @@ def test_text_slices_count_lines(config, tmp_path):
     assert text("train[70%:]") == "b1\nb2\nb3\n|"
 
 
+def test_another_source_may_have_more_classes(config, tmp_path):
+    """Before: `data.num_classes`, which is of the training source, was the limit of every source."""
+    np.savez(tmp_path / "a.npz", image=np.zeros((40, 8, 8, 1), np.uint8), label=np.arange(40))
+    data = config(source="builtin:digits", num_classes=10)
+    assert load_split(data, "train", source=f"npz:{tmp_path}/a.npz")["label"].max() == 39
+
+
 @pytest.mark.parametrize(
     "first, second, lines",
-    [
-        ("train[:80%]", "train[50%:]", 300),
-        ("train[:80%]", "train[80%:]", 0),
-        ("train[:500]", "train[300:400]", 100),
-        ("train", "train[5:]", 995),
-    ],
+    [("[:100]", "[-100:]", 0), ("[:95%]", "[90%:]", 50), ("[:950]", "[900:]", 50), ("", "[90%:]", 100)],
 )
-def test_slices_of_text_share_lines(config, tmp_path, first, second, lines):
-    """Slices of plain text count lines, so two slices of one document can overlap."""
-    (tmp_path / "a.txt").write_text("".join(f"line {i}\n" for i in range(400)))
-    (tmp_path / "b.txt").write_text("".join(f"line {i}\n" for i in range(600)))
-    data = config(source=f"text:{tmp_path}/*.txt", seq_len=8)
-    assert shared_rows(split_source(data, first), split_source(data, second)) == lines
+def test_slices_of_text_share_lines(tmp_path, first, second, lines):
+    """Before: documents were counted, of which the file is one (1, 0, 0 and 1)."""
+    (tmp_path / "a.txt").write_text("".join(f"line {i}\n" for i in range(1000)))
+    parts = [SourceConfig(source=f"text:{tmp_path}/a.txt", split=f"train{part}") for part in (first, second)]
+    assert shared_rows(*parts) == lines
 
 
 @pytest.mark.parametrize("name", ["python-docs", "python-code"])

@@ -258,6 +258,16 @@ def test_an_unknown_end_of_text_is_said(tmp_path, caplog):
         ),
         ({"vocab.json": "{}", "config.json": '{"model_type": "gpt2"}'}, "merges.txt"),
         ({"vocab.json": "{}", "merges.txt": "", "tokenizer_config.json": "[]"}, "not a JSON object"),
+        # Before: a traceback of each.
+        ({"vocab.json": "{}", "merges.txt": "", "tokenizer_config.json": "[" * 100_000}, "not JSON"),
+        (
+            {
+                "vocab.json": "{}",
+                "merges.txt": "",
+                "tokenizer_config.json": '{"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": {"x": 3}}',
+            },
+            "or damaged settings",
+        ),
     ],
 )
 def test_damaged_vocabularies_are_one_line(files, message, tmp_path):
@@ -266,6 +276,17 @@ def test_damaged_vocabularies_are_one_line(files, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         load_tokenizer(tmp_path / "vocab.json")
     assert "\n" not in str(error.value) and str(error.value).startswith("data.tokenizer.path: ")
+
+
+def test_a_text_without_tokens_is_one_line(tmp_path):
+    """Before: a traceback, even for a tokenizer that has all words of the texts."""
+    model = tokenizers.Tokenizer(models.WordLevel({"one": 0, "leap": 1}, "[UNK]"))  # which the vocabulary lacks
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path / "tokenizer.json")
+    assert ours.encode(["leap one"])[0].tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"^data\.tokenizer: cannot encode a text \(.*UNK"):
+        ours.encode(["moon"])
 
 
 def test_padding_and_truncation_of_a_file_are_off(tmp_path):

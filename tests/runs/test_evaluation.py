@@ -67,6 +67,14 @@ def test_the_tokenizer_of_the_workdir_is_used_always(text_run, tmp_path, change)
     assert (folder / "run" / "tokenizer.json").read_bytes() == tokenizer
 
 
+def test_a_run_without_its_tokenizer_is_refused(text_run, tmp_path):
+    """Before: the tokenizer was trained again, on files that may have changed."""
+    shutil.copytree(text_run[0] / "run", tmp_path / "run")
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json: missing"):
+        runs.evaluate(tmp_path / "run")
+
+
 def test_a_run_that_continues_keeps_its_tokenizer(text_run, tmp_path):
     folder, config = text_run
     shutil.copytree(folder, tmp_path / "copy")

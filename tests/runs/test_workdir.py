@@ -177,3 +177,22 @@ def test_a_line_of_an_evaluation_without_a_key_is_an_error(key, tmp_path):
     for call in calls:
         with pytest.raises(UserError, match=rf"evals\.jsonl:1: got .*, must be a JSON object with .*'{key}'"):
             call()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("vocab_size", "10"),
+        ("max_len", -3),
+        ("special_ids", None),
+        ("content", [1]),
+        ("streams", [1]),
+        ("elements", {"image": {"shape": "a", "dtype": "uint8"}}),
+        ("elements", {"image": {"shape": [8], "dtype": "no type"}}),
+    ],
+)
+def test_values_of_wrong_kinds_in_the_description_of_the_data_are_one_line(tmp_path, key, value):
+    """Before: accepted here, and a traceback later."""
+    (tmp_path / "data.json").write_text(json.dumps(json.loads(SPEC.to_json()) | {key: value}))
+    with pytest.raises(UserError, match=r"data\.json: not the description of the data of a run"):
+        Workdir(tmp_path).data_spec()
