@@ -61,10 +61,7 @@ def train(
         checkpoints.prove()
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)
         signals.saved(start or None)
-        folder.write_config(config)
-        folder.write_data(dataset.spec)
-        if dataset.spec.vocab_size is not None:
-            folder.write_tokenizer(assembly.config.data)
+        folder.write_description(config, dataset.spec, assembly.config.data)
 
         watchdog = Watchdog(config.log.stall_seconds)
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
@@ -85,8 +82,7 @@ def train(
         recorder.close()
         checkpoints.wait()
         signals.saved(assembly.steps)
-        results = recorder.results.get(assembly.steps)
-        return evaluate_and_report(assembly, evaluator, state, folder, results=results)
+        return evaluate_and_report(assembly, evaluator, state, folder, results=recorder.results.get(assembly.steps))
 
 
 def restore_or_begin(

@@ -56,7 +56,14 @@ def _digits(split: Split) -> Table:
     order = np.random.RandomState(0).permutation(len(images))  # NumPy guarantees its stream, so the split is fixed
     rows = {"train": order[:-360], "test": order[-360:], "all": order}[split.name]
     columns = {"image": images[rows], "label": digits.target[rows].astype(np.int32)}
-    return Table(tuple(columns), columns.__getitem__, ("train", "test", "all"), tuple(str(c) for c in range(10)))
+    first = len(images) - 360 if split.name == "test" else 0
+    return Table(
+        tuple(columns),
+        columns.__getitem__,
+        ("train", "test", "all"),
+        tuple(str(c) for c in range(10)),
+        numbers=lambda: np.arange(first, first + len(rows)),
+    )
 
 
 def _texts(documents: Callable[[], dict[str, str]], split: Split, title: str) -> Table:
@@ -71,7 +78,10 @@ def _texts(documents: Callable[[], dict[str, str]], split: Split, title: str) ->
     def get(_: str) -> Column:
         return [text for name, text in sorted(documents().items()) if chosen(name)]
 
-    return Table(("text",), get, ("train", "valid", "test", "all"))
+    def numbers() -> np.ndarray:
+        return np.flatnonzero([chosen(name) for name in sorted(documents())])
+
+    return Table(("text",), get, ("train", "valid", "test", "all"), numbers=numbers)
 
 
 def _library_files() -> Iterator[tuple[str, str]]:

@@ -1,14 +1,14 @@
 """The `data` group of a config: the sources of examples and the form of the batches."""
 
-import math
 import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ssljax.base.errors import UserError
+from ssljax.base.errors import UserError, shown
 from ssljax.base.files import local_folder
+from ssljax.base.plain import plain
 from ssljax.base.schema import setting
 from ssljax.data.sources import expand
 
@@ -25,26 +25,22 @@ _WHERE = "filter: column -> value, or list of values, that a row must have; a la
 
 
 def plain_filter(where: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a filter in JSON values: sets (sorted), tuples, ranges and NumPy values become lists and numbers.
+    """Returns a filter in JSON values: sets (sorted), tuples, ranges and NumPy arrays become lists.
 
     Raises:
         UserError: a value is neither a number, a text, true, false nor None, nor a collection of these.
     """
-    return {str(column): _plain_value(value, f"data.where.{column}") for column, value in where.items()}
-
-
-def _plain_value(value: Any, path: str) -> Any:
-    if hasattr(value, "tolist"):  # NumPy
-        value = value.tolist()
-    if isinstance(value, set | frozenset):
-        value = sorted(value, key=lambda v: (str(type(v)), v))
-    if isinstance(value, list | tuple | range):
-        values = [_plain_value(v, path) for v in value]
-        if not any(isinstance(v, list) for v in values):
-            return values
-    elif value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise UserError(f"{path}: got {value!r:.60}, must be a number, a text, true, false or None, or a list of these")
+    out = {}
+    for column, value in where.items():
+        value = plain(value, f"data.where.{column}")
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if any(isinstance(v, list | tuple | dict) for v in values):
+            raise UserError(
+                f"data.where.{column}: got {shown(value)}, must be a number, a text, true, false or None, or a list of "
+                f"these"
+            )
+        out[str(column)] = values if isinstance(value, list | tuple) else value
+    return out
 
 
 @dataclass(frozen=True)

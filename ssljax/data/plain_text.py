@@ -11,10 +11,10 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.sentence_piece import SentencePiece
 
-_PIECE = 1 << 16  # characters of a piece of a long text
+PIECE = 1 << 16  # characters of a piece of a long text
 _CONTEXT = 200  # characters on both sides of a cut that are encoded with and without the cut
 _TRIES = 16  # places that are tried for one cut
-_BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
+BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
 
 
 def check_text(text: str, location: str) -> None:
@@ -91,8 +91,8 @@ class TextEncoder:
     def _pieces(self, text: str) -> Iterator[tuple[str, bool]]:
         """Yields the pieces of a text; True with those that are encoded like the beginning of a text."""
         start, spaced = 0, True
-        while len(text) - start > _PIECE:
-            cut = self._cut(text, start + _PIECE)
+        while len(text) - start > PIECE:
+            cut = self._cut(text, start + PIECE)
             if cut is None:
                 break
             at, following = cut
@@ -106,7 +106,7 @@ class TextEncoder:
         The place lies between two lines. The text around it has the same tokens with and without the cut. None: the
         tokenizer has no such place nearby, and the rest of the text is encoded in one piece.
         """
-        for match, _ in zip(_BETWEEN_LINES.finditer(text, start), range(_TRIES)):
+        for match, _ in zip(BETWEEN_LINES.finditer(text, start), range(_TRIES)):
             at = match.end()
             before, after = text[at - _CONTEXT : at], text[at : at + _CONTEXT]
             whole, left = _encode(self._first, [before + after, before])

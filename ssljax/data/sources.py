@@ -69,6 +69,7 @@ class Table:
         splits: names of the splits that the source has; None: the source has one table for all splits.
         classes: names of the classes of the labels.
         lines: number of lines of the split, if the source has already cut its slice, by lines; None: slices count rows.
+        numbers: numbers of the rows in the split "all", int64; None: `splits` is None, or they are unknown.
         location: row -> location of the row, for messages.
         ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
             of names, or that of a database.
@@ -79,6 +80,7 @@ class Table:
     splits: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     lines: Callable[[], int] | None = None
+    numbers: Callable[[], np.ndarray] | None = None
     location: Callable[[int], str] = "row {}".format
     ordered: bool = True
 

@@ -115,4 +115,10 @@ def shared_rows(first: SourceConfig, second: SourceConfig) -> int:
         lines = open_source(first.source).table(Split(a.name)).lines
         rows = np.arange(lines() if lines else len(read(dataclasses.replace(first, split=a.name)).index))
         return len(np.intersect1d(rows[a.bounds(len(rows))], rows[b.bounds(len(rows))]))
-    return len(np.intersect1d(read(first).index, read(second).index))
+    return len(np.intersect1d(_numbers(first), _numbers(second)))
+
+
+def _numbers(config: SourceConfig) -> np.ndarray:
+    """Returns the numbers of the selected rows in the split "all"."""
+    index, numbers = read(config).index, open_source(config.source).table(parse_split(config.split)).numbers
+    return index if numbers is None else numbers()[index]

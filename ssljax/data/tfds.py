@@ -111,7 +111,14 @@ class Tfds:
 
         label = features.get("label")
         classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
-        return Table(tuple(features), get, (*names, "all"), classes, ordered=False)
+
+        def numbers() -> np.ndarray:
+            sizes = self._builder.info.splits
+            earlier = () if split.name == "all" else names[: names.index(split.name)]
+            before = sum(sizes[name].num_examples for name in earlier)
+            return np.arange(before, before + int(ends[-1]))
+
+        return Table(tuple(features), get, (*names, "all"), classes, numbers=numbers, ordered=False)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ssljax.data.config import TokenizerConfig
+from ssljax.data.plain_text import BETWEEN_LINES, PIECE
 
 if TYPE_CHECKING:
     import tokenizers
@@ -18,8 +19,6 @@ BYTE_LEVEL = {"pad": "<pad>", "bos": "<bos>", "eos": "<eos>", "mask": "<mask>"}
 WORDPIECE = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 # Each merge reads the words that it changes from end to end, so the time grows with the square of the longest word.
 LONGEST_WORD = 256
-_PIECE = 1 << 16  # characters of a text that are counted at a time
-_BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
 # Classes of characters: a run of one class can be one word of the pre-tokenizer.
 _CLASSES = {
     "bpe": (r"[^\W_]", r"(?:[^\w\s]|_)", r"\s"),
@@ -45,11 +44,11 @@ def train(settings: TokenizerConfig, documents: list[str]) -> "tokenizers.Tokeni
     return model
 
 
-def _pieces(text: str, size: int = _PIECE) -> Iterator[str]:
+def _pieces(text: str, size: int = PIECE) -> Iterator[str]:
     """Cuts a text after line ends between two words, where both pre-tokenizers split too."""
     start = 0
     while len(text) - start > size:
-        match = _BETWEEN_LINES.search(text, start + size)
+        match = BETWEEN_LINES.search(text, start + size)
         if match is None:
             break
         yield text[start : match.end()]

@@ -227,6 +227,13 @@ class Workdir:
 
     # Writing
 
+    def write_description(self, config: RunConfig, spec: data.DataSpec, data_config: data.DataConfig) -> None:
+        """Writes config.json and data.json, and the tokenizer of `data_config` if the data have text."""
+        self.write_config(config)
+        self.write_data(spec)
+        if spec.vocab_size is not None:
+            self.write_tokenizer(data_config)
+
     def write_config(self, config: RunConfig) -> None:
         self._write_json("config.json", config.to_dict())
 

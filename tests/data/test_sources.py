@@ -195,6 +195,28 @@ def test_slices_of_text_share_lines(tmp_path, first, second, lines):
     assert shared_rows(*parts) == lines
 
 
+@pytest.mark.parametrize(
+    "source, first, second, rows",
+    [
+        ("digits", "all", "test", 360),
+        ("digits", "all[:1000]", "test", 0),  # before: 360, as rows were counted within each split
+        ("digits", "all[1437:]", "test", 360),  # before: 0
+        ("digits", "train[-10:]", "all[1430:]", 7),
+    ],
+)
+def test_rows_that_a_split_shares_with_all(source, first, second, rows):
+    parts = [SourceConfig(source=f"builtin:{source}", split=split) for split in (first, second)]
+    assert shared_rows(*parts) == shared_rows(*parts[::-1]) == rows
+
+
+def test_numbers_of_documents_in_all():
+    """The texts at the numbers of a split are the texts of the split."""
+    whole = open_source("builtin:python-docs").table(parse_split("all"))
+    for split in ("train", "valid", "test", "all"):
+        table = open_source("builtin:python-docs").table(parse_split(split))
+        assert [whole.get("text")[i] for i in table.numbers()] == table.get("text")
+
+
 @pytest.mark.parametrize("name", ["python-docs", "python-code"])
 def test_builtin_texts(name):
     parts = {}

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ssljax.base.errors import UserError
-from ssljax.data import describe, load_split, open_data
-from ssljax.data.splits import Split
+from ssljax.data import SourceConfig, describe, load_split, open_data, shared_rows
+from ssljax.data.splits import Split, parse_split
 from ssljax.data.tfds import Tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -64,6 +64,17 @@ def test_tfds(config, folder):
         np.testing.assert_array_equal(rows["label"], np.array(found) % 3)
     assert open_data(data, 5).batch(7)["image"].shape == (5, 8, 8, 1)
     assert "tensorflow" not in sys.modules
+
+
+def test_rows_that_a_split_shares_with_all(folder):
+    def texts(split):
+        return Tfds(str(folder)).table(parse_split(split)).get("text")
+
+    for split in ("train", "test", "all"):
+        numbers = Tfds(str(folder)).table(parse_split(split)).numbers()
+        assert [texts("all")[i] for i in numbers] == list(texts(split))
+    part = [SourceConfig(source=f"tfds:{folder}", split=split) for split in ("test", "all[:12]", "all[10:14]")]
+    assert (shared_rows(part[0], part[1]), shared_rows(part[0], part[2])) == (0, 2)
 
 
 @pytest.mark.parametrize("odd", ["a[1]", "two words", "#1 ünï", "a+b"])
