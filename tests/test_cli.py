@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny_runs
 from PIL import Image
 
 from ssljax import cli, models
@@ -27,11 +28,7 @@ BASE = {
     "batch_size": 32,
     "log": {"progress": False, "tensorboard": False},
 }
-LM = {
-    **BASE,
-    "model": {"name": "gpt", "preset": None, "width": 16, "depth": 1, "heads": 2},
-    "objective": {"name": "causal_lm"},
-}
+LM = {**BASE, "model": tiny_runs.LM["model"], "objective": tiny_runs.LM["objective"]}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import ACTIVATIONS, Activation, Component
-from ssljax.layers.dense import Dense, parameter
+from ssljax.layers.dense import EXACT, Dense, parameter
 from ssljax.layers.embeddings import Table
 from ssljax.layers.masks import Full, Mask, Segments
 from ssljax.layers.multihead import Cache, Cached, Memory
@@ -411,5 +411,4 @@ def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Ar
         index = jnp.max(jnp.where(valid, jnp.arange(valid.shape[1]), 0), axis=1)
         return jnp.take_along_axis(x_BxTxD, index[:, None, None], axis=1)[:, 0]
     weights = valid.astype(jnp.float32) / jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
-    exact = jax.lax.Precision.HIGHEST
-    return jnp.einsum("btd,bt->bd", x_BxTxD.astype(jnp.float32), weights, precision=exact).astype(x_BxTxD.dtype)
+    return jnp.einsum("btd,bt->bd", x_BxTxD.astype(jnp.float32), weights, precision=EXACT).astype(x_BxTxD.dtype)

@@ -80,7 +80,7 @@ def fit(
         callbacks: pairs (period in steps, callback).
         on_stop: called once after a signal, before `Stopped` is raised; it saves the state.
         signals: the entered context that handles signals.
-        watchdog: it is told of every step and every callback.
+        watchdog: every step and every callback restarts its time.
 
     Returns:
         The state after the last step.

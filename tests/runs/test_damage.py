@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from tiny_runs import LM
 
 from ssljax import cli, run, runs
 from ssljax.base.errors import UserError
@@ -14,12 +15,7 @@ from ssljax.config import build
 from ssljax.runs.workdir import Workdir
 
 CONFIG = {
-    "model": {"name": "gpt", "preset": None, "width": 16, "depth": 1, "heads": 2},
-    "objective": {"name": "causal_lm"},
-    "optimizer": {"name": "adamw"},
-    "mesh": {"data": 8},
-    "steps": 2,
-    "batch_size": 8,
+    **LM,
     "log": {"progress": False, "every_steps": 1, "stall_seconds": None},
     "evals": {"perplexity": {"ngrams": False, "test_split": "train[:8]"}},
 }

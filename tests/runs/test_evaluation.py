@@ -5,20 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny_runs import LM
 
 from ssljax import run, runs
 from ssljax.base.errors import UserError
 
 WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
-LM = {
-    "model": {"name": "gpt", "preset": None, "width": 16, "depth": 1, "heads": 2},
-    "objective": {"name": "causal_lm"},
-    "optimizer": {"name": "adamw"},
-    "mesh": {"data": 8},
-    "steps": 2,
-    "batch_size": 8,
-    "log": {"progress": False, "tensorboard": False},
-}
 
 
 def write_text(path, count, words=WORDS, seed=0):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.schema import fixed
-from ssljax.layers.dense import parameter
+from ssljax.layers.dense import EXACT, parameter
 from ssljax.layers.positions import linear_resampling
 from ssljax.layers.terms.base import Heads, Pairs, Term
 
@@ -52,7 +52,7 @@ class GridBias(Term):
         init, names = nn.initializers.zeros, (None, "heads")
         table_RxH = parameter(module, "relative_bias", init, names, shape, role="position")
         if pairs.stretch is not None:
-            table_RxH = jnp.matmul(jnp.asarray(pairs.stretch), table_RxH, precision=jax.lax.Precision.HIGHEST)
+            table_RxH = jnp.matmul(jnp.asarray(pairs.stretch), table_RxH, precision=EXACT)
         return table_RxH[jnp.asarray(pairs.rows_TxT)].transpose(2, 0, 1)[None]
 
 
