@@ -139,7 +139,12 @@ def test_commands_run(page, monkeypatch, tmp_path):
         assert cli.main(words[1:]) == 0, words
 
 
-FOR_CONTRIBUTORS = [line for line in shell_lines(CONTRIBUTING) if not line.startswith("ssljax ")]
+# The page of families runs all reference models once more, as tests/interop/test_parity.py does.
+FOR_CONTRIBUTORS = [
+    pytest.param(line, marks=pytest.mark.full if "make_families_page" in line else ())
+    for line in shell_lines(CONTRIBUTING)
+    if not line.startswith("ssljax ")
+]
 
 
 @pytest.mark.parametrize("line", FOR_CONTRIBUTORS)

@@ -1,6 +1,6 @@
 """Supervised classification: a reference for the methods without labels.
 
-Trains a vision transformer of 0.15M parameters on all labels of CIFAR-10 or MNIST.
+Trains on all labels of CIFAR-10 (a vision transformer of 0.15M parameters) or MNIST (a ResNet of 0.31M parameters).
 
     ssljax train --config configs/vision/classification.py --workdir runs/classification
     ssljax train --config configs/vision/classification.py:data=mnist --workdir runs/classification-mnist
@@ -20,7 +20,7 @@ def get_config(arg=""):
     a = arguments(arg, data=("cifar10", "mnist"))
     return ml_collections.ConfigDict(
         dict(
-            model=_images.vit(_images.PATCH_SIZE[a["data"]]),
+            model=_images.encoder(a["data"]),
             objective=dict(
                 name="classification",
                 label_smoothing=0.1,
@@ -35,6 +35,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=128,
-            steps=550,
+            steps={"cifar10": 550, "mnist": 250}[a["data"]],
         )
     )

@@ -45,7 +45,7 @@ def get_config(arg=""):
                 name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=3.0, freeze=[("last_layer", "5%")]
             ),
             schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(),
+            evals=_images.probes(feature=_images.VIT_FEATURE[a["data"]]),
             log=dict(every_steps=100),
             checkpoint=dict(every_steps=500),
             batch_size=64,

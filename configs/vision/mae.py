@@ -40,7 +40,7 @@ def get_config(arg=""):
             data=_images.SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, b2=0.95, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(),
+            evals=_images.probes(feature=_images.VIT_FEATURE[a["data"]]),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=256,

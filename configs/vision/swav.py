@@ -1,6 +1,6 @@
 """SwAV (Caron et al. 2020): the balanced cluster assignment of one crop is predicted from the others.
 
-Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without labels.
+Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31M parameters on MNIST, without labels.
 
     ssljax train --config configs/vision/swav.py --workdir runs/swav
     ssljax train --config configs/vision/swav.py:data=mnist --workdir runs/swav-mnist
@@ -22,7 +22,7 @@ def get_config(arg=""):
     a = arguments(arg, data=("cifar10", "mnist"))
     return ml_collections.ConfigDict(
         dict(
-            model=_images.vit(_images.PATCH_SIZE[a["data"]]),
+            model=_images.encoder(a["data"]),
             objective=dict(
                 name="swav",
                 prototypes=128,
@@ -43,6 +43,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=128,
-            steps=650,
+            steps={"cifar10": 650, "mnist": 250}[a["data"]],
         )
     )

@@ -23,9 +23,7 @@ class Stopped(BaseException):
     """
 
     def __init__(self, step: int | None = None):
-        super().__init__(
-            f"stopped before the first step; {_AGAIN}" if step is None else f"step {step} is saved; {_AGAIN}"
-        )
+        super().__init__(f"no step was taken; {_AGAIN}" if step is None else f"step {step} is saved; {_AGAIN}")
         self.step = step
 
 

@@ -337,6 +337,7 @@ def _checksums(leaves: list[jax.Array]) -> list[jax.Array]:
     return [checksum(leaf) for leaf in leaves]
 
 
+@jax.jit  # leaves of one shape and type share a trace
 def checksum(x: jax.Array) -> jax.Array:
     """Checksum of an array, uint32: the sum over its words of a hash of the word and its index.
 

@@ -20,6 +20,7 @@ from ssljax.train.state import (
     computes_in_float16,
     first_loss_scale,
     make_init,
+    make_variables,
     state_shardings,
 )
 from ssljax.train.step import Step, make_train_step, make_update
@@ -79,16 +80,19 @@ class Program:
             UserError: settings of the optimisation do not fit the parameters.
         """
         with parallel.mesh_context(mesh):
-            shapes, axes = abstract_variables(objective, batch_shapes)
+            variables = make_variables(objective, batch_shapes)
+            shapes, axes = abstract_variables(variables)
             optimization = optimization.bind(axes.params, shapes.params)
-            without_meters = make_init(objective, optimization, batch_shapes, ema is not None, hyper)
-            state = jax.eval_shape(without_meters, 0)
+            state = jax.eval_shape(make_init(objective, variables, optimization, ema is not None, hyper), 0)
             update = make_update(objective, optimization, microbatches, ema)
-            traced, (_, meters) = jax.make_jaxpr(update, return_shape=True)(state, batch_shapes)
+            # The shapes have shardings, since the trace serves the step too.
+            arrays = with_shardings(state, state_shardings(state, axes, optimization.state_axes(), mesh))
+            batch = with_shardings(batch_shapes, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch_shapes))
+            traced, (_, meters) = jax.make_jaxpr(update, return_shape=True)(arrays, batch)
             scaled = computes_in_float16(traced.jaxpr)
             state = state.replace(meters=meters, loss_scale=jax.eval_shape(first_loss_scale) if scaled else None)
-            init = make_init(objective, optimization, batch_shapes, ema is not None, hyper, meters, scaled)
-        step = make_train_step(objective, optimization, microbatches, ema)
+            init = make_init(objective, variables, optimization, ema is not None, hyper, meters, scaled)
+        step = make_train_step(update)
         shardings = state_shardings(state, axes, optimization.state_axes(), mesh)
         return cls(objective, optimization, mesh, init, step, state, shardings, axes, deterministic)
 
@@ -146,7 +150,7 @@ def compiler_options(platform: str, deterministic: bool) -> dict[str, bool] | No
 
 def variable_shapes(objective: Objective, batch_shapes: Any, mesh: Mesh | None = None) -> Variables:
     """Shapes of (params, extra), the target when a model is restored; `mesh` adds shardings."""
-    shapes, axes = abstract_variables(objective, batch_shapes)
+    shapes, axes = abstract_variables(make_variables(objective, batch_shapes))
     return shapes if mesh is None else with_shardings(shapes, parallel.shardings(axes, shapes, mesh))
 
 

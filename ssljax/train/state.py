@@ -1,5 +1,6 @@
 """The state of a run: its fields, initial values and shardings."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -82,25 +83,41 @@ def _conversions(jaxpr: Any) -> Iterator[Any]:
                 yield from _conversions(inner)
 
 
-def abstract_variables(objective: Objective, batch: Any) -> tuple[Any, Any]:
-    """Shapes and axes of the objective's variables, without computing arrays.
+def make_variables(objective: Objective, batch: Any) -> Callable[[Any], Any]:
+    """Returns the pure function seed -> initial variables of an objective, in boxes that hold their declarations.
 
     Args:
         objective: the objective, with its model.
         batch: tree of `jax.ShapeDtypeStruct` (or arrays) of a training batch.
+    """
+
+    @functools.partial(jax.jit, inline=True)  # keeps the trace for all its users
+    def variables(seed: Any) -> Any:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        with nn.logical_axis_rules(()):  # otherwise flax applies the rules for activations to boxed parameters
+            return objective.init(stream(seed, 0, "init"), zeros)
+
+    return variables
+
+
+def abstract_variables(variables: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Shapes and axes of the objective's variables, without computing arrays.
+
+    Args:
+        variables: the function seed -> variables, from `make_variables`.
 
     Returns:
         (shapes, axes), two trees like the variables. The axes of a leaf are a tuple of logical names; for a parameter
         with a declared role it is a `ssljax.layers.roles.ParameterAxes`, which also has role and height.
     """
-    boxed = jax.eval_shape(lambda: _variables(objective, 0, batch))
+    boxed = jax.eval_shape(variables, 0)
     return parallel.unboxed(boxed), declarations(boxed)
 
 
 def make_init(
     objective: Objective,
+    variables: Callable[[Any], Any],
     optimizer: Any,
-    batch: Any,
     ema: bool,
     hyper: Mapping[str, float] | None = None,
     meters: Any = None,
@@ -110,8 +127,8 @@ def make_init(
 
     Args:
         objective: the objective, with its model.
+        variables: the function seed -> variables, from `make_variables`.
         optimizer: a bound `ssljax.train.optimization.Optimization`.
-        batch: tree of shapes of a training batch.
         ema: True: keep averaged parameters.
         hyper: initial values of the settings that a stacked sweep varies; None: none.
         meters: shapes of the measurements of a step; None: no meters.
@@ -119,16 +136,16 @@ def make_init(
     """
 
     def init(seed: jax.Array) -> State:
-        variables = parallel.unboxed(_variables(objective, seed, batch))
-        variables = variables._replace(params=objective.project(variables.params))
+        params, extra = parallel.unboxed(variables(seed))
+        params = objective.project(params)
         return State(
             step=jnp.int32(0),
             seed=jnp.asarray(seed, jnp.uint32),
-            params=variables.params,
-            extra=variables.extra,
-            opt_state=optimizer.init(variables.params),
+            params=params,
+            extra=extra,
+            opt_state=optimizer.init(params),
             # A copy, because two leaves of a donated state must not share a buffer.
-            ema=jax.tree.map(jnp.copy, variables.params) if ema else None,
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
             hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
             meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters or {}),
             guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "longest": jnp.int32(0), "last": jnp.int32(-1)},
@@ -164,9 +181,3 @@ def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh)
         guard=jax.tree.map(lambda _: whole, state.guard),
         loss_scale=jax.tree.map(lambda _: whole, state.loss_scale),
     )
-
-
-def _variables(objective: Objective, seed: Any, batch: Any) -> Any:
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-    with nn.logical_axis_rules(()):  # otherwise flax applies the rules for activations to boxed parameters
-        return objective.init(stream(seed, 0, "init"), zeros)

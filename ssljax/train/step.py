@@ -1,6 +1,7 @@
 """The train step: one function for all objectives, models and meshes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,35 +19,36 @@ Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 Update = Callable[[State, Any], tuple[State, Meters]]
 
 
-def make_train_step(
-    objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None
-) -> Step:
+def make_train_step(update: Update) -> Step:
     """Returns the train step, a pure function (state, batch) -> (state, metrics).
 
     Jit it with the state donated. The same function runs on one device, on a mesh (with shardings) and under `vmap`
-    over states.
+    over states. Its metrics are scalars of this step; `state.meters` adds up sums and weights until `pop_meters`.
+
+    Args:
+        update: the step without meters, from `make_update`.
+    """
+
+    def train_step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+        meters = state.meters
+        state, measured = update(state.replace(meters={}), batch)
+        return state.replace(meters=jax.tree.map(jnp.add, meters, measured)), means(measured)
+
+    return train_step
+
+
+def make_update(objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None) -> Update:
+    """Returns the step without meters: (state with no meters, batch) -> (state, measurements of this step).
 
     Args:
         objective: the objective, with its model; see `ssljax.objectives.base` for the contract.
         optimizer: a bound `ssljax.train.optimization.Optimization`.
         microbatches: number of slices in which the batch is encoded; the result does not depend on it.
         ema_decay: decay of averaged parameters; used only if `state.ema` is not None.
-
-    Returns:
-        The step. Its metrics are scalars of this step; `state.meters` adds up sums and weights until `pop_meters`.
     """
-    update = make_update(objective, optimizer, microbatches, ema_decay)
 
-    def train_step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-        state, measured = update(state, batch)
-        return state.replace(meters=jax.tree.map(jnp.add, state.meters, measured)), means(measured)
-
-    return train_step
-
-
-def make_update(objective: Objective, optimizer: Any, microbatches: int, ema_decay: float | None) -> Update:
-    """Returns the step without the update of meters: (state, batch) -> (state, measurements of this step)."""
-
+    # `jit` keeps the trace, which serves the shapes of the measurements, and then every program that has this step.
+    @functools.partial(jax.jit, inline=True)
     def update(state: State, batch: Any) -> tuple[State, Meters]:
         current = dataclasses.replace(objective, **_settings_of("objective", state.hyper))
         opt = optimizer.with_settings(_settings_of("optimizer", state.hyper))

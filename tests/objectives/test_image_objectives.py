@@ -16,7 +16,7 @@ from ssljax.config import load
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.clip import clipped
 from ssljax.objectives.images import uniformity
-from ssljax.train.state import abstract_variables
+from ssljax.train.state import abstract_variables, make_variables
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs/vision"
 
@@ -72,7 +72,7 @@ def test_no_crop_of_a_digit_is_mirrored(name):
 
 
 def test_the_centre_is_split_like_the_prototypes_of_the_head():
-    _, axes = abstract_variables(tiny.make("dino"), tiny.batch())
+    _, axes = abstract_variables(make_variables(tiny.make("dino"), tiny.batch()))
     assert axes.extra["center"] == axes.params["head"]["last_layer"]["kernel"][-1:] == ("prototypes",)
 
 

@@ -14,7 +14,7 @@ from ssljax import models, objectives
 from ssljax.layers.dense import parameter
 from ssljax.train import optimizers
 from ssljax.train.leaves import path_of
-from ssljax.train.state import abstract_variables
+from ssljax.train.state import abstract_variables, make_variables
 
 DECAY = 0.5
 BLOCK = {"preset": None, "width": 16, "depth": 4, "heads": 2}
@@ -25,7 +25,7 @@ EXPERTS = {"count": 4, "every": 2}
 def variables_of(objective, name=None, **keys):
     """(axes, shapes) of the parameters of a small objective; `name` of the family."""
     made = tiny.make(objective, **({"name": name, **keys} if name else keys))
-    shapes, axes = abstract_variables(made, tiny.batch())
+    shapes, axes = abstract_variables(make_variables(made, tiny.batch()))
     return axes.params, shapes.params
 
 
@@ -109,7 +109,7 @@ def test_experts_in_towers_and_decoders_count_their_blocks():
         tiny.SPEC,
         tiny.STEPS,
     )
-    shapes, axes = abstract_variables(made, tiny.batch())
+    shapes, axes = abstract_variables(make_variables(made, tiny.batch()))
     found = rates((axes.params, shapes.params))
     assert found["decoder/stack/layers/block_0/mlp/in/kernel"] == [0.25]
     assert found["decoder/stack/layers/block_1/mlp/in"] == [0.5]

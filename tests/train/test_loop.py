@@ -62,7 +62,7 @@ def test_a_signal_before_the_first_step_is_done_stops_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal must end the step")
 
-    with Signals() as signals, pytest.raises(Stopped, match="before the first step") as stopped:
+    with Signals() as signals, pytest.raises(Stopped, match="no step was taken") as stopped:
         options = {"stop": 2, "callbacks": [], "on_stop": None, "signals": signals, "watchdog": Watchdog(None)}
         fit(step, 0, [(0, 0), (1, 1)], **options)
     assert stopped.value.step is None

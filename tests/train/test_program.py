@@ -41,6 +41,24 @@ def test_the_step_keeps_the_structure_of_the_state_from_the_first_one():
     assert jax.tree.structure(program.shardings) == jax.tree.structure(program.shapes)
 
 
+def test_initialisation_and_step_are_traced_once(monkeypatch):
+    """Tracing is most of the time until the first step of a small model."""
+    made = type(tiny.make("causal_lm"))
+    traced = {"init": 0, "loss": 0}
+    for name in traced:
+
+        def counting(self, *arguments, name=name, original=getattr(made, name)):
+            traced[name] += 1
+            return original(self, *arguments)
+
+        monkeypatch.setattr(made, name, counting)
+    program = build("causal_lm", ema=0.9)
+    with parallel.mesh_context(program.mesh):
+        state, _ = program.jitted_step()(program.jitted_init()(0), program.put(tiny.batch()))
+        program.jitted_variables()(0)
+    assert int(state.step) == 1 and traced == {"init": 1, "loss": 1}
+
+
 def test_hyper_settings_are_part_of_the_initial_state():
     state = build(hyper={"objective.temperature": 0.5}).init(0)
     np.testing.assert_array_equal(state.hyper["objective.temperature"], np.float32(0.5))

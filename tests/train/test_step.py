@@ -89,8 +89,11 @@ def test_the_weights_pass_has_no_encoder():
     assert products(2) == products(1)
 
 
-def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None, ema=None, **settings):
-    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor); `settings` of the objective."""
+def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None, ema=0.9, **settings):
+    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor); `settings` of the objective.
+
+    Most tests compile the same step on one device, which is then read from the compilation cache.
+    """
     objective = dataclasses.replace(tiny.make(name, **model or {}), **settings)
     count = int(np.prod(mesh_shape))
     mesh = parallel.make_mesh(parallel.MeshConfig(*mesh_shape), jax.devices()[:count])
@@ -167,7 +170,7 @@ def test_every_mesh_equals_one_device(name, mesh):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_restored_state_goes_on_bit_for_bit(name, tmp_path):
-    run = make_run(name, ema=0.9)[0]
+    run = make_run(name)[0]
     _, state = run(2)
     checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(), {})
     checkpoints.save(state, 2)
