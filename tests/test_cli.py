@@ -19,14 +19,12 @@ from ssljax.config import arguments
 from ssljax.layers import attention
 
 BASE = {
+    **tiny_runs.LM,
     "model": {"name": "vit", "preset": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
     "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
     "data": {"source": "builtin:digits"},
-    "optimizer": {"name": "adamw"},
-    "mesh": {"data": 8},
     "steps": 1,
     "batch_size": 32,
-    "log": {"progress": False, "tensorboard": False},
 }
 LM = {**BASE, "model": tiny_runs.LM["model"], "objective": tiny_runs.LM["objective"]}
 

@@ -60,7 +60,7 @@ with signals.Signals():
 
 
 def test_a_second_sigterm_does_not_interrupt_the_clean_up():
-    """Before: it raised inside the clean-up, and in the outer context with "no step was taken"."""
+    """Before: it raised inside the clean-up, and in the outer context as if no step had been taken."""
     cleaned = []
     with pytest.raises(Stopped, match="step 4 is saved"), Signals():
         try:
