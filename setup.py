@@ -29,6 +29,8 @@ setup(
         "tensorflow-datasets>=4.9.9,<5",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "array_record>=0.8",
+        "pyarrow>=17",
+        "msgpack>=1",
         "numpy>=2.0",
         "scipy>=1.12",
         "scikit-learn>=1.5",

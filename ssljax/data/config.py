@@ -1,6 +1,5 @@
 """The `data` group of a config: the sources of examples and the form of the batches."""
 
-import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from ssljax.base.errors import UserError, shown
 from ssljax.base.files import local_folder
 from ssljax.base.plain import plain
 from ssljax.base.schema import setting
+from ssljax.data.cache import default_root
 from ssljax.data.sources import expand
 
 _SOURCE = (
@@ -117,6 +117,12 @@ class DataConfig:
         doc="side in pixels to which the central square of an image is resized; None: no resizing, and all images must "
         "have one shape",
     )
+    images: Literal["auto", "decoded", "encoded"] = setting(
+        "auto",
+        free=True,
+        doc="form in which images of files are kept; `decoded`: decoded once, into a file in the folder of caches; "
+        "`encoded`: decoded at each use; `auto`: decoded if they take at most 4 GiB so. Batches are the same",
+    )
     num_classes: int | None = setting(
         None,
         gt=0,
@@ -172,5 +178,8 @@ def cache_root(config: DataConfig) -> pathlib.Path:
     Raises:
         UserError: an address such as gs://bucket/cache, or an environment variable that is not set.
     """
-    folder = config.cache_dir or os.environ.get("SSLJAX_CACHE") or "~/.cache/ssljax"
-    return local_folder(expand(folder, "data.cache_dir"), "data.cache_dir")
+    return (
+        default_root()
+        if config.cache_dir is None
+        else local_folder(expand(config.cache_dir, "data.cache_dir"), "data.cache_dir")
+    )

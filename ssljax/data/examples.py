@@ -9,7 +9,9 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.images import Images
+from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
+from ssljax.data.sources import Blobs
 from ssljax.data.text import Documents, Packed, Windows, open_tokens
 from ssljax.data.tokenizers import Tokenizer, open_tokenizer
 
@@ -41,12 +43,14 @@ class OpenedSource:
         num_classes: number of label values; None without labels.
         classes: names of the classes; None without names.
         texts: the tokens of the examples; None without text.
+        blocks: the blocks in which the examples are read; None: examples in any order are read fast.
     """
 
     examples: Examples
     num_classes: int | None = None
     classes: tuple[str, ...] | None = None
     texts: Windows | Packed | Documents | None = None
+    blocks: RowBlocks | None = None
 
 
 class RowExamples:
@@ -72,8 +76,7 @@ class RowExamples:
         return self.rows.index[rows]
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        # Not in threads: NumPy's indexing copies 32 x 32 images at memory speed.
-        batch = {key: image.array()[rows] for key, image in self.images.items()}
+        batch = {key: images.take(rows) for key, images in self.images.items()}
         batch |= {key: array[rows] for key, array in self.arrays.items()}
         return batch | (self.documents.take(rows) if self.documents else {})
 
@@ -102,7 +105,7 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
     images, arrays, documents, num_classes = {}, {}, None, None
     for key in rows.columns:
         if key == "image":
-            images[key] = Images(rows, key, fingerprint(source), config.image_size, root)
+            images[key] = Images(rows, key, fingerprint(source), config.image_size, config.images, root)
         elif key == "label":
             named = len(rows.classes) if rows.classes else None
             if named and config.num_classes and config.num_classes < named:
@@ -117,7 +120,9 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
         else:
             arrays[key] = _numbers(rows, key)
     examples = RowExamples(rows, images, arrays, documents)
-    return OpenedSource(examples, num_classes, rows.classes if "label" in rows.columns else None, documents)
+    classes = rows.classes if "label" in rows.columns else None
+    blocks = rows.blocks.of(rows.index) if rows.blocks is not None and images else None
+    return OpenedSource(examples, num_classes, classes, documents, blocks)
 
 
 def renumbered(opened: OpenedSource, classes: tuple[str, ...]) -> OpenedSource:
@@ -163,13 +168,13 @@ def _numbers(rows: Rows, key: str) -> np.ndarray:
             device.
     """
     column = rows.columns[key]
-    if isinstance(column, list):
-        for row in rows.index:
-            if not isinstance(column[row], bool | int | float | list):
-                raise _not(rows, key, column[row], int(row), "must be a number")
-        column = [column[row] for row in rows.index]
-    elif isinstance(column, np.ndarray):
+    if isinstance(column, np.ndarray):
         column = column[rows.index]
+    elif not isinstance(column, Blobs):
+        column = [column[row] for row in rows.index]
+        for row, value in zip(rows.index, column):
+            if not isinstance(value, bool | int | float | list):
+                raise _not(rows, key, value, int(row), "must be a number")
     try:
         array = np.asarray(column)
     except (ValueError, OverflowError):  # lists of different lengths, or integers among floats that have no float

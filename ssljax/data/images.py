@@ -1,8 +1,10 @@
-"""Columns of images as one uint8 array [N, H, W, C]; decoded and resized images are cached on disk."""
+"""Columns of images as uint8 arrays [N, H, W, C]: decoded once into a file of the cache, or at each use by threads."""
 
 import concurrent.futures
+import functools
 import io
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -22,37 +24,76 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # part of the name of caches; raise it if a change of the decoding changes pixels
+_LARGEST = 4 << 30  # bytes of decoded images that `auto` keeps on disk
+_VERSION = 3  # part of the name of caches; raise it if a change of the decoding changes pixels
 _FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
 
 
 class Images:
-    """The images of the selected rows of a column. Encoded images are decoded once, on first use.
+    """The images of the selected rows of a column.
 
     Args:
         rows: the selected rows.
         key: name of the column in the batch.
         fingerprint: fingerprint of the source of the rows; names the cache of decoded images.
         size: side in pixels of the resized images; None = no resizing.
+        kept: form in which encoded images are kept: "decoded", "encoded" or "auto", as in `data.images`.
         root: folder of caches.
 
     Raises:
         UserError: the column does not contain images.
     """
 
-    def __init__(self, rows: Rows, key: str, fingerprint: Any, size: int | None, root: pathlib.Path):
-        self.rows, self.key, self.size, self.root = rows, key, size, root
+    def __init__(self, rows: Rows, key: str, fingerprint: Any, size: int | None, kept: str, root: pathlib.Path):
+        self.rows, self.key, self.size, self.kept, self.root = rows, key, size, kept, root
         self.column = _checked(rows.columns[key], key, rows.title)
         self.fingerprint = fingerprint
         self._array: np.ndarray | None = None
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape [H, W, C] of one image. Decodes one image at most."""
-        return (self._one(0)[0] if self._array is None else self._array[0]).shape
+        return self._one(0)[0].shape
+
+    @functools.cached_property
+    def decoded(self) -> bool:
+        """True if the images are decoded once. The log says so, with their size."""
+        if isinstance(self.column, np.ndarray):
+            return True
+        count, size = len(self.rows.index), len(self.rows.index) * math.prod(self.shape)
+        decoded = self.kept == "decoded" or (self.kept == "auto" and size <= _LARGEST)
+        log.info(
+            "images of %s: %d of %s, decoded %s (%s bytes)",
+            self.rows.title,
+            count,
+            _text(self.shape),
+            "once, into a file in the folder of caches" if decoded else "at each use",
+            f"{size:,}",
+        )
+        return decoded
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Returns images, uint8 [B, H, W, C].
+
+        Args:
+            rows: int64 [B], numbers among the selected rows.
+
+        Raises:
+            UserError: an image cannot be decoded, or has another shape than the first.
+        """
+        if self.decoded:  # not in threads: NumPy's indexing copies 32 x 32 images at memory speed
+            return self.array()[rows]
+        out = np.empty((len(rows), *self.shape), np.uint8)
+
+        def fill(chunk: np.ndarray) -> None:
+            for i in chunk:
+                out[i] = self._of_shape(int(rows[i]))[0]
+
+        _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), 4 * _cores())))
+        return out
 
     def array(self) -> np.ndarray:
-        """Returns the images, uint8 [N, H, W, C].
+        """Returns all images, uint8 [N, H, W, C], decoded once.
 
         Raises:
             UserError: an image cannot be decoded, or has another shape than the first.
@@ -83,6 +124,14 @@ class Images:
             return _resize_array(self.column[row], self.size), False
         return _decode(self.column, row, self.size)
 
+    def _of_shape(self, i: int) -> tuple[np.ndarray, bool]:
+        """Returns `_one` of an image. Raises UserError if its shape is not that of the first."""
+        image, animated = self._one(i)
+        if image.shape != self.shape:
+            both = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, self.shape), (i, image.shape)))
+            raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
+        return image, animated
+
     def _build(self, folder: pathlib.Path) -> None:
         """Writes all images into a file of the cache."""
         count, shape, path = len(self.rows.index), self.shape, folder / "images.npy"
@@ -93,16 +142,10 @@ class Images:
 
         def fill(numbers: np.ndarray) -> None:
             for i in numbers:
-                image, animated[i] = self._one(i)
-                if image.shape != shape:
-                    both = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
-                    raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
-                out[i] = image
+                out[i], animated[i] = self._of_shape(i)
 
         # Pillow releases the interpreter lock while it decodes, so threads suffice.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            chunks = np.array_split(np.arange(count), max(1, count // 64))
-            _run_all(pool, fill, chunks)
+        _run_all(_threads(), fill, np.array_split(np.arange(count), max(1, count // 64)))
         out.flush()
         names = [" ".join(self._name(int(i)).splitlines()) for i in np.flatnonzero(animated)]
         (folder / _FIRST_FRAMES).write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")
@@ -110,6 +153,16 @@ class Images:
     def _name(self, i: int) -> str:
         row = int(self.rows.index[i])
         return self.column.name(row) if isinstance(self.column, Blobs) else f"row {row} of {self.rows.title}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads that decode images: one for each core."""
+    return concurrent.futures.ThreadPoolExecutor(_cores(), "images")
 
 
 def _run_all(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items: list) -> None:
@@ -125,7 +178,7 @@ def _run_all(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items:
 
 def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
     """Returns an image column; arrays get a channel axis. Raises UserError for any other column."""
-    if isinstance(column, list):
+    if not isinstance(column, np.ndarray | Blobs):
         raise UserError(
             f"data.keys.{key}: got a column of {type(column[0]).__name__} values of {title}, must be images"
         )
@@ -158,6 +211,8 @@ def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]
         raise UserError(f"data.source: cannot read image {name} ({error.strerror})") from error
     try:
         with Image.open(io.BytesIO(content)) as file:
+            if size is not None:  # a JPEG is decoded at a half, a quarter or an eighth of its size, if that suffices
+                file.draft(None, (size, size))
             image = to_pixels(file, blobs.mode)
             # A camera's MPO file holds further views of one picture.
             animated = file.format != "MPO" and getattr(file, "n_frames", 1) > 1

@@ -10,10 +10,9 @@ import numpy as np
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.config import SourceConfig
-from ssljax.data.sources import Blobs, Column, Table, content_of, open_source, unknown_split
+from ssljax.data.order import RowBlocks
+from ssljax.data.sources import DEFAULT_KEYS, Blobs, Column, Table, content_of, open_source, unknown_split
 from ssljax.data.splits import Split, parse_split
-
-DEFAULT_KEYS = ("image", "label", "text", "audio")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Rows:
         classes: names of the classes of the labels, None without names.
         title: source and split, for messages.
         location: row of the table -> its location, for messages.
+        blocks: the blocks of the rows of the table, for images; None: rows in any order are read fast.
     """
 
     columns: dict[str, Column]
@@ -33,6 +33,7 @@ class Rows:
     classes: tuple[str, ...] | None
     title: str
     location: Callable[[int], str]
+    blocks: RowBlocks | None = None
 
 
 def fingerprint(config: SourceConfig) -> Any:
@@ -84,7 +85,7 @@ def read(config: SourceConfig) -> Rows:
         index = index[split.bounds(len(index))]
     if not len(index):
         raise UserError(f"data.split: {title} is empty" + (f" under data.where {config.where}" if config.where else ""))
-    return Rows(columns, index, table.classes, title, table.location)
+    return Rows(columns, index, table.classes, title, table.location, table.blocks)
 
 
 def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:
@@ -179,11 +180,11 @@ def _values(table: Table, name: str, rows: int, source: str) -> np.ndarray:
     column = table.get(name)
     if isinstance(column, Blobs) or len(column) != rows:
         raise UserError(f"data.where: column {name!r} of {source} must have one value for each of the {rows} rows")
-    if isinstance(column, list):
-        values = np.empty(len(column), object)  # NumPy would turn a list of lists into a matrix
-        values[:] = column
-        return values
-    return column
+    if isinstance(column, np.ndarray):
+        return column
+    values = np.empty(len(column), object)  # NumPy would turn a list of lists into a matrix
+    values[:] = list(column)
+    return values
 
 
 def _common_length(columns: dict[str, Column], source: str) -> int:

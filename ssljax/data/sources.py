@@ -8,7 +8,7 @@ that read files share `ssljax.data.file_source.FileSource`.
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,20 +17,26 @@ import numpy as np
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.registry import Registry
 from ssljax.data.notes import say_once
+from ssljax.data.order import RowBlocks
 from ssljax.data.splits import Split
 
+DEFAULT_KEYS = ("image", "label", "text", "audio")  # columns that are read if a config names none
 FILE_NAME = "file_name"  # the column by which sources are joined
 
 REGISTRY = Registry(
     "data source",
     {
+        "array_record": "ssljax.data.records:ArrayRecord",
         "builtin": "ssljax.data.builtin:Builtin",
+        "csv": "ssljax.data.arrow:Csv",
         "idx": "ssljax.data.arrays:Idx",
         "images": "ssljax.data.files:ImageFolder",
         "jsonl": "ssljax.data.files:JsonLines",
         "npz": "ssljax.data.arrays:Npz",
+        "parquet": "ssljax.data.arrow:Parquet",
         "text": "ssljax.data.files:TextFiles",
         "tfds": "ssljax.data.tfds:Tfds",
+        "webdataset": "ssljax.data.webdataset:WebDataset",
     },
     has=("fingerprint", "table"),
 )
@@ -56,7 +62,27 @@ class Blobs:
         return self.count
 
 
-Column = np.ndarray | Blobs | list
+class OnDemand(Sequence):
+    """A column of texts or other values that is read where it is used. Rows in order are read fast.
+
+    Args:
+        count: number of rows.
+        get: row -> value.
+    """
+
+    def __init__(self, count: int, get: Callable[[int], Any]):
+        self._count, self._get = count, get
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < self._count:
+            raise IndexError(row)
+        return self._get(int(row))
+
+
+Column = np.ndarray | Blobs | Sequence
 
 
 @dataclass(frozen=True)
@@ -73,6 +99,7 @@ class Table:
         location: row -> location of the row, for messages.
         ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
             of names, or that of a database.
+        blocks: the blocks in which images are read; None: images in any order are read fast.
     """
 
     names: tuple[str, ...]
@@ -83,6 +110,7 @@ class Table:
     numbers: Callable[[], np.ndarray] | None = None
     location: Callable[[int], str] = "row {}".format
     ordered: bool = True
+    blocks: RowBlocks | None = None
 
 
 class Source(Protocol):
@@ -273,6 +301,8 @@ def _picked(get: Callable[[str], Column], rows: np.ndarray) -> Callable[[str], C
             return Blobs(
                 len(rows), lambda i: column.get(int(rows[i])), lambda i: column.name(int(rows[i])), column.mode
             )
-        return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+        if isinstance(column, np.ndarray):
+            return column[rows]
+        return OnDemand(len(rows), lambda i: column[int(rows[i])])
 
     return picked

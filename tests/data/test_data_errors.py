@@ -87,8 +87,14 @@ def test_config(config, keys, pattern):
 @pytest.mark.parametrize(
     "source, pattern",
     [
-        ("digits", r"^data\.source: got 'digits', must be 'kind:location' with a kind of builtin, idx, images"),
-        ("bultin:digits", r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: builtin, .*, tfds\)"),
+        (
+            "digits",
+            r"^data\.source: got 'digits', must be 'kind:location' with a kind of array_record, builtin, csv, idx",
+        ),
+        (
+            "bultin:digits",
+            r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: array_record, builtin, .*, tfds, webdataset\)",
+        ),
         (
             "builtin:digit",
             r"unknown builtin:digit; did you mean 'digits'\? \(allowed: digits, python-code, python-docs\)",
