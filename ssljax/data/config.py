@@ -114,8 +114,14 @@ class DataConfig:
         None,
         gt=0,
         lt=2**16,
-        doc="side in pixels to which the central square of an image is resized; None: no resizing, and all images must "
-        "have one shape",
+        doc="side in pixels to which an image is resized, as `image_fit` states; None: no resizing, and all images "
+        "must have one shape",
+    )
+    image_fit: Literal["center", "squeeze"] = setting(
+        "center",
+        doc="part of an image that is resized to `image_size`; `center`: its central square; `squeeze`: all of it, "
+        "squeezed into a square. Crops of views then have the proportions of the image, and evaluations take the "
+        "central square",
     )
     images: Literal["auto", "decoded", "encoded"] = setting(
         "auto",
@@ -161,6 +167,8 @@ class DataConfig:
             raise ValueError("source: give either a source or a mixture (`ssljax list data` names the kinds of source)")
         if self.source is not None:
             self.sources[0].validate()
+        if self.image_fit == "squeeze" and self.image_size is None:
+            raise ValueError("image_fit: got 'squeeze', needs image_size, the side of the square")
         if self.overlap and self.mode != "windows":
             raise ValueError(f"overlap: got {self.overlap}, must be 0 in mode {self.mode!r} (only 'windows' overlap)")
         if self.seq_len is not None and self.overlap >= self.seq_len:

@@ -68,7 +68,9 @@ class RowExamples:
     ):
         self.rows, self.images, self.arrays, self.documents = rows, images, arrays, documents
         self.size = len(rows.index)
-        self.elements = {key: {"shape": list(image.shape), "dtype": "uint8"} for key, image in images.items()}
+        self.elements: dict[str, Any] = {}
+        for column in images.values():
+            self.elements |= column.elements
         self.elements |= {key: {"shape": list(a.shape[1:]), "dtype": a.dtype.name} for key, a in arrays.items()}
         self.elements |= documents.elements if documents else {}
 
@@ -76,8 +78,9 @@ class RowExamples:
         return self.rows.index[rows]
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        batch = {key: images.take(rows) for key, images in self.images.items()}
-        batch |= {key: array[rows] for key, array in self.arrays.items()}
+        batch = {key: array[rows] for key, array in self.arrays.items()}
+        for images in self.images.values():
+            batch |= images.take(rows)
         return batch | (self.documents.take(rows) if self.documents else {})
 
 
@@ -105,7 +108,7 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
     images, arrays, documents, num_classes = {}, {}, None, None
     for key in rows.columns:
         if key == "image":
-            images[key] = Images(rows, key, fingerprint(source), config.image_size, config.images, root)
+            images[key] = Images(rows, key, fingerprint(source), config, root)
         elif key == "label":
             named = len(rows.classes) if rows.classes else None
             if named and config.num_classes and config.num_classes < named:

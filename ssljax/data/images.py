@@ -8,13 +8,14 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
+from ssljax.data.config import DataConfig
 from ssljax.data.pixels import UndefinedRangeError, to_pixels
 from ssljax.data.selection import Rows
 from ssljax.data.sources import Blobs, Column
@@ -29,6 +30,14 @@ _VERSION = 3  # part of the name of caches; raise it if a change of the decoding
 _FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
 
 
+class Picture(NamedTuple):
+    """A decoded image."""
+
+    pixels: np.ndarray  # uint8 [H, W, C]
+    aspect: float  # width / height before it was resized
+    animated: bool  # its file has further frames
+
+
 class Images:
     """The images of the selected rows of a column.
 
@@ -36,44 +45,34 @@ class Images:
         rows: the selected rows.
         key: name of the column in the batch.
         fingerprint: fingerprint of the source of the rows; names the cache of decoded images.
-        size: side in pixels of the resized images; None = no resizing.
-        kept: form in which encoded images are kept: "decoded", "encoded" or "auto", as in `data.images`.
+        config: the keys `image_size`, `image_fit` and `images` of `data`.
         root: folder of caches.
+
+    Attributes:
+        elements: keys of the batch: the images, and their aspect if they are squeezed.
 
     Raises:
         UserError: the column does not contain images.
     """
 
-    def __init__(self, rows: Rows, key: str, fingerprint: Any, size: int | None, kept: str, root: pathlib.Path):
-        self.rows, self.key, self.size, self.kept, self.root = rows, key, size, kept, root
+    def __init__(self, rows: Rows, key: str, fingerprint: Any, config: DataConfig, root: pathlib.Path):
+        self.rows, self.key, self.config, self.root = rows, key, config, root
         self.column = _checked(rows.columns[key], key, rows.title)
         self.fingerprint = fingerprint
-        self._array: np.ndarray | None = None
+        self._squeezed = config.image_fit == "squeeze"
+
+    @functools.cached_property
+    def elements(self) -> dict[str, dict[str, Any]]:
+        elements: dict[str, dict[str, Any]] = {self.key: {"shape": list(self.shape), "dtype": "uint8"}}
+        return elements | ({"aspect": {"shape": [], "dtype": "float32"}} if self._squeezed else {})
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape [H, W, C] of one image. Decodes one image at most."""
-        return self._one(0)[0].shape
+        return self._one(0).pixels.shape
 
-    @functools.cached_property
-    def decoded(self) -> bool:
-        """True if the images are decoded once. The log says so, with their size."""
-        if isinstance(self.column, np.ndarray):
-            return True
-        count, size = len(self.rows.index), len(self.rows.index) * math.prod(self.shape)
-        decoded = self.kept == "decoded" or (self.kept == "auto" and size <= _LARGEST)
-        log.info(
-            "images of %s: %d of %s, decoded %s (%s bytes)",
-            self.rows.title,
-            count,
-            _text(self.shape),
-            "once, into a file in the folder of caches" if decoded else "at each use",
-            f"{size:,}",
-        )
-        return decoded
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Returns images, uint8 [B, H, W, C].
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the arrays of `elements` of some images: pixels uint8 [B, H, W, C], and aspects float32 [B].
 
         Args:
             rows: int64 [B], numbers among the selected rows.
@@ -81,72 +80,88 @@ class Images:
         Raises:
             UserError: an image cannot be decoded, or has another shape than the first.
         """
-        if self.decoded:  # not in threads: NumPy's indexing copies 32 x 32 images at memory speed
-            return self.array()[rows]
-        out = np.empty((len(rows), *self.shape), np.uint8)
+        if self._decoded:  # not in threads: NumPy's indexing copies 32 x 32 images at memory speed
+            pixels, aspects = (array[rows] for array in self._arrays)
+        else:
+            pixels, aspects = np.empty((len(rows), *self.shape), np.uint8), np.empty(len(rows), np.float32)
 
-        def fill(chunk: np.ndarray) -> None:
-            for i in chunk:
-                out[i] = self._of_shape(int(rows[i]))[0]
+            def fill(chunk: np.ndarray) -> None:
+                for i in chunk:
+                    pixels[i], aspects[i], _ = self._of_shape(int(rows[i]))
 
-        _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), 4 * _cores())))
-        return out
+            _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), 4 * _cores())))
+        return {self.key: pixels} | ({"aspect": aspects} if self._squeezed else {})
 
-    def array(self) -> np.ndarray:
-        """Returns all images, uint8 [N, H, W, C], decoded once.
-
-        Raises:
-            UserError: an image cannot be decoded, or has another shape than the first.
-        """
-        if self._array is None:
-            if isinstance(self.column, np.ndarray) and (
-                self.size is None or self.column.shape[1:3] == (self.size,) * 2
-            ):
-                whole = len(self.rows.index) == len(self.column)
-                self._array = self.column if whole else self.column[self.rows.index]
-            else:
-                key = digest(["images", _VERSION, self.fingerprint, self.key, self.size])
-                folder = build_once(self.root / f"images-{key}", self._build)
-                animations = (folder / _FIRST_FRAMES).read_text(errors="surrogateescape").splitlines()
-                if animations:
-                    log.warning(
-                        "data.source: the first frame is used of %d images with several (%s, ...)",
-                        len(animations),
-                        animations[0],
-                    )
-                self._array = np.load(folder / "images.npy", mmap_mode="r")
-        return self._array
-
-    def _one(self, i: int) -> tuple[np.ndarray, bool]:
-        """Returns image i of the selected rows, resized, and True if its file has further frames."""
-        row = int(self.rows.index[i])
+    @functools.cached_property
+    def _decoded(self) -> bool:
+        """True if the images are decoded once. The log says so, with their size."""
         if isinstance(self.column, np.ndarray):
-            return _resize_array(self.column[row], self.size), False
-        return _decode(self.column, row, self.size)
+            return True
+        count, kept = len(self.rows.index), self.config.images
+        size = count * math.prod(self.shape)
+        decoded = kept == "decoded" or (kept == "auto" and size <= _LARGEST)
+        log.info(
+            "images of %s: %s of %s, %.1f GB of pixels, decoded %s",
+            self.rows.title,
+            f"{count:,}",
+            _text(self.shape),
+            size / 1e9,
+            "once, into a file in the folder of caches" if decoded else "at each use",
+        )
+        return decoded
 
-    def _of_shape(self, i: int) -> tuple[np.ndarray, bool]:
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images, uint8 [N, H, W, C], and their aspects, float32 [N]."""
+        size = self.config.image_size
+        if isinstance(self.column, np.ndarray) and (size is None or self.column.shape[1:3] == (size,) * 2):
+            whole = len(self.rows.index) == len(self.column)
+            array = self.column if whole else self.column[self.rows.index]
+            return array, np.full(len(array), array.shape[2] / array.shape[1], np.float32)
+        key = digest(["images", _VERSION, self.fingerprint, self.key, size, self.config.image_fit])
+        folder = build_once(self.root / f"images-{key}", self._build)
+        animations = (folder / _FIRST_FRAMES).read_text(errors="surrogateescape").splitlines()
+        if animations:
+            log.warning(
+                "data.source: the first frame is used of %d images with several (%s, ...)",
+                len(animations),
+                animations[0],
+            )
+        return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "aspects.npy")
+
+    def _one(self, i: int) -> Picture:
+        """Returns image i of the selected rows, resized."""
+        row, size = int(self.rows.index[i]), self.config.image_size
+        if isinstance(self.column, np.ndarray):
+            return _resize_array(self.column[row], size, self._squeezed)
+        return _decode(self.column, row, size, self._squeezed)
+
+    def _of_shape(self, i: int) -> Picture:
         """Returns `_one` of an image. Raises UserError if its shape is not that of the first."""
-        image, animated = self._one(i)
-        if image.shape != self.shape:
-            both = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, self.shape), (i, image.shape)))
+        picture = self._one(i)
+        if picture.pixels.shape != self.shape:
+            both = " and ".join(
+                f"{self._name(j)} is {_text(s)}" for j, s in ((0, self.shape), (i, picture.pixels.shape))
+            )
             raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
-        return image, animated
+        return picture
 
     def _build(self, folder: pathlib.Path) -> None:
         """Writes all images into a file of the cache."""
-        count, shape, path = len(self.rows.index), self.shape, folder / "images.npy"
-        out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
+        count, path = len(self.rows.index), folder / "images.npy"
+        out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *self.shape))
         with path.open("r+b") as file:  # reserves the space: a disk that fills up under a mapped file kills the process
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        animated = np.zeros(count, bool)
+        aspects, animated = np.empty(count, np.float32), np.zeros(count, bool)
 
         def fill(numbers: np.ndarray) -> None:
             for i in numbers:
-                out[i], animated[i] = self._of_shape(i)
+                out[i], aspects[i], animated[i] = self._of_shape(int(i))
 
         # Pillow releases the interpreter lock while it decodes, so threads suffice.
         _run_all(_threads(), fill, np.array_split(np.arange(count), max(1, count // 64)))
         out.flush()
+        np.save(folder / "aspects.npy", aspects)
         names = [" ".join(self._name(int(i)).splitlines()) for i in np.flatnonzero(animated)]
         (folder / _FIRST_FRAMES).write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")
 
@@ -196,8 +211,8 @@ def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
     return column
 
 
-def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]:
-    """Returns an encoded image as an array [H, W, C], resized, and True if its file has further frames.
+def _decode(blobs: Blobs, row: int, size: int | None, squeezed: bool) -> Picture:
+    """Returns an encoded image, resized.
 
     Raises:
         UserError: the image cannot be read, is damaged, or has no defined range of values; the message names it.
@@ -222,29 +237,32 @@ def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]
         raise UserError(f"data.source: corrupt image {name} (cannot identify image file)") from error
     except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(f"data.source: corrupt image {name} ({' '.join(str(error).split())})") from error
-    array = np.asarray(_resized(image, size))
-    return array[..., None] if array.ndim == 2 else array, animated
+    return _resized(image, size, squeezed)._replace(animated=animated)
 
 
-def _resize_array(array: np.ndarray, size: int | None) -> np.ndarray:
+def _resize_array(array: np.ndarray, size: int | None, squeezed: bool) -> Picture:
     """Resizes an image [H, W, C]."""
     from PIL import Image
 
-    grey = array.shape[2] == 1
-    out = np.asarray(_resized(Image.fromarray(array[..., 0] if grey else array), size))
-    return out[..., None] if grey else out
+    return _resized(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array), size, squeezed)
 
 
-def _resized(image: "Image", size: int | None) -> "Image":
-    """Returns the central square, resized to `size` pixels a side (bicubic, antialiased); None = unchanged."""
+def _resized(image: "Image", size: int | None, squeezed: bool) -> Picture:
+    """Returns an image, resized to `size` pixels a side (bicubic, antialiased): its central square, or squeezed whole.
+
+    None = unchanged.
+    """
     from PIL import Image
 
-    if size is None or image.size == (size, size):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BICUBIC)
+    aspect = image.width / image.height
+    if size is not None and image.size != (size, size):
+        if not squeezed:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return Picture(pixels[..., None] if pixels.ndim == 2 else pixels, aspect, False)
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -93,7 +93,7 @@ def test_config(config, keys, pattern):
         ),
         (
             "bultin:digits",
-            r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: array_record, builtin, .*, tfds, webdataset\)",
+            r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: array_record, builtin, .*\)",
         ),
         (
             "builtin:digit",

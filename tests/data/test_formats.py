@@ -181,6 +181,18 @@ def test_damaged_files_are_one_line(name, source_of, config, tmp_path):
             assert arrays["label"].tolist() == table[: len(arrays["label"])]
 
 
+@pytest.mark.parametrize("kept", ["decoded", "encoded"])
+def test_squeezed_pictures_have_all_pixels_and_their_aspect(kept, source_of, config):
+    source = source_of("parquet")
+    data = config(source=source, keys={"image": "image"}, image_size=5, image_fit="squeeze", images=kept)
+    batch = open_data(data, batch_size=4).batch(0)
+    table = list(rows())
+    for i, pixels, aspect in zip(batch["id"], batch["image"], batch["aspect"]):
+        picture = Image.open(io.BytesIO(table[i]["image"]))
+        np.testing.assert_array_equal(pixels, np.asarray(picture.resize((5, 5), Image.Resampling.BICUBIC)))
+        assert aspect == np.float32(picture.width / picture.height) == np.float32(1.5)
+
+
 def test_several_files_and_splits(source_of, config):
     """Files are read in the order of their names; `{split}` names a split."""
     table = list(rows())
