@@ -110,6 +110,7 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
         if key == "image":
             images[key] = Images(rows, key, fingerprint(source), config, root)
         elif key == "label":
+            rows = _with_class_numbers(rows)
             named = len(rows.classes) if rows.classes else None
             if named and config.num_classes and config.num_classes < named:
                 raise UserError(
@@ -219,6 +220,36 @@ def _not(rows: Rows, key: str, value: Any, row: int, allowed: str) -> UserError:
     # Python prints no integers of thousands of digits.
     shown = "a huge integer" if isinstance(value, int) and abs(value) >= 2**256 else f"{value!r:.40}"
     return UserError(f"data.keys.{key}: got {shown} at {rows.location(row)} of {rows.title}, {allowed}")
+
+
+def _with_class_numbers(rows: Rows) -> Rows:
+    """Returns rows whose labels are numbers: names of classes are numbered in the order of the alphabet.
+
+    The names are those of the whole split, sliced or not.
+
+    Raises:
+        UserError: some labels are texts and others are not, or there are too many different texts.
+    """
+    column = rows.columns["label"]
+    column = column.tolist() if isinstance(column, np.ndarray) and column.dtype.kind == "U" else column
+    if isinstance(column, np.ndarray | Blobs) or not isinstance(column[int(rows.index[0])], str):
+        return rows
+    values = list(column)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise _not(rows, "label", value, row, "must be text, as other labels are")
+    classes = tuple(sorted(set(values)))
+    if len(classes) > _MOST_CLASSES:
+        raise UserError(
+            f"data.keys.label: {len(classes)} different texts in {rows.title}, must be the names of at most "
+            f"{_MOST_CLASSES} classes"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[value] for value in values], np.int32)
+    return dataclasses.replace(rows, columns=rows.columns | {"label": labels}, classes=classes)
+
+
+_MOST_CLASSES = 100_000
 
 
 def _labels(rows: Rows, num_classes: int | None) -> np.ndarray:

@@ -207,12 +207,22 @@ def test_several_files_and_splits(source_of, config):
         load_split(data, "train")
 
 
-@pytest.mark.parametrize("labels", [[0, None], ["a", "b"], [0, 2**40], [0.5, 1.5], [[1, 2], [3]]])
+@pytest.mark.parametrize("labels", [[0, None], ["a", None], [0, 2**40], [0.5, 1.5], [[1, 2], [3]]])
 def test_values_that_are_no_labels_are_one_line(labels, tmp_path, config):
     pq.write_table(pa.table({"label": labels}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="label") as error:
         load_split(config(source=f"parquet:{tmp_path}/x.parquet"), "train")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if "webdataset" not in name])
+def test_labels_that_are_texts_are_names_of_classes(name, source_of, config):
+    """Classes have the order of the alphabet, and are those of the whole split."""
+    source = source_of(name, [{"label": label} for label in ("cat", "ant", "dog", "cat")])
+    arrays = load_split(config(source=source), "train[1:]")
+    assert arrays.classes == ("ant", "cat", "dog") and arrays["label"].tolist() == [0, 2, 1]
+    data = config(source=source, where={"label": ["cat", "dog"]})
+    assert load_split(data, "train")["label"].tolist() == [1, 2, 1]
 
 
 def test_classes_that_datasets_writes_into_a_file_are_found(tmp_path, config):
