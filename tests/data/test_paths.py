@@ -98,7 +98,7 @@ WRITERS = {
     "array_record": (".array_record", write_array_record),
     "webdataset": (".tar", write_tar),
 }
-OTHERS = {"builtin", "tfds"}  # no path; tests/data/test_tfds.py
+OTHERS = {"builtin", "tfds", "hf"}  # no path; tests/data/test_tfds.py, tests/data/test_formats.py
 
 
 def test_every_source_is_tested():
