@@ -11,7 +11,7 @@ from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.images import Images
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
-from ssljax.data.sources import Blobs
+from ssljax.data.sources import Blobs, OnDemand
 from ssljax.data.text import Documents, Packed, Windows, open_tokens
 from ssljax.data.tokenizers import Tokenizer, open_tokenizer
 
@@ -175,7 +175,8 @@ def _numbers(rows: Rows, key: str) -> np.ndarray:
     if isinstance(column, np.ndarray):
         column = column[rows.index]
     elif not isinstance(column, Blobs):
-        column = [column[row] for row in rows.index]
+        chosen = rows.index.tolist()
+        column = column.read(chosen) if isinstance(column, OnDemand) else [column[row] for row in chosen]
         for row, value in zip(rows.index, column):
             if not isinstance(value, bool | int | float | list):
                 raise _not(rows, key, value, int(row), "must be a number")

@@ -84,10 +84,13 @@ class Images:
             pixels, aspects = (array[rows] for array in self._arrays)
         else:
             pixels, aspects = np.empty((len(rows), *self.shape), np.uint8), np.empty(len(rows), np.float32)
+            read = self.column.read if isinstance(self.column, Blobs) else None
+            contents = None if read is None else read(self.rows.index[rows].tolist())
 
             def fill(chunk: np.ndarray) -> None:
                 for i in chunk:
-                    pixels[i], aspects[i], _ = self._of_shape(int(rows[i]))
+                    content = None if contents is None else contents[i]
+                    pixels[i], aspects[i], _ = self._of_shape(int(rows[i]), content)
 
             _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), 4 * _cores())))
         return {self.key: pixels} | ({"aspect": aspects} if self._squeezed else {})
@@ -129,16 +132,16 @@ class Images:
             )
         return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "aspects.npy")
 
-    def _one(self, i: int) -> Picture:
-        """Returns image i of the selected rows, resized."""
+    def _one(self, i: int, content: bytes | None = None) -> Picture:
+        """Returns image i of the selected rows, resized; `content`: the bytes of its file, if they are known."""
         row, size = int(self.rows.index[i]), self.config.image_size
         if isinstance(self.column, np.ndarray):
             return _resize_array(self.column[row], size, self._squeezed)
-        return _decode(self.column, row, size, self._squeezed)
+        return _decode(self.column, row, content, size, self._squeezed)
 
-    def _of_shape(self, i: int) -> Picture:
+    def _of_shape(self, i: int, content: bytes | None = None) -> Picture:
         """Returns `_one` of an image. Raises UserError if its shape is not that of the first."""
-        picture = self._one(i)
+        picture = self._one(i, content)
         if picture.pixels.shape != self.shape:
             both = " and ".join(
                 f"{self._name(j)} is {_text(s)}" for j, s in ((0, self.shape), (i, picture.pixels.shape))
@@ -211,7 +214,7 @@ def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
     return column
 
 
-def _decode(blobs: Blobs, row: int, size: int | None, squeezed: bool) -> Picture:
+def _decode(blobs: Blobs, row: int, content: bytes | None, size: int | None, squeezed: bool) -> Picture:
     """Returns an encoded image, resized.
 
     Raises:
@@ -221,7 +224,7 @@ def _decode(blobs: Blobs, row: int, size: int | None, squeezed: bool) -> Picture
 
     name = blobs.name(row)
     try:
-        content = blobs.get(row)
+        content = blobs.get(row) if content is None else content
     except OSError as error:
         raise UserError(f"data.source: cannot read image {name} ({error.strerror})") from error
     try:
