@@ -81,7 +81,7 @@ def _run(arguments: list[str]) -> int:
     options, rest = _parser().parse_known_args([a for a in arguments if a != "--debug"])
     overrides = _overrides(rest, options.command)
     calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"generate": _generate, "fill-mask": _fill_mask}
+    calls |= {"generate": _generate, "fill-mask": _fill_mask, "embed": _embed}
     return calls[options.command](options, overrides)
 
 
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
+    _add_embed(commands)
     _add_text(commands)
     _add_export(commands)
     report = commands.add_parser("report", help="write report.html again from the files of a run")
@@ -120,6 +121,19 @@ def _add_train(commands: Any) -> None:
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+
+
+def _add_embed(commands: Any) -> None:
+    embed = commands.add_parser("embed", help="write the features of new data as a file")
+    embed.add_argument("workdir", metavar="WORKDIR")
+    embed.add_argument("--out", required=True, metavar="FILE", help="FILE.npz, FILE.parquet or FILE.npy")
+    embed.add_argument("--source", metavar="URI", help="the data, such as images:FOLDER (default: those of the run)")
+    embed.add_argument("--split", default="train", help="name or slice of a split (default: train)")
+    keys = "columns of the source, such as image=jpg (default: as in the run for its own source, else by their names)"
+    embed.add_argument("--keys", metavar="NAME=COLUMN,...", help=keys)
+    embed.add_argument("--feature", default="pooled", help="feature of the objective (default: pooled)")
+    embed.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    embed.add_argument("--batch-size", type=int, default=256)
 
 
 def _add_text(commands: Any) -> None:
@@ -196,6 +210,33 @@ def _eval(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
 
     runs.evaluate(options.workdir, options.evals.split(",") if options.evals else None, options.step)
     return 0
+
+
+def _embed(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _compilation_cache()
+    from ssljax import runs
+    from ssljax.runs.embedding import check_out
+
+    check_out(pathlib.Path(options.out))  # before minutes of work
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size: got {options.batch_size}, must be at least 1")
+    given = {name: getattr(options, name) for name in ("split", "feature", "step", "batch_size")}
+    embedded = runs.embed(options.workdir, options.source, keys=_columns(options.keys), **given)
+    path = runs.write_embedded(embedded, options.out)
+    rows, width = embedded.features.shape
+    print(f"{path}: {rows:,} rows of {width:,} numbers")
+    return 0
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    """Parses name=column,... to a mapping; None without text."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    for name, equals, column in pairs:
+        if not (name and equals and column):
+            raise UserError(f"--keys: got {text!r}, must be NAME=COLUMN,... such as image=jpg,label=cls")
+    return {name: column for name, _, column in pairs}
 
 
 def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:

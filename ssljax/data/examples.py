@@ -1,6 +1,7 @@
 """The examples of one source: selected rows as images, labels, numbers and documents, or text cut without rows."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,13 +90,16 @@ def tokenizer_of(sources: tuple[SourceConfig, ...], config: DataConfig) -> Token
     return open_tokenizer(config) if any("text" in selected_keys(source) for source in sources) else None
 
 
-def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer | None) -> OpenedSource:
+def open_examples(
+    source: SourceConfig, config: DataConfig, tokenizer: Tokenizer | None, like: Sequence[int] | None = None
+) -> OpenedSource:
     """Opens the examples of a source in the form that `config` gives.
 
     Args:
         source: the source.
         config: the `data` group, for the form: image size, sequence length, mode, number of classes.
         tokenizer: needed for text.
+        like: shape [H, W, C] of the images of a run, see `Images`; None: images keep their own.
 
     Raises:
         UserError: an error in the source or its content, or a setting that does not fit it.
@@ -108,7 +112,7 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
     images, arrays, documents, num_classes = {}, {}, None, None
     for key in rows.columns:
         if key == "image":
-            images[key] = Images(rows, key, fingerprint(source), config, root)
+            images[key] = Images(rows, key, fingerprint(source), config, root, like)
         elif key == "label":
             rows = _with_class_numbers(rows)
             named = len(rows.classes) if rows.classes else None

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LARGEST = 4 << 30  # bytes of decoded images that `auto` keeps on disk
 _VERSION = 3  # part of the name of caches; raise it if a change of the decoding changes pixels
+_MODES = {1: "L", 3: "RGB"}  # channels -> mode of Pillow
 _FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
 
 
@@ -47,6 +48,8 @@ class Images:
         fingerprint: fingerprint of the source of the rows; names the cache of decoded images.
         config: the keys `image_size`, `image_fit` and `images` of `data`.
         root: folder of caches.
+        like: shape [H, W, C] of the images of a run: these images get the same number of channels, and the same size if
+            it is square; None: they keep theirs, unless the config has a size.
 
     Attributes:
         elements: keys of the batch: the images, and their aspect if they are squeezed.
@@ -55,11 +58,24 @@ class Images:
         UserError: the column does not contain images.
     """
 
-    def __init__(self, rows: Rows, key: str, fingerprint: Any, config: DataConfig, root: pathlib.Path):
+    def __init__(
+        self,
+        rows: Rows,
+        key: str,
+        fingerprint: Any,
+        config: DataConfig,
+        root: pathlib.Path,
+        like: Sequence[int] | None = None,
+    ):
         self.rows, self.key, self.config, self.root = rows, key, config, root
         self.column = _checked(rows.columns[key], key, rows.title)
         self.fingerprint = fingerprint
         self._squeezed = config.image_fit == "squeeze"
+        own = self.column.mode if isinstance(self.column, Blobs) else _MODES[self.column.shape[3]]
+        self.mode = own if like is None else _MODES[like[2]]
+        self.size = (
+            like[0] if config.image_size is None and like is not None and like[0] == like[1] else config.image_size
+        )
 
     @functools.cached_property
     def elements(self) -> dict[str, dict[str, Any]]:
@@ -116,12 +132,14 @@ class Images:
     @functools.cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All images, uint8 [N, H, W, C], and their aspects, float32 [N]."""
-        size = self.config.image_size
-        if isinstance(self.column, np.ndarray) and (size is None or self.column.shape[1:3] == (size,) * 2):
+        size, mode = self.size, self.mode
+        own = self.column.shape if isinstance(self.column, np.ndarray) else None
+        if own is not None and _MODES[own[3]] == mode and (size is None or own[1:3] == (size, size)):
+            assert isinstance(self.column, np.ndarray)
             whole = len(self.rows.index) == len(self.column)
             array = self.column if whole else self.column[self.rows.index]
             return array, np.full(len(array), array.shape[2] / array.shape[1], np.float32)
-        key = digest(["images", _VERSION, self.fingerprint, self.key, size, self.config.image_fit])
+        key = digest(["images", _VERSION, self.fingerprint, self.key, size, mode, self.config.image_fit])
         folder = build_once(self.root / f"images-{key}", self._build)
         animations = (folder / _FIRST_FRAMES).read_text(errors="surrogateescape").splitlines()
         if animations:
@@ -134,10 +152,10 @@ class Images:
 
     def _one(self, i: int, content: bytes | None = None) -> Picture:
         """Returns image i of the selected rows, resized; `content`: the bytes of its file, if they are known."""
-        row, size = int(self.rows.index[i]), self.config.image_size
+        row, form = int(self.rows.index[i]), (self.mode, self.size, self._squeezed)
         if isinstance(self.column, np.ndarray):
-            return _resize_array(self.column[row], size, self._squeezed)
-        return _decode(self.column, row, content, size, self._squeezed)
+            return _converted(self.column[row], *form)
+        return _decode(self.column, row, content, *form)
 
     def _of_shape(self, i: int, content: bytes | None = None) -> Picture:
         """Returns `_one` of an image. Raises UserError if its shape is not that of the first."""
@@ -214,8 +232,8 @@ def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
     return column
 
 
-def _decode(blobs: Blobs, row: int, content: bytes | None, size: int | None, squeezed: bool) -> Picture:
-    """Returns an encoded image, resized.
+def _decode(blobs: Blobs, row: int, content: bytes | None, mode: str, size: int | None, squeezed: bool) -> Picture:
+    """Returns an encoded image in a mode, resized.
 
     Raises:
         UserError: the image cannot be read, is damaged, or has no defined range of values; the message names it.
@@ -231,7 +249,7 @@ def _decode(blobs: Blobs, row: int, content: bytes | None, size: int | None, squ
         with Image.open(io.BytesIO(content)) as file:
             if size is not None:  # a JPEG is decoded at a half, a quarter or an eighth of its size, if that suffices
                 file.draft(None, (size, size))
-            image = to_pixels(file, blobs.mode)
+            image = to_pixels(file, mode)
             # A camera's MPO file holds further views of one picture.
             animated = file.format != "MPO" and getattr(file, "n_frames", 1) > 1
     except UndefinedRangeError as error:
@@ -243,11 +261,12 @@ def _decode(blobs: Blobs, row: int, content: bytes | None, size: int | None, squ
     return _resized(image, size, squeezed)._replace(animated=animated)
 
 
-def _resize_array(array: np.ndarray, size: int | None, squeezed: bool) -> Picture:
-    """Resizes an image [H, W, C]."""
+def _converted(array: np.ndarray, mode: str, size: int | None, squeezed: bool) -> Picture:
+    """Returns an image [H, W, C] in a mode, resized."""
     from PIL import Image
 
-    return _resized(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array), size, squeezed)
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    return _resized(image.convert(mode), size, squeezed)
 
 
 def _resized(image: "Image", size: int | None, squeezed: bool) -> Picture:

@@ -1,7 +1,8 @@
 """The selection of columns and rows of a source: `keys`, `split`, `where`, and the slice of a split."""
 
 import dataclasses
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.config import SourceConfig
 from ssljax.data.order import RowBlocks
-from ssljax.data.sources import DEFAULT_KEYS, Blobs, Column, Table, content_of, open_source, unknown_split
+from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, Table, content_of, open_source, unknown_split
 from ssljax.data.splits import Split, parse_split
 
 
@@ -26,6 +27,7 @@ class Rows:
         title: source and split, for messages.
         location: row of the table -> its location, for messages.
         blocks: the blocks of the rows of the table, for images; None: rows in any order are read fast.
+        names: returns the column `file_name` of the table; None: it has none.
     """
 
     columns: dict[str, Column]
@@ -34,6 +36,7 @@ class Rows:
     title: str
     location: Callable[[int], str]
     blocks: RowBlocks | None = None
+    names: Callable[[], Sequence[str]] | None = None
 
 
 def fingerprint(config: SourceConfig) -> Any:
@@ -85,7 +88,8 @@ def read(config: SourceConfig) -> Rows:
         index = index[split.bounds(len(index))]
     if not len(index):
         raise UserError(f"data.split: {title} is empty" + (f" under data.where {config.where}" if config.where else ""))
-    return Rows(columns, index, table.classes, title, table.location, table.blocks)
+    names: Any = functools.partial(table.get, FILE_NAME) if FILE_NAME in table.names else None
+    return Rows(columns, index, table.classes, title, table.location, table.blocks, names)
 
 
 def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:
