@@ -81,7 +81,7 @@ def _run(arguments: list[str]) -> int:
     options, rest = _parser().parse_known_args([a for a in arguments if a != "--debug"])
     overrides = _overrides(rest, options.command)
     calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"generate": _generate, "fill-mask": _fill_mask, "embed": _embed}
+    calls |= {"generate": _generate, "fill-mask": _fill_mask, "embed": _embed, "inspect": _inspect}
     return calls[options.command](options, overrides)
 
 
@@ -117,6 +117,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=keys)
+    inspect.add_argument("--config", required=True, help="as for `train`")
+    inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
     evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls")
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
@@ -175,7 +178,7 @@ def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
     out: list[tuple[str, str]] = []
     words = iter(rest)
     for word in words:
-        if command != "train" or not word.startswith("--config."):
+        if command not in ("train", "inspect") or not word.startswith("--config."):
             raise UserError(f"{word}: unknown argument of `ssljax {command}`; see `ssljax {command} --help`")
         key, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
@@ -201,6 +204,20 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     except Stopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         return STOPPED
+    return 0
+
+
+def _inspect(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax import report
+    from ssljax.config import load
+    from ssljax.runs.inspection import inspect
+
+    config, remarks = load(options.config, overrides)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    found = inspect(config)
+    for table in (found.run, found.memory, *([found.parameters] if options.parameters else [])):
+        report.print_table(table)
     return 0
 
 
