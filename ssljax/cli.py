@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from ssljax import __version__
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.signals import STOPPED, Signals, Stopped
 
@@ -95,6 +96,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ssljax", description="Pretrain anything; one train step for all of it.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    parser.add_argument("--version", action="version", version=f"ssljax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     _add_embed(commands)
@@ -355,10 +357,9 @@ def _list_models() -> int:
 
 def _names(kind: str) -> Iterable[str]:
     if kind == "configs":
-        found = sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
-        if not found:
-            raise UserError(f"no configs in {pathlib.Path('configs').absolute()}; run this in a checkout of ssljax")
-        return found
+        from ssljax.config import shipped_configs
+
+        return shipped_configs()
     if kind == "objectives":
         from ssljax.objectives import REGISTRY
     elif kind == "data":

@@ -199,6 +199,8 @@ def read_file(path: str) -> dict[str, Any]:
     """
     name, argument = _split_argument(path)
     file = pathlib.Path(name)
+    if not file.exists():
+        file = shipped_configs().get(name, file)
     if not name.endswith(".py"):
         raise UserError(f"--config: got {shown(path)}, must be a Python file, FILE.py or FILE.py:ARGUMENT")
     if not file.is_file():
@@ -208,6 +210,17 @@ def read_file(path: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise UserError(f"{name}: get_config returned {shown(config)}, must return a config (a ConfigDict or a dict)")
     return dict(values)
+
+
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """Returns the config files that ship with the package, by names such as "configs/quickstart.py"."""
+    package = pathlib.Path(__file__).parent
+    # A wheel has them inside the package, a checkout beside it.
+    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None)
+    if folder is None:
+        return {}
+    files = sorted(folder.rglob("[!_]*.py"))
+    return {f"configs/{file.relative_to(folder).as_posix()}": file for file in files}
 
 
 def _split_argument(path: str) -> tuple[str, str]:
