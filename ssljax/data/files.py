@@ -243,7 +243,12 @@ class ImageFolder(FileSource):
             numbers = {name: number for number, name in enumerate(classes)}
             columns["label"] = np.array([numbers[p.relative_to(folder).parts[0]] for p in files], np.int32)
         return Table(
-            tuple(columns), columns.__getitem__, classes=classes, location=lambda i: str(files[i]), ordered=False
+            tuple(columns),
+            columns.__getitem__,
+            classes=classes,
+            location=lambda i: str(files[i]),
+            ordered=False,
+            by_name=True,
         )
 
     def _classes(self, folder: pathlib.Path) -> tuple[str, ...]:

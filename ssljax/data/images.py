@@ -16,6 +16,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig
+from ssljax.data.notes import inform_once
 from ssljax.data.pixels import UndefinedRangeError, to_pixels
 from ssljax.data.selection import Rows
 from ssljax.data.sources import Blobs, Column
@@ -119,14 +120,9 @@ class Images:
         count, kept = len(self.rows.index), self.config.images
         size = count * math.prod(self.shape)
         decoded = kept == "decoded" or (kept == "auto" and size <= _LARGEST)
-        log.info(
-            "images of %s: %s of %s, %.1f GB of pixels, decoded %s",
-            self.rows.title,
-            f"{count:,}",
-            _text(self.shape),
-            size / 1e9,
-            "once, into a file in the folder of caches" if decoded else "at each use",
-        )
+        where = "once, into a file in the folder of caches" if decoded else "at each use"
+        mega = f"{size / 1e6:,.0f} MB of pixels"
+        inform_once(f"images of {self.rows.title}: {count:,} of {_text(self.shape)}, {mega}, decoded {where}")
         return decoded
 
     @functools.cached_property

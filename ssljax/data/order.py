@@ -8,7 +8,9 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 
-VERSION = 2  # of the order; written to data.json, so that a run is not continued in another order
+VERSION = 3  # of the order; written to data.json, so that a run is not continued in another order
+# Keys of permutations that are no epochs, which are counted from 0.
+SUBSETS, SLICES = 2**63 - 1, 2**63 - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,5 +207,4 @@ def subset(size: int, count: int | None, seed: int) -> np.ndarray:
     """Returns the sorted rows of a random subset of `count` of `size` rows; all rows if `count` is None or larger."""
     if count is None or count >= size:
         return np.arange(size)
-    # Epochs are counted from 0, so the largest key is never an epoch.
-    return np.sort(permutation(size, seed, 2**63 - 1)[:count]).astype(np.int64)
+    return np.sort(permutation(size, seed, SUBSETS)[:count]).astype(np.int64)

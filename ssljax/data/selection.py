@@ -11,7 +11,7 @@ import numpy as np
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.config import SourceConfig
-from ssljax.data.order import RowBlocks
+from ssljax.data.order import SLICES, RowBlocks, permutation
 from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, Table, content_of, open_source, unknown_split
 from ssljax.data.splits import Split, parse_split
 
@@ -85,11 +85,16 @@ def read(config: SourceConfig) -> Rows:
     rows = _common_length(columns, config.source)
     index = np.flatnonzero(_in_split(table, split, config, rows) & _passes_filter(table, keys, config, rows))
     if table.lines is None:
-        index = index[split.bounds(len(index))]
+        index = np.sort(_arranged(table, index)[split.bounds(len(index))])
     if not len(index):
         raise UserError(f"data.split: {title} is empty" + (f" under data.where {config.where}" if config.where else ""))
     names: Any = functools.partial(table.get, FILE_NAME) if FILE_NAME in table.names else None
     return Rows(columns, index, table.classes, title, table.location, table.blocks, names)
+
+
+def _arranged(table: Table, index: np.ndarray) -> np.ndarray:
+    """Returns rows in the order in which a slice counts them."""
+    return index[permutation(len(index), 0, SLICES)] if table.by_name else index
 
 
 def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:

@@ -117,6 +117,7 @@ class Table:
         ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
             of names, or that of a database.
         blocks: the blocks in which images are read; None: images in any order are read fast.
+        by_name: True if the rows are sorted by the names of files, and so by class: a slice takes rows at random.
     """
 
     names: tuple[str, ...]
@@ -128,6 +129,7 @@ class Table:
     location: Callable[[int], str] = "row {}".format
     ordered: bool = True
     blocks: RowBlocks | None = None
+    by_name: bool = False
 
 
 class Source(Protocol):
