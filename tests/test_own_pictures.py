@@ -56,7 +56,7 @@ def test_without_the_variant_the_keys_of_the_old_source_are_dropped(tmp_path):
     source = f"images:{pictures(tmp_path / 'my photos', ['cats', 'dogs'])}"
     config, remarks = load(str(CONFIGS[-2]), [("data.source", source)])
     assert remarks == ["data.source: replaced; these keys of the old source were dropped: keys, num_classes"]
-    with pytest.raises(UserError, match="images of mixed shapes: .*; set data.image_size"):
+    with pytest.raises(UserError, match=r"images of mixed shapes: .*; set data\.image_size"):
         load_split(config.data, "train")
     kept, _ = load(str(CONFIGS[-2]), [("data.keys.image", "image"), ("data.source", source)])
     assert kept.data.keys == {"image": "image"}
