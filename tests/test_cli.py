@@ -29,7 +29,7 @@ BASE = {
     "mesh": {"data": 8},
     "steps": 1,
     "batch_size": 32,
-    "log": {"progress": False, "tensorboard": False},
+    "log": {"progress": False, "trackers": []},
 }
 LM = {**BASE, "model": tiny_runs.LM["model"], "objective": tiny_runs.LM["objective"]}
 

@@ -202,7 +202,7 @@ def examples(folder, monkeypatch):
 
 def test_the_examples_of_plug_ins_train_together(tmp_path, monkeypatch):
     examples(tmp_path, monkeypatch)
-    overrides = {"batch_size": "16", "microbatches": "2", "log.every_steps": "5", "log.tensorboard": "false"}
+    overrides = {"batch_size": "16", "microbatches": "2", "log.every_steps": "5", "log.trackers": "()"}
     config, _ = load(str(tmp_path / "my_package/config.py"), [*overrides.items(), ("log.progress", "false")])
     lines = run.train(config, tmp_path / "run")
     assert {line["of"] for line in lines if line["eval"] == "nearest"} == {"trained", "untrained", "raw", "majority"}

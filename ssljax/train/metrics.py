@@ -37,7 +37,12 @@ class LogConfig:
     every_steps: int = schema.setting(
         50, gt=0, free=True, doc="number of steps between log points, over which training metrics are averaged"
     )
-    tensorboard: bool = schema.setting(True, free=True, doc="write TensorBoard events too")
+    trackers: tuple[str, ...] = schema.setting(
+        ("tensorboard",),
+        free=True,
+        doc="programs that receive the numbers too: `tensorboard`, `csv`, `wandb`, `mlflow`, `trackio`, `aim`, or a "
+        "class `package.module:Class`",
+    )
     progress: bool = schema.setting(True, free=True, doc="show the progress bar")
     stall_seconds: float | None = schema.setting(
         1800.0,
