@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from ssljax import __version__
+from ssljax.base.console import ConsoleHandler
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.signals import STOPPED, Signals, Stopped
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ssljax` command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", handlers=[ConsoleHandler()])
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if not debug:

@@ -14,6 +14,7 @@ from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble
 from ssljax.runs.evaluation import check_best, evaluate_and_report, make_evaluator
 from ssljax.runs.init_from import initial_state
+from ssljax.runs.inspection import announce
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.trackers import open_trackers
 from ssljax.runs.workdir import Resume, Workdir
@@ -63,6 +64,7 @@ def train(
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)
         signals.saved(start or None)
         folder.write_description(config, dataset.spec, assembly.config.data)
+        announce(assembly, folder.path, start)
         trackers = stack.enter_context(open_trackers(config, folder, start))
 
         watchdog = Watchdog(config.log.stall_seconds)

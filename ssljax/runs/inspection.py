@@ -1,7 +1,15 @@
 """A config in numbers, before any training: `inspect`."""
 
+import contextlib
 import dataclasses
+import importlib.metadata
+import logging
 import math
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +18,8 @@ import jax
 from ssljax.config import RunConfig
 from ssljax.report import Table
 from ssljax.runs.assembly import Assembly, assemble
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +53,33 @@ def inspect(config: RunConfig, devices: list[jax.Device] | None = None) -> Inspe
         Table(["memory in MB", "all arrays", "on one device"], list(_memory(assembly)), []),
         Table(["parameter", "shape", "role", "sharding", "numbers"], list(_parameters(assembly)), []),
     )
+
+
+def announce(assembly: Assembly, workdir: pathlib.Path, start: int) -> None:
+    """Writes what is about to be trained into the log; log.txt also gets the command, the host and the versions."""
+    for name, value in [*_run(assembly), ["workdir", str(workdir)]]:
+        log.info("%-9s %s", name, value)
+    if start:
+        log.info("continued from step %d", start)
+    for name, value in _environment():
+        log.info("%-9s %s", name, value, extra={"quiet": True})
+
+
+def _environment() -> Iterator[tuple[str, str]]:
+    """Yields the command, the host, the versions of libraries, and the commit of the package if it is a checkout."""
+    yield "command", shlex.join(sys.argv)
+    yield "host", f"{platform.node()}, {platform.platform()}, Python {platform.python_version()}"
+    names = ("ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+    found = []
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    yield "versions", ", ".join(found)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
+        done = subprocess.run(git, capture_output=True, text=True, timeout=5)
+        if done.returncode == 0:
+            yield "commit", done.stdout.strip()
 
 
 def _run(assembly: Assembly) -> list[list[str]]:

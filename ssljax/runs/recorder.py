@@ -15,11 +15,12 @@ from ssljax.base.errors import UserError
 from ssljax.base.signals import Abandoned, Signals
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import check_best, evaluation_params, make_health
+from ssljax.runs.progress import Progress
 from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Callback, Watchdog
-from ssljax.train.metrics import Progress, Speedometer
+from ssljax.train.metrics import Speedometer
 from ssljax.train.state import State
 from ssljax.train.step import pop_meters
 
@@ -66,7 +67,7 @@ class Recorder:
     def callbacks(self) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`."""
         config = self.assembly.config
-        calls: list[tuple[int, Callback]] = [(config.log.every_steps, self.log)]
+        calls: list[tuple[int, Callback]] = [(1, self.progress.tick), (config.log.every_steps, self.log)]
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
             calls.append((math.gcd(*every), self.evaluate))
@@ -140,6 +141,7 @@ class Recorder:
         lines = self.evaluator.records(step, results)
         self.workdir.write_evaluations(lines)
         self.trackers.evaluations(step, lines)
+        self.progress.evaluated(lines)
         measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
         # A diverged evaluation reports headline metrics only, so it is not checked.
         check_best(self.assembly.config.checkpoint.best, measured)

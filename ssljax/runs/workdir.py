@@ -78,11 +78,15 @@ class Workdir:
         handler = logging.FileHandler(self.path / "log.txt")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         package = logging.getLogger("ssljax")
+        level = package.level
+        if not package.isEnabledFor(logging.INFO):  # a program that has not set up its log gets the file all the same
+            package.setLevel(logging.INFO)
         package.addHandler(handler)
         try:
             yield
         finally:
             package.removeHandler(handler)
+            package.setLevel(level)
             handler.close()
 
     # Reading
