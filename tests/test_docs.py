@@ -10,6 +10,7 @@ import sys
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from ssljax import cli, run, runs
@@ -124,6 +125,8 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
     monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
+    monkeypatch.setattr(runs, "embed", lambda *args, **options: runs.Embedded(np.zeros((1, 2), np.float32), ["a"]))
+    monkeypatch.setattr(runs, "write_embedded", lambda embedded, path: path)
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: model)

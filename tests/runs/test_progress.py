@@ -17,7 +17,7 @@ LINE = {"eval": "knn", "headline": ["accuracy"], "metrics": {"accuracy": 0.703}}
 
 
 def shown(monkeypatch, terminal, width=80):
-    """What a run of 500 steps shows, as lines."""
+    """The lines that a run of 500 steps shows."""
     file = io.StringIO()
     made = rich.console.Console(file=file, force_terminal=terminal, width=width, color_system=None)
     monkeypatch.setattr(progress, "console", lambda: made)
