@@ -4,9 +4,20 @@ import pathlib
 import re
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ssljax/__init__.py").read_text()).group(1)  # type: ignore[union-attr]
+
+
+class BuildWithConfigs(build_py):
+    """Puts the folder `configs` into the package of a wheel."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(HERE / "configs"), f"{self.build_lib}/ssljax/configs")
+
 
 setup(
     name="ssljax",
@@ -16,6 +27,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["ssljax", "ssljax.*"]),
     package_data={"ssljax": ["py.typed", "report/page.html"]},
     entry_points={"console_scripts": ["ssljax=ssljax.cli:main"]},
@@ -29,6 +41,8 @@ setup(
         "tensorflow-datasets>=4.9.9,<5",
         "importlib_resources>=6",  # tensorflow-datasets imports it without declaring it
         "array_record>=0.8",
+        "pyarrow>=17",
+        "msgpack>=1",
         "numpy>=2.0",
         "scipy>=1.12",
         "scikit-learn>=1.5",
@@ -48,7 +62,11 @@ setup(
             "ruff>=0.9",
             "mypy>=1.14",
             "import-linter>=2.1",
+            "datasets>=4,<6",
+            "setuptools>=70",
+            "wheel",
         ],
+        "hf": ["datasets>=4,<6"],
         "parity": ["torch==2.13.0", "transformers>=5,<6", "sentencepiece>=0.2"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],

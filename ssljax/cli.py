@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from ssljax import __version__
+from ssljax.base.console import ConsoleHandler
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.signals import STOPPED, Signals, Stopped
 
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ssljax` command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", handlers=[ConsoleHandler()])
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if not debug:
@@ -81,7 +83,7 @@ def _run(arguments: list[str]) -> int:
     options, rest = _parser().parse_known_args([a for a in arguments if a != "--debug"])
     overrides = _overrides(rest, options.command)
     calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"generate": _generate, "fill-mask": _fill_mask}
+    calls |= {"generate": _generate, "fill-mask": _fill_mask, "embed": _embed, "inspect": _inspect}
     return calls[options.command](options, overrides)
 
 
@@ -95,8 +97,10 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ssljax", description="Pretrain anything; one train step for all of it.")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    parser.add_argument("--version", action="version", version=f"ssljax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
+    _add_embed(commands)
     _add_text(commands)
     _add_export(commands)
     report = commands.add_parser("report", help="write report.html again from the files of a run")
@@ -116,10 +120,26 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=keys)
+    inspect.add_argument("--config", required=True, help="as for `train`")
+    inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
     evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls")
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+
+
+def _add_embed(commands: Any) -> None:
+    embed = commands.add_parser("embed", help="write the features of new data as a file")
+    embed.add_argument("workdir", metavar="WORKDIR")
+    embed.add_argument("--out", required=True, metavar="FILE", help="FILE.npz, FILE.parquet or FILE.npy")
+    embed.add_argument("--source", metavar="URI", help="the data, such as images:FOLDER (default: those of the run)")
+    embed.add_argument("--split", default="train", help="name or slice of a split (default: train)")
+    keys = "columns of the source, such as image=jpg (default: as in the run for its own source, else by their names)"
+    embed.add_argument("--keys", metavar="NAME=COLUMN,...", help=keys)
+    embed.add_argument("--feature", default="pooled", help="feature of the objective (default: pooled)")
+    embed.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    embed.add_argument("--batch-size", type=int, default=256)
 
 
 def _add_text(commands: Any) -> None:
@@ -161,7 +181,7 @@ def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
     out: list[tuple[str, str]] = []
     words = iter(rest)
     for word in words:
-        if command != "train" or not word.startswith("--config."):
+        if command not in ("train", "inspect") or not word.startswith("--config."):
             raise UserError(f"{word}: unknown argument of `ssljax {command}`; see `ssljax {command} --help`")
         key, equals, value = word.removeprefix("--config.").partition("=")
         if not equals:
@@ -190,12 +210,53 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     return 0
 
 
+def _inspect(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax import report
+    from ssljax.config import load
+    from ssljax.runs.inspection import inspect
+
+    config, remarks = load(options.config, overrides)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    found = inspect(config)
+    for table in (found.run, found.memory, *([found.parameters] if options.parameters else [])):
+        report.print_table(table)
+    return 0
+
+
 def _eval(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
     from ssljax import runs
 
     runs.evaluate(options.workdir, options.evals.split(",") if options.evals else None, options.step)
     return 0
+
+
+def _embed(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    _compilation_cache()
+    from ssljax import runs
+    from ssljax.runs.embedding import check_out
+
+    check_out(pathlib.Path(options.out))  # before minutes of work
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size: got {options.batch_size}, must be at least 1")
+    given = {name: getattr(options, name) for name in ("split", "feature", "step", "batch_size")}
+    embedded = runs.embed(options.workdir, options.source, keys=_columns(options.keys), **given)
+    path = runs.write_embedded(embedded, options.out)
+    rows, width = embedded.features.shape
+    print(f"{path}: {rows:,} rows of {width:,} numbers")
+    return 0
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    """Parses name=column,... to a mapping; None without text."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    for name, equals, column in pairs:
+        if not (name and equals and column):
+            raise UserError(f"--keys: got {text!r}, must be NAME=COLUMN,... such as image=jpg,label=cls")
+    return {name: column for name, _, column in pairs}
 
 
 def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -297,10 +358,9 @@ def _list_models() -> int:
 
 def _names(kind: str) -> Iterable[str]:
     if kind == "configs":
-        found = sorted(str(p) for p in pathlib.Path("configs").rglob("[!_]*.py"))
-        if not found:
-            raise UserError(f"no configs in {pathlib.Path('configs').absolute()}; run this in a checkout of ssljax")
-        return found
+        from ssljax.config import shipped_configs
+
+        return shipped_configs()
     if kind == "objectives":
         from ssljax.objectives import REGISTRY
     elif kind == "data":

@@ -185,7 +185,8 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
     """
     values: Mapping[str, Any] = read_file(path)
     remarks: list[str] = []
-    for key, text in overrides:
+    # A source comes first, since it drops the columns of the one that it replaces.
+    for key, text in sorted(overrides, key=lambda pair: not pair[0].endswith(".source")):
         values, remark = override(values, key, parse_value(text))
         remarks += [remark] if remark else []
     return build(values), remarks
@@ -199,6 +200,8 @@ def read_file(path: str) -> dict[str, Any]:
     """
     name, argument = _split_argument(path)
     file = pathlib.Path(name)
+    if not file.exists():
+        file = shipped_configs().get(name, file)
     if not name.endswith(".py"):
         raise UserError(f"--config: got {shown(path)}, must be a Python file, FILE.py or FILE.py:ARGUMENT")
     if not file.is_file():
@@ -208,6 +211,17 @@ def read_file(path: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise UserError(f"{name}: get_config returned {shown(config)}, must return a config (a ConfigDict or a dict)")
     return dict(values)
+
+
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """Returns the config files that ship with the package, by names such as "configs/quickstart.py"."""
+    package = pathlib.Path(__file__).parent
+    # A wheel has them inside the package, a checkout beside it.
+    folder = next((f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None)
+    if folder is None:
+        return {}
+    files = sorted(folder.rglob("[!_]*.py"))
+    return {f"configs/{file.relative_to(folder).as_posix()}": file for file in files}
 
 
 def _split_argument(path: str) -> tuple[str, str]:
@@ -274,8 +288,9 @@ def parse_value(text: str) -> Any:
 def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str, Any], str]:
     """Returns a copy of `values` with the dotted `key` set, and a remark for the user.
 
-    Another `name` (or `type`) of a group replaces the whole group, since its keys belong to the old name. The remark
-    lists the dropped keys; without any it is empty.
+    Another `name` (or `type`) of a group replaces the whole group, since its keys belong to the old name. Another
+    `source` drops the keys that describe the old one (`keys`, `where`, `num_classes`). The remark lists the dropped
+    keys; without any it is empty.
 
     Raises:
         UserError: a part of the key is empty or not a group.
@@ -298,6 +313,9 @@ def override(values: Mapping[str, Any], key: str, value: Any) -> tuple[dict[str,
             replaced = f"{'.'.join(groups)}: {group[last]!r} replaced by {value!r}"
             remark = f"{replaced}; these keys were dropped: {', '.join(dropped)}"
         group.clear()
+    if last == "source" and group.get(last, value) != value:
+        dropped = [k for k in ("keys", "where", "num_classes") if group.pop(k, None)]
+        remark = f"{key}: replaced; these keys of the old source were dropped: {', '.join(dropped)}" if dropped else ""
     group[last] = value
     return changed, remark
 

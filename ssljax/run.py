@@ -14,7 +14,9 @@ from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble
 from ssljax.runs.evaluation import check_best, evaluate_and_report, make_evaluator
 from ssljax.runs.init_from import initial_state
+from ssljax.runs.inspection import announce
 from ssljax.runs.recorder import Recorder
+from ssljax.runs.trackers import open_trackers
 from ssljax.runs.workdir import Resume, Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Watchdog, fit
@@ -62,11 +64,13 @@ def train(
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)
         signals.saved(start or None)
         folder.write_description(config, dataset.spec, assembly.config.data)
+        announce(assembly, folder.path, start)
+        trackers = stack.enter_context(open_trackers(config, folder, start))
 
         watchdog = Watchdog(config.log.stall_seconds)
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
-        recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog)
+        recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog, trackers)
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
         state = fit(
@@ -82,7 +86,9 @@ def train(
         recorder.close()
         checkpoints.wait()
         signals.saved(assembly.steps)
-        return evaluate_and_report(assembly, evaluator, state, folder, results=recorder.results.get(assembly.steps))
+        lines = evaluate_and_report(assembly, evaluator, state, folder, results=recorder.results.get(assembly.steps))
+        trackers.evaluations(assembly.steps, lines)
+        return lines
 
 
 def restore_or_begin(

@@ -1,5 +1,6 @@
 """Every test sees eight CPU devices, exact matrix products, and a compilation cache shared by the processes."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -29,6 +30,8 @@ import hypothesis
 import jax
 import pytest
 
+# Traces make millions of objects that live as long as the process; looking at all of them often takes 5% of the time.
+gc.set_threshold(50_000, 20, 50)
 jax.config.update("jax_default_matmul_precision", "highest")
 hypothesis.settings.register_profile("ssljax", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("ssljax")

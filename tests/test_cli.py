@@ -3,19 +3,22 @@
 import gzip
 import io
 import json
+import pathlib
 import re
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
 import tiny_runs
 from PIL import Image
 
+import ssljax
 from ssljax import cli, models
 from ssljax.base.errors import UserError
-from ssljax.config import arguments
+from ssljax.config import arguments, load
 from ssljax.layers import attention
 
 BASE = {
@@ -124,9 +127,43 @@ def test_config_that_returns_no_config(capsys, tmp_path, returned):
     refused((code, capsys.readouterr().err), r"c\.py: get_config returned .*, must return a config")
 
 
-def test_listing_configs_outside_a_checkout(capsys, tmp_path, monkeypatch):
+def test_shipped_configs_are_listed_and_read_outside_a_checkout(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused((cli.main(["list", "configs"]), capsys.readouterr().err), rf"no configs in {tmp_path}/configs")
+    assert cli.main(["list", "configs"]) == 0
+    names = capsys.readouterr().out.split()
+    assert "configs/quickstart.py" in names and "configs/vision/simclr.py" in names
+    assert all(load(name)[0].steps for name in names if "/text/" in name)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.py").write_text("def get_config(arg=''):\n    return 3\n")
+    with pytest.raises(UserError, match="returned 3"):  # a file that exists comes first
+        load("configs/quickstart.py")
+
+
+@pytest.mark.full  # builds a wheel
+def test_a_wheel_has_the_configs(tmp_path):
+    root = pathlib.Path(cli.__file__).parents[1]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(root),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    shipped = {f"ssljax/{path.relative_to(root).as_posix()}" for path in (root / "configs").rglob("*.py")}
+    assert shipped <= names and "ssljax/report/page.html" in names
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"ssljax {ssljax.__version__}\n"
 
 
 def test_a_missing_required_key(ssljax_train):

@@ -56,14 +56,17 @@ def test_docstring_gives_command_minutes_and_result(path):
 
 
 STACK = set(schema.keys(TransformerConfig))
+NAMED_BY_THE_EXPERIMENT = {".evals", ".data.keys", ".data.where"}
 
 
 def leaves(values, path=""):
-    """Distinct keys of a config. Keys of a stack of blocks count once, also for a model with several stacks."""
+    """Distinct keys of a config. Keys of a stack of blocks count once, also for a model with several stacks. Groups
+    whose entries are named by the experiment (evaluations, columns, filters) count as one key."""
     out = set()
     for key, value in values.items():
         here = key if key in STACK else f"{path}.{key}"
-        out |= leaves(value, here) if isinstance(value, dict) and value else {here}
+        nested = isinstance(value, dict) and value and here not in NAMED_BY_THE_EXPERIMENT
+        out |= leaves(value, here) if nested else {here}
     return out
 
 

@@ -10,6 +10,7 @@ import sys
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from ssljax import cli, run, runs
@@ -124,6 +125,8 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
     monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
+    monkeypatch.setattr(runs, "embed", lambda *args, **options: runs.Embedded(np.zeros((1, 2), np.float32), ["a"]))
+    monkeypatch.setattr(runs, "write_embedded", lambda embedded, path: path)
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: model)
@@ -202,7 +205,7 @@ def examples(folder, monkeypatch):
 
 def test_the_examples_of_plug_ins_train_together(tmp_path, monkeypatch):
     examples(tmp_path, monkeypatch)
-    overrides = {"batch_size": "16", "microbatches": "2", "log.every_steps": "5", "log.tensorboard": "false"}
+    overrides = {"batch_size": "16", "microbatches": "2", "log.every_steps": "5", "log.trackers": "()"}
     config, _ = load(str(tmp_path / "my_package/config.py"), [*overrides.items(), ("log.progress", "false")])
     lines = run.train(config, tmp_path / "run")
     assert {line["of"] for line in lines if line["eval"] == "nearest"} == {"trained", "untrained", "raw", "majority"}

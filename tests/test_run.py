@@ -35,7 +35,7 @@ TINY = {
     "mesh": {"data": 8},
     "steps": 8,
     "batch_size": 32,
-    "log": {"every_steps": 3, "progress": False, "tensorboard": False},
+    "log": {"every_steps": 3, "progress": False, "trackers": []},
     "checkpoint": {"every_steps": 2},
 }
 CLOCK = {"seconds", "examples_per_second", "tokens_per_second", "data_wait_share", "model_flops_per_second", "mfu"}
@@ -206,7 +206,7 @@ def test_nothing_runs_beside_the_step_but_the_data(tmp_path, monkeypatch):
     seen = set()
     monkeypatch.setattr(Recorder, "save", lambda self, step, state: seen.update(threading.enumerate()))
     before = set(threading.enumerate())
-    log = {**TINY["log"], "progress": True, "tensorboard": True, "stall_seconds": None}
+    log = {**TINY["log"], "progress": True, "trackers": ["tensorboard"], "stall_seconds": None}
     run.train({**TINY, "log": log, "steps": 2}, tmp_path)
     modules = {type(thread).__module__.partition(".")[0] for thread in seen - before}
     assert modules <= {"threading"}, "threads of libraries that draw or write"

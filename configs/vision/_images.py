@@ -1,4 +1,7 @@
-"""Image data of the configs in this folder, their augmentation, and the evaluations of features."""
+"""Image data of the configs in this folder, their augmentation, and the evaluations of features.
+
+The data are "cifar10", "mnist", or "folder": pictures of your own, of any size, which `data.source` names.
+"""
 
 SOURCES = {
     "cifar10": dict(
@@ -11,28 +14,38 @@ SOURCES = {
         keys=dict(train=dict(image="x_train", label="y_train"), test=dict(image="x_test", label="y_test")),
         num_classes=10,
     ),
+    # Of a folder, a tenth of the pictures is held out.
+    "folder": dict(source=None, split="train[:-10%]", image_size=64, image_fit="squeeze"),
 }
 
-PATCH_SIZE = {"cifar10": 4, "mnist": 7}
+DATA = tuple(SOURCES)
+
+PATCH_SIZE = {"cifar10": 4, "mnist": 7, "folder": 8}
 
 # Crops of CIFAR-10 have half the side, so a step is cheap; features are computed at full size.
-TWO_VIEWS = {"cifar10": dict(size=16, crop_scale=(0.2, 1.0)), "mnist": dict(crop_scale=(0.5, 1.0))}
+TWO_VIEWS = {
+    "cifar10": dict(size=16, crop_scale=(0.2, 1.0)),
+    "mnist": dict(crop_scale=(0.5, 1.0)),
+    "folder": dict(size=48, crop_scale=(0.2, 1.0)),
+}
 
 # Recipes for small images. Digits lose their meaning when mirrored, and have no colour.
 AUGMENT = {
     "cifar10": dict(flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.0),
     "mnist": dict(flip=0.0, jitter=0.5, brightness=0.4, contrast=0.4, gray=0.0, blur=0.2),
 }
+AUGMENT["folder"] = AUGMENT["cifar10"]
 
 # Local crops show most of the image; smaller ones, as in the papers, give worse features on such small images.
 MULTI_CROP = {
     "cifar10": dict(size=16, local_size=12, global_scale=(0.4, 1.0), local_scale=(0.2, 0.6)),
     "mnist": dict(size=28, local_size=21, global_scale=(0.5, 1.0), local_scale=(0.4, 0.8)),
+    "folder": dict(size=48, local_size=24, global_scale=(0.4, 1.0), local_scale=(0.1, 0.4)),
 }
 
 
 # Features of a vision transformer for the probes. The mean of the patches of a digit loses the places of its strokes.
-VIT_FEATURE = {"cifar10": "pooled", "mnist": "tokens"}
+VIT_FEATURE = {"cifar10": "pooled", "mnist": "tokens", "folder": "pooled"}
 
 
 def vit(patch_size):
@@ -53,12 +66,17 @@ def vit(patch_size):
 def encoder(data):
     """An encoder for a few minutes of training: a vision transformer, or for digits a ResNet of 0.31M parameters, which
     learns their shapes in fewer steps."""
-    return vit(PATCH_SIZE[data]) if data == "cifar10" else dict(name="resnet", preset="micro")
+    return dict(name="resnet", preset="micro") if data == "mnist" else vit(PATCH_SIZE[data])
 
 
-def probes(examples=5_000, feature="pooled"):
-    """k-NN and linear probes of frozen features, on fixed subsets of the training split and of the test split."""
+def probes(data, examples=5_000, feature="pooled"):
+    """k-NN and linear probes of frozen features, on fixed subsets of the training split and of the test split.
+
+    Folders without classes, or with few pictures of a class, have fewer probes; a line says which are left out.
+    """
     common = dict(max_examples=examples, feature=feature)
+    if data == "folder":
+        common |= dict(fit_split="train[:-10%]", test_split="train[-10%:]", optional=True)
     linear = dict(type="linear", l2=(1e-4, 1e-3, 1e-2, 1e-1, 1.0), **common)
     return dict(
         knn=common,

@@ -4,6 +4,7 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without lab
 
     ssljax train --config configs/vision/dino.py --workdir runs/dino
     ssljax train --config configs/vision/dino.py:data=mnist --workdir runs/dino-mnist
+    ssljax train --config configs/vision/dino.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
 Time: 7 minutes on one CPU core.
 Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.349 (raw pixels 0.329),
@@ -19,7 +20,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=("cifar10", "mnist"))
+    a = arguments(arg, data=_images.DATA)
     return ml_collections.ConfigDict(
         dict(
             model=_images.vit(_images.PATCH_SIZE[a["data"]]),
@@ -45,7 +46,7 @@ def get_config(arg=""):
                 name="adamw", learning_rate=2e-3, weight_decay=0.05, clip_norm=3.0, freeze=[("last_layer", "5%")]
             ),
             schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(feature=_images.VIT_FEATURE[a["data"]]),
+            evals=_images.probes(a["data"], feature=_images.VIT_FEATURE[a["data"]]),
             log=dict(every_steps=100),
             checkpoint=dict(every_steps=500),
             batch_size=64,

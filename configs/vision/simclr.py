@@ -4,6 +4,7 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31
 
     ssljax train --config configs/vision/simclr.py --workdir runs/simclr
     ssljax train --config configs/vision/simclr.py:data=mnist --workdir runs/simclr-mnist
+    ssljax train --config configs/vision/simclr.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
 Time: 8 minutes on one CPU core.
 Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.409 (raw pixels 0.329),
@@ -20,7 +21,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=("cifar10", "mnist"))
+    a = arguments(arg, data=_images.DATA)
     return ml_collections.ConfigDict(
         dict(
             model=_images.encoder(a["data"]),
@@ -33,10 +34,10 @@ def get_config(arg=""):
             data=_images.SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(),
+            evals=_images.probes(a["data"]),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=256,
-            steps={"cifar10": 500, "mnist": 250}[a["data"]],
+            steps=250 if a["data"] == "mnist" else 500,
         )
     )

@@ -4,6 +4,7 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31
 
     ssljax train --config configs/vision/swav.py --workdir runs/swav
     ssljax train --config configs/vision/swav.py:data=mnist --workdir runs/swav-mnist
+    ssljax train --config configs/vision/swav.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
 Time: 7 minutes on one CPU core.
 Result: accuracy of a linear probe with 100 labels per class on held-out images: CIFAR-10 0.369 (raw pixels 0.329),
@@ -19,7 +20,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=("cifar10", "mnist"))
+    a = arguments(arg, data=_images.DATA)
     return ml_collections.ConfigDict(
         dict(
             model=_images.encoder(a["data"]),
@@ -39,10 +40,10 @@ def get_config(arg=""):
                 name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0, freeze=[("^prototypes", "2%")]
             ),
             schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(),
+            evals=_images.probes(a["data"]),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=128,
-            steps={"cifar10": 650, "mnist": 250}[a["data"]],
+            steps=250 if a["data"] == "mnist" else 650,
         )
     )

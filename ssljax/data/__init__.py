@@ -5,7 +5,7 @@ from ssljax.data.dataset import Dataset, describe, open_data
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
-from ssljax.data.split_arrays import SplitArrays, load_split, shared_rows, split_source
+from ssljax.data.split_arrays import SplitArrays, SplitRows, load_split, open_split, shared_rows, split_source
 from ssljax.data.tokenizer_files import TOKENIZER_FILES
 from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, pin_tokenizer, save_tokenizer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Prefetcher",
     "SourceConfig",
     "SplitArrays",
+    "SplitRows",
     "StreamPart",
     "TokenizerConfig",
     "describe",
@@ -26,6 +27,7 @@ __all__ = [
     "load_split",
     "load_tokenizer",
     "open_data",
+    "open_split",
     "open_tokenizer",
     "pin_tokenizer",
     "save_tokenizer",

@@ -1,16 +1,22 @@
 """Folders that are built once and kept on disk. An interrupted build leaves no folder that looks complete."""
 
 import errno
+import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable
 
 from ssljax.base.errors import UserError
-from ssljax.base.files import flush
+from ssljax.base.files import flush, local_folder
 from ssljax.base.locks import locked
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+def default_root() -> pathlib.Path:
+    """Returns the folder of caches if the config names none: $SSLJAX_CACHE, else ~/.cache/ssljax."""
+    return local_folder(os.environ.get("SSLJAX_CACHE") or "~/.cache/ssljax", "SSLJAX_CACHE")
 
 
 def build_once(folder: pathlib.Path, build: Callable[[pathlib.Path], None]) -> pathlib.Path:

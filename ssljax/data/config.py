@@ -1,6 +1,5 @@
 """The `data` group of a config: the sources of examples and the form of the batches."""
 
-import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from ssljax.base.errors import UserError, shown
 from ssljax.base.files import local_folder
 from ssljax.base.plain import plain
 from ssljax.base.schema import setting
+from ssljax.data.cache import default_root
 from ssljax.data.sources import expand
 
 _SOURCE = (
@@ -114,8 +114,20 @@ class DataConfig:
         None,
         gt=0,
         lt=2**16,
-        doc="side in pixels to which the central square of an image is resized; None: no resizing, and all images must "
-        "have one shape",
+        doc="side in pixels to which an image is resized, as `image_fit` states; None: no resizing, and all images "
+        "must have one shape",
+    )
+    image_fit: Literal["center", "squeeze"] = setting(
+        "center",
+        doc="part of an image that is resized to `image_size`; `center`: its central square; `squeeze`: all of it, "
+        "squeezed into a square. Crops of views then have the proportions of the image, and evaluations take the "
+        "central square",
+    )
+    images: Literal["auto", "decoded", "encoded"] = setting(
+        "auto",
+        free=True,
+        doc="form in which images of files are kept; `decoded`: decoded once, into a file in the folder of caches; "
+        "`encoded`: decoded at each use; `auto`: decoded if they take at most 4 GiB so. Batches are the same",
     )
     num_classes: int | None = setting(
         None,
@@ -155,6 +167,8 @@ class DataConfig:
             raise ValueError("source: give either a source or a mixture (`ssljax list data` names the kinds of source)")
         if self.source is not None:
             self.sources[0].validate()
+        if self.image_fit == "squeeze" and self.image_size is None:
+            raise ValueError("image_fit: got 'squeeze', needs image_size, the side of the square")
         if self.overlap and self.mode != "windows":
             raise ValueError(f"overlap: got {self.overlap}, must be 0 in mode {self.mode!r} (only 'windows' overlap)")
         if self.seq_len is not None and self.overlap >= self.seq_len:
@@ -172,5 +186,8 @@ def cache_root(config: DataConfig) -> pathlib.Path:
     Raises:
         UserError: an address such as gs://bucket/cache, or an environment variable that is not set.
     """
-    folder = config.cache_dir or os.environ.get("SSLJAX_CACHE") or "~/.cache/ssljax"
-    return local_folder(expand(folder, "data.cache_dir"), "data.cache_dir")
+    return (
+        default_root()
+        if config.cache_dir is None
+        else local_folder(expand(config.cache_dir, "data.cache_dir"), "data.cache_dir")
+    )

@@ -116,6 +116,7 @@ class _Stream:
                     f"{source.elements}"
                 )
         self.rows = [subset(source.size, limit, seed) for source in self.sources]
+        self.blocks = [source.blocks and source.blocks.of(rows) for source, rows in zip(sources, self.rows)]
         self.size = sum(map(len, self.rows))
         self.elements = _ID | first.elements
 
@@ -134,7 +135,7 @@ class _Batches:
         self.shuffles = []
         for k, chosen in enumerate(stream.rows):
             ranges = BatchRanges(rows, stream.weights, k)
-            self.shuffles.append(Shuffle(len(chosen), stream.seed, stream.number << 16 | k, ranges))
+            self.shuffles.append(Shuffle(len(chosen), stream.seed, stream.number << 16 | k, ranges, stream.blocks[k]))
             largest = max(ranges.first(step + 1) - ranges.first(step) for step in range(8))
             if largest > len(chosen):
                 log.warning(

@@ -1,6 +1,7 @@
 """The examples of one source: selected rows as images, labels, numbers and documents, or text cut without rows."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +10,9 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.images import Images
+from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
+from ssljax.data.sources import Blobs, OnDemand
 from ssljax.data.text import Documents, Packed, Windows, open_tokens
 from ssljax.data.tokenizers import Tokenizer, open_tokenizer
 
@@ -41,12 +44,14 @@ class OpenedSource:
         num_classes: number of label values; None without labels.
         classes: names of the classes; None without names.
         texts: the tokens of the examples; None without text.
+        blocks: the blocks in which the examples are read; None: examples in any order are read fast.
     """
 
     examples: Examples
     num_classes: int | None = None
     classes: tuple[str, ...] | None = None
     texts: Windows | Packed | Documents | None = None
+    blocks: RowBlocks | None = None
 
 
 class RowExamples:
@@ -64,7 +69,9 @@ class RowExamples:
     ):
         self.rows, self.images, self.arrays, self.documents = rows, images, arrays, documents
         self.size = len(rows.index)
-        self.elements = {key: {"shape": list(image.shape), "dtype": "uint8"} for key, image in images.items()}
+        self.elements: dict[str, Any] = {}
+        for column in images.values():
+            self.elements |= column.elements
         self.elements |= {key: {"shape": list(a.shape[1:]), "dtype": a.dtype.name} for key, a in arrays.items()}
         self.elements |= documents.elements if documents else {}
 
@@ -72,9 +79,9 @@ class RowExamples:
         return self.rows.index[rows]
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        # Not in threads: NumPy's indexing copies 32 x 32 images at memory speed.
-        batch = {key: image.array()[rows] for key, image in self.images.items()}
-        batch |= {key: array[rows] for key, array in self.arrays.items()}
+        batch = {key: array[rows] for key, array in self.arrays.items()}
+        for images in self.images.values():
+            batch |= images.take(rows)
         return batch | (self.documents.take(rows) if self.documents else {})
 
 
@@ -83,13 +90,16 @@ def tokenizer_of(sources: tuple[SourceConfig, ...], config: DataConfig) -> Token
     return open_tokenizer(config) if any("text" in selected_keys(source) for source in sources) else None
 
 
-def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer | None) -> OpenedSource:
+def open_examples(
+    source: SourceConfig, config: DataConfig, tokenizer: Tokenizer | None, like: Sequence[int] | None = None
+) -> OpenedSource:
     """Opens the examples of a source in the form that `config` gives.
 
     Args:
         source: the source.
         config: the `data` group, for the form: image size, sequence length, mode, number of classes.
         tokenizer: needed for text.
+        like: shape [H, W, C] of the images of a run, see `Images`; None: images keep their own.
 
     Raises:
         UserError: an error in the source or its content, or a setting that does not fit it.
@@ -102,8 +112,9 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
     images, arrays, documents, num_classes = {}, {}, None, None
     for key in rows.columns:
         if key == "image":
-            images[key] = Images(rows, key, fingerprint(source), config.image_size, root)
+            images[key] = Images(rows, key, fingerprint(source), config, root, like)
         elif key == "label":
+            rows = _with_class_numbers(rows)
             named = len(rows.classes) if rows.classes else None
             if named and config.num_classes and config.num_classes < named:
                 raise UserError(
@@ -117,7 +128,9 @@ def open_examples(source: SourceConfig, config: DataConfig, tokenizer: Tokenizer
         else:
             arrays[key] = _numbers(rows, key)
     examples = RowExamples(rows, images, arrays, documents)
-    return OpenedSource(examples, num_classes, rows.classes if "label" in rows.columns else None, documents)
+    classes = rows.classes if "label" in rows.columns else None
+    blocks = rows.blocks.of(rows.index) if rows.blocks is not None and images else None
+    return OpenedSource(examples, num_classes, classes, documents, blocks)
 
 
 def renumbered(opened: OpenedSource, classes: tuple[str, ...]) -> OpenedSource:
@@ -163,13 +176,14 @@ def _numbers(rows: Rows, key: str) -> np.ndarray:
             device.
     """
     column = rows.columns[key]
-    if isinstance(column, list):
-        for row in rows.index:
-            if not isinstance(column[row], bool | int | float | list):
-                raise _not(rows, key, column[row], int(row), "must be a number")
-        column = [column[row] for row in rows.index]
-    elif isinstance(column, np.ndarray):
+    if isinstance(column, np.ndarray):
         column = column[rows.index]
+    elif not isinstance(column, Blobs):
+        chosen = rows.index.tolist()
+        column = column.read(chosen) if isinstance(column, OnDemand) else [column[row] for row in chosen]
+        for row, value in zip(rows.index, column):
+            if not isinstance(value, bool | int | float | list):
+                raise _not(rows, key, value, int(row), "must be a number")
     try:
         array = np.asarray(column)
     except (ValueError, OverflowError):  # lists of different lengths, or integers among floats that have no float
@@ -211,6 +225,36 @@ def _not(rows: Rows, key: str, value: Any, row: int, allowed: str) -> UserError:
     # Python prints no integers of thousands of digits.
     shown = "a huge integer" if isinstance(value, int) and abs(value) >= 2**256 else f"{value!r:.40}"
     return UserError(f"data.keys.{key}: got {shown} at {rows.location(row)} of {rows.title}, {allowed}")
+
+
+def _with_class_numbers(rows: Rows) -> Rows:
+    """Returns rows whose labels are numbers: names of classes are numbered in the order of the alphabet.
+
+    The names are those of the whole split, sliced or not.
+
+    Raises:
+        UserError: some labels are texts and others are not, or there are too many different texts.
+    """
+    column = rows.columns["label"]
+    column = column.tolist() if isinstance(column, np.ndarray) and column.dtype.kind == "U" else column
+    if isinstance(column, np.ndarray | Blobs) or not isinstance(column[int(rows.index[0])], str):
+        return rows
+    values = list(column)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise _not(rows, "label", value, row, "must be text, as other labels are")
+    classes = tuple(sorted(set(values)))
+    if len(classes) > _MOST_CLASSES:
+        raise UserError(
+            f"data.keys.label: {len(classes)} different texts in {rows.title}, must be the names of at most "
+            f"{_MOST_CLASSES} classes"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[value] for value in values], np.int32)
+    return dataclasses.replace(rows, columns=rows.columns | {"label": labels}, classes=classes)
+
+
+_MOST_CLASSES = 100_000
 
 
 def _labels(rows: Rows, num_classes: int | None) -> np.ndarray:

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import pathlib
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -145,8 +146,9 @@ def reading(path: pathlib.Path, form: str) -> Iterator[None]:
         EOFError,
         ValueError,
         KeyError,
-        NotImplementedError,
+        RuntimeError,
         struct.error,
+        tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

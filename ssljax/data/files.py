@@ -1,20 +1,26 @@
 """Sources of files: plain text, lines of JSON, and images in folders."""
 
+import array
 import bisect
 import functools
+import gzip
 import itertools
 import json
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError, nearest
+from ssljax.base.hashing import digest
+from ssljax.data.cache import build_once, default_root
 from ssljax.data.content import digest_files
-from ssljax.data.file_source import FileSource, read_bytes, reading
+from ssljax.data.file_source import FileSource, read_bytes, reading, stamp
 from ssljax.data.notes import say_once
 from ssljax.data.paths import files_below, folders_in, matches
-from ssljax.data.sources import FILE_NAME, Blobs, Column, Table
+from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
 
 
@@ -35,30 +41,35 @@ class TextFiles(FileSource):
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         @functools.cache
-        def files() -> list[str]:
-            return [read_text(path) for path in paths]
+        def counts() -> list[int]:
+            return [len(read_text(path).splitlines()) for path in paths]
 
         @functools.cache
-        def documents() -> list[tuple[str, str]]:
-            texts = files() if split.whole else _slice_lines(files(), split)
-            return [(path.name.removesuffix(".gz"), text) for path, text in zip(paths, texts) if text or split.whole]
+        def documents() -> list[tuple[pathlib.Path, slice]]:
+            return [(path, slice(None)) for path in paths] if split.whole else _sliced(paths, counts(), split)
 
-        def lines() -> int:
-            return sum(len(text.splitlines()) for text in files())
+        def text(row: int) -> str:
+            path, lines = documents()[row]
+            return read_text(path) if split.whole else "".join(read_text(path).splitlines(keepends=True)[lines])
 
         def get(name: str) -> Column:
-            return [document[0 if name == FILE_NAME else 1] for document in documents()]
+            if name == FILE_NAME:
+                return [path.name.removesuffix(".gz") for path, _ in documents()]
+            return OnDemand(len(documents()), text)
 
-        return Table(("text", FILE_NAME), get, lines=lines, ordered=len(paths) == 1)
+        return Table(("text", FILE_NAME), get, lines=lambda: sum(counts()), ordered=len(paths) == 1)
 
 
-def _slice_lines(texts: list[str], split: Split) -> list[str]:
-    """Returns the lines of a slice in each document; an empty text for a document that it does not overlap."""
-    lines = [text.splitlines(keepends=True) for text in texts]
-    ends = list(itertools.accumulate(map(len, lines)))
+def _sliced(paths: list[pathlib.Path], counts: list[int], split: Split) -> list[tuple[pathlib.Path, slice]]:
+    """Returns the documents that a slice of the lines of all documents overlaps, each with its lines in the slice."""
+    ends = list(itertools.accumulate(counts))
     start, stop, _ = split.bounds(ends[-1]).indices(ends[-1])
     firsts = [0, *ends[:-1]]
-    return ["".join(doc[max(start - first, 0) : max(stop - first, 0)]) for doc, first in zip(lines, firsts)]
+    return [
+        (path, slice(max(start - first, 0), stop - first))
+        for path, first, end in zip(paths, firsts, ends)
+        if max(start, first) < min(stop, end)
+    ]
 
 
 class JsonLines(FileSource):
@@ -70,44 +81,126 @@ class JsonLines(FileSource):
     kind = "jsonl"
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
-        rows: list[dict[str, Any]] = []
-        lines: list[int] = []  # line number of each row, counted from 1
-        firsts: list[int] = []  # first row of each file
-        for path in paths:
-            firsts.append(len(rows))
-            # Not splitlines(): JSON texts may contain other line separators than the newline.
-            for number, line in enumerate(read_text(path).split("\n"), 1):
-                if line.strip():
-                    rows.append(_parse_object(line, f"{path}:{number}"))
-                    lines.append(number)
-        if not rows:
+        files = [_Lines(path) for path in paths]
+        ends = list(itertools.accumulate(len(file) for file in files))
+        if not ends[-1]:
             raise UserError(f"data.split: jsonl:{self.location} [{split.name}] is empty, must have at least one line")
 
+        def line(row: int) -> tuple[_Lines, int]:
+            file = bisect.bisect_right(ends, row)
+            return files[file], row - (ends[file - 1] if file else 0)
+
         def location(row: int) -> str:
-            return f"{paths[bisect.bisect_right(firsts, row) - 1]}:{lines[row]}"
+            file, i = line(row)
+            return f"{file.path}:{file.number(i)}"
 
-        def get(name: str) -> Column:
-            for i, row in enumerate(rows):
-                if name not in row:
-                    raise UserError(f"data.source: {location(i)}: no key {name!r}{nearest(name, row)}")
-            return [row[name] for row in rows]
+        def parsed(row: int) -> dict[str, Any]:
+            file, i = line(row)
+            return _parse_object(file.text(i), functools.partial(location, row))
 
-        names = dict.fromkeys(name for row in rows for name in row)
-        return Table(tuple(names), get, location=location, ordered=len(paths) == 1)
+        def value(name: str, row: int) -> Any:
+            found = parsed(row)
+            if name not in found:
+                raise UserError(f"data.source: {location(row)}: no key {name!r}{nearest(name, found)}")
+            return found[name]
+
+        # All default keys count, so that a label which some rows lack is not lost without a word.
+        names = dict.fromkeys(
+            [*parsed(0), *(name for name in DEFAULT_KEYS if any(name in file.keys for file in files))]
+        )
+        return Table(
+            tuple(names),
+            lambda name: OnDemand(ends[-1], functools.partial(value, name)),
+            location=location,
+            ordered=len(paths) == 1,
+        )
 
 
-def _parse_object(line: str, location: str) -> dict[str, Any]:
+class _Lines:
+    """The lines of a text file that are not blank, read on demand. In memory are only the places where they start.
+
+    A compressed file (.gz) is decompressed once, into the folder of caches.
+
+    Attributes:
+        path: the file.
+        keys: the default keys that a line has.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path, self._block = path, (0, b"")  # the start and the bytes that were read last
+        starts, place, rest = array.array("q"), 0, {name: f'"{name}"'.encode() for name in DEFAULT_KEYS}
+        with reading(path, "lines of JSON"):
+            self._file = plain_file(path)
+            with self._file.open("rb") as file:
+                for line in file:
+                    if line.strip():
+                        starts.append(place)
+                        for name in [name for name, spelled in rest.items() if spelled in line and _has(line, name)]:
+                            del rest[name]
+                    place += len(line)
+        self._starts, self._size = starts, place
+        self.keys = set(DEFAULT_KEYS) - rest.keys()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def number(self, i: int) -> int:
+        """Returns the number of a line in the file, from 1."""
+        with self._file.open("rb") as file:
+            return 1 + file.read(self._starts[i]).count(b"\n")
+
+    def text(self, i: int) -> str:
+        """Returns a line. Raises UserError if it is not UTF-8."""
+        start = self._starts[i]
+        end = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
+        first, content = self._block
+        if not first <= start <= end <= first + len(content):
+            with reading(self.path, "lines of JSON"), self._file.open("rb") as file:
+                file.seek(start)
+                first, content = self._block = start, file.read(max(end - start, _READ))
+        try:
+            text = content[start - first : end - first].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"data.source: {self.path}:{self.number(i)}: not UTF-8 ({error.reason})") from error
+        return text if start else text.removeprefix("\ufeff")  # a byte order mark is no text
+
+
+def _has(line: bytes, name: str) -> bool:
+    """Returns True if a line is a JSON object with a key."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and name in value
+
+
+_READ = 1 << 18  # bytes that are read at a time
+
+
+def plain_file(path: pathlib.Path) -> pathlib.Path:
+    """Returns a file without compression: the file itself, or what it decompresses to, in the folder of caches."""
+    if path.suffix != ".gz":
+        return path
+
+    def decompress(folder: pathlib.Path) -> None:
+        with gzip.open(path) as compressed, (folder / "content").open("wb") as file:
+            shutil.copyfileobj(compressed, file, 1 << 20)
+
+    return build_once(default_root() / f"plain-{digest(stamp([path]))}", decompress) / "content"
+
+
+def _parse_object(line: str, location: Callable[[], str]) -> dict[str, Any]:
     """Returns the JSON object of a line; raises UserError with its location if the line is anything else."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"data.source: {location}: not valid JSON ({error.msg}, column {error.colno})") from error
+        raise UserError(f"data.source: {location()}: not valid JSON ({error.msg}, column {error.colno})") from error
     except RecursionError as error:
-        raise UserError(f"data.source: {location}: lists or objects are nested too deeply") from error
+        raise UserError(f"data.source: {location()}: lists or objects are nested too deeply") from error
     except ValueError as error:  # Python refuses to read integers of thousands of digits
-        raise UserError(f"data.source: {location}: a number has too many digits") from error
+        raise UserError(f"data.source: {location()}: a number has too many digits") from error
     if not isinstance(value, dict):
-        raise UserError(f"data.source: {location}: got a JSON {type(value).__name__}, must be an object with keys")
+        raise UserError(f"data.source: {location()}: got a JSON {type(value).__name__}, must be an object with keys")
     return value
 
 
@@ -150,7 +243,12 @@ class ImageFolder(FileSource):
             numbers = {name: number for number, name in enumerate(classes)}
             columns["label"] = np.array([numbers[p.relative_to(folder).parts[0]] for p in files], np.int32)
         return Table(
-            tuple(columns), columns.__getitem__, classes=classes, location=lambda i: str(files[i]), ordered=False
+            tuple(columns),
+            columns.__getitem__,
+            classes=classes,
+            location=lambda i: str(files[i]),
+            ordered=False,
+            by_name=True,
         )
 
     def _classes(self, folder: pathlib.Path) -> tuple[str, ...]:

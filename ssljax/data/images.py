@@ -1,18 +1,22 @@
-"""Columns of images as one uint8 array [N, H, W, C]; decoded and resized images are cached on disk."""
+"""Columns of images as uint8 arrays [N, H, W, C]: decoded once into a file of the cache, or at each use by threads."""
 
 import concurrent.futures
+import functools
 import io
 import logging
+import math
 import os
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
+from ssljax.data.config import DataConfig
+from ssljax.data.notes import inform_once
 from ssljax.data.pixels import UndefinedRangeError, to_pixels
 from ssljax.data.selection import Rows
 from ssljax.data.sources import Blobs, Column
@@ -22,94 +26,175 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # part of the name of caches; raise it if a change of the decoding changes pixels
+_LARGEST = 4 << 30  # bytes of decoded images that `auto` keeps on disk
+_VERSION = 3  # part of the name of caches; raise it if a change of the decoding changes pixels
+_MODES = {1: "L", 3: "RGB"}  # channels -> mode of Pillow
 _FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
 
 
+class Picture(NamedTuple):
+    """A decoded image."""
+
+    pixels: np.ndarray  # uint8 [H, W, C]
+    aspect: float  # width / height before it was resized
+    animated: bool  # its file has further frames
+
+
 class Images:
-    """The images of the selected rows of a column. Encoded images are decoded once, on first use.
+    """The images of the selected rows of a column.
 
     Args:
         rows: the selected rows.
         key: name of the column in the batch.
         fingerprint: fingerprint of the source of the rows; names the cache of decoded images.
-        size: side in pixels of the resized images; None = no resizing.
+        config: the keys `image_size`, `image_fit` and `images` of `data`.
         root: folder of caches.
+        like: shape [H, W, C] of the images of a run: these images get the same number of channels, and the same size if
+            it is square; None: they keep theirs, unless the config has a size.
+
+    Attributes:
+        elements: keys of the batch: the images, and their aspect if they are squeezed.
 
     Raises:
         UserError: the column does not contain images.
     """
 
-    def __init__(self, rows: Rows, key: str, fingerprint: Any, size: int | None, root: pathlib.Path):
-        self.rows, self.key, self.size, self.root = rows, key, size, root
+    def __init__(
+        self,
+        rows: Rows,
+        key: str,
+        fingerprint: Any,
+        config: DataConfig,
+        root: pathlib.Path,
+        like: Sequence[int] | None = None,
+    ):
+        self.rows, self.key, self.config, self.root = rows, key, config, root
         self.column = _checked(rows.columns[key], key, rows.title)
         self.fingerprint = fingerprint
-        self._array: np.ndarray | None = None
+        self._squeezed = config.image_fit == "squeeze"
+        own = self.column.mode if isinstance(self.column, Blobs) else _MODES[self.column.shape[3]]
+        self.mode = own if like is None else _MODES[like[2]]
+        self.size = (
+            like[0] if config.image_size is None and like is not None and like[0] == like[1] else config.image_size
+        )
 
-    @property
+    @functools.cached_property
+    def elements(self) -> dict[str, dict[str, Any]]:
+        elements: dict[str, dict[str, Any]] = {self.key: {"shape": list(self.shape), "dtype": "uint8"}}
+        return elements | ({"aspect": {"shape": [], "dtype": "float32"}} if self._squeezed else {})
+
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape [H, W, C] of one image. Decodes one image at most."""
-        return (self._one(0)[0] if self._array is None else self._array[0]).shape
+        return self._one(0).pixels.shape
 
-    def array(self) -> np.ndarray:
-        """Returns the images, uint8 [N, H, W, C].
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the arrays of `elements` of some images: pixels uint8 [B, H, W, C], and aspects float32 [B].
+
+        Args:
+            rows: int64 [B], numbers among the selected rows.
 
         Raises:
             UserError: an image cannot be decoded, or has another shape than the first.
         """
-        if self._array is None:
-            if isinstance(self.column, np.ndarray) and (
-                self.size is None or self.column.shape[1:3] == (self.size,) * 2
-            ):
-                whole = len(self.rows.index) == len(self.column)
-                self._array = self.column if whole else self.column[self.rows.index]
-            else:
-                key = digest(["images", _VERSION, self.fingerprint, self.key, self.size])
-                folder = build_once(self.root / f"images-{key}", self._build)
-                animations = (folder / _FIRST_FRAMES).read_text(errors="surrogateescape").splitlines()
-                if animations:
-                    log.warning(
-                        "data.source: the first frame is used of %d images with several (%s, ...)",
-                        len(animations),
-                        animations[0],
-                    )
-                self._array = np.load(folder / "images.npy", mmap_mode="r")
-        return self._array
+        if self._decoded:  # not in threads: NumPy's indexing copies 32 x 32 images at memory speed
+            pixels, aspects = (array[rows] for array in self._arrays)
+        else:
+            pixels, aspects = np.empty((len(rows), *self.shape), np.uint8), np.empty(len(rows), np.float32)
+            read = self.column.read if isinstance(self.column, Blobs) else None
+            contents = None if read is None else read(self.rows.index[rows].tolist())
 
-    def _one(self, i: int) -> tuple[np.ndarray, bool]:
-        """Returns image i of the selected rows, resized, and True if its file has further frames."""
-        row = int(self.rows.index[i])
+            def fill(chunk: np.ndarray) -> None:
+                for i in chunk:
+                    content = None if contents is None else contents[i]
+                    pixels[i], aspects[i], _ = self._of_shape(int(rows[i]), content)
+
+            _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), 4 * _cores())))
+        return {self.key: pixels} | ({"aspect": aspects} if self._squeezed else {})
+
+    @functools.cached_property
+    def _decoded(self) -> bool:
+        """True if the images are decoded once. The log says so, with their size."""
         if isinstance(self.column, np.ndarray):
-            return _resize_array(self.column[row], self.size), False
-        return _decode(self.column, row, self.size)
+            return True
+        count, kept = len(self.rows.index), self.config.images
+        size = count * math.prod(self.shape)
+        decoded = kept == "decoded" or (kept == "auto" and size <= _LARGEST)
+        where = "once, into a file in the folder of caches" if decoded else "at each use"
+        mega = f"{size / 1e6:,.0f} MB of pixels"
+        inform_once(f"images of {self.rows.title}: {count:,} of {_text(self.shape)}, {mega}, decoded {where}")
+        return decoded
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images, uint8 [N, H, W, C], and their aspects, float32 [N]."""
+        size, mode = self.size, self.mode
+        own = self.column.shape if isinstance(self.column, np.ndarray) else None
+        if own is not None and _MODES[own[3]] == mode and (size is None or own[1:3] == (size, size)):
+            assert isinstance(self.column, np.ndarray)
+            whole = len(self.rows.index) == len(self.column)
+            array = self.column if whole else self.column[self.rows.index]
+            return array, np.full(len(array), array.shape[2] / array.shape[1], np.float32)
+        key = digest(["images", _VERSION, self.fingerprint, self.key, size, mode, self.config.image_fit])
+        folder = build_once(self.root / f"images-{key}", self._build)
+        animations = (folder / _FIRST_FRAMES).read_text(errors="surrogateescape").splitlines()
+        if animations:
+            log.warning(
+                "data.source: the first frame is used of %d images with several (%s, ...)",
+                len(animations),
+                animations[0],
+            )
+        return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "aspects.npy")
+
+    def _one(self, i: int, content: bytes | None = None) -> Picture:
+        """Returns image i of the selected rows, resized; `content`: the bytes of its file, if they are known."""
+        row, form = int(self.rows.index[i]), (self.mode, self.size, self._squeezed)
+        if isinstance(self.column, np.ndarray):
+            return _converted(self.column[row], *form)
+        return _decode(self.column, row, content, *form)
+
+    def _of_shape(self, i: int, content: bytes | None = None) -> Picture:
+        """Returns `_one` of an image. Raises UserError if its shape is not that of the first."""
+        picture = self._one(i, content)
+        if picture.pixels.shape != self.shape:
+            both = " and ".join(
+                f"{self._name(j)} is {_text(s)}" for j, s in ((0, self.shape), (i, picture.pixels.shape))
+            )
+            raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
+        return picture
 
     def _build(self, folder: pathlib.Path) -> None:
         """Writes all images into a file of the cache."""
-        count, shape, path = len(self.rows.index), self.shape, folder / "images.npy"
-        out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *shape))
+        count, path = len(self.rows.index), folder / "images.npy"
+        out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *self.shape))
         with path.open("r+b") as file:  # reserves the space: a disk that fills up under a mapped file kills the process
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        animated = np.zeros(count, bool)
+        aspects, animated = np.empty(count, np.float32), np.zeros(count, bool)
 
         def fill(numbers: np.ndarray) -> None:
             for i in numbers:
-                image, animated[i] = self._one(i)
-                if image.shape != shape:
-                    both = " and ".join(f"{self._name(j)} is {_text(s)}" for j, s in ((0, shape), (i, image.shape)))
-                    raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
-                out[i] = image
+                out[i], aspects[i], animated[i] = self._of_shape(int(i))
 
         # Pillow releases the interpreter lock while it decodes, so threads suffice.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            chunks = np.array_split(np.arange(count), max(1, count // 64))
-            _run_all(pool, fill, chunks)
+        _run_all(_threads(), fill, np.array_split(np.arange(count), max(1, count // 64)))
         out.flush()
+        np.save(folder / "aspects.npy", aspects)
         names = [" ".join(self._name(int(i)).splitlines()) for i in np.flatnonzero(animated)]
         (folder / _FIRST_FRAMES).write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")
 
     def _name(self, i: int) -> str:
         row = int(self.rows.index[i])
         return self.column.name(row) if isinstance(self.column, Blobs) else f"row {row} of {self.rows.title}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads that decode images: one for each core."""
+    return concurrent.futures.ThreadPoolExecutor(_cores(), "images")
 
 
 def _run_all(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items: list) -> None:
@@ -125,7 +210,7 @@ def _run_all(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items:
 
 def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
     """Returns an image column; arrays get a channel axis. Raises UserError for any other column."""
-    if isinstance(column, list):
+    if not isinstance(column, np.ndarray | Blobs):
         raise UserError(
             f"data.keys.{key}: got a column of {type(column[0]).__name__} values of {title}, must be images"
         )
@@ -143,8 +228,8 @@ def _checked(column: Column, key: str, title: str) -> np.ndarray | Blobs:
     return column
 
 
-def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]:
-    """Returns an encoded image as an array [H, W, C], resized, and True if its file has further frames.
+def _decode(blobs: Blobs, row: int, content: bytes | None, mode: str, size: int | None, squeezed: bool) -> Picture:
+    """Returns an encoded image in a mode, resized.
 
     Raises:
         UserError: the image cannot be read, is damaged, or has no defined range of values; the message names it.
@@ -153,12 +238,14 @@ def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]
 
     name = blobs.name(row)
     try:
-        content = blobs.get(row)
+        content = blobs.get(row) if content is None else content
     except OSError as error:
         raise UserError(f"data.source: cannot read image {name} ({error.strerror})") from error
     try:
         with Image.open(io.BytesIO(content)) as file:
-            image = to_pixels(file, blobs.mode)
+            if size is not None:  # a JPEG is decoded at a half, a quarter or an eighth of its size, if that suffices
+                file.draft(None, (size, size))
+            image = to_pixels(file, mode)
             # A camera's MPO file holds further views of one picture.
             animated = file.format != "MPO" and getattr(file, "n_frames", 1) > 1
     except UndefinedRangeError as error:
@@ -167,29 +254,33 @@ def _decode(blobs: Blobs, row: int, size: int | None) -> tuple[np.ndarray, bool]
         raise UserError(f"data.source: corrupt image {name} (cannot identify image file)") from error
     except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(f"data.source: corrupt image {name} ({' '.join(str(error).split())})") from error
-    array = np.asarray(_resized(image, size))
-    return array[..., None] if array.ndim == 2 else array, animated
+    return _resized(image, size, squeezed)._replace(animated=animated)
 
 
-def _resize_array(array: np.ndarray, size: int | None) -> np.ndarray:
-    """Resizes an image [H, W, C]."""
+def _converted(array: np.ndarray, mode: str, size: int | None, squeezed: bool) -> Picture:
+    """Returns an image [H, W, C] in a mode, resized."""
     from PIL import Image
 
-    grey = array.shape[2] == 1
-    out = np.asarray(_resized(Image.fromarray(array[..., 0] if grey else array), size))
-    return out[..., None] if grey else out
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    return _resized(image.convert(mode), size, squeezed)
 
 
-def _resized(image: "Image", size: int | None) -> "Image":
-    """Returns the central square, resized to `size` pixels a side (bicubic, antialiased); None = unchanged."""
+def _resized(image: "Image", size: int | None, squeezed: bool) -> Picture:
+    """Returns an image, resized to `size` pixels a side (bicubic, antialiased): its central square, or squeezed whole.
+
+    None = unchanged.
+    """
     from PIL import Image
 
-    if size is None or image.size == (size, size):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BICUBIC)
+    aspect = image.width / image.height
+    if size is not None and image.size != (size, size):
+        if not squeezed:
+            side = min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return Picture(pixels[..., None] if pixels.ndim == 2 else pixels, aspect, False)
 
 
 def _text(shape: tuple[int, ...]) -> str:

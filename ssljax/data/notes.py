@@ -10,3 +10,9 @@ log = logging.getLogger(__name__)
 def say_once(line: str) -> None:
     """Logs a warning, unless the process has logged it before."""
     log.warning(line)
+
+
+@functools.cache
+def inform_once(line: str) -> None:
+    """Logs a piece of information, unless the process has logged it before."""
+    log.info(line)

@@ -8,18 +8,48 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 
-VERSION = 2  # of the order; written to data.json, so that a run is not continued in another order
+VERSION = 3  # of the order; written to data.json, so that a run is not continued in another order
+# Keys of permutations that are no epochs, which are counted from 0.
+SUBSETS, SLICES = 2**63 - 1, 2**63 - 2
 
 
-def permutation(size: int, seed: int, epoch: int, stream: int = 0) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class RowBlocks:
+    """Blocks of rows, of which a source reads each as a whole. The order of an epoch mixes a few blocks at a time.
+
+    Attributes:
+        numbers: int64 [N], the block of each row; it does not decrease.
+        mixed: number of blocks whose rows are mixed.
+    """
+
+    numbers: np.ndarray
+    mixed: int
+
+    def of(self, rows: np.ndarray) -> "RowBlocks":
+        """Returns the blocks of sorted rows, counted from 0 without gaps."""
+        return RowBlocks(np.unique(self.numbers[rows], return_inverse=True)[1], self.mixed)
+
+
+def permutation(size: int, seed: int, epoch: int, stream: int = 0, blocks: RowBlocks | None = None) -> np.ndarray:
     """Returns the order of one epoch: a permutation of range(size) that is a function of (seed, epoch, stream).
 
     Raw Philox words are sorted (Salmon et al., 2011). NumPy guarantees the raw stream for all versions, but not the
     algorithm of `Generator.permutation`.
+
+    Args:
+        size: number of rows.
+        seed, epoch, stream: the key of the order.
+        blocks: blocks of the rows: they are put into random order, and the rows of each `blocks.mixed` of them, one
+            after another, are mixed. None: all rows are mixed.
     """
     key = np.array([seed % 2**64, epoch], np.uint64)
-    words = np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)).random_raw(size)
-    return np.argsort(words, kind="stable").astype(np.uint32 if size < 2**32 else np.int64)
+    philox = np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64))
+    kind = np.uint32 if size < 2**32 else np.int64
+    words = philox.random_raw(size)
+    if blocks is None:
+        return np.argsort(words, kind="stable").astype(kind)
+    rank = np.argsort(np.argsort(philox.random_raw(int(blocks.numbers[-1]) + 1), kind="stable"))
+    return np.lexsort((words, rank[blocks.numbers] // blocks.mixed)).astype(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +94,18 @@ class Shuffle:
         seed: seed of the order.
         stream: number of the order among those of one seed.
         batches: the numbers of the examples in each batch.
+        blocks: the blocks in which rows are read; None: rows in any order are read fast.
     """
 
-    def __init__(self, size: int, seed: int, stream: int = 0, batches: BatchRanges = BatchRanges(1)):
-        self.size, self.seed, self.stream, self.batches = size, seed, stream, batches
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        stream: int = 0,
+        batches: BatchRanges = BatchRanges(1),
+        blocks: RowBlocks | None = None,
+    ):
+        self.size, self.seed, self.stream, self.batches, self.blocks = size, seed, stream, batches, blocks
         self._orders: dict[int, np.ndarray] = {}  # of the two latest epochs, since a batch may cross epochs
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -88,13 +126,13 @@ class Shuffle:
 
     def _arranged(self, epoch: int) -> np.ndarray:
         """Returns the permutation of an epoch, arranged for the batch that crosses from the epoch before."""
-        order = permutation(self.size, self.seed, epoch, self.stream)
+        order = permutation(self.size, self.seed, epoch, self.stream, self.blocks)
         before, after = self._cut(epoch)
         if not before or not after:
             return order
         earlier = self._orders.get(epoch - 1)
         if earlier is None:
-            earlier = permutation(self.size, self.seed, epoch - 1, self.stream)
+            earlier = permutation(self.size, self.seed, epoch - 1, self.stream, self.blocks)
         used = np.zeros(self.size, bool)
         used[earlier[self.size - before :]] = True
         movable = self.size - self._cut(epoch + 1)[0] if self._keeps_end(epoch) else self.size
@@ -169,5 +207,4 @@ def subset(size: int, count: int | None, seed: int) -> np.ndarray:
     """Returns the sorted rows of a random subset of `count` of `size` rows; all rows if `count` is None or larger."""
     if count is None or count >= size:
         return np.arange(size)
-    # Epochs are counted from 0, so the largest key is never an epoch.
-    return np.sort(permutation(size, seed, 2**63 - 1)[:count]).astype(np.int64)
+    return np.sort(permutation(size, seed, SUBSETS)[:count]).astype(np.int64)

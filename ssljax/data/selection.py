@@ -1,7 +1,8 @@
 """The selection of columns and rows of a source: `keys`, `split`, `where`, and the slice of a split."""
 
 import dataclasses
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,9 @@ import numpy as np
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.config import SourceConfig
-from ssljax.data.sources import Blobs, Column, Table, content_of, open_source, unknown_split
+from ssljax.data.order import SLICES, RowBlocks, permutation
+from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, Table, content_of, open_source, unknown_split
 from ssljax.data.splits import Split, parse_split
-
-DEFAULT_KEYS = ("image", "label", "text", "audio")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Rows:
         classes: names of the classes of the labels, None without names.
         title: source and split, for messages.
         location: row of the table -> its location, for messages.
+        blocks: the blocks of the rows of the table, for images; None: rows in any order are read fast.
+        names: returns the column `file_name` of the table; None: it has none.
     """
 
     columns: dict[str, Column]
@@ -33,6 +35,8 @@ class Rows:
     classes: tuple[str, ...] | None
     title: str
     location: Callable[[int], str]
+    blocks: RowBlocks | None = None
+    names: Callable[[], Sequence[str]] | None = None
 
 
 def fingerprint(config: SourceConfig) -> Any:
@@ -81,10 +85,16 @@ def read(config: SourceConfig) -> Rows:
     rows = _common_length(columns, config.source)
     index = np.flatnonzero(_in_split(table, split, config, rows) & _passes_filter(table, keys, config, rows))
     if table.lines is None:
-        index = index[split.bounds(len(index))]
+        index = np.sort(_arranged(table, index)[split.bounds(len(index))])
     if not len(index):
         raise UserError(f"data.split: {title} is empty" + (f" under data.where {config.where}" if config.where else ""))
-    return Rows(columns, index, table.classes, title, table.location)
+    names: Any = functools.partial(table.get, FILE_NAME) if FILE_NAME in table.names else None
+    return Rows(columns, index, table.classes, title, table.location, table.blocks, names)
+
+
+def _arranged(table: Table, index: np.ndarray) -> np.ndarray:
+    """Returns rows in the order in which a slice counts them."""
+    return index[permutation(len(index), 0, SLICES)] if table.by_name else index
 
 
 def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:
@@ -179,11 +189,11 @@ def _values(table: Table, name: str, rows: int, source: str) -> np.ndarray:
     column = table.get(name)
     if isinstance(column, Blobs) or len(column) != rows:
         raise UserError(f"data.where: column {name!r} of {source} must have one value for each of the {rows} rows")
-    if isinstance(column, list):
-        values = np.empty(len(column), object)  # NumPy would turn a list of lists into a matrix
-        values[:] = column
-        return values
-    return column
+    if isinstance(column, np.ndarray):
+        return column
+    values = np.empty(len(column), object)  # NumPy would turn a list of lists into a matrix
+    values[:] = list(column)
+    return values
 
 
 def _common_length(columns: dict[str, Column], source: str) -> int:

@@ -8,7 +8,7 @@ that read files share `ssljax.data.file_source.FileSource`.
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,20 +17,27 @@ import numpy as np
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.registry import Registry
 from ssljax.data.notes import say_once
+from ssljax.data.order import RowBlocks
 from ssljax.data.splits import Split
 
+DEFAULT_KEYS = ("image", "label", "text", "audio")  # columns that are read if a config names none
 FILE_NAME = "file_name"  # the column by which sources are joined
 
 REGISTRY = Registry(
     "data source",
     {
+        "array_record": "ssljax.data.records:ArrayRecord",
         "builtin": "ssljax.data.builtin:Builtin",
+        "csv": "ssljax.data.arrow:Csv",
+        "hf": "ssljax.data.hugging_face:HuggingFace",
         "idx": "ssljax.data.arrays:Idx",
         "images": "ssljax.data.files:ImageFolder",
         "jsonl": "ssljax.data.files:JsonLines",
         "npz": "ssljax.data.arrays:Npz",
+        "parquet": "ssljax.data.arrow:Parquet",
         "text": "ssljax.data.files:TextFiles",
         "tfds": "ssljax.data.tfds:Tfds",
+        "webdataset": "ssljax.data.webdataset:WebDataset",
     },
     has=("fingerprint", "table"),
 )
@@ -44,6 +51,7 @@ class Blobs:
         count: number of rows.
         get: row -> bytes of an image file.
         name: row -> name of the image, for messages.
+        read: rows -> bytes of their image files, if that is faster than `get` row by row; None: it is not.
         mode: mode of the decoded image in Pillow: "RGB", or "L" for grey.
     """
 
@@ -51,12 +59,47 @@ class Blobs:
     get: Callable[[int], bytes]
     name: Callable[[int], str]
     mode: str = "RGB"
+    read: Callable[[Sequence[int]], list[bytes]] | None = None
 
     def __len__(self) -> int:
         return self.count
 
 
-Column = np.ndarray | Blobs | list
+class OnDemand(Sequence):
+    """A column of texts or other values that is read where it is used. Rows in order are read fast.
+
+    Args:
+        count: number of rows.
+        get: row -> value.
+        read: rows -> values, if that is faster than `get` row by row.
+    """
+
+    def __init__(self, count: int, get: Callable[[int], Any], read: Callable[[Sequence[int]], list[Any]] | None = None):
+        self._count, self._get, self._read = count, get, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < self._count:
+            raise IndexError(row)
+        return self._get(int(row))
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, self._count, _ROWS):
+            yield from self.read(range(start, min(start + _ROWS, self._count)))
+
+    def read(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the values of some rows."""
+        if self._read is None:
+            return [self._get(int(row)) for row in rows]
+        return [value for start in range(0, len(rows), _ROWS) for value in self._read(rows[start : start + _ROWS])]
+
+
+_ROWS = 512  # rows that are read at a time; a row may hold an image besides the values
+
+
+Column = np.ndarray | Blobs | Sequence
 
 
 @dataclass(frozen=True)
@@ -73,6 +116,8 @@ class Table:
         location: row -> location of the row, for messages.
         ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
             of names, or that of a database.
+        blocks: the blocks in which images are read; None: images in any order are read fast.
+        by_name: True if the rows are sorted by the names of files, and so by class: a slice takes rows at random.
     """
 
     names: tuple[str, ...]
@@ -83,6 +128,8 @@ class Table:
     numbers: Callable[[], np.ndarray] | None = None
     location: Callable[[int], str] = "row {}".format
     ordered: bool = True
+    blocks: RowBlocks | None = None
+    by_name: bool = False
 
 
 class Source(Protocol):
@@ -270,9 +317,16 @@ def _picked(get: Callable[[str], Column], rows: np.ndarray) -> Callable[[str], C
     def picked(name: str) -> Column:
         column = get(name)
         if isinstance(column, Blobs):
+            many = column.read
             return Blobs(
-                len(rows), lambda i: column.get(int(rows[i])), lambda i: column.name(int(rows[i])), column.mode
+                len(rows),
+                lambda i: column.get(int(rows[i])),
+                lambda i: column.name(int(rows[i])),
+                column.mode,
+                None if many is None else lambda chosen: many(rows[chosen].tolist()),
             )
-        return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+        if isinstance(column, np.ndarray):
+            return column[rows]
+        return OnDemand(len(rows), lambda i: column[int(rows[i])])
 
     return picked

@@ -1,4 +1,4 @@
-"""Whole splits as arrays, for evaluations: `load_split`."""
+"""Splits in fixed order: whole as arrays, for evaluations (`load_split`), or some rows at a time (`open_split`)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import open_examples, tokenizer_of
+from ssljax.data.examples import OpenedSource, RowExamples, open_examples, tokenizer_of
 from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
 from ssljax.data.selection import read, source_content, source_title
 from ssljax.data.sources import open_source
+from ssljax.data.spec import DataSpec
 from ssljax.data.splits import Split, parse_split
 from ssljax.data.text import TokenCache
 from ssljax.data.tokenizers import Tokenizer
@@ -32,6 +33,55 @@ class SplitArrays(dict[str, np.ndarray]):
     byte_lengths: np.ndarray | None = None
 
 
+class SplitRows:
+    """The rows of a split in fixed order, prepared as for training.
+
+    Attributes:
+        size: number of rows.
+        classes: names of the classes that the labels number; None without names.
+    """
+
+    def __init__(self, opened: OpenedSource):
+        self._examples, self.size, self.classes = opened.examples, opened.examples.size, opened.classes
+
+    def take(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the arrays [B, ...] of rows."""
+        return self._examples.take(numbers)
+
+    def names(self, numbers: np.ndarray) -> list[str]:
+        """Returns the names of rows: the column `file_name` of the source if it has one, else file and row."""
+        ids = self._examples.ids(numbers).tolist()
+        if not isinstance(self._examples, RowExamples):
+            return [f"row {i}" for i in ids]
+        rows = self._examples.rows
+        if rows.names is None:
+            return [rows.location(i) for i in ids]
+        names = rows.names()
+        return [names[i] for i in ids]
+
+
+def open_split(
+    config: DataConfig,
+    split: str,
+    *,
+    source: str | None = None,
+    keys: Mapping[str, Any] | None = None,
+    spec: DataSpec | None = None,
+) -> SplitRows:
+    """Opens the rows of a split; arguments and errors as in `load_split`."""
+    chosen = split_source(config, split, source=source, keys=keys)
+    return SplitRows(_open(chosen, config, tokenizer_of((chosen,), config), spec))
+
+
+def _open(chosen: SourceConfig, config: DataConfig, tokenizer: Tokenizer | None, spec: DataSpec | None) -> OpenedSource:
+    """Opens a source, whose images get the shape of those of the run."""
+    if chosen.source == config.source:
+        return open_examples(chosen, config, tokenizer)
+    # Classes of other data are another task; an objective's own are checked there.
+    like = None if spec is None else spec.elements.get("image", {}).get("shape")
+    return open_examples(chosen, dataclasses.replace(config, num_classes=None), tokenizer, like)
+
+
 def load_split(
     config: DataConfig,
     split: str,
@@ -40,7 +90,7 @@ def load_split(
     keys: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     max_examples: int | None = None,
-    content: Mapping[str, str] | None = None,
+    spec: DataSpec | None = None,
 ) -> SplitArrays:
     """Loads a whole split in fixed order, prepared as for training (tokenizer, image size, sequence length).
 
@@ -51,19 +101,17 @@ def load_split(
         keys, where: as in the config; None: the config, if the source is the same, else empty.
         max_examples: a random subset of this many rows, fixed by `config.seed` (0 if None) and equal in all runs;
             None: all rows.
-        content: digests of the training data of the run (`DataSpec.content`). A line of the log says so if the content
-            of a split of them has changed since.
+        spec: description of the training data of the run. Images of another source get the shape of its images, and a
+            line of the log says so if the content of a split of its sources has changed since.
 
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.
     """
     chosen = split_source(config, split, source=source, keys=keys, where=where)
     tokenizer = tokenizer_of((chosen,), config)
-    if chosen.source != config.source:  # classes of other data are another task; an objective's own are checked there
-        config = dataclasses.replace(config, num_classes=None)
-    opened = open_examples(chosen, config, tokenizer)
-    title = source_title(chosen)
-    if content and title in content and content[title] != source_content(chosen):
+    opened = _open(chosen, config, tokenizer, spec)
+    title, content = source_title(chosen), {} if spec is None else spec.content
+    if title in content and content[title] != source_content(chosen):
         say_once(f"data.source: the content of {title} is not that on which the run was trained")
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
     out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))

@@ -1,8 +1,10 @@
 """Token caches on disk, and their examples: windows, packed rows, documents."""
 
+import array
 import json
 import logging
 import pathlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,14 +52,14 @@ def open_tokens(config: SourceConfig, tokenizer: Tokenizer, root: pathlib.Path) 
 
 def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     """Writes the tokens of all documents of a source into a folder."""
-    documents, _ = texts(config)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = last_token(tokenizer.special_ids)
     last = [] if end is None else [end]
-    lengths: list[int] = []
+    lengths, size = array.array("q"), 0
     unknown, unk = 0, tokenizer.special_ids.get("unk", -1)
     with (folder / "tokens.bin").open("wb") as file:
-        for group in _groups(documents):
+        for group in _groups(texts(config)):
+            size += sum(len(text.encode("utf-8")) for text in group)
             for ids in tokenizer.encode(group):
                 unknown += int(np.count_nonzero(ids == unk))
                 file.write(np.concatenate([ids, np.array(last, np.int32)]).astype(dtype).tobytes())
@@ -66,24 +68,23 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
         log.warning(
             "%s [%s]: %d of %d tokens are unknown to the tokenizer", config.source, config.split, unknown, sum(lengths)
         )
-    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ends = np.concatenate([[0], np.cumsum(np.frombuffer(lengths, np.int64))]).astype(np.int64)
     np.save(folder / "ends.npy", ends)
-    size = sum(len(text.encode("utf-8")) for text in documents)
     meta = {"dtype": dtype.name, "tokens": int(ends[-1]), "bytes": size}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def _groups(documents: list[str]) -> list[list[str]]:
-    """Returns the documents in order, in groups of at most `_BATCH_CHARACTERS` characters or of one document."""
-    groups: list[list[str]] = [[]]
+def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Yields the documents in order, in groups of at most `_BATCH_CHARACTERS` characters or of one document."""
+    group: list[str] = []
     size = 0
     for text in documents:
-        if groups[-1] and size + len(text) > _BATCH_CHARACTERS:
-            groups.append([])
-            size = 0
-        groups[-1].append(text)
+        if group and size + len(text) > _BATCH_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(text)
         size += len(text)
-    return groups
+    yield group
 
 
 class Windows:

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ssljax.data.config import TokenizerConfig
@@ -26,21 +26,31 @@ _CLASSES = {
 }
 
 
-def train(settings: TokenizerConfig, documents: list[str]) -> "tokenizers.Tokenizer":
-    """Trains the tokenizer of a config on documents.
+Pieces = Callable[[], Iterable[str]]  # starts anew at each call
+
+
+def train(settings: TokenizerConfig, documents: Callable[[], Iterable[str]]) -> "tokenizers.Tokenizer":
+    """Trains the tokenizer of a config on documents, which are read one after another.
 
     Words of more than `LONGEST_WORD` characters are cut for the training. The tokenizer itself cuts no word.
+
+    Args:
+        settings: the config.
+        documents: a function that returns the documents; it may be called several times.
     """
-    start, size = time.monotonic(), sum(map(len, documents))
-    log.info("training a %s tokenizer of %d tokens on %d characters", settings.name, settings.vocab_size, size)
-    words, pieces = _Words(settings.name), []
-    for document in documents:
-        for piece in _pieces(document):
-            pieces += words.cut(piece)
+    log.info("training a %s tokenizer of %d tokens", settings.name, settings.vocab_size)
+    start, words = time.monotonic(), _Words(settings.name)
+
+    def pieces() -> Iterator[str]:
+        words.cuts = words.characters = 0
+        for document in documents():
+            for piece in _pieces(document):
+                yield from words.cut(piece)
+
+    model = (_train_bpe if settings.name == "bpe" else _train_wordpiece)(settings, pieces)
     if words.cuts:
         log.info("words of more than %d characters are cut for the training (%d cuts)", LONGEST_WORD, words.cuts)
-    model = (_train_bpe if settings.name == "bpe" else _train_wordpiece)(settings, pieces)
-    log.info("trained the tokenizer in %.1f s", time.monotonic() - start)
+    log.info("trained the tokenizer on %d characters in %.1f s", words.characters, time.monotonic() - start)
     return model
 
 
@@ -61,21 +71,23 @@ class _Words:
 
     Attributes:
         cuts: number of cuts so far.
+        characters: number of characters so far.
     """
 
     def __init__(self, kind: str):
         self._run = re.compile("|".join(f"(?<!{x})" + f"{x}{{{LONGEST_WORD + 1},}}" for x in _CLASSES[kind]))
-        self.cuts = 0
+        self.cuts = self.characters = 0
 
     def cut(self, text: str) -> list[str]:
         """Returns the parts of a text, whose words have at most `LONGEST_WORD` characters."""
         runs = (match.span() for match in self._run.finditer(text))
         ends = [end for first, last in runs for end in range(first + LONGEST_WORD, last, LONGEST_WORD)]
         self.cuts += len(ends)
+        self.characters += len(text)
         return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)])]
 
 
-def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
+def _train_bpe(settings: TokenizerConfig, pieces: Pieces) -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     model = Tokenizer(models.BPE())
@@ -89,11 +101,11 @@ def _train_bpe(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Toke
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator(pieces, trainer)
+    model.train_from_iterator(pieces(), trainer)
     return model
 
 
-def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizers.Tokenizer":
+def _train_wordpiece(settings: TokenizerConfig, pieces: Pieces) -> "tokenizers.Tokenizer":
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     def with_text_steps(model: models.WordPiece) -> Tokenizer:
@@ -106,13 +118,13 @@ def _train_wordpiece(settings: TokenizerConfig, pieces: list[str]) -> "tokenizer
     draft = with_text_steps(models.WordPiece(unk_token=WORDPIECE["unk"]))
     # The library numbers ##letters in the order of a hash map, and ties between merges are broken by number, so each
     # training would give another vocabulary. Special tokens have a fixed order, so a draft has the letters as such.
-    letters = sorted(set().union(*(draft.normalizer.normalize_str(piece) for piece in pieces)))
+    letters = sorted(set().union(*(draft.normalizer.normalize_str(piece) for piece in pieces())))
     inner = [f"##{x}" for x in letters if len(draft.pre_tokenizer.pre_tokenize_str(f"a{x}")) == 1 and not x.isspace()]
     specials = list(WORDPIECE.values())
     trainer = trainers.WordPieceTrainer(
         vocab_size=settings.vocab_size, special_tokens=specials + inner, show_progress=False
     )
-    draft.train_from_iterator(pieces, trainer)
+    draft.train_from_iterator(pieces(), trainer)
     model = with_text_steps(models.WordPiece(draft.get_vocab(), unk_token=WORDPIECE["unk"]))
     model.add_special_tokens([AddedToken(text, special=True) for text in specials])
     return model

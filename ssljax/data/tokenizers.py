@@ -9,7 +9,7 @@ import logging
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -284,19 +284,17 @@ def _tokenizer_file(config: DataConfig) -> pathlib.Path:
 
 def _train(settings: TokenizerConfig, sources: tuple[SourceConfig, ...], folder: pathlib.Path) -> None:
     """Trains a tokenizer on the texts of the sources and writes it into a folder."""
-    documents = [text for source in sources for text in texts(source)[0]]
-    train(settings, documents).save(str(folder / "tokenizer.json"))
+    train(settings, lambda: (text for source in sources for text in texts(source))).save(str(folder / "tokenizer.json"))
 
 
-def texts(config: SourceConfig) -> tuple[list[str], np.ndarray]:
-    """Returns the documents of a source and their row numbers, int64 [N].
+def texts(config: SourceConfig) -> Iterator[str]:
+    """Yields the documents of a source; they are read one after another.
 
     Raises:
         UserError: a row is not text, or has half of a surrogate pair.
     """
     rows = read(config)
     column = rows.columns["text"]
-    documents = []
     for row in rows.index:
         text = b"..." if isinstance(column, Blobs) else column[row]
         if not isinstance(text, str):
@@ -304,5 +302,4 @@ def texts(config: SourceConfig) -> tuple[list[str], np.ndarray]:
                 f"data.keys.text: got {text!s:.40} at {rows.location(int(row))} of {rows.title}, must be text"
             )
         check_text(text, f"data.keys.text: {rows.location(int(row))} of {rows.title}")
-        documents.append(text)
-    return documents, rows.index
+        yield text

@@ -93,6 +93,9 @@ class Evaluation:
     )
     keys: dict | None = setting(None, doc="column names of this source; None: as in the group `data`")
     where: dict | None = setting(None, doc="filter on the rows of this source; None: as in the group `data`")
+    optional: bool = setting(
+        False, doc="leave the evaluation out, with a line of the log, if the data lack what it reads, such as labels"
+    )
 
     better: ClassVar[Direction] = "higher"  # of the headline metrics
     warning: ClassVar[str] = ""  # printed below the metrics

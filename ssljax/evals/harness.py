@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from ssljax.evals.subjects import Model, ModelShapes, Programs, RawInput, Subjec
 # Largest number of values of a raw input (a 74 x 74 colour image). A split of larger inputs, flattened, would fill the
 # memory.
 RAW_LIMIT = 16_384
+
+log = logging.getLogger(__name__)
 
 
 def build(config_evals: Mapping[str, Any]) -> dict[str, Evaluation]:
@@ -93,6 +96,8 @@ class Evaluator:
     def check(self, params: Any, extra: Any, names: Sequence[str] | None = None) -> dict[str, Collection[str]]:
         """Raises the errors of `run` and `controls` before training; `params` and `extra` may be shapes.
 
+        Evaluations with errors that are `optional` are left out from now on, with a line of the log.
+
         Returns:
             {evaluation: names of its metrics}, empty if they are not known in advance.
 
@@ -101,8 +106,14 @@ class Evaluator:
         """
         shapes, found = ModelShapes(self.programs, params, extra), {}
         for name in self._selected(names):
-            found[name] = self.evaluations[name].check(self._reader(name, shapes))
-            self._check_splits(name)
+            try:
+                found[name] = self.evaluations[name].check(self._reader(name, shapes))
+                self._check_splits(name)
+            except UserError as error:
+                if not self.evaluations[name].optional:
+                    raise
+                log.warning("left out: %s", error)
+                del self.evaluations[name]
         return found
 
     def _check_splits(self, name: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax import views
 from ssljax.evals.base import Metrics
 from ssljax.evals.held_out import LossFn, mean_loss
 from ssljax.objectives.base import Loss
@@ -43,11 +44,11 @@ class Programs:
         self.objective = objective
 
         def features(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
-            out = objective.features(params, extra, objective.prepare(batch))
+            out = objective.features(params, extra, views.centered(objective.prepare(batch)))
             return {name: value.astype(jnp.float32) for name, value in out.items() if name in self.feature_names}
 
         def score(params: Any, extra: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-            return objective.score(params, extra, objective.prepare(batch))
+            return objective.score(params, extra, views.centered(objective.prepare(batch)))
 
         self.features, self.score = jax.jit(features), jax.jit(score)
 

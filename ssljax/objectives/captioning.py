@@ -34,7 +34,8 @@ class Captioning(ImageObjective):
         return Variables(self.model.init(key, images, tokens, method="init_all")["params"], {})
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
-        return {"image": self.augment(key, batch["image"]), "tokens": batch["tokens"], "valid": valid(batch)}
+        images = self.augment(key, batch["image"], batch.get("aspect"))
+        return {"image": images, "tokens": batch["tokens"], "valid": valid(batch)}
 
     def held_out(self) -> "Captioning":
         return dataclasses.replace(self, augment=unaugmented(self.augment))

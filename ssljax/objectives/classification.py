@@ -79,7 +79,7 @@ class Classification(ImageObjective):
             names = ("tokens", "segment_ids", "positions", "spectrogram")
             return {"target": target, **{k: batch[k] for k in names if k in batch}}
         augment_key, mix_key = jax.random.split(key)
-        images = self.augment(augment_key, batch["image"])
+        images = self.augment(augment_key, batch["image"], batch.get("aspect"))
         if self.mixup:
             images, target = views.mixup(mix_key, images, target, self.mixup)
         if self.cutmix:

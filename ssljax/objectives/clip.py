@@ -42,7 +42,7 @@ class CLIP(ImageObjective):
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         text: dict[str, Any] = {k: batch[k] for k in ("tokens", "segment_ids") if k in batch}
-        return {"image": self.augment(key, batch["image"]), **text}
+        return {"image": self.augment(key, batch["image"], batch.get("aspect")), **text}
 
     def held_out(self) -> "CLIP":
         return dataclasses.replace(self, augment=unaugmented(self.augment))

@@ -60,7 +60,7 @@ class MAE(ImageObjective):
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         augment_key, mask_key = jax.random.split(key)
-        images = self.augment(augment_key, batch["image"])
+        images = self.augment(augment_key, batch["image"], batch.get("aspect"))
         rows, columns = self.model.grid(images.shape)
         keep, mask = views.random_patch_mask(mask_key, images.shape[0], rows * columns, self.mask_ratio)
         return {"image": images, "keep": keep, "mask": mask}

@@ -79,7 +79,7 @@ class SwAV(ImageObjective):
         return Variables(params, {"queue": queue, "filled": jnp.int32(0)})
 
     def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        return self.augment(key, batch["image"])
+        return self.augment(key, batch["image"], batch.get("aspect"))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         # [B, V, D], global crops first

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssljax import data, evals, losses, parallel, report
+from ssljax import data, evals, losses, parallel, report, views
 from ssljax.base.errors import UserError, nearest
 from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
@@ -177,7 +177,7 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
         loss_fn=held_out_loss(objective, config.seed, assembly.steps),
         tokenize=tokenize if length else None,
         classes=assembly.spec.classes,
-        load=functools.partial(data.load_split, content=assembly.spec.content),
+        load=functools.partial(data.load_split, spec=assembly.spec),
     )
 
 
@@ -189,7 +189,7 @@ def make_health(assembly: Assembly) -> Callable[[State], dict[str, jax.Array]]:
 
     @jax.jit
     def health(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
-        pooled = objective.features(params, extra, objective.prepare(batch))["pooled"]
+        pooled = objective.features(params, extra, views.centered(objective.prepare(batch)))["pooled"]
         return {
             "health/feature_std": losses.feature_std(pooled),
             "health/effective_rank": losses.effective_rank(pooled),

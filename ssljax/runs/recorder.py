@@ -15,10 +15,12 @@ from ssljax.base.errors import UserError
 from ssljax.base.signals import Abandoned, Signals
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import check_best, evaluation_params, make_health
+from ssljax.runs.progress import Progress
+from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Callback, Watchdog
-from ssljax.train.metrics import Progress, Speedometer
+from ssljax.train.metrics import Speedometer
 from ssljax.train.state import State
 from ssljax.train.step import pop_meters
 
@@ -41,32 +43,31 @@ class Recorder:
         evaluator: evals.Evaluator,
         signals: Signals,
         watchdog: Watchdog,
+        trackers: Trackers,
     ):
-        self.assembly, self.workdir, self.batches = assembly, workdir, batches
+        self.assembly, self.workdir, self.batches, self.trackers = assembly, workdir, batches, trackers
         self.checkpoints, self.evaluator, self.signals, self.watchdog = checkpoints, evaluator, signals, watchdog
         program, spec, settings = assembly.program, assembly.spec, assembly.config.log
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(assembly)
         self.results: dict[int, Mapping[str, Mapping[str, float]]] = {}  # {step: results} of the newest evaluated step
-        self.metrics = workdir.metrics_log(start, settings.tensorboard)
         self.speed = Speedometer(
             assembly.config.batch_size,
             spec.max_len,
             program.objective.flops(spec),
             program.mesh,
-            seconds_before=self.metrics.seconds,
+            seconds_before=workdir.cut_metrics(start),
         )
         self.progress = Progress(assembly.steps, start, settings.progress)
 
     def close(self) -> None:
-        """Ends the progress bar and the TensorBoard events."""
+        """Ends the progress bar."""
         self.progress.close()
-        self.metrics.close()
 
     def callbacks(self) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`."""
         config = self.assembly.config
-        calls: list[tuple[int, Callback]] = [(config.log.every_steps, self.log)]
+        calls: list[tuple[int, Callback]] = [(1, self.progress.tick), (config.log.every_steps, self.log)]
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
             calls.append((math.gcd(*every), self.evaluate))
@@ -85,7 +86,8 @@ class Recorder:
             values["skipped_steps"] = guard["skipped"]
         values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
         values |= self.speed.read(step, self.batches.wait_seconds)
-        self.metrics.write(step, values)
+        self.workdir.append_metrics(step, values)
+        self.trackers.training(step, values)
         self.progress.update(step, values)
         self._check_finite(guard["longest"], guard["last"])
         return state
@@ -136,12 +138,14 @@ class Recorder:
         return [name for name, e in evaluations if last or (e.every_steps and step % e.every_steps == 0)]
 
     def _write(self, step: int, results: Mapping[str, Mapping[str, float]]) -> None:
-        self.workdir.write_evaluations(self.evaluator.records(step, results))
+        lines = self.evaluator.records(step, results)
+        self.workdir.write_evaluations(lines)
+        self.trackers.evaluations(step, lines)
+        self.progress.evaluated(lines)
         measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
         # A diverged evaluation reports headline metrics only, so it is not checked.
         check_best(self.assembly.config.checkpoint.best, measured)
         self.results = {step: results}
-        self.metrics.write_events(step, _flat(results))
 
     def save(self, step: int, state: State) -> None:
         """Saves a checkpoint with the metrics that were measured at this step."""

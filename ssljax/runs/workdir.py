@@ -10,7 +10,6 @@ import math
 import pathlib
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -79,11 +78,15 @@ class Workdir:
         handler = logging.FileHandler(self.path / "log.txt")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         package = logging.getLogger("ssljax")
+        level = package.level
+        if not package.isEnabledFor(logging.INFO):  # a program that has not set up its log gets the file all the same
+            package.setLevel(logging.INFO)
         package.addHandler(handler)
         try:
             yield
         finally:
             package.removeHandler(handler)
+            package.setLevel(level)
             handler.close()
 
     # Reading
@@ -291,8 +294,8 @@ class Workdir:
             self._write("report.html", report.render(self.path))
         return self.path / "report.html"
 
-    def metrics_log(self, start: int, tensorboard: bool) -> "MetricsLog":
-        """Opens metrics.jsonl for a run that continues after step `start`.
+    def cut_metrics(self, start: int) -> float:
+        """Prepares metrics.jsonl for a run that continues after step `start`; returns the seconds that it has run.
 
         Lines of later steps are removed, in evals.jsonl too.
 
@@ -306,11 +309,12 @@ class Workdir:
             self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in earlier))
         self._edit_evaluations(lambda line: line["step"] <= start)
         seconds = earlier[-1].get("seconds") if earlier else 0.0
-        return MetricsLog(self, start, tensorboard, float(seconds) if isinstance(seconds, int | float) else 0.0)
+        return float(seconds) if isinstance(seconds, int | float) else 0.0
 
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
+    def append_metrics(self, step: int, numbers: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
         if self.leads:
+            line = {"step": step, **{k: _json_number(v) for k, v in numbers.items()}}
             append_line(self.path / "metrics.jsonl", json.dumps(line))
 
     def _edit_evaluations(self, keep: Any, more: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -328,67 +332,6 @@ class Workdir:
     def _write(self, name: str, content: str | bytes) -> None:
         if self.leads:
             write_whole(self.path / name, content)
-
-
-@dataclasses.dataclass
-class MetricsLog:
-    """The metrics of a run: one line per logged step in metrics.jsonl, and the same values as TensorBoard events.
-
-    Attributes:
-        workdir: the folder of the run.
-        start: number of steps that earlier starts completed.
-        tensorboard: True: also writes events.
-        seconds: duration of the run before this start.
-    """
-
-    workdir: Workdir
-    start: int
-    tensorboard: bool
-    seconds: float
-
-    def __post_init__(self) -> None:
-        self._events: Any = None
-        if not self.tensorboard or not self.workdir.leads:
-            return
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        again = any(self.workdir.path.glob("events*"))
-        # Without tensorboardX's thread: if that dies (a full disk), the run would wait for it for ever.
-        self._events = EventsWriter(str(self.workdir.path / "events"))
-        if again:  # hides events after the restored step, since these steps are run again
-            self._write_event(Event(step=self.start + 1, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, step: int, numbers: Mapping[str, Any]) -> None:
-        self.workdir.append_metrics({"step": step, **{k: _json_number(v) for k, v in numbers.items()}})
-        self.write_events(step, numbers)
-
-    def write_events(self, step: int, numbers: Mapping[str, Any]) -> None:
-        """Writes TensorBoard events only, for evaluations, whose lines are in evals.jsonl."""
-        if self._events is None:
-            return
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        for name, value in numbers.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
-
-    def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def _write_event(self, event: Any) -> None:
-        """Writes an event. If that fails, says so once and writes no more; metrics.jsonl has all numbers."""
-        if self._events is None:
-            return
-        try:
-            self._events.write_event(event)
-            self._events.flush()
-        except OSError as error:
-            log.warning("TensorBoard events are no longer written: %s", error)
-            self._events = None
 
 
 def _json_number(value: Any) -> Any:

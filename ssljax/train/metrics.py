@@ -1,12 +1,11 @@
-"""Speed and cost of training, and the progress bar."""
+"""Speed and cost of training."""
 
 import dataclasses
 import logging
 import re
 import time
 
-import rich.console
-import rich.progress
+import jax
 from jax.sharding import Mesh
 
 from ssljax.base import schema
@@ -37,7 +36,12 @@ class LogConfig:
     every_steps: int = schema.setting(
         50, gt=0, free=True, doc="number of steps between log points, over which training metrics are averaged"
     )
-    tensorboard: bool = schema.setting(True, free=True, doc="write TensorBoard events too")
+    trackers: tuple[str, ...] = schema.setting(
+        ("tensorboard",),
+        free=True,
+        doc="programs that receive the numbers too: `tensorboard`, `csv`, `wandb`, `mlflow`, `trackio`, `aim`, or a "
+        "class `package.module:Class`",
+    )
     progress: bool = schema.setting(True, free=True, doc="show the progress bar")
     stall_seconds: float | None = schema.setting(
         1800.0,
@@ -84,9 +88,10 @@ class Speedometer:
         self.start = self.last - seconds_before
         self.last_step: int | None = None
         self.waited = 0.0
+        self._local = next((d for d in mesh.devices.flat if d.process_index == jax.process_index()), None)
 
     def read(self, step: int, waited: float) -> dict[str, float]:
-        """Returns totals of the run and rates since the last call.
+        """Returns totals of the run, rates since the last call, and the largest memory of a local device so far.
 
         Args:
             step: number of steps done.
@@ -109,38 +114,13 @@ class Speedometer:
                 out["model_flops_per_second"] = 3 * self.flops * rate
                 if self.peak:
                     out["mfu"] = 3 * self.flops * rate / (self.peak * self.devices)
+        # Of accelerators only; a read does not wait for the step.
+        memory = self._local.memory_stats() if self._local is not None else None
+        if memory and "peak_bytes_in_use" in memory:
+            out["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
         self.last, self.last_step, self.waited = now, step, waited
         return out
 
     def pause(self, seconds: float) -> None:
         """Excludes `seconds` (of an evaluation or a checkpoint) from the rates."""
         self.last += seconds
-
-
-class Progress:
-    """A progress bar with loss, examples/s and time left, drawn at every log point.
-
-    It has no thread that refreshes it: such a thread would import modules while the main thread imports others.
-    """
-
-    def __init__(self, total: int, start: int, shown: bool):
-        self.bar = rich.progress.Progress(
-            rich.progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            rich.progress.BarColumn(),
-            rich.progress.TextColumn("{task.fields[text]}"),
-            rich.progress.TimeRemainingColumn(),
-            console=rich.console.Console(stderr=True),
-            disable=not shown,
-            auto_refresh=False,
-        )
-        self.bar.start()
-        self.task = self.bar.add_task("", total=total, completed=start, text="compiling")
-
-    def update(self, step: int, numbers: dict[str, float]) -> None:
-        text = f"loss {numbers['loss']:.4f}"
-        if "examples_per_second" in numbers:
-            text += f", {numbers['examples_per_second']:.0f} examples/s"
-        self.bar.update(self.task, completed=step, text=text, refresh=True)
-
-    def close(self) -> None:
-        self.bar.stop()

@@ -24,7 +24,7 @@ from ssljax.views.keys import example_keys
 from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.patches import normalize_patches, patchify, unpatchify
-from ssljax.views.pixels import center_crop, normalize, resize, to_float
+from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
 
 REGISTRY = Registry(
@@ -49,6 +49,7 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "center_crop",
+    "centered",
     "cutmix",
     "denoising_lengths",
     "example_keys",

@@ -79,20 +79,26 @@ class Augment:
         _ordered("blur_sigma", self.blur_sigma)
 
     def __call__(
-        self, keys: jax.Array, images: jax.Array, size: tuple[int, int], crop_scale: tuple[float, float]
+        self,
+        keys: jax.Array,
+        images: jax.Array,
+        size: tuple[int, int],
+        crop_scale: tuple[float, float],
+        aspect: jax.Array | None = None,
     ) -> jax.Array:
         """Returns one view of each image, [M, h, w, C] with (h, w) = `size`, from images [M, H, W, C] and keys [M].
 
-        A crop scale of (1, 1) takes the whole image and resizes it.
+        A crop scale of (1, 1) takes the whole image and resizes it. `aspect` [M] is the width / height of pictures that
+        were squeezed into the images: crops have the proportions of the picture, and (1, 1) takes its central square.
         """
         # All uniform numbers are drawn at once, also for operations that are off, so that the draws of an operation do
         # not depend on which others are on.
         columns = list(itertools.accumulate(_DRAWS.values()))[:-1]
         u = dict(zip(_DRAWS, jnp.split(uniforms(keys, sum(_DRAWS.values())), columns, axis=1)))
         if crop_scale == (1.0, 1.0):
-            x = resize(images, size)
+            x = resize(images, size) if aspect is None else geometry.central_square(images, size, aspect)
         else:
-            x = geometry.random_resized_crop(u["crop"], images, size, crop_scale, self.crop_ratio)
+            x = geometry.random_resized_crop(u["crop"], images, size, crop_scale, self.crop_ratio, aspect)
         if not _off(self.flip):
             x = geometry.random_flip(u["flip"], x, self.flip)
         if not _off(self.rotate):
@@ -144,7 +150,10 @@ class ContrastiveAugment(Augment):
 
 @dataclasses.dataclass(frozen=True)
 class Single:
-    """One view: (key, images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the unchanged image."""
+    """One view: (key, images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the unchanged image.
+
+    All pipelines take an optional third argument, the aspect [B] of squeezed pictures; see `Augment`.
+    """
 
     size: int | None = setting(None, gt=0, doc="side of the view in pixels; None: the size of the images")
     crop_scale: tuple[float, float] = setting(
@@ -155,9 +164,9 @@ class Single:
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
 
-    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    def __call__(self, key: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> jax.Array:
         size = _size(self.size, images)
-        return self.augment(example_keys(key, images.shape[0]), images, size, self.crop_scale)
+        return self.augment(example_keys(key, images.shape[0]), images, size, self.crop_scale, aspect)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +185,9 @@ class TwoViews:
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
 
-    def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
+    def __call__(self, key: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> jax.Array:
         augments = [self.augment, self.augment if self.second is None else self.second]
-        return _views(key, 0, images, augments, _size(self.size, images), self.crop_scale)
+        return _views(key, 0, (images, aspect), augments, _size(self.size, images), self.crop_scale)
 
 
 # Shared by the three recipes of DINO (Caron et al. 2021, section 3.2, after BYOL); the recipe of small crops.
@@ -221,28 +230,31 @@ class MultiCrop:
         _ordered("global_scale", self.global_scale)
         _ordered("local_scale", self.local_scale)
 
-    def __call__(self, key: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+    def __call__(self, key: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> dict[str, jax.Array]:
         size = _size(self.size, images)
         later = self.augment if self.second is None else self.second
         augments = [self.augment] + [later] * (self.global_crops - 1)
-        out = {"global": _views(key, 0, images, augments, size, self.global_scale)}
+        out = {"global": _views(key, 0, (images, aspect), augments, size, self.global_scale)}
         if self.local_crops:
             side = (size[0] // 2, size[1] // 2) if self.local_size is None else (self.local_size, self.local_size)
             augments = [self.augment if self.local is None else self.local] * self.local_crops
-            out["local"] = _views(key, self.global_crops, images, augments, side, self.local_scale)
+            out["local"] = _views(key, self.global_crops, (images, aspect), augments, side, self.local_scale)
         return out
 
 
 def _views(
     key: jax.Array,
     first: int,
-    images: jax.Array,
+    pictures: tuple[jax.Array, jax.Array | None],
     augments: Sequence[Augment],
     size: tuple[int, int],
     scale: tuple[float, float],
 ) -> jax.Array:
-    """Returns views [B, V, h, w, C]; view v of row i is augments[v] with key fold_in(fold_in(key, first + v), i)."""
-    b = images.shape[0]
+    """Returns views [B, V, h, w, C] of pictures (images, aspect or None).
+
+    View v of row i is augments[v] with key fold_in(fold_in(key, first + v), i).
+    """
+    b = pictures[0].shape[0]
     # Views with the same operations are computed together; they are compared by identity, since fields may be traced.
     groups = [[v for v, a in enumerate(augments) if a is one] for one in {id(a): a for a in augments}.values()]
     made = []
@@ -250,7 +262,8 @@ def _views(
         view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(group))
         # [B, V] is flattened with examples outermost, so that a sharded batch is not moved between devices.
         keys = jax.vmap(example_keys, (0, None), out_axes=1)(view_keys, b).reshape(-1)
-        views = augments[group[0]](keys, jnp.repeat(images, len(group), axis=0), size, scale)
+        images, aspect = jax.tree.map(lambda x, n=len(group): jnp.repeat(x, n, axis=0), pictures)
+        views = augments[group[0]](keys, images, size, scale, aspect)
         made.append(views.reshape(b, len(group), *views.shape[1:]))
     if len(made) == 1:
         return made[0]

@@ -20,6 +20,7 @@ def random_resized_crop(
     size: int | tuple[int, int],
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    aspect: jax.Array | None = None,
 ) -> jax.Array:
     """Crops a random box of each image and resizes it (Szegedy et al. 2015, "Going Deeper with Convolutions").
 
@@ -27,30 +28,54 @@ def random_resized_crop(
     `ratio`. Area and aspect are drawn until the box fits, at most 10 times; its position is then uniform. If no draw
     fits, the box is the largest centred box with an allowed aspect. Boxes are not rounded to whole pixels. Resizing is
     bilinear, with antialiasing if the box is larger than `size`.
+
+    `aspect` [B] is the width / height of pictures that were squeezed into H x W pixels: the box has its area and aspect
+    in the proportions of the picture.
     """
     h, w = images.shape[1:3]
-    offset_Bx2, extent_Bx2 = random_boxes(keys, (h, w), scale, ratio)
+    offset_Bx2, extent_Bx2 = random_boxes(keys, (h, w), scale, ratio, aspect)
     return resample(images, offset_Bx2, extent_Bx2, (size, size) if isinstance(size, int) else size)
 
 
 def random_boxes(
-    keys: jax.Array, shape: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+    keys: jax.Array,
+    shape: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    aspect: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the boxes of `random_resized_crop`: offsets [B, 2] and extents [B, 2] as (y, x), in pixels."""
-    h, w = shape
+    sides_Bx2 = picture_sides(shape, aspect)
+    h_B, w_B = sides_Bx2[:, 0], sides_Bx2[:, 1]
     u = uniforms(keys, 2 * ATTEMPTS + 2)
-    area_BxA = between(u[:, :ATTEMPTS], *scale) * (h * w)
+    area_BxA = between(u[:, :ATTEMPTS], *scale) * (h_B * w_B)[:, None]
     aspect_BxA = jnp.exp(between(u[:, ATTEMPTS:-2], math.log(ratio[0]), math.log(ratio[1])))
     extent_BxAx2 = jnp.stack([jnp.sqrt(area_BxA / aspect_BxA), jnp.sqrt(area_BxA * aspect_BxA)], -1)
-    fits_BxA = (extent_BxAx2 <= jnp.array([h, w])).all(-1)
+    fits_BxA = (extent_BxAx2 <= sides_Bx2[:, None]).all(-1)
     first = jnp.argmax(fits_BxA, 1)[:, None, None]
-    aspect = min(max(w / h, ratio[0]), ratio[1])
-    fallback = jnp.array([min(h, w / aspect), min(w, h * aspect)], jnp.float32)
+    nearest_B = jnp.clip(w_B / h_B, ratio[0], ratio[1])
+    fallback_Bx2 = jnp.stack([jnp.minimum(h_B, w_B / nearest_B), jnp.minimum(w_B, h_B * nearest_B)], -1)
     extent = jnp.take_along_axis(extent_BxAx2, first, 1)[:, 0]
     found = fits_BxA.any(1, keepdims=True)
-    extent = jnp.where(found, extent, fallback)
+    extent = jnp.where(found, extent, fallback_Bx2)
     position = jnp.where(found, u[:, -2:], 0.5)
-    return position * (jnp.array([h, w]) - extent), extent
+    pixels = jnp.array(shape) / sides_Bx2
+    return position * (sides_Bx2 - extent) * pixels, extent * pixels
+
+
+def picture_sides(shape: tuple[int, int], aspect: jax.Array | None) -> jax.Array:
+    """Returns height and width of pictures in one unit, [B or 1, 2]: `shape`, or those of an `aspect` [B]."""
+    if aspect is None:
+        return jnp.array([shape], jnp.float32)
+    return jnp.stack([jnp.full_like(aspect, shape[0]), shape[0] * aspect], -1)
+
+
+def central_square(images: jax.Array, size: tuple[int, int], aspect: jax.Array) -> jax.Array:
+    """Crops the central square of pictures that were squeezed into [B, H, W, C], and resizes it to `size`."""
+    shape = images.shape[1], images.shape[2]
+    sides_Bx2 = picture_sides(shape, aspect)
+    extent_Bx2 = jnp.min(sides_Bx2, -1, keepdims=True) * jnp.array(shape) / sides_Bx2
+    return resample(images, (jnp.array(shape) - extent_Bx2) / 2, extent_Bx2, size)
 
 
 def resample(images: jax.Array, offset: jax.Array, extent: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -1,12 +1,13 @@
 """Deterministic steps from stored pixels to model inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.views.geometry import resample
+from ssljax.views.geometry import central_square, resample
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -27,6 +28,14 @@ def resize(images: jax.Array, size: int | tuple[int, int]) -> jax.Array:
         return images
     whole = jnp.zeros((1, 2)), jnp.array([images.shape[1:3]], jnp.float32)
     return resample(images, *whole, (h, w))
+
+
+def centered(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a batch with the central squares of squeezed pictures; unchanged if it has no `aspect`."""
+    images, aspect = batch.get("image"), batch.get("aspect")
+    if images is None or aspect is None:
+        return dict(batch)
+    return {**batch, "image": central_square(images, (images.shape[1], images.shape[2]), aspect)}
 
 
 def center_crop(images: jax.Array, size: int) -> jax.Array:

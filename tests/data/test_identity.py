@@ -115,10 +115,10 @@ def test_an_evaluation_on_a_changed_training_split_says_so(config, tmp_path, cap
     np.savez(tmp_path / "a.npz", label=np.arange(4))
     data = config(source=f"npz:{tmp_path}/a.npz")
     spec = describe(data)
-    load_split(data, "train[:2]", content=spec.content)
+    load_split(data, "train[:2]", spec=spec)
     assert not caplog.records
     np.savez(tmp_path / "a.npz", label=np.arange(4)[::-1])
-    load_split(data, "train[:2]", content=spec.content)
+    load_split(data, "train[:2]", spec=spec)
     (record,) = caplog.records
     assert record.getMessage().endswith("a.npz [train] is not that on which the run was trained")
 

@@ -1,11 +1,16 @@
 """Every source of files under odd paths; links, hidden files, patterns, empty folders."""
 
+import io
 import json
 import os
 import struct
+import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from ssljax.base.errors import UserError
@@ -52,6 +57,29 @@ def write_images(path, number):
         Image.new("L", (4, 4), number).save(path / name / "1.PNG")
 
 
+def write_parquet(path, number):
+    pq.write_table(pa.table({"label": [number] * 4}), path)
+
+
+def write_csv(path, number):
+    path.write_text("label\n" + f"{number}\n" * 4)
+
+
+def write_array_record(path, number):
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for _ in range(4):
+        writer.write(json.dumps({"label": number}).encode())
+    writer.close()
+
+
+def write_tar(path, number):
+    with tarfile.open(path, "w") as tar:
+        for row in range(4):
+            info = tarfile.TarInfo(f"{row}.cls")
+            info.size = len(str(number))
+            tar.addfile(info, io.BytesIO(str(number).encode()))
+
+
 def number_of(arrays):
     """The number that one of the functions above wrote."""
     if "image" in arrays:
@@ -65,8 +93,12 @@ WRITERS = {
     "text": (".txt", write_text),
     "jsonl": (".jsonl", write_jsonl),
     "images": ("", write_images),
+    "parquet": (".parquet", write_parquet),
+    "csv": (".csv", write_csv),
+    "array_record": (".array_record", write_array_record),
+    "webdataset": (".tar", write_tar),
 }
-OTHERS = {"builtin", "tfds"}  # no path; tests/data/test_tfds.py
+OTHERS = {"builtin", "tfds", "hf"}  # no path; tests/data/test_tfds.py, tests/data/test_formats.py
 
 
 def test_every_source_is_tested():

@@ -26,7 +26,7 @@ RUN = {
     "optimizer": {"name": "adamw"},
     "steps": 2,
     "batch_size": 8,
-    "log": {"progress": False, "tensorboard": False},
+    "log": {"progress": False, "trackers": []},
 }
 
 

@@ -79,7 +79,7 @@ def config(objective, model, folder, **more):
         "mesh": {"data": 8},
         "steps": 2,
         "batch_size": 8,
-        "log": {"progress": False, "tensorboard": False},
+        "log": {"progress": False, "trackers": []},
         **more,
     }
 

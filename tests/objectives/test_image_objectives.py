@@ -33,6 +33,28 @@ def test_mean_and_std_fit_the_channels(name, key):
         assert getattr(objectives.create(groups, tiny.SPEC), key) == tuple(values)
 
 
+WITH_IMAGES = [name for name in objectives.REGISTRY if "images" in tiny.make(name).inputs]
+
+
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_views_are_cropped_in_the_proportions_of_squeezed_pictures(name):
+    """An aspect of 1 changes nothing; another one moves the crops."""
+    objective = tiny.make(name)
+    if objective.augment.crop_scale == (1.0, 1.0) if hasattr(objective.augment, "crop_scale") else False:
+        objective = dataclasses.replace(
+            objective, augment=dataclasses.replace(objective.augment, crop_scale=(0.2, 0.9))
+        )
+
+    def views(aspect):
+        batch = objective.prepare(tiny.batch() | ({} if aspect is None else {"aspect": jnp.full(tiny.BATCH, aspect)}))
+        made = objective.views(jax.random.key(0), batch, jnp.int32(0))
+        return [x for x in jax.tree.leaves(made) if x.ndim >= 4]
+
+    for plain, square, wide in zip(views(None), views(1.0), views(2.0), strict=True):
+        np.testing.assert_allclose(square, plain, atol=1e-5)
+        assert np.abs(wide - plain).max() > 0.05
+
+
 @pytest.mark.parametrize("label", [-1, 5, 9])
 def test_a_label_outside_the_classes_gives_nan(label):
     objective = dataclasses.replace(tiny.make("classification"), mixup=0.0)

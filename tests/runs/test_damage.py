@@ -76,7 +76,7 @@ def commands(folder, config):
         workdir = Workdir(folder)
         assembly = runs.assemble(workdir.continued(built))
         workdir.check(built, assembly.spec, "auto")
-        workdir.metrics_log(2, tensorboard=False)
+        workdir.cut_metrics(2)
 
     def evaluate():
         with runs.open_run(Workdir(folder)) as (assembly, _):

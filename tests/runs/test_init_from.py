@@ -35,7 +35,7 @@ IMAGES = {
     "mesh": {"data": 8},
     "steps": 4,
     "batch_size": 16,
-    "log": {"every_steps": 2, "progress": False, "tensorboard": False},
+    "log": {"every_steps": 2, "progress": False, "trackers": []},
     "checkpoint": {"every_steps": 2},
 }
 CLASSES = {**IMAGES, "objective": {"name": "classification"}}

@@ -10,6 +10,7 @@ from ssljax.base import files
 from ssljax.base.errors import UserError
 from ssljax.config import build
 from ssljax.data import DataSpec
+from ssljax.runs.trackers import open_trackers
 from ssljax.runs.workdir import Workdir
 
 CONFIG = build(
@@ -34,9 +35,10 @@ def write_all(workdir):
     workdir.write_init_report({"origin": "elsewhere"})
     workdir.write_evaluations([LINE])
     workdir.write_embedding({"features": np.zeros((2, 3))})
-    log = workdir.metrics_log(0, tensorboard=True)
-    log.write(2, {"loss": np.float32(1.5), "rate": float("nan")})
-    log.close()
+    workdir.cut_metrics(0)
+    workdir.append_metrics(2, {"loss": np.float32(1.5), "rate": float("nan")})
+    with open_trackers(CONFIG, workdir, 0) as trackers:
+        trackers.training(2, {"loss": 1.5})
     workdir.write_report()
 
 
@@ -105,13 +107,13 @@ def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
 
 def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
     workdir = Workdir(tmp_path)
-    log = workdir.metrics_log(0, tensorboard=False)
+    workdir.cut_metrics(0)
     for step in (2, 4, 6):
-        log.write(step, {"seconds": 10.0 * step})
+        workdir.append_metrics(step, {"seconds": 10.0 * step})
         workdir.write_evaluations([{**LINE, "step": step}])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "lo')
-    assert workdir.metrics_log(4, tensorboard=False).seconds == 40
+    assert workdir.cut_metrics(4) == 40
     for name in ("metrics.jsonl", "evals.jsonl"):
         assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [2, 4]
 
@@ -126,7 +128,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_and_stays(name, line, tmp_path
     (tmp_path / name).write_bytes(content)
     other = "evals.jsonl" if name == "metrics.jsonl" else "metrics.jsonl"
     (tmp_path / other).write_text(f"{json.dumps(LINE)}\n" * 3)
-    calls = [lambda: workdir.metrics_log(2, tensorboard=False)]
+    calls = [lambda: workdir.cut_metrics(2)]
     calls += [lambda: workdir.write_evaluations([LINE])] if name == "evals.jsonl" else []
     for call in calls:
         with pytest.raises(UserError, match=rf"{name}:2: got .*, must be a JSON object with 'step'.*; mend or remove"):

@@ -91,6 +91,28 @@ def test_without_a_fitting_box_the_largest_centred_box_is_used():
     np.testing.assert_allclose(low, [[0, 4]] * 3, atol=1e-5)
 
 
+@pytest.mark.parametrize("ratio", [(0.5, 1.5), (1.0, 1.2)])
+def test_crops_of_squeezed_pictures_are_those_of_the_pictures(ratio):
+    """The boxes of pictures of 20 x 60, 48 x 16 and 30 x 30, which were squeezed into 32 x 24."""
+    shapes, grid = np.array([[20, 60], [48, 16], [30, 30]]), np.array([32, 24])
+    for row, shape in enumerate(shapes):
+        expected = [np.asarray(x[row]) * grid / shape for x in random_boxes(keys(3), tuple(shape), (0.1, 0.9), ratio)]
+        aspect = jnp.float32(shapes[:, 1] / shapes[:, 0])
+        low, extent = random_boxes(keys(3), tuple(grid), (0.1, 0.9), ratio, aspect)
+        np.testing.assert_allclose(low[row], expected[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(extent[row], expected[1], rtol=1e-4)
+
+
+def test_the_central_square_of_a_squeezed_picture():
+    """A ramp of 20 x 60, squeezed into 24 x 24: its central square goes from a third to two thirds of the width."""
+    y, x = np.meshgrid((np.arange(24) + 0.5) / 24, (np.arange(24) + 0.5) / 24, indexing="ij")
+    squeezed = jnp.float32(np.stack([y, x], -1)[None])
+    square = np.asarray(views.centered({"image": squeezed, "aspect": jnp.float32([3.0])})["image"])[0]
+    np.testing.assert_allclose(square[..., 0], y, atol=1e-5)
+    np.testing.assert_allclose(square[..., 1], 1 / 3 + x / 3, atol=1e-5)
+    assert "aspect" not in views.centered({"image": squeezed})
+
+
 def test_flips_and_rotations_are_exact_and_have_the_given_rates():
     images = pictures(1, 3, 3, 1).repeat(MANY, 0)
     flipped = np.asarray(views.random_flip(keys(MANY), images, 0.3))

@@ -1,0 +1,152 @@
+"""A config in numbers, before any training: `inspect`."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import logging
+import math
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from ssljax.config import RunConfig
+from ssljax.report import Table
+from ssljax.runs.assembly import Assembly, assemble
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """The numbers of a run, as tables.
+
+    Attributes:
+        run: objective, model, data, length, batch, devices.
+        memory: megabytes of the state: each array once, and on one device.
+        parameters: shape, role, sharding and number of each parameter.
+    """
+
+    run: Table
+    memory: Table
+    parameters: Table
+
+
+def inspect(config: RunConfig, devices: list[jax.Device] | None = None) -> Inspection:
+    """Returns the numbers of a config. The data are opened and described; nothing is trained.
+
+    Args:
+        config: the checked config.
+        devices: devices of the mesh; None: all.
+
+    Raises:
+        UserError: as `assemble`.
+    """
+    assembly = assemble(config, devices)
+    return Inspection(
+        Table(["run", ""], _run(assembly), []),
+        Table(["memory in MB", "all arrays", "on one device"], list(_memory(assembly)), []),
+        Table(["parameter", "shape", "role", "sharding", "numbers"], list(_parameters(assembly)), []),
+    )
+
+
+def announce(assembly: Assembly, workdir: pathlib.Path, start: int) -> None:
+    """Writes what is about to be trained into the log; log.txt also gets the command, the host and the versions."""
+    for name, value in [*_run(assembly), ["workdir", str(workdir)]]:
+        log.info("%-9s %s", name, value)
+    if start:
+        log.info("continued from step %d", start)
+    for name, value in _environment():
+        log.info("%-9s %s", name, value, extra={"quiet": True})
+
+
+def _environment() -> Iterator[tuple[str, str]]:
+    """Yields the command, the host, the versions of libraries, and the commit of the package if it is a checkout."""
+    yield "command", shlex.join(sys.argv)
+    yield "host", f"{platform.node()}, {platform.platform()}, Python {platform.python_version()}"
+    names = ("ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+    found = []
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    yield "versions", ", ".join(found)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
+        done = subprocess.run(git, capture_output=True, text=True, timeout=5)
+        if done.returncode == 0:
+            yield "commit", done.stdout.strip()
+
+
+def _run(assembly: Assembly) -> list[list[str]]:
+    config, spec, program = assembly.config, assembly.spec, assembly.program
+    rows, count = config.batch_size, _count(program.shapes.params)
+    flops = program.objective.flops(spec)
+    epochs = assembly.steps * rows / spec.size
+    mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
+    elements = ", ".join(f"{name} {_shape(e['shape'])} {e['dtype']}" for name, e in spec.elements.items())
+    out = [
+        ["objective", type(program.objective).__name__],
+        ["model", f"{type(config.model).__name__.removesuffix('Config')}, {count:,} parameters with all heads"],
+        ["data", f"{config.data.source or 'mixture'}: {spec.size:,} examples of {elements}"],
+        ["classes", f"{spec.num_classes:,}" if spec.num_classes else "none"],
+        ["steps", f"{assembly.steps:,} of {rows:,} examples: {epochs:,.2f} epochs of {spec.size / rows:,.1f} steps"],
+        ["devices", f"{program.mesh.size} x {program.device_kind} ({mesh}), {config.microbatches} microbatches"],
+    ]
+    if spec.tokens:
+        tokens = assembly.steps * rows * (spec.max_len or 0)
+        out.insert(4, ["tokens", f"{spec.tokens:,} in an epoch, {tokens:,} in the run, vocabulary {spec.vocab_size:,}"])
+    if flops:
+        total = 3 * flops * rows
+        out.append(
+            ["FLOPs", f"{flops:.3g} forward per example, {total:.3g} per step, {total * assembly.steps:.3g} in all"]
+        )
+    return out
+
+
+def _memory(assembly: Assembly) -> Iterator[list[str]]:
+    """Yields the memory of the parts of the state."""
+    program = assembly.program
+    parts = {
+        "parameters": (program.shapes.params, program.shardings.params),
+        "extra state": (program.shapes.extra, program.shardings.extra),
+        "optimiser": (program.shapes.opt_state, program.shardings.opt_state),
+        "averaged parameters": (program.shapes.ema, program.shardings.ema),
+    }
+    total = device = 0.0
+    for name, (shapes, shardings) in parts.items():
+        sizes = [_bytes(s) for s in jax.tree.leaves(shapes)]
+        local = [
+            _bytes(jax.ShapeDtypeStruct(sharding.shard_shape(s.shape), s.dtype))
+            for s, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings))
+        ]
+        if sizes:
+            total, device = total + sum(sizes), device + sum(local)
+            yield [name, f"{sum(sizes) / 1e6:,.1f}", f"{sum(local) / 1e6:,.1f}"]
+    yield ["all, without gradients and activations", f"{total / 1e6:,.1f}", f"{device / 1e6:,.1f}"]
+
+
+def _parameters(assembly: Assembly) -> Iterator[list[str]]:
+    program = assembly.program
+    shapes = jax.tree_util.tree_leaves_with_path(program.shapes.params)
+    axes = jax.tree.leaves(program.axes.params, is_leaf=lambda x: isinstance(x, tuple))
+    for (path, shape), names, sharding in zip(shapes, axes, jax.tree.leaves(program.shardings.params), strict=True):
+        spec = ", ".join("-" if axis is None else str(axis) for axis in sharding.spec) or "-"
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        yield [name, _shape(shape.shape), getattr(names, "role", ""), spec, f"{math.prod(shape.shape):,}"]
+
+
+def _count(shapes: Any) -> int:
+    return sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
+
+
+def _bytes(s: Any) -> int:
+    return math.prod(s.shape) * s.dtype.itemsize
+
+
+def _shape(shape: Any) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

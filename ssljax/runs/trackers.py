@@ -1,0 +1,307 @@
+"""Trackers: programs that show the numbers of runs. metrics.jsonl and evals.jsonl have the same numbers.
+
+A tracker is a class with `__init__(run: Tracked)`, `scalars(step, values)` and `close()`. A class of the user is named
+`package.module:Class` in `log.trackers`. Names of values begin with `train/`, `health/`, `eval/` (the trained model) or
+`control/NAME/` (the controls of evaluations).
+"""
+
+import csv
+import dataclasses
+import logging
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from ssljax.base.errors import UserError, one_line
+from ssljax.base.files import replacing
+from ssljax.base.hashing import digest
+from ssljax.base.registry import Registry
+from ssljax.config import RunConfig
+from ssljax.runs.workdir import Workdir
+
+log = logging.getLogger(__name__)
+
+REGISTRY = Registry(
+    "tracker",
+    {
+        "aim": "ssljax.runs.trackers:Aim",
+        "csv": "ssljax.runs.trackers:Csv",
+        "mlflow": "ssljax.runs.trackers:MLflow",
+        "tensorboard": "ssljax.runs.trackers:TensorBoard",
+        "trackio": "ssljax.runs.trackers:Trackio",
+        "wandb": "ssljax.runs.trackers:WandB",
+    },
+    has=("scalars", "close"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracked:
+    """The run that a tracker shows.
+
+    Attributes:
+        folder: the workdir; its name is the name of the run.
+        config: the config, {dotted key: number, text, truth value or None}.
+        start: number of steps that earlier starts completed; values of later steps are sent again.
+    """
+
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    start: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.folder.resolve().name
+
+
+class Tracker(Protocol):
+    """Shows the numbers of a run."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Receives finite numbers, measured after `step` steps."""
+
+    def close(self) -> None:
+        """Ends the run, also after an error."""
+
+
+class Trackers:
+    """All trackers of a run. One that fails is named once in the log and gets no more values; the run goes on.
+
+    Args:
+        names: entries of `REGISTRY`, or `package.module:Class`.
+        run: the run.
+
+    Raises:
+        UserError: an unknown name, or a library that is not installed.
+    """
+
+    def __init__(self, names: Sequence[str], run: Tracked):
+        self._open: dict[str, Tracker] = {}
+        for name in names:
+            tracker = REGISTRY.get(name, "log.trackers")
+            try:
+                self._open[name] = tracker(run)
+            except ImportError as error:
+                self.close()
+                raise UserError(
+                    f"log.trackers: {name!r} needs the library {error.name!r}; pip install {error.name}"
+                ) from error
+            except Exception as error:  # each library raises types of its own
+                self._give_up(name, error)
+
+    def training(self, step: int, values: Mapping[str, Any]) -> None:
+        """Sends the values of a log point."""
+        self._send(step, {name if name.startswith("health/") else f"train/{name}": v for name, v in values.items()})
+
+    def evaluations(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Sends lines of evals.jsonl."""
+        values: dict[str, Any] = {}
+        for line in lines:
+            kind = "eval" if line["of"] == "trained" else f"control/{line['of']}"
+            values |= {f"{kind}/{line['eval']}/{name}": v for name, v in line["metrics"].items()}
+        self._send(step, values)
+
+    def close(self) -> None:
+        """Ends all trackers."""
+        for name, tracker in list(self._open.items()):
+            try:
+                tracker.close()
+            except Exception as error:
+                self._give_up(name, error)
+        self._open.clear()
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+        numbers = {name: float(v) for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+        for name, tracker in list(self._open.items()):
+            try:
+                tracker.scalars(step, numbers)
+            except Exception as error:
+                self._give_up(name, error)
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        log.warning("the tracker %s gets no more values: %s", name, one_line(str(error) or type(error).__name__))
+        self._open.pop(name, None)
+
+
+def open_trackers(config: RunConfig, workdir: Workdir, start: int) -> Trackers:
+    """Opens the trackers of a run that continues after step `start`; none in processes that do not lead."""
+    names = config.log.trackers if workdir.leads else ()
+    return Trackers(names, Tracked(workdir.path, dict(_flat(config.to_dict())), start))
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of the leaves of a config; lists become texts."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", str(value) if isinstance(value, list | tuple) else value
+
+
+class TensorBoard:
+    """Writes an events file into the workdir, with the config as hyper-parameters."""
+
+    def __init__(self, run: Tracked):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import hparams
+
+        again = any(run.folder.glob("events*"))
+        # Without tensorboardX's thread: if that dies (a full disk), the run would wait for it for ever.
+        self._events = EventsWriter(str(run.folder / "events"))
+        if again:  # hides events after the restored step, since these steps are run again
+            self._write(Event(step=run.start + 1, session_log=SessionLog(status=SessionLog.START)))
+        settings = {key: value for key, value in run.config.items() if value is not None}
+        for summary in hparams(settings, {}):
+            self._write(Event(wall_time=time.time(), summary=summary))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._write(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _write(self, event: Any) -> None:
+        self._events.write_event(event)
+        self._events.flush()
+
+
+class Csv:
+    """Writes metrics.csv into the workdir: a line for each step with values, a column for each name."""
+
+    def __init__(self, run: Tracked):
+        self._path = run.folder / "metrics.csv"
+        self._names: list[str] = ["step"]
+        rows = [row for row in self._read() if int(row["step"]) <= run.start]
+        self._rewrite(rows)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if new := [name for name in values if name not in self._names]:
+            rows = self._read()
+            self._names += new
+            self._rewrite(rows)
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._names).writerow({"step": step, **values})
+
+    def close(self) -> None:
+        pass
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            self._names = list(reader.fieldnames or ["step"])
+            return list(reader)
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        with replacing(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._names)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+class WandB:
+    """Weights & Biases. Its environment variables hold (WANDB_MODE=offline, WANDB_PROJECT, ...)."""
+
+    def __init__(self, run: Tracked):
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "ssljax"),
+            dir=str(run.folder),
+            name=run.name,
+            id=digest(str(run.folder.resolve())),  # a run that is continued is the same run there
+            resume="allow",
+            config=dict(run.config),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """MLflow. MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where (default: the experiment "ssljax")."""
+
+    def __init__(self, run: Tracked):
+        import mlflow
+        from mlflow.entities import Param
+
+        self._client = mlflow.MlflowClient()
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ssljax")
+        found = self._client.get_experiment_by_name(experiment)
+        where = found.experiment_id if found else self._client.create_experiment(experiment)
+        tag = str(run.folder.resolve())
+        earlier = self._client.search_runs([where], f"tags.`ssljax.workdir` = '{digest(tag)}'")
+        if earlier:
+            self._id = earlier[0].info.run_id
+            self._client.set_terminated(self._id, "RUNNING")
+            return
+        made = self._client.create_run(where, run_name=run.name, tags={"ssljax.workdir": digest(tag)})
+        self._id = made.info.run_id
+        params = [Param(key, str(value)[:500]) for key, value in run.config.items()]
+        for start in range(0, len(params), 100):  # the most that one call takes
+            self._client.log_batch(self._id, params=params[start : start + 100])
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._id, metrics=[Metric(name, v, now, step) for name, v in values.items()])
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
+
+
+class Trackio:
+    """Trackio, which keeps its numbers in a local database."""
+
+    def __init__(self, run: Tracked):
+        import trackio
+
+        project = os.environ.get("TRACKIO_PROJECT", "ssljax")
+        trackio.init(project=project, name=run.name, config=dict(run.config), resume="allow")
+        self._library = trackio
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._library.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._library.finish()
+
+
+class Aim:
+    """Aim, whose repository is in the folder above the workdir (AIM_REPO names another one)."""
+
+    def __init__(self, run: Tracked):
+        import aim
+
+        repository = os.environ.get("AIM_REPO", str(run.folder.resolve().parent))
+        self._run = aim.Run(
+            repo=repository, experiment=run.name, system_tracking_interval=None, log_system_params=False
+        )
+        self._run["hparams"] = dict(run.config)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._run.track(value, name=name, step=step)
+
+    def close(self) -> None:
+        self._run.close()

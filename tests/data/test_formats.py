@@ -1,0 +1,285 @@
+"""Tables of every format hold the same rows, are read on demand, and give the same batches on any process."""
+
+import csv
+import gzip
+import io
+import json
+import tarfile
+
+import datasets
+import msgpack
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from datasets import Dataset, Features, Value
+from datasets import Image as HFImage
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from ssljax.base.errors import UserError
+from ssljax.data import load_split, open_data
+from ssljax.data.order import RowBlocks, permutation
+
+COUNT = 23
+
+
+def rows(count=COUNT):
+    """Pictures, labels, texts and numbers of every kind."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8)).save(file, "PNG")
+        yield {"image": file.getvalue(), "label": i % 3, "text": f'row {i}: ünï, "quoted"\nand a line', "score": i / 4}
+
+
+def columns(table):
+    return {name: [row[name] for row in table] for name in table[0]}
+
+
+def write_parquet(path, table):
+    pq.write_table(pa.table(columns(table)), path, row_group_size=4)
+
+
+def write_csv(path, table):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        names = [name for name in table[0] if name != "image"]
+        writer.writerow(names)
+        writer.writerows([[row[name] for name in names] for row in table])
+
+
+def write_jsonl(path, table):
+    path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "image"}) + "\n" for row in table))
+
+
+def example(row):
+    out = tf_example_pb2.Example()
+    for name, value in row.items():
+        feature = out.features.feature[name]
+        if isinstance(value, float):
+            feature.float_list.value.append(value)
+        elif isinstance(value, int):
+            feature.int64_list.value.append(value)
+        else:
+            feature.bytes_list.value.append(value.encode() if isinstance(value, str) else value)
+    return out.SerializeToString()
+
+
+def record_writer(encode):
+    def write(path, table):
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for row in table:
+            writer.write(encode(row))
+        writer.close()
+
+    return write
+
+
+def write_tar(path, table):
+    with tarfile.open(path, "w") as tar:
+        for i, row in enumerate(table):
+            members = {
+                "png": row["image"],
+                "cls": str(row["label"]).encode(),
+                "txt": row["text"].encode(),
+                "json": json.dumps({"score": row["score"]}).encode(),
+            }
+            for ending, content in members.items():
+                info = tarfile.TarInfo(f"folder/{i:05d}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def write_dataset(path, table):
+    """The folder that `save_to_disk` of Hugging Face `datasets` writes."""
+    features = {"text": Value("string"), "score": Value("float64")}
+    features["label"] = Value("string") if isinstance(table[0]["label"], str) else Value("int64")
+    named = columns(
+        [row | ({"image": {"bytes": row["image"], "path": None}} if "image" in row else {}) for row in table]
+    )
+    kinds = Features({name: features.get(name, HFImage()) for name in named})
+    datasets.disable_progress_bars()
+    Dataset.from_dict(named, features=kinds).save_to_disk(path)
+
+
+def packed(write):
+    """A writer of a compressed file."""
+
+    def compressed(path, table):
+        write(path, table)
+        path.write_bytes(gzip.compress(path.read_bytes()))
+
+    return compressed
+
+
+WRITERS = {
+    "parquet": ("parquet", "x.parquet", write_parquet),
+    "csv": ("csv", "x.csv", write_csv),
+    "csv.gz": ("csv", "x.csv.gz", packed(write_csv)),
+    "jsonl": ("jsonl", "x.jsonl", write_jsonl),
+    "jsonl.gz": ("jsonl", "x.jsonl.gz", packed(write_jsonl)),
+    "array_record of examples": ("array_record", "x.array_record", record_writer(example)),
+    "array_record of msgpack": ("array_record", "x.array_record", record_writer(msgpack.packb)),
+    "webdataset": ("webdataset", "x.tar", write_tar),
+    "hf": ("hf", "folder", write_dataset),
+    "webdataset.gz": ("webdataset", "x.tar.gz", packed(write_tar)),
+}
+WITH_IMAGES = [name for name in WRITERS if "csv" not in name and "json" not in name]
+
+
+@pytest.fixture
+def source_of(tmp_path, monkeypatch):
+    """A function format -> URI of the rows in this format."""
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "cache"))
+
+    def write(name, table=None, file=None):
+        kind, own, writer = WRITERS[name]
+        path = tmp_path / (file or own)
+        writer(path, list(rows()) if table is None else table)
+        return f"{kind}:{path}"
+
+    return write
+
+
+def keys_of(name):
+    score = "json.score" if "webdataset" in name else "score"
+    keys = {"label": "label", "text": "text", "score": score}
+    return keys | ({"image": "image"} if name in WITH_IMAGES else {})
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_holds_the_same_rows(name, source_of, config):
+    arrays = load_split(config(source=source_of(name), keys=keys_of(name), seq_len=64, mode="documents"), "train")
+    table = list(rows())
+    np.testing.assert_array_equal(arrays["label"], [row["label"] for row in table])
+    np.testing.assert_array_equal(arrays["score"], [row["score"] for row in table])
+    for tokens, valid, row in zip(arrays["tokens"], arrays["segment_ids"], table):
+        assert bytes(t for t in tokens[valid > 0] if t < 256).decode() == row["text"]
+    if name in WITH_IMAGES:
+        for image, row in zip(arrays["image"], table):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(row["image"]))))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_batches_depend_on_seed_and_step_only(name, source_of, config):
+    """Opened anew, on one process or two, with images decoded once or at each use: the same batches."""
+    data = {"source": source_of(name), "keys": keys_of(name), "seq_len": 64, "mode": "documents", "image_size": 5}
+    first = open_data(config(**data, images="decoded"), batch_size=6, seed=3)
+    again = open_data(config(**data, images="encoded"), batch_size=6, seed=3)
+    seen = []
+    for step in (7, 0, 1, 2, 3, 7):
+        whole = first.batch(step)
+        halves = [again.batch(step, process, 2) for process in (0, 1)]
+        for key, array in whole.items():
+            np.testing.assert_array_equal(np.concatenate([half[key] for half in halves]), array)
+        np.testing.assert_array_equal(first.ids(step), whole["id"])
+        assert len(set(whole["id"])) == 6
+        seen += whole["id"].tolist() if step in (0, 1, 2, 3) else []
+    assert set(seen[:COUNT]) == set(range(COUNT)), "an epoch has every row once"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_damaged_files_are_one_line(name, source_of, config, tmp_path):
+    source = source_of(name)
+    path = next(p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".json", ".lock"))
+    content = path.read_bytes()
+    keys = {"label": "label"}
+    for damaged in (content[: len(content) // 3], b"", bytes(200) + content[200:]):
+        path.write_bytes(damaged)
+        try:
+            arrays = load_split(config(source=source, keys=keys), "train")
+        except UserError as error:
+            assert "\n" not in str(error) and (str(path) in str(error) or name == "hf")
+        else:  # the rows that are whole
+            table = [row["label"] for row in rows()]
+            assert arrays["label"].tolist() == table[: len(arrays["label"])]
+
+
+@pytest.mark.parametrize("kept", ["decoded", "encoded"])
+def test_squeezed_pictures_have_all_pixels_and_their_aspect(kept, source_of, config):
+    source = source_of("parquet")
+    data = config(source=source, keys={"image": "image"}, image_size=5, image_fit="squeeze", images=kept)
+    batch = open_data(data, batch_size=4).batch(0)
+    table = list(rows())
+    for i, pixels, aspect in zip(batch["id"], batch["image"], batch["aspect"]):
+        picture = Image.open(io.BytesIO(table[i]["image"]))
+        np.testing.assert_array_equal(pixels, np.asarray(picture.resize((5, 5), Image.Resampling.BICUBIC)))
+        assert aspect == np.float32(picture.width / picture.height) == np.float32(1.5)
+
+
+def test_several_files_and_splits(source_of, config):
+    """Files are read in the order of their names; `{split}` names a split."""
+    table = list(rows())
+    source_of("parquet", table[:9], "train-0.parquet")
+    source_of("parquet", table[9:], "train-1.parquet")
+    source = source_of("parquet", table[:4], "test-0.parquet").replace("test-0", "{split}-*")
+    data = config(source=source, keys={"label": "label"})
+    assert load_split(data, "train")["label"].tolist() == [row["label"] for row in table]
+    assert load_split(data, "test")["label"].tolist() == [row["label"] for row in table[:4]]
+    source_of("parquet", [{"label": "cat"}], "train-2.parquet")
+    with pytest.raises(UserError, match=r"train-2.parquet differ from those of .*train-0.parquet \(image: binary, .*"):
+        load_split(data, "train")
+
+
+@pytest.mark.parametrize("labels", [[0, None], ["a", None], [0, 2**40], [0.5, 1.5], [[1, 2], [3]]])
+def test_values_that_are_no_labels_are_one_line(labels, tmp_path, config):
+    pq.write_table(pa.table({"label": labels}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="label") as error:
+        load_split(config(source=f"parquet:{tmp_path}/x.parquet"), "train")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if "webdataset" not in name])
+def test_labels_that_are_texts_are_names_of_classes(name, source_of, config):
+    """Classes have the order of the alphabet, and are those of the whole split."""
+    source = source_of(name, [{"label": label} for label in ("cat", "ant", "dog", "cat")])
+    arrays = load_split(config(source=source), "train[1:]")
+    assert arrays.classes == ("ant", "cat", "dog") and arrays["label"].tolist() == [0, 2, 1]
+    data = config(source=source, where={"label": ["cat", "dog"]})
+    assert load_split(data, "train")["label"].tolist() == [1, 2, 1]
+
+
+def test_classes_that_datasets_writes_into_a_file_are_found(tmp_path, config):
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    table = pa.table({"label": [1, 0]}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert load_split(config(source=f"parquet:{tmp_path}/x.parquet"), "train").classes == ("cat", "dog")
+
+
+def test_an_order_of_blocks_mixes_a_few_at_a_time():
+    blocks = RowBlocks(np.repeat(np.arange(40), 25), mixed=4)
+    orders = [permutation(1000, 1, epoch, blocks=blocks) for epoch in range(2)]
+    for order in orders:
+        assert sorted(order) == list(range(1000))
+        windows = order.reshape(10, 100) // 25
+        assert all(len(set(window)) == 4 for window in windows), "each window has the rows of four blocks"
+        assert all((np.diff(window) != 0).mean() > 0.5 for window in windows), "and mixes them"
+    assert len({tuple(sorted(set(w))) for order in orders for w in order.reshape(10, 100) // 25}) > 10
+
+
+def test_row_groups_are_read_about_once_in_an_epoch(tmp_path, config, monkeypatch):
+    import ssljax.data.arrow as arrow
+
+    table = list(rows(64))
+    pq.write_table(pa.table(columns(table)), tmp_path / "x.parquet", row_group_size=4)
+    size = len(table[0]["image"]) * 4
+    monkeypatch.setattr(arrow, "_KEPT", 10 * size)
+    monkeypatch.setattr(arrow, "_MIXED", 4 * size)
+    read, original = [], pq.ParquetFile.read_row_group
+
+    def counted(self, group, *arguments, **options):
+        read.append(group)
+        return original(self, group, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    data = config(source=f"parquet:{tmp_path}/x.parquet", keys={"image": "image"}, images="encoded")
+    dataset = open_data(data, batch_size=8, seed=0)
+    read.clear()
+    for step in range(8):
+        dataset.batch(step)
+    assert {0, *read} == set(range(16)), "the first row group is in memory from the start"
+    assert len(read) <= 24
