@@ -71,9 +71,9 @@ def leaves(values, path=""):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_has_under_150_leaf_keys(path):
+def test_has_under_160_leaf_keys(path):
     config, _ = load(str(ROOT / path))
-    assert len(leaves(config.to_dict())) < 150
+    assert len(leaves(config.to_dict())) < 160  # a vision-language model has an image and a text model
     assert load(str(ROOT / path))[0].hash() == config.hash()
     assert schema.to_dict(config)["objective"]["name"]
 
