@@ -132,8 +132,9 @@ class BlockConfig(TermKeys):
         None, doc="convolution whose result is added to the output of the first block (DeBERTa v2); None: none"
     )
     repeats: int = fixed(
-        1, doc="number of times that each block is applied in succession with the same parameters (ALBERT)"
+        1, doc="number of times that each group of blocks is applied in succession with the same parameters (ALBERT)"
     )
+    group: int = fixed(1, doc="number of blocks in a group that `repeats` applies (ALBERT: 1)")
     dropout: float = setting(
         0.0,
         ge=0,
@@ -187,8 +188,9 @@ class BlockConfig(TermKeys):
             raise ValueError(f"rope_theta: rotary positions need an even head width, got {self.head_width}")
         if "local" in self.layer_kinds and self.window is None:
             raise ValueError("window: missing; local layers need a number of keys")
-        if self.experts is not None and self.repeats > 1:
-            raise ValueError(f"repeats: got {self.repeats}, must be 1 with experts")
+        for name in ("repeats", "group"):
+            if self.experts is not None and getattr(self, name) > 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, must be 1 with experts")
         for term in terms_of(self):
             term.check()
         if not self.layer_kinds:

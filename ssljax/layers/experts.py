@@ -53,6 +53,7 @@ class ExpertsConfig:
         ge=1,
         doc="period in blocks: one block of each period has experts, the others are dense (Switch Transformers: 2)",
     )
+    router_bias: bool = setting(False, doc="add a bias to the logits of the router")
     place: int | None = setting(
         None, ge=0, doc="index, from 0, of the block with experts in each period of `every` blocks; None: the last"
     )
@@ -116,6 +117,8 @@ class Experts(nn.Module):
         length, width = x_BxTxD.shape[1:]
         router = parameter(self, "router", self.initializer, ("embed", None), (width, c.count), role="matrix")
         logits = jnp.matmul(x_BxTxD.astype(jnp.float32), router, precision=EXACT)
+        if c.router_bias:
+            logits += parameter(self, "router_bias", nn.initializers.zeros, (None,), (c.count,), role="bias")
         weight_BxTxK, choice_BxTxK = jax.lax.top_k(jax.nn.softmax(logits, -1), c.top_k)
         if c.normalize:
             weight_BxTxK = weight_BxTxK / jnp.sum(weight_BxTxK, -1, keepdims=True)

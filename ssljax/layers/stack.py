@@ -107,13 +107,10 @@ class Stack(nn.Module):
     def _blocks(self, x_BxTxD: jax.Array, layers: Layer, shared: Shared, states: bool) -> tuple[jax.Array, Out]:
         """Scans over blocks, or over units of several blocks (`Repeated`, `Period`); unrolled if `scan` is false."""
         c = self.config
-        period = c.repeats if c.experts is None else c.experts.every
-        steps = self.depth * c.repeats // period
-        if period > 1:
-            layers = jax.tree.map(lambda a: a.reshape(steps, period, *a.shape[1:]), layers)
-            unit: Any = Repeated if c.repeats > 1 else Period
-        else:
-            unit = _remat(c)
+        steps = self.depth // _period(c)
+        shape = steps, *(n for n in (c.repeats, _period(c)) if n > 1)
+        layers = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), layers)
+        unit: Any = Repeated if c.repeats > 1 else _period_or_block(c)
         scanned = nn.scan(
             unit,
             variable_axes={"params": 0},
@@ -124,9 +121,7 @@ class Stack(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: self._heights(steps)},
         )
         x_BxTxD, out = scanned(c, self.depth, self.cross, states, name="layers")(x_BxTxD, layers, shared)
-        if period > 1:
-            out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
-        return x_BxTxD, out
+        return x_BxTxD, jax.tree.map(lambda a: a.reshape(-1, *a.shape[len(shape) :]), out)
 
     def _shared(self, x_BxTxD: jax.Array, mask: Mask, layout: Layout, cached: Cached) -> Shared:
         """Masks and rotary tables per kind of layer, and the states of the position terms."""
@@ -180,7 +175,7 @@ def _rotary(c: BlockConfig, layout: Layout, queries: int, length: int, kinds: li
 
 
 class Repeated(nn.Module):
-    """The scanned unit of ALBERT: one block applied `repeats` times in succession with the same parameters."""
+    """The scanned unit of ALBERT: a group of blocks applied `repeats` times in succession with the same parameters."""
 
     config: BlockConfig
     depth: int
@@ -191,7 +186,7 @@ class Repeated(nn.Module):
     def __call__(self, x_BxTxD: jax.Array, layers: Layer, shared: Shared) -> tuple[jax.Array, Out]:
         c = self.config
         scanned = nn.scan(
-            _remat(c),
+            _period_or_block(c),
             variable_broadcast="params",
             split_rngs={"params": False},
             in_axes=(0, nn.broadcast),
@@ -202,7 +197,7 @@ class Repeated(nn.Module):
 
 
 class Period(nn.Module):
-    """The scanned unit of models with experts in every n-th block: n blocks, one of which has experts."""
+    """The scanned unit of n blocks with parameters of their own: one of them has experts, or they form a group."""
 
     config: BlockConfig
     depth: int
@@ -212,15 +207,24 @@ class Period(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, layers: Layer, shared: Shared) -> tuple[jax.Array, Out]:
         c = self.config
-        assert c.experts is not None
         outs = []
-        for i in range(c.experts.every):
+        for i in range(_period(c)):
             layer = jax.tree.map(lambda a, i=i: a[i], layers)
-            block = _remat(c)(c, self.depth, self.cross, self.states, c.experts.at(i), i, name=f"block_{i}")
+            sparse = c.experts is not None and c.experts.at(i)
+            block = _remat(c)(c, self.depth, self.cross, self.states, sparse, i, name=f"block_{i}")
             x_BxTxD, out = block(x_BxTxD, layer, shared)
             outs.append(out)
         # A field that some blocks lack (the router logits) is stacked over the blocks that have it.
         return x_BxTxD, Out(*(_stacked([leaf for leaf in leaves if leaf is not None]) for leaves in zip(*outs)))
+
+
+def _period(c: BlockConfig) -> int:
+    """The number of blocks in a scanned unit, each with parameters of its own."""
+    return c.group if c.experts is None else c.experts.every
+
+
+def _period_or_block(c: BlockConfig) -> Any:
+    return Period if _period(c) > 1 else _remat(c)
 
 
 def _stacked(trees: list[Any]) -> Any:

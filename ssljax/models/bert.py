@@ -69,7 +69,7 @@ class DistilBertConfig(BertConfig):
 
 @dataclasses.dataclass(frozen=True)
 class AlbertConfig(BertConfig):
-    """ALBERT (Lan et al. 2020): one block applied `repeats` times, narrow embeddings; `depth` counts distinct ones."""
+    """ALBERT (Lan et al. 2020): blocks applied `repeats` times, narrow embeddings; `depth` counts distinct blocks."""
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "tiny": dims(128, 1, 2, repeats=2, embedding_dim=64),
@@ -82,7 +82,8 @@ class AlbertConfig(BertConfig):
     activation: Activation = "gelu_tanh"
     token_types: int = setting(2, ge=0)
     embedding_dim: int | None = setting(128, ge=1)
-    repeats: int = setting(1, ge=1, doc="number of consecutive applications of each block, with the same parameters")
+    repeats: int = setting(1, ge=1, doc="number of consecutive applications of each group of blocks")
+    group: int = setting(1, ge=1, doc="number of consecutive blocks in a group; it must divide `depth`")
 
 
 @dataclasses.dataclass(frozen=True)

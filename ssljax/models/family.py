@@ -93,6 +93,8 @@ class TransformerConfig(WithPreset, BlockConfig):
             raise ValueError("depth: missing; a number or a preset is required")
         if full.experts is not None and full.depth % full.experts.every:
             raise ValueError(f"experts.every: {full.experts.every} does not divide the depth {full.depth}")
+        if full.depth % full.group:
+            raise ValueError(f"group: {full.group} does not divide the depth {full.depth}")
         BlockConfig.validate(full)
         validate_groups(full, "experts")
 

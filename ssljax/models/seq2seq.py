@@ -284,6 +284,6 @@ class EncoderDecoder(nn.Module):
         return (
             stack_flops(c, c.known("depth"), tokens)
             + stack_flops(d, d.known("depth"), targets, causal=True)
-            + d.known("depth") * cross
+            + d.known("depth") * d.repeats * cross
             + dense_flops(targets, self.width, c.known("vocab_size"))
         )

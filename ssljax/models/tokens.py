@@ -196,6 +196,11 @@ class TokenTransformer(nn.Module):
         """Returns True if `embedding_map` is in use and "tokens"."""
         return self.config.embedding_dim is not None and self.config.embedding_map == "tokens"
 
+    @property
+    def readout_width(self) -> int:
+        """The width of the vectors that are multiplied by the read-out table."""
+        return self.embedding_dim if self.config.readout_transform or self.maps_tokens else self.width
+
     def setup(self) -> None:
         c, inner = self.config, self.embedding_dim
         init = nn.initializers.normal(0.02)
@@ -229,8 +234,7 @@ class TokenTransformer(nn.Module):
             self.replaced_dense = dense(self.width, ("embed", "mlp"))
             self.replaced_logit = dense(1, ("embed", "classes"), role="head")
         if not c.tied:
-            narrow = c.readout_transform or self.maps_tokens
-            shape = (inner if narrow else self.width, c.readout_size or self.table_rows)
+            shape = (self.readout_width, c.readout_size or self.table_rows)
             self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape, role="head")
 
     def __call__(
@@ -371,8 +375,7 @@ class TokenTransformer(nn.Module):
         if "replaced" in self.config.extras:
             self.replaced_logits(encoded.tokens)
         # If widths differ, as in ELECTRA's discriminator, the tied table cannot read the states out: no read-out.
-        narrow = self.embedding_dim == self.width or self.config.readout_transform or self.maps_tokens
-        readable = narrow or not self.config.tied
+        readable = self.embedding_dim == self.readout_width or not self.config.tied
         return self.logits(encoded.tokens) if readable else encoded.tokens
 
     def initial(self, key: jax.Array) -> Any:
@@ -383,10 +386,15 @@ class TokenTransformer(nn.Module):
         """Forward FLOPs of a sequence of `tokens` tokens (None: `max_len`), with logits for `predicted` of them."""
         c = self.config
         length = c.known("max_len") if tokens is None else tokens
-        head = dense_flops(predicted, self.width, self.table_rows)
+        size = self.table_rows if c.tied else c.readout_size or self.table_rows
+        maps = dense_flops(predicted, self.readout_width, size)
+        if c.embedding_dim is not None:
+            maps += dense_flops(length, self.embedding_dim, self.width)
+        if self.maps_tokens:
+            maps += dense_flops(predicted, self.width, self.embedding_dim)
         if c.readout_transform:
-            head += dense_flops(predicted, self.width, self.width)
-        return stack_flops(c, c.known("depth"), length, causal) + head
+            maps += dense_flops(predicted, self.readout_width if self.maps_tokens else self.width, self.embedding_dim)
+        return stack_flops(c, c.known("depth"), length, causal) + maps
 
 
 def _without_masks(x_BxTxD: jax.Array, masked_BxT: jax.Array, valid_BxT: jax.Array | None) -> jax.Array:

@@ -236,6 +236,7 @@ def bert(draw, kind="bert"):
     if kind == "albert":
         groups = draw(one_of([1, 2]))
         out |= {"num_hidden_groups": groups, "num_hidden_layers": groups * s["depth"]}
+        out |= {"inner_group_num": draw(one_of([1, 2]))}
     return out
 
 
@@ -321,7 +322,8 @@ def t5(draw, switch=False):
     periods = draw(one_of([1, 2]))
     out |= {"num_decoder_layers": step * periods, "num_sparse_decoder_layers": periods}
     out |= {"num_experts": draw(one_of([1, 2, 5])), "expert_capacity": draw(one_of([1, 2, 64]))}
-    return {**out, "dense_act_fn": draw(one_of(["relu", "gelu", "gelu_new"])), "router_z_loss_coef": 0.03}
+    out |= {"router_bias": draw(st.booleans()), "router_z_loss_coef": 0.03}
+    return {**out, "dense_act_fn": draw(one_of(["relu", "gelu", "gelu_new"]))}
 
 
 @st.composite

@@ -67,6 +67,7 @@ CONFIGS = {
     "relative": dataclasses.replace(BASE, position_bias="relative", relative_buckets=(6, 5)),
     "alibi": dataclasses.replace(BASE, position_bias="alibi", activation="quick_gelu"),
     "repeats": dataclasses.replace(BASE, repeats=2, norm_position="post", activation="tanh"),
+    "groups": dataclasses.replace(BASE, repeats=2, group=3, rope_theta=100.0),
     "talking_heads": dataclasses.replace(BASE, talking_heads=True, kv_heads=2, attention_cap=3.0),
     "disentangled": dataclasses.replace(
         BASE,
@@ -239,10 +240,18 @@ def np_convolution(x, p, c, causal):
     return PHI[c.convolution.activation](y)
 
 
+def applied(layers, c):
+    """Yields the parameters of each block in the order of application."""
+    for unit in unstack_layers(layers, DEPTH // c.group):
+        for _ in range(c.repeats):
+            block = unit.get("block", unit)
+            yield from [block[f"block_{i}"] for i in range(c.group)] if c.group > 1 else [block]
+
+
 def np_stack(params, x, c, causal):
     first = x
-    for i, p in enumerate(p for p in unstack_layers(params["layers"], DEPTH) for _ in range(c.repeats)):
-        p, entry, kind = p.get("block", p), x, c.layer_kinds[i % len(c.layer_kinds)]
+    for i, p in enumerate(applied(params["layers"], c)):
+        entry, kind = x, c.layer_kinds[i % len(c.layer_kinds)]
         rotates = c.rope_layers[i % len(c.rope_layers)]
         attention = functools.partial(np_attention, causal=causal, kind=kind, stack=params, rotates=rotates)
         for name, part in (("attention", attention), ("mlp", np_mlp)):

@@ -5,11 +5,14 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ssljax import models
-from ssljax.layers.masks import Full
+from ssljax.layers.masks import Causal, Full, Sliding, Span
 from ssljax.models.mae import MAEDecoder
+from ssljax.models.seq2seq import Seq2SeqConfig
+from ssljax.models.tokens import TokenConfig
 
 
 @dataclasses.dataclass
@@ -45,14 +48,48 @@ def test_vit(keys):
     assert got == pytest.approx(module.flops(tokens=16), rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt"])
+def of_tokens(name):
+    return issubclass(models.REGISTRY.get(name), TokenConfig) and not issubclass(
+        models.REGISTRY.get(name), Seq2SeqConfig
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in models.REGISTRY if of_tokens(name)])
 def test_token_families(name):
-    module = models.create({"name": name, **UNROLLED}, spec())
-    got = counted(module, TOKENS, method="init_all", mask=Full())
-    assert got == pytest.approx(module.flops(64, predicted=64), rel=0.03)
+    # The compiler counts all pairs of local layers, and every expert for every token.
+    module = models.create({"name": name, **UNROLLED, "layer_kinds": ["global"], "experts": None}, spec())
+    batch = jnp.zeros((64, 64), jnp.int32)  # distances are projected once for all
+    got = counted(module, batch, method="init_all", mask=Full()) / 64
+    assert got == pytest.approx(module.flops(64, predicted=64), rel=0.04)
+
+
+def test_causal_attention_counts_half_of_the_pairs():
+    module = models.create({"name": "gpt", **UNROLLED}, spec())
     # Causal attention counts T (T + 1) / 2 of the T^2 pairs, two products a pair and head width.
     pairs = 64 * 64 - 64 * 65 / 2
     assert module.flops(64) - module.flops(64, causal=True) == 2 * 2 * pairs * 256 * 2
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [1, 5, 64, 100])
+def test_local_layers_count_the_pairs_of_their_window(window, causal):
+    module = models.create({"name": "gpt", **UNROLLED, "layer_kinds": ["global", "local"], "window": window}, spec())
+    everywhere = models.create({"name": "gpt", **UNROLLED}, spec()).flops(64, causal=causal)
+    allowed = Causal() if causal else Full()
+    numbers = Span(0, 64)
+    pairs = [
+        np.broadcast_to(True if block is None else block, (64, 64)).sum()
+        for block in (mask.block(numbers, numbers) for mask in (allowed, allowed & Sliding(window, causal)))
+    ]
+    assert everywhere - module.flops(64, causal=causal) == 2 * 2 * (pairs[0] - pairs[1]) * 256
+
+
+def test_repeated_blocks_count_each_time():
+    albert = {"name": "albert", **UNROLLED, "depth": 2, "embedding_dim": 32}
+    for keys in ({"repeats": 3}, {"repeats": 2, "group": 2}):
+        module = models.create({**albert, **keys}, spec())
+        got = counted(module, TOKENS, method="init_all", mask=Full())
+        assert got == pytest.approx(module.flops(64, predicted=64), rel=0.03)
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,14 @@ _FROM_PADDING = Codec(
 )
 
 
-def _read_repeats(layers: int, groups: int) -> tuple[int, int]:
+def _read_repeats(layers: int, groups: int, inner: int) -> tuple[int, int, int]:
+    """Returns (depth, repeats, group); a layer of ALBERT's files is one application of a group."""
     if layers % groups:
         raise ValueError(f"{groups} groups do not divide the {layers} layers")
-    return groups, layers // groups
+    return groups * inner, layers // groups, inner
 
 
-_REPEATS = Codec(_read_repeats, lambda depth, repeats: (depth * repeats, depth))
+_REPEATS = Codec(_read_repeats, lambda depth, repeats, group: (depth // group * repeats, depth // group, group))
 # `local_attention` counts keys on both sides; `window` counts those on one side and the token itself.
 _ONE_SIDE = Codec(lambda both: both // 2 + 1, lambda window: 2 * ((window or 1) - 1))
 _BIASES = {"attention_bias": ("q", "k", "v", "out"), "mlp_bias": ("mlp",), "norm_bias": ("norm",)}
@@ -105,10 +106,15 @@ def _albert(config: Any) -> list[Rule]:
         "mlp_norm": "full_layer_layer_norm",
     }
     path = "stack/layers/block" if config.repeats > 1 else "stack/layers"
+    inner = [(i, f"{path}/block_{i}" if config.group > 1 else path) for i in range(config.group)]
     return [
         *named({**EMBEDDINGS, "pooler": "pooler"}, tensor="albert."),
         *named({"embed_project": "albert.encoder.embedding_hidden_mapping_in"}),
-        *blocks("albert.encoder.albert_layer_groups.{i}.albert_layers.0", block, path),
+        *(
+            r
+            for i, path in inner
+            for r in blocks(f"albert.encoder.albert_layer_groups.{{i}}.albert_layers.{i}", block, path)
+        ),
         *named({"head_dense": "predictions.dense", "head_norm": "predictions.LayerNorm"}),
         *readout("predictions.decoder", "predictions.bias" if config.tied else ""),
         *named({"pair": "sop_classifier.classifier"}),
@@ -203,13 +209,17 @@ ALBERT = encoder(
         *ENCODER,
         TYPES,
         *counts(embedding_dim=("embedding_size", 128)),
-        Field(("depth", "repeats"), ("num_hidden_layers", "num_hidden_groups"), _REPEATS),
-        required("inner_group_num", 1),
+        Field(("depth", "repeats", "group"), ("num_hidden_layers", "num_hidden_groups", "inner_group_num"), _REPEATS),
     ),
     _pair_heads("Albert"),
     _albert,
     inputs=TYPED.plus(sentence_order_label="B"),
-    defaults={**sizes(30_000, 4096, 16_384, 12, 64, 512), "hidden_act": "gelu_new", "num_hidden_groups": 1},
+    defaults={
+        **sizes(30_000, 4096, 16_384, 12, 64, 512),
+        "hidden_act": "gelu_new",
+        "num_hidden_groups": 1,
+        "inner_group_num": 1,
+    },
     prefix="albert.",
     copies={"predictions.decoder.bias": "predictions.bias"},
     constants=functools.partial(_one_type, inner="albert"),

@@ -57,7 +57,7 @@ class _SwitchExperts(Declaration):
     """`experts`, in blocks 1, 1 + step, 1 + 2 step, ...; with a step of 1, in all blocks."""
 
     defaults = {  # noqa: RUF012 (never mutated)
-        **{"num_experts": 8, "expert_capacity": 64, "num_decoder_layers": None},
+        **{"num_experts": 8, "expert_capacity": 64, "router_bias": False, "num_decoder_layers": None},
         **{"encoder_sparse_step": None, "num_sparse_encoder_layers": 3},
         **{"decoder_sparse_step": None, "num_sparse_decoder_layers": 3},
     }
@@ -69,7 +69,8 @@ class _SwitchExperts(Declaration):
             raise UserError("decoder_sparse_step: must equal encoder_sparse_step")
         capacity = hf_config["expert_capacity"]
         experts = {"count": hf_config["num_experts"], "slots": capacity if capacity < _NO_LIMIT else None}
-        return {"experts": {**experts, "top_k": 1, "normalize": False, "every": step, "place": min(step - 1, 1)}}
+        experts |= {"top_k": 1, "normalize": False, "router_bias": hf_config["router_bias"]}
+        return {"experts": {**experts, "every": step, "place": min(step - 1, 1)}}
 
     def _step(self, hf_config: HFConfig, side: str, layers: int) -> int:
         sparse = hf_config[f"num_sparse_{side}_layers"]
@@ -78,6 +79,7 @@ class _SwitchExperts(Declaration):
     def write(self, config: Any) -> dict[str, Any]:
         experts = config.experts or ExpertsConfig()
         out = {"num_experts": experts.count, "expert_capacity": experts.slots or _NO_LIMIT}
+        out |= {"router_bias": experts.router_bias}
         for side, depth in (("encoder", config.depth), ("decoder", config.decoder().depth)):
             out |= {f"{side}_sparse_step": experts.every, f"num_sparse_{side}_layers": depth // experts.every}
         return out
@@ -89,7 +91,6 @@ SWITCH_FIELDS = (
     Field("activation", "dense_act_fn", _FEED_FORWARD, "relu"),
     Field(_READOUT, ("tie_word_embeddings", "d_model"), _SCALED_IF_TIED),
     _SwitchExperts(),
-    required("router_bias", False),
     required("router_ignore_padding_tokens", False),
 )
 BART_FIELDS = (
@@ -198,7 +199,9 @@ def _t5_block(config: Any, side: str, path: str) -> list[Rule]:
     rules = blocks(block, {**tensors, **{f"mlp/{name}": f"{inner}.{tensor}" for name, tensor in maps.items()}}, path)
     for name, tensor in maps.items():
         rules += copy(f"{path}/mlp/{name}", f"{block}.{inner}.experts.expert_{{e}}.{tensor}.weight", TRANSPOSE)
-    return [*rules, *copy(f"{path}/mlp/router", f"{block}.{inner}.router.classifier.weight", TRANSPOSE)]
+    router = f"{block}.{inner}.router.classifier"
+    rules += copy(f"{path}/mlp/router", f"{router}.weight", TRANSPOSE)
+    return [*rules, *copy(f"{path}/mlp/router_bias", f"{router}.bias")]
 
 
 def _bart(config: Any) -> list[Rule]:
