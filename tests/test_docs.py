@@ -56,11 +56,12 @@ def commands(page):
     return [shlex.split(match[1]) for match in found if match]
 
 
-def test_guarantees_name_tests():
+@pytest.mark.parametrize(("page", "count"), [("guarantees", 40), ("odd_input", 25)])
+def test_pages_of_guarantees_name_tests(page, count):
     """Each row names a file of tests, and perhaps a test in it or an expression that selects some."""
-    rows = re.findall(r"^\| .*? \| (.*?) \|", (ROOT / "docs/guarantees.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| .*? \| (.*?) \|", (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE)
     rows = [row for row in rows if row not in ("test", "---")]
-    assert len(rows) > 40
+    assert len(rows) >= count
     for row in rows:
         names = re.findall(r"`([\w/]+\.py)(?:::(\w+)| -k (\w+))?`", row)
         assert names, row

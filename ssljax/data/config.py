@@ -129,6 +129,13 @@ class DataConfig:
         doc="form in which images of files are kept; `decoded`: decoded once, into a file in the folder of caches; "
         "`encoded`: decoded at each use; `auto`: decoded if they take at most 4 GiB so. Batches are the same",
     )
+    damaged_images: int = setting(
+        0,
+        ge=0,
+        free=True,
+        doc="largest number of images that cannot be decoded; the row of such an image is replaced by the next row in "
+        "training, left out in evaluations, and named in the log. One more stops the run",
+    )
     num_classes: int | None = setting(
         None,
         gt=0,

@@ -81,7 +81,7 @@ class Dataset:
         return batch
 
     def ids(self, step: int) -> np.ndarray:
-        """Returns the ids, int64 [B], of the global batch of `step`, without further streams."""
+        """Returns the ids, int64 [B], that the order gives to the global batch of `step`, without further streams."""
         return self._batches.ids(step)
 
     def epoch(self, step: int) -> int:
@@ -149,15 +149,15 @@ class _Batches:
     def batch(self, step: int, process: int, processes: int) -> dict[str, np.ndarray]:
         """Returns the arrays [B / processes, ...] of the part of a batch that one process loads, with their ids."""
         source, rows = self._locate(self._numbers(step, process, processes))
-        batch, sources = {"id": self._ids(source, rows)}, self.stream.sources
-        used = np.unique(source)
-        if len(used) == 1:
-            return batch | sources[used[0]].take(rows)
-        for key, element in self.stream.elements.items():
-            if key != "id":
-                batch[key] = np.empty((len(rows), *element["shape"]), element["dtype"])
-        for k in used:
-            for key, values in sources[k].take(rows[source == k]).items():
+        elements = self.stream.elements.items()
+        batch: dict[str, np.ndarray] = {}
+        for k in (used := np.unique(source)):
+            part = self.stream.sources[k].take(rows[source == k])
+            part["id"] = part["id"] + (int(k) << _SOURCE_SHIFT)
+            if len(used) == 1:
+                return part
+            batch = batch or {key: np.empty((len(rows), *e["shape"]), e["dtype"]) for key, e in elements}
+            for key, values in part.items():
                 batch[key][source == k] = values
         return batch
 

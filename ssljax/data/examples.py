@@ -32,7 +32,7 @@ class Examples(Protocol):
         """Returns the ids, int64 [B], of examples."""
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the arrays [B, ...] of examples, without their ids."""
+        """Returns the arrays [B, ...] of examples, with their ids: those of other rows where an image is damaged."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,18 @@ class RowExamples:
         return self.rows.index[rows]
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        batch = {key: array[rows] for key, array in self.arrays.items()}
+        pictures: dict[str, np.ndarray] = {}
         for images in self.images.values():
-            batch |= images.take(rows)
+            rows, pictures = images.take(rows)
+        batch = {"id": self.ids(rows)} | {key: array[rows] for key, array in self.arrays.items()} | pictures
         return batch | (self.documents.take(rows) if self.documents else {})
+
+
+def take_intact(examples: Examples, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the arrays [B, ...] of examples with their ids; those with a damaged image are left out."""
+    batch = examples.take(rows)
+    intact = batch["id"] == examples.ids(rows)
+    return batch if intact.all() else {key: array[intact] for key, array in batch.items()}
 
 
 def tokenizer_of(sources: tuple[SourceConfig, ...], config: DataConfig) -> Tokenizer | None:

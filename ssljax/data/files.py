@@ -18,7 +18,7 @@ from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once, default_root
 from ssljax.data.content import digest_files
 from ssljax.data.file_source import FileSource, read_bytes, reading, stamp
-from ssljax.data.notes import say_once
+from ssljax.data.notes import inform_once, say_once
 from ssljax.data.paths import files_below, folders_in, matches
 from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
@@ -213,9 +213,9 @@ IMAGE_SUFFIXES = {
 
 
 class ImageFolder(FileSource):
-    """`images:FOLDER`: image files, read as RGB. Sub-folders are the classes; a flat folder has no labels.
+    """`images:FOLDER`: image files, read as RGB. If all are in sub-folders of the folder, these are the classes.
 
-    The column `file_name` has the path of an image within the folder.
+    The column `file_name` has the path of an image within the folder, and `folder` the path of its folder.
     """
 
     kind = "images"
@@ -236,12 +236,19 @@ class ImageFolder(FileSource):
         columns: dict[str, Column] = {
             "image": Blobs(len(files), lambda i: files[i].read_bytes(), lambda i: str(files[i])),
             FILE_NAME: [path.relative_to(folder).as_posix() for path in files],
+            "folder": [path.parent.relative_to(folder).as_posix() for path in files],
         }
-        classes = None
-        if files[0].parent != folder:
+        classes, depths = None, {len(path.relative_to(folder).parts) for path in files}
+        if depths == {2}:
             classes = self._classes(folder)
             numbers = {name: number for number, name in enumerate(classes)}
             columns["label"] = np.array([numbers[p.relative_to(folder).parts[0]] for p in files], np.int32)
+            inform_once(f"data.source: the {len(classes)} sub-folders of images:{folder} are the classes")
+        elif depths != {1}:
+            say_once(
+                f"data.source: images:{folder} has images in folders of several levels, so they have no labels; "
+                f'data.keys={{"image": "image", "label": "folder"}} makes each folder a class'
+            )
         return Table(
             tuple(columns),
             columns.__getitem__,
@@ -273,7 +280,7 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the image files below a folder, sorted.
 
     Raises:
-        UserError: no folder, no image, images both in the folder and in its sub-folders, or a link to nothing.
+        UserError: no folder, no image, or a link to nothing.
     """
     if not folder.is_dir():
         raise UserError(f"data.source: {folder} is not a folder")
@@ -287,11 +294,5 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
         say_once(
             f"data.source: images:{folder}: {len(others)} files are not read, since their names do not end as those of "
             f"images do ({others[0]}{', ...' if len(others) > 1 else ''})"
-        )
-    loose = [p for p in files if p.parent == folder]
-    if loose and len(loose) < len(files):
-        raise UserError(
-            f"data.source: {folder} has images both in itself ({loose[0].name}, ...) and in class folders; move the "
-            f"loose images into class folders"
         )
     return files

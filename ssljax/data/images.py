@@ -3,11 +3,12 @@
 import concurrent.futures
 import functools
 import io
+import json
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LARGEST = 4 << 30  # bytes of decoded images that `auto` keeps on disk
-_VERSION = 3  # part of the name of caches; raise it if a change of the decoding changes pixels
+_VERSION = 4  # part of the name of caches; raise it if a change of the decoding changes pixels
 _MODES = {1: "L", 3: "RGB"}  # channels -> mode of Pillow
 _FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
+_DAMAGED = "damaged.json"  # in a cache: [[number of a row, what is wrong with its image], ...]
+
+
+class DamagedImageError(UserError):
+    """A file that cannot be read or decoded as an image."""
 
 
 class Picture(NamedTuple):
@@ -71,6 +77,7 @@ class Images:
         self.rows, self.key, self.config, self.root = rows, key, config, root
         self.column = _checked(rows.columns[key], key, rows.title)
         self.fingerprint = fingerprint
+        self._damaged: dict[int, str] = {}  # number among the selected rows -> what is wrong
         self._squeezed = config.image_fit == "squeeze"
         own = self.column.mode if isinstance(self.column, Blobs) else _MODES[self.column.shape[3]]
         self.mode = own if like is None else _MODES[like[2]]
@@ -85,32 +92,93 @@ class Images:
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """Shape [H, W, C] of one image. Decodes one image at most."""
-        return self._one(0).pixels.shape
+        """Shape [H, W, C] of the images: that of the first that can be decoded."""
+        return self._first[1]
 
-    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the arrays of `elements` of some images: pixels uint8 [B, H, W, C], and aspects float32 [B].
+    @functools.cached_property
+    def _first(self) -> tuple[int, tuple[int, ...]]:
+        """The number of the first image that can be decoded, and its shape. Damaged ones before it are counted."""
+        for i in range(len(self.rows.index)):
+            try:
+                return i, self._one(i).pixels.shape
+            except DamagedImageError as error:
+                self._count({i: error})
+        raise UserError(f"data.source: no image of {self.rows.title} can be decoded")
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Returns rows and the arrays of `elements` of their images: pixels uint8 [B, H, W, C], aspects float32 [B].
 
         Args:
-            rows: int64 [B], numbers among the selected rows.
+            rows: int64 [B], numbers among the selected rows. A row with a damaged image is replaced by the next one.
 
         Raises:
-            UserError: an image cannot be decoded, or has another shape than the first.
+            UserError: more images are damaged than the config allows, or one has another shape than the first.
         """
         if self._decoded:  # not in threads: NumPy's indexing copies 32 x 32 images at memory speed
-            pixels, aspects = (array[rows] for array in self._arrays)
+            arrays = self._arrays
+            rows = self._intact(rows)
+            pixels, aspects = (array[rows] for array in arrays)
         else:
-            pixels, aspects = np.empty((len(rows), *self.shape), np.uint8), np.empty(len(rows), np.float32)
-            read = self.column.read if isinstance(self.column, Blobs) else None
-            contents = None if read is None else read(self.rows.index[rows].tolist())
+            rows, pixels, aspects = self._decode_rows(self._intact(rows))
+        return rows, {self.key: pixels} | ({"aspect": aspects} if self._squeezed else {})
 
-            def fill(chunk: np.ndarray) -> None:
-                for i in chunk:
-                    content = None if contents is None else contents[i]
-                    pixels[i], aspects[i], _ = self._of_shape(int(rows[i]), content)
+    def _decode_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns rows with their pixels and aspects, in which further damaged images are replaced."""
+        pixels, aspects = np.empty((len(rows), *self.shape), np.uint8), np.empty(len(rows), np.float32)
+        read = self.column.read if isinstance(self.column, Blobs) else None
+        contents = None if read is None else read(self.rows.index[rows].tolist())
 
-            _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), 4 * _cores())))
-        return {self.key: pixels} | ({"aspect": aspects} if self._squeezed else {})
+        def put(i: int) -> None:
+            content = None if contents is None else contents[i]
+            pixels[i], aspects[i], _ = self._of_shape(int(rows[i]), content)
+
+        if not self._run(put, rows, 4 * _cores()):
+            return rows, pixels, aspects
+        return self._decode_rows(self._intact(rows))
+
+    def _run(self, put: Callable[[int], None], rows: np.ndarray, chunks: int) -> dict[int, DamagedImageError]:
+        """Calls `put(i)` for row i of `rows` in threads, and counts damaged images.
+
+        Returns:
+            number among the selected rows -> what is wrong with its image.
+        """
+        failed: dict[int, DamagedImageError] = {}
+
+        def fill(chunk: np.ndarray) -> None:
+            for i in chunk:
+                if len(failed) > self.config.damaged_images:  # the count below stops the run
+                    return
+                try:
+                    put(int(i))
+                except DamagedImageError as error:
+                    failed[int(rows[i])] = error
+
+        _run_all(_threads(), fill, np.array_split(np.arange(len(rows)), min(len(rows), chunks)))
+        self._count(failed)
+        return failed
+
+    def _intact(self, rows: np.ndarray) -> np.ndarray:
+        """Returns rows in which each row with a damaged image is replaced by the next row with an intact one."""
+        if not self._damaged:
+            return rows
+        rows, damaged = rows.copy(), np.array(list(self._damaged))
+        while (wrong := np.isin(rows, damaged)).any():
+            rows[wrong] = (rows[wrong] + 1) % len(self.rows.index)
+        return rows
+
+    def _count(self, errors: Mapping[int, Any]) -> None:
+        """Counts damaged images: number among the selected rows -> what is wrong with it."""
+        for i, error in sorted(errors.items()):
+            if i in self._damaged:
+                continue
+            self._damaged[i] = str(error)
+            limit = self.config.damaged_images
+            if len(self._damaged) > limit:
+                many = f" ({limit + 1} images are damaged, and data.damaged_images allows {limit})"
+                raise DamagedImageError(f"{error}{many if limit else ''}")
+            if len(self._damaged) == len(self.rows.index):
+                raise UserError(f"data.source: no image of {self.rows.title} can be decoded")
+            log.warning("%s: left out (%d of at most %d damaged images)", error, len(self._damaged), limit)
 
     @functools.cached_property
     def _decoded(self) -> bool:
@@ -144,6 +212,7 @@ class Images:
                 len(animations),
                 animations[0],
             )
+        self._count(dict(json.loads((folder / _DAMAGED).read_text())))
         return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "aspects.npy")
 
     def _one(self, i: int, content: bytes | None = None) -> Picture:
@@ -157,9 +226,8 @@ class Images:
         """Returns `_one` of an image. Raises UserError if its shape is not that of the first."""
         picture = self._one(i, content)
         if picture.pixels.shape != self.shape:
-            both = " and ".join(
-                f"{self._name(j)} is {_text(s)}" for j, s in ((0, self.shape), (i, picture.pixels.shape))
-            )
+            pair = (self._first, (i, picture.pixels.shape))
+            both = " and ".join(f"{self._name(j)} is {_text(shape)}" for j, shape in pair)
             raise UserError(f"data.source: images of mixed shapes: {both}; set data.image_size to resize them")
         return picture
 
@@ -171,13 +239,13 @@ class Images:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         aspects, animated = np.empty(count, np.float32), np.zeros(count, bool)
 
-        def fill(numbers: np.ndarray) -> None:
-            for i in numbers:
-                out[i], aspects[i], animated[i] = self._of_shape(int(i))
+        def put(i: int) -> None:
+            out[i], aspects[i], animated[i] = self._of_shape(i)
 
         # Pillow releases the interpreter lock while it decodes, so threads suffice.
-        _run_all(_threads(), fill, np.array_split(np.arange(count), max(1, count // 64)))
+        failed = self._run(put, np.arange(count), max(1, count // 64))
         out.flush()
+        (folder / _DAMAGED).write_text(json.dumps([[i, str(error)] for i, error in sorted(failed.items())]))
         np.save(folder / "aspects.npy", aspects)
         names = [" ".join(self._name(int(i)).splitlines()) for i in np.flatnonzero(animated)]
         (folder / _FIRST_FRAMES).write_text("".join(f"{name}\n" for name in names), errors="surrogateescape")
@@ -240,7 +308,7 @@ def _decode(blobs: Blobs, row: int, content: bytes | None, mode: str, size: int 
     try:
         content = blobs.get(row) if content is None else content
     except OSError as error:
-        raise UserError(f"data.source: cannot read image {name} ({error.strerror})") from error
+        raise DamagedImageError(f"data.source: cannot read image {name} ({error.strerror})") from error
     try:
         with Image.open(io.BytesIO(content)) as file:
             if size is not None:  # a JPEG is decoded at a half, a quarter or an eighth of its size, if that suffices
@@ -251,9 +319,9 @@ def _decode(blobs: Blobs, row: int, content: bytes | None, mode: str, size: int 
     except UndefinedRangeError as error:
         raise UserError(f"data.source: cannot use image {name} ({error})") from error
     except UnidentifiedImageError as error:  # its message names a buffer in memory
-        raise UserError(f"data.source: corrupt image {name} (cannot identify image file)") from error
+        raise DamagedImageError(f"data.source: corrupt image {name} (cannot identify image file)") from error
     except Exception as error:  # Pillow raises many types for damaged files
-        raise UserError(f"data.source: corrupt image {name} ({' '.join(str(error).split())})") from error
+        raise DamagedImageError(f"data.source: corrupt image {name} ({' '.join(str(error).split())})") from error
     return _resized(image, size, squeezed)._replace(animated=animated)
 
 

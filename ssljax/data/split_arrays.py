@@ -1,14 +1,14 @@
 """Splits in fixed order: whole as arrays, for evaluations (`load_split`), or some rows at a time (`open_split`)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import OpenedSource, RowExamples, open_examples, tokenizer_of
+from ssljax.data.examples import OpenedSource, RowExamples, open_examples, take_intact, tokenizer_of
 from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
@@ -45,12 +45,11 @@ class SplitRows:
         self._examples, self.size, self.classes = opened.examples, opened.examples.size, opened.classes
 
     def take(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the arrays [B, ...] of rows."""
-        return self._examples.take(numbers)
+        """Returns the arrays [B, ...] of rows with their ids, without rows whose image is damaged."""
+        return take_intact(self._examples, numbers)
 
-    def names(self, numbers: np.ndarray) -> list[str]:
-        """Returns the names of rows: the column `file_name` of the source if it has one, else file and row."""
-        ids = self._examples.ids(numbers).tolist()
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """Returns the names of the rows with some ids: the column `file_name` of the source, or file and row."""
         if not isinstance(self._examples, RowExamples):
             return [f"row {i}" for i in ids]
         rows = self._examples.rows
@@ -114,7 +113,7 @@ def load_split(
     if title in content and content[title] != source_content(chosen):
         say_once(f"data.source: the content of {title} is not that on which the run was trained")
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
-    out = SplitArrays(id=opened.examples.ids(rows), **opened.examples.take(rows))
+    out = SplitArrays(take_intact(opened.examples, rows))
     out.classes = opened.classes
     if tokenizer is not None and opened.texts is not None:
         out.byte_lengths = _byte_lengths(tokenizer, opened.texts.cache)

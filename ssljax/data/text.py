@@ -54,7 +54,7 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
     """Writes the tokens of all documents of a source into a folder."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     end = last_token(tokenizer.special_ids)
-    last = [] if end is None else [end]
+    last = np.array([] if end is None else [end], dtype)
     lengths, size = array.array("q"), 0
     unknown, unk = 0, tokenizer.special_ids.get("unk", -1)
     with (folder / "tokens.bin").open("wb") as file:
@@ -62,7 +62,8 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
             size += sum(len(text.encode("utf-8")) for text in group)
             for ids in tokenizer.encode(group):
                 unknown += int(np.count_nonzero(ids == unk))
-                file.write(np.concatenate([ids, np.array(last, np.int32)]).astype(dtype).tobytes())
+                file.write(ids.astype(dtype).data)
+                file.write(last.data)
                 lengths.append(len(ids) + len(last))
     if unknown:
         log.warning(
@@ -102,7 +103,7 @@ class Windows:
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         positions = rows[:, None] * self.stride + np.arange(self.seq_len)
-        return {"tokens": self.cache.tokens[positions].astype(np.int32)}
+        return {"id": rows, "tokens": self.cache.tokens[positions].astype(np.int32)}
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each row, without padding."""
@@ -140,7 +141,7 @@ class Packed:
         return rows
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        out = {key: np.zeros((len(rows), self.seq_len), np.int32) for key in self.elements}
+        out = {"id": rows} | {key: np.zeros((len(rows), self.seq_len), np.int32) for key in self.elements}
         out["tokens"][:] = self.pad
         for i, row in enumerate(rows):
             start = 0

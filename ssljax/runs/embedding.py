@@ -65,8 +65,8 @@ def embed(
         rows = data.open_split(assembly.config.data, split, source=source, keys=keys, spec=assembly.spec)
         parts = list(_features(assembly, state, rows, feature, batch_size))
     labels = np.concatenate([batch["label"] for batch, _ in parts]) if "label" in parts[0][0] else None
-    numbers = np.arange(rows.size)
-    return Embedded(np.concatenate([f for _, f in parts]), rows.names(numbers), labels, rows.classes)
+    ids = np.concatenate([batch["id"] for batch, _ in parts]).tolist()
+    return Embedded(np.concatenate([f for _, f in parts]), rows.names(ids), labels, rows.classes)
 
 
 def _features(
@@ -77,18 +77,17 @@ def _features(
     compute = jax.jit(lambda batch: objective.features(params, extra, views.centered(objective.prepare(batch))))
     size = assembly.rows_at_least(min(batch_size, rows.size))
     for start in range(0, rows.size, size):
-        # The last batch is filled up with copies of the last row.
-        numbers = np.minimum(np.arange(start, start + size), rows.size - 1)
-        batch = rows.take(numbers)
-        found = compute(assembly.program.put({k: v for k, v in batch.items() if k != "label"}))
+        batch = rows.take(np.arange(start, min(start + size, rows.size)))
+        if not (count := len(batch["id"])):
+            continue
+        filled = np.minimum(np.arange(size), count - 1)  # the batch is filled up with copies of its last row
+        found = compute(assembly.program.put({k: v[filled] for k, v in batch.items() if k not in ("id", "label")}))
         if feature not in found:
             raise UserError(
                 f"--feature: the objective gives no {feature!r}{nearest(feature, found)} (it gives: {', '.join(found)})"
             )
-        count = min(size, rows.size - start)
-        values = np.asarray(found[feature], np.float32).reshape(size, -1)
-        yield {k: v[:count] for k, v in batch.items()}, values[:count]
-        log.info("%s of %s rows", f"{start + count:,}", f"{rows.size:,}")
+        yield batch, np.asarray(found[feature], np.float32).reshape(size, -1)[:count]
+        log.info("%s of %s rows", f"{min(start + size, rows.size):,}", f"{rows.size:,}")
 
 
 def write_embedded(embedded: Embedded, path: str | pathlib.Path) -> pathlib.Path:

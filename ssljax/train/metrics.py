@@ -39,7 +39,7 @@ class LogConfig:
     trackers: tuple[str, ...] = schema.setting(
         ("tensorboard",),
         free=True,
-        doc="programs that receive the numbers too: `tensorboard`, `csv`, `wandb`, `mlflow`, `trackio`, `aim`, or a "
+        doc="programs that receive the numbers too; `tensorboard`, `csv`, `wandb`, `mlflow`, `trackio`, `aim`, or a "
         "class `package.module:Class`",
     )
     progress: bool = schema.setting(True, free=True, doc="show the progress bar")

@@ -393,10 +393,6 @@ def test_images(fails, tmp_path):
     for damaged in (b"no picture", png(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))[:900]):
         (folder / "1.png").write_bytes(damaged)
         fails(r"^data\.source: corrupt image .*1\.png", source=f"images:{folder}", image_size=4)
-    (folder / "1.png").unlink()
-    (folder / "class").mkdir()
-    (folder / "class" / "2.png").write_bytes(png(IMAGES[0]))
-    fails(r"has images both in itself \(0\.png, \.\.\.\) and in class folders", source=f"images:{folder}")
 
 
 def test_a_cache_folder_that_cannot_be_written(fails, tmp_path):

@@ -38,7 +38,7 @@ def test_another_content_of_one_shape_is_refused_on_resume(config, tmp_path):
     run = Workdir(tmp_path / "run", leads=True)
     run.path.mkdir()
     run.write_data(spec)
-    run.append_metrics({"step": 1})
+    run.append_metrics(1, {"loss": 1.0})
     some, _ = load(f"{ROOT}/configs/quickstart.py")
     run.check(some, describe(data), "auto")
     os.utime(file)  # another time of the same content

@@ -220,6 +220,23 @@ def test_other_files_and_empty_classes_are_mentioned(config, folder, caplog):
     assert sum("1 files are not read" in line and "notes.heic" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize("place", ["loose.png", "cat/deep/2.png"])
+def test_images_in_several_levels_have_no_labels_unless_asked(config, folder, place, caplog):
+    """Before: the first folder was the class, or loose images were refused."""
+    (folder / place).parent.mkdir(exist_ok=True)
+    Image.new("L", (4, 4), 50).save(folder / place)
+    data = config(source=f"images:{folder}")
+    assert "label" not in describe(data).elements and describe(data).size == 5
+    assert sum("folders of several levels, so they have no labels" in r.getMessage() for r in caplog.records) == 1
+    asked = config(source=f"images:{folder}", keys={"image": "image", "label": "folder"})
+    names = sorted({"cat", "dog", place.rpartition("/")[0] or "."})
+    assert describe(asked).classes == tuple(names)
+    split = load_split(asked, "train")
+    assert [names[label] for label in split["label"][split["image"].max((1, 2, 3)) == 50]] == [
+        names[names.index(place.rpartition("/")[0] or ".")]
+    ]
+
+
 def test_files_next_to_the_folders_of_splits(config, folder, tmp_path):
     """Before: a traceback, as a file was taken for a split."""
     (tmp_path / "README.md").write_text("x")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from ssljax.base.errors import UserError
 from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, pin_tokenizer, save_tokenizer
 from ssljax.data.text import cut, pack
 from ssljax.data.tokenizer_training import _pieces, _Words
@@ -391,6 +392,22 @@ def test_words_are_cut_only_where_they_are_too_long(runs):
     split = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
     spans = [end - start for part in parts for _, (start, end) in split(part)]
     assert max(spans, default=0) <= 257  # with the space before it
+
+
+@pytest.mark.parametrize("megabytes", [4, pytest.param(100, marks=pytest.mark.full)])
+def test_a_long_line(config, tmp_path, megabytes):
+    words = b"abcdefghijklmno " * (megabytes << 16)
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "first"}\n{"text": "' + words + b'"}\n{"text": "last"}')
+    source = config(source=f"jsonl:{tmp_path}/a.jsonl", seq_len=1024)
+    tokens = load_split(source, "train")["tokens"].reshape(-1)
+    expected = np.frombuffer(b"first" + words + b"last", np.uint8)
+    is_byte = tokens < 256
+    difference = tokens[is_byte] != expected[: is_byte.sum()]
+    assert not difference.any() and len(tokens) > len(words) - 1024
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "first"}\n{"text": "' + words)  # no end
+    with pytest.raises(UserError, match=r"a\.jsonl:2: not valid JSON") as error:
+        load_split(source, "train")
+    assert len(str(error.value)) < 500
 
 
 def test_a_byte_order_mark_is_no_text_and_other_bytes_stay(config, tmp_path):

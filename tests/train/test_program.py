@@ -83,6 +83,7 @@ class Absent:
     """A stand-in for a mesh of absent devices, with the attributes that the speedometer reads."""
 
     size: int = 4
+    process_index: int = 1
     device_kind: str = "NVIDIA H100 80GB HBM3"
 
     @property
