@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 
 from ssljax.layers.noise import Noise, drop_path, dropout
 
@@ -102,3 +103,42 @@ def test_gradients_in_half_precision(name):
         for dtype in ("bfloat16", "float32")
     )
     np.testing.assert_array_equal(half, whole.astype(jnp.bfloat16))
+
+
+def test_words_are_those_of_the_cipher():
+    """Known answer of Threefry-2x32 with 20 rounds: key 13198a2e 03707344, counters 243f6a88 85a308d3."""
+    key = jax.random.wrap_key_data(jnp.array([0x13198A2E, 0x03707344], jnp.uint32))
+    pair = threefry_2x32(tuple(jax.random.key_data(key)), jnp.array([0x243F6A88, 0x85A308D3], jnp.uint32))
+    assert [hex(word) for word in pair.tolist()] == ["0xc4923a9c", "0x483df7a0"]
+    words = Noise(key, jnp.array([7, 3])).words(5)
+    for row, number in enumerate((7, 3)):
+        pairs = [threefry_2x32(tuple(jax.random.key_data(key)), jnp.array([number, i], jnp.uint32)) for i in range(3)]
+        expected = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+        np.testing.assert_array_equal(words[row], expected[:5])
+
+
+def test_uses_are_distinct():
+    """Paths of names and layers, in either order, have different hashes, and one that is traced has the same."""
+    names = [f"{part}/{kind}" for part in ("attention", "cross", "mlp") for kind in ("dropout", "drop_path")]
+    noise, layers = Noise(KEY, jnp.arange(2)), jnp.arange(64)
+    uses = [
+        jax.vmap(lambda i, top=top, name=name: noise.at(top).at(i).at(name).use)(layers)
+        for top in ("encoder", "decoder", "image", "text")
+        for name in names
+    ]
+    uses.append(jax.vmap(lambda i, j: noise.at(i).at(j).use)(*(x.reshape(-1) for x in jnp.meshgrid(layers, layers))))
+    found = np.concatenate([[noise.use], *uses])
+    assert len(np.unique(found, axis=0)) == len(found)
+    traced = jax.jit(lambda i: noise.at("text").at(i).at("mlp/dropout").use)(jnp.int32(5))
+    np.testing.assert_array_equal(traced, noise.at("text").at(5).at("mlp/dropout").use)
+
+
+def test_words_of_uses_rows_and_places_are_independent():
+    """Bits agree in half of all places, within 5 standard deviations, for every pair of 24 streams of 2^15 bits."""
+    noise = Noise(KEY, jnp.array([0, 1, 2, 1000]))
+    uses = [noise, noise.at(0), noise.at(1), noise.at("a"), noise.at("a").at(0), noise.at(0).at("a")]
+    words = np.stack([np.asarray(use.words(1024)) for use in uses]).reshape(24, -1)
+    bits = np.unpackbits(words.view(np.uint8), axis=1).astype(np.int32)
+    agreement = (bits[:, None] == bits[None]).mean(-1) + np.eye(24) * -0.5
+    assert np.abs(agreement - 0.5).max() < 5 * 0.5 / bits.shape[1] ** 0.5
+    assert np.abs(bits.mean(1) - 0.5).max() < 5 * 0.5 / bits.shape[1] ** 0.5
