@@ -41,7 +41,13 @@ def test_one_line_trains_and_evaluates_what_the_folder_has(classes, tmp_path, ca
     caplog.set_level(logging.INFO, "ssljax")
     source = f"images:{pictures(tmp_path / 'my photos', classes)}"
     overrides = [("data.source", source), ("steps", "1"), ("batch_size", "8"), ("mesh.data", "8")]
-    overrides += [("objective.projector.hidden", "8"), ("log.progress", "false"), ("log.trackers", "()")]
+    overrides += [("data.image_size", "24"), ("model.width", "16"), ("model.depth", "1"), ("model.heads", "2")]
+    overrides += [
+        ("objective.augment.size", "16"),
+        ("objective.projector.hidden", "8"),
+        ("log.progress", "false"),
+        ("log.trackers", "()"),
+    ]
     config, _ = load(f"{CONFIGS[-2]}:data=folder", overrides)
     found = {line["eval"] for line in run.train(config, tmp_path / "run") if line["of"] == "trained"}
     left_out = [line for line in caplog.messages if line.startswith("left out: ")]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -72,19 +73,51 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     steps = durations.steps(config.steps, lengths, "steps")
     lengths = dataclasses.replace(lengths, total_steps=steps)
     objective = objectives.create({"objective": config.objective, "model": config.model}, spec, steps)
-    schedule = config.schedule.resolve(lengths)
-    optimization = Optimization(config.optimizer, lambda step: schedule.shape(step, steps), lengths)
-    shapes = batch_shapes(spec, config.batch_size)
-    program = Program.build(
-        objective,
-        optimization,
-        mesh,
-        shapes,
-        config.microbatches,
-        config.ema,
+    program = _program(
+        objective=objective,
+        optimization=Optimization(config.optimizer, Multiplier(config.schedule.resolve(lengths), steps), lengths),
+        mesh=mesh,
+        batch_shapes=batch_shapes(spec, config.batch_size),
+        microbatches=config.microbatches,
+        ema=config.ema,
         deterministic=config.deterministic,
     )
     return Assembly(config, spec, program, steps, open_data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiplier:
+    """The function step -> learning rate as a share of the peak, of a schedule whose durations are in steps."""
+
+    schedule: Any
+    steps: int
+
+    def __call__(self, step: jax.Array) -> jax.Array:
+        return self.schedule.shape(step, self.steps)
+
+
+_RECENT = 2  # programs that are kept for further runs of this process
+_recent: list[tuple[dict[str, Any], Program]] = []
+
+
+def _program(**parts: Any) -> Program:
+    """Returns `Program.build(**parts)`, or the program of a recent run whose parts are equal: it is compiled already.
+
+    Runs that differ in their seed, for example, or an evaluation after a run, have equal parts.
+    """
+    for known, program in _recent:
+        if _equal(known, parts):
+            return program
+    program = Program.build(**parts)
+    _recent[:] = [*_recent[-_RECENT + 1 :], (parts, program)]
+    return program
+
+
+def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    try:
+        return bool(a == b)
+    except ValueError:  # an objective of the user with arrays as fields
+        return False
 
 
 def devices_per_batch(mesh: Mesh) -> int:

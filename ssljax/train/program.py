@@ -40,6 +40,7 @@ class Program:
         shardings: a `State` of shardings.
         axes: logical axes of the variables (params, extra).
         deterministic: True: compiled for GPUs without kernels whose results differ from call to call.
+        compiled: functions that were compiled, by name, for all users of this program.
     """
 
     objective: Objective
@@ -51,6 +52,7 @@ class Program:
     shardings: State
     axes: Variables
     deterministic: bool = False
+    compiled: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def build(
@@ -108,7 +110,7 @@ class Program:
 
     def jitted_init(self) -> Callable[[Any], State]:
         """Returns the compiled `init`: seed -> State. Parameters are created sharded; no device holds all of them."""
-        return self._jit(self.init, out_shardings=self.shardings)
+        return self._jit("init", self.init, out_shardings=self.shardings)
 
     def jitted_variables(self) -> Callable[[Any], Variables]:
         """Returns a compiled function: seed -> initial (params, extra), for the untrained control of evaluations."""
@@ -117,16 +119,19 @@ class Program:
             state = self.init(seed)
             return Variables(state.params, state.extra)
 
-        return self._jit(variables, out_shardings=Variables(self.shardings.params, self.shardings.extra))
+        shardings = Variables(self.shardings.params, self.shardings.extra)
+        return self._jit("variables", variables, out_shardings=shardings)
 
     def jitted_step(self) -> Step:
         """Returns the compiled step; it donates the buffers of the state that it gets."""
-        return self._jit(self.step, donate_argnums=0, out_shardings=(self.shardings, None))
+        return self._jit("step", self.step, donate_argnums=0, out_shardings=(self.shardings, None))
 
-    def _jit(self, function: Callable, **options: Any) -> Any:
-        """`jax.jit` with the compiler options of the mesh's platform."""
-        platform = self.mesh.devices.flat[0].platform
-        return jax.jit(function, compiler_options=compiler_options(platform, self.deterministic), **options)
+    def _jit(self, name: str, function: Callable, **options: Any) -> Any:
+        """`jax.jit` with the compiler options of the mesh's platform, once for a name."""
+        if name not in self.compiled:
+            platform = compiler_options(self.mesh.devices.flat[0].platform, self.deterministic)
+            self.compiled[name] = jax.jit(function, compiler_options=platform, **options)
+        return self.compiled[name]
 
     def target(self) -> State:
         """A `State` of `jax.ShapeDtypeStruct` with shardings, the target when a checkpoint is restored."""

@@ -50,8 +50,9 @@ def close(a, b, rtol, what):
 
 
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.full), 4])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiered("causal_lm", "simclr", "mae"))
 def test_slices_equal_one_batch(name, count):
+    """The mesh below has slices too, for all objectives; here gradients are compared more closely."""
     objective = tiny.make(name)
     variables, inputs, ctx = inputs_of(objective)
 
