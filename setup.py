@@ -53,6 +53,8 @@ setup(
         "tensorboardX>=2.6",
         "matplotlib>=3.8",
         "jinja2>=3.1",
+        "filelock>=3.15",
+        "tenacity>=8",
     ],
     extras_require={
         "test": [
@@ -63,6 +65,7 @@ setup(
             "mypy>=1.14",
             "import-linter>=2.1",
             "datasets>=4,<6",
+            "jsonschema>=4",
             "setuptools>=70",
             "wheel",
         ],

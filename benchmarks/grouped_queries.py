@@ -43,7 +43,9 @@ def trained(folder, steps, seed, **groups):
     for group, values in groups.items():
         mapping[group] = values if "name" in values else {**(mapping.get(group) or {}), **values}
     mapping["log"]["progress"] = False
-    return next(row["metrics"]["bits_per_byte"] for row in run.train(mapping, folder) if row["of"] == "trained")
+    return next(
+        row["metrics"]["bits_per_byte"] for row in run.train(mapping, folder).evaluations if row["of"] == "trained"
+    )
 
 
 def tokens_per_second(folder):

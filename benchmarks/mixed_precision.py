@@ -26,7 +26,9 @@ def trained(folder, dtype, steps, seed):
     """Trains a run and returns (held-out bits per byte, tokens per second, number of skipped steps)."""
     overrides = [("model.dtype", dtype), ("steps", str(steps)), ("seed", str(seed)), ("log.progress", "false")]
     config, _ = load(CONFIG, overrides)
-    bits = next(row["metrics"]["bits_per_byte"] for row in run.train(config, folder) if row["of"] == "trained")
+    bits = next(
+        row["metrics"]["bits_per_byte"] for row in run.train(config, folder).evaluations if row["of"] == "trained"
+    )
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rates = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
     return bits, statistics.median(rates), max(line.get("skipped_steps", 0) for line in lines)

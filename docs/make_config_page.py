@@ -36,7 +36,7 @@ from ssljax.objectives.images import ImageObjective
 from ssljax.objectives.projector import Projector
 from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
-from ssljax.train.checkpoint import Best, CheckpointConfig
+from ssljax.train.checkpoint import Best, CheckpointConfig, EarlyStopping
 from ssljax.train.metrics import LogConfig
 from ssljax.views import Augment, ContrastiveAugment
 
@@ -90,6 +90,7 @@ def sections() -> list[Section]:
         Section("init from", InitFrom),
         Section("checkpoint", CheckpointConfig),
         Section("best", Best),
+        Section("early stopping", EarlyStopping),
         Section("log", LogConfig),
     ]
 

@@ -103,11 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_embed(commands)
     _add_text(commands)
     _add_export(commands)
-    report = commands.add_parser("report", help="write report.html again from the files of a run")
-    report.add_argument("workdir", metavar="DIR")
+    report = commands.add_parser("report", help="write report.html again, or compare several runs")
+    report.add_argument("workdirs", metavar="WORKDIR", nargs="+")
+    report.add_argument("--out", metavar="FILE", default="comparison.html", help="page of a comparison")
     listing = commands.add_parser("list", help="list the names and the keys that a config may use")
-    kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "configs", "keys")
-    listing.add_argument("kind", choices=kinds, help="keys: type, default and meaning of the keys of a config")
+    kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "configs", "keys", "schema")
+    meanings = "keys: type, default and meaning of the keys of a config; schema: all of them as a JSON schema"
+    listing.add_argument("kind", choices=kinds, help=meanings)
     listing.add_argument("group", nargs="?", help="for keys: `objective` lists its names, `objective.simclr` its keys")
     return parser
 
@@ -324,9 +326,20 @@ def _print_model(folder: str, model: Any) -> None:
 
 
 def _report(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax import report
+    from ssljax.base.files import replacing
     from ssljax.runs.workdir import Workdir
 
-    print(Workdir(options.workdir).write_report())
+    if len(options.workdirs) == 1:
+        print(Workdir(options.workdirs[0]).write_report())
+        return 0
+    found, out = report.compare(options.workdirs), pathlib.Path(options.out)
+    if not out.parent.is_dir():
+        raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
+    report.print_table(found.table)
+    with replacing(out) as temporary:
+        temporary.write_text(found.page(), encoding="utf-8")
+    print(out)
     return 0
 
 
@@ -335,6 +348,11 @@ def _list(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
         raise UserError(f"{options.group}: `ssljax list {options.kind}` takes no group (`ssljax list keys` does)")
     if options.kind == "models":
         return _list_models()
+    if options.kind == "schema":
+        from ssljax.json_schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return 0
     for line in _keys(options.group) if options.kind == "keys" else _names(options.kind):
         print(line)
     return 0

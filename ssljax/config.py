@@ -24,7 +24,7 @@ from ssljax.base.plain import plain
 from ssljax.data import DataConfig
 from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
-from ssljax.train.checkpoint import CheckpointConfig
+from ssljax.train.checkpoint import CheckpointConfig, EarlyStopping
 from ssljax.train.metrics import LogConfig
 
 
@@ -88,6 +88,9 @@ class RunConfig:
     checkpoint: CheckpointConfig = schema.setting(
         CheckpointConfig(), free=True, doc="when checkpoints are written and which are kept"
     )
+    early_stopping: EarlyStopping | None = schema.setting(
+        None, free=True, doc="end of the run before `steps` when a metric no longer improves; None: never"
+    )
     log: LogConfig = schema.setting(LogConfig(), free=True, doc="how often metrics are read and where they are shown")
     seed: int = schema.setting(
         0,
@@ -128,14 +131,15 @@ class RunConfig:
             )
         built = evals.build(self.evals)
         best = self.checkpoint.best
+        timed = [name for name, evaluation in built.items() if evaluation.every_steps]
+        for key, rule in (("checkpoint.best", best), ("early_stopping", self.early_stopping)):
+            if rule is not None and rule.metric.partition("/")[0] not in timed:
+                raise ValueError(
+                    f"{key}.metric: got {rule.metric!r}, must be 'evaluation/metric' of an evaluation with every_steps "
+                    f"(there are: {', '.join(timed) or 'none'})"
+                )
         if best is not None:
             name = best.metric.partition("/")[0]
-            timed = [n for n, evaluation in built.items() if evaluation.every_steps]
-            if name not in timed:
-                raise ValueError(
-                    f"checkpoint.best.metric: got {best.metric!r}, must be 'evaluation/metric' of an evaluation with "
-                    f"every_steps (there are: {', '.join(timed) or 'none'})"
-                )
             # A checkpoint is ranked by a metric that is measured at the same step.
             measured, saved = built[name].every_steps or 0, self.checkpoint.every_steps
             if saved is None or measured % saved:

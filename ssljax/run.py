@@ -1,52 +1,65 @@
 """One training run, from a config to a finished workdir, in the order of its steps."""
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssljax import data, parallel
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Signals
-from ssljax.config import RunConfig, build
+from ssljax.config import RunConfig, build, load
 from ssljax.layers import attention
+from ssljax.runs.arrays import Arrays, store_arrays
 from ssljax.runs.assembly import Assembly, assemble
-from ssljax.runs.evaluation import check_best, evaluate_and_report, make_evaluator
+from ssljax.runs.evaluation import check_rules, evaluate_and_report, make_evaluator
+from ssljax.runs.finished import Finished
 from ssljax.runs.init_from import initial_state
 from ssljax.runs.inspection import announce
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.trackers import open_trackers
 from ssljax.runs.workdir import Resume, Workdir
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.loop import Watchdog, fit
+from ssljax.train.loop import Callback, Watchdog, fit
 from ssljax.train.state import State
 
 log = logging.getLogger(__name__)
 
 
 def train(
-    config: RunConfig | Mapping[str, Any], workdir: str | pathlib.Path, resume: Resume = "auto"
-) -> list[dict[str, Any]]:
+    config: RunConfig | Mapping[str, Any] | str,
+    workdir: str | pathlib.Path,
+    resume: Resume = "auto",
+    *,
+    arrays: Arrays | None = None,
+    callbacks: Sequence[tuple[int, Callback]] = (),
+) -> Finished:
     """Trains to the last step, evaluates the model and its controls, and writes the report.
 
     A run that is already in the workdir is continued.
 
     Args:
-        config: the configuration, or a mapping of its keys, which is checked first.
+        config: the configuration; or a mapping of its keys, or the path of a config file, which are checked first. A
+            `name` may be a class: an objective, a model, an optimiser.
         workdir: folder of the run, created if missing. It holds config.json, data.json, metrics.jsonl, checkpoints/,
             evals.jsonl and report.html.
         resume: "auto" refuses a workdir whose config has another identity; "force" continues it.
+        arrays: the data instead of `data.source`: {name in the batch: array [N, ...]}, or {split: such a mapping}.
+            They are stored in the workdir.
+        callbacks: pairs (steps between calls, function), called as function(steps done, state) before checkpoints are
+            saved; a function may return another state.
 
     Returns:
-        The final evaluations, one mapping each, as written to evals.jsonl.
+        The run: state, parameters, final evaluations, metrics.
 
     Raises:
         UserError: a mistake in the config, the data or the workdir.
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
-    config = config if isinstance(config, RunConfig) else build(config)
     folder = Workdir(workdir)
+    config = _checked(config, {} if arrays is None else store_arrays(folder.path.resolve(), arrays))
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         signals.check()
@@ -56,7 +69,7 @@ def train(
         stack.enter_context(folder.lock())
         folder.check(config, dataset.spec, resume)
         evaluator = make_evaluator(assembly)
-        check_best(config.checkpoint.best, evaluator.check(program.shapes.params, program.shapes.extra))
+        check_rules(config, evaluator.check(program.shapes.params, program.shapes.extra))
         dataset.batch(0)  # mistakes in the data are reported before anything is compiled
         checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
@@ -78,17 +91,30 @@ def train(
             state,
             batches,
             stop=assembly.steps,
-            callbacks=recorder.callbacks(),
+            callbacks=recorder.callbacks(callbacks),
             on_stop=recorder.save,
+            exhausted=recorder.is_exhausted,
             signals=signals,
             watchdog=watchdog,
         )
         recorder.close()
         checkpoints.wait()
-        signals.saved(assembly.steps)
-        lines = evaluate_and_report(assembly, evaluator, state, folder, results=recorder.results.get(assembly.steps))
-        trackers.evaluations(assembly.steps, lines)
-        return lines
+        done = int(state.step)
+        signals.saved(done)
+        lines = evaluate_and_report(assembly, evaluator, state, folder, results=recorder.final_results(done))
+        trackers.evaluations(done, lines)
+        return Finished(program.objective, state, lines, folder.path)
+
+
+def _checked(config: RunConfig | Mapping[str, Any] | str, stored: Mapping[str, Any]) -> RunConfig:
+    """Returns the checked config, whose data are the stored arrays if there are any."""
+    if isinstance(config, str):
+        config, remarks = load(config)
+        for remark in remarks:
+            log.info("%s", remark)
+    if isinstance(config, RunConfig):
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, **stored)) if stored else config
+    return build({**config, "data": {**config.get("data", {}), **stored}} if stored else config)
 
 
 def restore_or_begin(

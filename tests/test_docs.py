@@ -204,11 +204,20 @@ def examples(folder, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
 
 
+def test_the_example_in_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(ROOT / "docs/python.md", "python")
+    names = {}
+    exec(block, names)
+    assert names["features"].shape == (128, 32) and len(names["norms"]) == 2
+    assert "[['run', '2', " in capsys.readouterr().out, "two seeds in one row"
+
+
 def test_the_examples_of_plug_ins_train_together(tmp_path, monkeypatch):
     examples(tmp_path, monkeypatch)
     overrides = {"batch_size": "16", "microbatches": "2", "log.every_steps": "5", "log.trackers": "()"}
     config, _ = load(str(tmp_path / "my_package/config.py"), [*overrides.items(), ("log.progress", "false")])
-    lines = run.train(config, tmp_path / "run")
+    lines = run.train(config, tmp_path / "run").evaluations
     assert {line["of"] for line in lines if line["eval"] == "nearest"} == {"trained", "untrained", "raw", "majority"}
     losses = [json.loads(x)["loss"] for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 4 and losses[0] == pytest.approx(1.386, abs=0.05)  # log 4: the head starts at zero

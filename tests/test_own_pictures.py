@@ -49,7 +49,7 @@ def test_one_line_trains_and_evaluates_what_the_folder_has(classes, tmp_path, ca
         ("log.trackers", "()"),
     ]
     config, _ = load(f"{CONFIGS[-2]}:data=folder", overrides)
-    found = {line["eval"] for line in run.train(config, tmp_path / "run") if line["of"] == "trained"}
+    found = {line["eval"] for line in run.train(config, tmp_path / "run").evaluations if line["of"] == "trained"}
     left_out = [line for line in caplog.messages if line.startswith("left out: ")]
     if classes == [""]:
         assert found == set() and len(left_out) == 4 and all("no 'label'" in line for line in left_out)

@@ -177,7 +177,9 @@ def test_a_signal_in_the_last_step_leaves_a_checkpoint_that_is_ranked_later(tmp_
         run.train(config, tmp_path)
     monkeypatch.undo()
     assert ranks()[8] is None
-    (line,) = [line for line in run.train(config, tmp_path) if line["eval"] == "knn" and line["of"] == "trained"]
+    (line,) = [
+        line for line in run.train(config, tmp_path).evaluations if line["eval"] == "knn" and line["of"] == "trained"
+    ]
     assert ranks()[8] == {"knn/accuracy": line["metrics"]["accuracy"]}
     assert parameters(tmp_path, 8)[".step"] == 8
 
@@ -473,6 +475,26 @@ def test_a_workdir_is_evaluated_on_devices_that_share_all_its_batches(tmp_path, 
     assert trained["metrics"]["loss"] > 0
     with open_run(Workdir(tmp_path)) as (assembly, _):
         assert assembly.program.mesh.size == 2
+
+
+def test_early_stopping_ends_the_run_and_a_restart_adds_nothing(tmp_path):
+    evals = {"knn": {"every_steps": 1, "max_examples": 64, "k": 5}}
+    config = {**TINY, "steps": 30, "evals": evals, "early_stopping": {"metric": "knn/accuracy", "patience": 2}}
+    done = run.train(config, tmp_path)
+    values = [line["metrics"]["accuracy"] for line in Workdir(tmp_path).evaluations() if line["of"] == "trained"][
+        : int(done.state.step)
+    ]
+    ended = [n for n in range(3, 31) if max(values[n - 2 : n]) <= max(values[: n - 2])]
+    assert int(done.state.step) == ended[0] < 30
+    assert (tmp_path / "checkpoints" / str(ended[0])).is_dir() and (tmp_path / "report.html").exists()
+    again = run.train(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.state, done.state)
+    longer = run.train({**config, "early_stopping": None, "steps": ended[0] + 1}, tmp_path, "force")
+    assert int(longer.state.step) == ended[0] + 1
+    with pytest.raises(UserError, match=r"early_stopping\.metric: got 'knn/acuracy'; did you mean 'knn/accuracy'"):
+        run.train({**config, "early_stopping": {"metric": "knn/acuracy"}}, tmp_path / "other")
+    with pytest.raises(UserError, match=r"early_stopping\.metric: got 'loss/loss', must be 'evaluation/metric'"):
+        build({**config, "early_stopping": {"metric": "loss/loss"}})
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):

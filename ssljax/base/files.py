@@ -32,6 +32,26 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def reserve(path: pathlib.Path) -> None:
+    """Reserves the space of a file with holes: a disk that fills up under a mapped file kills the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        file.seek(0, os.SEEK_END)  # macOS: the file is new, so zeros may be written over its holes
+        for start in range(0, size, _BLOCK):
+            file.seek(start)
+            file.write(bytes(min(_BLOCK, size - start)))
+
+
+_BLOCK = 1 << 20
+
+
 def move_whole(source: pathlib.Path, target: pathlib.Path) -> None:
     """Renames a file or folder within a file system, and flushes its content and its new name to the disk."""
     for path in [source, *source.rglob("*")]:

@@ -1,14 +1,26 @@
 """Locks between processes."""
 
 import contextlib
-import fcntl
 import pathlib
 from collections.abc import Iterator
 
+import filelock
+
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-    """A context that holds the lock file `path`; waits for it. The system releases the lock if the process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def locked(path: pathlib.Path, wait: bool = True) -> Iterator[None]:
+    """A context that holds the lock file `path`. The system releases the lock if the process dies.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is False.
+        OSError: the file cannot be written.
+    """
+    lock = filelock.FileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BlockingIOError(f"{path} is locked") from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -20,7 +20,7 @@ def plain(value: Any, path: str = "") -> Any:
 
     Groups (`ConfigDict` or another mapping) become dictionaries, references their values, NumPy scalars numbers,
     arrays and ranges lists, sets sorted lists, paths texts. Lists, tuples and the entries of groups are converted in
-    the same way. Instances of dataclasses are returned unchanged.
+    the same way. A class becomes "module:Class". Instances of dataclasses are returned unchanged.
 
     Args:
         value: a value of a config.
@@ -93,4 +93,10 @@ def _single(value: Any, path: str) -> Any:
         return text
     if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         return value
+    if isinstance(value, type):
+        if "." in value.__qualname__:
+            raise UserError(
+                f"{path}: got the class {value.__qualname__}, must be one at the top of a module or notebook"
+            )
+        return f"{value.__module__}:{value.__qualname__}"
     raise UserError(f"{path}: got {shown(value)} ({type(value).__name__}), must be a number, a text, a list or a group")

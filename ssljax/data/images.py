@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.base.files import reserve
 from ssljax.base.hashing import digest
+from ssljax.base.retries import retried
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig
 from ssljax.data.notes import inform_once
@@ -126,7 +128,7 @@ class Images:
         """Returns rows with their pixels and aspects, in which further damaged images are replaced."""
         pixels, aspects = np.empty((len(rows), *self.shape), np.uint8), np.empty(len(rows), np.float32)
         read = self.column.read if isinstance(self.column, Blobs) else None
-        contents = None if read is None else read(self.rows.index[rows].tolist())
+        contents = None if read is None else retried(read)(self.rows.index[rows].tolist())
 
         def put(i: int) -> None:
             content = None if contents is None else contents[i]
@@ -235,8 +237,7 @@ class Images:
         """Writes all images into a file of the cache."""
         count, path = len(self.rows.index), folder / "images.npy"
         out = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *self.shape))
-        with path.open("r+b") as file:  # reserves the space: a disk that fills up under a mapped file kills the process
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        reserve(path)
         aspects, animated = np.empty(count, np.float32), np.zeros(count, bool)
 
         def put(i: int) -> None:
@@ -306,7 +307,7 @@ def _decode(blobs: Blobs, row: int, content: bytes | None, mode: str, size: int 
 
     name = blobs.name(row)
     try:
-        content = blobs.get(row) if content is None else content
+        content = retried(blobs.get)(row) if content is None else content
     except OSError as error:
         raise DamagedImageError(f"data.source: cannot read image {name} ({error.strerror})") from error
     try:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.registry import Registry
+from ssljax.base.retries import retried
 from ssljax.data.notes import say_once
 from ssljax.data.order import RowBlocks
 from ssljax.data.splits import Split
@@ -75,7 +76,7 @@ class OnDemand(Sequence):
     """
 
     def __init__(self, count: int, get: Callable[[int], Any], read: Callable[[Sequence[int]], list[Any]] | None = None):
-        self._count, self._get, self._read = count, get, read
+        self._count, self._get, self._read = count, retried(get), None if read is None else retried(read)
 
     def __len__(self) -> int:
         return self._count

@@ -1,8 +1,18 @@
 """Tables, figures and pages made from the files of a workdir, without any model."""
 
+from ssljax.report.compare import Comparison, compare
 from ssljax.report.console import print_table
 from ssljax.report.page import render
 from ssljax.report.read import Run, read_run
 from ssljax.report.table import Table, evaluation_table
 
-__all__ = ["Run", "Table", "evaluation_table", "print_table", "read_run", "render"]
+__all__ = [
+    "Comparison",
+    "Run",
+    "Table",
+    "compare",
+    "evaluation_table",
+    "print_table",
+    "read_run",
+    "render",
+]

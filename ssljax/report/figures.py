@@ -118,6 +118,24 @@ def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 @styled
+def compared(panels: Mapping[str, Sequence[tuple[str, Sequence[tuple[int, float]]]]]) -> str:
+    """Draws curves of several runs over each other, a panel for each metric. Returns an SVG data URI.
+
+    Args:
+        panels: metric -> [(label, [(step, value), ...]), ...]; curves of one label have one colour.
+    """
+    labels = list(dict.fromkeys(label for lines in panels.values() for label, _ in lines))
+    figure, axes = _grid(len(panels), width=4.4, height=3.0)
+    for ax, (name, lines) in zip(axes, panels.items()):
+        for label, points in lines:
+            _line(ax, points, COLORS[labels.index(label) % len(COLORS)], label)
+        _label(ax, name)
+    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+@styled
 def embedding(arrays: Mapping[str, np.ndarray], classes: Sequence[str] = ()) -> str:
     """Draws representations in the plane, coloured by label. A second panel shows the images at their points.
 

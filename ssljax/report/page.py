@@ -3,11 +3,12 @@
 import importlib.resources
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ssljax.report import figures
 from ssljax.report.read import Run, read_run
-from ssljax.report.table import evaluation_table
+from ssljax.report.table import Table, evaluation_table
 
 
 def render(workdir: str | pathlib.Path) -> str:
@@ -19,22 +20,46 @@ def render(workdir: str | pathlib.Path) -> str:
     Raises:
         UserError: the folder is not a workdir, or a file in it is damaged.
     """
+    run = read_run(workdir)
+    explained = "untrained: the same encoder before training; raw: flattened input instead of features; ±: standard "
+    table = evaluation_table(run.evals)
+    return fill(
+        title=_title(run),
+        facts=_facts(run),
+        table_heading="Evaluations and controls",
+        table=table._replace(notes=[*table.notes, f"{explained}deviation over draws of labels."])
+        if table.rows
+        else table,
+        figures=_figures(run),
+        config=json.dumps(run.config, indent=2),
+        data=json.dumps(run.data, indent=2) if run.data else "",
+    )
+
+
+def fill(
+    *,
+    title: str,
+    facts: Sequence[str],
+    table_heading: str,
+    table: Table,
+    figures: Sequence[tuple[str, str, str]],
+    config: str,
+    data: str = "",
+) -> str:
+    """Fills the template of a page.
+
+    Args:
+        title, facts: heading, and the line below it.
+        table_heading, table: the table of evaluations.
+        figures: (heading, data URI, caption) of each figure.
+        config, data: JSON texts; "": none.
+    """
     import jinja2
 
-    run = read_run(workdir)
     template = importlib.resources.files("ssljax.report").joinpath("page.html").read_text()
-    return (
-        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        .from_string(template)
-        .render(
-            title=_title(run),
-            facts=_facts(run),
-            table=evaluation_table(run.evals),
-            figures=_figures(run),
-            config=json.dumps(run.config, indent=2),
-            data=json.dumps(run.data, indent=2) if run.data else "",
-        )
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    values = {"title": title, "facts": facts, "table_heading": table_heading, "table": table, "figures": figures}
+    return environment.from_string(template).render(**values, config=config, data=data)
 
 
 def _figures(run: Run) -> list[tuple[str, str, str]]:

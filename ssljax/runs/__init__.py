@@ -3,6 +3,9 @@
 from ssljax.runs.assembly import Assembly, assemble
 from ssljax.runs.embedding import Embedded, embed, write_embedded
 from ssljax.runs.evaluation import evaluate, open_run
+from ssljax.runs.finished import Finished
+from ssljax.runs.inspection import Inspection, inspect
+from ssljax.runs.loading import load
 from ssljax.runs.prompting import fill_mask, generate, language_model
 from ssljax.runs.trained import Trained, read_trained
 from ssljax.runs.workdir import Workdir
@@ -10,6 +13,8 @@ from ssljax.runs.workdir import Workdir
 __all__ = [
     "Assembly",
     "Embedded",
+    "Finished",
+    "Inspection",
     "Trained",
     "Workdir",
     "assemble",
@@ -17,7 +22,9 @@ __all__ = [
     "evaluate",
     "fill_mask",
     "generate",
+    "inspect",
     "language_model",
+    "load",
     "open_run",
     "read_trained",
     "write_embedded",

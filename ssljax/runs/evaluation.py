@@ -14,11 +14,12 @@ import numpy as np
 
 from ssljax import data, evals, losses, parallel, report, views
 from ssljax.base.errors import UserError, nearest
+from ssljax.config import RunConfig
 from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble, devices_that_fit
 from ssljax.runs.workdir import Workdir
-from ssljax.train.checkpoint import Best, Checkpoints
+from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.state import State
 
 log = logging.getLogger(__name__)
@@ -140,24 +141,25 @@ def evaluation_params(state: State) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def check_best(best: Best | None, metrics: Mapping[str, Collection[str]]) -> None:
-    """Checks that the metric that chooses the best checkpoint exists.
+def check_rules(config: RunConfig, metrics: Mapping[str, Collection[str]]) -> None:
+    """Checks that the metrics that choose the best checkpoint and the end of the run exist.
 
     Args:
-        best: the config group `checkpoint.best`.
+        config: the config.
         metrics: {evaluation: names of its metrics}; nothing is checked if the names are not known yet.
 
     Raises:
         UserError: the evaluation does not measure this metric.
     """
-    if best is None:
-        return
-    evaluation = best.metric.partition("/")[0]
-    found = [f"{evaluation}/{metric}" for metric in metrics.get(evaluation, ())]
-    if found and best.metric not in found:
-        raise UserError(
-            f"checkpoint.best.metric: got {best.metric!r}{nearest(best.metric, found)} (there are: {', '.join(found)})"
-        )
+    for key, rule in (("checkpoint.best", config.checkpoint.best), ("early_stopping", config.early_stopping)):
+        if rule is None:
+            continue
+        evaluation = rule.metric.partition("/")[0]
+        found = [f"{evaluation}/{metric}" for metric in metrics.get(evaluation, ())]
+        if found and rule.metric not in found:
+            raise UserError(
+                f"{key}.metric: got {rule.metric!r}{nearest(rule.metric, found)} (there are: {', '.join(found)})"
+            )
 
 
 def make_evaluator(assembly: Assembly) -> evals.Evaluator:

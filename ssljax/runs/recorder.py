@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from ssljax.base import hashing
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Abandoned, Signals
 from ssljax.runs.assembly import Assembly
-from ssljax.runs.evaluation import check_best, evaluation_params, make_health
+from ssljax.runs.evaluation import check_rules, evaluation_params, make_health
 from ssljax.runs.progress import Progress
 from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
@@ -59,19 +59,41 @@ class Recorder:
             seconds_before=workdir.cut_metrics(start),
         )
         self.progress = Progress(assembly.steps, start, settings.progress)
+        self._exhausted = self._judge(start)
 
     def close(self) -> None:
         """Ends the progress bar."""
         self.progress.close()
 
-    def callbacks(self) -> list[tuple[int, Callback]]:
-        """Returns pairs (steps between calls, callback) for `train.loop.fit`."""
+    def callbacks(self, own: Sequence[tuple[int, Callback]] = ()) -> list[tuple[int, Callback]]:
+        """Returns pairs (steps between calls, callback) for `train.loop.fit`; `own` ones come before the saving."""
         config = self.assembly.config
         calls: list[tuple[int, Callback]] = [(1, self.progress.tick), (config.log.every_steps, self.log)]
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
             calls.append((math.gcd(*every), self.evaluate))
-        return [*calls, (config.checkpoint.every_steps or self.assembly.steps, self.save)]
+        return [*calls, *own, (config.checkpoint.every_steps or self.assembly.steps, self.save)]
+
+    def is_exhausted(self) -> bool:
+        """Returns True if the metric of `early_stopping` has not improved for its number of evaluations."""
+        return self._exhausted
+
+    def _judge(self, step: int) -> bool:
+        rule = self.assembly.config.early_stopping
+        if rule is None:
+            return False
+        name, _, metric = rule.metric.partition("/")
+        lines = [line for line in self.workdir.evaluations() if (line["eval"], line["of"]) == (name, "trained")]
+        values = {line["step"]: line["metrics"].get(metric) for line in lines if line["step"] <= step}
+        ended = rule.is_exhausted([values[at] for at in sorted(values)])
+        if ended:
+            log.info("early_stopping: %s has not improved in %d evaluations", rule.metric, rule.patience)
+        return ended
+
+    def final_results(self, step: int) -> Mapping[str, Mapping[str, float]] | None:
+        """Returns the results of all evaluations if they were measured at this step; None: they were not."""
+        results = self.results.get(step)
+        return results if results is not None and set(results) == set(self.evaluator.evaluations) else None
 
     def log(self, step: int, state: State) -> State:
         """Writes the mean of each metric since the last call, and returns the state with empty meters.
@@ -144,8 +166,9 @@ class Recorder:
         self.progress.evaluated(lines)
         measured = {name: found for name, found in results.items() if np.isfinite(list(found.values())).any()}
         # A diverged evaluation reports headline metrics only, so it is not checked.
-        check_best(self.assembly.config.checkpoint.best, measured)
+        check_rules(self.assembly.config, measured)
         self.results = {step: results}
+        self._exhausted = self._judge(step)
 
     def save(self, step: int, state: State) -> None:
         """Saves a checkpoint with the metrics that were measured at this step."""

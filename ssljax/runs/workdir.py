@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import io
 import json
 import logging
@@ -60,18 +59,16 @@ class Workdir:
         if not self.leads:
             yield
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115 (open for the whole run)
-        except OSError as error:
-            raise UserError(f"--workdir: cannot write {str(self.path)!r}: {error.strerror}") from error
-        with lock:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path / ".lock", wait=False))
+            except BlockingIOError as error:
                 raise UserError(f"--workdir: another process is training in {str(self.path)!r}") from error
-            with self._log_file():
-                yield
+            except OSError as error:
+                raise UserError(f"--workdir: cannot write {str(self.path)!r}: {error.strerror}") from error
+            stack.enter_context(self._log_file())
+            yield
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:

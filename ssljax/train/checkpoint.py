@@ -15,7 +15,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -45,6 +45,25 @@ class Best:
     mode: Literal["max", "min"] = schema.setting(
         "max", free=True, doc="the best value of the metric; 'max': the largest, 'min': the smallest"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """The end of a run whose metric no longer improves. The last checkpoint is that of the step at which it ends."""
+
+    metric: str = schema.setting(free=True, doc='metric "evaluation/metric" of an evaluation with `every_steps`')
+    mode: Literal["max", "min"] = schema.setting(
+        "max", free=True, doc="the best value of the metric; 'max': the largest, 'min': the smallest"
+    )
+    patience: int = schema.setting(
+        3, ge=1, free=True, doc="number of evaluations in a row without a better value after which the run ends"
+    )
+
+    def is_exhausted(self, values: Sequence[float | None]) -> bool:
+        """Returns True if the last `patience` values are not better than the best one before; None is never better."""
+        sign = 1.0 if self.mode == "max" else -1.0
+        signed = [-math.inf if value is None else sign * value for value in values]
+        return len(signed) > self.patience and max(signed[-self.patience :]) <= max(signed[: -self.patience])
 
 
 @dataclasses.dataclass(frozen=True)

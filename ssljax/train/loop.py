@@ -9,7 +9,8 @@ The order of one iteration is a contract:
    lists log, evaluate, save: after a log point the checkpoint has empty meters, and evaluations of the same step can
    rank the checkpoint.
 5. After a signal, `on_stop` saves the state of this step, and `Stopped` is raised. Before the first step is done, a
-   signal raises `Stopped` at once.
+   signal raises `Stopped` at once. If the run is exhausted (early stopping), `on_stop` saves the state, and the loop
+   ends.
 
 A callback is due when its period divides the number of steps done, and after the last step.
 """
@@ -67,6 +68,7 @@ def fit(
     stop: int,
     callbacks: Sequence[tuple[int, Callback]],
     on_stop: Callback,
+    exhausted: Callable[[], bool],
     signals: Signals,
     watchdog: Watchdog,
 ) -> State:
@@ -78,12 +80,13 @@ def fit(
         batches: pairs (number of the step from 0, batch on the devices).
         stop: number of steps of the whole run.
         callbacks: pairs (period in steps, callback).
-        on_stop: called once after a signal, before `Stopped` is raised; it saves the state.
+        on_stop: called once after a signal, before `Stopped` is raised, or after an early end; it saves the state.
+        exhausted: returns True if the run ends here, before `stop`.
         signals: the entered context that handles signals.
         watchdog: every step and every callback restarts its time.
 
     Returns:
-        The state after the last step.
+        The state after the last step that was done.
 
     Raises:
         Stopped: on SIGTERM or SIGINT.
@@ -91,7 +94,7 @@ def fit(
     in_flight: collections.deque[Any] = collections.deque()
     watchdog.alive()
     try:
-        for number, batch in batches:
+        for number, batch in () if exhausted() else batches:
             state, metrics = step_fn(state, batch)
             signals.record()  # now there is a step to save
             in_flight.append(metrics)
@@ -106,6 +109,9 @@ def fit(
             if signals.received:
                 on_stop(done, state)
                 raise Stopped(done)
+            if exhausted() and done < stop:
+                on_stop(done, state)
+                break
     finally:
         watchdog.close()
     return state

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
-from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, Weights, checksum, host_checksum
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, EarlyStopping, Weights, checksum, host_checksum
 from ssljax.train.state import State
 
 
@@ -286,3 +286,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         (tmp_path / "file [1]").write_text("")
         with pytest.raises(UserError, match=r"cannot write a checkpoint"):
             Checkpoints(tmp_path / name, CheckpointConfig(), {})
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5).map(float)), max_size=12), st.integers(1, 4), st.booleans())
+def test_early_stopping_is_its_definition(values, patience, largest):
+    rule = EarlyStopping("knn/accuracy", "max" if largest else "min", patience)
+    without_improvement, best = 0, None
+    for value in values:
+        better = value is not None and (best is None or (value > best if largest else value < best))
+        best, without_improvement = (value, 0) if better else (best, without_improvement + 1)
+    assert rule.is_exhausted(values) == (without_improvement >= patience and len(values) > patience)

@@ -1,0 +1,77 @@
+"""Runs side by side: what differs, means and spreads over seeds, and the page."""
+
+import json
+import statistics
+
+import pytest
+
+from ssljax import cli, report
+from ssljax.base.errors import UserError
+
+ACCURACIES = {(0.1, 0): 0.7, (0.1, 1): 0.8, (0.5, 0): 0.6}
+
+
+def workdir(path, temperature, seed, accuracy, metrics=True):
+    path.mkdir()
+    config = {"objective": {"name": "simclr", "temperature": temperature}, "seed": seed, "steps": 4, "evals": {}}
+    (path / "config.json").write_text(json.dumps(config))
+    if metrics:
+        lines = [{"step": step, "loss": 3.0 - step / 4 - accuracy} for step in (2, 4)]
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    line = {"eval": "knn", "better": "higher", "headline": ["accuracy"]}
+    found = [
+        {**line, "of": of, "step": step, "metrics": {"accuracy": value}}
+        for of, step, value in (("trained", 2, accuracy / 2), ("trained", 4, accuracy), ("raw", 4, 0.9))
+    ]
+    (path / "evals.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in found))
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [workdir(tmp_path / f"t{t}s{s}", t, s, value) for (t, s), value in ACCURACIES.items()]
+
+
+def test_the_table_has_a_row_for_each_setting(folders):
+    found = report.compare(folders)
+    assert found.table.columns == ["run", "objective.temperature", "seeds", "knn accuracy ↑", "training loss"]
+    spread = 100 * statistics.stdev([0.7, 0.8])
+    assert found.table.rows == [
+        ["t0.1s0", "0.1", "2", f"75.0 ± {spread:.1f} %", f"{3 - 1 - 0.75:.4g} ± {spread / 100:.2g}"],
+        ["t0.5s0", "0.5", "1", "60.0 %", "1.4"],
+    ]
+    assert [group.label for group in found.groups] == ["temperature 0.1", "temperature 0.5"]
+
+
+def test_runs_that_lack_numbers_are_counted(tmp_path, folders):
+    more = workdir(tmp_path / "more", 0.5, 3, 0.8)
+    (more / "evals.jsonl").unlink()
+    (more / "metrics.jsonl").unlink()
+    assert report.compare([*folders, more]).table.rows[1][2:] == ["2", "60.0 % (1 of 2)", "1.4 (1 of 2)"]
+    different = tmp_path / "other"
+    workdir(different, 0.5, 0, 0.3)
+    config = json.loads((different / "config.json").read_text())
+    (different / "config.json").write_text(json.dumps({**config, "model": {"name": "vit"}}))
+    table = report.compare([folders[2], different]).table
+    assert table.columns[1:2] == ["model.name"] and [row[1] for row in table.rows] == ["null", "vit"]
+
+
+def test_the_command_prints_and_writes_a_page(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out = tmp_path / "out.html"
+    assert cli.main(["report", *map(str, folders), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "75.0 ± 7.1 %" in printed and printed.endswith(f"{out}\n")
+    page = out.read_text()
+    assert page.count("<img") == 1 and "temperature 0.1" in page and "75.0 ± 7.1 %" in page and "http" not in page
+
+
+def test_mistakes(folders, tmp_path, capsys):
+    with pytest.raises(UserError, match="at least two"):
+        report.compare(folders[:1])
+    with pytest.raises(UserError, match="is given twice"):
+        report.compare([folders[0], folders[0].parent / "." / folders[0].name])
+    assert cli.main(["report", str(folders[0]), str(tmp_path / "nothing")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert cli.main(["report", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
+    assert "--out: the folder" in capsys.readouterr().err
