@@ -48,6 +48,7 @@ def test_one_line_trains_and_evaluates_what_the_folder_has(classes, tmp_path, ca
         ("log.progress", "false"),
         ("log.trackers", "()"),
     ]
+    overrides += [("evals.linear.l2", "(0.01,)"), ("evals.linear_10.l2", "(0.01,)")]
     config, _ = load(f"{CONFIGS[-2]}:data=folder", overrides)
     found = {line["eval"] for line in run.train(config, tmp_path / "run").evaluations if line["of"] == "trained"}
     left_out = [line for line in caplog.messages if line.startswith("left out: ")]

@@ -189,4 +189,9 @@ def test_the_json_form_of_a_config_and_its_free_keys(config):
     data = config(source="builtin:digits", streams={"more": {"source": "builtin:digits"}})
     values = schema.to_dict(data)
     assert schema.build(DataConfig, values, "data") == data
-    assert values.keys() - schema.to_dict(data, free=False).keys() == {"prefetch", "cache_dir", "images"}
+    assert values.keys() - schema.to_dict(data, free=False).keys() == {
+        "prefetch",
+        "cache_dir",
+        "images",
+        "damaged_images",
+    }
