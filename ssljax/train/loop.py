@@ -18,6 +18,7 @@ A callback is due when its period divides the number of steps done, and after th
 import collections
 import contextlib
 import faulthandler
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,8 +44,8 @@ class Watchdog:
 
     def alive(self) -> None:
         """Starts the time again."""
-        if self.seconds:
-            faulthandler.dump_traceback_later(self.seconds, repeat=False)
+        if self.seconds and sys.__stderr__ is not None:  # notebooks replace `sys.stderr` by an object without a file
+            faulthandler.dump_traceback_later(self.seconds, repeat=False, file=sys.__stderr__)
 
     def close(self) -> None:
         """Stops the time."""
