@@ -81,7 +81,7 @@ def compare(workdirs: Sequence[str | pathlib.Path]) -> Comparison:
 
 
 def _grouped(runs: list[Run]) -> list[Group]:
-    flat = [_flat(run.config) for run in runs]
+    flat = [_flat(_without_folder(run.config, str(run.workdir.resolve()))) for run in runs]
     keys = list(dict.fromkeys(key for config in flat for key in config if key != _SEED))
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in flat}) > 1]
     groups: dict[str, Group] = {}
@@ -89,6 +89,13 @@ def _grouped(runs: list[Run]) -> list[Group]:
         changed = {key: config.get(key) for key in differing}
         groups.setdefault(json.dumps(changed), Group([], changed)).runs.append(run)
     return list(groups.values())
+
+
+def _without_folder(config: Any, folder: str) -> Any:
+    """Replaces the workdir in texts by ".", since runs that store their arrays in it are alike."""
+    if isinstance(config, Mapping):
+        return {key: _without_folder(value, folder) for key, value in config.items()}
+    return config.replace(folder, ".") if isinstance(config, str) else config
 
 
 def _flat(config: Any, path: str = "") -> dict[str, Any]:
