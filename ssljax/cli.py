@@ -125,7 +125,8 @@ def _add_train(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=keys)
     inspect.add_argument("--config", required=True, help="as for `train`")
     inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
-    evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls")
+    other = "`--evals.NAME.key=VALUE` changes a key of an evaluation for this call; a new NAME is another evaluation."
+    evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls", epilog=other)
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
@@ -179,13 +180,13 @@ def _add_export(commands: Any) -> None:
 
 
 def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
-    """Parses every `--config.a.b=value` or `--config.a.b value` to ("a.b", "value")."""
+    """Parses every `--config.a.b=value` or `--config.a.b value` to ("a.b", "value"); of `eval`, `--evals.a.b`."""
     out: list[tuple[str, str]] = []
-    words = iter(rest)
+    words, prefix = iter(rest), {"train": "--config.", "inspect": "--config.", "eval": "--evals."}.get(command)
     for word in words:
-        if command not in ("train", "inspect") or not word.startswith("--config."):
+        if prefix is None or not word.startswith(prefix):
             raise UserError(f"{word}: unknown argument of `ssljax {command}`; see `ssljax {command} --help`")
-        key, equals, value = word.removeprefix("--config.").partition("=")
+        key, equals, value = word.removeprefix(prefix).partition("=")
         if not equals:
             try:
                 value = next(words)
@@ -229,8 +230,10 @@ def _inspect(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> i
 def _eval(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
     from ssljax import runs
+    from ssljax.config import parse_value
 
-    runs.evaluate(options.workdir, options.evals.split(",") if options.evals else None, options.step)
+    changes = {key: parse_value(text) for key, text in overrides}
+    runs.evaluate(options.workdir, options.evals.split(",") if options.evals else None, options.step, changes)
     return 0
 
 

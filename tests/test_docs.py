@@ -128,6 +128,7 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
     monkeypatch.setattr(runs, "embed", lambda *args, **options: runs.Embedded(np.zeros((1, 2), np.float32), ["a"]))
     monkeypatch.setattr(runs, "write_embedded", lambda embedded, path: path)
+    monkeypatch.setattr(cli, "_report", lambda options, overrides: 0)
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: model)

@@ -60,7 +60,6 @@ UNITS = {
     "teacher_entropy": "teacher entropy (nats)",
     "grad_norm": "gradient norm",
     "logit_scale": "logit scale",
-    "accuracy": "accuracy (%)",
 }
 
 
@@ -69,9 +68,10 @@ def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """Draws each metric over steps in a separate panel. Returns an SVG data URI."""
     figure, axes = _grid(len(names))
     for ax, name in zip(axes, names):
-        points = [(line["step"], line[name]) for line in lines if _finite(line.get(name))]
+        factor, unit = (100, " (%)") if is_share(name) else (1, "")
+        points = [(line["step"], factor * line[name]) for line in lines if _finite(line.get(name))]
         _line(ax, points, COLORS[0], name)
-        _label(ax, UNITS.get(name, readable(name)))
+        _label(ax, UNITS.get(name, readable(name)) + unit)
     return _svg(figure)
 
 

@@ -21,15 +21,12 @@ def render(workdir: str | pathlib.Path) -> str:
         UserError: the folder is not a workdir, or a file in it is damaged.
     """
     run = read_run(workdir)
-    explained = "untrained: the same encoder before training; raw: flattened input instead of features; ±: standard "
     table = evaluation_table(run.evals)
     return fill(
         title=_title(run),
         facts=_facts(run),
         table_heading="Evaluations and controls",
-        table=table._replace(notes=[*table.notes, f"{explained}deviation over draws of labels."])
-        if table.rows
-        else table,
+        table=table._replace(notes=[*table.notes, *_explained(table)]),
         figures=_figures(run),
         config=json.dumps(run.config, indent=2),
         data=json.dumps(run.data, indent=2) if run.data else "",
@@ -88,6 +85,24 @@ def _figures(run: Run) -> list[tuple[str, str, str]]:
             ("Learning rate and speed", figures.curves(run.metrics, rest), "Learning rate and speed of the run.")
         )
     return out
+
+
+# The controls of evaluations, for readers; a page explains those that it shows.
+_CONTROLS = {
+    "untrained": "the same model before training",
+    "raw": "the input itself instead of features",
+    "majority": "the most frequent class",
+    "chance": "a random choice",
+    "unigram": "frequencies of single tokens",
+    "bigram": "frequencies of pairs of tokens",
+}
+
+
+def _explained(table: Table) -> list[str]:
+    """Returns a line on the controls of a table, and one on its spreads."""
+    controls = [f"{name}: {_CONTROLS[name]}" for name in table.columns if name in _CONTROLS]
+    spread = any("±" in cell for row in table.rows for cell in row)
+    return ["; ".join(controls)] * bool(controls) + ["±: standard deviation over draws of labels"] * spread
 
 
 def _names(classes: Any) -> list[str]:

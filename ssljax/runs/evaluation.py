@@ -14,10 +14,10 @@ import numpy as np
 
 from ssljax import data, evals, losses, parallel, report, views
 from ssljax.base.errors import UserError, nearest
-from ssljax.config import RunConfig
+from ssljax.config import RunConfig, override
 from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
-from ssljax.runs.assembly import Assembly, assemble, devices_that_fit
+from ssljax.runs.assembly import Assembly, assemble, check_batches, devices_that_fit
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.state import State
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    workdir: str | pathlib.Path, names: list[str] | None = None, step: int | None = None
+    workdir: str | pathlib.Path,
+    names: list[str] | None = None,
+    step: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates a finished (or running) workdir, together with its controls.
 
@@ -34,16 +37,23 @@ def evaluate(
         workdir: the folder of the run.
         names: evaluations of its config; None: all.
         step: number of the checkpoint; None: the newest.
+        changes: {"NAME.key": value}: other values of keys of evaluations, for this call. A new NAME is another
+            evaluation.
 
     Returns:
         The lines that were added to evals.jsonl.
 
     Raises:
-        UserError: no workdir, no checkpoint, an unknown name, or a damaged line in evals.jsonl.
+        UserError: no workdir, no checkpoint, an unknown name or key, or a damaged line in evals.jsonl.
     """
     folder = Workdir(workdir)
     folder.evaluations()  # a damaged line is reported before anything is computed
     with open_run(folder, step) as (assembly, state):
+        values: Mapping[str, Any] = {"evals": assembly.config.evals}
+        for key, value in (changes or {}).items():
+            values, _ = override(values, f"evals.{key}", value)
+        assembly = dataclasses.replace(assembly, config=dataclasses.replace(assembly.config, **values))
+        check_batches(assembly.config, assembly.program.mesh)
         evaluator = make_evaluator(assembly)
         evaluator.check(assembly.program.shapes.params, assembly.program.shapes.extra, names)
         return evaluate_and_report(assembly, evaluator, state, folder, names)

@@ -142,6 +142,8 @@ class Recorder:
             log.info("the evaluations of step %d wait for the next start", step)
             return
         self._write(step, results)
+        if step < self.assembly.steps:  # the end of the run draws it again, with controls
+            self.workdir.write_report()
         self.speed.pause(time.perf_counter() - began)
 
     def evaluate_left_out(self, step: int, state: State) -> None:

@@ -66,7 +66,7 @@ WRONG = {
     "nan of numpy": (np.float32("nan"), r"^k\.x: got nan"),
     "bytes": (b"x", r"^k\.x: got b'x' \(bytes\), must be"),
     "function": (len, r"^k\.x: got <built-in function len>"),
-    "class": (int, r"^k\.x: got <class 'int'>"),
+    "class of a function": (type("f.<locals>.C", (), {}), r"^k\.x: got the class f\.<locals>\.C, must be"),
     "complex": (1j, r"^k\.x: got 1j \(complex\)"),
     "date": (datetime.date(2000, 1, 1), r"^k\.x: got datetime\.date\(2000, 1, 1\)"),
     "object of numpy": (np.array([object()]), r"^k\.x\[0\]: got <object"),

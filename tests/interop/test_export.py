@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tokenizers
+from daily import daily
 
 from ssljax import cli, models, objectives, run, runs
 from ssljax.base import schema
@@ -110,7 +111,7 @@ def test_a_model_that_is_written_and_read_again_is_the_same(name, tmp_path):
     assert canonical(loaded.config) == canonical(module.config)
 
 
-@pytest.mark.parametrize("name", ["gpt_rotary", "bert_without_types"])
+@pytest.mark.parametrize("name", daily(["gpt_rotary", "bert_without_types"], 2))
 def test_an_exported_workdir_is_the_same_model(name, tmp_path):
     objective, model, architecture = CASES[name]
     run.train(config(objective, model, tmp_path), tmp_path / "run")

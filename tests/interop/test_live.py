@@ -4,7 +4,6 @@ Needs the extra `parity` (torch, transformers). A few draws a family by default,
 """
 
 import dataclasses
-import datetime
 import json
 
 import hypothesis
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import test_export
+from daily import daily
 from hypothesis import strategies as st
 from random_configs import CASES
 
@@ -26,7 +26,6 @@ from ssljax.runs.export import export
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 KINDS = list(REGISTRY)
-TODAY = datetime.date.today().toordinal()
 # The fused experts of `transformers` want widths that are multiples of 16 bytes.
 PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
 
@@ -318,7 +317,7 @@ def check(transformers, tmp_path_factory, kind, count):
     one()
 
 
-@pytest.mark.parametrize("kind", [kind for i, kind in enumerate(KINDS) if i % 2 == TODAY % 2])  # the others: tomorrow
+@pytest.mark.parametrize("kind", daily(KINDS, 2))
 def test_a_few_models(transformers, tmp_path_factory, kind):
     check(transformers, tmp_path_factory, kind, 2)
 

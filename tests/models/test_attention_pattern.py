@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 
 from ssljax import models
 from ssljax.data import DataSpec
@@ -77,10 +78,12 @@ def model(family, depth):
 
 # The other pairs follow under `-m full`.
 PAIRS = [
-    pytest.param(family, name, marks=() if family == "gpt" or name == "packed and causal" else pytest.mark.full)
+    pytest.param(family, name, marks=() if family == "gpt" else pytest.mark.full)
     for family in FAMILIES
     for name in MASKS
+    if name != "packed and causal"
 ]
+PAIRS += daily([(family, "packed and causal") for family in FAMILIES], 2)
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import pytest
+from daily import daily
 
 from ssljax import models
 from ssljax.base import schema
@@ -203,7 +204,7 @@ def counted(model, preset):
     return presets.count_preset(model, preset).parameters
 
 
-@pytest.mark.parametrize(("model", "preset"), EXACT)
+@pytest.mark.parametrize(("model", "preset"), daily(EXACT, 3))
 def test_exact(model, preset):
     assert counted(model, preset) == EXACT[model, preset]
 

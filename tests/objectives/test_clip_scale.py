@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 
 from ssljax import parallel
 from ssljax.base.durations import RunLengths
@@ -69,7 +70,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", ["average", "loss scale", pytest.param("mesh and slices", marks=pytest.mark.full)])
+@pytest.mark.parametrize("variant", daily(VARIANTS, 3))
 def test_the_parameter_is_within_the_bound_in_every_kind_of_run(variant):
     options, dtype = VARIANTS[variant]
     towers = tiny.config("clip")["model"]

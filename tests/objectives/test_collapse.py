@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 
 from ssljax import data, losses, objectives, parallel
 from ssljax.base.durations import RunLengths
@@ -82,10 +83,8 @@ def measure(keys, removed, learning_rate):
 
 @pytest.mark.parametrize(
     ("keys", "removed", "learning_rate"),
-    [
-        pytest.param(DINO, {"centering": None}, 2e-3, id="dino without centring"),
-        pytest.param(SWAV, {"sinkhorn_iterations": 0}, 3e-3, id="swav without Sinkhorn", marks=pytest.mark.full),
-    ],
+    daily([(DINO, {"centering": None}, 2e-3), (SWAV, {"sinkhorn_iterations": 0}, 3e-3)], 3),
+    ids=["dino without centring", "swav without Sinkhorn"],
 )
 def test_collapse_with_and_without_the_remedy(keys, removed, learning_rate):
     untrained, whole, collapsed = measure(keys, removed, learning_rate)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 
 from ssljax import parallel
 from ssljax.base import schema
@@ -158,7 +159,7 @@ def test_two_collapsed_routers_do_not_balance_each_other():
     np.testing.assert_allclose(value(found, "balance"), 0.3 * (4 + 4), rtol=1e-6)
 
 
-@pytest.mark.parametrize("towers", [("text",), ("image",), ("image", "text")])
+@pytest.mark.parametrize("towers", daily([(("text",),), (("image",),), (("image", "text"),)], 3))
 def test_towers_of_clip(towers):
     keys = {"image": dict(IMAGE), "text": dict(BLOCK)}
     for tower in towers:
@@ -238,12 +239,7 @@ CASES = {
 }
 
 
-FIRST = ("causal_lm", "span_corruption")  # the others follow under `-m full`
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in CASES]
-)
+@pytest.mark.parametrize("name", daily(CASES, 5))
 def test_slices_equal_one_batch(name):
     objective = tiny.make(name, **CASES[name])
     assert objective.coupled

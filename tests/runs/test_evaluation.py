@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_runs import LM
 
-from ssljax import run, runs
+from ssljax import cli, run, runs
 from ssljax.base.errors import UserError
 
 WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
@@ -39,6 +39,29 @@ def test_the_loss_of_a_language_model_is_the_logarithm_of_its_perplexity(text_ru
     folder, _ = text_run
     metrics = of_trained(folder / "run")
     assert metrics["loss"]["loss"] == pytest.approx(np.log(metrics["perplexity"]["perplexity"]), rel=1e-5)
+
+
+def test_keys_of_evaluations_change_for_a_call(text_run, tmp_path, capsys):
+    shutil.copytree(text_run[0] / "run", tmp_path / "run")
+    command = ["eval", "--workdir", str(tmp_path / "run")]
+    arguments = ["--evals", "loss,train_loss", "--evals.loss.max_examples=10", "--evals.train_loss.type", "loss"]
+    assert cli.main([*command, *arguments, "--evals.train_loss.split=train[:20]"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run/evals.jsonl").read_text().splitlines()]
+    of = {(line["eval"], line["of"]): line for line in lines}
+    assert (
+        list(of["loss", "trained"]["sizes"].values()) == [10]
+        and of["loss", "trained"]["settings"]["max_examples"] == 10
+    )
+    assert list(of["train_loss", "untrained"]["sizes"].values()) == [20]
+    assert "train_loss" not in json.loads((tmp_path / "run/config.json").read_text())["evals"], "for this call only"
+    for word, message in [
+        ("--evals.loss.max_exmples=1", "evals.loss.max_exmples: unknown key; did you mean 'max_examples'"),
+        ("--evals.loss.batch_size=12", "evals.loss.batch_size: got 12, must be a multiple of"),
+        ("--evals.new.k=5", "evals.new"),
+        ("--config.steps=3", "--config.steps=3: unknown argument of `ssljax eval`"),
+    ]:
+        assert cli.main([*command, word]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["grown", "gone"])

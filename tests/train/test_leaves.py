@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 from test_families import NATURAL, SMALL
 
 from ssljax import models, objectives
@@ -243,7 +244,7 @@ def test_roles_in_an_encoder_of_tokens():
     assert not matrices & {"encoder/pair/kernel", "encoder/position_embed/embedding"}
 
 
-@pytest.mark.parametrize("objective", ["simclr", "swav", "mae", "classification", "dino"])
+@pytest.mark.parametrize("objective", daily(["simclr", "swav", "mae", "classification", "dino"], 2))
 def test_roles_of_heads_projectors_prototypes_and_decoders(objective):
     decay, matrices, _, every = role_sets(objective)
     last = {"swav": "prototypes/kernel", "mae": "decoder/head/kernel", "dino": "head/last_layer/kernel"}

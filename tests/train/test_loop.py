@@ -37,6 +37,7 @@ def run(steps, stop_at=None):
             stop=steps,
             callbacks=[(2, callback("log")), (4, callback("evaluate")), (1, callback("save"))],
             on_stop=lambda done, state: calls.append(f"stop {done}"),
+            exhausted=lambda: False,
             signals=signals,
             watchdog=Watchdog(None),
         )
@@ -63,7 +64,14 @@ def test_a_signal_before_the_first_step_is_done_stops_at_once():
         raise AssertionError("the signal must end the step")
 
     with Signals() as signals, pytest.raises(Stopped, match="no step was taken") as stopped:
-        options = {"stop": 2, "callbacks": [], "on_stop": None, "signals": signals, "watchdog": Watchdog(None)}
+        options = {
+            "stop": 2,
+            "callbacks": [],
+            "on_stop": None,
+            "exhausted": bool,
+            "signals": signals,
+            "watchdog": Watchdog(None),
+        }
         fit(step, 0, [(0, 0), (1, 1)], **options)
     assert stopped.value.step is None
 

@@ -1,0 +1,18 @@
+"""Cases that are too many for every run of the tests: each day has a share of them, `pytest -m full` the others."""
+
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+TODAY = datetime.date.today().toordinal()
+
+
+def daily(cases: Iterable[Any], every: int) -> list[Any]:
+    """Parameters for all cases. Case i belongs to the days whose number is i modulo `every`; on others it is `full`."""
+
+    def marked(case: Any) -> Any:
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full)
+
+    return [case if i % every == TODAY % every else marked(case) for i, case in enumerate(cases)]
