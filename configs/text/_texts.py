@@ -1,6 +1,19 @@
-"""Text data of the configs in this folder; no author (classic-books) and no document (python-docs) is in two splits."""
+"""Text data of the configs in this folder; no author (classic-books) and no document (python-docs) is in two splits.
+
+"files" are texts of your own, which `data.source` names; a tenth of them is held out.
+"""
 
 SOURCES = {
     "classic-books": dict(source="jsonl:$SSLJAX_DATA/classic_books/{split}.jsonl.gz", keys=dict(text="text")),
     "python-docs": dict(source="builtin:python-docs"),
+    "files": dict(source=None, split="train[:90%]"),
+}
+
+DATA = ("python-docs", "classic-books", "files")
+
+# Splits of evaluations.
+HELD_OUT = {
+    "classic-books": dict(test_split="test"),
+    "python-docs": dict(test_split="test"),
+    "files": dict(fit_split="train[:90%]", test_split="train[90%:]"),
 }
