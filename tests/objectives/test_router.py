@@ -159,7 +159,7 @@ def test_two_collapsed_routers_do_not_balance_each_other():
     np.testing.assert_allclose(value(found, "balance"), 0.3 * (4 + 4), rtol=1e-6)
 
 
-@pytest.mark.parametrize("towers", daily([(("text",),), (("image",),), (("image", "text"),)], 3))
+@pytest.mark.parametrize("towers", daily([["text"], ["image"], ["image", "text"]], 3))
 def test_towers_of_clip(towers):
     keys = {"image": dict(IMAGE), "text": dict(BLOCK)}
     for tower in towers:
