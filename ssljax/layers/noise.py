@@ -4,13 +4,12 @@ The mask of an example depends only on the key and on the index of the example i
 when a batch is cut into slices, reordered or split over devices, so micro-batching is exact.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import threefry_2x32
+from jax.extend.random import threefry2x32_p
 
 from ssljax.base.hashing import name_id
 
@@ -20,7 +19,7 @@ class Noise(NamedTuple):
 
     A use is a path of names and indices (`at`), kept as a hash of 64 bits. Its random words are those of the cipher
     Threefry (Salmon et al. 2011) under the key combined with the use; the counter is the pair of an example's index and
-    a word's index. Compared with `jax.random.fold_in` for each name and example, a use needs one call of the cipher
+    a pair of words. Compared with `jax.random.fold_in` for each name and example, a use needs one call of the cipher
     instead of four: less to compile, and twice as many words from a call.
     """
 
@@ -33,16 +32,21 @@ class Noise(NamedTuple):
         number = jnp.asarray(name_id(place) if isinstance(place, str) else place).astype(jnp.uint32)
         return self._replace(use=_mixed(jnp.asarray(self.use) + (number + 1) * _ODD))
 
-    def words(self, count: int) -> jax.Array:
-        """Random words uint32 [B, count] of each example."""
-        first, second = jax.random.key_data(self.key) ^ self.use
-        half = (count + 1) // 2  # the cipher gives two words for a pair of counters
+    def words(self, *shape: int) -> jax.Array:
+        """Random words uint32 [B, *shape] of each example.
 
-        def of_example(row: jax.Array) -> jax.Array:
-            counters = jnp.concatenate([jnp.full(half, row, jnp.uint32), jnp.arange(half, dtype=jnp.uint32)])
-            return threefry_2x32((first, second), counters)[:count]
-
-        return jax.vmap(of_example)(self.row.astype(jnp.uint32))
+        They are computed elementwise, so a device computes those of its part of an array, however that is sharded.
+        """
+        *outer, width = shape
+        half = (width + 1) // 2  # the cipher gives two words for a pair of counters
+        counters, size = self.row.astype(jnp.uint32).reshape(-1, *[1] * len(shape)), (len(self.row), *outer, half)
+        index, stride = jnp.zeros((), jnp.uint32), 1
+        for axis in range(len(size) - 1, 0, -1):
+            index, stride = index + jax.lax.broadcasted_iota(jnp.uint32, size, axis) * stride, stride * size[axis]
+        key = jax.random.key_data(self.key) ^ self.use
+        first, second = key.reshape(2, *[1] * len(size))
+        pair = threefry2x32_p.bind(first, second, jnp.broadcast_to(counters, size), index)
+        return jnp.stack(pair, axis=-1).reshape(*size[:-1], 2 * half)[..., :width]
 
 
 _ODD = np.array([0x9E3779B1, 0x85EBCA77], np.uint32)
@@ -66,7 +70,7 @@ def dropout(x: jax.Array, rate: float | jax.Array, noise: Noise | None) -> jax.A
         return x
     width = x.shape[-1]
     shape = (*x.shape[1:-1], (width + 1) // 2)
-    words = noise.words(math.prod(shape)).reshape(-1, *shape)
+    words = noise.words(*shape)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16)  # [B, ..., ceil(D / 2), 2]
     bits = halves.reshape(*words.shape[:-1], -1)[..., :width]
     threshold = jnp.round(jnp.float32(rate) * 65536)

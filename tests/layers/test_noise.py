@@ -1,10 +1,13 @@
 """Noise depends on (key, row) only, not on the batch, its order or its slices."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax.layers.noise import Noise, drop_path, dropout
 
@@ -113,8 +116,20 @@ def test_words_are_those_of_the_cipher():
     words = Noise(key, jnp.array([7, 3])).words(5)
     for row, number in enumerate((7, 3)):
         pairs = [threefry_2x32(tuple(jax.random.key_data(key)), jnp.array([number, i], jnp.uint32)) for i in range(3)]
-        expected = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
-        np.testing.assert_array_equal(words[row], expected[:5])
+        np.testing.assert_array_equal(words[row], np.concatenate(pairs)[:5])
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"), [(("data", "sharded"), "u32[2,16,4]"), (("data", None, "sharded"), "u32[2,64,1]")]
+)
+def test_a_device_computes_the_words_of_its_part(spec, part):
+    """Before, arrays sharded over tokens or features had the words of all of them on every device."""
+    mesh = jax.make_mesh((2, 4), ("data", "sharded"), devices=jax.devices()[:8])
+    x = jax.device_put(jnp.ones((4, 64, 16)), NamedSharding(mesh, PartitionSpec(*spec)))
+    program = jax.jit(lambda x: dropout(x, 0.5, Noise(KEY, jnp.arange(4))))
+    text = program.lower(x).compile().as_text()
+    assert part in text and "u32[2,64,4]" not in text and not re.search("all-gather|all-to-all|permute", text)
+    np.testing.assert_array_equal(program(x), dropout(jnp.ones((4, 64, 16)), 0.5, Noise(KEY, jnp.arange(4))))
 
 
 def test_uses_are_distinct():
