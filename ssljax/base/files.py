@@ -43,10 +43,11 @@ def reserve(path: pathlib.Path) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
             return
-        file.seek(0, os.SEEK_END)  # macOS: the file is new, so zeros may be written over its holes
-        for start in range(0, size, _BLOCK):
+        for start in range(0, size, _BLOCK):  # macOS: what is read, zeros in holes, is written back
             file.seek(start)
-            file.write(bytes(min(_BLOCK, size - start)))
+            block = file.read(_BLOCK)
+            file.seek(start)
+            file.write(block)
 
 
 _BLOCK = 1 << 20

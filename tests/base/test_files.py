@@ -3,10 +3,12 @@
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 from ssljax.base import files
 from ssljax.base.errors import UserError
+from ssljax.base.files import reserve
 
 
 @pytest.mark.parametrize(
@@ -93,3 +95,17 @@ def test_a_file_that_is_no_json_object(tmp_path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=r"config\.json: not (JSON|a JSON object)"):
         files.read_json(path)
+
+
+@pytest.mark.parametrize("system", ["linux", "macos"])
+def test_reserved_space_keeps_what_is_written(tmp_path, monkeypatch, system):
+    """Before, a system without posix_fallocate wrote zeros over the header of an array."""
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (3, 1 << 20))
+    array[1] = 7
+    array.flush()
+    if system == "macos":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    reserve(tmp_path / "a.npy")
+    read = np.load(tmp_path / "a.npy")
+    assert read.shape == (3, 1 << 20) and (read[1] == 7).all() and not read[[0, 2]].any()
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 3 << 20, "no holes are left"
