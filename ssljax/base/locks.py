@@ -1,6 +1,7 @@
 """Locks between processes."""
 
 import contextlib
+import errno
 import pathlib
 from collections.abc import Iterator
 
@@ -13,13 +14,15 @@ def locked(path: pathlib.Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is False.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or the file system has no locks.
     """
     lock = filelock.FileLock(path, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise BlockingIOError(f"{path} is locked") from error
+    except NotImplementedError as error:
+        raise OSError(errno.ENOLCK, "the file system has no locks", str(path)) from error
     try:
         yield
     finally:
