@@ -25,7 +25,7 @@ def canonical(config: Any) -> dict[str, Any]:
 
 def _blocks(c: BlockConfig) -> dict[str, Any]:
     depth = c.known("depth") * c.repeats if hasattr(c, "depth") else len(c.layer_kinds)
-    kinds = [c.layer_kinds[i % len(c.layer_kinds)] for i in range(depth)]
+    kinds = c.kinds(depth)
     rotates = [c.rope_layers[i % len(c.rope_layers)] for i in range(depth)]
     absent = ["norm"] * c.norm.startswith("rms") + ["readout"] * (not getattr(c, "readout_transform", False))
     out = {

@@ -218,6 +218,10 @@ class BlockConfig(TermKeys):
         """The width inside the feed-forward part."""
         return self.mlp_dim or round(self.mlp_ratio * self.known("width"))
 
+    def kinds(self, layers: int) -> list[str]:
+        """The kind of each of a number of layers: `layer_kinds`, repeated."""
+        return [self.layer_kinds[i % len(self.layer_kinds)] for i in range(layers)]
+
     def known(self, name: str) -> int:
         """The value of a field that is None only before `with_preset()` fills it in."""
         value = getattr(self, name)

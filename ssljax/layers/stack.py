@@ -92,8 +92,7 @@ class Stack(nn.Module):
 
     def _kinds(self) -> list[int]:
         """The kind of each layer, as an index into KINDS."""
-        kinds = self.config.layer_kinds
-        return [KINDS.index(kinds[i % len(kinds)]) for i in range(self.depth * self.config.repeats)]
+        return [KINDS.index(kind) for kind in self.config.kinds(self.depth * self.config.repeats)]
 
     def _layers(self, cache: Cache | None) -> Layer:
         """The inputs of all layers, leaves [depth * repeats, ...]."""

@@ -19,8 +19,7 @@ def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = Fal
     matrices = 3 if config.activation in GATED else 2
     feed_forward = matrices * width * config.hidden
     layers = depth * config.repeats
-    kinds = [config.layer_kinds[i % len(config.layer_kinds)] for i in range(layers)]
-    reach = [config.known("window") if kind == "local" else tokens for kind in kinds]
+    reach = [config.known("window") if kind == "local" else tokens for kind in config.kinds(layers)]
     pairs = sum(_pairs(tokens, window, causal) for window in reach) / layers
     per_pair = 2 * inner + (2 * config.known("heads") ** 2 if config.talking_heads else 0)
     flops = tokens * (projections + feed_forward) + pairs * per_pair
