@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     report = commands.add_parser("report", help="write report.html again, or compare several runs")
     report.add_argument("workdirs", metavar="WORKDIR", nargs="+")
-    report.add_argument("--out", metavar="FILE", default="comparison.html", help="page of a comparison")
+    report.add_argument("--out", metavar="FILE", help="page of a comparison (default: comparison.html)")
     listing = commands.add_parser("list", help="list the names and the keys that a config may use")
     kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "configs", "keys", "schema")
     meanings = "keys: type, default and meaning of the keys of a config; schema: all of them as a JSON schema"
@@ -334,9 +334,11 @@ def _report(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> in
     from ssljax.runs.workdir import Workdir
 
     if len(options.workdirs) == 1:
+        if options.out is not None:
+            raise UserError(f"--out: got {options.out!r}, which is for several workdirs; one has its report inside")
         print(Workdir(options.workdirs[0]).write_report())
         return 0
-    found, out = report.compare(options.workdirs), pathlib.Path(options.out)
+    found, out = report.compare(options.workdirs), pathlib.Path(options.out or "comparison.html")
     if not out.parent.is_dir():
         raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
     report.print_table(found.table)

@@ -33,6 +33,14 @@ def plain(value: Any, path: str = "") -> Any:
     return _plain(value, path, 0)
 
 
+def dotted(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Returns {dotted key: value} of the leaves of nested mappings; an empty mapping is a leaf."""
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out |= dotted(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value}
+    return out
+
+
 def _plain(value: Any, path: str, depth: int) -> Any:
     if depth > _DEEPEST:
         raise UserError(f"{path[:60]}...: nested more than {_DEEPEST} levels deep")

@@ -5,14 +5,15 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ssljax.base.errors import UserError
+from ssljax.base.plain import dotted
 from ssljax.report import figures
 from ssljax.report.page import fill
 from ssljax.report.read import Run, read_run
-from ssljax.report.table import Table, direction, is_share, readable
+from ssljax.report.table import Table, direction, format_metric, is_share, readable
 
 _SEED = "seed"
 
@@ -81,7 +82,10 @@ def compare(workdirs: Sequence[str | pathlib.Path]) -> Comparison:
 
 
 def _grouped(runs: list[Run]) -> list[Group]:
-    flat = [_flat(_without_folder(run.config, str(run.workdir.resolve()))) for run in runs]
+    flat = [
+        {key: _without_folder(value, str(run.workdir.resolve())) for key, value in dotted(run.config).items()}
+        for run in runs
+    ]
     keys = list(dict.fromkeys(key for config in flat for key in config if key != _SEED))
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in flat}) > 1]
     groups: dict[str, Group] = {}
@@ -91,52 +95,61 @@ def _grouped(runs: list[Run]) -> list[Group]:
     return list(groups.values())
 
 
-def _without_folder(config: Any, folder: str) -> Any:
-    """Replaces the workdir in texts by ".", since runs that store their arrays in it are alike."""
-    if isinstance(config, Mapping):
-        return {key: _without_folder(value, folder) for key, value in config.items()}
-    return config.replace(folder, ".") if isinstance(config, str) else config
-
-
-def _flat(config: Any, path: str = "") -> dict[str, Any]:
-    """{"objective.temperature": 0.1, ...}"""
-    if not isinstance(config, Mapping) or not config:
-        return {path: config}
-    return {k: v for key, value in config.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()}
+def _without_folder(value: Any, folder: str) -> Any:
+    """Replaces the workdir in a text by ".", since runs that store their arrays in it are alike."""
+    return value.replace(folder, ".") if isinstance(value, str) else value
 
 
 def _table(groups: list[Group]) -> Table:
-    changed = list(dict.fromkeys(key for group in groups for key in group.changed))
-    lines = [line for group in groups for run in group.runs for line in run.evals if line["of"] == "trained"]
-    shown = {(line["eval"], metric): direction(line, metric) for line in lines for metric in line["headline"]}
+    changed, shown = list(groups[0].changed), _shown(groups)
     rows = []
     for group in groups:
-        values = [_cell(metric, [_newest(run, name, metric) for run in group.runs]) for name, metric in shown]
-        loss = _cell("loss", [run.metrics[-1].get("loss") if run.metrics else None for run in group.runs])
-        folder = group.runs[0].workdir.name
-        rows.append([folder, *(_text(group.changed[key]) for key in changed), str(len(group.runs)), *values, loss])
+        cells = [
+            _cell(metric, [curve[-1][1] if (curve := _curve(run, name, metric)) else None for run in group.runs])
+            for name, metric in shown
+        ]
+        folder, values = group.runs[0].workdir.name, (_text(group.changed[key]) for key in changed)
+        rows.append([folder, *values, str(len(group.runs)), *cells])
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
-    metrics = [f"{name} {readable(metric)}{arrows[better]}" for (name, metric), better in shown.items()]
+    headings = [_heading(name, metric) + arrows[better] for (name, metric), better in shown.items()]
     notes = ["↑: higher is better; ↓: lower is better; ±: standard deviation over seeds"]
-    return Table(["run", *changed, "seeds", *metrics, "training loss"], rows, notes)
+    return Table(["run", *changed, "seeds", *headings], rows, notes)
 
 
-def _newest(run: Run, name: str, metric: str) -> float | None:
-    found = [line for line in run.evals if (line["eval"], line["of"]) == (name, "trained")]
-    return max(found, key=lambda line: line["step"])["metrics"].get(metric) if found else None
+def _shown(groups: list[Group]) -> dict[tuple[str, str], str | None]:
+    """{(evaluation, metric): better direction} of all runs; the last is ("", "loss"), the loss of training."""
+    lines = [line for group in groups for run in group.runs for line in run.evals if line["of"] == "trained"]
+    found = {(line["eval"], metric): direction(line, metric) for line in lines for metric in line["headline"]}
+    return {**found, ("", "loss"): None}
+
+
+def _heading(name: str, metric: str) -> str:
+    return f"{name} {readable(metric)}" if name else "training loss"
+
+
+def _curve(run: Run, name: str, metric: str) -> list[tuple[int, float]]:
+    """[(step, value)] of a metric of an evaluation, or of the loss of training; NaN where it was not finite."""
+    if name:
+        found = [
+            (line["step"], line["metrics"]) for line in run.evals if (line["eval"], line["of"]) == (name, "trained")
+        ]
+    else:
+        found = [(line["step"], line) for line in run.metrics]
+    values = {
+        step: math.nan if metrics[metric] is None else metrics[metric] for step, metrics in found if metric in metrics
+    }
+    return sorted(values.items())
 
 
 def _cell(metric: str, values: Sequence[float | None]) -> str:
-    """The mean of the values that exist, with their standard deviation."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    if not finite:
-        return "" if None in values or not values else "not finite"
-    mean = statistics.fmean(finite)
-    spread = statistics.stdev(finite) if len(finite) > 1 else None
-    missing = f" ({len(finite)} of {len(values)})" if len(finite) < len(values) else ""
-    if is_share(metric):
-        return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "") + " %" + missing
-    return f"{mean:.4g}" + (f" ± {spread:.2g}" if spread is not None else "") + missing
+    """The mean of the finite values, with their standard deviation; None: the run has no value."""
+    measured = [value for value in values if value is not None]
+    finite = [value for value in measured if math.isfinite(value)]
+    if not measured:
+        return ""
+    spread = {f"{metric}_std": statistics.stdev(finite)} if len(finite) > 1 else {}
+    text = format_metric(metric, {metric: statistics.fmean(finite) if finite else None, **spread})
+    return text + (f" ({len(finite)} of {len(values)})" if 0 < len(finite) < len(values) else "")
 
 
 def _text(value: Any) -> str:
@@ -144,31 +157,12 @@ def _text(value: Any) -> str:
 
 
 def _figures(groups: list[Group]) -> list[tuple[str, str, str]]:
-    """(heading, data URI, caption) of the losses, and of the evaluations that were measured at several steps."""
-    panels: dict[str, list[tuple[str, list[tuple[int, float]]]]] = {}
-    for group in groups:
-        for run in group.runs:
-            loss = [(line["step"], line["loss"]) for line in run.metrics if line.get("loss") is not None]
-            panels.setdefault("loss", []).append((group.label, loss))
-            for line in run.evals:
-                for metric in line["headline"] if line["of"] == "trained" else ():
-                    panels.setdefault(f"{line['eval']} {readable(metric)}", [])
-    for name in [name for name in panels if name != "loss"]:
-        panels[name] = [(group.label, _points(run, name)) for group in groups for run in group.runs]
-    drawn = {name: lines for name, lines in panels.items() if any(len(points) > 1 for _, points in lines)}
-    if not drawn:
-        return []
-    return [
-        ("Curves", figures.compared(drawn), "One line for each run; runs that differ in their seed have one colour.")
-    ]
-
-
-def _points(run: Run, name: str) -> list[tuple[int, float]]:
-    return sorted(
-        (line["step"], (100 if is_share(metric) else 1) * line["metrics"][metric])
-        for line in run.evals
-        for metric in line["headline"]
-        if line["of"] == "trained"
-        and f"{line['eval']} {readable(metric)}" == name
-        and line["metrics"].get(metric) is not None
-    )
+    """(heading, data URI, caption) of the metrics that were measured at several steps."""
+    panels = {}
+    for name, metric in _shown(groups):
+        factor, unit = (100, " (%)") if is_share(metric) else (1, "")
+        curves = [(group.label, _curve(run, name, metric)) for group in groups for run in group.runs]
+        if any(len(points) > 1 for _, points in curves):
+            panels[_heading(name, metric) + unit] = [(label, [(x, factor * y) for x, y in p]) for label, p in curves]
+    caption = "One line for each run; runs that differ in their seed have one colour."
+    return [("Curves", figures.compared(panels), caption)] if panels else []

@@ -12,12 +12,13 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.files import replacing
 from ssljax.base.hashing import digest
+from ssljax.base.plain import dotted
 from ssljax.base.registry import Registry
 from ssljax.config import RunConfig
 from ssljax.runs.workdir import Workdir
@@ -136,16 +137,8 @@ class Trackers:
 def open_trackers(config: RunConfig, workdir: Workdir, start: int) -> Trackers:
     """Opens the trackers of a run that continues after step `start`; none in processes that do not lead."""
     names = config.log.trackers if workdir.leads else ()
-    return Trackers(names, Tracked(workdir.path, dict(_flat(config.to_dict())), start))
-
-
-def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of the leaves of a config; lists become texts."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", str(value) if isinstance(value, list | tuple) else value
+    values = {k: str(v) if isinstance(v, list | tuple) else v for k, v in dotted(config.to_dict()).items() if v != {}}
+    return Trackers(names, Tracked(workdir.path, values, start))
 
 
 class TensorBoard:

@@ -56,6 +56,16 @@ def test_runs_that_lack_numbers_are_counted(tmp_path, folders):
     assert table.columns[1:2] == ["model.name"] and [row[1] for row in table.rows] == ["null", "vit"]
 
 
+def test_a_metric_that_is_not_finite_differs_from_one_that_is_missing(tmp_path):
+    """Before, both were empty cells."""
+    diverged, unfinished = workdir(tmp_path / "a", 0.1, 0, 0.5), workdir(tmp_path / "b", 0.5, 0, 0.5)
+    (diverged / "evals.jsonl").write_text(
+        (diverged / "evals.jsonl").read_text().replace('"accuracy": 0.5}', '"accuracy": null}')
+    )
+    (unfinished / "evals.jsonl").unlink()
+    assert [row[3] for row in report.compare([diverged, unfinished]).table.rows] == ["not finite", ""]
+
+
 def test_the_command_prints_and_writes_a_page(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "out.html"
@@ -73,5 +83,7 @@ def test_mistakes(folders, tmp_path, capsys):
         report.compare([folders[0], folders[0].parent / "." / folders[0].name])
     assert cli.main(["report", str(folders[0]), str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    assert cli.main(["report", str(folders[0]), "--out", str(tmp_path / "x.html")]) == 2
+    assert "--out: got" in capsys.readouterr().err
     assert cli.main(["report", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
     assert "--out: the folder" in capsys.readouterr().err
