@@ -2,19 +2,32 @@
 
 import pathlib
 
+import jax
+
+from ssljax.base.errors import UserError
+from ssljax.base.files import local_folder, read_json
 from ssljax.interop import hf
 from ssljax.runs.trained import Trained, read_trained
-from ssljax.runs.workdir import Workdir
 
 
-def load(folder: str | pathlib.Path, step: int | None = None) -> Trained | hf.Model:
+def load(
+    folder: str | pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None
+) -> Trained | hf.Model:
     """Returns the trained model of a workdir, or a model in the Hugging Face format.
 
     Args:
         folder: a workdir, or a folder with config.json and *.safetensors.
         step: number of the checkpoint of a workdir; None: the newest.
+        mesh: the parameters are sharded over it; None: they are on the host (a workdir) or the default device.
 
     Raises:
-        UserError: no such folder, or damaged files.
+        UserError: the folder is neither of the two, or its files are damaged.
     """
-    return read_trained(folder, step) if Workdir(folder).is_run() else hf.load(folder)
+    folder = local_folder(folder, "folder of the model")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
+    if "model_type" not in read_json(folder / "config.json"):
+        return read_trained(folder, step, mesh)
+    if step is not None:
+        raise UserError(f"--step: got {step}, but {str(folder)!r} is no workdir and has no checkpoints")
+    return hf.load(folder, mesh=mesh)

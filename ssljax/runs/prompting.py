@@ -6,11 +6,9 @@ from collections.abc import Sequence
 import jax
 
 from ssljax import parallel
-from ssljax.base.errors import UserError
-from ssljax.base.files import local_folder, read_json
 from ssljax.evals import generation, prompts
 from ssljax.interop import hf
-from ssljax.runs.trained import read_trained
+from ssljax.runs.loading import load
 
 
 def language_model(folder: str | pathlib.Path, step: int | None = None) -> prompts.LanguageModel:
@@ -23,15 +21,9 @@ def language_model(folder: str | pathlib.Path, step: int | None = None) -> promp
     Raises:
         UserError: the folder is neither of the two, or its model does not read text.
     """
-    folder = local_folder(folder, "folder of the model")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
     mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1))
-    if "model_type" in read_json(folder / "config.json"):
-        if step is not None:
-            raise UserError(f"--step: got {step}, but {str(folder)!r} is no workdir and has no checkpoints")
-        return prompts.imported(hf.load(folder, mesh=mesh), mesh)
-    return prompts.trained(read_trained(folder, step, mesh), mesh)
+    model = load(folder, step, mesh)
+    return prompts.imported(model, mesh) if isinstance(model, hf.Model) else prompts.trained(model, mesh)
 
 
 def generate(
