@@ -79,31 +79,40 @@ def train(
         folder.write_description(config, dataset.spec, assembly.config.data)
         announce(assembly, folder.path, start)
         trackers = stack.enter_context(open_trackers(config, folder, start))
-
         watchdog = Watchdog(config.log.stall_seconds)
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
         recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog, trackers)
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
-        state = fit(
-            program.jitted_step(),
-            state,
-            batches,
-            stop=assembly.steps,
-            callbacks=recorder.callbacks(callbacks),
-            on_stop=recorder.save,
-            exhausted=recorder.is_exhausted,
-            signals=signals,
-            watchdog=watchdog,
-        )
-        recorder.close()
-        checkpoints.wait()
-        done = int(state.step)
-        signals.saved(done)
-        lines = evaluate_and_report(assembly, evaluator, state, folder, results=recorder.final_results(done))
-        trackers.evaluations(done, lines)
-        return Finished(program.objective, state, lines, folder.path)
+        return _finished(recorder, _fit(recorder, state, callbacks))
+
+
+def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callback]]) -> State:
+    """Runs the steps that are left, with the callbacks of the recorder and of the caller."""
+    return fit(
+        recorder.assembly.program.jitted_step(),
+        state,
+        recorder.batches,
+        stop=recorder.assembly.steps,
+        callbacks=recorder.callbacks(callbacks),
+        on_stop=recorder.save,
+        exhausted=recorder.is_exhausted,
+        signals=recorder.signals,
+        watchdog=recorder.watchdog,
+    )
+
+
+def _finished(recorder: Recorder, state: State) -> Finished:
+    """Waits for the last checkpoint, evaluates the model and its controls, and writes the report."""
+    recorder.close()
+    recorder.checkpoints.wait()
+    done, assembly, folder = int(state.step), recorder.assembly, recorder.workdir
+    recorder.signals.saved(done)
+    results = recorder.final_results(done)
+    lines = evaluate_and_report(assembly, recorder.evaluator, state, folder, results=results)
+    recorder.trackers.evaluations(done, lines)
+    return Finished(assembly.program.objective, state, lines, folder.path)
 
 
 def _checked(config: RunConfig | Mapping[str, Any] | str, stored: Mapping[str, Any]) -> RunConfig:

@@ -13,8 +13,10 @@ import tiny_runs
 
 import ssljax
 from ssljax.base.errors import UserError
+from ssljax.config import build
 from ssljax.models.vit import ViTConfig
 from ssljax.objectives.simclr import SimCLR
+from ssljax.runs import assemble
 
 CONFIG = {
     **tiny_runs.LM,
@@ -24,6 +26,11 @@ CONFIG = {
     "batch_size": 16,
     "evals": {"knn": {"fit_split": "train", "test_split": "test", "k": 3}},
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnObjective(SimCLR):
+    """An objective of the user."""
 
 
 def arrays(seed=0):
@@ -65,6 +72,23 @@ def test_the_same_arrays_continue_and_others_are_refused(trained):
         ssljax.train(CONFIG, done.workdir, arrays=arrays(1))
     with pytest.raises(UserError, match="arrays: must be"):
         ssljax.train(CONFIG, done.workdir, arrays={"image": arrays()["test"]["image"], "train": {}})
+
+
+def test_a_start_that_failed_leaves_the_folder_free(tmp_path):
+    """Before, other arrays were refused in a folder without a run."""
+    with pytest.raises(UserError, match=r"optimizer\.name"):
+        ssljax.train({**CONFIG, "optimizer": {"name": "adamv"}}, tmp_path, arrays=arrays())
+    config = {**CONFIG, "evals": {}}
+    assert int(ssljax.train(config, tmp_path, arrays=arrays(1)).state.step) == 2
+
+
+def test_runs_with_a_class_of_the_user_are_traced_each_time():
+    """What the class reads may have changed: before, the second run used the program of the first."""
+    more = {"data": {"source": "builtin:digits"}, "evals": {}}
+    config = build({**CONFIG, **more})
+    assert assemble(config).program is assemble(dataclasses.replace(config, seed=1)).program
+    own = build({**CONFIG, "objective": {"name": OwnObjective, "projector": {"hidden": 16, "output": 8}}, **more})
+    assert assemble(own).program is not assemble(own).program
 
 
 def test_a_callback_may_change_the_state(tmp_path):

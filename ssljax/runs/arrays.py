@@ -20,7 +20,7 @@ def store_arrays(folder: pathlib.Path, arrays: Arrays) -> dict[str, Any]:
         arrays: {name in the batch: array [N, ...]}, or {split: such a mapping}.
 
     Raises:
-        UserError: the workdir holds other arrays, or the mapping mixes arrays and splits.
+        UserError: the run of the workdir has other arrays, or the mapping mixes arrays and splits.
     """
     nested = [isinstance(value, Mapping) for value in arrays.values()]
     if not arrays or any(nested) != all(nested):
@@ -34,7 +34,7 @@ def store_arrays(folder: pathlib.Path, arrays: Arrays) -> dict[str, Any]:
         columns |= {names[name]: np.asarray(array) for name, array in part.items()}
     path = folder / "arrays.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    if not path.exists() or not (folder / "config.json").exists():  # a start that failed leaves no run
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **columns)  # type: ignore[arg-type]
     elif not _equal(path, columns):

@@ -103,21 +103,25 @@ _recent: list[tuple[dict[str, Any], Program]] = []
 def _program(**parts: Any) -> Program:
     """Returns `Program.build(**parts)`, or the program of a recent run whose parts are equal: it is compiled already.
 
-    Runs that differ in their seed, for example, or an evaluation after a run, have equal parts.
+    Runs that differ in their seed, for example, or an evaluation after a run, have equal parts. A program with a class
+    of the user is always built: in a notebook, what the class reads may have changed between two runs.
     """
+    if not _is_of_the_library(parts["objective"], parts["optimization"]):
+        return Program.build(**parts)
     for known, program in _recent:
-        if _equal(known, parts):
+        if known == parts:
             return program
     program = Program.build(**parts)
     _recent[:] = [*_recent[-_RECENT + 1 :], (parts, program)]
     return program
 
 
-def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    try:
-        return bool(a == b)
-    except ValueError:  # an objective of the user with arrays as fields
-        return False
+def _is_of_the_library(*parts: Any) -> bool:
+    """Returns True if the classes of configuration objects, and of all objects in their fields, belong to ssljax."""
+    inner = [getattr(part, field.name) for part in parts for field in dataclasses.fields(part)]
+    inner = [value for value in inner if dataclasses.is_dataclass(value) and not isinstance(value, type)]
+    own = all(type(part).__module__.startswith("ssljax.") for part in parts)
+    return own and (not inner or _is_of_the_library(*inner))
 
 
 def devices_per_batch(mesh: Mesh) -> int:

@@ -129,8 +129,8 @@ class Program:
     def _jit(self, name: str, function: Callable, **options: Any) -> Any:
         """`jax.jit` with the compiler options of the mesh's platform, once for a name."""
         if name not in self.compiled:
-            platform = compiler_options(self.mesh.devices.flat[0].platform, self.deterministic)
-            self.compiled[name] = jax.jit(function, compiler_options=platform, **options)
+            chosen = compiler_options(self.mesh.devices.flat[0].platform, self.deterministic)
+            self.compiled[name] = jax.jit(function, compiler_options=chosen, **options)
         return self.compiled[name]
 
     def target(self) -> State:
