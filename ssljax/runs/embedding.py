@@ -80,8 +80,10 @@ def _features(
         batch = rows.take(np.arange(start, min(start + size, rows.size)))
         if not (count := len(batch["id"])):
             continue
-        filled = np.minimum(np.arange(size), count - 1)  # the batch is filled up with copies of its last row
-        found = compute(assembly.program.put({k: v[filled] for k, v in batch.items() if k not in ("id", "label")}))
+        inputs = {k: v for k, v in batch.items() if k not in ("id", "label")}
+        if count < size:  # filled up with copies of the last row
+            inputs = {k: v[np.minimum(np.arange(size), count - 1)] for k, v in inputs.items()}
+        found = compute(assembly.program.put(inputs))
         if feature not in found:
             raise UserError(
                 f"--feature: the objective gives no {feature!r}{nearest(feature, found)} (it gives: {', '.join(found)})"
