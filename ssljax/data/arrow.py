@@ -1,4 +1,4 @@
-"""Tables of Apache Arrow in blocks of rows that are read on demand: `parquet:` and `csv:`."""
+"""Tables of Apache Arrow in blocks of rows that are read on demand: `parquet:`, `csv:` and `tsv:`."""
 
 import bisect
 import collections
@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import pathlib
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -58,15 +59,27 @@ class Parquet(FileSource):
 class Csv(FileSource):
     """`csv:GLOB`: tables of comma-separated values whose first line names the columns, also compressed (.gz).
 
-    A file is converted once, to an Arrow file in the folder of caches.
+    `csv:GLOB#NAME,NAME`: files without such a line; the names of their columns, in order. A file is converted once, to
+    an Arrow file in the folder of caches.
     """
 
     kind = "csv"
+    separator = ","
+
+    def __init__(self, location: str):
+        names = re.fullmatch(r"(.+)#([\w -]+(?:,[\w -]+)*)", location)
+        super().__init__(names[1] if names else location)
+        self.names = names[2].split(",") if names else None
+
+    def fingerprint(self, split: Split) -> Any:
+        """Returns paths, sizes and modification times of the files of a split, and names given to the columns."""
+        return [*super().fingerprint(split), *([self.names] if self.names else [])]
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         import pyarrow as pa
 
-        folder = build_once(default_root() / f"csv-{digest([1, stamp(paths)])}", functools.partial(_convert, paths))
+        key = digest([1, self.kind, self.names, stamp(paths)])
+        folder = build_once(default_root() / f"csv-{key}", functools.partial(self._convert, paths))
         files = [pa.ipc.open_file(pa.memory_map(str(folder / f"{i}.arrow"))) for i in range(len(paths))]
         schema = _common_schema(paths, [file.schema for file in files])
         sizes = [[file.get_batch(i).num_rows for i in range(file.num_record_batches)] for file in files]
@@ -74,25 +87,33 @@ class Csv(FileSource):
         def column(file: int, block: int, name: str) -> "pa.ChunkedArray":
             return pa.chunked_array([files[file].get_batch(block).column(name)])
 
-        return table_of(Blocks(paths, sizes, schema, column, offset=2))
+        return table_of(Blocks(paths, sizes, schema, column, offset=1 if self.names else 2))
+
+    def _convert(self, paths: list[pathlib.Path], folder: pathlib.Path) -> None:
+        """Writes each file as an Arrow file."""
+        import pyarrow as pa
+        import pyarrow.csv
+
+        # Newlines within quotes belong to a value. An empty value is missing, unless it is a text.
+        quoted = self.separator == ","
+        parse = pa.csv.ParseOptions(self.separator, quote_char=quoted and '"', newlines_in_values=quoted)
+        options = pa.csv.ReadOptions(column_names=self.names)
+        for i, path in enumerate(paths):
+            with (
+                reading(path, f"a table of values separated by {'commas' if quoted else 'tabs'}"),
+                pa.csv.open_csv(path, read_options=options, parse_options=parse) as table,
+                pa.OSFile(str(folder / f"{i}.arrow"), "wb") as out,
+                pa.ipc.new_file(out, table.schema) as file,
+            ):
+                for batch in table:
+                    file.write_batch(batch)
 
 
-def _convert(paths: list[pathlib.Path], folder: pathlib.Path) -> None:
-    """Writes each file of comma-separated values as an Arrow file."""
-    import pyarrow as pa
-    import pyarrow.csv
+class Tsv(Csv):
+    """`tsv:GLOB` and `tsv:GLOB#NAME,NAME`: tables of values separated by tabs, one row in a line, without quoting."""
 
-    # Newlines within quotes belong to a value. An empty value is missing, unless it is a text.
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
-    for i, path in enumerate(paths):
-        with (
-            reading(path, "a table of comma-separated values"),
-            pa.csv.open_csv(path, parse_options=parse) as table,
-            pa.OSFile(str(folder / f"{i}.arrow"), "wb") as out,
-            pa.ipc.new_file(out, table.schema) as file,
-        ):
-            for batch in table:
-                file.write_batch(batch)
+    kind = "tsv"
+    separator = "\t"
 
 
 def _common_schema(paths: list[pathlib.Path], schemas: "list[pa.Schema]") -> "pa.Schema":

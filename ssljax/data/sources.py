@@ -38,6 +38,7 @@ REGISTRY = Registry(
         "parquet": "ssljax.data.arrow:Parquet",
         "text": "ssljax.data.files:TextFiles",
         "tfds": "ssljax.data.tfds:Tfds",
+        "tsv": "ssljax.data.arrow:Tsv",
         "webdataset": "ssljax.data.webdataset:WebDataset",
     },
     has=("fingerprint", "table"),
