@@ -83,7 +83,7 @@ def test_a_start_that_failed_leaves_the_folder_free(tmp_path):
 
 
 def test_runs_with_a_class_of_the_user_are_traced_each_time():
-    """What the class reads may have changed: before, the second run used the program of the first."""
+    """Before, the second run used the program of the first, though what the class reads may have changed."""
     more = {"data": {"source": "builtin:digits"}, "evals": {}}
     config = build({**CONFIG, **more})
     assert assemble(config).program is assemble(dataclasses.replace(config, seed=1)).program

@@ -50,6 +50,13 @@ def write_csv(path, table):
         writer.writerows([[row[name] for name in names] for row in table])
 
 
+def write_tsv(path, table):
+    """Values in a line cannot have newlines."""
+    names = [name for name in table[0] if name != "image"]
+    lines = [names, *([str(row[name]).replace("\n", " ") for name in names] for row in table)]
+    path.write_text("".join("\t".join(line) + "\n" for line in lines))
+
+
 def write_jsonl(path, table):
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "image"}) + "\n" for row in table))
 
@@ -118,6 +125,7 @@ WRITERS = {
     "parquet": ("parquet", "x.parquet", write_parquet),
     "csv": ("csv", "x.csv", write_csv),
     "csv.gz": ("csv", "x.csv.gz", packed(write_csv)),
+    "tsv": ("tsv", "x.tsv", write_tsv),
     "jsonl": ("jsonl", "x.jsonl", write_jsonl),
     "jsonl.gz": ("jsonl", "x.jsonl.gz", packed(write_jsonl)),
     "array_record of examples": ("array_record", "x.array_record", record_writer(example)),
@@ -126,7 +134,7 @@ WRITERS = {
     "hf": ("hf", "folder", write_dataset),
     "webdataset.gz": ("webdataset", "x.tar.gz", packed(write_tar)),
 }
-WITH_IMAGES = [name for name in WRITERS if "csv" not in name and "json" not in name]
+WITH_IMAGES = [name for name in WRITERS if "sv" not in name and "json" not in name]
 
 
 @pytest.fixture
@@ -156,7 +164,8 @@ def test_every_format_holds_the_same_rows(name, source_of, config):
     np.testing.assert_array_equal(arrays["label"], [row["label"] for row in table])
     np.testing.assert_array_equal(arrays["score"], [row["score"] for row in table])
     for tokens, valid, row in zip(arrays["tokens"], arrays["segment_ids"], table):
-        assert bytes(t for t in tokens[valid > 0] if t < 256).decode() == row["text"]
+        text = row["text"].replace("\n", " ") if name == "tsv" else row["text"]
+        assert bytes(t for t in tokens[valid > 0] if t < 256).decode() == text
     if name in WITH_IMAGES:
         for image, row in zip(arrays["image"], table):
             np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(row["image"]))))
@@ -283,3 +292,25 @@ def test_row_groups_are_read_about_once_in_an_epoch(tmp_path, config, monkeypatc
         dataset.batch(step)
     assert {0, *read} == set(range(16)), "the first row group is in memory from the start"
     assert len(read) <= 24
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_names_of_columns_that_a_file_lacks(kind, separator, config, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "cache"))
+    lines = [f"text {i}{separator}{i % 2}\n" for i in range(6)]
+    (tmp_path / "a#1.txt").write_text("".join(lines))
+    source = f"{kind}:{tmp_path}/a#1.txt"
+    named = load_split(config(source=f"{source}#text,label", seq_len=64, mode="documents"), "train")
+    assert named["label"].tolist() == [0, 1, 0, 1, 0, 1] and len(named["tokens"]) == 6
+    with pytest.raises(UserError, match=r"'label'.*text 0"):
+        load_split(config(source=source, keys={"label": "label"}), "train")
+    with pytest.raises(UserError, match=r"a#1\.txt is damaged or not a table of values separated by .*columns"):
+        load_split(config(source=f"{source}#one,two,three", keys={"label": "two"}), "train")
+
+
+def test_quotes_in_tab_separated_values_are_text(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"a quote that does not end\t1\nplain, with a comma\t0\n')
+    arrays = load_split(config(source=f"tsv:{tmp_path}/a.tsv", seq_len=64, mode="documents"), "train")
+    texts = [bytes(t for t in row if 0 < t < 256).decode().strip("\0") for row in arrays["tokens"]]
+    assert texts == ['"a quote that does not end', "plain, with a comma"] and arrays["label"].tolist() == [1, 0]

@@ -95,6 +95,7 @@ WRITERS = {
     "images": ("", write_images),
     "parquet": (".parquet", write_parquet),
     "csv": (".csv", write_csv),
+    "tsv": (".tsv", write_csv),
     "array_record": (".array_record", write_array_record),
     "webdataset": (".tar", write_tar),
 }

@@ -188,7 +188,7 @@ def test_every_evaluation_is_its_definition_on_ragged_data(name):
     assert value == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", daily(objectives.REGISTRY, 3))
+@pytest.mark.parametrize("name", daily(objectives.REGISTRY, 5))
 def test_the_loss_of_every_objective_is_summed_over_the_whole_split(name):
     """Sums and weights of the rows alone, in float64; a coupled objective sees whole batches of drawn rows."""
     objective, (params, extra) = setup(name)

@@ -355,7 +355,7 @@ OWN = ["vit", "bert", "gpt", "clip", "albert", "mixtral", "t5"]
 OTHERS = [pytest.param(name, marks=pytest.mark.full) for name in models.REGISTRY if name not in OWN]
 
 
-@pytest.mark.parametrize("name", [*daily(OWN, 3), *OTHERS])
+@pytest.mark.parametrize("name", [*daily(OWN, 5), *OTHERS])
 def test_noise_belongs_to_examples(name):
     rates = {"dropout": 0.3, "drop_path": 0.3}
     if models.REGISTRY.get(name).inputs in ("pairs", "image_text"):

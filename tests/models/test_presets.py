@@ -204,7 +204,7 @@ def counted(model, preset):
     return presets.count_preset(model, preset).parameters
 
 
-@pytest.mark.parametrize(("model", "preset"), daily(EXACT, 3))
+@pytest.mark.parametrize(("model", "preset"), daily(EXACT, 5))
 def test_exact(model, preset):
     assert counted(model, preset) == EXACT[model, preset]
 

@@ -70,7 +70,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", daily(VARIANTS, 3))
+@pytest.mark.parametrize("variant", daily(VARIANTS, 5))
 def test_the_parameter_is_within_the_bound_in_every_kind_of_run(variant):
     options, dtype = VARIANTS[variant]
     towers = tiny.config("clip")["model"]

@@ -277,7 +277,7 @@ def test_fixed_positions_that_a_file_has_as_a_table(tmp_path):
     assert started(config, tmp_path / "hf", tmp_path)[2]["unused"] == ["positions", "decoder/positions"]
 
 
-@pytest.mark.parametrize("shared", daily([True, False], 2))
+@pytest.mark.parametrize("shared", daily([True, False], 4))
 def test_beit(tmp_path, shared):
     name = "use_shared_relative_position_bias" if shared else "use_relative_position_bias"
     learned = published(tmp_path / "hf", "beit", use_mask_token=True, **{name: True})

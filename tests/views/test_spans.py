@@ -1,6 +1,7 @@
 """Span corruption: inputs and targets restore the text; counts of spans; uniform cuts."""
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +36,8 @@ def test_inputs_and_targets_restore_the_text(length, rate, mean_span, seed):
     rng = np.random.default_rng(seed)
     lengths = np.array([length, rng.integers(0, length + 1), rng.integers(0, length + 1)])
     tokens = rng.integers(1, 900, (3, length))
-    made = jax.tree.map(
-        np.asarray,
-        span_corrupt(
-            jax.random.key(seed),
-            jnp.asarray(tokens),
-            jnp.asarray(lengths),
-            sentinel=SENTINEL,
-            rate=rate,
-            mean_span=mean_span,
-        ),
-    )
+    corrupt = jax.jit(functools.partial(span_corrupt, sentinel=SENTINEL, rate=rate, mean_span=mean_span))
+    made = jax.tree.map(np.asarray, corrupt(jax.random.key(seed), jnp.asarray(tokens), jnp.asarray(lengths)))
     assert (made.tokens.shape[1], made.target.shape[1]) == denoising_lengths(length, rate, mean_span)
     for row, n in enumerate(lengths):
         inputs, target = made.tokens[row][made.valid[row]], made.target[row][made.counted[row]]
