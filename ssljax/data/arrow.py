@@ -96,9 +96,7 @@ class Csv(FileSource):
 
         # Newlines within quotes belong to a value. An empty value is missing, unless it is a text.
         quoted = self.separator == ","
-        parse = pa.csv.ParseOptions(
-            delimiter=self.separator, quote_char=quoted and '"', newlines_in_values=quoted
-        )
+        parse = pa.csv.ParseOptions(delimiter=self.separator, quote_char=quoted and '"', newlines_in_values=quoted)
         options = pa.csv.ReadOptions(column_names=self.names)
         for i, path in enumerate(paths):
             with (

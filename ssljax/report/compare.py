@@ -86,7 +86,8 @@ def _grouped(runs: list[Run]) -> list[Group]:
         {key: _without_folder(value, str(run.workdir.resolve())) for key, value in dotted(run.config).items()}
         for run in runs
     ]
-    keys = list(dict.fromkeys(key for config in flat for key in config if key != _SEED))
+    # What a run logs changes no result.
+    keys = list(dict.fromkeys(key for config in flat for key in config if key != _SEED and not key.startswith("log.")))
     differing = [key for key in keys if len({json.dumps(config.get(key)) for config in flat}) > 1]
     groups: dict[str, Group] = {}
     for run, config in zip(runs, flat):

@@ -43,6 +43,13 @@ def test_the_table_has_a_row_for_each_setting(folders):
     assert [group.label for group in found.groups] == ["temperature 0.1", "temperature 0.5"]
 
 
+def test_what_a_run_logs_is_no_difference(folders):
+    """Before, a run whose output had no progress bar was a setting of its own."""
+    path = folders[1] / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "log": {"progress": False}}))
+    assert len(report.compare(folders).table.rows) == 2
+
+
 def test_runs_that_lack_numbers_are_counted(tmp_path, folders):
     more = workdir(tmp_path / "more", 0.5, 3, 0.8)
     (more / "evals.jsonl").unlink()
