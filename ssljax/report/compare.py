@@ -86,14 +86,31 @@ def _grouped(runs: list[Run]) -> list[Group]:
         {key: _without_folder(value, str(run.workdir.resolve())) for key, value in dotted(run.config).items()}
         for run in runs
     ]
-    # What a run logs changes no result.
-    keys = list(dict.fromkeys(key for config in flat for key in config if key != _SEED and not key.startswith("log.")))
-    differing = [key for key in keys if len({json.dumps(config.get(key)) for config in flat}) > 1]
+    differing = _differing(flat)
     groups: dict[str, Group] = {}
     for run, config in zip(runs, flat):
         changed = {key: config.get(key) for key in differing}
         groups.setdefault(json.dumps(changed), Group([], changed)).runs.append(run)
     return list(groups.values())
+
+
+def _differing(configs: list[dict[str, Any]]) -> list[str]:
+    """Returns the keys whose values differ, without the seed and the log, which changes no result.
+
+    A key that only some of the configs have, with one value, is left out if other keys of its group, or of the groups
+    around it, tell these configs from the others: temperatures beside `objective.name`, for example.
+    """
+    keys = list(dict.fromkeys(k for config in configs for k in config if k != _SEED and not k.startswith("log.")))
+    values = {key: [json.dumps(config.get(key)) for config in configs] for key in keys}
+    found = [key for key in keys if len({json.dumps(config[key]) for config in configs if key in config}) > 1]
+    for key in keys:
+        present = [value != "null" for value in values[key]]
+        groups = {key[:i] for i, letter in enumerate(key) if letter == "."}
+        beside = [values[other] for other in found if other.rpartition(".")[0] in groups]
+        told = {*zip(*beside)} if beside else {()}
+        if len(set(present)) > 1 and len({*zip(present, *beside)}) > len(told):
+            found.append(key)
+    return [key for key in keys if key in found]
 
 
 def _without_folder(value: Any, folder: str) -> Any:

@@ -50,6 +50,27 @@ def test_what_a_run_logs_is_no_difference(folders):
     assert len(report.compare(folders).table.rows) == 2
 
 
+def test_keys_of_a_group_that_some_runs_lack(tmp_path):
+    """Before, each key of the group was a column."""
+    start = {"path": "runs/a", "exclude": [], "heads": "mean"}
+    other = {"name": "dino", "head": {"hidden": 3, "output": 4}}
+    changes = [{}, {"init_from": start}, {"init_from": {**start, "path": "runs/b"}}, {"objective": other}]
+    paths = []
+    for i, change in enumerate(changes):
+        paths.append(workdir(tmp_path / str(i), 0.1, 0, 0.5) / "config.json")
+        config = {**json.loads(paths[i].read_text()), "init_from": None, "data": {"where": {}}}
+        paths[i].write_text(json.dumps(config | change))
+
+    def columns(paths):
+        return report.compare([path.parent for path in paths]).table.columns[1:-3]
+
+    assert columns(paths[:2]) == columns(paths[:3]) == ["init_from.path"]
+    assert columns([paths[0], paths[3]]) == ["objective.name"]
+    for path, where in ((paths[0], {"label": 1}), (paths[3], {"size": 2})):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "data": {"where": where}}))
+    assert columns([paths[0], paths[1], paths[3]])[:3] == ["objective.name", "data.where.label", "init_from.path"]
+
+
 def test_runs_that_lack_numbers_are_counted(tmp_path, folders):
     more = workdir(tmp_path / "more", 0.5, 3, 0.8)
     (more / "evals.jsonl").unlink()
