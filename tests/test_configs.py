@@ -1,6 +1,7 @@
 """Every shipped config opens its data, passes shape evaluation, and documents command, minutes and result."""
 
 import ast
+import dataclasses
 import datetime
 import pathlib
 import re
@@ -12,6 +13,7 @@ from daily import daily
 from ssljax import run, runs
 from ssljax.base import schema
 from ssljax.config import load
+from ssljax.interop.hf import flat
 from ssljax.models.family import TransformerConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,6 +23,7 @@ VARIANTS = [
     *(f"configs/vision/{n}.py:data=mnist" for n in ("simclr", "dino", "swav", "mae", "classification")),
     "configs/text/causal_lm.py:data=classic-books",
     "configs/text/mlm.py:data=classic-books",
+    "configs/finetune/images.py:start=random",
 ]
 TODAY = datetime.date.today().toordinal()
 
@@ -35,7 +38,8 @@ def needs(path, request):
 @pytest.mark.parametrize("path", daily(VARIANTS, 3))
 def test_passes_shape_evaluation(path, request):
     needs(path, request)
-    config, _ = load(str(ROOT / path))
+    overrides = [("init_from", "None")] if "finetune" in path else []  # its run need not exist
+    config, _ = load(str(ROOT / path), overrides)
     assembly = runs.assemble(config, jax.devices()[:1])
     assert assembly.steps > 0 and assembly.program.objective.flops(assembly.dataset.spec) > 0
     assert "loss" in assembly.program.shapes.meters  # the whole step has been evaluated for shapes
@@ -80,7 +84,15 @@ def test_has_under_160_leaf_keys(path):
 
 
 def two_steps(path, workdir):
-    overrides = {"steps": "2", "batch_size": "16", "log.every_steps": "1", "log.progress": "false", "evals": "{}"}
+    start = {"init_from": "None"} if "finetune" in path else {}
+    overrides = {
+        **start,
+        "steps": "2",
+        "batch_size": "16",
+        "log.every_steps": "1",
+        "log.progress": "false",
+        "evals": "{}",
+    }
     config, _ = load(str(ROOT / path), list(overrides.items()))
     run.train(config, workdir)
     assert (workdir / "report.html").exists()
@@ -98,7 +110,28 @@ def test_trains_and_resumes_on_eight_devices(path, request, tmp_path):
     needs(path, request)
     two_steps(path, tmp_path)
     config, _ = load(
-        str(ROOT / path), [("steps", "3"), ("batch_size", "16"), ("log.progress", "false"), ("evals", "{}")]
+        str(ROOT / path),
+        [("steps", "3"), ("batch_size", "16"), ("log.progress", "false"), ("evals", "{}")]
+        + [("init_from", "None")] * ("finetune" in path),
     )
     run.train(config, tmp_path, resume="force")
     assert '"step": 3' in (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("name", "pretraining"), [("images", "vision/simclr.py")])
+def test_finetuning_starts_from_every_parameter_of_the_encoder(name, pretraining, request):
+    """Both configs have one encoder; the variant that starts from random weights differs in the start only."""
+    request.getfixturevalue("shared_data")
+    before, after, random = (
+        load(str(ROOT / "configs" / path))[0]
+        for path in (pretraining, f"finetune/{name}.py", f"finetune/{name}.py:start=random")
+    )
+    shapes = [
+        flat(runs.assemble(dataclasses.replace(c, init_from=None), jax.devices()[:1]).program.shapes.params["encoder"])
+        for c in (before, after)
+    ]
+    learned, wanted = ({path: value.shape for path, value in s.items()} for s in shapes)
+    assert wanted.items() <= learned.items() and not {p for p in learned if "stack" in p} - wanted.keys()
+    assert after.init_from is not None and after.optimizer.layer_decay == 0.75 and random.init_from is None
+    same = dataclasses.replace(after, init_from=None)
+    assert dataclasses.replace(same, optimizer=random.optimizer) == random

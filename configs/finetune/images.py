@@ -10,7 +10,7 @@ Another encoder of the same shape is named by `--config.init_from.path=DIR`; pic
 each class, by `:data=folder` and `--config.data.source=images:DIR`.
 
 Time: 3 minutes on one CPU core.
-Result: accuracy on held-out images FINETUNED (from random weights RANDOM); docs/results.md, section 6.
+Result: accuracy on held-out images 0.391 (from random weights 0.345); docs/results.md, section 6.
 """
 
 import ml_collections
