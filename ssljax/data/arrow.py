@@ -67,18 +67,22 @@ class Csv(FileSource):
     separator = ","
 
     def __init__(self, location: str):
-        names = re.fullmatch(r"(.+)#([\w -]+(?:,[\w -]+)*)", location)
-        super().__init__(names[1] if names else location)
-        self.names = names[2].split(",") if names else None
+        named = None if pathlib.Path(location).exists() else re.fullmatch(r"(.+)#([\w -]+(?:,[\w -]+)*)", location)
+        super().__init__(named[1] if named else location)
+        names = [name.strip() for name in named[2].split(",")] if named else []
+        self.names = names or None
+        for name in names:
+            if not name or names.count(name) > 1:
+                raise UserError(f"data.source: {self.kind}:{location} names the column {name!r} twice, or not at all")
 
-    def fingerprint(self, split: Split) -> Any:
-        """Returns paths, sizes and modification times of the files of a split, and names given to the columns."""
-        return [*super().fingerprint(split), *([self.names] if self.names else [])]
+    @property
+    def form(self) -> Any:
+        return [self.kind, self.names]
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         import pyarrow as pa
 
-        key = digest([1, self.kind, self.names, stamp(paths)])
+        key = digest([1, self.form, stamp(paths)])
         folder = build_once(default_root() / f"csv-{key}", functools.partial(self._convert, paths))
         files = [pa.ipc.open_file(pa.memory_map(str(folder / f"{i}.arrow"))) for i in range(len(paths))]
         schema = _common_schema(paths, [file.schema for file in files])

@@ -36,7 +36,7 @@ def _digests(source: Any, split: Split, root: pathlib.Path) -> Any:
     if isinstance(source, Join):
         return [_digests(part, split, root) for part in source.sources]
     if isinstance(source, FileSource) and not isinstance(source, ImageFolder):  # texts are not in image files
-        return [_digest(path, root) for path in source.files(split)]
+        return [source.form, *(_digest(path, root) for path in source.files(split))]
     return source.fingerprint(split)
 
 

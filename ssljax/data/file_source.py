@@ -47,13 +47,18 @@ class FileSource(abc.ABC):
             split: the split, for sources that slice it themselves.
         """
 
+    @property
+    def form(self) -> Any:
+        """A JSON value that states how the files are read: one file has other rows as `csv:` than as `text:`."""
+        return [self.kind]
+
     def files(self, split: Split) -> list[pathlib.Path]:
         """Returns the files that the table of a split is made of."""
         return self._find(split)[0]
 
     def fingerprint(self, split: Split) -> Any:
-        """Returns paths, sizes and modification times of the files of a split."""
-        return stamp(self.files(split))
+        """Returns the form, and paths, sizes and modification times of the files of a split."""
+        return [self.form, *stamp(self.files(split))]
 
     def content(self, split: Split) -> Any:
         """Returns a digest of the content of the files of a split, wherever they lie."""

@@ -314,3 +314,26 @@ def test_quotes_in_tab_separated_values_are_text(config, tmp_path, monkeypatch):
     arrays = load_split(config(source=f"tsv:{tmp_path}/a.tsv", seq_len=64, mode="documents"), "train")
     texts = [bytes(t for t in row if 0 < t < 256).decode().strip("\0") for row in arrays["tokens"]]
     assert texts == ['"a quote that does not end', "plain, with a comma"] and arrays["label"].tolist() == [1, 0]
+
+
+def test_one_file_read_in_several_ways_has_several_caches(config, tmp_path):
+    """Before, caches of tokens were named after the file only: the second way had the tokens of the first."""
+    path = tmp_path / "x"
+    path.write_text('{"text": "a, b"}\t{"c": 1}\n')
+    sources = ["text:{}", "csv:{}#text,other", "csv:{}#other,text", "tsv:{}#text,other", "tsv:{}#other,text"]
+    found = []
+    for source in sources:
+        data = config(source=source.format(path), keys={"text": "text"}, seq_len=64, mode="documents")
+        tokens = load_split(data, "train")["tokens"][0]
+        found.append(bytes(t for t in tokens if 0 < t < 256))
+    assert len(set(found)) == len(sources), found
+
+
+def test_names_of_columns_are_what_they_look_like(config, tmp_path):
+    for name in ("a", "a#text"):
+        (tmp_path / name).write_text("text,label\nx,1\n" if "#" in name else "y,0\n")
+    read = lambda source: load_split(config(source=source, keys={"label": "label"}), "train")["label"].tolist()  # noqa: E731
+    assert read(f"csv:{tmp_path}/a#text, label") == [0], "spaces beside commas are no part of a name"
+    assert read(f"csv:{tmp_path}/a#text") == [1], "a file of this name exists"
+    with pytest.raises(UserError, match="'label' twice"):
+        read(f"csv:{tmp_path}/a#label,label")
