@@ -16,6 +16,7 @@ from ssljax.report.read import Run, read_run
 from ssljax.report.table import Table, direction, format_metric, is_share, readable
 
 _SEED = "seed"
+_WITHOUT_EFFECT = ("log.", "checkpoint.", "data.cache_dir", "data.prefetch")  # keys that change no result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +96,13 @@ def _grouped(runs: list[Run]) -> list[Group]:
 
 
 def _differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Returns the keys whose values differ, without the seed and the log, which changes no result.
+    """Returns the keys whose values differ, without the seed and those that change no result.
 
     A key that only some of the configs have, with one value, is left out if other keys of its group, or of the groups
     around it, tell these configs from the others: temperatures beside `objective.name`, for example.
     """
-    keys = list(dict.fromkeys(k for config in configs for k in config if k != _SEED and not k.startswith("log.")))
+    every = dict.fromkeys(key for config in configs for key in config)
+    keys = [key for key in every if key != _SEED and not key.startswith(_WITHOUT_EFFECT)]
     values = {key: [json.dumps(config.get(key)) for config in configs] for key in keys}
     found = [key for key in keys if len({json.dumps(config[key]) for config in configs if key in config}) > 1]
     for key in keys:

@@ -46,7 +46,9 @@ def test_the_table_has_a_row_for_each_setting(folders):
 def test_what_a_run_logs_is_no_difference(folders):
     """Before, a run whose output had no progress bar was a setting of its own."""
     path = folders[1] / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "log": {"progress": False}}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "log": {"progress": False}, "data": {"cache_dir": "x"}})
+    )
     assert len(report.compare(folders).table.rows) == 2
 
 
