@@ -201,7 +201,8 @@ FILES = {
     "no function": ("x = 1\n", r"c\.py: has no get_config"),
     "no callable": ("get_config = 3\n", r"c\.py: has no get_config"),
     "exit": ("import sys\nsys.exit(0)\n", r"c\.py: SystemExit: 0 \(.*c\.py:2\)"),
-    "recursion": ("def get_config(arg=''):\n    return get_config()\n", r"c\.py: RecursionError"),
+    # Python 3.13.0 does not count calls that leave a default out.
+    "recursion": ("def get_config(arg=''):\n    return get_config(arg)\n", r"c\.py: RecursionError"),
     "assertion": ("def get_config(arg=''):\n    assert arg, 'two\\nlines'\n", r"c\.py: AssertionError: two lines"),
     "two arguments": ("def get_config(a, b):\n    return {}\n", r"c\.py: TypeError: .*'b'"),
     "nothing": ("def get_config(arg=''):\n    pass\n", r"c\.py: get_config returned None, must return a config"),
