@@ -4,11 +4,12 @@ import array
 import bisect
 import functools
 import gzip
+import io
 import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,47 +18,88 @@ from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once, default_root
 from ssljax.data.content import digest_files
-from ssljax.data.file_source import FileSource, read_bytes, reading, stamp
+from ssljax.data.file_source import FileSource, reading, stamp
 from ssljax.data.notes import inform_once, say_once
 from ssljax.data.paths import files_below, folders_in, matches
 from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
 
 
-def read_text(path: pathlib.Path) -> str:
-    """Returns the UTF-8 text of a file, decompressed if its name ends in .gz.
-
-    Raises:
-        UserError: the file cannot be read, is damaged, or is not UTF-8.
-    """
-    with reading(path, "UTF-8 text"):
-        return read_bytes(path).decode("utf-8-sig")  # a byte order mark is no text
-
-
 class TextFiles(FileSource):
-    """`text:GLOB`: plain text, one document in a file, also compressed (.gz). Slices of a split count lines."""
+    """`text:GLOB`: plain text, one document in a file, also compressed (.gz). Slices of a split count lines.
+
+    Files are read in blocks, so that one may be larger than the memory.
+    """
 
     kind = "text"
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         @functools.cache
         def counts() -> list[int]:
-            return [len(read_text(path).splitlines()) for path in paths]
+            return [_count_lines(text_blocks(path)) for path in paths]
 
         @functools.cache
         def documents() -> list[tuple[pathlib.Path, slice]]:
             return [(path, slice(None)) for path in paths] if split.whole else _sliced(paths, counts(), split)
 
-        def text(row: int) -> str:
+        def blocks(row: int) -> Iterator[str]:
             path, lines = documents()[row]
-            return read_text(path) if split.whole else "".join(read_text(path).splitlines(keepends=True)[lines])
+            return text_blocks(path) if split.whole else _lines_of(text_blocks(path), lines)
 
         def get(name: str) -> Column:
             if name == FILE_NAME:
                 return [path.name.removesuffix(".gz") for path, _ in documents()]
-            return OnDemand(len(documents()), text)
+            return OnDemand(len(documents()), lambda row: "".join(blocks(row)), blocks=blocks)
 
         return Table(("text", FILE_NAME), get, lines=lambda: sum(counts()), ordered=len(paths) == 1)
+
+
+_CHARACTERS = 1 << 23  # characters of a block of text
+
+
+def text_blocks(path: pathlib.Path) -> Iterator[str]:
+    """Yields the UTF-8 text of a file in blocks; the file is decompressed if its name ends in .gz.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or is not UTF-8.
+    """
+    with reading(path, "UTF-8 text"), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        # A byte order mark is no text.
+        decoded = io.TextIOWrapper(file, "utf-8-sig", newline="")  # type: ignore[type-var]
+        while block := decoded.read(_CHARACTERS):
+            yield block
+
+
+def _line_parts(blocks: Iterator[str]) -> Iterator[tuple[list[str], bool]]:
+    """Yields the lines of each block, with their ends; the last one is complete if the second value is True.
+
+    A line may go on in the next block. The lines are those of `str.splitlines`.
+    """
+    held = ""
+    for block in itertools.chain(blocks, [None]):
+        text, held = held + (block or ""), ""
+        if block is not None and text.endswith("\r"):  # perhaps the first half of a line end
+            text, held = text[:-1], "\r"
+        if parts := text.splitlines(keepends=True):
+            yield parts, parts[-1].splitlines()[0] != parts[-1]
+
+
+def _count_lines(blocks: Iterator[str]) -> int:
+    count, complete = 0, True
+    for parts, ended in _line_parts(blocks):
+        count, complete = count + len(parts) - (not complete), ended
+    return count
+
+
+def _lines_of(blocks: Iterator[str], lines: slice) -> Iterator[str]:
+    """Yields the lines `lines.start` to `lines.stop` of a text, in blocks."""
+    line = 0
+    for parts, ended in _line_parts(blocks):
+        if kept := "".join(parts[max(lines.start - line, 0) : max(lines.stop - line, 0)]):
+            yield kept
+        line += len(parts) - (not ended)
+        if line >= lines.stop:
+            return
 
 
 def _sliced(paths: list[pathlib.Path], counts: list[int], split: Split) -> list[tuple[pathlib.Path, slice]]:

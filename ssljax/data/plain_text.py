@@ -1,6 +1,7 @@
 """Tokens of ordinary text: special tokens that a text spells are text, and long texts are encoded in pieces."""
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from ssljax.data.sentence_piece import SentencePiece
 PIECE = 1 << 16  # characters of a piece of a long text
 _CONTEXT = 200  # characters on both sides of a cut that are encoded with and without the cut
 _TRIES = 16  # places that are tried for one cut
+_LATER, _NOWHERE = (0, True), (-1, True)  # results of the search for a place: more text decides; there is none
 BETWEEN_LINES = re.compile(r"(?<=\w)\n(?=\w)")
 
 
@@ -73,13 +75,25 @@ class TextEncoder:
         if isinstance(self._model, SentencePiece):
             return [np.array(self._model.encode_text(text, self._kept), np.int32) for text in texts]
         # The library encodes a batch in threads, so the pieces of all texts are encoded together.
-        pieces = [list(self._pieces(text)) for text in texts]
-        flat = [piece for group in pieces for piece in group]
-        encoded = {
-            spaced: iter(_encode(self._of(spaced), [text for text, own in flat if own is spaced]))
-            for spaced in {spaced for _, spaced in flat}
-        }
-        return [np.concatenate([next(encoded[spaced]) for _, spaced in group]) for group in pieces]
+        pieces = [list(itertools.chain.from_iterable(self._pieces([text]))) for text in texts]
+        encoded = iter(self._encode_pieces(list(itertools.chain.from_iterable(pieces))))
+        return [np.concatenate([next(encoded) for _ in group]) for group in pieces]
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yields the ids of one text that comes in blocks, int32: joined, the ids of the whole text.
+
+        Memory does not grow with the text, except for SentencePiece models and for texts that cannot be cut.
+
+        Raises:
+            UserError: half of a surrogate pair.
+        """
+        if isinstance(self._model, SentencePiece):
+            yield from self.encode(["".join(blocks)])
+            return
+        for pieces in self._pieces(blocks):
+            for number, (piece, _) in enumerate(pieces, 1):
+                check_text(piece, f"piece {number}")
+            yield from self._encode_pieces(pieces)
 
     def encoding(self, text: str) -> Any:
         """Returns the encoding of a text as the library gives it; not for SentencePiece models."""
@@ -88,33 +102,51 @@ class TextEncoder:
     def _of(self, spaced: bool) -> Any:
         return self._first if spaced else self._next
 
-    def _pieces(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Yields the pieces of a text; True with those that are encoded like the beginning of a text."""
-        start, spaced = 0, True
-        while len(text) - start > PIECE:
-            cut = self._cut(text, start + PIECE)
-            if cut is None:
-                break
-            at, following = cut
-            yield text[start:at], spaced
-            start, spaced = at, following
-        yield text[start:], spaced
+    def _encode_pieces(self, pieces: Sequence[tuple[str, bool]]) -> list[np.ndarray]:
+        """Returns the ids of each piece, int32; True with those that are encoded like the beginning of a text."""
+        encoded = {
+            spaced: iter(_encode(self._of(spaced), [text for text, own in pieces if own is spaced]))
+            for spaced in {spaced for _, spaced in pieces}
+        }
+        return [next(encoded[spaced]) for _, spaced in pieces]
 
-    def _cut(self, text: str, start: int) -> tuple[int, bool] | None:
+    def _pieces(self, blocks: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+        """Yields the pieces of a text that comes in blocks; True with those that are encoded like its beginning.
+
+        A list of the pieces that are complete follows each block. Pieces do not depend on the blocks.
+        """
+        rest, spaced, place = "", True, _LATER
+        for block in itertools.chain(blocks, [None]):
+            rest += block or ""
+            pieces, start = [], 0
+            while place is not _NOWHERE and len(rest) - start > PIECE:
+                place = self._cut(rest, start + PIECE, ended=block is None)
+                if place in (_LATER, _NOWHERE):
+                    break
+                pieces.append((rest[start : place[0]], spaced))
+                start, spaced = place
+            rest = rest[start:]
+            yield pieces
+        yield [(rest, spaced)]
+
+    def _cut(self, text: str, start: int, ended: bool) -> tuple[int, bool]:
         """Returns the next place of a cut that changes no token; True if a text may begin there.
 
-        The place lies between two lines. The text around it has the same tokens with and without the cut. None: the
-        tokenizer has no such place nearby, and the rest of the text is encoded in one piece.
+        The place lies between two lines. The text around it has the same tokens with and without the cut. `_NOWHERE`:
+        the tokenizer has no such place nearby, and the rest of the text is encoded in one piece.
         """
-        for match, _ in zip(BETWEEN_LINES.finditer(text, start), range(_TRIES)):
-            at = match.end()
+        tried = 0
+        for match in itertools.islice(BETWEEN_LINES.finditer(text, start), _TRIES):
+            at, tried = match.end(), tried + 1
+            if not ended and at + _CONTEXT > len(text):
+                return _LATER
             before, after = text[at - _CONTEXT : at], text[at : at + _CONTEXT]
             whole, left = _encode(self._first, [before + after, before])
             for spaced in (False, True):
                 (right,) = _encode(self._of(spaced), [after])
                 if np.array_equal(np.concatenate([left, right]), whole):
                     return at, spaced
-        return None
+        return _NOWHERE if ended or tried == _TRIES else _LATER
 
 
 def _encode(model: Any, texts: list[str]) -> list[np.ndarray]:

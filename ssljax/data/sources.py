@@ -74,10 +74,18 @@ class OnDemand(Sequence):
         count: number of rows.
         get: row -> value.
         read: rows -> values, if that is faster than `get` row by row.
+        blocks: row -> its text in blocks, if a text may be too long for the memory.
     """
 
-    def __init__(self, count: int, get: Callable[[int], Any], read: Callable[[Sequence[int]], list[Any]] | None = None):
+    def __init__(
+        self,
+        count: int,
+        get: Callable[[int], Any],
+        read: Callable[[Sequence[int]], list[Any]] | None = None,
+        blocks: Callable[[int], Iterator[str]] | None = None,
+    ):
         self._count, self._get, self._read = count, retried(get), None if read is None else retried(read)
+        self.blocks = blocks
 
     def __len__(self) -> int:
         return self._count
@@ -102,6 +110,13 @@ _ROWS = 512  # rows that are read at a time; a row may hold an image besides the
 
 
 Column = np.ndarray | Blobs | Sequence
+
+
+def blocks_of(column: Column, row: int) -> Iterator[Any]:
+    """Returns the value of a row in blocks: a long text in several, all else in one."""
+    if isinstance(column, OnDemand) and column.blocks is not None:
+        return column.blocks(row)
+    return iter((b"..." if isinstance(column, Blobs) else column[row],))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Token caches on disk, and their examples: windows, packed rows, documents."""
 
 import array
+import itertools
 import json
 import logging
 import pathlib
@@ -15,7 +16,7 @@ from ssljax.data.cache import build_once
 from ssljax.data.config import SourceConfig
 from ssljax.data.digests import content_key
 from ssljax.data.rows import KEYS, fill_rows, last_token
-from ssljax.data.tokenizers import Tokenizer, texts
+from ssljax.data.tokenizers import Tokenizer, documents
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,22 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
     last = np.array([] if end is None else [end], dtype)
     lengths, size = array.array("q"), 0
     unknown, unk = 0, tokenizer.special_ids.get("unk", -1)
+
+    def counted(blocks: Iterator[str]) -> Iterator[str]:
+        nonlocal size
+        for block in blocks:
+            size += len(block.encode("utf-8"))
+            yield block
+
     with (folder / "tokens.bin").open("wb") as file:
-        for group in _groups(texts(config)):
-            size += sum(len(text.encode("utf-8")) for text in group)
-            for ids in tokenizer.encode(group):
+        for document in _encoded(map(counted, documents(config)), tokenizer):
+            count = len(last)
+            for ids in document:
                 unknown += int(np.count_nonzero(ids == unk))
+                count += len(ids)
                 file.write(ids.astype(dtype).data)
-                file.write(last.data)
-                lengths.append(len(ids) + len(last))
+            file.write(last.data)
+            lengths.append(count)
     if unknown:
         log.warning(
             "%s [%s]: %d of %d tokens are unknown to the tokenizer", config.source, config.split, unknown, sum(lengths)
@@ -75,17 +84,24 @@ def _tokenize(config: SourceConfig, tokenizer: Tokenizer, folder: pathlib.Path) 
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Yields the documents in order, in groups of at most `_BATCH_CHARACTERS` characters or of one document."""
+def _encoded(documents: Iterable[Iterator[str]], tokenizer: Tokenizer) -> Iterator[Iterable[np.ndarray]]:
+    """Yields the ids of each document in parts.
+
+    Documents of one block are encoded in groups of at most `_BATCH_CHARACTERS`; a longer one is encoded as it is read.
+    """
     group: list[str] = []
     size = 0
-    for text in documents:
-        if group and size + len(text) > _BATCH_CHARACTERS:
-            yield group
+    for blocks in documents:
+        first, second = next(blocks, ""), next(blocks, None)
+        if group and (second is not None or size + len(first) > _BATCH_CHARACTERS):
+            yield from ([ids] for ids in tokenizer.encode(group))
             group, size = [], 0
-        group.append(text)
-        size += len(text)
-    yield group
+        if second is None:
+            group.append(first)
+            size += len(first)
+        else:
+            yield tokenizer.encode_blocks(itertools.chain([first, second], blocks))
+    yield from ([ids] for ids in tokenizer.encode(group))
 
 
 class Windows:

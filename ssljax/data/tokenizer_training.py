@@ -29,14 +29,14 @@ _CLASSES = {
 Pieces = Callable[[], Iterable[str]]  # starts anew at each call
 
 
-def train(settings: TokenizerConfig, documents: Callable[[], Iterable[str]]) -> "tokenizers.Tokenizer":
+def train(settings: TokenizerConfig, documents: Callable[[], Iterable[Iterable[str]]]) -> "tokenizers.Tokenizer":
     """Trains the tokenizer of a config on documents, which are read one after another.
 
     Words of more than `LONGEST_WORD` characters are cut for the training. The tokenizer itself cuts no word.
 
     Args:
         settings: the config.
-        documents: a function that returns the documents; it may be called several times.
+        documents: a function that returns the documents, each as blocks of text; it may be called several times.
     """
     log.info("training a %s tokenizer of %d tokens", settings.name, settings.vocab_size)
     start, words = time.monotonic(), _Words(settings.name)
@@ -54,16 +54,17 @@ def train(settings: TokenizerConfig, documents: Callable[[], Iterable[str]]) -> 
     return model
 
 
-def _pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    """Cuts a text after line ends between two words, where both pre-tokenizers split too."""
-    start = 0
-    while len(text) - start > size:
-        match = BETWEEN_LINES.search(text, start + size)
-        if match is None:
-            break
-        yield text[start : match.end()]
-        start = match.end()
-    yield text[start:]
+def _pieces(blocks: Iterable[str], size: int = PIECE) -> Iterator[str]:
+    """Cuts a text that comes in blocks after line ends between two words, where both pre-tokenizers split too."""
+    rest = ""
+    for block in blocks:
+        rest += block
+        start = 0
+        while len(rest) - start > size and (match := BETWEEN_LINES.search(rest, start + size)):
+            yield rest[start : match.end()]
+            start = match.end()
+        rest = rest[start:]
+    yield rest
 
 
 class _Words:

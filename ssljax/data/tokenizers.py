@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import pathlib
@@ -23,7 +24,7 @@ from ssljax.data.plain_text import TextEncoder, check_text
 from ssljax.data.rows import Affixes, affixes_of, fill_rows, last_token, pad_token
 from ssljax.data.selection import read, selected_keys
 from ssljax.data.sentence_piece import SentencePiece
-from ssljax.data.sources import Blobs, expand
+from ssljax.data.sources import blocks_of, expand
 from ssljax.data.tokenizer_files import SETTINGS, copy_files, find_file, open_file, read_specials, write_class
 from ssljax.data.tokenizer_training import BYTE_LEVEL, train
 
@@ -62,6 +63,10 @@ class Tokenizer(abc.ABC):
         """
 
     @abc.abstractmethod
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yields the ids of one text that comes in blocks, in parts: joined, they are the ids of the whole text."""
+
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids; special tokens are left out."""
 
@@ -92,6 +97,10 @@ class ByteTokenizer(Tokenizer):
         for number, text in enumerate(texts, 1):
             check_text(text, f"text {number}")
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            yield from self.encode([block])
 
     def decode(self, ids: Iterable[int]) -> str:
         return bytes(int(i) for i in ids if 0 <= int(i) < 256).decode("utf-8", errors="replace")
@@ -145,6 +154,9 @@ class LibraryTokenizer(Tokenizer):
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         return self._encoder.encode(texts)
+
+    def encode_blocks(self, blocks: Iterable[str]) -> Iterator[np.ndarray]:
+        return self._encoder.encode_blocks(blocks)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(i) for i in ids], skip_special_tokens=True)
@@ -284,22 +296,28 @@ def _tokenizer_file(config: DataConfig) -> pathlib.Path:
 
 def _train(settings: TokenizerConfig, sources: tuple[SourceConfig, ...], folder: pathlib.Path) -> None:
     """Trains a tokenizer on the texts of the sources and writes it into a folder."""
-    train(settings, lambda: (text for source in sources for text in texts(source))).save(str(folder / "tokenizer.json"))
+
+    def all_documents() -> Iterator[Iterator[str]]:
+        return itertools.chain.from_iterable(map(documents, sources))
+
+    train(settings, all_documents).save(str(folder / "tokenizer.json"))
 
 
-def texts(config: SourceConfig) -> Iterator[str]:
-    """Yields the documents of a source; they are read one after another.
+def documents(config: SourceConfig) -> Iterator[Iterator[str]]:
+    """Yields the documents of a source, each as blocks of text; they are read one after another.
 
-    Raises:
-        UserError: a row is not text, or has half of a surrogate pair.
+    A row that is not text, or has half of a surrogate pair, is a UserError of its blocks.
     """
     rows = read(config)
     column = rows.columns["text"]
-    for row in rows.index:
-        text = b"..." if isinstance(column, Blobs) else column[row]
-        if not isinstance(text, str):
-            raise UserError(
-                f"data.keys.text: got {text!s:.40} at {rows.location(int(row))} of {rows.title}, must be text"
-            )
-        check_text(text, f"data.keys.text: {rows.location(int(row))} of {rows.title}")
-        yield text
+    for row in map(int, rows.index):
+        yield _checked(blocks_of(column, row), f"{rows.location(row)} of {rows.title}")
+
+
+def _checked(blocks: Iterator[Any], location: str) -> Iterator[str]:
+    """Yields blocks of text. Raises UserError, with the location, if one is not text or not valid Unicode."""
+    for block in blocks:
+        if not isinstance(block, str):
+            raise UserError(f"data.keys.text: got {block!s:.40} at {location}, must be text")
+        check_text(block, f"data.keys.text: {location}")
+        yield block

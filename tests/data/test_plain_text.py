@@ -1,5 +1,6 @@
 """Tokens of ordinary text, for every kind of tokenizer: cuts of long texts, spelled special tokens, broken text."""
 
+import itertools
 import json
 
 import numpy as np
@@ -168,6 +169,10 @@ def test_long_texts_have_the_tokens_of_the_whole_text(pair):
     texts = ["", text, "one", unbroken, text[: 1 << 16], text[: (1 << 16) + 1]]
     for text, ids in zip(texts, tokenizer.encode(texts)):
         assert ids.dtype == np.int32 and ids.tolist() == whole(text)
+    for text in (texts[1], ""):  # in blocks of random sizes
+        ends = np.cumsum(RNG.integers(1, 1 << 17, 40))
+        blocks = [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)]) if a < len(text)]
+        assert np.concatenate([*tokenizer.encode_blocks(blocks), [-1]]).tolist() == [*whole(text), -1]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt2-prefix", "llama-3", "clip", "bert", "t5", "llama-2"])
@@ -175,7 +180,12 @@ def test_long_texts_are_encoded_in_pieces(kind, tmp_path):
     """Long texts are cut where it changes nothing, so that they use all threads and little memory."""
     encoder = load(KINDS[kind](), tmp_path)._encoder
     text = "\n".join(RNG.choice(WORDS, 60_000))
-    assert len(list(encoder._pieces(text))) == len(text) // (1 << 16) + 1
+    whole = list(itertools.chain(*encoder._pieces([text])))
+    assert len(whole) == len(text) // (1 << 16) + 1
+    blocks = [text[i : i + 10_000] for i in range(0, len(text), 10_000)]
+    lists = list(encoder._pieces(blocks))
+    assert list(itertools.chain(*lists)) == whole
+    assert max(len(pieces) for pieces in lists) == 1  # a piece is encoded as soon as it is complete
 
 
 def load(model, folder, **settings):

@@ -1,5 +1,6 @@
 """Tokenizers, the token cache on disk, and examples of text."""
 
+import gzip
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import tokenizers
 
 from ssljax.base.errors import UserError
 from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, pin_tokenizer, save_tokenizer
+from ssljax.data.files import _count_lines, _lines_of
 from ssljax.data.text import cut, pack
 from ssljax.data.tokenizer_training import _pieces, _Words
 from ssljax.data.tokenizers import ByteTokenizer
@@ -141,11 +143,45 @@ def test_training_is_deterministic(config, corpus, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_cuts_of_long_texts_change_no_token(config, corpus, kind):
     text = "".join(RNG.choice([*WORDS, "\n", "\n\n", "\n ", " \n"], 4000))
-    pieces = list(_pieces(text, 300))
+    pieces = list(_pieces([text], 300))
     assert len(pieces) > 10 and "".join(pieces) == text
     tokenizer = open_tokenizer(config(source=corpus, seq_len=4, tokenizer={"name": kind, "vocab_size": 400}))
     whole = tokenizer._model.encode(text, add_special_tokens=False).ids
     assert np.concatenate(tokenizer.encode(pieces)).tolist() == whole
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(
+    blocks=st.lists(st.text(st.sampled_from("ab\r\n\x0b\x1c\x85\u2028"), max_size=5), max_size=8),
+    bounds=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+)
+def test_lines_of_a_text_in_blocks_are_those_of_the_whole_text(blocks, bounds):
+    text = "".join(blocks)
+    lines = text.splitlines(keepends=True)
+    assert _count_lines(iter(blocks)) == len(lines)
+    assert "".join(_lines_of(iter(blocks), slice(*bounds))) == "".join(lines[slice(*bounds)])
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "wordpiece"])
+@pytest.mark.parametrize("split", ["train", "train[10%:60%]"])
+def test_a_text_larger_than_a_block_has_the_same_tokens(config, tmp_path, monkeypatch, kind, split):
+    """One document that is read in blocks equals the same document read as a whole: tokenizer, tokens and bytes."""
+    text = "\ufeff" + "".join(RNG.choice([*WORDS, "é", " ", "\n", "\r\n"], 20_000))
+    found = []
+    for size, name in ((1 << 23, "whole"), (1 << 12, "blocks"), (1 << 12, "blocks.gz")):
+        place = tmp_path / name
+        place.mkdir()
+        if name.endswith(".gz"):
+            (place / "big.txt.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (place / "big.txt").write_bytes(text.encode())
+        (place / "small.txt").write_text("and a short one")
+        monkeypatch.setattr("ssljax.data.files._CHARACTERS", size)
+        tokenizer = {"name": kind, "vocab_size": 300}
+        cache = str(tmp_path / f"cache-{name}")
+        data = config(source=f"text:{place}/*", split=split, seq_len=8, tokenizer=tokenizer, cache_dir=cache)
+        found.append((load_split(data, split)["tokens"].tolist(), describe(data).bytes_per_token))
+    assert found[1] == found[0] == found[2]
 
 
 # ---- examples
