@@ -43,6 +43,8 @@ setup(
         "array_record>=0.8",
         "pyarrow>=17",
         "msgpack>=1",
+        "fsspec>=2024.6",
+        "universal_pathlib>=0.2.6,<0.4",
         "numpy>=2.0",
         "scipy>=1.12",
         "scikit-learn>=1.5",

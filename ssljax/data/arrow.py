@@ -2,13 +2,15 @@
 
 import bisect
 import collections
+import contextlib
 import functools
+import gzip
 import itertools
 import json
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from ssljax.data.file_source import FileSource, reading, stamp
 from ssljax.data.order import RowBlocks
 from ssljax.data.sources import Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
+from ssljax.data.storage import arrow_file, is_remote, path_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,13 +45,17 @@ class Parquet(FileSource):
 
         files = []
         for path in paths:
-            with reading(path, "a Parquet file"):
-                files.append(pq.read_metadata(path))
+            with reading(path, "a Parquet file"), arrow_file(path) as file:
+                files.append(pq.read_metadata(file))
         schema = _common_schema(paths, [file.schema.to_arrow_schema() for file in files])
         groups = [[file.row_group(i) for i in range(file.num_row_groups)] for file in files]
 
         def column(file: int, group: int, name: str) -> "pa.ChunkedArray":
-            with reading(paths[file], "a Parquet file"), pq.ParquetFile(paths[file], metadata=files[file]) as opened:
+            with (
+                reading(paths[file], "a Parquet file"),
+                arrow_file(paths[file]) as place,
+                pq.ParquetFile(place, metadata=files[file]) as opened,
+            ):
                 return opened.read_row_group(group, [name]).column(name)
 
         blocks = Blocks(paths, [[group.num_rows for group in of_file] for of_file in groups], schema, column)
@@ -67,7 +74,7 @@ class Csv(FileSource):
     separator = ","
 
     def __init__(self, location: str):
-        named = None if pathlib.Path(location).exists() else re.fullmatch(r"(.+)#([\w -]+(?:,[\w -]+)*)", location)
+        named = None if path_of(location).exists() else re.fullmatch(r"(.+)#([\w -]+(?:,[\w -]+)*)", location)
         super().__init__(named[1] if named else location)
         names = [name.strip() for name in named[2].split(",")] if named else []
         self.names = names or None
@@ -105,12 +112,24 @@ class Csv(FileSource):
         for i, path in enumerate(paths):
             with (
                 reading(path, f"a table of values separated by {'commas' if quoted else 'tabs'}"),
-                pa.csv.open_csv(path, read_options=options, parse_options=parse) as table,
+                _csv_input(path) as content,
+                pa.csv.open_csv(content, read_options=options, parse_options=parse) as table,
                 pa.OSFile(str(folder / f"{i}.arrow"), "wb") as out,
                 pa.ipc.new_file(out, table.schema) as file,
             ):
                 for batch in table:
                     file.write_batch(batch)
+
+
+@contextlib.contextmanager
+def _csv_input(path: pathlib.Path) -> Iterator[Any]:
+    """Yields a table of text for Apache Arrow, decompressed if its name ends in .gz."""
+    if is_remote(path) and path.suffix == ".gz":
+        with path.open("rb") as file, gzip.open(file) as content:
+            yield content
+        return
+    with arrow_file(path) as name:
+        yield name
 
 
 class Tsv(Csv):

@@ -4,10 +4,12 @@ import hashlib
 import pathlib
 
 from ssljax.base.errors import UserError
+from ssljax.data.storage import read_ranges
 
 _WHOLE = 256 << 20  # bytes that are read at most, about; files that are smaller together are read whole
 _BLOCK = 64 << 10  # bytes of a sample of a larger file
 _FILES = 4096  # files that are opened at most
+_AT_ONCE = 512  # blocks that are read together
 
 
 def digest_files(files: list[tuple[str, pathlib.Path]]) -> str:
@@ -33,26 +35,30 @@ def digest_files(files: list[tuple[str, pathlib.Path]]) -> str:
         out.update(f"{name}\0{sizes[-1]}\n".encode("utf-8", "surrogateescape"))
     step = -(-len(files) // _FILES) or 1
     total = sum(sizes[::step])
-    for (_, path), size in zip(files[::step], sizes[::step]):
-        _add(out, path, size, size if total <= _WHOLE else int(_WHOLE * size / total))
+    ranges = [
+        (path, start, stop)
+        for (_, path), size in zip(files[::step], sizes[::step])
+        for start, stop in _sampled(size, size if total <= _WHOLE else int(_WHOLE * size / total))
+    ]
+    for first in range(0, len(ranges), _AT_ONCE):
+        group = ranges[first : first + _AT_ONCE]
+        try:
+            contents = read_ranges(group)
+        except OSError as error:
+            raise _unreadable(group[0][0], error) from error
+        for content in contents:
+            out.update(content)
     return out.hexdigest()[:32]
 
 
-def _add(out: "hashlib._Hash", path: pathlib.Path, size: int, budget: int) -> None:
-    """Adds the content of a file to a hash: all of it, or blocks at even distances of about `budget` bytes together."""
-    try:
-        with path.open("rb") as file:
-            if size <= max(budget, 2 * _BLOCK):
-                while block := file.read(1 << 20):
-                    out.update(block)
-                return
-            count = max(2, budget // _BLOCK)
-            for i in range(count):
-                file.seek((size - _BLOCK) * i // (count - 1))
-                out.update(file.read(_BLOCK))
-    except OSError as error:
-        raise _unreadable(path, error) from error
+def _sampled(size: int, budget: int) -> list[tuple[int, int]]:
+    """Returns ranges of the bytes of a file: all, or blocks at even distances of about `budget` bytes together."""
+    if size <= max(budget, 2 * _BLOCK):
+        return [(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]
+    count = max(2, budget // _BLOCK)
+    starts = [(size - _BLOCK) * i // (count - 1) for i in range(count)]
+    return [(start, start + _BLOCK) for start in starts]
 
 
 def _unreadable(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"data.source: cannot read {path} ({error.strerror})")
+    return UserError(f"data.source: cannot read {error.filename or path} ({error.strerror or error})")

@@ -13,6 +13,7 @@ from ssljax.data.files import ImageFolder
 from ssljax.data.selection import fingerprint
 from ssljax.data.sources import Join, open_source
 from ssljax.data.splits import Split, parse_split
+from ssljax.data.storage import is_remote, state_of
 
 
 def content_key(config: SourceConfig, root: pathlib.Path) -> Any:
@@ -42,16 +43,21 @@ def _digests(source: Any, split: Split, root: pathlib.Path) -> Any:
 
 def _digest(path: pathlib.Path, root: pathlib.Path) -> str:
     with reading(path, "a file"):
-        stat = path.stat()
-        stamp = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        stamp = _stamp(path)
         kept = root / f"digest-{digest(stamp)}"
         if kept.is_file() and (content := kept.read_text()):
             return content
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-        changed = path.stat().st_ctime_ns != stat.st_ctime_ns
+        changed = _stamp(path) != stamp
     if not changed:
         with contextlib.suppress(OSError):  # a folder that cannot be written is refused where the cache is built
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_whole(kept, content)
     return content
+
+
+def _stamp(path: pathlib.Path) -> list[Any]:
+    """Returns the state of a file; of a local one with what a user cannot set back."""
+    status = [] if is_remote(path) else [path.stat().st_ctime_ns, path.stat().st_ino]
+    return [*state_of(path), *status]

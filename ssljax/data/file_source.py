@@ -12,11 +12,12 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from ssljax.base.errors import UserError
+from ssljax.base.errors import UserError, one_line
 from ssljax.data.content import digest_files
 from ssljax.data.paths import is_pattern, matches
 from ssljax.data.sources import Table, unknown_split
 from ssljax.data.splits import Split
+from ssljax.data.storage import is_remote, state_of
 
 
 class FileSource(abc.ABC):
@@ -123,8 +124,7 @@ def stamp(paths: list[pathlib.Path]) -> list[list[Any]]:
     stamps = []
     for path in paths:
         with reading(path, "a file"):
-            stat = path.stat()
-        stamps.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+            stamps.append(state_of(path))
     return stamps
 
 
@@ -146,17 +146,26 @@ def reading(path: pathlib.Path, form: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        struct.error,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except UserError:
+        raise
+    except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"data.source: cannot read {path} ({error.strerror})") from error
+        if not isinstance(error, _OF_CONTENT):
+            if is_remote(path):  # the libraries of file systems raise types of their own
+                raise UserError(f"data.source: cannot read {path} ({one_line(str(error))})") from error
+            raise
         raise UserError(f"data.source: {path} is damaged or not {form} ({error})") from error
+
+
+_OF_CONTENT = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)

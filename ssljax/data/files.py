@@ -2,6 +2,7 @@
 
 import array
 import bisect
+import contextlib
 import functools
 import gzip
 import io
@@ -23,6 +24,7 @@ from ssljax.data.notes import inform_once, say_once
 from ssljax.data.paths import files_below, folders_in, matches
 from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
+from ssljax.data.storage import is_remote, read_ranges
 
 
 class TextFiles(FileSource):
@@ -63,9 +65,9 @@ def text_blocks(path: pathlib.Path) -> Iterator[str]:
     Raises:
         UserError: the file cannot be read, is damaged, or is not UTF-8.
     """
-    with reading(path, "UTF-8 text"), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        # A byte order mark is no text.
-        decoded = io.TextIOWrapper(file, "utf-8-sig", newline="")  # type: ignore[type-var]
+    opened = gzip.open if path.suffix == ".gz" else contextlib.nullcontext
+    with reading(path, "UTF-8 text"), path.open("rb") as file, opened(file) as content:
+        decoded = io.TextIOWrapper(content, "utf-8-sig", newline="")  # a byte order mark is no text
         while block := decoded.read(_CHARACTERS):
             yield block
 
@@ -197,9 +199,9 @@ class _Lines:
         end = self._starts[i + 1] if i + 1 < len(self._starts) else self._size
         first, content = self._block
         if not first <= start <= end <= first + len(content):
-            with reading(self.path, "lines of JSON"), self._file.open("rb") as file:
-                file.seek(start)
-                first, content = self._block = start, file.read(max(end - start, _READ))
+            with reading(self.path, "lines of JSON"):
+                stop = min(max(end, start + _READ), self._size)
+                first, content = self._block = start, read_ranges([(self._file, start, stop)])[0]
         try:
             text = content[start - first : end - first].decode("utf-8")
         except UnicodeDecodeError as error:
@@ -221,14 +223,27 @@ _READ = 1 << 18  # bytes that are read at a time
 
 def plain_file(path: pathlib.Path) -> pathlib.Path:
     """Returns a file without compression: the file itself, or what it decompresses to, in the folder of caches."""
-    if path.suffix != ".gz":
+    return _kept(path, "plain", gzip.open) if path.suffix == ".gz" else path
+
+
+def local_file(path: pathlib.Path) -> pathlib.Path:
+    """Returns a file of this machine: the file itself, or a copy of a remote one, in the folder of caches."""
+    if not is_remote(path):
         return path
+    inform_once(
+        f"data.source: remote files are copied to {default_root()}, since their format is read from local files"
+    )
+    return _kept(path, "copy", contextlib.nullcontext)
 
-    def decompress(folder: pathlib.Path) -> None:
-        with gzip.open(path) as compressed, (folder / "content").open("wb") as file:
-            shutil.copyfileobj(compressed, file, 1 << 20)
 
-    return build_once(default_root() / f"plain-{digest(stamp([path]))}", decompress) / "content"
+def _kept(path: pathlib.Path, name: str, opened: Callable[[Any], Any]) -> pathlib.Path:
+    """Returns a copy of a file in the folder of caches, made once from the content that `opened` gives."""
+
+    def copy(folder: pathlib.Path) -> None:
+        with path.open("rb") as file, opened(file) as content, (folder / "content").open("wb") as out:
+            shutil.copyfileobj(content, out, 1 << 20)
+
+    return build_once(default_root() / f"{name}-{digest(stamp([path]))}", copy) / "content"
 
 
 def _parse_object(line: str, location: Callable[[], str]) -> dict[str, Any]:

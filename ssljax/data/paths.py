@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from ssljax.base.errors import UserError
+from ssljax.data.storage import Entry, entries, exists, is_remote, real, root_and_parts
 
 _SPLIT = "{split}"
 _MAGIC = re.compile(r"[*?\[]")
@@ -28,8 +29,7 @@ def matches(pattern: str) -> list[tuple[pathlib.Path, str | None]]:
     Raises:
         UserError: a folder cannot be read, or a path is a link to nothing.
     """
-    start = pathlib.Path("/" if pattern.startswith("/") else ".")
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    start, parts = root_and_parts(pattern)
     found = dict.fromkeys(_walk(start, parts, None))
     for path, _ in found:
         refuse_broken_link(path)
@@ -38,7 +38,7 @@ def matches(pattern: str) -> list[tuple[pathlib.Path, str | None]]:
 
 def refuse_broken_link(path: pathlib.Path) -> None:
     """Raises UserError if a path is a link to nothing, or to itself."""
-    if path.is_symlink() and not os.path.exists(path):
+    if not is_remote(path) and path.is_symlink() and not os.path.exists(path):
         raise UserError(f"data.source: {path} is a broken link (to {os.readlink(path)})")
 
 
@@ -54,23 +54,23 @@ def files_below(folder: pathlib.Path, above: tuple[str, ...] = ()) -> Iterator[p
     Raises:
         UserError: a folder cannot be read, or a link leads nowhere.
     """
-    real = os.path.realpath(folder)
-    if real in above:
+    place = real(folder)
+    if place in above:
         return
     for entry in _entries(folder):
         path = folder / entry.name
-        if entry.is_dir():
-            yield from files_below(path, (*above, real))
+        if entry.is_folder:
+            yield from files_below(path, (*above, place))
         else:
-            if entry.is_symlink():
+            if entry.is_link:
                 refuse_broken_link(path)
             yield path
 
 
 def folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders directly in a folder, sorted, as `files_below` enters them."""
-    above = {os.path.realpath(folder)}
-    return [folder / e.name for e in _entries(folder) if e.is_dir() and os.path.realpath(folder / e.name) not in above]
+    above = real(folder)
+    return [folder / e.name for e in _entries(folder) if e.is_folder and real(folder / e.name) != above]
 
 
 def _walk(base: pathlib.Path, parts: list[str], split: str | None) -> Iterator[tuple[pathlib.Path, str | None]]:
@@ -87,8 +87,8 @@ def _walk(base: pathlib.Path, parts: list[str], split: str | None) -> Iterator[t
         yield from _walk(base, rest, split)
         for folder in _folders_below(base):
             yield from _walk(folder, rest, split)
-    elif os.path.lexists(base / part) or not is_pattern(part):
-        if os.path.lexists(base / part):
+    elif (there := exists(base / part)) or not is_pattern(part):
+        if there:
             yield from _walk(base / part, rest, split)
     elif base.is_dir():
         names = [entry.name for entry in _entries(base, hidden=part.startswith("."))]
@@ -118,22 +118,17 @@ def _expression(part: str, brackets: bool) -> re.Pattern:
 
 def _folders_below(folder: pathlib.Path, above: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
     """Yields the folders below a folder, as `files_below` enters them."""
-    real = os.path.realpath(folder)
+    place = real(folder)
     for path in folders_in(folder) if folder.is_dir() else ():
-        if os.path.realpath(path) not in above:
+        if real(path) not in above:
             yield path
-            yield from _folders_below(path, (*above, real))
+            yield from _folders_below(path, (*above, place))
 
 
-def _entries(folder: pathlib.Path, hidden: bool = False) -> list[os.DirEntry]:
+def _entries(folder: pathlib.Path, hidden: bool = False) -> list[Entry]:
     """Returns the entries of a folder, sorted by name; without hidden ones and those of operating systems by default.
 
     Raises:
         UserError: the folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            kept = [e for e in entries if hidden or not (e.name.startswith(".") or e.name in _SYSTEM)]
-    except OSError as error:
-        raise UserError(f"data.source: cannot read {folder} ({error.strerror})") from error
-    return sorted(kept, key=lambda entry: entry.name)
+    return [e for e in entries(folder) if hidden or not (e.name.startswith(".") or e.name in _SYSTEM)]

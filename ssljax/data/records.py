@@ -10,6 +10,7 @@ from typing import Any
 
 from ssljax.base.errors import UserError, nearest
 from ssljax.data.file_source import FileSource, reading
+from ssljax.data.files import local_file
 from ssljax.data.sources import Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
 
@@ -42,7 +43,7 @@ class _Records:
         self.paths, self._files, sizes = paths, [], []
         for path in paths:
             with reading(path, "an ArrayRecord file"):
-                self._files.append(ArrayRecordDataSource([str(path)]))
+                self._files.append(ArrayRecordDataSource([str(local_file(path))]))
                 sizes.append(len(self._files[-1]))
         self._ends = list(itertools.accumulate(sizes))
 

@@ -17,6 +17,7 @@ from ssljax.data.file_source import FileSource, reading, stamp
 from ssljax.data.files import IMAGE_SUFFIXES, plain_file
 from ssljax.data.sources import FILE_NAME, Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
+from ssljax.data.storage import read_ranges
 
 _TEXTS = ("txt", "text", "transcript", "caption")
 _NUMBERS = ("cls", "cls2", "class", "count", "index", "inx", "id")
@@ -64,14 +65,17 @@ class _Shard:
         start, size = self.places[ending][i] if ending in self.places else (-1, 0)
         if start < 0:
             return None
-        with reading(self.path, "a tar file"), self._file.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
+        with reading(self.path, "a tar file"):
+            return read_ranges([(self._file, start, start + size)])[0]
 
     def _index(self, folder: pathlib.Path) -> None:
         keys: list[str] = []
         found: dict[str, list[tuple[int, int, int]]] = {}  # ending -> rows, starts, sizes
-        with reading(self.path, "a tar file"), tarfile.open(self._file, "r:") as tar:
+        with (
+            reading(self.path, "a tar file"),
+            self._file.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             for member in tar:
                 name = pathlib.PurePosixPath(member.name)
                 if not member.isfile() or name.name.startswith("."):

@@ -4,9 +4,11 @@ import csv
 import gzip
 import io
 import json
+import sys
 import tarfile
 
 import datasets
+import fsspec
 import msgpack
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from ssljax.base.errors import UserError
-from ssljax.data import load_split, open_data
+from ssljax.data import describe, load_split, open_data
 from ssljax.data.order import RowBlocks, permutation
 
 COUNT = 23
@@ -204,6 +206,60 @@ def test_damaged_files_are_one_line(name, source_of, config, tmp_path):
         else:  # the rows that are whole
             table = [row["label"] for row in rows()]
             assert arrays["label"].tolist() == table[: len(arrays["label"])]
+
+
+@pytest.fixture
+def bucket():
+    """A remote storage, which is empty: a function (address, content) writes a file."""
+    storage = fsspec.filesystem("memory")
+    yield lambda address, content: storage.pipe({address.removeprefix("memory:/"): content})
+    storage.store.clear()
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "hf"])
+def test_remote_files_hold_the_same_rows(name, source_of, config, bucket, tmp_path):
+    """Rows, batches and identity of remote files are those of the local ones; a changed file is another one."""
+    source, (kind, file, _) = source_of(name), WRITERS[name]
+    bucket(f"memory://bucket/deep folder/train-{file}", (tmp_path / file).read_bytes())
+    remote = f"{kind}:memory://bucket/*/{{split}}-*"
+    data = {"keys": keys_of(name), "seq_len": 64, "mode": "documents"}
+    local, far = (load_split(config(source=uri, **data), "train") for uri in (source, remote))
+    assert local.keys() == far.keys()
+    for key in local:
+        np.testing.assert_array_equal(local[key], far[key])
+    specs = [describe(config(source=uri, **data)) for uri in (source, remote)]
+    assert list(specs[0].content.values()) == list(specs[1].content.values())
+    bucket(f"memory://bucket/deep folder/train-{file}", (tmp_path / file).read_bytes()[:-3] + b"xyz")
+    if name == "jsonl":
+        with pytest.raises(UserError, match=r"memory://bucket/deep folder/train-x.jsonl:23: not valid JSON"):
+            load_split(config(source=remote, **data), "train")
+
+
+def test_remote_pictures_and_texts(config, bucket):
+    for i, row in enumerate(rows(6)):
+        bucket(f"memory://bucket/pictures/{'ab'[i % 2]}/{i}.png", row["image"])
+        bucket(f"memory://bucket/texts/{i}.txt", row["text"].encode())
+    pictures = config(source="images:memory://bucket/pictures", image_size=5, images="encoded")
+    assert describe(pictures).classes == ("a", "b")
+    assert sorted(open_data(pictures, batch_size=6).batch(0)["label"]) == [0, 0, 0, 1, 1, 1]
+    texts = load_split(config(source="text:memory://bucket/texts/[0-3].txt", seq_len=64, mode="documents"), "train")
+    assert bytes(t for t in texts["tokens"][3] if t < 256).decode() == list(rows(4))[3]["text"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("parquet:memory://bucket/none-*.parquet", r"data.source: memory://bucket/none-\*.parquet matches no file"),
+        ("text:memory://bucket/none.txt", r"data.source: memory://bucket/none.txt does not exist"),
+        ("text:nowhere://bucket/x.txt", r"data.source: cannot open nowhere://bucket/"),
+        ("text:s3://bucket/x.txt", r"data.source: s3://bucket/ needs another library \(Install s3fs to access S3\)"),
+        ("images:memory://bucket", r"data.source: memory://bucket is not a folder"),
+    ],
+)
+def test_addresses_without_files_are_one_line(source, message, config, bucket, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=f"^{message}"):
+        load_split(config(source=source, seq_len=8), "train")
 
 
 @pytest.mark.parametrize("kept", ["decoded", "encoded"])
