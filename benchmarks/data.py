@@ -6,6 +6,7 @@
 decode: images per second of JPEG files of 256 pixels, cropped and resized to 224: threads of this package, against
     Pillow alone in one process per core (random crop from the whole image).
 tokens: megabytes of text per second into the cache of tokens, against `encode_batch_fast` of `tokenizers` alone.
+document: growth of the memory while one text of 1 GB, a single document, is tokenised.
 memory: growth of the resident memory while batches are read from 20 GB of Parquet, ArrayRecord and tar files, in random
     order. The files are hard links to one file per format. Pages of mapped files, which the system may drop at any
     time, are not counted.
@@ -22,6 +23,7 @@ import os
 import pathlib
 import random
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -106,6 +108,33 @@ def tokens(folder):
     print(f"tokens: {ours:.1f} MB/s into the cache, `tokenizers` alone {theirs:.1f}: ratio {ours / theirs:.2f}")
 
 
+def document(folder):
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlucmfw", k=rng.randint(2, 9))) for _ in range(20_000)]
+    block = "\n".join(" ".join(rng.choices(words, k=12)) for _ in range(100_000)) + "\n"
+    with (folder / "one.txt").open("w") as file:
+        for _ in range(int(1e9 / len(block))):
+            file.write(block)
+    (folder / "small.txt").write_text(block)
+    settings = TokenizerConfig("bpe", vocab_size=8192)
+    tokenizer = open_tokenizer(DataConfig(f"text:{folder}/small.txt", seq_len=64, tokenizer=settings))
+    before, largest, done = own_memory(), [0], threading.Event()
+
+    def watch():
+        while not done.wait(0.05):
+            largest[0] = max(largest[0], own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.perf_counter()
+    cache = open_tokens(SourceConfig(f"text:{folder}/one.txt"), tokenizer, folder)
+    seconds = time.perf_counter() - began
+    done.set()
+    watcher.join()
+    growth = (largest[0] - before) / 1e6
+    print(f"document: 1 GB, {len(cache.tokens):,} tokens: {growth:,.0f} MB more memory, {1e3 / seconds:.1f} MB/s")
+
+
 def shards(folder, kind, rows):
     """Writes one file of rows and links to it, 20 GB together; returns their pattern."""
     ending = {"parquet": "parquet", "array_record": "array_record", "webdataset": "tar"}[kind]
@@ -186,7 +215,7 @@ def start(folder):
         print(f"start: {time.perf_counter() - began:.1f} s for {count:,} rows of {kind}")
 
 
-PARTS = {"decode": decode, "tokens": tokens, "memory": memory, "wait": wait, "start": start}
+PARTS = {"decode": decode, "tokens": tokens, "document": document, "memory": memory, "wait": wait, "start": start}
 
 
 def main():
