@@ -1,6 +1,7 @@
 """The examples of one source: selected rows as images, labels, numbers and documents, or text cut without rows."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,11 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.data.columns import kept
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.images import Images
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
-from ssljax.data.sources import Blobs, OnDemand
+from ssljax.data.sources import Blobs, OnDemand, open_source
+from ssljax.data.splits import parse_split
 from ssljax.data.text import Documents, Packed, Windows, open_tokens
 from ssljax.data.tokenizers import Tokenizer, open_tokenizer
 
@@ -116,7 +119,8 @@ def open_examples(
     if "text" in keys and config.mode != "documents":
         assert tokenizer is not None
         return _open_text(source, keys, config, tokenizer)
-    rows, root = read(source), cache_root(config)
+    root = cache_root(config)
+    rows = _with_small_columns(read(source), source, root)
     images, arrays, documents, num_classes = {}, {}, None, None
     for key in rows.columns:
         if key == "image":
@@ -139,6 +143,19 @@ def open_examples(
     classes = rows.classes if "label" in rows.columns else None
     blocks = rows.blocks.of(rows.index) if rows.blocks is not None and images else None
     return OpenedSource(examples, num_classes, classes, documents, blocks)
+
+
+def _with_small_columns(rows: Rows, source: SourceConfig, root: pathlib.Path) -> Rows:
+    """Returns rows whose columns of numbers and names of classes are in memory."""
+    split = parse_split(source.split)
+    place = [open_source(source.source).fingerprint(split), split.name]
+    columns = {
+        key: column
+        if key in ("image", "text")
+        else kept(column, [place, len(column), selected_keys(source)[key]], f"{key} of {rows.title}", root)
+        for key, column in rows.columns.items()
+    }
+    return dataclasses.replace(rows, columns=columns)
 
 
 def renumbered(opened: OpenedSource, classes: tuple[str, ...]) -> OpenedSource:

@@ -38,13 +38,14 @@ class _Records:
     """The records of several files as mappings."""
 
     def __init__(self, paths: list[pathlib.Path]):
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
+        from array_record.python.array_record_module import ArrayRecordReader
 
         self.paths, self._files, sizes = paths, [], []
         for path in paths:
             with reading(path, "an ArrayRecord file"):
-                self._files.append(ArrayRecordDataSource([str(local_file(path))]))
-                sizes.append(len(self._files[-1]))
+                place, options = str(local_file(path)), "readahead_buffer_size:0"  # rows are read in any order
+                self._files.append(ArrayRecordReader(place, options=options, file_reader_buffer_size=32768))
+                sizes.append(self._files[-1].num_records())
         self._ends = list(itertools.accumulate(sizes))
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class _Records:
         for file in dict.fromkeys(file for file, _ in places):
             chosen = [(row, record) for row, (owner, record) in zip(rows, places) if owner == file]
             with reading(self.paths[file], "an ArrayRecord file"):
-                found = self._files[file].__getitems__([record for _, record in chosen])
+                found = _read(self._files[file], [record for _, record in chosen])
             contents |= {int(row): content for (row, _), content in zip(chosen, found)}
         return [_parse(contents[int(row)], functools.partial(self.location, int(row))) for row in rows]
 
@@ -77,6 +78,12 @@ class _Records:
     def _place(self, row: int) -> tuple[int, int]:
         file = bisect.bisect_right(self._ends, row)
         return file, row - (self._ends[file - 1] if file else 0)
+
+
+def _read(reader: Any, numbers: list[int]) -> list[bytes]:
+    """Returns records of a file; those that follow each other are read fastest as a range."""
+    first, last = numbers[0], numbers[-1]
+    return reader.read(first, last + 1) if numbers == list(range(first, last + 1)) else reader.read(numbers)
 
 
 def _column(records: _Records, name: str) -> Column:

@@ -22,7 +22,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from ssljax.base.errors import UserError
 from ssljax.data import describe, load_split, open_data
+from ssljax.data.columns import kept
 from ssljax.data.order import RowBlocks, permutation
+from ssljax.data.sources import OnDemand
 
 COUNT = 23
 
@@ -206,6 +208,41 @@ def test_damaged_files_are_one_line(name, source_of, config, tmp_path):
         else:  # the rows that are whole
             table = [row["label"] for row in rows()]
             assert arrays["label"].tolist() == table[: len(arrays["label"])]
+
+
+BETWEEN = [name for name in WRITERS if WRITERS[name][0] in ("array_record", "jsonl", "webdataset")]
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [(name, texts) for name in BETWEEN for texts in (False, True) if not texts or "webdataset" not in name],
+)
+def test_labels_between_images_are_read_once(name, texts, source_of, config, monkeypatch):
+    """Later starts read numbers and names of classes from the folder of caches; changed files are read again."""
+    monkeypatch.setattr("ssljax.data.columns._FEW", COUNT)
+    table = [row | {"label": f"class {row['label']}" if texts else row["label"]} for row in rows()]
+    data = {"keys": keys_of(name), "seq_len": 64, "mode": "documents", "images": "encoded"}
+    source = source_of(name, table)
+    first = load_split(config(source=source, **data), "train[30%:]")
+    np.testing.assert_array_equal(first["label"], [row["label"] for row in rows()][6:])
+    np.testing.assert_array_equal(first["score"], [row["score"] for row in rows()][6:])
+    with monkeypatch.context() as later:
+        later.setattr("ssljax.data.sources.OnDemand.__iter__", lambda self: pytest.fail("the column is read again"))
+        again = open_data(config(source=source, **data), batch_size=8).batch(0)
+    assert [table[i]["label"] for i in again["id"]] == [f"class {i}" if texts else i for i in again["label"]]
+    changed = load_split(config(source=source_of(name, table[::-1]), **data), "train[30%:]")
+    np.testing.assert_array_equal(changed["label"], [row["label"] for row in rows()][::-1][6:])
+
+
+@pytest.mark.parametrize(
+    "values", [[0, None], [0, True], [0, 0.5], [0, 2**70], ["a", 1], ["a", "b" * 99], ["a\0", "b"]]
+)
+def test_columns_of_several_kinds_are_not_kept(values, tmp_path):
+    column = OnDemand(2, values.__getitem__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssljax.data.columns._FEW", 2)
+        found = kept(column, values, "label", tmp_path)
+    assert found is column or (list(found) == values and all(type(a) is type(b) for a, b in zip(found, values)))
 
 
 @pytest.fixture
