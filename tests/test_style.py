@@ -90,3 +90,17 @@ def test_every_module_has_a_test_file_or_a_line_in_the_table():
     assert untested == [], "name a test file after the module, or add a line to the table of CONTRIBUTING.md"
     missing = {test for tests in table.values() for test in tests if not (ROOT / test).exists()}
     assert missing == set(), "CONTRIBUTING.md lists test files that do not exist"
+
+
+def test_lines_of_what_is_written_here_although_a_library_exists():
+    """Counts are within a fifth."""
+    table = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text()
+        .split("| part | lines | library | reason |\n| --- | --- | --- | --- |\n")[1]
+    )
+    rows = [line.split("|")[1:3] for line in table.split("\n\n")[0].splitlines()]
+    assert len(rows) > 5
+    for parts, lines in rows:
+        found = sum(len((ROOT / "ssljax" / name).read_text().splitlines()) for name in re.findall(r"`([^`]+)`", parts))
+        assert abs(found / int(lines) - 1) < 0.2, f"{parts}: {found} lines"
