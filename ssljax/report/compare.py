@@ -16,6 +16,7 @@ from ssljax.report.read import Run, read_run
 from ssljax.report.table import Table, direction, format_metric, readable
 
 _SEED = "seed"
+_NAMED = 3  # largest number of keys that name a curve
 _WITHOUT_EFFECT = ("log.", "checkpoint.", "data.cache_dir", "data.prefetch")  # keys that change no result
 
 
@@ -33,9 +34,10 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The changed keys by their last names, or the folder of the first run."""
-        names = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.changed.items())
-        return names or self.runs[0].workdir.name
+        """The changed keys by their last names; "" if there are none, or more than a legend has room for."""
+        if len(self.changed) > _NAMED:
+            return ""
+        return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.changed.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Comparison:
             table=self.table,
             sections=curves.sections(_shown_runs(self.groups)),
             runs={_folder(run, runs): facts.description(run) for run in runs},
-            config=json.dumps({group.label: group.changed for group in self.groups}, indent=2),
+            config=json.dumps({_folder(g.runs[0], runs): g.changed for g in self.groups}, indent=2),
         )
 
 
@@ -164,13 +166,15 @@ def _text(value: Any) -> str:
 
 
 def _shown_runs(groups: list[Group]) -> list[curves.Shown]:
-    """Returns a curve for each run; seeds of one group are told apart by their folders."""
+    """Returns the runs with their colours, and with labels that differ: changed keys, folders, or both."""
     runs = [run for group in groups for run in group.runs]
-    return [
-        curves.Shown(group.label + (f" ({_folder(run, runs)})" if len(group.runs) > 1 else ""), i, run)
-        for i, group in enumerate(groups)
-        for run in group.runs
-    ]
+    shown = []
+    for i, group in enumerate(groups):
+        for run in group.runs:
+            folder = _folder(run, runs)
+            label = f"{group.label} ({folder})" if len(group.runs) > 1 else group.label
+            shown.append(curves.Shown(label if group.label else folder, i, run))
+    return shown
 
 
 def _folder(run: Run, runs: list[Run]) -> str:

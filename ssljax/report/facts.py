@@ -1,6 +1,7 @@
-"""What a run was: model, data, machine, versions and time, in words."""
+"""Facts about a run in words: model, data, machine, versions and time."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from typing import Any
 
 from ssljax.report.read import Run
@@ -108,9 +109,7 @@ def _data(run: Run) -> str:
 
 def _devices(start: dict[str, Any]) -> str:
     """Returns number and kind of the devices, with the axes of the mesh that share the work."""
-    count = 1
-    for size in start["mesh"].values():
-        count *= int(size)
+    count = math.prod(int(size) for size in start["mesh"].values())
     axes = ", ".join(f"{axis} {size}" for axis, size in start["mesh"].items() if size > 1)
     processes = start.get("processes", 1)
     several = f", {processes} processes" if isinstance(processes, int) and processes > 1 else ""
@@ -147,11 +146,7 @@ def _time(run: Run) -> str:
 
 
 def _over_starts(run: Run, text: Callable[[dict[str, Any]], str]) -> str:
-    return "; then ".join(_distinct(filter(None, map(text, run.starts))))
-
-
-def _distinct(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
+    return "; then ".join(dict.fromkeys(filter(None, map(text, run.starts))))
 
 
 def _joined(start: dict[str, Any], *keys: str) -> str:

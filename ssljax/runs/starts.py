@@ -1,4 +1,4 @@
-"""The record of one start of a run in starts.jsonl: what runs where, and where its time goes."""
+"""The record of one start of a run in starts.jsonl: program, machine, versions, and the parts of its time."""
 
 import contextlib
 import importlib.metadata
