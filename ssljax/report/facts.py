@@ -109,8 +109,9 @@ def _data(run: Run) -> str:
 
 def _devices(start: dict[str, Any]) -> str:
     """Returns number and kind of the devices, with the axes of the mesh that share the work."""
-    count = math.prod(int(size) for size in start["mesh"].values())
-    axes = ", ".join(f"{axis} {size}" for axis, size in start["mesh"].items() if size > 1)
+    sizes = {axis: size for axis, size in start["mesh"].items() if size and size > 1}
+    count = math.prod(sizes.values())
+    axes = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
     processes = start.get("processes", 1)
     several = f", {processes} processes" if isinstance(processes, int) and processes > 1 else ""
     return f"{count} × {start.get('device_kind', 'device')}" + (f" ({axes})" if axes else "") + several

@@ -37,7 +37,7 @@ METRICS = {
     "data_wait_share": Metric("share of time without data", "share of time in which the loop waits for a batch"),
     "device_memory_gb": Metric("device memory (GB)", "largest memory in use so far, on one device"),
     "grad_norm": Metric("gradient norm", "norm over all parameters, before clipping"),
-    "accuracy": Metric("accuracy", "share of targets that the model predicts, in training"),
+    "accuracy": Metric("accuracy", "share of targets that the model predicts correctly, in training"),
     "alignment": Metric(
         "alignment (squared distance)",
         "mean squared distance of two views of an example on the unit sphere; 0: equal",
