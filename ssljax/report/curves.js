@@ -51,7 +51,7 @@
       const dash = line.color < COLORS ? undefined : DASHES[Math.floor(line.color / COLORS - 1) % DASHES.length];
       const shared = {label: line.label, stroke: color, dash};
       if (weight) {
-        series.push({...shared, alpha: 0.3, width: 1, class: "faint", points: {show: false}});
+        series.push({...shared, alpha: 0.45, width: 1, class: "faint", points: {show: false}});
         series.push({...shared, width: 2, points: {show: false}, value: (plot, value, i, at) =>
           at == null ? "–" : `${text(plot.data[i - 1][at], panel.unit)} (smoothed ${text(value, panel.unit)})`});
         tables.push([page.steps[line.steps], values, smoothed(values, weight)]);
