@@ -29,7 +29,7 @@ setup(
     python_requires=">=3.11",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["ssljax", "ssljax.*"]),
-    package_data={"ssljax": ["py.typed", "report/page.html"]},
+    package_data={"ssljax": ["py.typed", "report/page.html", "report/curves.js", "report/uplot/*"]},
     entry_points={"console_scripts": ["ssljax=ssljax.cli:main"]},
     install_requires=[
         "jax>=0.10,<0.13",

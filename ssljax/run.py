@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def train(
         config: the configuration; or a mapping of its keys, or the path of a config file, which are checked first. A
             `name` may be a class: an objective, a model, an optimiser.
         workdir: folder of the run, created if missing. It holds config.json, data.json, metrics.jsonl, checkpoints/,
-            evals.jsonl and report.html.
+            evals.jsonl, starts.jsonl and report.html.
         resume: "auto" refuses a workdir whose config has another identity; "force" continues it.
         arrays: the data instead of `data.source`: {name in the batch: array [N, ...]}, or {split: such a mapping}.
             They are stored in the workdir.
@@ -58,7 +59,7 @@ def train(
         UserError: a mistake in the config, the data or the workdir.
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
-    folder = Workdir(workdir)
+    began, folder = time.perf_counter(), Workdir(workdir)
     config = _checked(config, {} if arrays is None else store_arrays(folder.path.resolve(), arrays))
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -77,12 +78,14 @@ def train(
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)
         signals.saved(start or None)
         folder.write_description(config, dataset.spec, assembly.config.data)
-        announce(assembly, folder.path, start)
+        record = announce(assembly, folder, start, began)
         trackers = stack.enter_context(open_trackers(config, folder, start))
         watchdog = Watchdog(config.log.stall_seconds)
         batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
-        recorder = Recorder(assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog, trackers)
+        recorder = Recorder(
+            assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog, trackers, record
+        )
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
         return _finished(recorder, _fit(recorder, state, callbacks))
@@ -106,11 +109,15 @@ def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callba
 def _finished(recorder: Recorder, state: State) -> Finished:
     """Waits for the last checkpoint, evaluates the model and its controls, and writes the report."""
     recorder.close()
-    recorder.checkpoints.wait()
+    with recorder.record.timed("checkpoints"):
+        recorder.checkpoints.wait()
     done, assembly, folder = int(state.step), recorder.assembly, recorder.workdir
     recorder.signals.saved(done)
     results = recorder.final_results(done)
-    lines = evaluate_and_report(assembly, recorder.evaluator, state, folder, results=results)
+    with recorder.record.timed("evaluations"):
+        lines = evaluate_and_report(
+            assembly, recorder.evaluator, state, folder, results=results, before_report=recorder.write_record
+        )
     recorder.trackers.evaluations(done, lines)
     return Finished(assembly.program.objective, state, lines, folder.path)
 

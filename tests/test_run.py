@@ -92,6 +92,14 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_run(undisturbed, tmp
     run.train(TINY, tmp_path)
     same(parameters(tmp_path), parameters(undisturbed))
     assert metrics(tmp_path) == metrics(undisturbed)
+    starts = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 4] and starts[0]["time"] < starts[1]["time"]
+    for start in starts:
+        seconds = start["seconds"]
+        assert seconds["start"] > 0 and seconds["checkpoints"] > 0 and min(seconds.values()) >= 0
+        assert sum(seconds.values()) < 2 * seconds["total"] + 0.01, "the parts are within the total"
+    page = (tmp_path / "report.html").read_text()
+    assert "start and compilation" in page and "from step 4" in page
 
 
 def train_command(config, workdir):

@@ -10,12 +10,13 @@ from typing import Any
 
 from ssljax.base.errors import UserError
 from ssljax.base.plain import dotted
-from ssljax.report import figures
+from ssljax.report import curves, facts
 from ssljax.report.page import fill
 from ssljax.report.read import Run, read_run
-from ssljax.report.table import Table, direction, format_metric, is_share, readable
+from ssljax.report.table import Table, direction, format_metric, readable
 
 _SEED = "seed"
+_NAMED = 3  # largest number of keys that name a curve
 _WITHOUT_EFFECT = ("log.", "checkpoint.", "data.cache_dir", "data.prefetch")  # keys that change no result
 
 
@@ -33,9 +34,10 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The changed keys by their last names, or the folder of the first run."""
-        names = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.changed.items())
-        return names or self.runs[0].workdir.name
+        """The changed keys by their last names; "" if there are none, or more than a legend has room for."""
+        if len(self.changed) > _NAMED:
+            return ""
+        return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.changed.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +55,15 @@ class Comparison:
 
     def page(self) -> str:
         """One self-contained HTML page with the table and the curves."""
-        names = [run.workdir.name for group in self.groups for run in group.runs]
+        runs = [run for group in self.groups for run in group.runs]
         return fill(
-            title=f"{len(names)} runs",
-            facts=names,
+            title=f"{len(runs)} runs",
+            facts=[_folder(run, runs) for run in runs],
             table_heading="Evaluations",
             table=self.table,
-            figures=_figures(self.groups),
-            config=json.dumps({group.label: group.changed for group in self.groups}, indent=2),
+            sections=curves.sections(_shown_runs(self.groups)),
+            runs={_folder(run, runs): facts.description(run) for run in runs},
+            config=json.dumps({_folder(g.runs[0], runs): g.changed for g in self.groups}, indent=2),
         )
 
 
@@ -125,7 +128,7 @@ def _table(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         cells = [
-            _cell(metric, [curve[-1][1] if (curve := _curve(run, name, metric)) else None for run in group.runs])
+            _cell(metric, [curve[-1][1] if (curve := curves.points(run, name, metric)) else None for run in group.runs])
             for name, metric in shown
         ]
         folder, values = group.runs[0].workdir.name, (_text(group.changed[key]) for key in changed)
@@ -147,20 +150,6 @@ def _heading(name: str, metric: str) -> str:
     return f"{name} {readable(metric)}" if name else "training loss"
 
 
-def _curve(run: Run, name: str, metric: str) -> list[tuple[int, float]]:
-    """[(step, value)] of a metric of an evaluation, or of the loss of training; NaN where it was not finite."""
-    if name:
-        found = [
-            (line["step"], line["metrics"]) for line in run.evals if (line["eval"], line["of"]) == (name, "trained")
-        ]
-    else:
-        found = [(line["step"], line) for line in run.metrics]
-    values = {
-        step: math.nan if metrics[metric] is None else metrics[metric] for step, metrics in found if metric in metrics
-    }
-    return sorted(values.items())
-
-
 def _cell(metric: str, values: Sequence[float | None]) -> str:
     """The mean of the finite values, with their standard deviation; None: the run has no value."""
     measured = [value for value in values if value is not None]
@@ -176,13 +165,19 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _figures(groups: list[Group]) -> list[tuple[str, str, str]]:
-    """(heading, data URI, caption) of the metrics that were measured at several steps."""
-    panels = {}
-    for name, metric in _shown(groups):
-        factor, unit = (100, " (%)") if is_share(metric) else (1, "")
-        curves = [(group.label, _curve(run, name, metric)) for group in groups for run in group.runs]
-        if any(len(points) > 1 for _, points in curves):
-            panels[_heading(name, metric) + unit] = [(label, [(x, factor * y) for x, y in p]) for label, p in curves]
-    caption = "One line for each run; runs that differ in their seed have one colour."
-    return [("Curves", figures.compared(panels), caption)] if panels else []
+def _shown_runs(groups: list[Group]) -> list[curves.Shown]:
+    """Returns the runs with their colours, and with labels that differ: changed keys, folders, or both."""
+    runs = [run for group in groups for run in group.runs]
+    shown = []
+    for i, group in enumerate(groups):
+        for run in group.runs:
+            folder = _folder(run, runs)
+            label = f"{group.label} ({folder})" if len(group.runs) > 1 else group.label
+            shown.append(curves.Shown(label if group.label else folder, i, run))
+    return shown
+
+
+def _folder(run: Run, runs: list[Run]) -> str:
+    """Returns the name of the folder of a run, or its path if another run has this name."""
+    several = sum(other.workdir.name == run.workdir.name for other in runs) > 1
+    return str(run.workdir) if several else run.workdir.name

@@ -1,4 +1,4 @@
-"""The figures of a report, as data URIs."""
+"""The figure of an embedding, as a data URI."""
 
 import base64
 import functools
@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-
-from ssljax.report.table import is_share, readable
 
 # Based on the palette of Okabe & Ito, which is safe for colour blindness.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A800")
@@ -25,7 +23,6 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": 9,
     "axes.edgecolor": "#666666",
 }
-DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
 
 Figure = TypeVar("Figure", bound=Callable[..., str])
 
@@ -41,98 +38,6 @@ def styled(figure: Figure) -> Figure:
             return figure(*args, **kwargs)
 
     return draw  # type: ignore[return-value]
-
-
-# Metrics that are not health metrics: counters, and metrics with a separate figure.
-COUNTERS = ("step", "examples", "tokens", "flops", "seconds")
-SPEED = ("examples_per_second", "tokens_per_second", "model_flops_per_second", "mfu", "data_wait_share")
-UNITS = {
-    "learning_rate": "learning rate",
-    "examples_per_second": "examples / s",
-    "tokens_per_second": "tokens / s",
-    "model_flops_per_second": "model FLOP / s",
-    "mfu": "share of peak FLOP / s (MFU)",
-    "data_wait_share": "share of time without data",
-    "effective_rank": "effective rank (dimensions)",
-    "feature_std": "feature std",
-    "alignment": "alignment (squared distance)",
-    "uniformity": "uniformity (log potential)",
-    "teacher_entropy": "teacher entropy (nats)",
-    "grad_norm": "gradient norm",
-    "logit_scale": "logit scale",
-}
-
-
-@styled
-def curves(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Draws each metric over steps in a separate panel. Returns an SVG data URI."""
-    figure, axes = _grid(len(names))
-    for ax, name in zip(axes, names):
-        factor, unit = (100, " (%)") if is_share(name) else (1, "")
-        points = [(line["step"], factor * line[name]) for line in lines if _finite(line.get(name))]
-        _line(ax, points, COLORS[0], name)
-        _label(ax, UNITS.get(name, readable(name)) + unit)
-    return _svg(figure)
-
-
-@styled
-def losses(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Draws the loss over steps, and its terms if it has several. Returns an SVG data URI."""
-    names = ["loss", *sorted({k for line in lines for k in line if k.startswith("loss/")})]
-    figure, (ax,) = _grid(1, width=8.0, height=3.4)
-    for i, name in enumerate(names):
-        points = [(line["step"], line[name]) for line in lines if _finite(line.get(name))]
-        _line(ax, points, COLORS[i % len(COLORS)], name.removeprefix("loss/"), ("-", *DASHES)[i % 6])
-    _label(ax, "loss")
-    if len(names) > 1:
-        ax.legend(frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-@styled
-def evaluations(records: Sequence[Mapping[str, Any]]) -> str:
-    """Draws every shown metric of each evaluation over steps, with controls as level lines.
-
-    Returns an SVG data URI.
-    """
-    panels = list(dict.fromkeys((r["eval"], m) for r in records if r["of"] == "trained" for m in r["headline"]))
-    controls = list(dict.fromkeys(r["of"] for r in records if r["of"] != "trained"))
-    styles = {of: (COLORS[(i + 1) % len(COLORS)], DASHES[i % len(DASHES)]) for i, of in enumerate(controls)}
-    figure, axes = _grid(len(panels))
-    for ax, (name, metric) in zip(axes, panels):
-        own = [r for r in records if r["eval"] == name]
-        factor = 100 if is_share(metric) else 1
-        values_of: dict[str, dict[int, float]] = {}
-        for r in own:
-            if _finite(r["metrics"].get(metric)):
-                values_of.setdefault(r["of"], {})[r["step"]] = factor * r["metrics"][metric]
-        _line(ax, sorted(values_of.pop("trained", {}).items()), COLORS[0], "trained")
-        for of, values in values_of.items():
-            ax.axhline(values[max(values)], color=styles[of][0], linestyle=styles[of][1], label=of, lw=1.3)
-        _label(ax, readable(metric) + (" (%)" if is_share(metric) else ""), title=name)
-        ax.margins(y=0.12)
-    # One legend for all panels, above them, so that it covers no line.
-    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-@styled
-def compared(panels: Mapping[str, Sequence[tuple[str, Sequence[tuple[int, float]]]]]) -> str:
-    """Draws curves of several runs over each other, a panel for each metric. Returns an SVG data URI.
-
-    Args:
-        panels: metric -> [(label, [(step, value), ...]), ...]; curves of one label have one colour.
-    """
-    labels = list(dict.fromkeys(label for lines in panels.values() for label, _ in lines))
-    figure, axes = _grid(len(panels), width=4.4, height=3.0)
-    for ax, (name, lines) in zip(axes, panels.items()):
-        for label, points in lines:
-            _line(ax, points, COLORS[labels.index(label) % len(COLORS)], label)
-        _label(ax, name)
-    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles, loc="outside upper left", ncols=3, frameon=False, fontsize=8)
-    return _svg(figure)
 
 
 @styled
@@ -222,48 +127,7 @@ def _thumbnails(ax: Any, xy: np.ndarray, images: np.ndarray, limit: int = 120) -
     ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
 
 
-def _grid(panels: int, width: float = 3.7, height: float = 2.3) -> tuple[Any, list[Any]]:
-    """Returns a figure and its axes, in rows of at most three panels."""
-    from matplotlib.figure import Figure
-
-    columns = min(3, panels)
-    rows = math.ceil(panels / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    flat = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in flat[panels:]:
-        ax.set_visible(False)
-    return figure, flat[:panels]
-
-
-def _line(ax: Any, points: Sequence[tuple[int, float]], color: str, label: str, dash: Any = "-") -> None:
-    x, y = zip(*points) if points else ((), ())
-    ax.plot(x, y, color=color, label=label, linestyle=dash, lw=1.6, marker="o" if len(points) < 15 else None, ms=3.5)
-
-
-def _label(ax: Any, y: str, title: str = "") -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    ax.set_xlabel("step")
-    ax.set_ylabel(y)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    if title:
-        ax.set_title(title, fontsize=10, loc="left")
-
-
-def _svg(figure: Any) -> str:
-    return _uri(figure, "svg", "image/svg+xml")
-
-
 def _png(figure: Any) -> str:
-    return _uri(figure, "png", "image/png")
-
-
-def _uri(figure: Any, kind: str, mime: str) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
-    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    figure.savefig(buffer, format="png", dpi=150)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -3,10 +3,11 @@
 import importlib.resources
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssljax.report import figures
+from ssljax.report import curves, facts, figures
+from ssljax.report.figures import COLORS
 from ssljax.report.read import Run, read_run
 from ssljax.report.table import Table, evaluation_table
 
@@ -14,8 +15,8 @@ from ssljax.report.table import Table, evaluation_table
 def render(workdir: str | pathlib.Path) -> str:
     """Draws the report of a run from the files in its workdir, as one HTML page.
 
-    The page has the table of evaluations and controls, curves of metrics, a figure of the embedding, and the
-    configuration. Figures are embedded, so the page loads nothing from elsewhere.
+    The page has the table of evaluations and controls, curves of metrics, a figure of the embedding, facts about the
+    run, and the configuration. Figures, data and programs are embedded, so the page loads nothing from elsewhere.
 
     Raises:
         UserError: the folder is not a workdir, or a file in it is damaged.
@@ -23,11 +24,13 @@ def render(workdir: str | pathlib.Path) -> str:
     run = read_run(workdir)
     table = evaluation_table(run.evals)
     return fill(
-        title=_title(run),
-        facts=_facts(run),
+        title=facts.title(run),
+        facts=facts.headline(run),
         table_heading="Evaluations and controls",
-        table=table._replace(notes=[*table.notes, *_explained(table)]),
+        table=table._replace(notes=[*table.notes, *_explained(table, run)]),
+        sections=curves.sections([curves.Shown("trained", 0, run)]),
         figures=_figures(run),
+        runs={run.workdir.name: facts.description(run)},
         config=json.dumps(run.config, indent=2),
         data=json.dumps(run.data, indent=2) if run.data else "",
     )
@@ -39,7 +42,9 @@ def fill(
     facts: Sequence[str],
     table_heading: str,
     table: Table,
-    figures: Sequence[tuple[str, str, str]],
+    sections: Sequence[curves.Section],
+    figures: Sequence[tuple[str, str, str]] = (),
+    runs: Mapping[str, Mapping[str, str]],
     config: str,
     data: str = "",
 ) -> str:
@@ -48,42 +53,44 @@ def fill(
     Args:
         title, facts: heading, and the line below it.
         table_heading, table: the table of evaluations.
+        sections: the curves.
         figures: (heading, data URI, caption) of each figure.
+        runs: name of each run -> {name: text} of the facts about it.
         config, data: JSON texts; "": none.
     """
     import jinja2
 
-    template = importlib.resources.files("ssljax.report").joinpath("page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    values = {"title": title, "facts": facts, "table_heading": table_heading, "table": table, "figures": figures}
-    return environment.from_string(template).render(**values, config=config, data=data)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.from_string(_file("page.html")).render(
+        title=title,
+        facts=facts,
+        table_heading=table_heading,
+        table=table,
+        sections=sections,
+        curves=curves.page_data(sections),
+        figures=figures,
+        runs=runs,
+        names=list(dict.fromkeys(name for own in runs.values() for name in own)),
+        config=config,
+        data=data,
+        colors=COLORS,
+        file=_file,
+    )
+
+
+def _file(name: str) -> str:
+    """Returns the text of a file of the page that ships with the package."""
+    return importlib.resources.files("ssljax.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _figures(run: Run) -> list[tuple[str, str, str]]:
-    """Returns (heading, data URI, caption) of each figure that the run has numbers for."""
-    logged = {k for line in run.metrics for k, v in line.items() if isinstance(v, int | float)}
-    speed = [name for name in figures.SPEED if name in logged]
-    own = {"loss", "learning_rate", *figures.COUNTERS, *figures.SPEED}
-    health = sorted(k for k in logged - own if not k.startswith(("loss/", "skipped_steps")))
+    """Returns (heading, data URI, caption) of each figure that the run has arrays for."""
     out = []
-    if "loss" in logged:
-        out.append(
-            ("Loss", figures.losses(run.metrics), "Training loss: each point is the mean since the previous point.")
-        )
-    if any(r["of"] == "trained" and r["headline"] for r in run.evals):
-        caption = "Evaluations over training (solid lines) and their controls (dashed lines)."
-        out.append(("Evaluations over training", figures.evaluations(run.evals), caption))
     if run.embedding:
         picture = figures.embedding(run.embedding, _names(run.data.get("classes")))
-        out.append(("Embedding", picture, "Features of held-out examples, coloured by label."))
-    if health:
-        caption = "Metrics of the representation and of the objective."
-        out.append(("Health", figures.curves(run.metrics, health), caption))
-    rest = [name for name in ("learning_rate",) if name in logged] + speed
-    if rest:
-        out.append(
-            ("Learning rate and speed", figures.curves(run.metrics, rest), "Learning rate and speed of the run.")
-        )
+        colored = ", coloured by label" if "label" in run.embedding else ""
+        out.append(("Embedding", picture, f"Features of held-out examples{colored}."))
     return out
 
 
@@ -98,49 +105,15 @@ _CONTROLS = {
 }
 
 
-def _explained(table: Table) -> list[str]:
+def _explained(table: Table, run: Run) -> list[str]:
     """Returns a line on the controls of a table, and one on its spreads."""
-    controls = [f"{name}: {_CONTROLS[name]}" for name in table.columns if name in _CONTROLS]
+    elements = run.data.get("elements")
+    pixels = {"raw": "the pixels themselves instead of features"} if "image" in (elements or ()) else {}
+    meanings = _CONTROLS | pixels
+    controls = [f"{name}: {meanings[name]}" for name in table.columns if name in meanings]
     spread = any("±" in cell for row in table.rows for cell in row)
     return ["; ".join(controls)] * bool(controls) + ["±: standard deviation over draws of labels"] * spread
 
 
 def _names(classes: Any) -> list[str]:
     return [str(name) for name in classes] if isinstance(classes, list) else []
-
-
-def _title(run: Run) -> str:
-    """Returns "OBJECTIVE on SOURCE", or the name of the folder."""
-    objective = _get(run.config, "objective", "name")
-    source = _get(run.config, "data", "source")
-    return " on ".join(str(part) for part in (objective, source) if part) or run.workdir.name
-
-
-def _facts(run: Run) -> list[str]:
-    """Returns the facts below the title: model, steps, examples, time."""
-    facts = [f"workdir {run.workdir.name}"]
-    if name := _get(run.config, "model", "name"):
-        facts.append(f"model {name}")
-    if run.metrics:
-        last = run.metrics[-1]
-        facts.append(f"{last['step']:,} steps")
-        if last.get("examples"):
-            facts.append(f"{last['examples']:,} examples seen")
-        if last.get("seconds"):
-            facts.append(_duration(last["seconds"]))
-        if skipped := last.get("skipped_steps"):
-            facts.append(f"{skipped:,.0f} steps skipped as not finite")
-    return facts
-
-
-def _get(values: dict[str, Any], *keys: str) -> Any:
-    """Returns a nested value; None if it is missing."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None  # type: ignore[assignment]
-    return values
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

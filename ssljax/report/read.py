@@ -21,6 +21,7 @@ class Run:
         config, data: content of `config.json` and `data.json`.
         metrics: lines of `metrics.jsonl`, sorted by step.
         evals: lines of `evals.jsonl`; see `ssljax.evals.Evaluator.records`.
+        starts: lines of `starts.jsonl`; see `ssljax.runs.starts`.
         embedding: arrays of `embedding.npz`: "xy" [N, 2] or "features" [N, D]; "label" [N], "images" [N, H, W, C].
     """
 
@@ -29,6 +30,7 @@ class Run:
     data: dict[str, Any]
     metrics: list[dict[str, Any]]
     evals: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
     embedding: dict[str, np.ndarray]
 
 
@@ -51,12 +53,14 @@ def read_run(workdir: str | pathlib.Path) -> Run:
         data=_json(workdir / "data.json"),
         metrics=sorted(read_lines(workdir / "metrics.jsonl", METRICS), key=lambda line: line["step"]),
         evals=read_lines(workdir / "evals.jsonl", EVALUATIONS),
+        starts=read_lines(workdir / "starts.jsonl", STARTS),
         embedding=_arrays(workdir / "embedding.npz"),
     )
 
 
 # The keys of a line and the types of their values, which every reader needs.
 METRICS = {"step": int}
+STARTS = {"step": int, "time": str, "mesh": dict, "seconds": dict}
 EVALUATIONS = {"step": int, "eval": str, "of": str, "metrics": dict, "headline": list, "better": str}
 
 

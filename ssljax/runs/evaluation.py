@@ -94,6 +94,7 @@ def evaluate_and_report(
     workdir: Workdir,
     names: list[str] | None = None,
     results: Mapping[str, Mapping[str, float]] | None = None,
+    before_report: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Evaluates the model and its controls, prints the table and draws the report.
 
@@ -107,6 +108,7 @@ def evaluate_and_report(
         workdir: the folder that receives lines, features and the report.
         names: evaluations to run; None: all.
         results: metrics of the trained model, if they were already measured at this step.
+        before_report: called once everything that the report shows is measured.
 
     Returns:
         The lines that were added to evals.jsonl.
@@ -129,6 +131,7 @@ def evaluate_and_report(
         with _where_possible("embedding.npz"):
             if embedding:
                 workdir.write_embedding(embedding)
+    before_report()
     with _where_possible("report.html"):
         print(f"report: {workdir.write_report()}")
     return lines

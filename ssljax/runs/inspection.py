@@ -1,15 +1,9 @@
 """A config in numbers, before any training: `inspect`."""
 
-import contextlib
 import dataclasses
-import importlib.metadata
+import datetime
 import logging
 import math
-import pathlib
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +12,8 @@ import jax
 from ssljax.config import RunConfig
 from ssljax.report import Table
 from ssljax.runs.assembly import Assembly, assemble
+from ssljax.runs.starts import StartRecord, environment
+from ssljax.runs.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
@@ -55,31 +51,46 @@ def inspect(config: RunConfig, devices: list[jax.Device] | None = None) -> Inspe
     )
 
 
-def announce(assembly: Assembly, workdir: pathlib.Path, start: int) -> None:
-    """Writes what is about to be trained into the log; log.txt also gets the command, the host and the versions."""
-    for name, value in [*_run(assembly), ["workdir", str(workdir)]]:
+def announce(assembly: Assembly, workdir: Workdir, start: int, began: float) -> StartRecord:
+    """Writes what is about to be trained, by which command, host and versions, into the log and starts.jsonl.
+
+    Args:
+        assembly: the run.
+        workdir: its folder.
+        start: number of steps that earlier starts completed.
+        began: `time.perf_counter()` at the call of `train`.
+    """
+    for name, value in [*_run(assembly), ["workdir", str(workdir.path)]]:
         log.info("%-9s %s", name, value)
     if start:
         log.info("continued from step %d", start)
-    for name, value in _environment():
+    around = environment()
+    for name, value in _around(around):
         log.info("%-9s %s", name, value, extra={"quiet": True})
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    return StartRecord(workdir, {"time": now, "step": start, **_facts(assembly), **around}, began)
 
 
-def _environment() -> Iterator[tuple[str, str]]:
-    """Yields the command, the host, the versions of libraries, and the commit of the package if it is a checkout."""
-    yield "command", shlex.join(sys.argv)
-    yield "host", f"{platform.node()}, {platform.platform()}, Python {platform.python_version()}"
-    names = ("ssljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
-    found = []
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    yield "versions", ", ".join(found)
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
-        done = subprocess.run(git, capture_output=True, text=True, timeout=5)
-        if done.returncode == 0:
-            yield "commit", done.stdout.strip()
+def _around(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the lines of log.txt on the environment."""
+    yield "command", values["command"]
+    yield "host", f"{values['host']}, {values['platform']}, Python {values['python']}"
+    yield "versions", ", ".join(f"{name} {version}" for name, version in values["versions"].items())
+    if values["commit"]:
+        yield "commit", values["commit"]
+
+
+def _facts(assembly: Assembly) -> dict[str, Any]:
+    """Returns the numbers of a run that config.json and data.json do not have."""
+    config, program = assembly.config, assembly.program
+    return {
+        "parameters": _count(program.shapes.params),
+        "steps": assembly.steps,
+        "epochs": assembly.steps * config.batch_size / assembly.spec.size,
+        "device_kind": program.device_kind,
+        "mesh": dict(program.mesh.shape),
+        "processes": jax.process_count(),
+    }
 
 
 def _run(assembly: Assembly) -> list[list[str]]:

@@ -1,9 +1,10 @@
 """Callbacks between training steps: they log metrics, run evaluations and save checkpoints."""
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from ssljax.base.signals import Abandoned, Signals
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import check_rules, evaluation_params, make_health
 from ssljax.runs.progress import Progress
+from ssljax.runs.starts import Part, StartRecord
 from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
@@ -44,7 +46,9 @@ class Recorder:
         signals: Signals,
         watchdog: Watchdog,
         trackers: Trackers,
+        record: StartRecord,
     ):
+        self.record = record
         self.assembly, self.workdir, self.batches, self.trackers = assembly, workdir, batches, trackers
         self.checkpoints, self.evaluator, self.signals, self.watchdog = checkpoints, evaluator, signals, watchdog
         program, spec, settings = assembly.program, assembly.spec, assembly.config.log
@@ -68,11 +72,28 @@ class Recorder:
     def callbacks(self, own: Sequence[tuple[int, Callback]] = ()) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`; `own` ones come before the saving."""
         config = self.assembly.config
-        calls: list[tuple[int, Callback]] = [(1, self.progress.tick), (config.log.every_steps, self.log)]
+        calls: list[tuple[int, Callback]] = [(1, self.tick), (config.log.every_steps, self.log)]
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
             calls.append((math.gcd(*every), self.evaluate))
         return [*calls, *own, (config.checkpoint.every_steps or self.assembly.steps, self.save)]
+
+    def tick(self, step: int, state: State) -> None:
+        """Redraws the progress bar, and notes when the first step was done."""
+        self.record.stepped(self.batches.wait_seconds)
+        self.progress.tick(step)
+
+    def write_record(self) -> None:
+        """Writes the line of this start in starts.jsonl."""
+        self.record.write(self.batches.wait_seconds)
+
+    @contextlib.contextmanager
+    def _paused(self, part: Part) -> Iterator[None]:
+        """Counts the time inside as that of evaluations or checkpoints, and leaves it out of logged rates."""
+        began = time.perf_counter()
+        with self.record.timed(part):
+            yield
+        self.speed.pause(time.perf_counter() - began)
 
     def is_exhausted(self) -> bool:
         """Returns True if the metric of `early_stopping` has not improved for its number of evaluations."""
@@ -134,24 +155,25 @@ class Recorder:
         if not names:
             return
         jax.block_until_ready(state.step)  # the time of unfinished steps is not counted as evaluation
-        began = time.perf_counter()
-        try:
-            with self.watchdog.paused(), self.signals.abandoning():
-                results = self.evaluator.run(evaluation_params(state), state.extra, names)
-        except Abandoned:
-            log.info("the evaluations of step %d wait for the next start", step)
-            return
-        self._write(step, results)
-        if step < self.assembly.steps:  # the end of the run draws it again, with controls
-            self.workdir.write_report()
-        self.speed.pause(time.perf_counter() - began)
+        with self._paused("evaluations"):
+            try:
+                with self.watchdog.paused(), self.signals.abandoning():
+                    results = self.evaluator.run(evaluation_params(state), state.extra, names)
+            except Abandoned:
+                log.info("the evaluations of step %d wait for the next start", step)
+                return
+            self._write(step, results)
+            if step < self.assembly.steps:  # the end of the run draws it again, with controls
+                self.write_record()
+                self.workdir.write_report()
 
     def evaluate_left_out(self, step: int, state: State) -> None:
         """Runs the evaluations of a restored step that a signal left out, and ranks its checkpoint by them."""
         done = {line["eval"] for line in self.workdir.evaluations() if (line["step"], line["of"]) == (step, "trained")}
         names = self._due(step)
         if step and not done.issuperset(names):
-            results = self.evaluator.run(evaluation_params(state), state.extra, names)
+            with self.record.timed("evaluations"):
+                results = self.evaluator.run(evaluation_params(state), state.extra, names)
             self._write(step, results)
             self.checkpoints.rank(step, _flat(results))
 
@@ -175,9 +197,9 @@ class Recorder:
     def save(self, step: int, state: State) -> None:
         """Saves a checkpoint with the metrics that were measured at this step."""
         jax.block_until_ready(state.step)
-        began = time.perf_counter()
-        self.checkpoints.save(state, step, _flat(self.results.get(step, {})))
-        self.speed.pause(time.perf_counter() - began)
+        with self._paused("checkpoints"):
+            self.checkpoints.save(state, step, _flat(self.results.get(step, {})))
+        self.write_record()
 
 
 def _flat(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from ssljax.base.errors import UserError, located
 from ssljax.base.files import append_line, flush, local_folder, move_whole, read_json, replace_folder, write_whole
 from ssljax.base.locks import locked
 from ssljax.config import RunConfig, build, difference
-from ssljax.report.read import EVALUATIONS, METRICS, read_lines
+from ssljax.report.read import EVALUATIONS, METRICS, STARTS, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +182,9 @@ class Workdir:
 
         Raises:
             UserError: the identity of the config or the data changed; the message lists the keys that differ. Or a line
-                of metrics.jsonl or evals.jsonl is damaged.
+                of metrics.jsonl, evals.jsonl or starts.jsonl is damaged.
         """
+        self.starts()
         if not self._has_steps():
             return
         self.metrics()
@@ -212,6 +213,14 @@ class Workdir:
             UserError: a line is damaged.
         """
         return read_lines(self.path / "metrics.jsonl", METRICS)
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Returns the lines of starts.jsonl.
+
+        Raises:
+            UserError: a line is damaged.
+        """
+        return read_lines(self.path / "starts.jsonl", STARTS)
 
     def _has_steps(self) -> bool:
         """Returns True if a run left a checkpoint (perhaps damaged) or a line of metrics."""
@@ -271,6 +280,12 @@ class Workdir:
         """Adds lines to evals.jsonl. A line replaces an earlier one of the same evaluation, subject and step."""
         new = {(line["step"], line["eval"], line["of"]) for line in lines}
         self._edit_evaluations(lambda line: (line["step"], line["eval"], line["of"]) not in new, lines)
+
+    def write_start(self, line: Mapping[str, Any]) -> None:
+        """Adds a line to starts.jsonl. It replaces an earlier line of the same start, which has the same `time`."""
+        if self.leads:
+            kept = [earlier for earlier in self.starts() if earlier["time"] != line["time"]]
+            self._write("starts.jsonl", "".join(json.dumps(one) + "\n" for one in [*kept, line]))
 
     def write_embedding(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes embedding.npz: the features that the report draws."""

@@ -1,6 +1,7 @@
 """Runs side by side: what differs, means and spreads over seeds, and the page."""
 
 import json
+import re
 import statistics
 
 import pytest
@@ -103,7 +104,22 @@ def test_the_command_prints_and_writes_a_page(folders, tmp_path, capsys, monkeyp
     printed = capsys.readouterr().out
     assert "75.0 ± 7.1 %" in printed and printed.endswith(f"{out}\n")
     page = out.read_text()
-    assert page.count("<img") == 1 and "temperature 0.1" in page and "75.0 ± 7.1 %" in page and "http" not in page
+    assert "temperature 0.1 (t0.1s0)" in page and "temperature 0.1 (t0.1s1)" in page and "75.0 ± 7.1 %" in page
+    assert "<h2>Runs</h2>" in page and page.count('class="panels"') == 2, "loss and evaluations"
+
+
+def test_runs_with_many_changes_or_equal_folders_have_labels_that_differ(tmp_path):
+    paths = [tmp_path / name / "run" for name in "ab"]
+    for i, path in enumerate(paths):
+        path.parent.mkdir()
+        workdir(path, 0.1 + i, 0, 0.5)
+        config = json.loads((path / "config.json").read_text())
+        config["objective"] |= dict.fromkeys("xyz", i)
+        (path / "config.json").write_text(json.dumps(config))
+    page = report.compare(paths).page()
+    data = json.loads(re.search(r'id="curves">(.*?)</script', page)[1])
+    assert [line["label"] for line in data["sections"][0][0]["lines"]] == list(map(str, paths))
+    assert page.count("<th>started</th>") == 0 and page.count(f"<td>{paths[0]}</td>") == 1
 
 
 def test_mistakes(folders, tmp_path, capsys):

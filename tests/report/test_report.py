@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssljax.base.errors import UserError
-from ssljax.report import evaluation_table, print_table, read_run, render
+from ssljax.report import evaluation_table, facts, print_table, read_run, render
 from ssljax.report.figures import principal_plane
 from ssljax.report.table import format_metric, readable
 
@@ -40,7 +40,9 @@ RECORDS = [
 
 
 def write(workdir, evals=RECORDS, metrics=30, embedding=True):
-    (workdir / "config.json").write_text(json.dumps({"objective": {"name": "simclr<b>"}, "data": {"source": "x"}}))
+    values = {"objective": {"name": "simclr<b>"}, "data": {"source": "x"}}
+    values["model"] = {"name": "vit"}
+    (workdir / "config.json").write_text(json.dumps(values))
     (workdir / "data.json").write_text(json.dumps({"classes": ["cat", "dog", "cow"]}))
     with open(workdir / "metrics.jsonl", "w") as f:
         for step in range(10, 10 * metrics + 1, 10):
@@ -87,13 +89,13 @@ def test_formats_of_names_and_numbers():
 def test_the_page_is_self_contained(tmp_path):
     write(tmp_path)
     html = render(tmp_path)
-    images = re.findall(r'src="([^"]*)"', html)
-    assert len(images) == 5 and all(uri.startswith("data:image/") for uri in images)
-    for kind, data in re.findall(r"data:image/(svg\+xml|png);base64,([^\"]+)", html):
-        head = base64.b64decode(data)[:300]
-        assert head.startswith(b"\x89PNG") if kind == "png" else b"<svg" in head or b"<?xml" in head
+    (image,) = re.findall(r'(?:src|href)="([^"]*)"', html)
+    head, _, content = image.partition(",")
+    assert head == "data:image/png;base64" and base64.b64decode(content).startswith(b"\x89PNG")
     text = re.sub(r"base64,[^\"]+", "", html)
-    assert "http" not in text and "<link" not in text and "<script" not in text
+    assert re.findall(r"https?://\S+", text) == ["https://github.com/leeoniya/uPlot"], "only in a comment"
+    assert not re.search(r"<link|<script[^>]* src|@import|url\(|fetch\(|XMLHttpRequest|import\(", text)
+    assert "The MIT License" in text and "metrics.jsonl" in re.search(r"<noscript>(.*?)</noscript>", text)[1]
     assert "simclr&lt;b&gt; on x" in text and "simclr<b>" not in text  # text of the user is escaped
     assert "91.0 ± 1.0 %" in text and "does not beat raw" in text and "take care" in text
     assert "300 steps" in text and "19,200 examples seen" in text and "2 steps skipped" in text
@@ -108,6 +110,65 @@ def test_a_last_line_cut_off_by_a_crash_is_left_out(tmp_path):
     run = read_run(tmp_path)
     assert len(run.metrics) == 30 and len(run.evals) == len(RECORDS)
     assert "Embedding" not in render(tmp_path)
+
+
+START = {
+    "time": "2026-01-02T03:04:05.678+00:00",
+    "step": 0,
+    "parameters": 123_456,
+    "steps": 300,
+    "epochs": 2.5,
+    "device_kind": "TPU v5",
+    "mesh": {"data": 4, "fsdp": 2, "tensor": 1},
+    "processes": 2,
+    "command": "ssljax train <x>",
+    "host": "node7",
+    "platform": "Linux",
+    "python": "3.12.1",
+    "versions": {"ssljax": "0.1", "jax": "0.11"},
+    "commit": "abc",
+    "seconds": {"total": 100.0, "start": 10.0, "waiting": 5.0, "evaluations": 20.0, "checkpoints": 4.5},
+}
+
+
+def test_the_page_says_what_the_run_was(tmp_path):
+    write(tmp_path, embedding=False)
+    later = {**START, "step": 200, "versions": {"jax": "0.12"}, "time": "2026-02-03T04:05:06.789+00:00"}
+    (tmp_path / "starts.jsonl").write_text(json.dumps(START) + "\n" + json.dumps(later) + "\n")
+    found = facts.description(read_run(tmp_path))
+    assert found["devices"] == "8 × TPU v5 (data 4, fsdp 2), 2 processes"
+    assert found["versions"] == "Python 3.12.1, ssljax 0.1, jax 0.11; then Python 3.12.1, jax 0.12"
+    assert found["started"] == "2026-01-02 03:04 UTC; 2026-02-03 04:05 UTC from step 200"
+    assert found["time"] == (
+        "3.3 min: training 2.0 min (60 %), start and compilation 20 s (10 %), waiting for data 10 s (5 %), "
+        "evaluations 40 s (20 %), checkpoints 9 s (4 %)"
+    )
+    assert found["command"] == "ssljax train <x>" and found["length"] == "300 steps = 2.5 epochs"
+    html = render(tmp_path)
+    assert "model vit, 123,456 parameters with all heads · 8 × TPU v5 (data 4, fsdp 2), 2 processes" in html
+    assert "<td>ssljax train &lt;x&gt;</td>" in html and "<h2>Run</h2>" in html
+
+
+def test_a_workdir_without_starts_has_fewer_facts(tmp_path):
+    write(tmp_path, embedding=False)
+    found = facts.description(read_run(tmp_path))
+    assert found == {
+        "workdir": str(tmp_path),
+        "objective": "simclr<b>",
+        "model": "vit",
+        "data": "x",
+        "time": "10.0 min",
+    }
+
+
+def test_explanations_fit_the_task(tmp_path):
+    write(tmp_path, embedding=False)
+    assert "raw: the input itself instead of features" in render(tmp_path)
+    (tmp_path / "data.json").write_text(json.dumps({"elements": {"image": {"shape": [8, 8, 1], "dtype": "uint8"}}}))
+    assert "raw: the pixels themselves instead of features" in render(tmp_path)
+    write(tmp_path, evals=RECORDS[-2:], embedding=False)
+    text = render(tmp_path).partition("<body>")[2].partition("<script")[0]
+    assert "bigram: frequencies of pairs of tokens" in text and "pixels" not in text and "raw" not in text
 
 
 def test_a_run_with_few_files(tmp_path):

@@ -63,7 +63,7 @@ DAMAGES = {
     "gone": pathlib.Path.unlink,
     "folder": folder,
 }
-FILES = ("config.json", "data.json", "metrics.jsonl", "evals.jsonl", "tokenizer.json", "embedding.npz")
+FILES = ("config.json", "data.json", "metrics.jsonl", "evals.jsonl", "tokenizer.json", "embedding.npz", "starts.jsonl")
 # Files that are written and never read.
 WRITTEN = ("report.html", "log.txt", ".lock", ".evals.lock")
 

@@ -25,6 +25,7 @@ CONFIG = build(
 )
 SPEC = DataSpec(elements={"image": {"shape": [8, 8, 1], "dtype": "uint8"}}, size=10)
 LINE = {"step": 2, "eval": "knn", "of": "trained", "metrics": {"accuracy": 0.5}}
+START = {"time": "2026-01-02T03:04:05.678+00:00", "step": 0, "mesh": {"data": 1}, "seconds": {"total": 1.0}}
 LINE |= {"headline": ["accuracy"], "better": "higher"}
 
 
@@ -35,6 +36,7 @@ def write_all(workdir):
     workdir.write_init_report({"origin": "elsewhere"})
     workdir.write_evaluations([LINE])
     workdir.write_embedding({"features": np.zeros((2, 3))})
+    workdir.write_start(START)
     workdir.cut_metrics(0)
     workdir.append_metrics(2, {"loss": np.float32(1.5), "rate": float("nan")})
     with open_trackers(CONFIG, workdir, 0) as trackers:
@@ -43,6 +45,7 @@ def write_all(workdir):
 
 
 WRITTEN = {"config.json", "data.json", "tokenizer.json", "init_from.json", "evals.jsonl", "embedding.npz"}
+WRITTEN |= {"starts.jsonl"}
 WRITTEN |= {"metrics.jsonl", "report.html"}
 
 
@@ -82,6 +85,7 @@ def test_a_crash_while_writing_keeps_the_old_file(name, tmp_path, monkeypatch):
         "tokenizer.json": lambda: workdir.write_tokenizer(CONFIG.data),
         "init_from.json": lambda: workdir.write_init_report({"origin": "another"}),
         "evals.jsonl": lambda: workdir.write_evaluations([{**LINE, "step": 3}]),
+        "starts.jsonl": lambda: workdir.write_start({**START, "step": 3}),
         "embedding.npz": lambda: workdir.write_embedding({"features": np.ones((2, 3))}),
     }
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,100 @@
+"""Names of training metrics for readers, their units, and their meanings."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ssljax.report.table import readable
+
+
+class Metric(NamedTuple):
+    """A metric for readers.
+
+    Attributes:
+        title: heading of its curve, with the unit if it has one.
+        meaning: a line below the curves; "": the title says it.
+    """
+
+    title: str
+    meaning: str = ""
+
+
+COUNTERS = ("step", "examples", "tokens", "flops", "seconds", "skipped_steps")
+SPEED = (
+    "examples_per_second",
+    "tokens_per_second",
+    "model_flops_per_second",
+    "mfu",
+    "data_wait_share",
+    "device_memory_gb",
+)
+
+METRICS = {
+    "learning_rate": Metric("learning rate"),
+    "examples_per_second": Metric("examples / s"),
+    "tokens_per_second": Metric("tokens / s", "with padding"),
+    "model_flops_per_second": Metric("model FLOP / s", "three times the FLOPs of a forward pass, per second"),
+    "mfu": Metric("MFU", "share of the peak FLOP rate of the devices that the model uses"),
+    "data_wait_share": Metric("share of time without data", "share of time in which the loop waits for a batch"),
+    "device_memory_gb": Metric("device memory (GB)", "largest memory in use so far, on one device"),
+    "grad_norm": Metric("gradient norm", "norm over all parameters, before clipping"),
+    "accuracy": Metric("accuracy", "share of targets that the model predicts correctly, in training"),
+    "alignment": Metric(
+        "alignment (squared distance)",
+        "mean squared distance of two views of an example on the unit sphere; 0: equal",
+    ),
+    "uniformity": Metric(
+        "uniformity (log potential)",
+        "log of the mean of exp(-2 distance²) over pairs on the unit sphere; 0: collapsed, low: spread out",
+    ),
+    "feature_std": Metric(
+        "feature std",
+        "standard deviation over examples of a dimension of normalised features; 0: collapsed, 1/√D: spread out",
+    ),
+    "effective_rank": Metric(
+        "effective rank (dimensions)",
+        "exponential of the entropy of the singular values of the features; 1: collapsed",
+    ),
+    "teacher_entropy": Metric(
+        "teacher entropy (nats)",
+        "entropy of the targets; 0 or the log of the number of prototypes throughout: collapsed",
+    ),
+    "assignment_entropy": Metric(
+        "assignment entropy (nats)",
+        "entropy of the mean assignment to prototypes; the log of their number: all are used alike",
+    ),
+    "logit_scale": Metric("logit scale", "factor of cosines in the loss"),
+    "expert_load": Metric(
+        "expert load", "share of the busiest expert times the number of experts; 1: all are used alike"
+    ),
+}
+
+
+def title(name: str) -> str:
+    """Returns the heading of the curve of a logged number: `health/feature_std` -> `features: feature std`."""
+    place, _, last = name.rpartition("/")
+    if place == "health":
+        return f"features: {title(last)}"
+    known, _, module = name.partition("/")
+    return METRICS[known].title + (f", {module}" if module else "") if known in METRICS else readable(name)
+
+
+def meanings(names: Iterable[str]) -> list[str]:
+    """Returns a line for each metric that is known to `METRICS`, once, in the order of the names.
+
+    `health/...` metrics have a line on the features that they measure.
+    """
+    names = list(names)
+    fixed = any(name.startswith("health/") for name in names)
+    first = ["features: the pooled features of up to 256 examples of the first batch, which stay the same."] * fixed
+    known = dict.fromkeys(name.removeprefix("health/").partition("/")[0] for name in names)
+    found: list[Metric] = [METRICS[name] for name in known if name in METRICS]
+    return [*first, *(f"{m.title.partition(' (')[0]}: {m.meaning}." for m in found if m.meaning)]
+
+
+def numbers(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the numbers in lines of metrics.jsonl, without counters, in the order of appearance.
+
+    A number that was never finite (null in all lines) is among them.
+    """
+    names = dict.fromkeys(name for line in lines for name, value in line.items() if not isinstance(value, str))
+    return [name for name in names if name not in COUNTERS]
