@@ -320,7 +320,12 @@ def _import(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> in
 def _export(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.runs.export import export
 
-    _print_model(options.folder, export(options.workdir, options.folder, options.step))
+    model, card = export(options.workdir, options.folder, options.step)
+    _print_model(options.folder, model)
+    for topic, sentence in card.facts.items():
+        print(f"  {topic}: {sentence}")
+    if card.code:
+        print(f"{options.folder}/README.md: lines of Python that give these features with transformers alone")
     return 0
 
 

@@ -77,6 +77,22 @@ def test_new_pictures_get_the_size_and_the_channels_of_the_run(workdir, pictures
         assert found_names == names
 
 
+def test_the_card_of_an_export_gives_the_same_features(workdir, pictures, tmp_path, monkeypatch, capsys):
+    assert cli.main(["export", str(workdir), str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "objective: simclr, on builtin:digits [train]" in said and "features: the class token" in said
+    card = (tmp_path / "README.md").read_text()
+    assert all(line.strip().split(": ", 1)[1] in card for line in said.splitlines()[1:-1])
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    embedded = runs.embed(workdir, f"images:{pictures}")
+    for name, feature in zip(embedded.names[:3], embedded.features):
+        np.testing.assert_allclose(names["embed"](pictures / name)[0].numpy(), feature, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
