@@ -12,7 +12,7 @@ from ssljax.data.examples import OpenedSource, RowExamples, open_examples, take_
 from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
-from ssljax.data.selection import read, source_content, source_title
+from ssljax.data.selection import read, same_data, source_content, source_title
 from ssljax.data.sources import open_source
 from ssljax.data.spec import DataSpec
 from ssljax.data.splits import Split, parse_split
@@ -154,9 +154,11 @@ def split_source(
 
 
 def shared_rows(first: SourceConfig, second: SourceConfig) -> int:
-    """Returns the number of rows (of texts in files: lines) that two splits of a source share; 0 if sources differ."""
+    """Returns the number of rows (of texts in files: lines) that two splits of a source share; 0 if files differ."""
     a, b = parse_split(first.split), parse_split(second.split)
-    if first.source != second.source or (a.name != b.name and "all" not in (a.name, b.name)):
+    if a.name != b.name and "all" not in (a.name, b.name):
+        return 0
+    if not same_data(first, second, b.name if a.name == "all" else a.name):
         return 0
     if a.name == b.name and first.where == second.where:  # slices of the same rows
         lines = open_source(first.source).table(Split(a.name)).lines
