@@ -134,13 +134,14 @@ def _add_train(commands: Any) -> None:
 
 def _add_embed(commands: Any) -> None:
     embed = commands.add_parser("embed", help="write the features of new data as a file")
-    embed.add_argument("workdir", metavar="WORKDIR")
+    embed.add_argument("workdir", metavar="DIR", help="a workdir, or a model in the Hugging Face format")
     embed.add_argument("--out", required=True, metavar="FILE", help="FILE.npz, FILE.parquet or FILE.npy")
     embed.add_argument("--source", metavar="URI", help="the data, such as images:FOLDER (default: those of the run)")
     embed.add_argument("--split", default="train", help="name or slice of a split (default: train)")
     keys = "columns of the source, such as image=jpg (default: as in the run for its own source, else by their names)"
     embed.add_argument("--keys", metavar="NAME=COLUMN,...", help=keys)
-    embed.add_argument("--feature", default="pooled", help="feature of the objective (default: pooled)")
+    feature = "feature of the objective, or of a Hugging Face model: pooled, mean, first, last (default: pooled)"
+    embed.add_argument("--feature", default="pooled", help=feature)
     embed.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
     embed.add_argument("--batch-size", type=int, default=256)
 

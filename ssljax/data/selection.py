@@ -172,7 +172,7 @@ def _class_number(name: str, classes: tuple[str, ...], key: str) -> int:
 
 
 def _refuse_other_kinds(allowed: list[Any], values: list[Any], key: str) -> None:
-    """Raises UserError if a filter asks a column of one kind, such as numbers, for a value of another, such as a text."""
+    """Raises UserError if a filter asks a column of one kind (numbers) for a value of another (a text, true)."""
     kinds = {_kind(value) for value in values}
     for option in allowed:
         if option is not None and len(kinds) == 1 and _kind(option) not in kinds:
