@@ -80,11 +80,18 @@ def _reader_left() -> bool:
 
 
 def _run(arguments: list[str]) -> int:
-    options, rest = _parser().parse_known_args([a for a in arguments if a != "--debug"])
+    arguments = [a for a in arguments if a != "--debug"]
+    if arguments[:1] in (["train"], ["inspect"]) and {"-h", "--help"} & set(arguments) and _names_config(arguments):
+        return _config_help(arguments)
+    options, rest = _parser().parse_known_args(arguments)
     overrides = _overrides(rest, options.command)
     calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"generate": _generate, "fill-mask": _fill_mask, "embed": _embed, "inspect": _inspect}
+    calls |= {"init": _init, "generate": _generate, "fill-mask": _fill_mask, "embed": _embed, "inspect": _inspect}
     return calls[options.command](options, overrides)
+
+
+def _names_config(arguments: Sequence[str]) -> bool:
+    return any(a == "--config" or a.startswith("--config=") for a in arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,13 +122,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    keys = "`ssljax list keys` lists the keys of a config, `ssljax list keys objective.simclr` the keys of a group."
+    keys = "`ssljax train --config FILE --help` lists the keys of a config, `ssljax list keys` all keys by group."
     train = commands.add_parser("train", help="train from a config, or continue a workdir", epilog=keys)
     train.add_argument("--config", required=True, help="FILE.py[:key=value,...]; --config.a.b=VALUE overrides a key")
     train.add_argument("--workdir", required=True, help="folder of the run; a run in it is continued")
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    init = commands.add_parser("init", help="write a commented config to edit")
+    init.add_argument("name", metavar="NAME", help="NAME.py is written; it must not exist")
+    init.add_argument("--objective", help="objective of a shipped config (default: simclr; causal_lm for text: data)")
+    init.add_argument("--data", metavar="URI", help="the data, such as images:FOLDER (default: of the shipped config)")
     inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=keys)
     inspect.add_argument("--config", required=True, help="as for `train`")
     inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
@@ -211,6 +222,27 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     except Stopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         return STOPPED
+    return 0
+
+
+def _config_help(arguments: Sequence[str]) -> int:
+    """Prints the keys of the config that the arguments name, with its values."""
+    from ssljax.config import load
+    from ssljax.reference import describe_config
+
+    words = [a for a in arguments if a not in ("-h", "--help")]
+    options, rest = _parser().parse_known_args([*words, *(["--workdir", ""] if words[0] == "train" else [])])
+    config, _ = load(options.config, _overrides(rest, options.command))
+    for line in describe_config(config):
+        print(line)
+    return 0
+
+
+def _init(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.starter import write_starter
+
+    path = write_starter(options.name, options.objective, options.data)
+    print(f"{path}: edit it, then `ssljax train --config {path} --workdir runs/{path.stem}`")
     return 0
 
 

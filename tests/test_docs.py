@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import cli, run, runs
+from ssljax import cli, run, runs, starter
 from ssljax.base import schema
 from ssljax.config import RunConfig, load
 from ssljax.interop import export as hf_export
@@ -123,6 +123,7 @@ def test_named_files_exist(page):
 def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
+    monkeypatch.setattr(starter, "write_starter", lambda name, *args: pathlib.Path(f"{name}.py"))
     monkeypatch.setattr(run, "train", lambda *args: None)
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
     monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
