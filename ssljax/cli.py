@@ -86,7 +86,14 @@ def _run(arguments: list[str]) -> int:
     options, rest = _parser().parse_known_args(arguments)
     overrides = _overrides(rest, options.command)
     calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"init": _init, "generate": _generate, "fill-mask": _fill_mask, "embed": _embed, "inspect": _inspect}
+    calls |= {
+        "completion": _completion,
+        "init": _init,
+        "generate": _generate,
+        "fill-mask": _fill_mask,
+        "embed": _embed,
+        "inspect": _inspect,
+    }
     return calls[options.command](options, overrides)
 
 
@@ -118,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     meanings = "keys: type, default and meaning of the keys of a config; schema: all of them as a JSON schema"
     listing.add_argument("kind", choices=kinds, help=meanings)
     listing.add_argument("group", nargs="?", help="for keys: `objective` lists its names, `objective.simclr` its keys")
+    completion = commands.add_parser("completion", help="print the script that completes commands in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh"), help='in ~/.bashrc: eval "$(ssljax completion bash)"')
     return parser
 
 
@@ -181,7 +190,7 @@ def _add_text(commands: Any) -> None:
 
 def _add_export(commands: Any) -> None:
     importing = commands.add_parser("import", help="check a Hugging Face folder and write a copy of it")
-    importing.add_argument("source", metavar="HF_DIR")
+    importing.add_argument("hf_folder", metavar="HF_DIR")
     importing.add_argument("folder", metavar="OUT_DIR")
     leave_out = "leave out tensors whose names match (a classifier), and read the model without heads"
     importing.add_argument("--leave-out", metavar="PATTERN", help=leave_out)
@@ -235,6 +244,13 @@ def _config_help(arguments: Sequence[str]) -> int:
     config, _ = load(options.config, _overrides(rest, options.command))
     for line in describe_config(config):
         print(line)
+    return 0
+
+
+def _completion(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.completion import script
+
+    print(script(_parser(), options.shell))
     return 0
 
 
@@ -346,7 +362,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
 def _import(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.interop.export import convert
 
-    _print_model(options.folder, convert(options.source, options.folder, options.leave_out))
+    _print_model(options.folder, convert(options.hf_folder, options.folder, options.leave_out))
     return 0
 
 
