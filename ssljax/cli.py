@@ -9,6 +9,7 @@ Exit codes:
 
 import argparse
 import errno
+import functools
 import json
 import logging
 import os
@@ -323,10 +324,42 @@ def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> 
     sampling = schema.build(Sampling, {name: getattr(options, name) for name in names}, "generate")
     texts = _prompts(options)
     given = {name: getattr(options, name) for name in ("stop", "special_tokens", "seed", "step")}
-    made = runs.generate(options.folder, texts, sampling, **given)
+    shown = _Shown() if sys.stdout.isatty() and not options.json else None
+    watch = functools.partial(shown.so_far, texts[0]) if shown and len(texts) == 1 else None
+    made = runs.generate(options.folder, texts, sampling, watch=watch, **given)
     for prompt, text in zip(texts, made):
-        print(json.dumps({"prompt": prompt, "text": text}) if options.json else text)
+        if shown:
+            shown.finish(prompt, text)
+        else:
+            print(json.dumps({"prompt": prompt, "text": text}) if options.json else text)
     return 0
+
+
+class _Shown:
+    """A generated text on a terminal: the prompt dimmed, after "> ", then the text, as it comes."""
+
+    def __init__(self) -> None:
+        self._printed: str | None = None  # of the text of this prompt; None: not even the prompt
+
+    def so_far(self, prompt: str, text: str) -> None:
+        """Prints what is new in a text."""
+        if self._printed is None:
+            from rich.console import Console
+            from rich.text import Text
+
+            Console(highlight=False).print(Text("> " + prompt.replace("\n", "\n> "), "dim"), soft_wrap=True)
+            self._printed = ""
+        if text.startswith(self._printed):  # a tokenizer may change the spacing of its last word
+            print(text[len(self._printed) :], end="", flush=True)
+            self._printed = text
+
+    def finish(self, prompt: str, text: str) -> None:
+        """Prints the rest of a text; the next prompt follows after an empty line."""
+        self.so_far(prompt, text)
+        if self._printed != text:  # the beginning has changed
+            print(f"\n{text}", end="")
+        print("\n")
+        self._printed = None
 
 
 def _fill_mask(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
