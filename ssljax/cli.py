@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    keys = "`ssljax train --config FILE --help` lists the keys of a config, `ssljax list keys` all keys by group."
+    keys = "`ssljax list keys` lists all keys by group; `--config FILE --help` those of a config, with its values."
     train = commands.add_parser("train", help="train from a config, or continue a workdir", epilog=keys)
     train.add_argument("--config", required=True, help="FILE.py[:key=value,...]; --config.a.b=VALUE overrides a key")
     train.add_argument("--workdir", required=True, help="folder of the run; a run in it is continued")
