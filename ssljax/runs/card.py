@@ -56,7 +56,7 @@ def describe(trained: Trained, model: hf.Model) -> Card:
 def _origin(trained: Trained, model: hf.Model) -> dict[str, str]:
     """Returns the facts about the training, the weights and the architecture."""
     config, params = trained.config, trained.params
-    sources = [f"{part['source']} [{part['split']}]" for part in config["data"]["mixture"] or [config["data"]]]
+    sources = [f"{part['source']} [{part['split']}]" for part in config["data"].get("mixture") or [config["data"]]]
     weights = f"averaged (`ema` {config['ema']})" if config.get("ema") is not None else "as trained, not averaged"
     if trained.of_teacher:
         weights = "those of the teacher, an average of the student's"
@@ -96,7 +96,7 @@ def _image_facts(trained: Trained) -> dict[str, str]:
             "the resizing and the normalisation; a picture that is not square is cropped before (without the crop, "
             "`transformers` crops after resizing, and edges differ a little)"
         )
-    if config["image_fit"] == "squeeze":
+    if config.get("image_fit") == "squeeze":
         how += (
             ". The evaluations of the run squeezed whole pictures and cut the square out of the result, by bilinear "
             "interpolation; only square pictures are exactly equal"
