@@ -91,7 +91,7 @@ def main():
             )
             if not arguments.run:
                 trained(config, overrides, arguments.steps, folder)
-            model = export(folder, out)
+            model, _ = export(folder, out)
             in_ssljax, tokens, ids = perplexity_of_run(folder)
             in_transformers = perplexity_of_export(out, tokens, *ids)
             print(f"{name}: {in_ssljax:.5f} in ssljax, {in_transformers:.5f} in transformers", flush=True)

@@ -9,6 +9,7 @@ Exit codes:
 
 import argparse
 import errno
+import functools
 import json
 import logging
 import os
@@ -80,11 +81,25 @@ def _reader_left() -> bool:
 
 
 def _run(arguments: list[str]) -> int:
-    options, rest = _parser().parse_known_args([a for a in arguments if a != "--debug"])
+    arguments = [a for a in arguments if a != "--debug"]
+    if arguments[:1] in (["train"], ["inspect"]) and {"-h", "--help"} & set(arguments) and _names_config(arguments):
+        return _config_help(arguments)
+    options, rest = _parser().parse_known_args(arguments)
     overrides = _overrides(rest, options.command)
     calls = {"train": _train, "eval": _eval, "import": _import, "export": _export, "report": _report, "list": _list}
-    calls |= {"generate": _generate, "fill-mask": _fill_mask, "embed": _embed, "inspect": _inspect}
+    calls |= {
+        "completion": _completion,
+        "init": _init,
+        "generate": _generate,
+        "fill-mask": _fill_mask,
+        "embed": _embed,
+        "inspect": _inspect,
+    }
     return calls[options.command](options, overrides)
+
+
+def _names_config(arguments: Sequence[str]) -> bool:
+    return any(a == "--config" or a.startswith("--config=") for a in arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,17 +126,23 @@ def _parser() -> argparse.ArgumentParser:
     meanings = "keys: type, default and meaning of the keys of a config; schema: all of them as a JSON schema"
     listing.add_argument("kind", choices=kinds, help=meanings)
     listing.add_argument("group", nargs="?", help="for keys: `objective` lists its names, `objective.simclr` its keys")
+    completion = commands.add_parser("completion", help="print the script that completes commands in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh"), help='in ~/.bashrc: eval "$(ssljax completion bash)"')
     return parser
 
 
 def _add_train(commands: Any) -> None:
-    keys = "`ssljax list keys` lists the keys of a config, `ssljax list keys objective.simclr` the keys of a group."
+    keys = "`ssljax list keys` lists all keys by group; `--config FILE --help` those of a config, with its values."
     train = commands.add_parser("train", help="train from a config, or continue a workdir", epilog=keys)
     train.add_argument("--config", required=True, help="FILE.py[:key=value,...]; --config.a.b=VALUE overrides a key")
     train.add_argument("--workdir", required=True, help="folder of the run; a run in it is continued")
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    init = commands.add_parser("init", help="write a commented config to edit")
+    init.add_argument("name", metavar="NAME", help="NAME.py is written; it must not exist")
+    init.add_argument("--objective", help="objective of a shipped config (default: simclr; causal_lm for text: data)")
+    init.add_argument("--data", metavar="URI", help="the data, such as images:FOLDER (default: of the shipped config)")
     inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=keys)
     inspect.add_argument("--config", required=True, help="as for `train`")
     inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
@@ -134,13 +155,14 @@ def _add_train(commands: Any) -> None:
 
 def _add_embed(commands: Any) -> None:
     embed = commands.add_parser("embed", help="write the features of new data as a file")
-    embed.add_argument("workdir", metavar="WORKDIR")
+    embed.add_argument("workdir", metavar="DIR", help="a workdir, or a model in the Hugging Face format")
     embed.add_argument("--out", required=True, metavar="FILE", help="FILE.npz, FILE.parquet or FILE.npy")
     embed.add_argument("--source", metavar="URI", help="the data, such as images:FOLDER (default: those of the run)")
     embed.add_argument("--split", default="train", help="name or slice of a split (default: train)")
     keys = "columns of the source, such as image=jpg (default: as in the run for its own source, else by their names)"
     embed.add_argument("--keys", metavar="NAME=COLUMN,...", help=keys)
-    embed.add_argument("--feature", default="pooled", help="feature of the objective (default: pooled)")
+    feature = "feature of the objective, or of a Hugging Face model: pooled, mean, first, last (default: pooled)"
+    embed.add_argument("--feature", default="pooled", help=feature)
     embed.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
     embed.add_argument("--batch-size", type=int, default=256)
 
@@ -169,7 +191,7 @@ def _add_text(commands: Any) -> None:
 
 def _add_export(commands: Any) -> None:
     importing = commands.add_parser("import", help="check a Hugging Face folder and write a copy of it")
-    importing.add_argument("source", metavar="HF_DIR")
+    importing.add_argument("hf_folder", metavar="HF_DIR")
     importing.add_argument("folder", metavar="OUT_DIR")
     leave_out = "leave out tensors whose names match (a classifier), and read the model without heads"
     importing.add_argument("--leave-out", metavar="PATTERN", help=leave_out)
@@ -210,6 +232,34 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     except Stopped as stopped:
         print(f"stopped: {stopped}", file=sys.stderr)
         return STOPPED
+    return 0
+
+
+def _config_help(arguments: Sequence[str]) -> int:
+    """Prints the keys of the config that the arguments name, with its values."""
+    from ssljax.config import load
+    from ssljax.reference import describe_config
+
+    words = [a for a in arguments if a not in ("-h", "--help")]
+    options, rest = _parser().parse_known_args([*words, *(["--workdir", ""] if words[0] == "train" else [])])
+    config, _ = load(options.config, _overrides(rest, options.command))
+    for line in describe_config(config):
+        print(line)
+    return 0
+
+
+def _completion(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.completion import script
+
+    print(script(_parser(), options.shell))
+    return 0
+
+
+def _init(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax.starter import write_starter
+
+    path = write_starter(options.name, options.objective, options.data)
+    print(f"{path}: edit it, then `ssljax train --config {path} --workdir runs/{path.stem}`")
     return 0
 
 
@@ -274,10 +324,42 @@ def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> 
     sampling = schema.build(Sampling, {name: getattr(options, name) for name in names}, "generate")
     texts = _prompts(options)
     given = {name: getattr(options, name) for name in ("stop", "special_tokens", "seed", "step")}
-    made = runs.generate(options.folder, texts, sampling, **given)
+    shown = _Shown() if sys.stdout.isatty() and not options.json else None
+    watch = functools.partial(shown.so_far, texts[0]) if shown and len(texts) == 1 else None
+    made = runs.generate(options.folder, texts, sampling, watch=watch, **given)
     for prompt, text in zip(texts, made):
-        print(json.dumps({"prompt": prompt, "text": text}) if options.json else text)
+        if shown:
+            shown.finish(prompt, text)
+        else:
+            print(json.dumps({"prompt": prompt, "text": text}) if options.json else text)
     return 0
+
+
+class _Shown:
+    """A generated text on a terminal: the prompt dimmed, after "> ", then the text, as it comes."""
+
+    def __init__(self) -> None:
+        self._printed: str | None = None  # of the text of this prompt; None: not even the prompt
+
+    def so_far(self, prompt: str, text: str) -> None:
+        """Prints what is new in a text."""
+        if self._printed is None:
+            from rich.console import Console
+            from rich.text import Text
+
+            Console(highlight=False).print(Text("> " + prompt.replace("\n", "\n> "), "dim"), soft_wrap=True)
+            self._printed = ""
+        if text.startswith(self._printed):  # a tokenizer may change the spacing of its last word
+            print(text[len(self._printed) :], end="", flush=True)
+            self._printed = text
+
+    def finish(self, prompt: str, text: str) -> None:
+        """Prints the rest of a text; the next prompt follows after an empty line."""
+        self.so_far(prompt, text)
+        if self._printed != text:  # the beginning has changed
+            print(f"\n{text}", end="")
+        print("\n")
+        self._printed = None
 
 
 def _fill_mask(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -313,14 +395,19 @@ def _prompts(options: argparse.Namespace) -> list[str]:
 def _import(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.interop.export import convert
 
-    _print_model(options.folder, convert(options.source, options.folder, options.leave_out))
+    _print_model(options.folder, convert(options.hf_folder, options.folder, options.leave_out))
     return 0
 
 
 def _export(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax.runs.export import export
 
-    _print_model(options.folder, export(options.workdir, options.folder, options.step))
+    model, card = export(options.workdir, options.folder, options.step)
+    _print_model(options.folder, model)
+    for topic, sentence in card.facts.items():
+        print(f"  {topic}: {sentence}")
+    if card.code:
+        print(f"{options.folder}/README.md: lines of Python that give these features with transformers alone")
     return 0
 
 

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_type_hints
 
+from ssljax import evals
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.config import RunConfig
@@ -45,6 +46,33 @@ def describe_keys(path: str = "") -> Iterator[str]:
     yield from _group(cls, ".".join(done) or "a run")
 
 
+def describe_config(config: RunConfig) -> Iterator[str]:
+    """Yields the lines that describe the keys that a config has, with their values, under their paths.
+
+    Groups chosen by name have the keys of that name only. A value that is not the default is followed by the default.
+    """
+    yield from _values(config, "")
+
+
+def _values(group: Any, path: str) -> Iterator[str]:
+    """Yields the lines of the plain keys of a group, then those of its groups."""
+    cls, groups = type(group), {}
+    for key in schema.keys(cls):
+        value, name = getattr(group, key), f"{path}{key}"
+        value = evals.build(value) if cls is RunConfig and key == "evals" else value
+        if dataclasses.is_dataclass(value):
+            groups[name] = value
+        elif isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, value.values())):
+            groups |= {f"{name}.{entry}": inner for entry, inner in value.items()}
+        else:
+            yield from _key(cls, key, name, value)
+    for name, inner in groups.items():
+        yield ""
+        chosen = getattr(inner, "_registry_name", None)
+        yield f"{name}{f' = {chosen!r}' if chosen else ''}: {_summary(type(inner))}"
+        yield from _values(inner, f"{name}.")
+
+
 def _check(word: str, allowed: Iterable[str], kind: str, done: list[str]) -> None:
     if word not in allowed:
         position = ".".join([*done, word])
@@ -67,15 +95,25 @@ def _entries(cls: type, key: str, position: list[str], options: Mapping[str, typ
     yield f"`ssljax list keys {'.'.join(position)}.NAME` lists the keys of one of them."
 
 
-def _key(cls: type, key: str) -> Iterator[str]:
-    """Yields the default, type and range of a key on one line, and its meaning below."""
+def _key(cls: type, key: str, path: str = "", value: Any = dataclasses.MISSING) -> Iterator[str]:
+    """Yields the value (or the default), type and range of a key on one line, and its meaning below.
+
+    Args:
+        cls: the class of the group.
+        key: name of the key.
+        path: path to show; empty: the name.
+        value: value of the key in a config; without it, the default is shown.
+    """
     field = schema.keys(cls)[key]
     default = schema.default_of(field)
     state = "(required)" if default is dataclasses.MISSING else f"= {_plain(default)}"
+    if value is not dataclasses.MISSING:
+        other = default is not dataclasses.MISSING and _plain(value) != _plain(default)
+        state = f"= {_plain(value)}" + (f" (default {_plain(default)})" if other else "")
     hint = "a group chosen by name" if field.metadata.get("registry") else schema.describe(get_type_hints(cls)[key])
     bounds = [f"{sign} {bound}" for sign, bound in field.metadata.get("bounds", {}).items()]
     kind = ["may change at a restart"] if field.metadata.get("free") else []
-    yield f"{key} {state}  [{', '.join([hint, *bounds, *kind])}]"
+    yield f"{path or key} {state}  [{', '.join([hint, *bounds, *kind])}]"
     yield from textwrap.wrap(
         schema.key_doc(cls, key), _WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
     )

@@ -13,13 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import cli, run, runs
+from ssljax import cli, run, runs, starter
 from ssljax.base import schema
 from ssljax.config import RunConfig, load
 from ssljax.interop import export as hf_export
 from ssljax.objectives import REGISTRY as OBJECTIVES
 from ssljax.parallel.rules import RULES
 from ssljax.runs import export
+from ssljax.runs.card import Card
 from ssljax.train.metrics import PEAK_FLOPS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -122,6 +123,7 @@ def test_named_files_exist(page):
 def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
+    monkeypatch.setattr(starter, "write_starter", lambda name, *args: pathlib.Path(f"{name}.py"))
     monkeypatch.setattr(run, "train", lambda *args: None)
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
     monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
@@ -131,7 +133,7 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "_report", lambda options, overrides: 0)
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
-    monkeypatch.setattr(export, "export", lambda *args: model)
+    monkeypatch.setattr(export, "export", lambda *args: export.Exported(model, Card({}, "")))
     if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
         examples(tmp_path, monkeypatch)
     with_commands = ("README.md", "CONTRIBUTING.md", "config.md", "evaluation.md", "extending.md", "generation.md")

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from ssljax import evals, models, objectives, views
+from ssljax import cli, evals, models, objectives, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.config import RunConfig, build, override
+from ssljax.config import RunConfig, build, load, override
 from ssljax.layers.positions import SCALINGS
 from ssljax.reference import describe_keys
 from ssljax.train import optimizers, schedules
@@ -173,3 +173,44 @@ def test_every_group_of_a_run_can_be_listed():
     for cls, path in paths.items():
         text = lines(path)
         assert all(f"\n{key} " in text for key in schema.keys(cls)), path
+
+
+def test_the_help_of_a_config_lists_its_keys_with_its_values(capsys):
+    words = ["train", "--config", "configs/quickstart.py", "--config.steps=7", "--config.model.bias", "false"]
+    assert cli.main([*words, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    config, _ = load("configs/quickstart.py", [("steps", "7"), ("model.bias", "false")])
+    shown = {line.partition(" = ")[0] for line in lines if line[:1] not in (" ", "") and "  [" in line}
+    groups = {
+        line.split(":")[0].partition(" = ")[0] for line in lines if line[:1] not in (" ", "") and "  [" not in line
+    }
+
+    def paths(values, path=""):
+        for key, value in values.items():
+            here = f"{path}{key}"
+            yield from paths(value, f"{here}.") if here in groups or here == "evals" else [here]
+
+    # Evaluations are given without their defaults; the name of a group stands in its title.
+    wanted = {path for path in paths(config.to_dict()) if not path.endswith((".name", ".type")) or path in shown}
+    assert wanted <= shown and {path for path in shown - wanted if not path.startswith("evals.")} == set()
+    assert "steps = 7  [an integer or a text]" in lines
+    assert "model.bias = False (default True)  [true or false]" in lines
+    assert "objective.temperature = 0.2 (default 0.1)  [a number, > 0]" in lines
+    assert "    temperature of the softmax over similarities (tau of eq. 1)" in lines
+    assert any(line.startswith("evals.knn = 'knn': ") for line in lines)
+    assert "evals.knn.draws = 20 (default 1)  [an integer, >= 1]" in lines
+    assert not any(line.startswith("objective.momentum") for line in lines)  # a key of another objective
+
+
+def test_help_of_a_config_that_is_wrong_is_one_line(capsys):
+    for words, message in (
+        (["--config", "none.py"], "--config: no file 'none.py'"),
+        (["--config", "configs/quickstart.py", "--config.stepz=1"], "stepz: unknown key"),
+        (["--config", "configs/quickstart.py", "--steps"], "--steps: unknown argument"),
+    ):
+        assert cli.main(["train", *words, "-h"]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "--workdir" in capsys.readouterr().out

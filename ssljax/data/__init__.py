@@ -5,7 +5,7 @@ from ssljax.data.dataset import Dataset, describe, open_data
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
-from ssljax.data.split_arrays import SplitArrays, SplitRows, load_split, open_split, shared_rows, split_source
+from ssljax.data.split_arrays import RawRows, SplitArrays, SplitRows, load_split, open_split, shared_rows, split_source
 from ssljax.data.tokenizer_files import TOKENIZER_FILES
 from ssljax.data.tokenizers import load_tokenizer, open_tokenizer, pin_tokenizer, save_tokenizer
 
@@ -17,6 +17,7 @@ __all__ = [
     "Dataset",
     "MixturePart",
     "Prefetcher",
+    "RawRows",
     "SourceConfig",
     "SplitArrays",
     "SplitRows",

@@ -126,13 +126,13 @@ def open_examples(
         if key == "image":
             images[key] = Images(rows, key, fingerprint(source), config, root, like)
         elif key == "label":
-            rows = _with_class_numbers(rows)
+            rows = with_class_numbers(rows)
             named = len(rows.classes) if rows.classes else None
             if named and config.num_classes and config.num_classes < named:
                 raise UserError(
                     f"data.num_classes: got {config.num_classes}, must be at least the {named} classes of {rows.title}"
                 )
-            arrays[key] = _labels(rows, named or config.num_classes)
+            arrays[key] = class_labels(rows, named or config.num_classes)
             num_classes = config.num_classes or named or int(arrays[key].max()) + 1
         elif key == "text":
             assert tokenizer is not None
@@ -252,7 +252,7 @@ def _not(rows: Rows, key: str, value: Any, row: int, allowed: str) -> UserError:
     return UserError(f"data.keys.{key}: got {shown} at {rows.location(row)} of {rows.title}, {allowed}")
 
 
-def _with_class_numbers(rows: Rows) -> Rows:
+def with_class_numbers(rows: Rows) -> Rows:
     """Returns rows whose labels are numbers: names of classes are numbered in the order of the alphabet.
 
     The names are those of the whole split, sliced or not.
@@ -282,7 +282,7 @@ def _with_class_numbers(rows: Rows) -> Rows:
 _MOST_CLASSES = 100_000
 
 
-def _labels(rows: Rows, num_classes: int | None) -> np.ndarray:
+def class_labels(rows: Rows, num_classes: int | None) -> np.ndarray:
     """Returns the labels of the selected rows, int32 [N].
 
     Raises:

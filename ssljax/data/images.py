@@ -256,6 +256,22 @@ class Images:
         return self.column.name(row) if isinstance(self.column, Blobs) else f"row {row} of {self.rows.title}"
 
 
+def open_picture(rows: Rows, row: int, channels: int) -> "Image":
+    """Returns the picture of a row of the table, at its own size, with 1 or 3 channels (mode L or RGB).
+
+    Raises:
+        UserError: the column `image` has no images, or the picture is damaged.
+    """
+    from PIL import Image
+
+    column, mode = _checked(rows.columns["image"], "image", rows.title), _MODES[channels]
+    if isinstance(column, np.ndarray):
+        pixels = _converted(column[row], mode, None, False).pixels
+    else:
+        pixels = _decode(column, row, None, mode, None, False).pixels
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,19 @@ def fingerprint(config: SourceConfig) -> Any:
     return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
 
 
+def same_data(first: SourceConfig, second: SourceConfig, split: str) -> bool:
+    """Returns True if two sources give the same rows of a split: one URI, or two that lead to the same files."""
+    if first.source == second.source:
+        return True
+    if first.source.partition(":")[0] != second.source.partition(":")[0]:
+        return False
+    try:
+        a, b = (open_source(part.source).fingerprint(Split(split)) for part in (first, second))
+    except UserError:  # one of them has no such split
+        return False
+    return a == b
+
+
 def source_title(config: SourceConfig) -> str:
     """Returns source and split, without its slice, as text."""
     return f"{config.source} [{parse_split(config.split).name}]"
@@ -79,7 +93,7 @@ def read(config: SourceConfig) -> Rows:
         if not keys:
             raise UserError(
                 f"data.keys: {config.source} has no column called {', '.join(DEFAULT_KEYS)}; name the columns to use "
-                f"(it has: {', '.join(table.names)})"
+                f"(it has: {', '.join(table.names)}){_without_names(config.source)}"
             )
     columns = {key: _column(table, name, f"data.keys.{key}", config.source) for key, name in keys.items()}
     rows = _common_length(columns, config.source)
@@ -146,8 +160,8 @@ def _passes_filter(table: Table, keys: dict[str, str], config: SourceConfig, row
         if table.classes is not None and name in ("label", keys.get("label")):
             allowed = [_class_number(v, table.classes, key) if isinstance(v, str) else v for v in allowed]
         _refuse_other_kinds(allowed, values, key)
-        chosen = set(allowed)
-        mask &= np.array([isinstance(v, Hashable) and v in chosen for v in values], bool)
+        chosen = {(_kind(option), option) for option in allowed}  # in Python, True equals 1
+        mask &= np.array([isinstance(v, Hashable) and (_kind(v), v) in chosen for v in values], bool)
     return mask
 
 
@@ -158,14 +172,19 @@ def _class_number(name: str, classes: tuple[str, ...], key: str) -> int:
 
 
 def _refuse_other_kinds(allowed: list[Any], values: list[Any], key: str) -> None:
-    """Raises UserError if a filter asks a column of numbers for a text, or a column of texts for a number."""
-    kinds = {"text" if isinstance(v, str) else "number" if isinstance(v, int | float) else "other" for v in values}
+    """Raises UserError if a filter asks a column of one kind (numbers) for a value of another (a text, true)."""
+    kinds = {_kind(value) for value in values}
     for option in allowed:
-        wanted = "text" if isinstance(option, str) else "number"
-        if option is not None and len(kinds) == 1 and wanted not in kinds:
+        if option is not None and len(kinds) == 1 and _kind(option) not in kinds:
             raise UserError(
                 f"{key}: got {option!r}, but the values of the column are others, such as {values[0]!r:.40}"
             )
+
+
+def _kind(value: Any) -> str:
+    """Returns the kind of a value of a column or a filter; values of two kinds are never equal."""
+    kinds = {"text": str, "truth": bool, "number": int | float}
+    return next((name for name, kind in kinds.items() if isinstance(value, kind)), "other")
 
 
 def _check_column(table: Table, name: str, key: str, source: str) -> None:
@@ -173,8 +192,14 @@ def _check_column(table: Table, name: str, key: str, source: str) -> None:
         if part not in table.names:
             raise UserError(
                 f"{key}: unknown column {part!r} of {source}{nearest(part, table.names)} "
-                f"(it has: {', '.join(table.names)})"
+                f"(it has: {', '.join(table.names)}){_without_names(source)}"
             )
+
+
+def _without_names(source: str) -> str:
+    """Returns how the columns of a table of values are named, for messages; empty for other sources."""
+    found = re.match(r"(csv|tsv):[^#]+$", source)
+    return f"; if its first line is no line of names, write {found[1]}:FILE#text,label" if found else ""
 
 
 def _column(table: Table, name: Any, key: str, source: str) -> Column:

@@ -1,23 +1,36 @@
 """Splits in fixed order: whole as arrays, for evaluations (`load_split`), or some rows at a time (`open_split`)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
-from ssljax.data.examples import OpenedSource, RowExamples, open_examples, take_intact, tokenizer_of
+from ssljax.data.examples import (
+    OpenedSource,
+    RowExamples,
+    class_labels,
+    open_examples,
+    take_intact,
+    tokenizer_of,
+    with_class_numbers,
+)
+from ssljax.data.images import open_picture
 from ssljax.data.notes import say_once
 from ssljax.data.order import subset
 from ssljax.data.rows import last_token
-from ssljax.data.selection import read, source_content, source_title
+from ssljax.data.selection import Rows, read, same_data, source_content, source_title
 from ssljax.data.sources import open_source
 from ssljax.data.spec import DataSpec
 from ssljax.data.splits import Split, parse_split
 from ssljax.data.text import TokenCache
-from ssljax.data.tokenizers import Tokenizer
+from ssljax.data.tokenizers import Tokenizer, texts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class SplitArrays(dict[str, np.ndarray]):
@@ -52,11 +65,59 @@ class SplitRows:
         """Returns the names of the rows with some ids: the column `file_name` of the source, or file and row."""
         if not isinstance(self._examples, RowExamples):
             return [f"row {i}" for i in ids]
-        rows = self._examples.rows
-        if rows.names is None:
-            return [rows.location(i) for i in ids]
-        names = rows.names()
-        return [names[i] for i in ids]
+        return _names(self._examples.rows, ids)
+
+
+class RawRows:
+    """The rows of a split in fixed order, before any preparation: whole pictures and texts.
+
+    Attributes:
+        size: number of rows.
+        columns: keys of the rows, such as "image" and "label".
+        classes: names of the classes that the labels number; None without names.
+
+    Args:
+        source: the rows.
+
+    Raises:
+        UserError: an error in the source, or labels that are no classes.
+    """
+
+    def __init__(self, source: SourceConfig):
+        self._source, rows = source, read(source)
+        self.size, self.columns = len(rows.index), tuple(rows.columns)
+        if "label" in rows.columns:
+            rows = with_class_numbers(rows)
+            self._labels = class_labels(rows, None)
+        self._rows, self.classes = rows, rows.classes if "label" in rows.columns else None
+
+    def take(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the ids of rows, int64 [B], and their labels, int32 [B], if they have any."""
+        labels = {"label": self._labels[numbers]} if "label" in self.columns else {}
+        return {"id": self._rows.index[numbers], **labels}
+
+    def picture(self, number: int, channels: int) -> "Image":
+        """Returns the picture of a row at its own size, grey or RGB."""
+        return open_picture(self._rows, int(self._rows.index[number]), channels)
+
+    def text(self, number: int) -> str:
+        """Returns the text of a row."""
+        return self._texts[number]
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        return list(texts(self._source))
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """Returns the names of the rows with some ids, as `SplitRows.names`."""
+        return _names(self._rows, ids)
+
+
+def _names(rows: Rows, ids: Sequence[int]) -> list[str]:
+    if rows.names is None:
+        return [rows.location(i) for i in ids]
+    names = rows.names()
+    return [names[i] for i in ids]
 
 
 def open_split(
@@ -154,9 +215,11 @@ def split_source(
 
 
 def shared_rows(first: SourceConfig, second: SourceConfig) -> int:
-    """Returns the number of rows (of texts in files: lines) that two splits of a source share; 0 if sources differ."""
+    """Returns the number of rows (of texts in files: lines) that two splits of a source share; 0 if files differ."""
     a, b = parse_split(first.split), parse_split(second.split)
-    if first.source != second.source or (a.name != b.name and "all" not in (a.name, b.name)):
+    if a.name != b.name and "all" not in (a.name, b.name):
+        return 0
+    if not same_data(first, second, b.name if a.name == "all" else a.name):
         return 0
     if a.name == b.name and first.where == second.where:  # slices of the same rows
         lines = open_source(first.source).table(Split(a.name)).lines

@@ -210,13 +210,21 @@ class DrawnProbe(Probe):
 
     def label_summary(self) -> str:
         """Returns the end of the summary: the number of labels and draws, after a comma."""
-        return "" if self.labels_per_class is None else f", {self.labels_per_class} labels a class, {self.draws} draws"
+        if self.labels_per_class is None:
+            return ""
+        labels, draws = (counted(n, noun) for n, noun in ((self.labels_per_class, "label"), (self.draws, "draw")))
+        return f", {labels} a class, {draws}"
 
     def draw_rows(self, labels_N: np.ndarray, rng: np.random.Generator, path: str) -> np.ndarray:
         """Returns the indices of the examples of one draw."""
         if self.labels_per_class is None:
             return np.arange(len(labels_N))
         return draw_per_class(labels_N, self.labels_per_class, rng, f"{path}.labels_per_class")
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 label", "2 labels"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def majority(fit_labels: np.ndarray, test_labels: np.ndarray) -> float:

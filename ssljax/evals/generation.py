@@ -1,4 +1,4 @@
-"""Generation of tokens: one program reads the prompts, then makes one token after another with a cache.
+"""Generation of tokens: a program reads the prompts, another makes one token after another with a cache.
 
 generate(module, params, prompts, Sampling(max_new_tokens=20))
 
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -32,6 +32,7 @@ from ssljax.models.tokens import TokenTransformer
 _STEP = 64  # lengths are rounded up to a multiple, so that prompts of similar lengths share a program
 _CACHE_AXES = ("layers", "batch", "length", "kv", None)
 _NO_TOKEN = -1
+_WATCHED = 2  # new tokens between two calls of `watch`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,7 @@ def generate(
     start: Sequence[int] = (),
     first_row: int = 0,
     mesh: jax.sharding.Mesh | None = None,
+    watch: Callable[[list[np.ndarray]], None] | None = None,
 ) -> list[np.ndarray]:
     """Generates the continuation of each prompt, or the answer of an encoder-decoder to it.
 
@@ -91,6 +93,7 @@ def generate(
         start: first tokens of the decoder; for an encoder-decoder only.
         first_row: number of the first prompt in a longer list; the draws of a row then do not depend on its batch.
         mesh: prompts and cache are sharded over it by the rules of `ssljax.parallel`.
+        watch: called with the new tokens so far, every few tokens; the tokens and the programs are the same.
 
     Returns:
         The new tokens of each prompt, int32 [N] with N <= `max_new_tokens`, including the stop sequence.
@@ -111,17 +114,20 @@ def generate(
     numbers = _row_numbers(len(rows), len(tokens), first_row)
     before = len(start) if isinstance(module, EncoderDecoder) else lengths.max()
     with on_mesh((tokens, lengths, numbers), mesh) as arrays:
-        program = functools.partial(
-            _program,
-            slots=_rounded(before + sampling.max_new_tokens, max_len),
-            count=sampling.max_new_tokens,
-            mesh=mesh,
-        )
-        draw_key = key if sampling.temperature else None
+        rules, count = _rules(sampling), sampling.max_new_tokens
+        module, slots = without_strict(module), _rounded(before + count, max_len)
+        keys_B = _row_keys(key, arrays[2]) if sampling.temperature else None
         start_ids = np.asarray(start, np.int32)
-        made = program(without_strict(module), params, *arrays, start_ids, _rules(sampling), draw_key)
-        tokens, counts = jax.device_get(made)
-    return [ids[:n] for ids, n in zip(tokens[: len(rows)], counts)]
+        carry = _begin(module, params, *arrays, start_ids, rules, keys_B, slots=slots, count=count, mesh=mesh)
+        for until in range(_WATCHED, count + _WATCHED, _WATCHED) if watch else [count]:
+            carry = _advance(module, params, carry, np.int32(min(until, count)), rules, keys_B, mesh=mesh)
+            tokens, counts, done = jax.device_get((carry[0].tokens, carry[0].counts, carry[0].done))
+            made = [ids[:n].copy() for ids, n in zip(tokens[: len(rows)], counts)]  # the next call reuses the memory
+            if watch:
+                watch(made)
+            if done.all():
+                break
+    return made
 
 
 def pad(
@@ -277,7 +283,7 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("module", "slots", "count", "mesh"))
-def _program(
+def _begin(
     module: Any,
     params: Any,
     tokens_BxP: jax.Array,
@@ -285,17 +291,31 @@ def _program(
     numbers_B: jax.Array,
     start: jax.Array,
     rules: Rules,
-    key: jax.Array | None,
+    keys_B: jax.Array | None,
     *,
     slots: int,
     count: int,
     mesh: jax.sharding.Mesh | None,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns new tokens int32 [B, count] and their counts int32 [B]. Rows whose `numbers_B` is negative make none."""
-    keys_B = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.maximum(numbers_B, 0))
+) -> tuple[_State, Past]:
+    """Reads the prompts and makes the first token. Rows whose `numbers_B` is negative make none."""
     logits_BxV, past = prefill(module, params, tokens_BxP, lengths_B, slots, start)
     read_BxR = jnp.tile(start, (len(tokens_BxP), 1)) if isinstance(module, EncoderDecoder) else tokens_BxP
     state = _first_state(numbers_B, read_BxR, past.length, logits_BxV.shape[1], rules, count)
+    return _add_token(state, logits_BxV, rules, keys_B), _shard_cache(past, mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "mesh"), donate_argnames=("carry",))
+def _advance(
+    module: Any,
+    params: Any,
+    carry: tuple[_State, Past],
+    until: jax.Array,
+    rules: Rules,
+    keys_B: jax.Array | None,
+    *,
+    mesh: jax.sharding.Mesh | None,
+) -> tuple[_State, Past]:
+    """Makes further tokens until every row has `until` of them or is done."""
 
     def body(carry: tuple[_State, Past]) -> tuple[_State, Past]:
         state, past = carry
@@ -303,11 +323,15 @@ def _program(
         return _add_token(state, logits_BxV, rules, keys_B), _shard_cache(past, mesh)
 
     def unfinished(carry: tuple[_State, Past]) -> jax.Array:
-        return (carry[0].steps < count) & ~jnp.all(carry[0].done)
+        return (carry[0].steps < until) & ~jnp.all(carry[0].done)
 
-    first = _add_token(state, logits_BxV, rules, keys_B), _shard_cache(past, mesh)
-    state, _ = jax.lax.while_loop(unfinished, body, first)
-    return state.tokens, state.counts
+    return jax.lax.while_loop(unfinished, body, carry)
+
+
+@jax.jit
+def _row_keys(key: jax.Array, numbers_B: jax.Array) -> jax.Array:
+    """Returns the random key of each row."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.maximum(numbers_B, 0))
 
 
 def _first_state(

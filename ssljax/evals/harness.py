@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ def build(config_evals: Mapping[str, Any]) -> dict[str, Evaluation]:
     out = {}
     for name, values in config_evals.items():
         path = f"evals.{name}"
+        if not re.fullmatch(r"[^./\\\s][^/\\\n]*", name):  # `/` separates the name and a metric in files
+            raise UserError(f"evals: got the name {name!r}, must be without / and \\ and not begin with a dot")
         if not isinstance(values, Mapping):
             raise UserError(f"{path}: got {values!r}, must be a group of keys")
         kind = values.get("type", name)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -240,6 +240,7 @@ def complete(
     key: jax.Array | None = None,
     stop: Sequence[str] = (),
     special_tokens: bool = False,
+    watch: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Returns the continuation of each prompt, or the answer of an encoder-decoder to it.
 
@@ -250,6 +251,7 @@ def complete(
         key: random key.
         stop: texts that end a continuation; the first that appears is cut off, with everything after it.
         special_tokens: True: special tokens that a prompt spells become these tokens; False: they are text.
+        watch: called with the text so far, every few tokens; for a single prompt only. It never shrinks or changes.
 
     Raises:
         UserError: the model predicts masks, a prompt or stop text is empty, or a prompt is too long.
@@ -260,9 +262,15 @@ def complete(
     rows = [model.encode(prompt, special_tokens) for prompt in _checked(prompts, "prompt")]
     sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *_stop_ids(model, _checked(stop, "stop"))))
     out = []
+
+    def seen(made: list[np.ndarray]) -> None:
+        assert watch is not None
+        watch(_settled(_new_text(model, rows[0], made[0]), stop))
+
     for first in range(0, len(rows), _BATCH):
         batch = rows[first : first + _BATCH]
         options: dict[str, Any] = {"start": model.decoder_start, "first_row": first, "mesh": model.mesh}
+        options["watch"] = seen if watch and len(rows) == 1 else None
         made = generate(model.module, model.params, batch, sampling, key, **options)
         out += [_cut(_new_text(model, row, new), stop) for row, new in zip(batch, made)]
     return out
@@ -358,6 +366,16 @@ def _new_text(model: LanguageModel, prompt_ids: np.ndarray, new_ids: np.ndarray)
 def _cut(text: str, stop: Sequence[str]) -> str:
     """Returns the text before the first stop text."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def _settled(text: str, stop: Sequence[str]) -> str:
+    """Returns the beginning of an unfinished text that no further token changes.
+
+    Left out are bytes of an unfinished character, and an end with which a stop text may begin.
+    """
+    text = _cut(text, stop).rstrip("\N{REPLACEMENT CHARACTER}")
+    begun = [n for ending in stop for n in range(1, len(ending)) if text.endswith(ending[:n])]
+    return text[: len(text) - max(begun, default=0)]
 
 
 def _word(model: LanguageModel, token: int) -> str:

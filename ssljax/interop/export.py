@@ -80,8 +80,9 @@ def of_module(module: Any, params: Any, causal: bool) -> hf.Model:
         hf_config, reasons[kind] = _fit(family, config, causal)
         if not reasons[kind]:
             again = family.build_config(hf_config, "export")
-            if isinstance(again, TokenConfig) and config is not None:  # one token type computes the same as none
-                again = dataclasses.replace(again, token_types=config.token_types)
+            if isinstance(again, TokenConfig) and config is not None:
+                # One token type computes the same as none, and a pooler may be added to every class.
+                again = dataclasses.replace(again, token_types=config.token_types, extras=config.extras)
             return _filled(family, hf_config, again, params)
     if not own:
         raise UserError(f"model: {type(config).__name__} has no counterpart in the Hugging Face format")

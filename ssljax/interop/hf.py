@@ -128,7 +128,7 @@ def save(model: Model, folder: str | pathlib.Path, note: str = "") -> None:
     Args:
         model: the model to write.
         folder: the folder, created if missing.
-        note: a sentence for the model card.
+        note: text for the model card, in Markdown.
 
     Raises:
         UserError: the architecture of `transformers` cannot compute the same.
@@ -212,6 +212,6 @@ def _read_tokenizer(folder: pathlib.Path, kind: str) -> Any:
 def _card(model: Model, hf_config: Mapping[str, Any], note: str) -> str:
     hashed = digest(json.loads(json.dumps(schema.to_dict(model.config))))
     return (
-        f"---\nlibrary_name: transformers\n---\n# {hf_config.get('model_type')}\n\n"
-        f"Written by ssljax. {model.parameters:,} parameters; configuration {hashed}.\n{note}\n"
+        f"---\nlibrary_name: transformers\n# license: choose one\n---\n# {hf_config.get('model_type')}\n\n"
+        f"Written by ssljax. {model.parameters:,} parameters; configuration {hashed}.\n\n{note}"
     )

@@ -1,4 +1,4 @@
-"""Features of new data, from the model of a workdir, as a file."""
+"""Features of new data, from a workdir or a model in the Hugging Face format, as a file."""
 
 import dataclasses
 import logging
@@ -12,8 +12,11 @@ import numpy as np
 from ssljax import data, views
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.files import replacing
+from ssljax.interop import hf
+from ssljax.runs import imported
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import evaluation_params, open_run
+from ssljax.runs.loading import is_imported, load
 from ssljax.runs.workdir import Workdir
 from ssljax.train.state import State
 
@@ -49,21 +52,33 @@ def embed(
 ) -> Embedded:
     """Returns the features of all rows of a source, prepared as for the evaluations of the run.
 
+    Of a folder in the Hugging Face format, its files say how pictures and texts are prepared, and `feature` is one of
+    those of `ssljax.runs.imported.features`.
+
     Args:
-        workdir: the folder of a run.
+        workdir: the folder of a run, or of a model in the Hugging Face format.
         source: URI of the data; None: the source of the run.
         split: name or slice of a split.
         keys: name in the batch -> column, as `data.keys`; None: as in the run for its own source, else by their names.
-        feature: name of the feature of the objective; features of several positions are joined to one vector.
+        feature: name of a feature of the objective; features of several positions are joined to one vector.
         step: number of the checkpoint; None: the newest.
         batch_size: rows that are computed at a time, about.
 
     Raises:
         UserError: no workdir, no checkpoint, no such feature, or an error in the source.
     """
-    with open_run(Workdir(workdir), step) as (assembly, state):
-        rows = data.open_split(assembly.config.data, split, source=source, keys=keys, spec=assembly.spec)
-        parts = list(_features(assembly, state, rows, feature, batch_size))
+    rows: data.RawRows | data.SplitRows
+    if is_imported(workdir):
+        if source is None:
+            raise UserError(f"--source: missing; {str(workdir)!r} is no workdir and has no data of its own")
+        model = load(workdir, step)
+        assert isinstance(model, hf.Model)
+        rows = data.RawRows(data.SourceConfig(source, split, dict(keys or {})))
+        parts = list(imported.features(model, rows, feature, batch_size))
+    else:
+        with open_run(Workdir(workdir), step) as (assembly, state):
+            rows = data.open_split(assembly.config.data, split, source=source, keys=keys, spec=assembly.spec)
+            parts = list(_features(assembly, state, rows, feature, batch_size))
     labels = np.concatenate([batch["label"] for batch, _ in parts]) if "label" in parts[0][0] else None
     ids = np.concatenate([batch["id"] for batch, _ in parts]).tolist()
     return Embedded(np.concatenate([f for _, f in parts]), rows.names(ids), labels, rows.classes)

@@ -18,6 +18,7 @@ from ssljax.config import RunConfig, override
 from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble, check_batches, devices_that_fit
+from ssljax.runs.loading import is_imported
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.state import State
@@ -46,6 +47,9 @@ def evaluate(
     Raises:
         UserError: no workdir, no checkpoint, an unknown name or key, or a damaged line in evals.jsonl.
     """
+    if is_imported(workdir):
+        train = f"ssljax train --config FILE --workdir DIR --config.steps=0 --config.init_from.path={workdir}"
+        raise UserError(f"--workdir: {str(workdir)!r} has no data and no evaluations; `{train}` evaluates its model")
     folder = Workdir(workdir)
     folder.evaluations()  # a damaged line is reported before anything is computed
     with open_run(folder, step) as (assembly, state):

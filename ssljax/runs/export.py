@@ -2,21 +2,30 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssljax.base.errors import UserError
 from ssljax.base.files import local_folder
-from ssljax.base.hashing import digest
 from ssljax.data.rows import last_token
 from ssljax.interop import hf
 from ssljax.interop.export import of_module
 from ssljax.layers.masks import Full, is_causal
 from ssljax.models.clip import CLIPConfig
-from ssljax.runs.trained import read_trained
+from ssljax.runs.card import Card, describe
+from ssljax.runs.trained import Trained, read_trained
+
+_BICUBIC = 3  # number of the filter in Pillow
 
 
-def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | None = None) -> hf.Model:
-    """Writes the model of a workdir as a folder that `AutoModel.from_pretrained` opens.
+class Exported(NamedTuple):
+    """A model in the Hugging Face format, and its card."""
+
+    model: hf.Model
+    card: Card
+
+
+def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | None = None) -> Exported:
+    """Writes the model of a workdir as a folder that `AutoModel.from_pretrained` opens, with a card (README.md).
 
     Args:
         source: the workdir.
@@ -27,16 +36,19 @@ def export(source: str | pathlib.Path, folder: str | pathlib.Path, step: int | N
         UserError: no workdir or checkpoint, or no architecture of `transformers` computes the model; the message names
             the keys without a counterpart.
     """
-    folder = local_folder(folder, "folder to write")
-    trained = read_trained(source, step)
+    return write_trained(read_trained(source, step), local_folder(folder, "folder to write"))
+
+
+def write_trained(trained: Trained, folder: pathlib.Path) -> Exported:
+    """Writes a trained model as `export` does, which see."""
     objective = trained.objective
     causal = is_causal(getattr(objective, "attention", Full()))
     model = of_module(objective.model, trained.model_params, causal)
     model = dataclasses.replace(model, hf_config=with_ids(model, objective.spec), folder=trained.folder)
-    run = f"objective {trained.config['objective']['name']}, step {trained.step}, run {digest(trained.identity)}"
-    hf.save(model, folder, f"Trained by ssljax: {run}.")
-    _write_preprocessing(objective, folder)
-    return model
+    card = describe(trained, model)
+    hf.save(model, folder, card.page())
+    _write_preprocessing(objective.unwrapped, folder)
+    return Exported(model, card)
 
 
 def _write_preprocessing(objective: Any, folder: pathlib.Path) -> None:
@@ -82,13 +94,22 @@ def _tokenizer_config(folder: pathlib.Path, spec: Any) -> dict[str, Any]:
 
 
 def _preprocessor_config(objective: Any) -> dict[str, Any]:
-    """Returns the content of preprocessor_config.json for an objective that normalises images."""
+    """Returns the content of preprocessor_config.json for an objective that normalises images.
+
+    Of square pictures, the processor gives the pixels that evaluations see. It cuts others after it has resized them,
+    while `ssljax.data.images` cuts first.
+    """
     height, width, channels = objective.spec.elements["image"]["shape"]
+    square = height == width  # images of another shape are neither resized nor cut
     stats = {"image_mean": objective.mean, "image_std": objective.std}
     return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": height, "width": width},
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": channels == 3,
+        "do_resize": square,
+        "size": {"shortest_edge": height},
+        "resample": _BICUBIC,
+        "do_center_crop": square,
+        "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -110,7 +110,8 @@ def _run(assembly: Assembly) -> list[list[str]]:
     ]
     if spec.tokens:
         tokens = assembly.steps * rows * (spec.max_len or 0)
-        out.insert(4, ["tokens", f"{spec.tokens:,} in an epoch, {tokens:,} in the run, vocabulary {spec.vocab_size:,}"])
+        counts = f"{spec.tokens:,} in an epoch, {tokens:,} in the run, vocabulary {spec.vocab_size:,}"
+        out.insert(4, ["tokens", f"{counts}, {spec.bytes_per_token or 0:.2f} bytes a token"])
     if flops:
         total = 3 * flops * rows
         out.append(

@@ -10,6 +10,12 @@ from ssljax.interop import hf
 from ssljax.runs.trained import Trained, read_trained
 
 
+def is_imported(folder: str | pathlib.Path) -> bool:
+    """Returns True if a folder has a config.json in the Hugging Face format."""
+    path = local_folder(folder, "folder of the model") / "config.json"
+    return path.is_file() and "model_type" in read_json(path)
+
+
 def load(
     folder: str | pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Trained | hf.Model:
@@ -26,7 +32,7 @@ def load(
     folder = local_folder(folder, "folder of the model")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no config.json; it is neither a workdir nor in the Hugging Face format")
-    if "model_type" not in read_json(folder / "config.json"):
+    if not is_imported(folder):
         return read_trained(folder, step, mesh)
     if step is not None:
         raise UserError(f"--step: got {step}, but {str(folder)!r} is no workdir and has no checkpoints")

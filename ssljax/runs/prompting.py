@@ -1,7 +1,7 @@
 """Continuation of prompts and prediction of masked words by the model of a workdir or a Hugging Face folder."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -35,10 +35,11 @@ def generate(
     special_tokens: bool = False,
     seed: int = 0,
     step: int | None = None,
+    watch: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Continues each text with the model of a folder (`language_model`); see `evals.prompts.complete`."""
     model = language_model(folder, step)
-    return prompts.complete(model, texts, sampling, jax.random.key(seed), stop, special_tokens)
+    return prompts.complete(model, texts, sampling, jax.random.key(seed), stop, special_tokens, watch)
 
 
 def fill_mask(

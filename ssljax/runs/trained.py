@@ -39,6 +39,12 @@ class Trained(NamedTuple):
         """The parameters of `objective.model`."""
         return self.objective.model_params(self.params, self.extra)
 
+    @property
+    def of_teacher(self) -> bool:
+        """True if `model_params` belong to `extra`, which no optimiser updates: those of a teacher."""
+        extra = {id(leaf) for leaf in jax.tree.leaves(self.extra)}
+        return any(id(leaf) in extra for leaf in jax.tree.leaves(self.model_params))
+
 
 def read_trained(folder: str | pathlib.Path, step: int | None = None, mesh: jax.sharding.Mesh | None = None) -> Trained:
     """Reads the trained model of a workdir.

@@ -106,7 +106,7 @@ class Checkpoints:
         self._alias = _Alias(self.folder, make=not read_only)
         self.read_only = read_only
         self.identity = identity
-        self.best = config.best
+        self.best, self.keep = config.best, config.keep
         policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
         rank = None
         if self.best:
@@ -170,6 +170,10 @@ class Checkpoints:
                 (new / item.name).write_text(json.dumps({self.best.metric: value}))
                 move_whole(new, item)
         self.manager.reload()
+        self.wait()
+        kept = {*self.steps()[: self.keep], self.manager.best_step()}
+        for other in set(self.steps()) - kept:  # orbax removes others at the next save only, which may never come
+            self.manager.delete(other)
 
     def wait(self) -> None:
         """Blocks until every write is finished."""

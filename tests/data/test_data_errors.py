@@ -160,6 +160,15 @@ def test_empty_splits(fails, npz, tmp_path):
 # ---- columns
 
 
+def test_a_table_without_a_line_of_names(fails, tmp_path):
+    for kind, separator in (("csv", ","), ("tsv", "\t")):
+        (tmp_path / f"a.{kind}").write_text(f"good film{separator}1\nbad film{separator}0\n")
+        source, hint = f"{kind}:{tmp_path}/a.{kind}", rf"no line of names, write {kind}:FILE#text,label$"
+        fails(hint, source=source)
+        fails(hint, source=source, keys={"text": "text"})
+    fails(r"\(it has: a, label\)$", source=f"{source}#a,label", keys={"text": "text"})
+
+
 def test_columns(fails, npz):
     source = npz(images=IMAGES, labels=np.arange(6))
     fails(r"^data\.keys: .* has no column called image, label, .* \(it has: images, labels\)", source=source)
@@ -174,6 +183,7 @@ def test_columns(fails, npz):
         keys={"image": "images"},
         where={"lables": 1},
     )
+    fails(r"\(it has: images, labels\)$", source=source)
     fails(r"^data\.keys\.image: unknown column 'ends'", source=source, keys={"image": "images@ends"})
     fails(r"^data\.keys\.image: got 3, must be the name", source=source, keys={"image": 3})
     fails(r"'bytes@offsets' needs a flat uint8 array", source=source, keys={"image": "images@labels"})

@@ -234,10 +234,16 @@ def test_filters_by_name_and_kind(config, tmp_path):
     assert load_split(data, "train", where={"label": "dog"})["label"].tolist() == [1, 1]
     names = load_split(data, "train", where={"file_name": {"cat/0.png", "dog/1.png"}})
     assert names["label"].tolist() == [0, 1]
-    np.savez(tmp_path / "a.npz", label=np.arange(4), kind=np.array(["a", "b", "a", "b"]))
+    np.savez(tmp_path / "a.npz", label=np.arange(4), kind=np.array(["a", "b", "a", "b"]), old=np.arange(4) < 2)
     data = config(source=f"npz:{tmp_path}/a.npz")
     assert load_split(data, "train", where={"kind": {"b"}})["label"].tolist() == [1, 3]
+    assert load_split(data, "train", where={"old": True})["label"].tolist() == [0, 1]
+    (tmp_path / "a.jsonl").write_text('{"label": 0, "x": 1}\n{"label": 1, "x": true}\n{"label": 2, "x": 1.0}\n')
+    mixed = config(source=f"jsonl:{tmp_path}/a.jsonl")
+    assert load_split(mixed, "train", where={"x": 1})["label"].tolist() == [0, 2]  # before: [0, 1, 2]
     for where, pattern in (
+        ({"old": 1}, r"^data\.where\.old: got 1, but the values of the column are others, such as True"),
+        ({"label": True}, r"^data\.where\.label: got True, but the values of the column are others, such as 0"),
         ({"label": "3"}, r"^data\.where\.label: got '3', but the values of the column are others, such as 0"),
         ({"kind": [1, "a"]}, r"^data\.where\.kind: got 1, but the values of the column are others, such as 'a'"),
     ):

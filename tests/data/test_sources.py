@@ -209,6 +209,20 @@ def test_rows_that_a_split_shares_with_all(source, first, second, rows):
     assert shared_rows(*parts) == shared_rows(*parts[::-1]) == rows
 
 
+def test_spellings_of_one_file_are_one_source(tmp_path, monkeypatch):
+    """Before: rows of a file under two names counted as different."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", image=np.zeros((10, 2, 2), np.uint8))
+    np.savez("b.npz", image=np.zeros((10, 2, 2), np.uint8))
+    (tmp_path / "link.npz").symlink_to("a.npz")
+    first = SourceConfig(source="npz:a.npz", split="train[:6]")
+    for name in ("a.npz", "./a.npz", f"{tmp_path}/a.npz", "link.npz", "*/../[a].npz"):
+        second = SourceConfig(source=f"npz:{name}", split="train[4:]")
+        assert shared_rows(first, second) == (0 if "*" in name else 2), name
+    assert shared_rows(first, SourceConfig(source="npz:b.npz", split="train")) == 0
+    assert shared_rows(first, SourceConfig(source="npz:{split}.npz", split="all")) == 0
+
+
 def test_numbers_of_documents_in_all():
     """The texts at the numbers of a split are the texts of the split."""
     whole = open_source("builtin:python-docs").table(parse_split("all"))

@@ -151,14 +151,31 @@ def test_prompts_and_sampling_numbers_share_one_program():
     drawn = Sampling(8, temperature=0.7, top_k=9, top_p=0.8, repetition_penalty=1.2, stop=((1, 2),))
     other = Sampling(8, temperature=1.1, top_k=3, top_p=0.5, repetition_penalty=1.9, stop=((4, 5),))
     generate(module, params, draw((3, 8)), drawn, jax.random.key(0))
-    before = generation._program._cache_size()
+    before = generation._advance._cache_size()
     for seed, lengths in enumerate(((1, 1), (20, 4), (32, 12))):
         generate(module, params, draw(lengths, seed), other, jax.random.key(seed))
     again = schema.build_named(models.REGISTRY, {**SMALL, **CONFIGS["learned"]}, "model").standalone()
     generate(again, params, draw((2, 2)), drawn, jax.random.key(0))  # an equal module shares the program
-    assert generation._program._cache_size() == before
+    assert generation._advance._cache_size() == before
     generate(module, params, draw((3, 8)), Sampling(2))
-    assert generation._program._cache_size() == before + 1
+    assert generation._advance._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("sampling", [Sampling(9), Sampling(9, temperature=0.7), Sampling(9, stop=((5,), (7,)))])
+def test_tokens_that_are_watched_are_the_same(sampling):
+    module, params = make("learned")
+    key, seen = jax.random.key(3), []
+    whole = generate(module, params, draw((3, 8)), sampling, key)
+    before = generation._advance._cache_size()
+    watched = generate(module, params, draw((3, 8)), sampling, key, watch=seen.append)
+    assert generation._advance._cache_size() == before  # by the same program
+    for i, row in enumerate(whole):
+        np.testing.assert_array_equal(watched[i], row)
+        lengths = [len(made[i]) for made in seen]
+        assert lengths == [min(n, len(row)) for n in range(2, 2 * len(seen) + 1, 2)]
+        for made in seen:
+            np.testing.assert_array_equal(made[i], row[: len(made[i])])
+    assert len(seen) == -(-max(map(len, whole)) // 2)
 
 
 MESHES = [{"data": 2, "fsdp": 2, "tensor": 2}, pytest.param({"tensor": 4, "context": 2}, marks=pytest.mark.full)]

@@ -203,6 +203,8 @@ def test_every_entry_builds_from_its_defaults(name):
         ({"x": {"type": "knnn"}}, False, r"evals\.x\.type: unknown evaluation 'knnn'; did you mean 'knn'"),
         ({"knn": {"kk": 3}}, False, r"evals\.knn\.kk: unknown key; did you mean 'k'"),
         ({"knn": {"k": 0}}, False, r"evals\.knn\.k: got 0, must be >= 1"),
+        ({"../x": {"type": "knn"}}, False, r"evals: got the name '../x', must be without / and"),
+        ({"a/b": {"type": "knn"}}, False, r"evals: got the name 'a/b', must be without / and"),
         ({"knn": {"test_split": "train"}}, False, r"evals\.knn\.test_split: got 'train', must differ"),
         ({"knn": 3}, False, r"evals\.knn: got 3"),
         ({"knn": {"feature": "pool"}}, True, r"evals\.knn\.feature: the objective gives no 'pool'"),

@@ -239,3 +239,10 @@ def test_majority_and_standardizer():
 def test_impossible_settings(probe, message):
     with pytest.raises(ValueError, match=message):
         probe.validate()
+
+
+@pytest.mark.parametrize(
+    ("labels", "draws", "text"), [(1, 1, ", 1 label a class, 1 draw"), (10, 3, ", 10 labels a class, 3 draws")]
+)
+def test_numbers_agree_with_their_nouns(labels, draws, text):
+    assert Knn(labels_per_class=labels, draws=draws).label_summary() == text

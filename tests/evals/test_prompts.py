@@ -1,9 +1,11 @@
 """Generation and mask filling from workdirs and Hugging Face folders, through the command line."""
 
+import builtins
 import json
 import os
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -75,6 +77,31 @@ def test_generate_from_a_workdir(decoder, capsys, tmp_path):
     assert [a["text"] for a in answers] == [bytes(i for i in row if i < 256).decode(errors="replace") for row in made]
     drawn = [command(capsys, *words, "--temperature", 2, "--top-k", 50, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_terminal_shows_prompts_and_texts_apart(decoder, capsys, monkeypatch):
+    words = ["generate", decoder, "--prompt", "the cat", "--max-new-tokens", 6, "--temperature", 3]
+    piped = command(capsys, *words)[1]
+    (text,) = runs.generate(decoder, ["the cat"], Sampling(6, temperature=3.0))
+    assert "\n".join(piped) == text.rstrip("\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    printed: list[str] = []
+    monkeypatch.setattr(builtins, "print", lambda *a, end="\n", **k: printed.append("".join(a) + end))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main([str(word) for word in words]) == 0
+    monkeypatch.undo()
+    assert "> the cat" in capsys.readouterr().out
+    assert "".join(printed) == text + "\n\n" and len(printed) > 2  # in parts
+
+
+def test_watched_texts_only_grow(decoder):
+    model, sampling, key = runs.language_model(decoder), Sampling(max_new_tokens=17, temperature=3.0), jax.random.key(0)
+    (whole,) = prompts.complete(model, ["the cat"], sampling, key)
+    for stop in ([], [whole[4:6]], [whole[4:6] + "never seen"]):
+        seen: list[str] = []
+        (text,) = prompts.complete(model, ["the cat"], sampling, key, stop=stop, watch=seen.append)
+        assert all(text.startswith(part) for part in seen) and seen == sorted(seen, key=len)
+        assert prompts.complete(model, ["the cat"], sampling, key, stop=stop) == [text]
 
 
 def test_a_text_ends_before_the_stop_text(decoder):

@@ -40,6 +40,10 @@ def pictures(tmp_path_factory):
     return folder
 
 
+def sorted_names(pictures):
+    return sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
+
+
 def features(workdir, images):
     """Features of uint8 images [N, 8, 8, 1] by the objective, without batches."""
     with open_run(runs.Workdir(workdir)) as (assembly, state):
@@ -75,6 +79,37 @@ def test_new_pictures_get_the_size_and_the_channels_of_the_run(workdir, pictures
             found, found_names = np.load(out), names
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         assert found_names == names
+
+
+def test_the_card_of_an_export_gives_the_same_features(workdir, pictures, tmp_path, monkeypatch, capsys):
+    assert cli.main(["export", str(workdir), str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "objective: simclr, on builtin:digits [train]" in said and "features: the class token" in said
+    card = (tmp_path / "README.md").read_text()
+    assert all(line.strip().split(": ", 1)[1] in card for line in said.splitlines()[1:-1])
+    source, out = ["--source", f"images:{pictures}"], ["--out", str(tmp_path / "x.npy")]
+    assert cli.main(["embed", str(tmp_path), *source, *out, "--feature", "first"]) == 0
+    squares = [
+        np.asarray(Image.open(pictures / name).convert("L").resize((13, 8), 3)) for name in sorted_names(pictures)
+    ]
+    expected = features(workdir, np.stack(squares)[:, :, 2:10, None])  # resized first, then cut
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected, rtol=1e-4, atol=1e-5)
+    for words, message in (
+        (["embed", str(tmp_path), *out], "--source: missing;"),
+        (["embed", str(tmp_path), *out, *source, "--feature", "poold"], "no 'poold'; did you mean 'pooled'"),
+        (["embed", str(tmp_path), *out, *source, "--step", "3"], "--step: got 3, but"),
+        (["eval", "--workdir", str(tmp_path)], "has no data and no evaluations; `ssljax train"),
+    ):
+        assert cli.main(words) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    embedded = runs.embed(workdir, f"images:{pictures}")
+    for name, feature in zip(embedded.names[:3], embedded.features):
+        np.testing.assert_allclose(names["embed"](pictures / name)[0].numpy(), feature, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

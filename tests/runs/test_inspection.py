@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from tiny_runs import LM
 
 from ssljax import cli, parallel, runs
 from ssljax.config import build
@@ -36,6 +37,13 @@ def test_memory_and_parameters_are_those_of_the_state():
     values = dict(found.run.rows)
     assert f"{sum(numbers):,} parameters" in values["model"] and ": 2.00 epochs of" in values["steps"]
     assert "data 2, fsdp 2, tensor 2" in values["devices"]
+
+
+def test_the_bytes_of_a_token(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 99 + "\n")
+    source = {"source": f"text:{tmp_path}/a.txt", "mode": "windows", "seq_len": 10}
+    found = inspect(build({**LM, "data": source}))
+    assert dict(found.run.rows)["tokens"].endswith("vocabulary 260, 0.99 bytes a token")  # and one end token
 
 
 @pytest.mark.parametrize("more", [[], ["--parameters"]])

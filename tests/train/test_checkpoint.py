@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
-from ssljax.train.checkpoint import CheckpointConfig, Checkpoints, EarlyStopping, Weights, checksum, host_checksum
+from ssljax.train.checkpoint import Best, CheckpointConfig, Checkpoints, EarlyStopping, Weights, checksum, host_checksum
 from ssljax.train.state import State
 
 
@@ -254,6 +254,22 @@ def test_folders_of_any_name(name, tmp_path, monkeypatch):
         assert again.restore(Weights({"w": jax.ShapeDtypeStruct((6,), x.dtype)}, {}), 2)[1] == 2
         assert again.restore(target(state_of(x, 0)))[1] == 3
         again.close()
+
+
+def test_a_late_ranking_leaves_as_many_checkpoints_as_are_kept(tmp_path):
+    """Before: the former best stayed until the next save, which a finished run never makes."""
+    config = CheckpointConfig(every_steps=1, keep=2, best=Best("knn/accuracy"))
+    checkpoints = Checkpoints(tmp_path, config, {})
+    for step, accuracy in ((1, 0.5), (2, 0.1), (3, 0.2), (4, None)):
+        metrics = None if accuracy is None else {"knn/accuracy": accuracy}
+        checkpoints.save(state_of(jnp.arange(6.0), step), step, metrics)
+    checkpoints.wait()
+    assert checkpoints.steps() == [4, 3, 1]
+    checkpoints.rank(4, {"knn/accuracy": 0.9})
+    assert checkpoints.steps() == [4, 3]
+    checkpoints.rank(3, {"knn/accuracy": 1.0})  # is ranked already
+    assert checkpoints.steps() == [4, 3] and checkpoints.manager.best_step() == 4
+    checkpoints.close()
 
 
 def test_a_folder_that_cannot_hold_a_checkpoint_is_refused_before_training(tmp_path, monkeypatch):
