@@ -1,7 +1,6 @@
 """Splits in fixed order: whole as arrays, for evaluations (`load_split`), or some rows at a time (`open_split`)."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from ssljax.data.sources import open_source
 from ssljax.data.spec import DataSpec
 from ssljax.data.splits import Split, parse_split
 from ssljax.data.text import TokenCache
-from ssljax.data.tokenizers import Tokenizer, texts
+from ssljax.data.tokenizers import Tokenizer, document
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +83,7 @@ class RawRows:
     """
 
     def __init__(self, source: SourceConfig):
-        self._source, rows = source, read(source)
+        rows = read(source)
         self.size, self.columns = len(rows.index), tuple(rows.columns)
         if "label" in rows.columns:
             rows = with_class_numbers(rows)
@@ -102,11 +101,7 @@ class RawRows:
 
     def text(self, number: int) -> str:
         """Returns the text of a row."""
-        return self._texts[number]
-
-    @functools.cached_property
-    def _texts(self) -> list[str]:
-        return list(texts(self._source))
+        return "".join(document(self._rows, int(self._rows.index[number])))
 
     def names(self, ids: Sequence[int]) -> list[str]:
         """Returns the names of the rows with some ids, as `SplitRows.names`."""

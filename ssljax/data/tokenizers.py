@@ -22,7 +22,7 @@ from ssljax.data.config import DataConfig, SourceConfig, TokenizerConfig, cache_
 from ssljax.data.digests import content_key
 from ssljax.data.plain_text import TextEncoder, check_text
 from ssljax.data.rows import Affixes, affixes_of, fill_rows, last_token, pad_token
-from ssljax.data.selection import read, selected_keys
+from ssljax.data.selection import Rows, read, selected_keys
 from ssljax.data.sentence_piece import SentencePiece
 from ssljax.data.sources import blocks_of, expand
 from ssljax.data.tokenizer_files import SETTINGS, copy_files, find_file, open_file, read_specials, write_class
@@ -306,17 +306,21 @@ def _train(settings: TokenizerConfig, sources: tuple[SourceConfig, ...], folder:
 def documents(config: SourceConfig) -> Iterator[Iterator[str]]:
     """Yields the documents of a source, each as blocks of text; they are read one after another.
 
-    A row that is not text, or has half of a surrogate pair, is a UserError of its blocks.
+    Errors are those of `document`.
     """
     rows = read(config)
-    column = rows.columns["text"]
     for row in map(int, rows.index):
-        yield _checked(blocks_of(column, row), f"{rows.location(row)} of {rows.title}")
+        yield document(rows, row)
 
 
-def _checked(blocks: Iterator[Any], location: str) -> Iterator[str]:
-    """Yields blocks of text. Raises UserError, with the location, if one is not text or not valid Unicode."""
-    for block in blocks:
+def document(rows: Rows, row: int) -> Iterator[str]:
+    """Yields the text of a row of the table in blocks.
+
+    Raises:
+        UserError: the row is not text, or has half of a surrogate pair.
+    """
+    location = f"{rows.location(row)} of {rows.title}"
+    for block in blocks_of(rows.columns["text"], row):
         if not isinstance(block, str):
             raise UserError(f"data.keys.text: got {block!s:.40} at {location}, must be text")
         check_text(block, f"data.keys.text: {location}")
