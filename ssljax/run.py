@@ -111,7 +111,9 @@ def _finished(recorder: Recorder, state: State) -> Finished:
     recorder.signals.saved(done)
     results = recorder.final_results(done)
     lines = evaluate_and_report(assembly, recorder.evaluator, state, folder, results=results)
-    recorder.trackers.evaluations(done, lines)
+    # The callbacks of the last step have sent `results`.
+    recorder.trackers.evaluations(done, [line for line in lines if results is None or line["of"] != "trained"])
+    recorder.trackers.pictures(done, folder)
     return Finished(assembly.program.objective, state, lines, folder.path)
 
 

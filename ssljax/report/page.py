@@ -3,7 +3,7 @@
 import importlib.resources
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssljax.report import figures
@@ -27,7 +27,8 @@ def render(workdir: str | pathlib.Path) -> str:
         facts=_facts(run),
         table_heading="Evaluations and controls",
         table=table._replace(notes=[*table.notes, *_explained(table)]),
-        figures=_figures(run),
+        figures=[*_figures(run), *run.pictures.figures],
+        texts=run.pictures.texts,
         config=json.dumps(run.config, indent=2),
         data=json.dumps(run.data, indent=2) if run.data else "",
     )
@@ -40,6 +41,7 @@ def fill(
     table_heading: str,
     table: Table,
     figures: Sequence[tuple[str, str, str]],
+    texts: Sequence[Mapping[str, Any]] = (),
     config: str,
     data: str = "",
 ) -> str:
@@ -49,14 +51,23 @@ def fill(
         title, facts: heading, and the line below it.
         table_heading, table: the table of evaluations.
         figures: (heading, data URI, caption) of each figure.
+        texts: see `report.pictures.Shown`.
         config, data: JSON texts; "": none.
     """
     import jinja2
 
     template = importlib.resources.files("ssljax.report").joinpath("page.html").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    values = {"title": title, "facts": facts, "table_heading": table_heading, "table": table, "figures": figures}
-    return environment.from_string(template).render(**values, config=config, data=data)
+    return environment.from_string(template).render(
+        title=title,
+        facts=facts,
+        table_heading=table_heading,
+        table=table,
+        figures=figures,
+        texts=texts,
+        config=config,
+        data=data,
+    )
 
 
 def _figures(run: Run) -> list[tuple[str, str, str]]:

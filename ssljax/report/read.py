@@ -10,6 +10,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.files import read_json
+from ssljax.report import pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Run:
         metrics: lines of `metrics.jsonl`, sorted by step.
         evals: lines of `evals.jsonl`; see `ssljax.evals.Evaluator.records`.
         embedding: arrays of `embedding.npz`: "xy" [N, 2] or "features" [N, D]; "label" [N], "images" [N, H, W, C].
+        pictures: content of `pictures/`.
     """
 
     workdir: pathlib.Path
@@ -30,6 +32,7 @@ class Run:
     metrics: list[dict[str, Any]]
     evals: list[dict[str, Any]]
     embedding: dict[str, np.ndarray]
+    pictures: pictures.Shown
 
 
 def read_run(workdir: str | pathlib.Path) -> Run:
@@ -52,6 +55,7 @@ def read_run(workdir: str | pathlib.Path) -> Run:
         metrics=sorted(read_lines(workdir / "metrics.jsonl", METRICS), key=lambda line: line["step"]),
         evals=read_lines(workdir / "evals.jsonl", EVALUATIONS),
         embedding=_arrays(workdir / "embedding.npz"),
+        pictures=pictures.read(workdir / "pictures"),
     )
 
 

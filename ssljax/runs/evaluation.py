@@ -18,6 +18,7 @@ from ssljax.config import RunConfig, override
 from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble, check_batches, devices_that_fit
+from ssljax.runs.pictures import pictures
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.state import State
@@ -123,12 +124,18 @@ def evaluate_and_report(
         report.print_table(report.evaluation_table(lines))
     with _where_possible("evals.jsonl"):
         workdir.write_evaluations(lines)
+    params = evaluation_params(state)
+    embedding: dict[str, Any] = {}
     probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.feature_names()]
     if probes:
-        embedding: dict[str, Any] = dict(evaluator.embedding(evaluation_params(state), state.extra, probes[0]))
+        embedding = dict(evaluator.embedding(params, state.extra, probes[0]))
         with _where_possible("embedding.npz"):
             if embedding:
                 workdir.write_embedding(embedding)
+    if assembly.config.log.pictures:
+        files = report.picture_files(pictures(assembly, evaluator, params, state.extra, embedding))
+        with _where_possible("pictures"):
+            workdir.write_pictures(files)
     with _where_possible("report.html"):
         print(f"report: {workdir.write_report()}")
     return lines
