@@ -18,7 +18,7 @@ SHOWN = 96  # tokens of a text with masks
 
 @dataclasses.dataclass(frozen=True)
 class Showing:
-    """What `Objective.pictures` may use beside the model.
+    """Inputs of `Objective.pictures` beside the model and the batch.
 
     Attributes:
         key: random key, the same at each call.
