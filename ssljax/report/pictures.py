@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -69,7 +70,18 @@ def pixels(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def draw(exhibit: Grid | Matrix) -> bytes:
     """Draws a picture as a PNG file that holds its heading and caption."""
-    return _matrix(exhibit) if isinstance(exhibit, Matrix) else _grid(exhibit)
+    return _matrix(exhibit) if isinstance(exhibit, Matrix) else _grid(_paired(exhibit))
+
+
+def _paired(grid: Grid) -> Grid:
+    """Puts two examples into a row if they have few tiles."""
+    half = -(-len(grid.rows) // 2)
+    if not 2 < len(grid.columns) < 5 or half < 2:
+        return grid
+    rows = [
+        [*first, *second] for first, second in itertools.zip_longest(grid.rows[:half], grid.rows[half:], fillvalue=())
+    ]
+    return grid._replace(rows=rows, columns=[*grid.columns, *grid.columns])
 
 
 def _grid(grid: Grid) -> bytes:

@@ -209,7 +209,7 @@ class TensorBoard:
         if again:  # hides events after the restored step, since these steps are run again
             self._write(Event(step=run.start + 1, session_log=SessionLog(status=SessionLog.START)))
         settings = {key: value for key, value in run.config.items() if value is not None}
-        for summary in hparams(settings, {}):
+        for summary in hparams(settings, {"train/loss": 0.0}):  # the metric of the table of runs
             self._write(Event(wall_time=time.time(), summary=summary))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

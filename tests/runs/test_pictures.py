@@ -219,6 +219,9 @@ def test_grids_have_frames_and_keep_pixels():
     assert (pixels[top + 3 : top + 51, left + 3 : left + 51] == 255).all(), "a small image keeps sharp pixels"
     assert (pixels[top + 51 : top + 99, left + 3 : left + 99] == 0).all()
     assert (pixels == (213, 94, 0)).all(-1).any()
+    tall = Grid("A", "B.", [[Tile(image)] * 3] * 5, ("a", "b", "c"))
+    pixels = np.asarray(Image.open(io.BytesIO(drawing.draw(tall))))
+    assert pixels.shape[1] > 6 * 96 and 3 * 96 < pixels.shape[0] < 4 * 96 + 50, "two examples in a row"
 
 
 CONFIG = {

@@ -10,20 +10,24 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny_runs
 
 from ssljax import run
 from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Grid, Tile
 from ssljax.config import build
+from ssljax.report import pictures as drawing
 from ssljax.runs.trackers import EXTRAS, REGISTRY, Stored, Tracked, Trackers
+from ssljax.runs.workdir import Workdir
 
 CONFIG = {
     **tiny_runs.LM,
     "data": {"source": "builtin:python-docs", "seq_len": 16},
     "evals": {"perplexity": {"test_split": "valid", "max_examples": 8, "every_steps": 2}},
     "steps": 4,
-    "log": {"every_steps": 2, "progress": False, "trackers": ["csv", "tensorboard"]},
+    "log": {"every_steps": 2, "progress": False, "pictures": False, "trackers": ["csv", "tensorboard"]},
 }
 CALLS = []
 
@@ -68,8 +72,15 @@ def events(folder):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    run.train(CONFIG, folder)
+    run.train({**CONFIG, "log": {**CONFIG["log"], "pictures": True}}, folder)
     return folder
+
+
+def test_a_language_model_shows_samples(workdir):
+    (texts,) = drawing.read(workdir / "pictures").texts
+    assert [label for label, _ in texts["examples"][0]] == ["prompt", "continuation", "true continuation"]
+    assert all(len(text.encode()) >= 8 for example in texts["examples"] for _, text in example)
+    assert "left out" not in (workdir / "log.txt").read_text()
 
 
 def test_numbers_of_training_evaluations_and_controls(workdir):
@@ -258,6 +269,33 @@ run.train(config, folder, callbacks=[(1, kill)])
 """
 
 
+def go_offline(name, folder, monkeypatch):
+    """Keeps a library from the network; skips if it is not installed."""
+    for key, value in {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "TRACKIO_DIR": str(folder / "trackio"),
+        "AIM_REPO": str(folder),
+    }.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(folder)
+    if name != "csv":
+        pytest.importorskip(name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", list(REGISTRY))
+def test_pictures_are_taken_or_ignored(name, tmp_path, monkeypatch):
+    go_offline(name, tmp_path, monkeypatch)
+    (tmp_path / "run/pictures").mkdir(parents=True)
+    grid = Grid("A", "B.", [[Tile(np.ones((2, 2, 1)))]])
+    (tmp_path / "run/pictures/views.png").write_bytes(drawing.draw(grid))
+    with Trackers([name], Tracked(tmp_path / "run", {"steps": 1}, 0)) as trackers:
+        trackers.training(1, {"loss": 1.0})
+        trackers.pictures(1, Workdir(tmp_path / "run"))
+        assert name in trackers._open, "it has failed"
+
+
 def started(config, folder, kill_at, environment):
     """Trains in a process that kills itself after a step, without the network; returns its exit code."""
     command = [sys.executable, "-c", KILLED, json.dumps(config), str(folder), str(kill_at)]
@@ -282,16 +320,7 @@ def expected(workdir):
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_a_killed_and_continued_run_is_one_run_with_the_numbers_of_the_workdir(name, tmp_path, monkeypatch):
     """Read with the reader of the library; the process is killed at step 5, after the checkpoint of step 4."""
-    offline = {
-        "WANDB_MODE": "offline",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-        "TRACKIO_DIR": str(tmp_path / "trackio"),
-        "AIM_REPO": str(tmp_path),
-    }
-    for key, value in offline.items():
-        monkeypatch.setenv(key, value)
-    if name != "csv":
-        pytest.importorskip(name)
+    go_offline(name, tmp_path, monkeypatch)
     config = {
         **CONFIG,
         "steps": 8,
