@@ -95,8 +95,9 @@ def marked(decode: Decode, ids: Sequence[int], places: Iterable[int], guesses: M
     found = set(places)
     words = pieces(decode, ids, guesses or {})
     for i in found:
-        space = words[i][: len(words[i]) - len(words[i].lstrip())]
-        words[i] = f"{space}{MASK}" if guesses is None else f"{space}[{words[i].strip()}]"
+        word = words[i].lstrip() or words[i]  # a token may be a space
+        space = words[i][: len(words[i]) - len(word)]
+        words[i] = space + (MASK if guesses is None else f"[{word}]")
     return "".join(words)
 
 

@@ -76,7 +76,7 @@ def draw(exhibit: Grid | Matrix) -> bytes:
 def _paired(grid: Grid) -> Grid:
     """Puts two examples into a row if they have few tiles."""
     half = -(-len(grid.rows) // 2)
-    if not 2 < len(grid.columns) < 5 or half < 2:
+    if not 1 < len(grid.columns) < 5 or half < 2:
         return grid
     rows = [
         [*first, *second] for first, second in itertools.zip_longest(grid.rows[:half], grid.rows[half:], fillvalue=())
@@ -164,6 +164,7 @@ def _matrix(matrix: Matrix) -> Any:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.42 * classes, 3.2, 9))
     figure = Figure(figsize=(side + 1.6, side + 0.8), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     ax = figure.subplots()
     drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     ax.grid(False)

@@ -287,6 +287,8 @@ class WandB:
             id=run.known("wandb") or run.remember("wandb", uuid.uuid4().hex[:8]),
             resume="allow",
             config=dict(run.config),
+            # Without a network, W&B would wait longer than its own limit of 90 s before training begins.
+            settings=wandb.Settings(init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30))),
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

@@ -184,6 +184,7 @@ def test_pieces_of_words_and_of_letters():
     letters = lambda ids: bytes(ids).decode("utf-8", errors="replace")  # noqa: E731
     assert marked(letters, list("zoë!".encode()), [4], {4: 63}) == "zoë[?]"
     assert pieces(letters, list(b"ab"), {0: 99}) == ["c", "b"]
+    assert marked(letters, list(b"a b"), [1], {1: 32}) == "a[ ]b"
 
 
 def test_confusion_matrix_against_scikit_learn():

@@ -254,7 +254,7 @@ def test_every_tracker_has_a_reader_and_every_library_an_extra():
     setup = (pathlib.Path(__file__).parents[2] / "setup.py").read_text()
     for name in EXTRAS:
         assert re.search(rf'"{name}": \["{name}>=', setup), name
-    assert REGISTRY.keys() - EXTRAS == {"csv", "tensorboard"}
+    assert set(REGISTRY) - set(EXTRAS) == {"csv", "tensorboard"}
 
 
 KILLED = """
