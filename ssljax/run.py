@@ -118,7 +118,9 @@ def _finished(recorder: Recorder, state: State) -> Finished:
         lines = evaluate_and_report(
             assembly, recorder.evaluator, state, folder, results=results, before_report=recorder.write_record
         )
-    recorder.trackers.evaluations(done, lines)
+    # The callbacks of the last step have sent `results`.
+    recorder.trackers.evaluations(done, [line for line in lines if results is None or line["of"] != "trained"])
+    recorder.trackers.pictures(done, folder)
     return Finished(assembly.program.objective, state, lines, folder.path)
 
 

@@ -13,7 +13,8 @@ CONFIG = """def get_config(arg=''):
     return {
         "model": {"name": "vit", "preset": None, "width": 8, "depth": 1, "heads": 2, "patch_size": 4},
         "objective": {"name": "simclr"}, "data": {"source": "builtin:digits"}, "optimizer": {"name": "adamw"},
-        "steps": 1, "batch_size": 8, "log": {"progress": False, "trackers": [], "stall_seconds": None},
+        "steps": 1, "batch_size": 8,
+        "log": {"progress": False, "trackers": [], "pictures": False, "stall_seconds": None},
     }
 """
 DEEP = "[" * 20_000 + "]" * 20_000

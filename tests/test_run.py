@@ -35,7 +35,7 @@ TINY = {
     "mesh": {"data": 8},
     "steps": 8,
     "batch_size": 32,
-    "log": {"every_steps": 3, "progress": False, "trackers": []},
+    "log": {"every_steps": 3, "progress": False, "trackers": [], "pictures": False},
     "checkpoint": {"every_steps": 2},
 }
 CLOCK = {"seconds", "examples_per_second", "tokens_per_second", "data_wait_share", "model_flops_per_second", "mfu"}

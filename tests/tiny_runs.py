@@ -7,5 +7,5 @@ LM = {
     "mesh": {"data": 8},
     "steps": 2,
     "batch_size": 8,
-    "log": {"progress": False, "trackers": []},
+    "log": {"progress": False, "trackers": [], "pictures": False},
 }

@@ -205,6 +205,35 @@ class Evaluator:
             return {}
         return out | {new: arrays[key] for key, new in (("label", "label"), ("image", "images")) if key in arrays}
 
+    def examples(self, count: int) -> dict[str, np.ndarray] | None:
+        """Returns up to `count` held-out rows of the kind that the objective reads; None: no evaluation has such rows.
+
+        They are a fixed random subset of the first test split that has them.
+        """
+        found = self._held_out(count)
+        return None if found is None else found[1]
+
+    def predictions(self, params: Any, extra: Any, max_examples: int = 2000) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns the labels [N] and the predicted classes [N] of held-out rows; None: the objective has no classes."""
+        found = None if self.objective.classes is None else self._held_out(max_examples)
+        if found is None:
+            return None
+        key, arrays = found
+        return arrays["label"], Model(self.programs, params, extra).predicted(key, arrays)
+
+    def _held_out(self, count: int) -> tuple[str, dict[str, np.ndarray]] | None:
+        """Returns a name and the arrays of the rows of `examples`, with labels as the objective numbers them."""
+        elements = {key: tuple(e["shape"]) for key, e in self.objective.spec.elements.items() if key != "label"}
+        for name, evaluation in self.evaluations.items():
+            reader = self._reader(name, Subject(), dataclasses.replace(evaluation, max_examples=count))
+            try:
+                arrays = reader.arrays_for_objective(evaluation.test_split)
+            except UserError:  # labels that the objective does not know, for example
+                continue
+            if all(key in arrays and arrays[key].shape[1:] == shape for key, shape in elements.items()):
+                return name, arrays
+        return None
+
     def _selected(self, names: Sequence[str] | None) -> list[str]:
         for name in names or ():
             if name not in self.evaluations:

@@ -122,7 +122,7 @@ class SubjectReader:
         return found.astype(labels.dtype)
 
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        arrays = self._arrays_for_objective(split)
+        arrays = self.arrays_for_objective(split)
         try:
             return self.subject.scores(self._open(split)[0], arrays)
         except NotImplementedError as error:
@@ -140,7 +140,7 @@ class SubjectReader:
         return float(lengths[scored].sum(dtype=np.float64)) / max(len(scored), 1) or None
 
     def losses(self, split: str, batch_size: int) -> Metrics:
-        arrays = {k: v for k, v in self._arrays_for_objective(split).items() if v.dtype != object}
+        arrays = {k: v for k, v in self.arrays_for_objective(split).items() if v.dtype != object}
         size = len(arrays["id"])
         if self.programs.objective.coupled:
             # The loss of a smaller batch is another quantity. Rows of one class often follow each other in a file, and
@@ -175,7 +175,7 @@ class SubjectReader:
     def class_names(self) -> Sequence[str]:
         return getattr(self.arrays(self.evaluation.test_split), "classes", None) or ()
 
-    def _arrays_for_objective(self, split: str) -> dict[str, np.ndarray]:
+    def arrays_for_objective(self, split: str) -> dict[str, np.ndarray]:
         """Returns the arrays of a split for losses and scores of the objective, which may read labels.
 
         Raises:

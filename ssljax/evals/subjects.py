@@ -50,7 +50,11 @@ class Programs:
         def score(params: Any, extra: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             return objective.score(params, extra, views.centered(objective.prepare(batch)))
 
-        self.features, self.score = jax.jit(features), jax.jit(score)
+        def predict(params: Any, extra: Any, batch: Any) -> jax.Array:
+            logits = objective.features(params, extra, views.centered(objective.prepare(batch)))["logits"]
+            return jnp.argmax(logits, axis=-1)
+
+        self.features, self.score, self.predict = jax.jit(features), jax.jit(score), jax.jit(predict)
 
     def scored(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none."""
@@ -109,6 +113,10 @@ class Model(Subject):
 
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return self._once(f"scores {key}", self.programs.score, arrays)
+
+    def predicted(self, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns the predicted classes [N] of a classifier."""
+        return self._once(f"predicted {key}", self.programs.predict, arrays, _HIDDEN_FROM_FEATURES)
 
     def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
         loss_fn = self.programs.loss_fn

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base import schema
+from ssljax.base.exhibits import Exhibit
 from ssljax.base.hashing import name_id
 from ssljax.layers.experts import ROUTERS, Routing
 from ssljax.layers.noise import Noise
+from ssljax.objectives.pictures import Showing
 
 Batch = dict[str, Any]
 Inputs = Any
@@ -179,6 +181,19 @@ class Objective:
         """The tokens whose log-probabilities `score` sums, bool [B, T]; None: elements that are not tokens."""
         return None
 
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        """Returns pictures or texts of the task on a few held-out examples; {}: there are none.
+
+        Args:
+            params, extra: the variables, of which `params` may be averaged.
+            batch: a prepared batch.
+            show: random key, number of examples, tokenizer.
+
+        Returns:
+            {name of the file: picture}.
+        """
+        return {}
+
     def flops(self, spec: Any) -> float:
         """Forward FLOPs of one training example, with all its views and networks (teachers, generators)."""
         raise NotImplementedError
@@ -209,6 +224,12 @@ def stream(seed: jax.Array, step: jax.Array | int, name: str) -> jax.Array:
     """The random key (threefry) of one purpose at one step: `fold_in(fold_in(key(seed), step), hash(name))`."""
     key = jax.random.key(seed, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(key, step), name_id(name))
+
+
+def still(key: jax.Array, batch: Batch) -> Ctx:
+    """Returns a context without dropout for the rows of a batch."""
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    return Ctx(key, jnp.int32(0), jnp.arange(rows, dtype=jnp.int32), train=False)
 
 
 def noise_of(ctx: Ctx, copies: int = 1, offset: int = 0, total: int | None = None) -> Noise | None:

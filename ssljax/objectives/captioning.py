@@ -5,11 +5,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.exhibits import Exhibit, Grid, Tile
+from ssljax.data.rows import last_token
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_shape
+from ssljax.objectives.pictures import Showing, first_text, in_rows
 from ssljax.objectives.tokens import token_loss, valid
 
 
@@ -60,6 +64,31 @@ class Captioning(ImageObjective):
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         patches = apply(self.model, params, self.pixels(batch["image"]), method="patches")
         return {"pooled": patches.mean(1), "tokens": patches}
+
+    def greedy(self, params: Params, batch: Batch) -> jax.Array:
+        """Returns the most probable caption, token by token, int32 [B, T]; T is the length of the captions, at most 48.
+
+        Without a cache: each token needs a pass over the image and the tokens before it.
+        """
+        shape = batch["image"].shape[0], min(batch["tokens"].shape[1], 48)
+
+        def add(t: jax.Array, tokens: jax.Array) -> jax.Array:
+            inputs = {"image": batch["image"], "tokens": tokens}
+            states = self._captions(params, inputs, jnp.ones(shape, bool))
+            logits = apply(self.model, params, states[:, t], method="logits")
+            return tokens.at[:, t].set(jnp.argmax(logits, axis=-1).astype(jnp.int32))
+
+        return jax.lax.fori_loop(0, shape[1], add, jnp.zeros(shape, jnp.int32))
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        if show.decode is None:
+            return {}
+        batch, end, tiles = views.centered(batch), last_token(self.spec.special_ids), []
+        for i, ids in enumerate(np.asarray(jax.jit(self.greedy)(params, batch))[: show.rows]):
+            ids = ids[: np.flatnonzero(ids == end)[0]] if end in ids else ids
+            true = show.decode(first_text(batch, i)).strip()
+            tiles.append(Tile(np.asarray(batch["image"][i]), f"{show.decode(ids).strip()}\n(true: {true})"))
+        return {"captions": Grid("Captions", "Captions that the model writes for held-out images.", in_rows(tiles))}
 
     def flops(self, spec: Any) -> float:
         return self.model.flops(spec.max_len, image_shape=view_shape(self.augment, spec))

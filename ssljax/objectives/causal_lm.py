@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import losses
+from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.layers.masks import Causal
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
+from ssljax.objectives.pictures import TEXTS, Showing, first_text
 from ssljax.objectives.tokens import TokenObjective, token_loss
 
 
@@ -44,6 +46,23 @@ class CausalLM(TokenObjective):
         segment_BxT = jnp.asarray(batch["segment_ids"])
         before_BxT = jnp.pad(segment_BxT, ((0, 0), (1, 0)))[:, :-1]  # segment 0 before the first token
         return (segment_BxT > 0) & (segment_BxT == before_BxT)
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        texts = [text for row in range(len(batch["tokens"])) if len(text := first_text(batch, row)) > 3][:TEXTS]
+        if show.decode is None or show.generate is None or not texts:
+            return {}
+        count = min(batch["tokens"].shape[1] // 2, 128)
+        cuts = [min(len(text) // 2, count) for text in texts]
+        made = show.generate([text[:cut] for text, cut in zip(texts, cuts)], count, ())
+        examples = [
+            [
+                ("prompt", show.decode(text[:cut])),
+                ("continuation", show.decode(new)),
+                ("true continuation", show.decode(text[cut : cut + count])),
+            ]
+            for text, cut, new in zip(texts, cuts, made)
+        ]
+        return {"samples": Texts("Samples", "Held-out texts that the model continues.", examples)}
 
     def flops(self, spec: Any) -> float:
         return self.model.flops(tokens=spec.max_len, causal=True, predicted=spec.max_len - 1)

@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.exhibits import Exhibit, Grid, Tile
+from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.images import ImageObjective, unaugmented, uniformity, view_flops
+from ssljax.objectives.pictures import Showing, first_text, in_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,20 @@ class CLIP(ImageObjective):
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         embedded = self._towers(params, batch, None)
         return {"pooled": embedded["image"], **embedded}
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        if show.decode is None:
+            return {}
+        found = jax.jit(self.features)(params, extra, views.centered(batch))
+        image, text = (np.asarray(l2_normalize(found[name].astype(jnp.float32))) for name in ("image", "text"))
+        captions = [show.decode(first_text(batch, row)).strip() for row in range(len(image))]
+        tiles = []
+        for i, best in enumerate((image @ text.T).argmax(axis=1)[: show.rows]):
+            right = captions[best] == captions[i]
+            shown = captions[best] if right else f"{captions[best]}\n(true: {captions[i]})"
+            tiles.append(Tile(np.asarray(batch["image"][i]), shown, right))
+        caption = f"Held-out images with the most similar of {len(captions)} captions; green: their own."
+        return {"captions": Grid("Best captions", caption, in_rows(tiles))}
 
     def flops(self, spec: Any) -> float:
         return view_flops(self.model, self.augment, spec)

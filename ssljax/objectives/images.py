@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Exhibit
 from ssljax.layers.noise import Noise
 from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_of
+from ssljax.objectives.pictures import Showing, of_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,12 @@ class ImageObjective(Objective):
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = apply(self.model, self.model_params(params, extra), self.pixels(batch["image"]))
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        if "image" not in batch:
+            return {}
+        inputs = jax.jit(self.views)(show.key, batch, jnp.int32(0))
+        return of_views(views.centered(batch)["image"], inputs, show.rows)
 
 
 def merge(views: jax.Array) -> jax.Array:

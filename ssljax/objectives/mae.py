@@ -8,13 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Exhibit, Grid, Tile
 from ssljax.models.mae import MAEDecoder
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
+from ssljax.objectives.pictures import Showing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,36 @@ class MAE(ImageObjective):
             target = views.normalize_patches(target)
         values, weights = losses.masked_mse(outputs, target, inputs["mask"], reduce=False)
         return Loss({"mse": (1.0, jnp.sum(values * weights), jnp.sum(weights))})
+
+    def reconstructed(
+        self, params: Params, extra: Any, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns (images, masked images, reconstructed images), each [B, H, W, C] in [0, 1].
+
+        Masked patches are grey. A reconstruction has the visible patches and the predictions of the others; a
+        normalised prediction gets the mean and the variance of the true patch.
+        """
+        inputs = self.views(key, batch, jnp.int32(0))
+        images, hidden = inputs["image"], inputs["mask"].astype(bool)[..., None]
+        _, height, width, channels = images.shape
+        shape = height, width, channels
+        predicted = self.encode(params, extra, inputs, still(key, batch))
+        true = views.patchify(self.pixels(images), self.model.patch_size)
+        if self.normalize_targets:
+            predicted = views.unnormalize_patches(predicted, true)
+        whole = views.unpatchify(jnp.where(hidden, predicted, true), shape)
+        masked = jnp.where(hidden, 0.5, views.patchify(images, self.model.patch_size))
+        whole = jnp.clip(views.unnormalize(whole, self.mean, self.std), 0, 1)
+        return images, views.unpatchify(masked, shape), whole
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        made = jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key)
+        rows = [[Tile(image) for image in row] for row in zip(*(np.asarray(images)[: show.rows] for images in made))]
+        caption = f"Held-out images, {self.mask_ratio:.0%} of whose patches are masked, and their reconstruction." + (
+            " Reconstructed patches have the mean and the variance of the true ones, since the loss leaves both out."
+            * self.normalize_targets
+        )
+        return {"reconstruction": Grid("Reconstruction", caption, rows, ("original", "masked", "reconstruction"))}
 
     def flops(self, spec: Any) -> float:
         shape = (1, *view_shape(self.augment, spec))

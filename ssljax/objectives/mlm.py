@@ -8,11 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
+from ssljax.base.exhibits import Exhibit, Texts
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of, still
+from ssljax.objectives.pictures import SHOWN, TEXTS, Showing, marked
 from ssljax.objectives.tokens import TokenObjective, token_loss, valid
 
 
@@ -80,6 +83,28 @@ class MLM(TokenObjective):
             return -scores.nll * counted[:, position]
 
         return jnp.sum(jax.lax.map(log_probability, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
+
+    def guessed(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, Any], jax.Array]:
+        """Returns the inputs, and the most probable tokens [B, K] at their positions `chosen_at`."""
+        inputs = self.views(key, batch, jnp.int32(0))
+        hidden_BxKxD = self.encode(params, extra, inputs, still(key, batch))
+        logits = apply(self.model, params["encoder"], hidden_BxKxD, method="logits")
+        return inputs, jnp.argmax(logits, axis=-1)
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        if show.decode is None:
+            return {}
+        inputs, guesses = jax.device_get(jax.jit(self.guessed)(params, extra, batch, show.key))
+        examples = []
+        for row in range(min(TEXTS, len(guesses))):
+            ids = np.asarray(batch["tokens"])[row][np.asarray(valid(batch))[row]][:SHOWN].tolist()
+            chosen, counted = inputs["chosen_at"][row], inputs["counted"][row]
+            places = {int(at): int(g) for at, g, ok in zip(chosen, guesses[row], counted) if ok and at < len(ids)}
+            truth = {at: ids[at] for at in places}
+            of = {"masked": None, "guess": places, "truth": truth}
+            examples.append([(label, marked(show.decode, ids, places, made)) for label, made in of.items()])
+        caption = "Held-out texts with the tokens to be predicted, the model's guesses, and the true tokens."
+        return {"samples": Texts("Masked words", caption, examples)}
 
     def flops(self, spec: Any) -> float:
         return self.model.flops(tokens=spec.max_len, causal=False, predicted=views.mlm_budget(spec.max_len, self.rate))

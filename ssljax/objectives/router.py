@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base import schema
+from ssljax.base.exhibits import Exhibit
 from ssljax.layers.dense import EXACT
 from ssljax.layers.experts import ExpertsConfig, Routing
 from ssljax.objectives.base import Batch, Ctx, Inputs, Loss, Objective, Outputs, Params, Recorder, Variables
+from ssljax.objectives.pictures import Showing
 
 
 class Sums(flax.struct.PyTreeNode):
@@ -132,6 +134,9 @@ class RouterLosses(Objective):
 
     def scored(self, batch: Batch) -> jax.Array | None:
         return self.inner.scored(batch)
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        return self.inner.pictures(params, extra, batch, show)
 
     def flops(self, spec: Any) -> float:
         return self.inner.flops(spec)

@@ -4,16 +4,21 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Te
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.layers.masks import Causal, Keys
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of
+from ssljax.objectives.pictures import TEXTS, Decode, Showing
 from ssljax.objectives.tokens import token_loss, valid
 
 
@@ -80,6 +85,35 @@ class SpanCorruption(Objective):
         }
         encoded = apply(self.model, params["encoder"], batch["tokens"], **keywords)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        if show.decode is None or show.generate is None:
+            return {}
+        found = jax.device_get(jax.jit(self.views)(show.key, batch, jnp.int32(0)))
+        cut = lambda ids, mask: [row[ok] for row, ok in zip(ids[:TEXTS], mask[:TEXTS])]  # noqa: E731
+        inputs, targets = cut(found["tokens"], found["valid"]), cut(found["target"], found["counted"])
+        guesses = show.generate(inputs, found["target"].shape[1], (self.model.config.decoder_start,))
+        examples = [
+            [
+                ("input", self.readable(show.decode, read)),
+                ("guess", self.readable(show.decode, guess[: np.flatnonzero([*guess, target[-1]] == target[-1])[0]])),
+                ("truth", self.readable(show.decode, target[:-1])),
+            ]
+            for read, guess, target in zip(inputs, guesses, targets)
+            if len(target)
+        ]
+        caption = "Held-out texts with numbers in place of spans, the spans that the model writes, and the true ones."
+        return {"samples": Texts("Hidden spans", caption, examples)} if examples else {}
+
+    def readable(self, decode: Decode, ids: Iterable[int]) -> str:
+        """Returns the text of tokens, in which sentinels are numbers in brackets, from 1 on."""
+        parts: list[str] = []
+        for of_data, run in itertools.groupby(map(int, ids), lambda i: i < self.spec.vocab_size):
+            if of_data:
+                parts.append(decode(run).strip())
+            else:
+                parts += [f"[{self.model.config.vocab_size - i}]" for i in run]
+        return " ".join(filter(None, parts))
 
     def flops(self, spec: Any) -> float:
         return self.model.flops(*views.denoising_lengths(spec.max_len, self.rate, self.mean_span))

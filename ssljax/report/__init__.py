@@ -3,6 +3,8 @@
 from ssljax.report.compare import Comparison, compare
 from ssljax.report.console import print_table
 from ssljax.report.page import render
+from ssljax.report.pictures import files as picture_files
+from ssljax.report.pictures import pixels
 from ssljax.report.read import Run, read_run
 from ssljax.report.table import Table, evaluation_table
 
@@ -12,6 +14,8 @@ __all__ = [
     "Table",
     "compare",
     "evaluation_table",
+    "picture_files",
+    "pixels",
     "print_table",
     "read_run",
     "render",

@@ -29,7 +29,8 @@ def render(workdir: str | pathlib.Path) -> str:
         table_heading="Evaluations and controls",
         table=table._replace(notes=[*table.notes, *_explained(table, run)]),
         sections=curves.sections([curves.Shown("trained", 0, run)]),
-        figures=_figures(run),
+        figures=[*_figures(run), *run.pictures.figures],
+        texts=run.pictures.texts,
         runs={run.workdir.name: facts.description(run)},
         config=json.dumps(run.config, indent=2),
         data=json.dumps(run.data, indent=2) if run.data else "",
@@ -44,6 +45,7 @@ def fill(
     table: Table,
     sections: Sequence[curves.Section],
     figures: Sequence[tuple[str, str, str]] = (),
+    texts: Sequence[Mapping[str, Any]] = (),
     runs: Mapping[str, Mapping[str, str]],
     config: str,
     data: str = "",
@@ -55,6 +57,7 @@ def fill(
         table_heading, table: the table of evaluations.
         sections: the curves.
         figures: (heading, data URI, caption) of each figure.
+        texts: see `report.pictures.Shown`.
         runs: name of each run -> {name: text} of the facts about it.
         config, data: JSON texts; "": none.
     """
@@ -70,6 +73,7 @@ def fill(
         sections=sections,
         curves=curves.page_data(sections),
         figures=figures,
+        texts=texts,
         runs=runs,
         names=list(dict.fromkeys(name for own in runs.values() for name in own)),
         config=config,

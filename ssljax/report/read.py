@@ -10,6 +10,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.base.files import read_json
+from ssljax.report import pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Run:
         evals: lines of `evals.jsonl`; see `ssljax.evals.Evaluator.records`.
         starts: lines of `starts.jsonl`; see `ssljax.runs.starts`.
         embedding: arrays of `embedding.npz`: "xy" [N, 2] or "features" [N, D]; "label" [N], "images" [N, H, W, C].
+        pictures: content of `pictures/`.
     """
 
     workdir: pathlib.Path
@@ -32,6 +34,7 @@ class Run:
     evals: list[dict[str, Any]]
     starts: list[dict[str, Any]]
     embedding: dict[str, np.ndarray]
+    pictures: pictures.Shown
 
 
 def read_run(workdir: str | pathlib.Path) -> Run:
@@ -55,6 +58,7 @@ def read_run(workdir: str | pathlib.Path) -> Run:
         evals=read_lines(workdir / "evals.jsonl", EVALUATIONS),
         starts=read_lines(workdir / "starts.jsonl", STARTS),
         embedding=_arrays(workdir / "embedding.npz"),
+        pictures=pictures.read(workdir / "pictures"),
     )
 
 

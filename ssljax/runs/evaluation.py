@@ -19,6 +19,7 @@ from ssljax.evals.held_out import held_out_loss
 from ssljax.layers import attention
 from ssljax.runs.assembly import Assembly, assemble, check_batches, devices_that_fit
 from ssljax.runs.loading import is_imported
+from ssljax.runs.pictures import pictures
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.state import State
@@ -129,16 +130,26 @@ def evaluate_and_report(
         report.print_table(report.evaluation_table(lines))
     with _where_possible("evals.jsonl"):
         workdir.write_evaluations(lines)
-    probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.feature_names()]
-    if probes:
-        embedding: dict[str, Any] = dict(evaluator.embedding(evaluation_params(state), state.extra, probes[0]))
-        with _where_possible("embedding.npz"):
-            if embedding:
-                workdir.write_embedding(embedding)
+    _write_pictures(assembly, evaluator, state, workdir)
     before_report()
     with _where_possible("report.html"):
         print(f"report: {workdir.write_report()}")
     return lines
+
+
+def _write_pictures(assembly: Assembly, evaluator: evals.Evaluator, state: State, workdir: Workdir) -> None:
+    """Writes features of held-out examples for the figure of the embedding, and the pictures of the objective."""
+    params, embedding = evaluation_params(state), {}
+    probes = [name for name, evaluation in evaluator.evaluations.items() if evaluation.feature_names()]
+    if probes:
+        embedding = dict(evaluator.embedding(params, state.extra, probes[0]))
+        with _where_possible("embedding.npz"):
+            if embedding:
+                workdir.write_embedding(embedding)
+    if assembly.config.log.pictures:
+        files = report.picture_files(pictures(assembly, evaluator, params, state.extra, embedding))
+        with _where_possible("pictures"):
+            workdir.write_pictures(files)
 
 
 @contextlib.contextmanager

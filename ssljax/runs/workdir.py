@@ -293,6 +293,21 @@ class Workdir:
         np.savez(content, allow_pickle=False, **arrays)
         self._write("embedding.npz", content.getvalue())
 
+    def write_pictures(self, files: Mapping[str, bytes]) -> None:
+        """Replaces the folder pictures/ as a whole; without files it stays as it is."""
+        if not (self.leads and files):
+            return
+        with tempfile.TemporaryDirectory(prefix=".pictures.", dir=self.path) as made:
+            folder = pathlib.Path(made) / "pictures"
+            folder.mkdir()
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            replace_folder(folder, self.path / "pictures")
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Returns the pictures of the run by name, uint8 [H, W, 3]."""
+        return report.pixels(self.path / "pictures")
+
     def write_report(self) -> pathlib.Path:
         """Draws report.html from the other files and returns its path.
 

@@ -42,6 +42,11 @@ class LogConfig:
         doc="programs that receive the numbers too; `tensorboard`, `csv`, `wandb`, `mlflow`, `trackio`, `aim`, or a "
         "class `package.module:Class`",
     )
+    pictures: bool = schema.setting(
+        True,
+        free=True,
+        doc="draw what the objective does on held-out examples of the evaluations, at the end of the run",
+    )
     progress: bool = schema.setting(True, free=True, doc="show the progress bar")
     stall_seconds: float | None = schema.setting(
         1800.0,

@@ -23,8 +23,8 @@ from ssljax.views.geometry import random_cutout, random_flip, random_resized_cro
 from ssljax.views.keys import example_keys
 from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
-from ssljax.views.patches import normalize_patches, patchify, unpatchify
-from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float
+from ssljax.views.patches import normalize_patches, patchify, unnormalize_patches, unpatchify
+from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
 
 REGISTRY = Registry(
@@ -75,6 +75,8 @@ __all__ = [
     "span_corrupt",
     "span_counts",
     "to_float",
+    "unnormalize",
+    "unnormalize_patches",
     "unpatchify",
     "visible_patches",
 ]

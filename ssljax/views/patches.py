@@ -41,6 +41,16 @@ def normalize_patches(patches: jax.Array, epsilon: float = 1e-6) -> jax.Array:
 
     patches: [B, N, D]. The variance is unbiased (divided by D - 1), as in the authors' code; 0 if D = 1.
     """
-    mean = patches.mean(-1, keepdims=True)
+    mean, deviation = _moments(patches, epsilon)
+    return (patches - mean) / deviation
+
+
+def unnormalize_patches(patches: jax.Array, like: jax.Array, epsilon: float = 1e-6) -> jax.Array:
+    """Inverse of `normalize_patches`: gives patches [B, N, D] the mean and the variance of the patches `like`."""
+    mean, deviation = _moments(like, epsilon)
+    return patches * deviation + mean
+
+
+def _moments(patches: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     variance = patches.var(-1, keepdims=True, ddof=min(1, patches.shape[-1] - 1))
-    return (patches - mean) / jnp.sqrt(variance + epsilon)
+    return patches.mean(-1, keepdims=True), jnp.sqrt(variance + epsilon)

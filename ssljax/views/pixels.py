@@ -21,6 +21,11 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return (images - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
+def unnormalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Inverse of `normalize`: images * std + mean for each channel."""
+    return images * jnp.asarray(std, jnp.float32) + jnp.asarray(mean, jnp.float32)
+
+
 def resize(images: jax.Array, size: int | tuple[int, int]) -> jax.Array:
     """Resizes images [B, H, W, C] to `size`, one side or (h, w): bilinear, antialiased when shrinking."""
     h, w = (size, size) if isinstance(size, int) else size

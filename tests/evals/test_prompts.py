@@ -29,7 +29,7 @@ RUN = {
     "optimizer": {"name": "adamw"},
     "steps": 2,
     "batch_size": 8,
-    "log": {"progress": False, "trackers": []},
+    "log": {"progress": False, "trackers": [], "pictures": False},
 }
 
 

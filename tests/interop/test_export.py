@@ -80,7 +80,7 @@ def config(objective, model, folder, **more):
         "mesh": {"data": 8},
         "steps": 2,
         "batch_size": 8,
-        "log": {"progress": False, "trackers": []},
+        "log": {"progress": False, "trackers": [], "pictures": False},
         **more,
     }
 

@@ -52,7 +52,7 @@ def test_an_objective_from_outside_trains(tmp_path, monkeypatch):
         "steps": 30,
         "batch_size": 64,
         "microbatches": 2,
-        "log": {"every_steps": 10, "progress": False, "trackers": []},
+        "log": {"every_steps": 10, "progress": False, "trackers": [], "pictures": False},
     }
     run.train(config, tmp_path)
     import json

@@ -18,7 +18,7 @@ CONFIG = {
     "mesh": {"data": 8},
     "steps": 1,
     "batch_size": 32,
-    "log": {"progress": False, "trackers": []},
+    "log": {"progress": False, "trackers": [], "pictures": False},
 }
 
 

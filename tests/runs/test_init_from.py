@@ -36,7 +36,7 @@ IMAGES = {
     "mesh": {"data": 8},
     "steps": 4,
     "batch_size": 16,
-    "log": {"every_steps": 2, "progress": False, "trackers": []},
+    "log": {"every_steps": 2, "progress": False, "trackers": [], "pictures": False},
     "checkpoint": {"every_steps": 2},
 }
 CLASSES = {**IMAGES, "objective": {"name": "classification"}}
