@@ -271,7 +271,16 @@ def test_texts_of_a_run_are_a_block_of_the_report(tmp_path):
     from ssljax.report.table import evaluation_table
 
     shown = drawing.read(tmp_path).texts
-    page = fill(title="", facts=[], table_heading="", table=evaluation_table([]), figures=[], texts=shown, config="")
+    page = fill(
+        title="",
+        facts=[],
+        table_heading="",
+        table=evaluation_table([]),
+        sections=[],
+        runs={},
+        texts=shown,
+        config="",
+    )
     assert "<dt>prompt</dt><dd>a &lt;b&gt;</dd>" in page and "<dd> c\nd</dd>" in page and "Made &lt;up&gt;." in page
 
 
