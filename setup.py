@@ -73,6 +73,12 @@ setup(
         "parity": ["torch==2.13.0", "transformers>=5,<6", "sentencepiece>=0.2"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1", "nbconvert>=7.16,<8"],
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6,<10",
+            "mkdocstrings[python]>=1",
+            "nbconvert>=7.16,<8",  # brings nbclient
+            "ipykernel>=6",
+        ],
     },
 )

@@ -10,9 +10,9 @@ NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
-    reason = 'nbclient and ipykernel are not installed: pip install -e ".[docs]" ipykernel'
-    nbclient = pytest.importorskip("nbclient", reason=reason)
-    pytest.importorskip("ipykernel", reason=reason)
+    for name in ("nbclient", "ipykernel"):
+        pytest.importorskip(name, reason=f'{name} is not installed: pip install -e ".[docs]"')
+    import nbclient
     import nbformat
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

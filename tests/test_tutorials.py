@@ -110,7 +110,11 @@ def test_precision_memory_and_profiling(folder, monkeypatch, shared_data):
 
 def test_the_vectors_of_the_own_objective_are_a_loss(folder):
     """Its two terms against loops in float64, as the paper writes them."""
-    source = re.search(r"^```python\n(# vicreg\.py\n.*?)^```", (DOCS / "tutorials/own_objective.md").read_text(), 24)
+    source = re.search(
+        r"^```python\n(# vicreg\.py\n.*?)^```",
+        (DOCS / "tutorials/own_objective.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     names: dict = {"__name__": "vicreg"}
     exec(source[1], names)
     z = np.random.default_rng(0).normal(size=(7, 3)) * [0.2, 1, 3]
