@@ -52,7 +52,7 @@ def test_gallery_equals_the_docstrings():
     maker = script("docs/make_gallery_page.py")
     text = maker.PAGE.read_text()
     assert maker.page() == text, "stale: run python docs/make_gallery_page.py"
-    configs = [path for path in (ROOT / "configs").rglob("[!_]*.py")]
+    configs = list((ROOT / "configs").rglob("[!_]*.py"))
     assert text.count("\n## ") == len(configs) and all(
         f"--config configs/{p.relative_to(ROOT / 'configs')}" in text for p in configs
     )
