@@ -79,6 +79,7 @@ setup(
             "mkdocstrings[python]>=1",
             "nbconvert>=7.16,<8",  # brings nbclient
             "ipykernel>=6",
+            "ruff>=0.9",  # formats the signatures of the reference
         ],
     },
 )
