@@ -36,7 +36,7 @@ def follow(name, monkeypatch):
     """Does what a page says in the current folder. Returns the names that its Python code leaves.
 
     Python code that begins with the name of a file is written to the file, other code is run. Commands of `ssljax` are
-    run with few steps; those on the quickstart without its evaluations, which take minutes here.
+    run with few steps; those on the data of a config without its evaluations, which take minutes here.
     """
     names: dict = {}
     text = (DOCS / f"{name}.md").read_text()
@@ -50,7 +50,7 @@ def follow(name, monkeypatch):
             exec(block, names)
         for words in map(words_of, block.splitlines() if language == "bash" else ()):
             small = SMALL if words[1:2] == ["train"] else []
-            if small and "configs/quickstart.py" in words:
+            if small and re.fullmatch(r"configs/[\w/]+\.py", words[words.index("--config") + 1]):
                 small = [*small, "--config.evals={}"]
             assert not words or cli.main([*words[1:], *small]) == 0, words
     return names
