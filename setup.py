@@ -82,6 +82,13 @@ setup(
         "completion": ["shtab>=1.7,<2"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "docs": ["mkdocs>=1.6,<2"],
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6,<10",
+            "mkdocstrings[python]>=1",
+            "nbconvert>=7.16,<8",  # brings nbclient
+            "ipykernel>=6",
+            "ruff>=0.9",  # formats the signatures of the reference
+        ],
     },
 )

@@ -13,19 +13,19 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import cli, run, runs, starter
+from ssljax import cli, report, run, runs, starter
 from ssljax.base import schema
 from ssljax.config import RunConfig, load
 from ssljax.interop import export as hf_export
 from ssljax.objectives import REGISTRY as OBJECTIVES
 from ssljax.parallel.rules import RULES
-from ssljax.runs import export
+from ssljax.runs import export, inspection
 from ssljax.runs.card import Card
 from ssljax.train.metrics import PEAK_FLOPS
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").rglob("*.md"))]
 MADE_BY_RUNS = {"docs/results.md", "docs/quickstart.png"}  # missing before the first run
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -51,10 +51,15 @@ def shell_lines(page):
     return [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
 
 
+def words_of(line):
+    """Words of a command `ssljax ...` without environment variables; [] for other commands."""
+    match = re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line)
+    return shlex.split(match[1]) if match else []
+
+
 def commands(page):
-    """Words of each `ssljax ...` command in the shell blocks of a page, without environment variables."""
-    found = [re.fullmatch(r"(?:\w+=\S+ )?(ssljax .*)", line) for line in shell_lines(page)]
-    return [shlex.split(match[1]) for match in found if match]
+    """Words of each `ssljax ...` command in the shell blocks of a page."""
+    return [words for words in map(words_of, shell_lines(page)) if words]
 
 
 @pytest.mark.parametrize(("page", "count"), [("guarantees", 40), ("odd_input", 25)])
@@ -134,15 +139,13 @@ def test_commands_run(page, monkeypatch, tmp_path):
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: export.Exported(model, Card({}, "")))
-    if any("rotation:" in word or "my_package" in word for words in commands(page) for word in words):
-        examples(tmp_path, monkeypatch)
+    monkeypatch.setattr(inspection, "inspect", lambda config: inspection.Inspection(*[report.Table([], [], [])] * 3))
+    examples(tmp_path, monkeypatch, [ROOT / "README.md", ROOT / "docs/extending.md", page])
     with_commands = ("README.md", "CONTRIBUTING.md", "config.md", "evaluation.md", "extending.md", "generation.md")
     assert commands(page) or page.name not in with_commands
     for words in commands(page):
-        if words[1] == "train":
-            here = words[words.index("--config") + 1]
-            if here.startswith("my_package"):
-                words[words.index("--config") + 1] = str(tmp_path / here)
+        if "--config" in words and (tmp_path / words[words.index("--config") + 1]).is_file():
+            words[words.index("--config") + 1] = str(tmp_path / words[words.index("--config") + 1])
         assert cli.main(words[1:]) == 0, words
 
 
@@ -193,17 +196,19 @@ def test_tables_of_rules_and_peaks_equal_the_code():
     assert [(p.replace(r"\|", "|"), float(v) * 1e12) for p, v in peaks] == list(PEAK_FLOPS)
 
 
-def examples(folder, monkeypatch):
+def examples(folder, monkeypatch, sources=PAGES):
     """Writes the files that the pages show, so that they can be imported."""
-    for page in PAGES:
+    written = set()
+    for page in sources:
         for block in blocks(page, "python"):
-            name = re.match(r"# (rotation\.py|my_package/\w+\.py)\n", block)
+            name = re.match(r"# ((?:my_package/)?\w+\.py)\n", block)
             if name:
                 file = folder / name[1]
                 file.parent.mkdir(exist_ok=True)
                 file.write_text(block)
+                written.add(name[1].partition("/")[0].removesuffix(".py"))
     monkeypatch.syspath_prepend(folder)
-    for name in [n for n in sys.modules if n.partition(".")[0] in ("rotation", "my_package")]:
+    for name in [n for n in sys.modules if n.partition(".")[0] in written]:
         monkeypatch.delitem(sys.modules, name)
 
 
