@@ -129,16 +129,21 @@ def test_unnormalize_is_the_inverse_of_normalize():
     np.testing.assert_allclose(views.unnormalize(views.normalize(images, mean, std), mean, std), images, atol=1e-6)
 
 
-def test_captions_are_the_most_similar_ones():
-    objective, variables, batch, found = shown("clip")
-    features = {k: np.asarray(v, np.float64) for k, v in jax.jit(objective.features)(*variables, batch).items()}
+def test_captions_are_the_most_similar_ones(monkeypatch):
+    objective, variables, batch, _ = shown("clip")
+    rng = np.random.default_rng(0)
+    features = {name: rng.normal(size=(16, 4)).astype(np.float32) * rng.uniform(1, 9) for name in ("image", "text")}
+    features["text"][1] = 3 * features["image"][1]
+    monkeypatch.setattr(type(objective), "features", lambda *_: {k: jnp.asarray(v) for k, v in features.items()})
+    found = objective.pictures(*variables, batch, Showing(KEY, 5, decode))
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
     tiles = [tile for row in found["captions"].rows for tile in row]
     texts = [decode(t[s == s[0]]) for t, s in zip(np.asarray(batch["tokens"]), np.asarray(batch["segment_ids"]))]
     for i, tile in enumerate(tiles):
-        best = max(range(len(texts)), key=lambda j: cosine(features["image"][i], features["text"][j]))
+        best = max(range(16), key=lambda j: cosine(features["image"][i], features["text"][j]))
         assert tile.text.splitlines()[0] == texts[best] and tile.right == (best == i)
         assert tile.right or tile.text.splitlines()[1] == f"(true: {texts[i]})"
+    assert {tile.right for tile in tiles} == {True, False} and len(tiles) == 5
 
 
 def test_samples_continue_the_first_half_of_held_out_texts():
