@@ -206,10 +206,10 @@ class Blocks:
 
     def _column(self, block: int, name: str) -> Any:
         with self._lock:
-            values = self._kept.pop((block, name), None)
-            if values is None:
-                values = self._read(*self._blocks[block], name)
-            self._kept[block, name] = values
+            if (block, name) in self._kept:
+                self._kept.move_to_end((block, name))
+                return self._kept[block, name]
+            values = self._kept[block, name] = self._read(*self._blocks[block], name)
             while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT:
                 self._kept.popitem(last=False)
         return values

@@ -52,8 +52,8 @@ def to_pixels(image: "Image", mode: str) -> "Image":
         raise UndefinedRangeError(
             f"its values are of Pillow's mode {image.mode!r}, which has no defined range; convert it to 8 or 16 bits"
         )
-    # LAB converts to RGB only.
-    return image.convert("RGB").convert(mode)
+    # LAB converts to RGB only. `convert` to the same mode would copy.
+    return image if image.mode == mode else image.convert("RGB").convert(mode)
 
 
 def _upright(image: "Image") -> "Image":

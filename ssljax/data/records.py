@@ -5,8 +5,11 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgpack
+import numpy as np
 
 from ssljax.base.errors import UserError, nearest
 from ssljax.data.file_source import FileSource, reading
@@ -53,19 +56,22 @@ class _Records:
 
     def location(self, row: int) -> str:
         """Returns the file and the number of a record, for messages."""
-        file, record = self._place(row)
-        return f"{self.paths[file]}, record {record}"
+        file = bisect.bisect_right(self._ends, row)
+        return f"{self.paths[file]}, record {row - (self._ends[file - 1] if file else 0)}"
 
     def records(self, rows: Sequence[int]) -> list[Mapping[str, Any]]:
         """Returns the keys and values of some records. Many at a time are read far faster than one by one."""
-        contents: dict[int, bytes] = {}
-        places = [self._place(int(row)) for row in rows]
-        for file in dict.fromkeys(file for file, _ in places):
-            chosen = [(row, record) for row, (owner, record) in zip(rows, places) if owner == file]
+        chosen = np.asarray(rows, np.int64)
+        owners = np.searchsorted(self._ends, chosen, side="right")
+        out: list[Any] = [None] * len(chosen)
+        for file in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == file)
+            numbers = chosen[places] - (self._ends[file - 1] if file else 0)
             with reading(self.paths[file], "an ArrayRecord file"):
-                found = _read(self._files[file], [record for _, record in chosen])
-            contents |= {int(row): content for (row, _), content in zip(chosen, found)}
-        return [_parse(contents[int(row)], functools.partial(self.location, int(row))) for row in rows]
+                found = _read(self._files[file], numbers.tolist())
+            for place, number, content in zip(places.tolist(), numbers.tolist(), found):
+                out[place] = _parse(content, self.paths[file], number)
+        return out
 
     def values(self, name: str, rows: Sequence[int]) -> list[Any]:
         """Returns the values of a key in some records."""
@@ -74,10 +80,6 @@ class _Records:
             if name not in record:
                 raise UserError(f"data.source: {self.location(int(row))}: no key {name!r}{nearest(name, record)}")
         return [record[name] for record in found]
-
-    def _place(self, row: int) -> tuple[int, int]:
-        file = bisect.bisect_right(self._ends, row)
-        return file, row - (self._ends[file - 1] if file else 0)
 
 
 def _read(reader: Any, numbers: list[int]) -> list[bytes]:
@@ -112,19 +114,17 @@ def _text(content: bytes, location: str) -> str:
         raise UserError(f"data.source: {location}: neither an image nor text in UTF-8 ({error.reason})") from error
 
 
-def _parse(content: bytes, location: Callable[[], str]) -> Mapping[str, Any]:
-    """Returns the keys and values of a record. Raises UserError if it has none of the forms."""
-    import msgpack
-
+def _parse(content: bytes, path: pathlib.Path, number: int) -> Mapping[str, Any]:
+    """Returns the keys and values of a record. Raises UserError, with its place, if it has none of the forms."""
     try:
         if content[:1] == b"\n":
             return _parse_example(content)
         value = json.loads(content) if content[:1] == b"{" else msgpack.unpackb(content)
     except Exception as error:  # each library raises types of its own
-        raise UserError(f"data.source: {location()}: damaged ({error})") from error
+        raise UserError(f"data.source: {path}, record {number}: damaged ({error})") from error
     if not isinstance(value, dict):
         raise UserError(
-            f"data.source: {location()}: must be a tf.train.Example, a map in MessagePack, or a JSON object"
+            f"data.source: {path}, record {number}: must be a tf.train.Example, a map in MessagePack, or a JSON object"
         )
     return value
 

@@ -307,7 +307,7 @@ def test_squeezed_pictures_have_all_pixels_and_their_aspect(kept, source_of, con
     table = list(rows())
     for i, pixels, aspect in zip(batch["id"], batch["image"], batch["aspect"]):
         picture = Image.open(io.BytesIO(table[i]["image"]))
-        np.testing.assert_array_equal(pixels, np.asarray(picture.resize((5, 5), Image.Resampling.BICUBIC)))
+        np.testing.assert_array_equal(pixels, np.asarray(picture.resize((5, 5), Image.Resampling.BILINEAR)))
         assert aspect == np.float32(picture.width / picture.height) == np.float32(1.5)
 
 
