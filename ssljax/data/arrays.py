@@ -8,6 +8,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.file_source import FileSource, read_bytes, reading
+from ssljax.data.files import local_file
 from ssljax.data.sources import Blobs, Column, Table
 from ssljax.data.splits import Split
 
@@ -42,7 +43,7 @@ class Npz(FileSource):
 
 def _opened(path: pathlib.Path) -> Any:
     """Returns the archive of an npz file. Raises ValueError for the other formats that NumPy reads."""
-    archive = np.load(path, allow_pickle=False)
+    archive = np.load(local_file(path), allow_pickle=False)
     if not hasattr(archive, "files"):
         raise ValueError("a single array (.npy); write it with numpy.savez")
     return archive

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.sources import Column, OnDemand
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _FEW = 50_000  # rows; the columns of smaller tables are read at each start
 _LONGEST = 64  # characters of the name of a class
+_FORMS = {bool: "b", int: "iu", float: "f"}  # kinds of NumPy's types
 
 
 def kept(column: Column, key: Any, title: str, root: pathlib.Path) -> Column:
@@ -36,7 +38,10 @@ def kept(column: Column, key: Any, title: str, root: pathlib.Path) -> Column:
     """
     if not isinstance(column, OnDemand) or len(column) < _FEW or not _is_small(column[0]):
         return column
-    folder = build_once(root / f"column-{digest([1, key])}", functools.partial(_write, column, title))
+    try:
+        folder = build_once(root / f"column-{digest([2, key])}", functools.partial(_write, column, title))
+    except UserError:  # caches cannot be written
+        return column
     if (folder / "texts.json").exists():
         return json.loads((folder / "texts.json").read_text(encoding="utf-8"))
     return np.load(folder / "numbers.npy") if (folder / "numbers.npy").exists() else column
@@ -50,13 +55,17 @@ def _write(column: OnDemand, title: str, folder: pathlib.Path) -> None:
     """Writes the values into a folder; nothing if they are of several kinds."""
     log.info("%s: reading %s values, once", title, f"{len(column):,}")
     began, values = time.monotonic(), []
-    for value in column:
-        if not _is_small(value):
-            return
-        values.append(value)
+    try:
+        for value in column:
+            if not _is_small(value):
+                return
+            values.append(value)
+    except UserError:  # perhaps of a row that is not selected
+        return
     kinds = set(map(type, values))
     if kinds == {str}:
-        (folder / "texts.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-    elif len(kinds) == 1 and (array := np.asarray(values)).dtype.kind in "bif":  # else integers without a common form
+        (folder / "texts.json").write_text(json.dumps(values), encoding="utf-8")
+    # NumPy makes floats of integers without a common form.
+    elif len(kinds) == 1 and (array := np.asarray(values)).dtype.kind in _FORMS.get(kinds.pop(), ""):
         np.save(folder / "numbers.npy", array)
     log.info("%s: read in %.0f s", title, time.monotonic() - began)

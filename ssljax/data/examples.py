@@ -11,11 +11,11 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.columns import kept
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
+from ssljax.data.digests import rows_state
 from ssljax.data.images import Images
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
-from ssljax.data.sources import Blobs, OnDemand, open_source
-from ssljax.data.splits import parse_split
+from ssljax.data.sources import Blobs, OnDemand
 from ssljax.data.text import Documents, Packed, Windows, open_tokens
 from ssljax.data.tokenizers import Tokenizer, open_tokenizer
 
@@ -147,8 +147,9 @@ def open_examples(
 
 def _with_small_columns(rows: Rows, source: SourceConfig, root: pathlib.Path) -> Rows:
     """Returns rows whose columns of numbers and names of classes are in memory."""
-    split = parse_split(source.split)
-    place = [open_source(source.source).fingerprint(split), split.name]
+    if not any(isinstance(column, OnDemand) for key, column in rows.columns.items() if key not in ("image", "text")):
+        return rows
+    place = rows_state(source)
     columns = {
         key: column
         if key in ("image", "text")
@@ -207,7 +208,7 @@ def _numbers(rows: Rows, key: str) -> np.ndarray:
         chosen = rows.index.tolist()
         column = column.read(chosen) if isinstance(column, OnDemand) else [column[row] for row in chosen]
         for row, value in zip(rows.index, column):
-            if not isinstance(value, bool | int | float | list):
+            if not isinstance(value, bool | int | float | list | np.generic):
                 raise _not(rows, key, value, int(row), "must be a number")
     try:
         array = np.asarray(column)

@@ -52,10 +52,15 @@ class HuggingFace:
         return [pathlib.Path(file["filename"]) for dataset in self._chosen(split) for file in dataset.cache_files]
 
     def fingerprint(self, split: Split) -> Any:
-        return stamp(self._files(split))
+        return stamp(self._files(split)) or self._in_memory(split)
 
     def content(self, split: Split) -> Any:
-        return digest_files([("", path) for path in self._files(split)])
+        files = [("", path) for path in self._files(split)]
+        return digest_files(files) if files else self._in_memory(split)
+
+    def _in_memory(self, split: Split) -> list[str]:
+        """Returns the fingerprints by which the library tells datasets without files apart."""
+        return [dataset._fingerprint for dataset in self._chosen(split)]
 
     def table(self, split: Split) -> Table:
         import datasets

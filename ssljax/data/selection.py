@@ -183,7 +183,7 @@ def _refuse_other_kinds(allowed: list[Any], values: list[Any], key: str) -> None
 
 def _kind(value: Any) -> str:
     """Returns the kind of a value of a column or a filter; values of two kinds are never equal."""
-    kinds = {"text": str, "truth": bool, "number": int | float}
+    kinds = {"text": str, "truth": bool | np.bool_, "number": int | float | np.number}
     return next((name for name, kind in kinds.items() if isinstance(value, kind)), "other")
 
 

@@ -53,6 +53,8 @@ def path_of(text: str) -> pathlib.Path:
 def root_and_parts(pattern: str) -> tuple[pathlib.Path, list[str]]:
     """Returns the path that a pattern begins at (of an address, its host or bucket), and the parts that follow."""
     address = _ADDRESS.match(pattern)
+    if address and re.search(r"[*?\[{]", address[2]):
+        raise UserError(f"data.source: {pattern}: the part before the first / of an address must be without wildcards")
     start = path_of(address[0]) if address else pathlib.Path("/" if pattern.startswith("/") else ".")
     rest = pattern[address.end() :] if address else pattern
     return start, [part for part in rest.split("/") if part not in ("", ".")]
@@ -105,8 +107,13 @@ def _remote_entries(folder: Any) -> list[Entry]:
         raise
     except Exception as error:  # the libraries of file systems raise types of their own
         raise OSError(one_line(str(error))) from error
-    names = [(info["name"].rstrip("/").rpartition("/")[2], info["type"] == "directory") for info in listed]
-    return [Entry(name, is_folder) for name, is_folder in names if name and name != folder.name]
+    paths = [(info["name"].rstrip("/"), info["type"] == "directory") for info in listed]
+    own = folder.path.rstrip("/")  # some storages list a folder in itself
+    return [Entry(path.rpartition("/")[2], is_folder) for path, is_folder in paths if path and path != own]
+
+
+# Names under which storages tell the version of a file; `ukey` of fsspec leaves some of them out.
+_VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "updated", "md5Hash", "Content-MD5", "Digest")
 
 
 def state_of(path: Any) -> list[Any]:
@@ -116,7 +123,9 @@ def state_of(path: Any) -> list[Any]:
         OSError: the file cannot be read.
     """
     if is_remote(path):
-        return [str(path), path.fs.size(path.path), path.fs.ukey(path.path)]
+        info = path.fs.info(path.path)
+        known = [str(info[name]) for name in _VERSIONS if name in info]
+        return [str(path), info.get("size"), path.fs.ukey(path.path), *known]
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -129,7 +138,11 @@ def read_ranges(ranges: Sequence[tuple[Any, int, int]]) -> list[bytes]:
     """
     if ranges and is_remote(ranges[0][0]):
         paths, starts, stops = zip(*((path.path, start, stop) for path, start, stop in ranges))
-        return ranges[0][0].fs.cat_ranges(list(paths), list(starts), list(stops), on_error="raise")
+        found = ranges[0][0].fs.cat_ranges(list(paths), list(starts), list(stops), on_error="raise")
+        for (path, start, stop), content in zip(ranges, found):
+            if len(content) != stop - start:  # such as a server that does not know ranges and sends the whole file
+                raise OSError(f"the storage sent {len(content)} bytes of {path} instead of {stop - start}")
+        return found
     out = []
     for path, start, stop in ranges:
         with path.open("rb") as file:

@@ -4,8 +4,11 @@ import csv
 import gzip
 import io
 import json
+import os
+import pathlib
 import sys
 import tarfile
+import types
 
 import datasets
 import fsspec
@@ -17,14 +20,18 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 from datasets import Dataset, Features, Value
 from datasets import Image as HFImage
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
+from upath import UPath
 
 from ssljax.base.errors import UserError
 from ssljax.data import describe, load_split, open_data
 from ssljax.data.columns import kept
 from ssljax.data.order import RowBlocks, permutation
-from ssljax.data.sources import OnDemand
+from ssljax.data.sources import OnDemand, Table, open_source
+from ssljax.data.splits import Split
+from ssljax.data.storage import read_ranges, state_of
 
 COUNT = 23
 
@@ -235,7 +242,8 @@ def test_labels_between_images_are_read_once(name, texts, source_of, config, mon
 
 
 @pytest.mark.parametrize(
-    "values", [[0, None], [0, True], [0, 0.5], [0, 2**70], ["a", 1], ["a", "b" * 99], ["a\0", "b"]]
+    "values",
+    [[0, None], [0, True], [0, 0.5], [0, 2**70], [2**63, -1], ["\ud83d", "a"], ["a", 1], ["a", "b" * 99], ["a\0", "b"]],
 )
 def test_columns_of_several_kinds_are_not_kept(values, tmp_path):
     column = OnDemand(2, values.__getitem__)
@@ -283,9 +291,115 @@ def test_remote_pictures_and_texts(config, bucket):
     assert bytes(t for t in texts["tokens"][3] if t < 256).decode() == list(rows(4))[3]["text"]
 
 
+def test_remote_folders_are_read_as_local_ones(config, bucket, tmp_path):
+    """A file or folder may have the name of the folder that it lies in."""
+    table = list(rows(4))
+    for place in ("pets/pets/0.png", "pets/dogs/1.png", "pets/dogs/dogs/2.png"):
+        bucket(f"memory://bucket/{place}", table[0]["image"])
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(table[0]["image"])
+    for pattern in ("pets", "pets/dogs", "pe*"):
+        found = [
+            load_split(
+                config(source=f"images:{root}/{pattern}", keys={"image": "image", "label": "folder"}, image_size=5),
+                "train",
+            )
+            for root in ("memory://bucket", tmp_path)
+        ]
+        assert found[0].classes == found[1].classes and len(found[0]["label"]) == len(found[1]["label"])
+
+
+def test_a_remote_npz_is_read(config, bucket):
+    file = io.BytesIO()
+    np.savez(file, label=np.arange(5))
+    bucket("memory://bucket/train.npz", file.getvalue())
+    assert load_split(config(source="npz:memory://bucket/{split}.npz"), "train")["label"].tolist() == [0, 1, 2, 3, 4]
+
+
+class WholeFiles(MemoryFileSystem):
+    """A storage that sends the whole file for any range, as some servers do, and tells versions by an ETag only."""
+
+    protocol = "whole"
+    tag = "1"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).replace("whole://", "memory://"))
+
+    def cat_ranges(self, paths, starts, ends, **options):
+        return [self.cat_file(path) for path in paths]
+
+    def ukey(self, path):
+        return path
+
+    def info(self, path, **options):
+        return {**super().info(path, **options), "ETag": self.tag}
+
+
+def test_a_storage_without_ranges_is_refused_and_versions_are_noticed(monkeypatch):
+    fsspec.register_implementation("whole", WholeFiles, clobber=True)
+    storage = fsspec.filesystem("whole")
+    storage.pipe({"/b/x.bin": b"0123456789"})
+    path = UPath("whole://b/x.bin")
+    assert read_ranges([(path, 0, 10)]) == [b"0123456789"]
+    with pytest.raises(OSError, match=r"sent 10 bytes of \S+x.bin instead of 3"):
+        read_ranges([(path, 2, 5)])
+    before = state_of(path)
+    monkeypatch.setattr(WholeFiles, "tag", "2")
+    assert state_of(path) != before
+    storage.store.clear()
+
+
+def test_kept_labels_notice_a_change_that_hides_its_time(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssljax.data.columns._FEW", 3)
+    path, found = tmp_path / "x.jsonl", []
+    for labels in ([0, 1, 2], [1, 2, 0]):
+        path.write_text("".join(json.dumps({"label": label}) + "\n" for label in labels))
+        os.utime(path, (1, 1))
+        found.append(load_split(config(source=f"jsonl:{path}"), "train")["label"].tolist())
+    assert found == [[0, 1, 2], [1, 2, 0]]
+
+
+def test_rows_that_are_not_selected_need_no_label(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssljax.data.columns._FEW", 3)
+    (tmp_path / "x.jsonl").write_text('{"label": 1}\n{"label": 0}\n{"other": 2}\n')
+    assert load_split(config(source=f"jsonl:{tmp_path}/x.jsonl"), "train[:2]")["label"].tolist() == [1, 0]
+    monkeypatch.setenv("SSLJAX_CACHE", "/dev/null/cache")
+    assert kept(OnDemand(3, [3, 4, 5].__getitem__), 1, "label", pathlib.Path("/dev/null/cache"))[1] == 4
+
+
+def test_datasets_in_memory_have_identities(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", 10**9)
+    sources = []
+    for i in (0, 1):
+        write_dataset(tmp_path / str(i), [{"text": f"{i}", "label": i, "score": 0.5}])
+        sources.append(open_source(f"hf:{tmp_path}/{i}"))
+    assert sources[0].fingerprint(Split("train")) != sources[1].fingerprint(Split("train"))
+    assert sources[0].content(Split("train")) != sources[1].content(Split("train"))
+
+
+@pytest.mark.parametrize("values", [[np.int64(2), np.int64(0)], [np.float32(0.5), np.float32(1)], [np.bool_(True)] * 2])
+def test_scalars_of_numpy_are_numbers(values, config, monkeypatch):
+    class Own:
+        def __init__(self, location):
+            pass
+
+        def fingerprint(self, split):
+            return [repr(values)]
+
+        def table(self, split):
+            return Table(("y",), lambda name: OnDemand(2, values.__getitem__))
+
+    monkeypatch.setitem(sys.modules, "own", types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "own.source", types.SimpleNamespace(Own=Own))
+    data = config(source="own.source:Own:x", keys={"y": "y"}, where={"y": values[0].item()})
+    assert load_split(data, "train")["y"].tolist() == [v for v in values if v == values[0]]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("text:memory://*/x.txt", r"data.source: memory://\*/x.txt: the part before the first / of an address must be"),
         ("parquet:memory://bucket/none-*.parquet", r"data.source: memory://bucket/none-\*.parquet matches no file"),
         ("text:memory://bucket/none.txt", r"data.source: memory://bucket/none.txt does not exist"),
         ("text:nowhere://bucket/x.txt", r"data.source: cannot open nowhere://bucket/"),
