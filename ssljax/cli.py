@@ -335,6 +335,10 @@ def _generate(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> 
     return 0
 
 
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 class _Shown:
     """A generated text on a terminal: the prompt dimmed, after "> ", then the text, as it comes."""
 
@@ -342,7 +346,8 @@ class _Shown:
         self._printed: str | None = None  # of the text of this prompt; None: not even the prompt
 
     def so_far(self, prompt: str, text: str) -> None:
-        """Prints what is new in a text."""
+        """Prints what is new in a text. Characters that would control the terminal are printed as escapes."""
+        prompt, text = _visible(prompt), _visible(text)
         if self._printed is None:
             from rich.console import Console
             from rich.text import Text
@@ -356,8 +361,8 @@ class _Shown:
     def finish(self, prompt: str, text: str) -> None:
         """Prints the rest of a text; the next prompt follows after an empty line."""
         self.so_far(prompt, text)
-        if self._printed != text:  # the beginning has changed
-            print(f"\n{text}", end="")
+        if self._printed != _visible(text):  # the beginning has changed
+            print(f"\n{_visible(text)}", end="")
         print("\n")
         self._printed = None
 

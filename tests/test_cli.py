@@ -305,3 +305,11 @@ def test_import_is_fast():
     code = f"import sys, ssljax.run; print([m for m in sys.modules if m in {heavy}])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_terminal_is_not_controlled_by_generated_text(capsys):
+    shown = cli._Shown()
+    shown.so_far("a\x1b[2J", "b\x07")
+    shown.finish("a\x1b[2J", "b\x07\n\x1b]0;c\x07 é\t")
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\x07"} & set(out) and "b\\x07\n\\x1b]0;c\\x07 é\t" in out

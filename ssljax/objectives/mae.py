@@ -110,10 +110,11 @@ class MAE(ImageObjective):
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key)
         rows = [[Tile(image) for image in row] for row in zip(*(np.asarray(images)[: show.rows] for images in made))]
-        caption = f"Held-out images, {self.mask_ratio:.0%} of whose patches are masked, and their reconstruction." + (
-            " Reconstructed patches have the mean and the variance of the true ones, since the loss leaves both out."
-            * self.normalize_targets
-        )
+        caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked, restored."
+        if self.normalize_targets:
+            caption += (
+                " Restored patches have the mean and the variance of the true ones, since the loss leaves both out."
+            )
         return {"reconstruction": Grid("Reconstruction", caption, rows, ("original", "masked", "reconstruction"))}
 
     def flops(self, spec: Any) -> float:

@@ -52,7 +52,7 @@ def of_views(originals: Any, inputs: Mapping[str, Any], rows: int) -> dict[str, 
     if all(view.shape == originals.shape and np.array_equal(view, originals) for view in views):
         return {}
     tiles = [[Tile(image) for image in row] for row in zip(originals, *views)]
-    caption = "Held-out images and the random views of them that the objective trains on."
+    caption = "Held-out images (the central square, as evaluations see them) and random views, as in training."
     return {"views": Grid("Views", caption, tiles, columns)}
 
 

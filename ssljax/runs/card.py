@@ -31,7 +31,11 @@ class Card:
     def page(self) -> str:
         """Returns the card as the text of a README.md, without its title."""
         facts = "".join(f"- **{topic}**: {sentence}\n" for topic, sentence in self.facts.items())
-        code = f"\nThese lines give the features of `ssljax embed`:\n\n```python\n{self.code}```\n" if self.code else ""
+        code = (
+            f"\nThese lines give the features that are described above:\n\n```python\n{self.code}```\n"
+            if self.code
+            else ""
+        )
         return f"{facts}{code}"
 
 
@@ -99,7 +103,7 @@ def _image_facts(trained: Trained) -> dict[str, str]:
     if config.get("image_fit") == "squeeze":
         how += (
             ". The evaluations of the run squeezed whole pictures and cut the square out of the result, by bilinear "
-            "interpolation; only square pictures are exactly equal"
+            "interpolation, so their pixels differ a little from those of a bicubic filter"
         )
     return {"input": pixels, "preparation": f"{how}. Transparent pixels count as white"}
 
@@ -117,7 +121,8 @@ def _text_facts(trained: Trained) -> dict[str, str]:
     else:
         facts["special tokens"] = (
             f"ids {list(after)} after each text. Examples of the run ({config['mode']}) are cut from all texts end to "
-            f"end, and so are the rows of `ssljax embed`; the lines below take one text"
+            f"end, and so are the rows of `ssljax embed` for the workdir; the lines below take one text. "
+            "`ssljax embed` for this folder adds no special tokens, as its tokenizer states"
         )
     return facts
 

@@ -12,6 +12,7 @@ from ssljax.base.console import console
 
 log = logging.getLogger(__name__)
 
+_COMPILING = "compiling"  # until the first step
 _REDRAWN = 1.0  # seconds
 
 
@@ -30,7 +31,7 @@ class Progress:
     def __init__(self, total: int, start: int, shown: bool):
         self.total, self.start, self.shown = total, start, shown
         self._began = self._drawn = time.monotonic()
-        self._numbers, self._evaluated = ["compiling"], ""
+        self._numbers, self._evaluated = [_COMPILING if start < total else ""], ""
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             rich.progress.BarColumn(bar_width=None),
@@ -43,10 +44,12 @@ class Progress:
             expand=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task("", total=total, completed=start, text="compiling")
+        self._task = self._bar.add_task("", total=total, completed=start, text="".join(self._numbers))
 
     def tick(self, step: int, state: Any = None) -> None:
         """Redraws the bar if the last drawing is a second old."""
+        if self._numbers == [_COMPILING]:
+            self._numbers = [""]
         if time.monotonic() - self._drawn >= _REDRAWN:
             self._draw(step)
 
@@ -80,9 +83,10 @@ class Progress:
         self._drawn = time.monotonic()
         parts = [*self._numbers[:1], *filter(None, [self._evaluated.partition(",")[0]]), *self._numbers[1:]]
         room = console().width - 2 * len(f"{self.total}") - 36  # beside step, bar and times
-        text = parts[0]
-        for part in parts[1:]:
-            text = f"{text}, {part}" if len(text) + len(part) + 2 <= room else text
+        text = ""
+        for part in filter(None, parts):
+            longer = f"{text}, {part}" if text else part
+            text = longer if not text or len(longer) <= room else text
         self._bar.update(self._task, completed=step, text=text, refresh=True)
 
 

@@ -192,7 +192,7 @@ def test_the_facts_of_a_card(tmp_path):
     assert facts["architecture"].startswith("`ijepa` (IJepaModel) for the model `vit`: its configuration, read back")
     assert facts["left out"].endswith("projector")
     assert "grey images of 8 x 8" in facts["input"] and facts["input"].endswith("(x - 0.1) / 0.3")
-    assert "only square pictures are exactly equal" in facts["preparation"]
+    assert "their pixels differ a little" in facts["preparation"]
     assert facts["features"] == "the mean of the patch tokens after the final norm"
     assert "for you to choose" in facts["licence"]
 

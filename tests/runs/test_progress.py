@@ -67,3 +67,13 @@ def test_the_log_says_what_is_trained_with_which_versions(tmp_path):
         assert part in text
     for part in ("command ", "host ", "versions ", "jax ", "flax "):
         assert part in text
+
+
+def test_the_bar_says_compiling_until_the_first_step_only(monkeypatch):
+    monkeypatch.setattr(progress, "_REDRAWN", 0)
+    for start, texts in ((0, ["compiling", ""]), (10, ["", ""])):
+        bar = progress.Progress(10, start, True)
+        seen = [bar._bar.tasks[0].fields["text"]]
+        bar.tick(min(start + 1, 10))
+        bar.close()
+        assert [*seen, bar._bar.tasks[0].fields["text"]] == texts
