@@ -86,15 +86,20 @@ def compare(workdirs: Sequence[str | pathlib.Path]) -> Comparison:
 
 
 def _grouped(runs: list[Run]) -> list[Group]:
+    """Returns runs that differ in their seed only as one group; runs of one config and seed are groups of their own."""
     flat = [
         {key: _without_folder(value, str(run.workdir.resolve())) for key, value in dotted(run.config).items()}
         for run in runs
     ]
     differing = _differing(flat)
     groups: dict[str, Group] = {}
+    seeds: dict[str, set[Any]] = {}
     for run, config in zip(runs, flat):
-        changed = {key: config.get(key) for key in differing}
-        groups.setdefault(json.dumps(changed), Group([], changed)).runs.append(run)
+        changed, seed, copy = {key: config.get(key) for key in differing}, config.get(_SEED), 0
+        while seed in seeds.setdefault(key := json.dumps([changed, copy]), set()):
+            copy += 1
+        seeds[key].add(seed)
+        groups.setdefault(key, Group([], changed)).runs.append(run)
     return list(groups.values())
 
 
@@ -172,7 +177,8 @@ def _shown_runs(groups: list[Group]) -> list[curves.Shown]:
     for i, group in enumerate(groups):
         for run in group.runs:
             folder = _folder(run, runs)
-            label = f"{group.label} ({folder})" if len(group.runs) > 1 else group.label
+            alike = [other for other in groups if other.changed == group.changed]
+            label = f"{group.label} ({folder})" if len(group.runs) > 1 or len(alike) > 1 else group.label
             shown.append(curves.Shown(label if group.label else folder, i, run))
     return shown
 

@@ -133,3 +133,11 @@ def test_mistakes(folders, tmp_path, capsys):
     assert "--out: got" in capsys.readouterr().err
     assert cli.main(["report", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
     assert "--out: the folder" in capsys.readouterr().err
+
+
+def test_a_copy_is_no_second_seed(folders, tmp_path):
+    """Two runs of one config and seed have a row each, and labels that differ."""
+    copy = workdir(tmp_path / "copy", 0.1, 1, 0.9)
+    found = report.compare([*folders, copy])
+    assert [(row[0], row[2]) for row in found.table.rows] == [("t0.1s0", "2"), ("t0.5s0", "1"), ("copy", "1")]
+    assert "temperature 0.1 (copy)" in found.page() and "temperature 0.1 (t0.1s1)" in found.page()
