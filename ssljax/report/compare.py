@@ -17,6 +17,7 @@ from ssljax.report.table import Table, direction, format_metric, readable
 
 _SEED = "seed"
 _NAMED = 3  # largest number of keys that name a curve
+_COLUMNS = 6  # largest number of keys that are columns of the table
 _WITHOUT_EFFECT = ("log.", "checkpoint.", "data.cache_dir", "data.prefetch")  # keys that change no result
 
 
@@ -129,19 +130,25 @@ def _without_folder(value: Any, folder: str) -> Any:
 
 
 def _table(groups: list[Group]) -> Table:
+    """Returns a row for each group. More keys that differ than `_COLUMNS` are notes below the table, not columns."""
     changed, shown = list(groups[0].changed), _shown(groups)
+    columns = changed if len(changed) <= _COLUMNS else []
     rows = []
     for group in groups:
         cells = [
             _cell(metric, [curve[-1][1] if (curve := curves.points(run, name, metric)) else None for run in group.runs])
             for name, metric in shown
         ]
-        folder, values = group.runs[0].workdir.name, (_text(group.changed[key]) for key in changed)
+        folder, values = group.runs[0].workdir.name, (_text(group.changed[key]) for key in columns)
         rows.append([folder, *values, str(len(group.runs)), *cells])
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
     headings = [_heading(name, metric) + arrows[better] for (name, metric), better in shown.items()]
     notes = ["↑: higher is better; ↓: lower is better; ±: standard deviation over seeds"]
-    return Table(["run", *changed, "seeds", *headings], rows, notes)
+    if not columns:
+        for group in groups if changed else ():
+            found = ", ".join(f"{key} {_text(value)}" for key, value in group.changed.items() if value is not None)
+            notes.append(f"{group.runs[0].workdir.name}: {found}")
+    return Table(["run", *columns, "seeds", *headings], rows, notes)
 
 
 def _shown(groups: list[Group]) -> dict[tuple[str, str], str | None]:

@@ -141,3 +141,16 @@ def test_a_copy_is_no_second_seed(folders, tmp_path):
     found = report.compare([*folders, copy])
     assert [(row[0], row[2]) for row in found.table.rows] == [("t0.1s0", "2"), ("t0.5s0", "1"), ("copy", "1")]
     assert "temperature 0.1 (copy)" in found.page() and "temperature 0.1 (t0.1s1)" in found.page()
+
+
+def test_many_differences_are_listed_below_the_table(tmp_path):
+    paths = [workdir(tmp_path / name, 0.1, 0, 0.5) for name in "ab"]
+    for i, path in enumerate(paths):
+        config = json.loads((path / "config.json").read_text())
+        config["objective"] |= dict.fromkeys("stuvwxyz", i)
+        (path / "config.json").write_text(json.dumps(config))
+    table = report.compare(paths).table
+    assert table.columns == ["run", "seeds", "knn accuracy ↑", "training loss"]
+    assert table.notes[1].startswith("a: objective.s 0, objective.t 0") and table.notes[2].startswith(
+        "b: objective.s 1"
+    )
