@@ -282,6 +282,11 @@ def _threads() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(_cores(), "images")
 
 
+def in_threads(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Returns `work` of each item, in order, computed by the threads that decode images."""
+    return list(_threads().map(work, items))
+
+
 def _run_all(pool: concurrent.futures.ThreadPoolExecutor, work: Callable, items: list) -> None:
     """Runs `work` on all items. Raises the error of the first item that failed, independent of timing."""
     futures = [pool.submit(work, item) for item in items]

@@ -119,7 +119,8 @@ def generate(
         keys_B = _row_keys(key, arrays[2]) if sampling.temperature else None
         start_ids = np.asarray(start, np.int32)
         carry = _begin(module, params, *arrays, start_ids, rules, keys_B, slots=slots, count=count, mesh=mesh)
-        for until in range(_WATCHED, count + _WATCHED, _WATCHED) if watch else [count]:
+        every = _WATCHED if watch else count
+        for until in range(every, count + every, every):
             carry = _advance(module, params, carry, np.int32(min(until, count)), rules, keys_B, mesh=mesh)
             tokens, counts, done = jax.device_get((carry[0].tokens, carry[0].counts, carry[0].done))
             made = [ids[:n].copy() for ids, n in zip(tokens[: len(rows)], counts)]  # the next call reuses the memory

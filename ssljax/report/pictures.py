@@ -65,7 +65,11 @@ def pixels(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the pictures of a run as {name: uint8 [H, W, 3]}."""
     from PIL import Image
 
-    return {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))}
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            found[path.stem] = np.asarray(image.convert("RGB"))
+    return found
 
 
 def draw(exhibit: Grid | Matrix) -> bytes:

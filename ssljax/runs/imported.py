@@ -9,6 +9,7 @@ import numpy as np
 
 from ssljax import data
 from ssljax.base.errors import UserError, nearest
+from ssljax.data.images import in_threads
 from ssljax.evals import prompts
 from ssljax.evals.generation import check_ids, check_length, pad
 from ssljax.interop import hf
@@ -66,7 +67,7 @@ def _pictures(model: hf.Model) -> Callable[[data.RawRows, np.ndarray], dict[str,
     channels = getattr(config, "image", config).image_shape[-1]
 
     def inputs(rows: data.RawRows, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        images = [prepare(rows.picture(int(i), channels)) for i in numbers]
+        images = in_threads(lambda i: prepare(rows.picture(i, channels)), numbers.tolist())
         if len(shapes := {image.shape for image in images}) > 1:
             raise UserError(f"{model.folder}: its image processor leaves pictures of several shapes: {sorted(shapes)}")
         return {"pixel_values": np.stack(images)}
