@@ -42,19 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if debug or not _reader_left():
             raise
-        return CLOSED_PIPE
+        return _leave(CLOSED_PIPE)
     except UserError as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return _leave(USER_ERROR)
     except OSError as error:  # a full or read-only disk, no permission, a name that is too long
         if debug or not error.errno:
             raise
         advice = "; free some and run the same command" if error.errno == errno.ENOSPC else ""
         text = f"{error.filename or 'disk'}: {error.strerror}{advice}"
         print(f"error: {one_line(text)}", file=sys.stderr)
-        return USER_ERROR
+        return _leave(USER_ERROR)
+
+
+def _leave(code: int) -> int:
+    """Returns the exit code; one of several processes ends at once, since a normal exit waits for the others."""
+    return sys.modules["ssljax.parallel"].leave(code) if "ssljax.parallel" in sys.modules else code
 
 
 def _silence_repeats() -> None:
@@ -139,6 +144,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    _add_processes(train)
     init = commands.add_parser("init", help="write a commented config to edit")
     init.add_argument("name", metavar="NAME", help="NAME.py is written; it must not exist")
     init.add_argument("--objective", help="objective of a shipped config (default: simclr; causal_lm for text: data)")
@@ -151,6 +157,23 @@ def _add_train(commands: Any) -> None:
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    _add_processes(evaluate)
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("several processes, where the environment does not tell (launch/README.md)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 connects the others")
+    group.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    group.add_argument("--num-processes", type=int, metavar="N", help="1: a single process in any environment")
+
+
+def _start(options: argparse.Namespace) -> None:
+    """Connects the processes of a job; only the first one reports what all do."""
+    from ssljax import parallel
+
+    job = parallel.start(options.coordinator, options.process_id, options.num_processes)
+    if job and job.process_id:
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def _add_embed(commands: Any) -> None:
@@ -222,6 +245,7 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
     try:
         with Signals():  # before the imports, which take seconds
             _compilation_cache()
+            _start(options)
             from ssljax import run
             from ssljax.config import load
 
@@ -279,6 +303,7 @@ def _inspect(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> i
 
 def _eval(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
+    _start(options)
     from ssljax import runs
     from ssljax.config import parse_value
 

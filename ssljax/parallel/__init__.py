@@ -1,6 +1,7 @@
-"""Device meshes, the table from logical axes to mesh axes, and shardings of batches and states."""
+"""Start-up of processes, device meshes, the table from logical axes to mesh axes, shardings of batches and states."""
 
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
+from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
     batch_sharding,
     logical_axes,
@@ -12,8 +13,11 @@ from ssljax.parallel.rules import (
 )
 
 __all__ = [
+    "Job",
     "MeshConfig",
     "batch_sharding",
+    "detect",
+    "leave",
     "logical_axes",
     "make_mesh",
     "mesh_context",
@@ -22,5 +26,6 @@ __all__ = [
     "replicated",
     "sharding_report",
     "shardings",
+    "start",
     "unboxed",
 ]
