@@ -109,7 +109,11 @@ def _words(command: Sequence[str]) -> tuple[str, ...]:
     words = tuple(command[1:] if command[:1] == ["--"] else command)
     if not words:
         raise UserError("COMMAND: missing, such as train --config configs/quickstart.py --workdir runs/first")
-    return (sys.executable, "-m", "ssljax.cli", *words) if words[0] in _COMMANDS else words
+    if words[0] in _COMMANDS:
+        return (sys.executable, "-m", "ssljax.cli", *words)
+    if shutil.which(words[0]) is None:
+        raise UserError(f"{words[0]}: no such program, nor a command of ssljax that several processes can run")
+    return words
 
 
 def environment(launch: Launch, process_id: int, port: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -203,7 +207,7 @@ class _Group:
                 time.sleep(_POLL_SECONDS)
         finally:
             self._end()
-        return next((code for code in self._codes if code not in (0, STOPPED)), max(self._codes))
+        return exit_code(self._codes)
 
     def _start(self) -> None:
         port = self._launch.port or _free_port()
@@ -252,6 +256,11 @@ class _Group:
         for process in self._running.values():
             self._kill(process)
             self._codes.append(128 + signal.SIGKILL)
+
+
+def exit_code(codes: Sequence[int]) -> int:
+    """The exit code of a group, from those of its processes in the order of their ends."""
+    return next((code for code in codes if code not in (0, STOPPED)), max(codes))
 
 
 def last_error(text: str) -> str:

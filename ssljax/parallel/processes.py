@@ -58,10 +58,11 @@ def detect(environ: Mapping[str, str]) -> Job | None:
     given = [name for name in _FLAGS if environ.get(name)]
     if NUM_PROCESSES in given and _number(environ, NUM_PROCESSES, 1) == 1 and PROCESS_ID not in given:
         return None
-    finders = (_open_mpi, _slurm, _tpu_slices, _jobset, _mpich)
     if PROCESS_ID in given or NUM_PROCESSES in given:
-        finders = (_explicit,)
-    job = next((job for find in finders if (job := find(environ))), None)
+        job = _explicit(environ)
+    else:
+        finders = (_open_mpi, _slurm, _tpu_slices, _jobset, _mpich)
+        job = next((job for find in finders if (job := find(environ))), None)
     if job is None and given:
         raise _missing(given)
     if job is None or (job.num_processes == 1 and job.process_id == 0):
