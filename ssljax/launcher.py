@@ -242,7 +242,8 @@ class _Group:
         if self._running:
             line += f"; the others have {self._launch.grace:g} s to leave"
         if i:
-            line += f"; {self._files[i]}: {last_error(self._files[i].read_text(errors='replace'))}"
+            error = last_error(self._files[i].read_text(errors="replace"))
+            line += f"; {self._files[i]}: {error}" if error else f"; its output is in {self._files[i]}"
         return line
 
     def _kill(self, process: "subprocess.Popen[bytes]") -> None:
@@ -264,10 +265,9 @@ def exit_code(codes: Sequence[int]) -> int:
 
 
 def last_error(text: str) -> str:
-    """The last line of a log that names an error; else its last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no output"]
-    errors = [line for line in lines if re.search(r"(?i)error\b|exception\b|^F\d{4} ", line)]
-    return one_line((errors or lines)[-1])[:300]
+    """The last line of a log that names an error; empty if there is none."""
+    named = [line.strip() for line in text.splitlines() if re.search(r"(?i)error\b|exception\b|^F\d{4} ", line)]
+    return one_line(named[-1])[:300] if named else ""
 
 
 class _Guard:
