@@ -1,5 +1,7 @@
 """Device meshes, the table from logical axes to mesh axes, and shardings of batches and states."""
 
+from ssljax.parallel.agreement import Votes, check_equal, joint_end, lead, leader_first, leads, together
+from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
 from ssljax.parallel.rules import (
     batch_sharding,
@@ -13,14 +15,26 @@ from ssljax.parallel.rules import (
 
 __all__ = [
     "MeshConfig",
+    "Votes",
     "batch_sharding",
+    "check_equal",
+    "fetch",
+    "joint_end",
+    "lead",
+    "leader_first",
+    "leads",
     "logical_axes",
     "make_mesh",
     "mesh_context",
+    "own_rows",
     "partition_spec",
     "platform",
+    "put_batch",
+    "put_rows",
+    "put_whole",
     "replicated",
     "sharding_report",
     "shardings",
+    "together",
     "unboxed",
 ]

@@ -126,14 +126,16 @@ def evaluate_and_report(
     untrained = program.jitted_variables()(assembly.config.seed)
     for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
         lines += evaluator.records(step, found, of=control)
-    if lines:
+    if lines and workdir.leads:
         report.print_table(report.evaluation_table(lines))
     with _where_possible("evals.jsonl"):
         workdir.write_evaluations(lines)
     _write_pictures(assembly, evaluator, state, workdir)
     before_report()
     with _where_possible("report.html"):
-        print(f"report: {workdir.write_report()}")
+        path = workdir.write_report()
+        if workdir.leads:
+            print(f"report: {path}")
     return lines
 
 
@@ -213,9 +215,9 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
 
 def make_health(assembly: Assembly) -> Callable[[State], dict[str, jax.Array]]:
     """Returns a function state -> measures of collapse on one batch: feature std, effective rank, uniformity."""
-    objective, rows = assembly.program.objective, assembly.rows_near(256)
-    host = {k: v for k, v in assembly.dataset.batch(0).items() if k != "label"}
-    batch = assembly.program.put(jax.tree.map(lambda x: x[:rows], host))
+    objective, program, rows = assembly.program.objective, assembly.program, assembly.rows_near(256)
+    own = assembly.dataset.batch(0, lambda size: program.own_rows(min(rows, size)))
+    batch = program.put_rows({k: v for k, v in own.items() if k != "label"})
 
     @jax.jit
     def health(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ssljax import data, parallel
@@ -103,10 +104,17 @@ class Program:
         """The kind of the mesh's devices, such as "NVIDIA H100 80GB HBM3" or "TPU v5 lite"."""
         return self.mesh.devices.flat[0].device_kind
 
+    def own_rows(self, rows: int) -> np.ndarray:
+        """Returns the numbers, int64 [n], of the rows of a batch of `rows` that the devices of this process hold."""
+        return parallel.own_rows(self.mesh, rows)
+
+    def put_rows(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the batch on the mesh, from the rows that this process holds; example ids stay on the host."""
+        return parallel.put_rows(data.device_batch(batch), self.mesh)
+
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Moves a host batch to the mesh, with its rows split over the devices; example ids stay on the host."""
-        sharding = parallel.batch_sharding(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_batch(batch))
+        """Returns the batch on the mesh, from all of its rows, which every process has; ids stay on the host."""
+        return parallel.put_batch(data.device_batch(batch), self.mesh)
 
     def jitted_init(self) -> Callable[[Any], State]:
         """Returns the compiled `init`: seed -> State. Parameters are created sharded; no device holds all of them."""
