@@ -52,8 +52,8 @@ def evaluate(
         train = f"ssljax train --config FILE --workdir DIR --config.steps=0 --config.init_from.path={workdir}"
         raise UserError(f"--workdir: {str(workdir)!r} has no data and no evaluations; `{train}` evaluates its model")
     folder = Workdir(workdir)
-    folder.evaluations()  # a damaged line is reported before anything is computed
-    with open_run(folder, step) as (assembly, state):
+    parallel.lead(folder.evaluations)  # a damaged line is reported before anything is computed
+    with parallel.joint_end(), open_run(folder, step) as (assembly, state):
         values: Mapping[str, Any] = {"evals": assembly.config.evals}
         for key, value in (changes or {}).items():
             values, _ = override(values, f"evals.{key}", value)
