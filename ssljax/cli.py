@@ -27,8 +27,20 @@ USER_ERROR, CLOSED_PIPE = 2, 141  # 141: 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `ssljax` command; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Entry point of the `ssljax` command; returns the exit code.
+
+    A process of a job that fails ends here at once, since its usual end would wait for processes that have left.
+    """
+    code = _reported(list(sys.argv[1:] if argv is None else argv))
+    if code and "jax" in sys.modules:
+        from ssljax import parallel
+
+        parallel.leave(code)
+    return code
+
+
+def _reported(arguments: list[str]) -> int:
+    """Runs a command and reports its error in one line; returns the exit code."""
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", handlers=[ConsoleHandler()])
     for noisy in ("absl", "jax", "orbax"):
@@ -46,15 +58,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if not _is_said_elsewhere(error):
+            print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except OSError as error:  # a full or read-only disk, no permission, a name that is too long
         if debug or not error.errno:
             raise
         advice = "; free some and run the same command" if error.errno == errno.ENOSPC else ""
         text = f"{error.filename or 'disk'}: {error.strerror}{advice}"
-        print(f"error: {one_line(text)}", file=sys.stderr)
+        if not _is_said_elsewhere(error):
+            print(f"error: {one_line(text)}", file=sys.stderr)
         return USER_ERROR
+
+
+def _is_said_elsewhere(error: BaseException) -> bool:
+    """Returns True for an error that all processes of a job raise, in those that do not lead."""
+    if not getattr(error, "of_all", False):
+        return False
+    from ssljax import parallel
+
+    return not parallel.leads()
 
 
 def _silence_repeats() -> None:
@@ -230,7 +253,8 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
                 print(remark, file=sys.stderr)
             run.train(config, options.workdir, options.resume)
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        if not _is_said_elsewhere(stopped):
+            print(f"stopped: {stopped}", file=sys.stderr)
         return STOPPED
     return 0
 

@@ -61,7 +61,8 @@ def train(
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
     began, folder = time.perf_counter(), Workdir(workdir)
-    config = _checked(config, {} if arrays is None else store_arrays(folder.path.resolve(), arrays))
+    stored = {} if arrays is None else parallel.lead(lambda: store_arrays(folder.path.resolve(), arrays))
+    config = _checked(config, stored)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         signals.check()

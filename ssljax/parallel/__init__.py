@@ -1,6 +1,6 @@
 """Device meshes, the table from logical axes to mesh axes, and shardings of batches and states."""
 
-from ssljax.parallel.agreement import Votes, check_equal, joint_end, lead, leader_first, leads, together
+from ssljax.parallel.agreement import Votes, agreed, check_equal, joint_end, lead, leader_first, leads, leave, together
 from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
 from ssljax.parallel.rules import (
@@ -16,6 +16,7 @@ from ssljax.parallel.rules import (
 __all__ = [
     "MeshConfig",
     "Votes",
+    "agreed",
     "batch_sharding",
     "check_equal",
     "fetch",
@@ -23,6 +24,7 @@ __all__ = [
     "lead",
     "leader_first",
     "leads",
+    "leave",
     "logical_axes",
     "make_mesh",
     "mesh_context",

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import re
 import socket
 import sys
 import threading
@@ -23,10 +24,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ssljax.base.errors import UserError, one_line
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 _LONGEST = 7 * 24 * 3600 * 1000  # milliseconds; a process that died ends the wait much earlier
 _POLL_SECONDS = 1.0
 _FAILED = "ssljax/failed"
+# Messages of a communication that failed, of gloo, NCCL, and the service of jax.
+_BROKEN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|socket closed|coordination|heartbeat", re.IGNORECASE)
 _numbers = itertools.count()
 
 
@@ -96,6 +100,12 @@ def check_equal(value: str, name: str) -> None:
     together(compare)
 
 
+def agreed(error: E) -> E:
+    """Marks an error that every process of the job raises; only the leading one has to report it."""
+    error.of_all = True  # type: ignore[attr-defined]
+    return error
+
+
 class Votes:
     """Decisions that all processes take at the same step, without waiting for the devices.
 
@@ -136,12 +146,29 @@ def joint_end() -> Iterator[None]:
     threading.Thread(target=_watch, args=(ended,), name="joint end", daemon=True).start()
     try:
         yield
+    except jax.errors.JaxRuntimeError as error:
+        if not _BROKEN.search(str(error)):
+            _report(error)
+            raise
+        time.sleep(2 * _POLL_SECONDS)  # if the process that left has said why, `_watch` repeats it and ends this one
+        raise UserError(
+            f"a process of this job has died or cannot be reached ({one_line(str(error))[:200]}); the same command "
+            f"continues the run"
+        ) from error
     except BaseException as error:
         if not getattr(error, "of_all", False):
             _report(error)
         raise
     finally:
         ended.set()
+
+
+def leave(code: int) -> None:
+    """Ends a process of a job at once; does nothing in a process without a job."""
+    if _client() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _watch(ended: threading.Event) -> None:
@@ -152,6 +179,8 @@ def _watch(ended: threading.Event) -> None:
             process, code, line = pickle.loads(found[0][1])
             if process != jax.process_index():
                 print(f"stopped, since process {process} has left: {line}", file=sys.stderr, flush=True)
+                if leads():  # the others lose the service with this process
+                    time.sleep(4 * _POLL_SECONDS)
                 os._exit(code)
 
 
@@ -182,8 +211,7 @@ def _can_be_sent(error: Exception) -> bool:
 def _result(outcome: tuple[Any, Exception | None]) -> Any:
     value, error = outcome
     if error is not None:
-        error.of_all = True  # type: ignore[attr-defined]  # every process raises it
-        raise error
+        raise agreed(error)
     return value
 
 

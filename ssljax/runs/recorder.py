@@ -139,10 +139,11 @@ class Recorder:
         limit = self.assembly.config.log.skipped_in_a_row
         if streak >= limit:
             ids = self.assembly.dataset.ids(last)[:8].tolist()
-            raise UserError(
+            error = UserError(
                 f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
                 f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or inspect these"
             )
+            raise parallel.agreed(error)
         if streak:
             log.warning("step %d was not finite and was skipped; %d such steps in a row", last, streak)
 
