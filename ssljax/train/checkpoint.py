@@ -250,7 +250,8 @@ class Checkpoints:
                 state = parallel.together(lambda: self._sound(candidate, target, force))  # noqa: B023
             except _DamagedError as error:
                 problem = str(error)
-                log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
+                if parallel.leads():
+                    log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
                 damaged.append(candidate)
                 continue
             if damaged and not self.read_only:
