@@ -63,7 +63,16 @@ class Run:
 
     def start(self) -> subprocess.Popen:
         """Starts the command and returns its supervisor."""
-        options = ["-n", self.processes, "--devices-per-process", DEVICES // self.processes, "--logs", self.folder, "--grace", 20]
+        options = [
+            "-n",
+            self.processes,
+            "--devices-per-process",
+            DEVICES // self.processes,
+            "--logs",
+            self.folder,
+            "--grace",
+            20,
+        ]
         command = ["bash", ROOT / "launch/local.sh", *options, "train"]
         command += ["--config", self.folder / "config.py", "--workdir", self.workdir]
         environment = {**os.environ, "SSLJAX_HEARTBEAT_SECONDS": "10"}

@@ -27,20 +27,8 @@ USER_ERROR, CLOSED_PIPE = 2, 141  # 141: 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `ssljax` command; returns the exit code.
-
-    A process of a job that fails ends here at once, since its usual end would wait for processes that have left.
-    """
-    code = _reported(list(sys.argv[1:] if argv is None else argv))
-    if code and "jax" in sys.modules:
-        from ssljax import parallel
-
-        parallel.leave(code)
-    return code
-
-
-def _reported(arguments: list[str]) -> int:
-    """Runs a command and reports its error in one line; returns the exit code."""
+    """Entry point of the `ssljax` command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", handlers=[ConsoleHandler()])
     for noisy in ("absl", "jax", "orbax"):
@@ -51,33 +39,34 @@ def _reported(arguments: list[str]) -> int:
         code = _run(arguments)
         sys.stdout.flush()  # a closed pipe raises here
         return code
-    except BrokenPipeError:
+    except BrokenPipeError as error:
         if debug or not _reader_left():
             raise
-        return CLOSED_PIPE
+        return _ended(error, CLOSED_PIPE)
+    except Stopped as stopped:
+        return _ended(stopped, STOPPED, f"stopped: {stopped}")
     except UserError as error:
         if debug:
             raise
-        if not _is_said_elsewhere(error):
-            print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return _ended(error, getattr(error, "exit_code", USER_ERROR), f"error: {error}")
     except OSError as error:  # a full or read-only disk, no permission, a name that is too long
         if debug or not error.errno:
             raise
         advice = "; free some and run the same command" if error.errno == errno.ENOSPC else ""
         text = f"{error.filename or 'disk'}: {error.strerror}{advice}"
-        if not _is_said_elsewhere(error):
-            print(f"error: {one_line(text)}", file=sys.stderr)
-        return USER_ERROR
+        return _ended(error, USER_ERROR, f"error: {one_line(text)}")
 
 
-def _is_said_elsewhere(error: BaseException) -> bool:
-    """Returns True for an error that all processes of a job raise, in those that do not lead."""
-    if not getattr(error, "of_all", False):
-        return False
-    from ssljax import parallel
+def _ended(error: BaseException, code: int, line: str = "") -> int:
+    """Prints the line of an error and returns the exit code.
 
-    return not parallel.leads()
+    What all processes of a job raise is said by the leading one. A process that fails alone ends at once, since the
+    usual end waits for the others.
+    """
+    of_all, parallel = getattr(error, "of_all", False), sys.modules.get("ssljax.parallel")
+    if line and (not of_all or parallel is None or parallel.leads()):
+        print(line, file=sys.stderr)
+    return code if of_all or parallel is None else parallel.leave(code)
 
 
 def _silence_repeats() -> None:
@@ -162,6 +151,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    _add_processes(train)
     init = commands.add_parser("init", help="write a commented config to edit")
     init.add_argument("name", metavar="NAME", help="NAME.py is written; it must not exist")
     init.add_argument("--objective", help="objective of a shipped config (default: simclr; causal_lm for text: data)")
@@ -174,6 +164,23 @@ def _add_train(commands: Any) -> None:
     evaluate.add_argument("--workdir", required=True)
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    _add_processes(evaluate)
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("several processes, where the environment does not tell (launch/README.md)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 connects the others")
+    group.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    group.add_argument("--num-processes", type=int, metavar="N", help="1: a single process in any environment")
+
+
+def _start(options: argparse.Namespace) -> None:
+    """Connects the processes of a job; only the first one reports what all do."""
+    from ssljax import parallel
+
+    job = parallel.start(options.coordinator, options.process_id, options.num_processes)
+    if job and job.process_id:
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def _add_embed(commands: Any) -> None:
@@ -242,20 +249,16 @@ def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
 
 
 def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    try:
-        with Signals():  # before the imports, which take seconds
-            _compilation_cache()
-            from ssljax import run
-            from ssljax.config import load
+    with Signals():  # before the imports, which take seconds
+        _compilation_cache()
+        _start(options)
+        from ssljax import parallel, run
+        from ssljax.config import load
 
-            config, remarks = load(options.config, overrides)
-            for remark in remarks:
-                print(remark, file=sys.stderr)
-            run.train(config, options.workdir, options.resume)
-    except Stopped as stopped:
-        if not _is_said_elsewhere(stopped):
-            print(f"stopped: {stopped}", file=sys.stderr)
-        return STOPPED
+        config, remarks = load(options.config, overrides)
+        for remark in remarks if parallel.leads() else ():
+            print(remark, file=sys.stderr)
+        run.train(config, options.workdir, options.resume)
     return 0
 
 
@@ -303,6 +306,7 @@ def _inspect(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> i
 
 def _eval(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     _compilation_cache()
+    _start(options)
     from ssljax import runs
     from ssljax.config import parse_value
 

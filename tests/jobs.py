@@ -14,11 +14,11 @@ import json, sys
 import jax
 number, count, port, seconds, requests = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
 jax.config.update("jax_default_matmul_precision", "highest")
-if count > 1:
-    jax.distributed.initialize(
-        f"localhost:{port}", count, number, heartbeat_timeout_seconds=seconds, shutdown_timeout_seconds=seconds
-    )
-from ssljax import cli
+from ssljax import cli, parallel
+parallel.start(f"localhost:{port}", number, count, heartbeat_seconds=seconds)
+if number:
+    import logging
+    logging.getLogger("ssljax").setLevel(logging.WARNING)
 exec(sys.argv[6])
 for arguments in json.loads(open(requests).read()):
     code = cli.main(arguments)

@@ -1,8 +1,19 @@
-"""Device meshes, the table from logical axes to mesh axes, and shardings of batches and states."""
+"""Start-up of processes, device meshes, the table from logical axes to mesh axes, shardings of batches and states."""
 
-from ssljax.parallel.agreement import Votes, agreed, check_equal, joint_end, lead, leader_first, leads, leave, together
+from ssljax.parallel.agreement import (
+    LostProcess,
+    Votes,
+    agreed,
+    check_equal,
+    joint_end,
+    lead,
+    leader_first,
+    leads,
+    together,
+)
 from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
 from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
+from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
     batch_sharding,
     logical_axes,
@@ -14,11 +25,14 @@ from ssljax.parallel.rules import (
 )
 
 __all__ = [
+    "Job",
+    "LostProcess",
     "MeshConfig",
     "Votes",
     "agreed",
     "batch_sharding",
     "check_equal",
+    "detect",
     "fetch",
     "joint_end",
     "lead",
@@ -37,6 +51,7 @@ __all__ = [
     "replicated",
     "sharding_report",
     "shardings",
+    "start",
     "together",
     "unboxed",
 ]

@@ -34,6 +34,12 @@ _BROKEN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|socket closed
 _numbers = itertools.count()
 
 
+class LostProcess(UserError):
+    """Another process of the job cannot be reached. It is no mistake of the user, so a scheduler may run it again."""
+
+    exit_code = 1
+
+
 def leads() -> bool:
     """Returns True in the leading process of a job, which writes its files, and in a process without a job."""
     return jax.process_index() == 0
@@ -151,7 +157,7 @@ def joint_end() -> Iterator[None]:
             _report(error)
             raise
         time.sleep(2 * _POLL_SECONDS)  # if the process that left has said why, `_watch` repeats it and ends this one
-        raise UserError(
+        raise LostProcess(
             f"a process of this job has died or cannot be reached ({one_line(str(error))[:200]}); the same command "
             f"continues the run"
         ) from error
@@ -161,14 +167,6 @@ def joint_end() -> Iterator[None]:
         raise
     finally:
         ended.set()
-
-
-def leave(code: int) -> None:
-    """Ends a process of a job at once; does nothing in a process without a job."""
-    if _client() is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _watch(ended: threading.Event) -> None:
@@ -186,7 +184,7 @@ def _watch(ended: threading.Event) -> None:
 
 def _report(error: BaseException) -> None:
     """Tells the other processes that this one leaves, and gives them the time to read it."""
-    code = getattr(error, "exit_code", 2 if isinstance(error, UserError) else 1)
+    code = getattr(error, "exit_code", 2 if isinstance(error, UserError | OSError) else 1)
     line = one_line(f"{error or type(error).__name__} ({socket.gethostname()})")
     with contextlib.suppress(Exception):
         _client().key_value_set_bytes(f"{_FAILED}/0", pickle.dumps((jax.process_index(), code, line)))
