@@ -48,12 +48,16 @@ def evaluations(workdir):
     return [json.loads(line) for line in (workdir / "evals.jsonl").read_text().splitlines()]
 
 
+# The batch is split over all devices, or its shares and the heads over devices of several processes.
+MESHES = {2: {"data": 8}, 4: {"data": 2, "tensor": 4}}
+
+
 @pytest.mark.parametrize(
     ("name", "processes"), daily([(n, 2 + 2 * (i % 2)) for i, n in enumerate(objectives.REGISTRY)], 5)
 )
 def test_several_processes_equal_one(name, processes, tmp_path):
     """Losses, metrics, evaluations and checkpoints of a job with 8 devices."""
-    config = config_of(name, tmp_path)
+    config = {**config_of(name, tmp_path), "mesh": MESHES[processes]}
     job = jobs.start(tmp_path / "logs", [jobs.train(config, tmp_path / "job")], processes, 8 // processes)
     alone = run.train(config, tmp_path / "alone")
     assert job.wait() == [0] * processes, job.output()

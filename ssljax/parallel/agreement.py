@@ -148,15 +148,16 @@ def joint_end() -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    ended = threading.Event()
-    threading.Thread(target=_watch, args=(ended,), name="joint end", daemon=True).start()
+    ended, told = threading.Event(), threading.Event()
+    threading.Thread(target=_watch, args=(ended, told), name="joint end", daemon=True).start()
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not _BROKEN.search(str(error)):
             _report(error)
             raise
-        time.sleep(2 * _POLL_SECONDS)  # if the process that left has said why, `_watch` repeats it and ends this one
+        if told.wait(2 * _POLL_SECONDS):  # the process that left has said why: `_watch` repeats it and ends this one
+            time.sleep(60)
         raise LostProcess(
             f"a process of this job has died or cannot be reached ({one_line(str(error))[:200]}); the same command "
             f"continues the run"
@@ -169,13 +170,14 @@ def joint_end() -> Iterator[None]:
         ended.set()
 
 
-def _watch(ended: threading.Event) -> None:
+def _watch(ended: threading.Event, told: threading.Event) -> None:
     client = _client()
     while not ended.wait(_POLL_SECONDS):
         found = client.key_value_dir_get_bytes(_FAILED)
         if found and not ended.is_set():
             process, code, line = pickle.loads(found[0][1])
             if process != jax.process_index():
+                told.set()
                 print(f"stopped, since process {process} has left: {line}", file=sys.stderr, flush=True)
                 if leads():  # the others lose the service with this process
                     time.sleep(4 * _POLL_SECONDS)
