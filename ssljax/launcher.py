@@ -32,7 +32,7 @@ _COMMANDS = ("train", "eval")  # of ssljax; any other command is a program
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What to start, and for how long to wait.
+    """The command of a job, its number of processes, and times to wait.
 
     Attributes:
         command: words of a command of ssljax, or of any program that calls `ssljax.parallel.start()`.
