@@ -8,7 +8,7 @@ import jobs
 import numpy as np
 import pytest
 import tiny_objectives as tiny
-from daily import daily
+from daily import daily, on_day
 from test_run import TINY, damage, metrics, parameters
 
 from ssljax import objectives, run
@@ -53,7 +53,7 @@ MESHES = {2: {"data": 8}, 4: {"data": 2, "tensor": 4}}
 
 
 @pytest.mark.parametrize(
-    ("name", "processes"), daily([(n, 2 + 2 * (i % 2)) for i, n in enumerate(objectives.REGISTRY)], 5)
+    ("name", "processes"), daily([(n, 2 + 2 * (i % 2)) for i, n in enumerate(objectives.REGISTRY)], 8)
 )
 def test_several_processes_equal_one(name, processes, tmp_path):
     """Losses, metrics, evaluations and checkpoints of a job with 8 devices."""
@@ -69,7 +69,7 @@ def test_several_processes_equal_one(name, processes, tmp_path):
         np.testing.assert_allclose(saved[path], value, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
-# Faults. Each test runs a job of two processes with two devices each.
+# Faults, on other days. Each test runs a job of two processes with two devices each.
 
 
 def start(tmp_path, name="run", config=SLOW, **options):
@@ -100,7 +100,7 @@ def undisturbed(tmp_path_factory):
     return metrics(folder / "run")
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=on_day(0, 5)), pytest.param(1, marks=on_day(2, 5))])
 def test_a_killed_process_ends_the_job_which_continues_bit_for_bit(killed, undisturbed, tmp_path):
     job = start(tmp_path)
     await_step(job, tmp_path / "run", 9)
@@ -113,7 +113,7 @@ def test_a_killed_process_ends_the_job_which_continues_bit_for_bit(killed, undis
     assert metrics(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [pytest.param(0, marks=on_day(1, 5)), pytest.param(1, marks=on_day(3, 5))])
 def test_sigterm_of_one_process_stops_all_at_one_step(told, undisturbed, tmp_path):
     job = start(tmp_path)
     await_step(job, tmp_path / "run", 9)
@@ -125,7 +125,7 @@ def test_sigterm_of_one_process_stops_all_at_one_step(told, undisturbed, tmp_pat
     assert metrics(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("how", daily(["flip", "truncate", "delete"], 15))
 def test_all_processes_agree_on_the_checkpoint_before_a_damaged_one(how, undisturbed, tmp_path):
     config = {**SLOW, "steps": 20, "schedule": {"name": "constant"}}
     run_job(tmp_path, config=config)
@@ -137,6 +137,7 @@ def test_all_processes_agree_on_the_checkpoint_before_a_damaged_one(how, undistu
     assert metrics(tmp_path / "run") == expected
 
 
+@on_day(4, 5)
 def test_an_error_in_one_process_ends_the_others_with_its_line(tmp_path):
     hook = "from ssljax.data import dataset\nreal = dataset.Dataset.batch\n"
     hook += "def batch(self, step, *more, **options):\n"
@@ -150,6 +151,7 @@ def test_an_error_in_one_process_ends_the_others_with_its_line(tmp_path):
     assert "error: shard-7: Input/output error" in second
 
 
+@on_day(3, 5)
 def test_another_number_of_processes_continues_the_run(undisturbed, tmp_path):
     job = start(tmp_path)
     await_step(job, tmp_path / "run", 9)
@@ -160,6 +162,7 @@ def test_another_number_of_processes_continues_the_run(undisturbed, tmp_path):
     close(metrics(tmp_path / "run"), undisturbed, 1e-2)
 
 
+@on_day(4, 5)
 def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
     first = start(tmp_path)
     await_step(first, tmp_path / "run", 3)
