@@ -66,7 +66,9 @@ def test_several_processes_equal_one(name, processes, tmp_path):
     saved, expected = parameters(tmp_path / "job"), parameters(tmp_path / "alone")
     assert saved.keys() == expected.keys() and len(alone.evaluations)
     for path, value in expected.items():
-        np.testing.assert_allclose(saved[path], value, rtol=1e-4, atol=1e-6, err_msg=path)
+        # A small sum of large gradients has their round-off.
+        atol = 1e-6 + 1e-5 * np.abs(value).max(initial=0)
+        np.testing.assert_allclose(saved[path], value, rtol=1e-4, atol=atol, err_msg=path)
 
 
 # Faults, on other days. Each test runs a job of two processes with two devices each.
