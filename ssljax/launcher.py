@@ -32,7 +32,7 @@ _COMMANDS = ("train", "eval")  # of ssljax; any other command is a program
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """The command of a job, its number of processes, and times to wait.
+    """Processes to start, and bounds of time for their end.
 
     Attributes:
         command: words of a command of ssljax, or of any program that calls `ssljax.parallel.start()`.

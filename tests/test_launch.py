@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 
 import pytest
@@ -220,6 +223,26 @@ def lost(written, read, path=""):
 def test_wrong_arguments_are_one_line(script, words, message):
     code, _, err = bash(script, *words)
     assert (code, err.count("\n")) == (2, 1) and err.startswith(message)
+
+
+COMMANDS = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", (LAUNCH / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_readme(line):
+    """As dry runs; `sbatch` has options of its own."""
+    words = shlex.split(line)
+    assert words[0] in ("bash", "sbatch")
+    at = next(i for i, word in enumerate(words) if word.startswith("launch/"))
+    assert words[0] == "sbatch" or at == 1
+    code, out, err = bash(words[at].removeprefix("launch/"), "--dry-run", *words[at + 1 :], PYTHON=sys.executable)
+    assert (code, err) == (0, "") and out
+    if "train" in words:
+        assert (ROOT / words[words.index("--config") + 1]).exists()
 
 
 def test_local_runs_with_the_chosen_python(tmp_path):
