@@ -50,9 +50,14 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return put_rows(jax.tree.map(lambda x: x[own_rows(mesh, len(x))], batch), mesh)
 
 
-def put_whole(value: Any, sharding: Sharding) -> jax.Array:
-    """Returns a global array from its value, which every process has; processes do not communicate."""
+def put_whole(value: Any, sharding: Sharding | None) -> jax.Array:
+    """Returns a global array from its value, which every process has; processes do not communicate.
+
+    Without a sharding, it is on the default device.
+    """
     value = np.asarray(value)
+    if sharding is None:
+        return jax.device_put(value)
     return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 
 
