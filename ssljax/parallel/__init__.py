@@ -12,7 +12,7 @@ from ssljax.parallel.agreement import (
     together,
 )
 from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
-from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
+from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, platform
 from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
     batch_sharding,
@@ -28,6 +28,7 @@ __all__ = [
     "Job",
     "LostProcess",
     "MeshConfig",
+    "Shard",
     "Votes",
     "agreed",
     "batch_sharding",

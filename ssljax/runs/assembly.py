@@ -81,6 +81,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
         microbatches=config.microbatches,
         ema=config.ema,
         deterministic=config.deterministic,
+        shard=config.mesh.shard,
     )
     return Assembly(config, spec, program, steps, open_data)
 
