@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A job on a TPU slice of Google Cloud, which is created as a queued resource:
-#   bash launch/tpu_pod.sh --name run1 --zone us-west4-a --type v5litepod-16 all train --config C.py --workdir gs://B/run1
+#   bash launch/tpu_pod.sh --name run1 --zone us-west4-a --type v5litepod-16 all train --config C.py --workdir /mnt/runs/run1
 # Actions:
 #   create         ask for the slice, or use the one of this name, and wait until it is there
 #   install        copy the repository to all workers and install it there
@@ -138,7 +138,7 @@ install() {
 
 # Runs the command on all workers; its exit code is the highest of the workers, 255 if they cannot be reached.
 run() {
-  [ $# -gt 0 ] || fail "COMMAND: missing, such as: run train --config configs/quickstart.py --workdir gs://BUCKET/run1"
+  [ $# -gt 0 ] || fail "COMMAND: missing, such as: run train --config configs/quickstart.py --workdir /mnt/runs/run1"
   local words codes
   printf -v words '%q ' "$@"
   # What an interrupted call has left would hold the TPUs.

@@ -39,27 +39,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         sys.stdout.flush()  # a closed pipe raises here
         return code
-    except BrokenPipeError:
+    except BrokenPipeError as error:
         if debug or not _reader_left():
             raise
-        return _leave(CLOSED_PIPE)
+        return _ended(error, CLOSED_PIPE)
+    except Stopped as stopped:
+        return _ended(stopped, STOPPED, f"stopped: {stopped}")
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return _leave(USER_ERROR)
+        return _ended(error, getattr(error, "exit_code", USER_ERROR), f"error: {error}")
     except OSError as error:  # a full or read-only disk, no permission, a name that is too long
         if debug or not error.errno:
             raise
         advice = "; free some and run the same command" if error.errno == errno.ENOSPC else ""
         text = f"{error.filename or 'disk'}: {error.strerror}{advice}"
-        print(f"error: {one_line(text)}", file=sys.stderr)
-        return _leave(USER_ERROR)
+        return _ended(error, USER_ERROR, f"error: {one_line(text)}")
 
 
-def _leave(code: int) -> int:
-    """Returns the exit code; one of several processes ends at once, since a normal exit waits for the others."""
-    return sys.modules["ssljax.parallel"].leave(code) if "ssljax.parallel" in sys.modules else code
+def _ended(error: BaseException, code: int, line: str = "") -> int:
+    """Prints the line of an error and returns the exit code.
+
+    What all processes of a job raise is said by the leading one. A process that fails alone ends at once, since the
+    usual end waits for the others.
+    """
+    of_all, parallel = getattr(error, "of_all", False), sys.modules.get("ssljax.parallel")
+    if line and (not of_all or parallel is None or parallel.leads()):
+        print(line, file=sys.stderr)
+    return code if of_all or parallel is None else parallel.leave(code)
 
 
 def _silence_repeats() -> None:
@@ -242,20 +249,16 @@ def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
 
 
 def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
-    try:
-        with Signals():  # before the imports, which take seconds
-            _compilation_cache()
-            _start(options)
-            from ssljax import run
-            from ssljax.config import load
+    with Signals():  # before the imports, which take seconds
+        _compilation_cache()
+        _start(options)
+        from ssljax import parallel, run
+        from ssljax.config import load
 
-            config, remarks = load(options.config, overrides)
-            for remark in remarks:
-                print(remark, file=sys.stderr)
-            run.train(config, options.workdir, options.resume)
-    except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        return STOPPED
+        config, remarks = load(options.config, overrides)
+        for remark in remarks if parallel.leads() else ():
+            print(remark, file=sys.stderr)
+        run.train(config, options.workdir, options.resume)
     return 0
 
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssljax import data, parallel
+from ssljax import data, evals, parallel
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Signals
 from ssljax.config import RunConfig, build, load
@@ -23,7 +24,7 @@ from ssljax.runs.recorder import Recorder
 from ssljax.runs.trackers import open_trackers
 from ssljax.runs.workdir import Resume, Workdir
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.loop import Callback, Watchdog, fit
+from ssljax.train.loop import AHEAD, Callback, Watchdog, fit
 from ssljax.train.state import State
 
 log = logging.getLogger(__name__)
@@ -60,18 +61,20 @@ def train(
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
     began, folder = time.perf_counter(), Workdir(workdir)
-    config = _checked(config, {} if arrays is None else store_arrays(folder.path.resolve(), arrays))
+    stored = {} if arrays is None else parallel.lead(lambda: store_arrays(folder.path.resolve(), arrays))
+    config = _checked(config, stored)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         signals.check()
-        assembly = assemble(folder.continued(config))
+        stack.enter_context(parallel.joint_end())
+        assembly, evaluator = parallel.leader_first(lambda: _assembled(folder.continued(config)))
         program, dataset = assembly.program, assembly.dataset
+        parallel.check_equal(dataset.spec.to_json(), "data: the files")
         stack.enter_context(parallel.mesh_context(program.mesh))
-        stack.enter_context(folder.lock())
-        folder.check(config, dataset.spec, resume)
-        evaluator = make_evaluator(assembly)
-        check_rules(config, evaluator.check(program.shapes.params, program.shapes.extra))
-        dataset.batch(0)  # mistakes in the data are reported before anything is compiled
+        parallel.together(lambda: stack.enter_context(folder.lock()))
+        parallel.lead(lambda: folder.check(config, dataset.spec, resume))
+        batch_of = functools.partial(dataset.batch, part=program.own_rows)
+        parallel.together(lambda: batch_of(0))  # mistakes in the data are reported before anything is compiled
         checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity())
         stack.callback(checkpoints.close)
         checkpoints.prove()
@@ -81,7 +84,7 @@ def train(
         record = announce(assembly, folder, start, began)
         trackers = stack.enter_context(open_trackers(config, folder, start))
         watchdog = Watchdog(config.log.stall_seconds)
-        batches = data.Prefetcher(dataset.batch, program.put, start, assembly.steps, config.data.prefetch)
+        batches = data.Prefetcher(batch_of, program.put_rows, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
         recorder = Recorder(
             assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog, trackers, record
@@ -89,6 +92,15 @@ def train(
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
         return _finished(recorder, _fit(recorder, state, callbacks))
+
+
+def _assembled(config: RunConfig) -> tuple[Assembly, evals.Evaluator]:
+    """Opens the data of training and of the evaluations, whose mistakes are reported before anything is compiled."""
+    assembly = assemble(config)
+    evaluator, shapes = make_evaluator(assembly), assembly.program.shapes
+    with parallel.mesh_context(assembly.program.mesh):
+        check_rules(config, evaluator.check(shapes.params, shapes.extra))
+    return assembly, evaluator
 
 
 def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callback]]) -> State:
@@ -102,6 +114,7 @@ def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callba
         on_stop=recorder.save,
         exhausted=recorder.is_exhausted,
         signals=recorder.signals,
+        votes=parallel.Votes(recorder.assembly.program.mesh, AHEAD),
         watchdog=recorder.watchdog,
     )
 

@@ -16,3 +16,8 @@ def daily(cases: Iterable[Any], every: int) -> list[Any]:
         return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full)
 
     return [case if i % every == TODAY % every else marked(case) for i, case in enumerate(cases)]
+
+
+def on_day(number: int, every: int) -> pytest.MarkDecorator:
+    """Mark of a test that belongs to the days whose number is `number` modulo `every`; on others it is `full`."""
+    return pytest.mark.usefixtures() if TODAY % every == number else pytest.mark.full

@@ -223,30 +223,14 @@ def test_nothing_runs_beside_the_step_but_the_data(tmp_path, monkeypatch):
     assert list(tmp_path.glob("events*"))
 
 
-WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("name", objectives.REGISTRY)
 def test_every_objective_survives_kill_minus_9(name, tmp_path):
     """Parameters and metrics are equal bit for bit, with dropout, teachers, queues and text caches."""
-    rng = np.random.default_rng(0)
-    lines = [json.dumps({"text": " ".join(rng.choice(WORDS, 12))}) + "\n" for _ in range(1437)]  # a row for each digit
-    (tmp_path / "captions.jsonl").write_text("".join(lines))
-    captions = f"jsonl:{tmp_path}/captions.jsonl"
-    text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
-    pairs = {"source": f"builtin:digits+{captions}", "mode": "documents", **text}
-    data = {
-        "clip": pairs,
-        "captioning": pairs,
-        "mlm": {"source": captions, "mode": "windows", **text},
-        "causal_lm": {"source": captions, "mode": "windows", "overlap": 1, **text},
-        "span_corruption": {"source": captions, "mode": "windows", **text},
-    }.get(name, TINY["data"])
     config = {
         **TINY,
         **tiny.config(name, bytes=True),
-        "data": data,
+        "data": tiny.data(name, tmp_path),
         "steps": 30,
         "log": {**TINY["log"], "every_steps": 1},
         "checkpoint": {"every_steps": 3},

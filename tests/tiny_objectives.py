@@ -1,5 +1,7 @@
 """The smallest config of every objective, with settings that endanger exactness: dropout, drop path, ragged rows."""
 
+import json
+import pathlib
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ BATCH = 16
 STEPS = 10
 LENGTH = 12
 
+_WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
 _VIT = {
     "name": "vit",
     "preset": None,
@@ -82,6 +85,20 @@ def config(name: str, bytes: bool = False) -> dict[str, Any]:
     entry = CONFIGS[name]
     room = {"vocab_size": 320} if bytes and "vocab_size" in entry["model"] else {}
     return {"model": {**entry["model"], **room}, "objective": {"name": name, **entry["objective"]}}
+
+
+def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
+    """The group `data` of an objective: digits, sentences as bytes, or pairs of both, written to a folder."""
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": " ".join(rng.choice(_WORDS, 12))}) + "\n" for _ in range(1437)]  # a row for each digit
+    (folder / "captions.jsonl").write_text("".join(lines))
+    captions = f"jsonl:{folder}/captions.jsonl"
+    text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
+    windows = {"source": captions, "mode": "windows", **text}
+    pairs = {"source": f"builtin:digits+{captions}", "mode": "documents", **text}
+    own = {"clip": pairs, "captioning": pairs, "mlm": windows, "causal_lm": {**windows, "overlap": 1}}
+    own["span_corruption"] = windows
+    return own.get(name, {"source": "builtin:digits", "max_examples": 200})
 
 
 def make(objective: str, **model: Any) -> Any:

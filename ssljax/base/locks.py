@@ -2,8 +2,17 @@
 
 import contextlib
 import errno
+import json
+import os
 import pathlib
+import platform
+import sys
+import tempfile
+import threading
+import time
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import filelock
 
@@ -27,3 +36,139 @@ def locked(path: pathlib.Path, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+EXPIRY = 60.0  # seconds after which a lease that is not renewed is free
+
+
+@contextlib.contextmanager
+def leased(path: pathlib.Path, expiry: float = EXPIRY) -> Iterator[None]:
+    """A context that holds a folder for one job, by the file `path` in it, on file systems without locks too.
+
+    The file names the process that holds the lease. A thread renews it by its modification time. A lease is free again
+    if its process has ended, or, if that ran on another machine, if it was not renewed for `expiry` seconds by the
+    clock of the file system; a process waits that long for it.
+
+    Raises:
+        BlockingIOError: another process holds the lease; the message names it.
+        OSError: the file cannot be written.
+    """
+    own = json.dumps({**_this_process(), "nonce": uuid.uuid4().hex})
+    _take(path, own, expiry)
+    ended = threading.Event()
+    threading.Thread(target=_renew, args=(path, own, expiry / 3, ended), name="lease", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if _content(path) == own:
+            path.unlink(missing_ok=True)
+
+
+def _take(path: pathlib.Path, own: str, expiry: float) -> None:
+    with _guarded(path.with_name(f"{path.name}.lock")):
+        if holder := _content(path):
+            _await_end(path, holder, expiry)
+        place = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        place.write_text(own)
+        os.replace(place, path)
+    if _content(path) != own:  # on a file system without locks, another process was faster
+        raise BlockingIOError(_name(_content(path)))
+
+
+@contextlib.contextmanager
+def _guarded(path: pathlib.Path) -> Iterator[None]:
+    """Excludes other processes that take the lease now, where the file system has locks."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            if error.errno != errno.ENOLCK:
+                raise
+        yield
+
+
+def _await_end(path: pathlib.Path, holder: str, expiry: float) -> None:
+    """Returns once the holder of a lease has ended or does not renew it.
+
+    Raises:
+        BlockingIOError: the holder is alive.
+    """
+    alive = _is_alive(holder)
+    if alive is False:
+        return
+    renewed = _modified(path)
+    while not alive and _clock_of(path.parent) - renewed < expiry:
+        time.sleep(min(1.0, expiry / 10))
+        alive = _content(path) != holder or _modified(path) > renewed
+        if not path.exists():
+            return
+    if alive:
+        raise BlockingIOError(_name(_content(path) or holder))
+
+
+def _renew(path: pathlib.Path, own: str, every: float, ended: threading.Event) -> None:
+    while not ended.wait(every):
+        with contextlib.suppress(OSError):  # the next renewal may succeed
+            if _content(path) != own and not ended.is_set():
+                # This process was stopped for so long that another job has taken over.
+                print(f"error: {path}: taken over by {_name(_content(path))}", file=sys.stderr, flush=True)
+                os._exit(2)
+            os.utime(path)
+
+
+def _this_process() -> dict[str, Any]:
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
+    machine = boot.read_text().strip() if boot.exists() else platform.node()
+    return {"host": platform.node(), "machine": machine, "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _is_alive(holder: str) -> bool | None:
+    """Returns True if the process that wrote a lease runs; None if it ran on another machine."""
+    try:
+        values, here = json.loads(holder), _this_process()
+        if (values["host"], values["machine"]) != (here["host"], here["machine"]):
+            return None
+        os.kill(values["pid"], 0)
+    except (ValueError, LookupError, TypeError, ProcessLookupError):  # half-written by a process that was killed
+        return False
+    except PermissionError:
+        pass
+    return _started(values["pid"]) == values["started"]
+
+
+def _started(pid: int) -> str | None:
+    """Returns the time at which a process started, which tells it from a later one with its number; "" if it ended."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _content(path: pathlib.Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _modified(path: pathlib.Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _clock_of(folder: pathlib.Path) -> float:
+    """Returns the time by the clock of a file system, which may differ from that of this machine."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        return os.stat(file.name).st_mtime
+
+
+def _name(holder: str) -> str:
+    try:
+        values = json.loads(holder)
+        return f"process {values['pid']} of {values['host']}"
+    except (ValueError, LookupError, TypeError):
+        return "another process"

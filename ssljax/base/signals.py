@@ -20,11 +20,14 @@ class Stopped(BaseException):
 
     Attributes:
         step: number of the saved step that the run continues from; None: no step was saved.
+        of_all: True if all processes of the job stop at this step.
     """
 
-    def __init__(self, step: int | None = None):
+    exit_code = STOPPED
+
+    def __init__(self, step: int | None = None, of_all: bool = False):
         super().__init__(f"no step was taken; {_AGAIN}" if step is None else f"step {step} is saved; {_AGAIN}")
-        self.step = step
+        self.step, self.of_all = step, of_all
 
 
 _AGAIN = "the same command continues"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
 from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
-from ssljax.data.order import BatchRanges, Shuffle, mix, process_slice, subset
+from ssljax.data.order import BatchRanges, Shuffle, mix, subset
 from ssljax.data.selection import source_content, source_title
 from ssljax.data.spec import DataSpec
 from ssljax.data.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
+
+Part = Callable[[int], np.ndarray]  # rows of a batch -> numbers of the rows to load
 
 _ID = {"id": {"shape": [], "dtype": "int64"}}
 _SOURCE_SHIFT = 40  # id of an example of a mixture: source << 40 | id in the source
@@ -69,15 +72,19 @@ class Dataset:
         self.spec, self.batch_size = spec, batches.rows
         self._batches, self._streams = batches, streams
 
-    def batch(self, step: int, process: int = 0, processes: int = 1) -> dict[str, Any]:
-        """Returns the part of the global batch of `step` that one process loads.
+    def batch(self, step: int, part: Part = np.arange) -> dict[str, Any]:
+        """Returns rows of the global batch of `step`; nothing else is read.
+
+        Args:
+            step: number of the step.
+            part: function from the rows of a batch, B (a stream has its own), to the numbers [n] of the rows to load.
 
         Returns:
-            key -> array [B / processes, ...], with `id` int64; further streams as nested mappings.
+            key -> array [n, ...], with `id` int64; further streams as nested mappings.
         """
-        batch: dict[str, Any] = self._batches.batch(step, process, processes)
+        batch: dict[str, Any] = self._batches.batch(step, part)
         for name, stream in self._streams.items():
-            batch[name] = stream.batch(step, process, processes)
+            batch[name] = stream.batch(step, part)
         return batch
 
     def ids(self, step: int) -> np.ndarray:
@@ -144,26 +151,25 @@ class _Batches:
 
     def ids(self, step: int) -> np.ndarray:
         """Returns the ids, int64 [B], of the global batch of `step`."""
-        return self._ids(*self._locate(self._numbers(step, 0, 1)))
+        return self._ids(*self._locate(self._numbers(step, np.arange)))
 
-    def batch(self, step: int, process: int, processes: int) -> dict[str, np.ndarray]:
-        """Returns the arrays [B / processes, ...] of the part of a batch that one process loads, with their ids."""
-        source, rows = self._locate(self._numbers(step, process, processes))
+    def batch(self, step: int, part: Part) -> dict[str, np.ndarray]:
+        """Returns the arrays [n, ...] of the rows `part` of a batch, with their ids."""
+        source, rows = self._locate(self._numbers(step, part))
         elements = self.stream.elements.items()
         batch: dict[str, np.ndarray] = {}
         for k in (used := np.unique(source)):
-            part = self.stream.sources[k].take(rows[source == k])
-            part["id"] = part["id"] + (int(k) << _SOURCE_SHIFT)
+            taken = self.stream.sources[k].take(rows[source == k])
+            taken["id"] = taken["id"] + (int(k) << _SOURCE_SHIFT)
             if len(used) == 1:
-                return part
+                return taken
             batch = batch or {key: np.empty((len(rows), *e["shape"]), e["dtype"]) for key, e in elements}
-            for key, values in part.items():
+            for key, values in taken.items():
                 batch[key][source == k] = values
         return batch
 
-    def _numbers(self, step: int, process: int, processes: int) -> np.ndarray:
-        part = process_slice(self.rows, process, processes)
-        return step * self.rows + np.arange(part.start, part.stop, dtype=np.int64)
+    def _numbers(self, step: int, part: Part) -> np.ndarray:
+        return step * self.rows + part(self.rows).astype(np.int64)
 
     def _locate(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns source [B] and row in the source [B] of the examples with numbers n [B]."""

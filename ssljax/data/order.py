@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 
-from ssljax.base.errors import UserError
-
 VERSION = 3  # of the order; written to data.json, so that a run is not continued in another order
 # Keys of permutations that are no epochs, which are counted from 0.
 SUBSETS, SLICES = 2**63 - 1, 2**63 - 2
@@ -189,18 +187,6 @@ def mix(n: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarr
         number[unassigned] -= before[unassigned]  # the remaining numbers are counted from 0 again
         rest -= weight
     return source, number
-
-
-def process_slice(batch_size: int, process: int, processes: int) -> slice:
-    """Returns the contiguous slice of a global batch that one process loads.
-
-    Raises:
-        UserError: the batch size is not a multiple of the number of processes.
-    """
-    if batch_size % processes:
-        raise UserError(f"batch_size: got {batch_size}, must be a multiple of the number of processes ({processes})")
-    rows = batch_size // processes
-    return slice(process * rows, (process + 1) * rows)
 
 
 def subset(size: int, count: int | None, seed: int) -> np.ndarray:

@@ -122,7 +122,7 @@ def generate(
         every = _WATCHED if watch else count
         for until in range(every, count + every, every):
             carry = _advance(module, params, carry, np.int32(min(until, count)), rules, keys_B, mesh=mesh)
-            tokens, counts, done = jax.device_get((carry[0].tokens, carry[0].counts, carry[0].done))
+            tokens, counts, done = parallel.fetch((carry[0].tokens, carry[0].counts, carry[0].done))
             made = [ids[:n].copy() for ids, n in zip(tokens[: len(rows)], counts)]  # the next call reuses the memory
             if watch:
                 watch(made)
@@ -155,7 +155,7 @@ def on_mesh(arrays: Any, mesh: jax.sharding.Mesh | None) -> Iterator[Any]:
         yield arrays
         return
     with parallel.mesh_context(mesh):
-        yield jax.device_put(arrays, parallel.batch_sharding(mesh))
+        yield parallel.put_batch(arrays, mesh)
 
 
 class Past(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import views
+from ssljax import parallel, views
 from ssljax.evals.base import Metrics
 from ssljax.evals.held_out import LossFn, mean_loss
 from ssljax.objectives.base import Loss
@@ -121,7 +121,7 @@ class Model(Subject):
     def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
         loss_fn = self.programs.loss_fn
         found = (loss_fn(self.params, self.extra, batch, i, rows) for i, (batch, rows) in enumerate(batches))
-        return mean_loss(jax.device_get(loss) for loss in found)
+        return mean_loss(parallel.fetch(loss) for loss in found)
 
     def _once(
         self, key: str, program: Callable[..., Any], arrays: Mapping[str, np.ndarray], leave_out: Sequence[str] = ()
@@ -133,15 +133,15 @@ class Model(Subject):
             for batch, rows in self.programs.batches(arrays, leave_out):
                 out = call(batch)  # asynchronous: the previous batch is fetched while the device computes this one
                 if pending is not None:
-                    outputs.append(_fetch(*pending))
+                    outputs.append(_fetched(*pending))
                 pending = out, rows
-            outputs.append(_fetch(*pending))  # type: ignore[misc]
+            outputs.append(_fetched(*pending))  # type: ignore[misc]
             self.computed[key] = jax.tree.map(lambda *xs: np.concatenate(xs), *outputs)
         return self.computed[key]
 
 
-def _fetch(tree: Any, rows: int) -> Any:
-    return jax.tree.map(lambda x: np.asarray(x)[:rows], tree)
+def _fetched(outputs: Any, rows: int) -> Any:
+    return jax.tree.map(lambda x: x[:rows], parallel.fetch(outputs))
 
 
 @dataclasses.dataclass

@@ -124,7 +124,7 @@ def _put(whole: Any, part: np.ndarray, index: tuple[int, ...], shape: Any, shard
     """Returns a parameter with a new part: one layer of a stack, or all of it. The host holds only this part."""
     part = np.asarray(part, shape.dtype)
     if not index:
-        return jax.device_put(part, sharding)
+        return parallel.put_whole(part, sharding)
     return _set(_zeros(shape, sharding) if whole is None else whole, part, index)
 
 

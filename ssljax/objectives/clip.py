@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ssljax import losses, views
+from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.exhibits import Exhibit, Grid, Tile
 from ssljax.losses.reduction import l2_normalize
@@ -77,13 +76,13 @@ class CLIP(ImageObjective):
         if show.decode is None:
             return {}
         found = jax.jit(self.features)(params, extra, views.centered(batch))
-        image, text = (np.asarray(l2_normalize(found[name].astype(jnp.float32))) for name in ("image", "text"))
+        image, text = (parallel.fetch(l2_normalize(found[name].astype(jnp.float32))) for name in ("image", "text"))
         captions = [show.decode(first_text(batch, row)).strip() for row in range(len(image))]
-        tiles = []
+        images, tiles = parallel.fetch(batch["image"]), []
         for i, best in enumerate((image @ text.T).argmax(axis=1)[: show.rows]):
             right = captions[best] == captions[i]
             shown = captions[best] if right else f"{captions[best]}\n(true: {captions[i]})"
-            tiles.append(Tile(np.asarray(batch["image"][i]), shown, right))
+            tiles.append(Tile(images[i], shown, right))
         caption = f"Held-out images with the most similar of {len(captions)} captions; green: their own."
         return {"captions": Grid("Best captions", caption, in_rows(tiles))}
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ssljax import losses, views
+from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Grid, Tile
@@ -108,8 +107,8 @@ class MAE(ImageObjective):
         return images, views.unpatchify(masked, shape), whole
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
-        made = jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key)
-        rows = [[Tile(image) for image in row] for row in zip(*(np.asarray(images)[: show.rows] for images in made))]
+        made = parallel.fetch(jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key))
+        rows = [[Tile(image) for image in row] for row in zip(*(images[: show.rows] for images in made))]
         caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked, restored."
         if self.normalize_targets:
             caption += (

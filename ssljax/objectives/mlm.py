@@ -8,9 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ssljax import views
+from ssljax import parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
@@ -94,10 +93,10 @@ class MLM(TokenObjective):
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         if show.decode is None:
             return {}
-        inputs, guesses = jax.device_get(jax.jit(self.guessed)(params, extra, batch, show.key))
-        examples = []
+        inputs, guesses = parallel.fetch(jax.jit(self.guessed)(params, extra, batch, show.key))
+        tokens, known, examples = parallel.fetch(batch["tokens"]), parallel.fetch(valid(batch)), []
         for row in range(min(TEXTS, len(guesses))):
-            ids = np.asarray(batch["tokens"])[row][np.asarray(valid(batch))[row]][:SHOWN].tolist()
+            ids = tokens[row][known[row]][:SHOWN].tolist()
             chosen, counted = inputs["chosen_at"][row], inputs["counted"][row]
             places = {int(at): int(g) for at, g, ok in zip(chosen, guesses[row], counted) if ok and at < len(ids)}
             truth = {at: ids[at] for at in places}

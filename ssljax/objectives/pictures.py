@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssljax import parallel
 from ssljax.base.exhibits import Exhibit, Grid, Tile
 
 Decode = Callable[[Iterable[int]], str]
@@ -42,10 +43,10 @@ def of_views(originals: Any, inputs: Mapping[str, Any], rows: int) -> dict[str, 
             [B, V, h, w, C].
         rows: number of examples.
     """
-    originals, columns, views = np.asarray(originals)[:rows], ["original"], []
+    originals, columns, views = parallel.fetch(originals)[:rows], ["original"], []
     for name, title in (("image", "view"), ("global", "large crop"), ("local", "small crop")):
         if name in inputs:
-            made = np.asarray(inputs[name])[:rows]
+            made = parallel.fetch(inputs[name])[:rows]
             made = made[:, None] if made.ndim == 4 else made
             columns += [title if made.shape[1] == 1 else f"{title} {i + 1}" for i in range(made.shape[1])]
             views += list(made.swapaxes(0, 1))
@@ -103,8 +104,8 @@ def marked(decode: Decode, ids: Sequence[int], places: Iterable[int], guesses: M
 
 def first_text(batch: Mapping[str, Any], row: int) -> np.ndarray:
     """Returns the tokens of the first text of a row, without those of the next texts and without padding."""
-    tokens = np.asarray(batch["tokens"])[row]
+    tokens = parallel.fetch(batch["tokens"])[row]
     if "segment_ids" not in batch:
         return tokens
-    segments = np.asarray(batch["segment_ids"])[row]
+    segments = parallel.fetch(batch["segment_ids"])[row]
     return tokens[(segments == segments[0]) & (segments > 0)]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import losses, views
+from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
@@ -89,7 +89,7 @@ class SpanCorruption(Objective):
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         if show.decode is None or show.generate is None:
             return {}
-        found = jax.device_get(jax.jit(self.views)(show.key, batch, jnp.int32(0)))
+        found = parallel.fetch(jax.jit(self.views)(show.key, batch, jnp.int32(0)))
         cut = lambda ids, mask: [row[ok] for row, ok in zip(ids[:TEXTS], mask[:TEXTS])]  # noqa: E731
         inputs, targets = cut(found["tokens"], found["valid"]), cut(found["target"], found["counted"])
         guesses = show.generate(inputs, found["target"].shape[1], (self.model.config.decoder_start,))

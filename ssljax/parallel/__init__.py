@@ -1,6 +1,18 @@
 """Start-up of processes, device meshes, the table from logical axes to mesh axes, shardings of batches and states."""
 
-from ssljax.parallel.mesh import MeshConfig, make_mesh, mesh_context, platform
+from ssljax.parallel.agreement import (
+    LostProcess,
+    Votes,
+    agreed,
+    check_equal,
+    joint_end,
+    lead,
+    leader_first,
+    leads,
+    together,
+)
+from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
+from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, platform
 from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
     batch_sharding,
@@ -14,18 +26,33 @@ from ssljax.parallel.rules import (
 
 __all__ = [
     "Job",
+    "LostProcess",
     "MeshConfig",
+    "Shard",
+    "Votes",
+    "agreed",
     "batch_sharding",
+    "check_equal",
     "detect",
+    "fetch",
+    "joint_end",
+    "lead",
+    "leader_first",
+    "leads",
     "leave",
     "logical_axes",
     "make_mesh",
     "mesh_context",
+    "own_rows",
     "partition_spec",
     "platform",
+    "put_batch",
+    "put_rows",
+    "put_whole",
     "replicated",
     "sharding_report",
     "shardings",
     "start",
+    "together",
     "unboxed",
 ]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,9 @@ from jax.sharding import AxisType, Mesh
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.parallel.rules import ACTIVATION_RULES
+
+# Parts of the state that the axis "fsdp" splits; each choice includes those before it (ZeRO stages 1, 2, 3).
+Shard = Literal["optimizer", "gradients", "parameters"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +27,20 @@ class MeshConfig:
     tensor: int = schema.setting(1, free=True, doc="devices that split heads, hidden layers, vocabulary, prototypes")
     context: int = schema.setting(1, free=True, doc="devices that split the length of activations")
     expert: int = schema.setting(1, free=True, doc="devices that split experts (Mixtral, Switch)")
+    shard: Shard = schema.setting(
+        "parameters",
+        free=True,
+        doc="what `fsdp` splits: the state of the optimiser and averaged parameters; these and gradients; these and "
+        "parameters (Rajbhandari et al. 2020, ZeRO stages 1, 2, 3)",
+    )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{mesh axis: number of devices}, -1 for all remaining ones."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "shard"}
 
     def validate(self) -> None:
-        sizes = dataclasses.asdict(self)
+        sizes = self.sizes
         for name, size in sizes.items():
             if size != -1 and size < 1:
                 raise ValueError(f"{name}: got {size}, must be at least 1, or -1 for all remaining devices")
@@ -40,7 +55,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: the axis sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = dataclasses.asdict(config)
+    sizes = config.sizes
     fixed = math.prod(s for s in sizes.values() if s != -1)
     if len(devices) % fixed or (-1 not in sizes.values() and fixed != len(devices)):
         product = " x ".join(f"{k}={v}" for k, v in sizes.items() if v != 1) or "1"

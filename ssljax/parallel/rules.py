@@ -8,7 +8,7 @@ come first in the table choose first.
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -85,15 +85,16 @@ def unboxed(boxed: Any) -> Any:
     )
 
 
-def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
+def shardings(axes: Any, shapes: Any, mesh: Mesh, whole: Collection[str] = ()) -> Any:
     """Returns a tree of `NamedSharding`.
 
     Args:
         axes: tree of logical axis names (tuples).
         shapes: tree of arrays or shapes.
         mesh: the mesh.
+        whole: mesh axes that split no array.
     """
-    sizes = dict(mesh.shape)
+    sizes = {axis: 1 if axis in whole else size for axis, size in mesh.shape.items()}
     return jax.tree.map(
         lambda shaped, names: NamedSharding(mesh, partition_spec(names, shaped.shape, sizes)),
         shapes,

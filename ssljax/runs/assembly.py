@@ -81,6 +81,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
         microbatches=config.microbatches,
         ema=config.ema,
         deterministic=config.deterministic,
+        shard=config.mesh.shard,
     )
     return Assembly(config, spec, program, steps, open_data)
 
@@ -152,10 +153,20 @@ def check_batches(config: RunConfig, mesh: Mesh) -> None:
 
 
 def devices_that_fit(config: RunConfig) -> list[jax.Device]:
-    """Returns as many devices of this machine as can share every batch of the config evenly."""
+    """Returns as many devices as can share every batch of the config evenly, equally many of each process.
+
+    Raises:
+        UserError: the processes cannot share a batch evenly, even with one device each.
+    """
     rows = math.gcd(config.batch_size, *_stream_rows(config).values(), *_evaluation_rows(config).values())
-    devices = jax.devices()
-    return devices[: max(n for n in range(1, len(devices) + 1) if rows % n == 0)]
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    processes, most = len(by_process), min(map(len, by_process.values()))
+    fitting = [n for n in range(1, most + 1) if rows % (n * processes) == 0]
+    if not fitting:
+        raise UserError(f"batch_size: {processes} processes cannot share {rows} rows evenly; take fewer processes")
+    return [device for devices in by_process.values() for device in devices[: max(fitting)]]
 
 
 def _stream_rows(config: RunConfig) -> dict[str, int]:

@@ -52,8 +52,8 @@ def evaluate(
         train = f"ssljax train --config FILE --workdir DIR --config.steps=0 --config.init_from.path={workdir}"
         raise UserError(f"--workdir: {str(workdir)!r} has no data and no evaluations; `{train}` evaluates its model")
     folder = Workdir(workdir)
-    folder.evaluations()  # a damaged line is reported before anything is computed
-    with open_run(folder, step) as (assembly, state):
+    parallel.lead(folder.evaluations)  # a damaged line is reported before anything is computed
+    with parallel.joint_end(), open_run(folder, step) as (assembly, state):
         values: Mapping[str, Any] = {"evals": assembly.config.evals}
         for key, value in (changes or {}).items():
             values, _ = override(values, f"evals.{key}", value)
@@ -126,14 +126,16 @@ def evaluate_and_report(
     untrained = program.jitted_variables()(assembly.config.seed)
     for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
         lines += evaluator.records(step, found, of=control)
-    if lines:
+    if lines and workdir.leads:
         report.print_table(report.evaluation_table(lines))
     with _where_possible("evals.jsonl"):
         workdir.write_evaluations(lines)
     _write_pictures(assembly, evaluator, state, workdir)
     before_report()
     with _where_possible("report.html"):
-        print(f"report: {workdir.write_report()}")
+        path = workdir.write_report()
+        if workdir.leads:
+            print(f"report: {path}")
     return lines
 
 
@@ -213,9 +215,9 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
 
 def make_health(assembly: Assembly) -> Callable[[State], dict[str, jax.Array]]:
     """Returns a function state -> measures of collapse on one batch: feature std, effective rank, uniformity."""
-    objective, rows = assembly.program.objective, assembly.rows_near(256)
-    host = {k: v for k, v in assembly.dataset.batch(0).items() if k != "label"}
-    batch = assembly.program.put(jax.tree.map(lambda x: x[:rows], host))
+    objective, program, rows = assembly.program.objective, assembly.program, assembly.rows_near(256)
+    own = assembly.dataset.batch(0, lambda size: program.own_rows(min(rows, size)))
+    batch = program.put_rows({k: v for k, v in own.items() if k != "label"})
 
     @jax.jit
     def health(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:

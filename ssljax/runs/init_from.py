@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax import parallel
 from ssljax.base.errors import UserError
 from ssljax.base.files import local_folder, read_json
 from ssljax.config import InitFrom
@@ -218,13 +219,13 @@ def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable
     def learned(path: Any, leaf: jax.Array) -> jax.Array:
         name = _path(path)
         found = values.get(name)
-        return leaf if found is None else jax.device_put(found, leaf.sharding)
+        return leaf if found is None else parallel.put_whole(found, leaf.sharding)
 
     def copied(path: Any, leaf: jax.Array) -> jax.Array:
         parts = _path(path).split("/")
         tails = ("/".join(parts[i:]) for i in range(len(parts)))
         found = next((values[tail] for tail in tails if tail in values), None)
-        return leaf if found is None or found.shape != leaf.shape else jax.device_put(found, leaf.sharding)
+        return leaf if found is None or found.shape != leaf.shape else parallel.put_whole(found, leaf.sharding)
 
     params = jax.tree_util.tree_map_with_path(learned, state.params)
     extra = jax.tree_util.tree_map_with_path(copied, state.extra)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssljax import data, evals
+from ssljax import data, evals, parallel
 from ssljax.base import hashing
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Abandoned, Signals
@@ -60,10 +60,10 @@ class Recorder:
             spec.max_len,
             program.objective.flops(spec),
             program.mesh,
-            seconds_before=workdir.cut_metrics(start),
+            seconds_before=parallel.lead(lambda: workdir.cut_metrics(start)),
         )
-        self.progress = Progress(assembly.steps, start, settings.progress)
-        self._exhausted = self._judge(start)
+        self.progress = Progress(assembly.steps, start, settings.progress and workdir.leads)
+        self._exhausted = parallel.lead(lambda: self._judge(start))
 
     def close(self) -> None:
         """Ends the progress bar."""
@@ -123,7 +123,7 @@ class Recorder:
             UserError: too many steps in a row were not finite.
         """
         state, numbers = self.pop(state)
-        values: dict[str, Any] = {k: float(v) for k, v in jax.device_get({**numbers, **self.health(state)}).items()}
+        values: dict[str, Any] = {k: float(v) for k, v in parallel.fetch({**numbers, **self.health(state)}).items()}
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:
             values["skipped_steps"] = guard["skipped"]
@@ -139,10 +139,11 @@ class Recorder:
         limit = self.assembly.config.log.skipped_in_a_row
         if streak >= limit:
             ids = self.assembly.dataset.ids(last)[:8].tolist()
-            raise UserError(
+            error = UserError(
                 f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
                 f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or inspect these"
             )
+            raise parallel.agreed(error)
         if streak:
             log.warning("step %d was not finite and was skipped; %d such steps in a row", last, streak)
 
@@ -157,7 +158,7 @@ class Recorder:
         jax.block_until_ready(state.step)  # the time of unfinished steps is not counted as evaluation
         with self._paused("evaluations"):
             try:
-                with self.watchdog.paused(), self.signals.abandoning():
+                with self.watchdog.paused(), self._abandoning():
                     results = self.evaluator.run(evaluation_params(state), state.extra, names)
             except Abandoned:
                 log.info("the evaluations of step %d wait for the next start", step)
@@ -167,9 +168,14 @@ class Recorder:
                 self.write_record()
                 self.workdir.write_report()
 
+    def _abandoning(self) -> contextlib.AbstractContextManager[None]:
+        """Ends an evaluation at a signal; in a job, the other processes would wait for this one."""
+        return self.signals.abandoning() if jax.process_count() == 1 else contextlib.nullcontext()
+
     def evaluate_left_out(self, step: int, state: State) -> None:
         """Runs the evaluations of a restored step that a signal left out, and ranks its checkpoint by them."""
-        done = {line["eval"] for line in self.workdir.evaluations() if (line["step"], line["of"]) == (step, "trained")}
+        lines = parallel.lead(self.workdir.evaluations)
+        done = {line["eval"] for line in lines if (line["step"], line["of"]) == (step, "trained")}
         names = self._due(step)
         if step and not done.issuperset(names):
             with self.record.timed("evaluations"):
@@ -192,7 +198,7 @@ class Recorder:
         # A diverged evaluation reports headline metrics only, so it is not checked.
         check_rules(self.assembly.config, measured)
         self.results = {step: results}
-        self._exhausted = self._judge(step)
+        self._exhausted = parallel.lead(lambda: self._judge(step))
 
     def save(self, step: int, state: State) -> None:
         """Saves a checkpoint with the metrics that were measured at this step."""

@@ -18,7 +18,7 @@ import numpy as np
 from ssljax import data, report
 from ssljax.base.errors import UserError, located
 from ssljax.base.files import append_line, flush, local_folder, move_whole, read_json, replace_folder, write_whole
-from ssljax.base.locks import locked
+from ssljax.base.locks import leased, locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.report.read import EVALUATIONS, METRICS, STARTS, read_lines
 
@@ -49,12 +49,12 @@ class Workdir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the folder if it is missing, keeps other training processes out, and copies the log to log.txt.
+        """Makes the folder if it is missing, keeps other jobs out, and copies the log to log.txt.
 
-        The leading process holds the lock for its job; the other processes of the job do nothing here.
+        The leading process holds the lease for its job; the other processes of the job do nothing here.
 
         Raises:
-            UserError: the folder cannot be made, or another process is training there.
+            UserError: the folder cannot be made, or another job is training there.
         """
         if not self.leads:
             yield
@@ -62,9 +62,9 @@ class Workdir:
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.path / ".lock", wait=False))
+                stack.enter_context(leased(self.path / ".lease"))
             except BlockingIOError as error:
-                raise UserError(f"--workdir: another process is training in {str(self.path)!r}") from error
+                raise UserError(f"--workdir: another process is training in {str(self.path)!r} ({error})") from error
             except OSError as error:
                 raise UserError(f"--workdir: cannot write {str(self.path)!r}: {error.strerror}") from error
             stack.enter_context(self._log_file())

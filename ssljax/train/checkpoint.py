@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_manager, checkpoint_managers
 
+from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.files import move_whole
@@ -163,13 +164,13 @@ class Checkpoints:
         item = self.folder / str(step) / checkpoint_manager.METRIC_ITEM_NAME
         if self.best is None or not math.isfinite(value) or not item.parent.is_dir() or item.exists():
             return
-        if jax.process_index() == 0:
+        if parallel.leads():
             with tempfile.TemporaryDirectory(prefix=".metrics-", dir=self.folder.parent) as place:
                 new = pathlib.Path(place) / item.name
                 new.mkdir()
                 (new / item.name).write_text(json.dumps({self.best.metric: value}))
                 move_whole(new, item)
-        self.manager.reload()
+        parallel.together(self.manager.reload)
         self.wait()
         kept = {*self.steps()[: self.keep], self.manager.best_step()}
         for other in set(self.steps()) - kept:  # orbax removes others at the next save only, which may never come
@@ -212,7 +213,7 @@ class Checkpoints:
         finally:
             trial.manager.close()
             trial._alias.close()
-            if jax.process_index() == 0:
+            if parallel.leads():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -246,10 +247,11 @@ class Checkpoints:
         problem = ""
         for candidate in steps:
             try:
-                state = self._sound(candidate, target, force)
+                state = parallel.together(lambda: self._sound(candidate, target, force))  # noqa: B023
             except _DamagedError as error:
                 problem = str(error)
-                log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
+                if parallel.leads():
+                    log.warning("checkpoint %d is damaged and skipped: %s", candidate, problem)
                 damaged.append(candidate)
                 continue
             if damaged and not self.read_only:
@@ -302,12 +304,15 @@ class Checkpoints:
             return target._replace(**checkpointer.restore(self._alias.path / str(step) / "state", args=args))
 
     def _move_aside(self, steps: list[int]) -> None:
-        for step in steps:
-            aside = self.folder.parent / f"damaged-{step}"
-            while aside.exists():
-                aside = aside.with_name(f"{aside.name}-again")
-            (self.folder / str(step)).rename(aside)
-            log.warning("checkpoint %d is now %s", step, aside)
+        def rename() -> None:
+            for step in steps:
+                aside = self.folder.parent / f"damaged-{step}"
+                while aside.exists():
+                    aside = aside.with_name(f"{aside.name}-again")
+                (self.folder / str(step)).rename(aside)
+                log.warning("checkpoint %d is now %s", step, aside)
+
+        parallel.lead(rename)
         self.manager.reload()
 
     def _meta(self, step: int) -> dict[str, Any]:

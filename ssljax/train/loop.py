@@ -9,8 +9,8 @@ The order of one iteration is a contract:
    lists log, evaluate, save: after a log point the checkpoint has empty meters, and evaluations of the same step can
    rank the checkpoint.
 5. After a signal, `on_stop` saves the state of this step, and `Stopped` is raised. Before the first step is done, a
-   signal raises `Stopped` at once. If the run is exhausted (early stopping), `on_stop` saves the state, and the loop
-   ends.
+   signal raises `Stopped` at once. In a job of several processes, a signal to one of them stops all at the same step,
+   `AHEAD` steps later. If the run is exhausted (early stopping), `on_stop` saves the state, and the loop ends.
 
 A callback is due when its period divides the number of steps done, and after the last step.
 """
@@ -25,6 +25,7 @@ from typing import Any
 import jax
 
 from ssljax.base.signals import Signals, Stopped
+from ssljax.parallel import Votes
 from ssljax.train.state import State
 
 # Called with the number of steps done and the state; may return a new state (with empty meters, say).
@@ -71,6 +72,7 @@ def fit(
     on_stop: Callback,
     exhausted: Callable[[], bool],
     signals: Signals,
+    votes: Votes,
     watchdog: Watchdog,
 ) -> State:
     """Runs a step for each batch; the module docstring gives the order of one iteration.
@@ -84,6 +86,7 @@ def fit(
         on_stop: called once after a signal, before `Stopped` is raised, or after an early end; it saves the state.
         exhausted: returns True if the run ends here, before `stop`.
         signals: the entered context that handles signals.
+        votes: the processes' decisions to stop.
         watchdog: every step and every callback restarts its time.
 
     Returns:
@@ -107,9 +110,9 @@ def fit(
                 if done % every == 0 or done == stop:
                     state = callback(done, state) or state
                     watchdog.alive()
-            if signals.received:
+            if votes(bool(signals.received)):
                 on_stop(done, state)
-                raise Stopped(done)
+                raise Stopped(done, of_all=True)
             if exhausted() and done < stop:
                 on_stop(done, state)
                 break

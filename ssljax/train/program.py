@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ssljax import data, parallel
@@ -65,6 +66,7 @@ class Program:
         ema: float | None = None,
         hyper: Mapping[str, float] | None = None,
         deterministic: bool = False,
+        shard: parallel.Shard = "parameters",
     ) -> "Program":
         """Builds the program of an objective without touching a device.
 
@@ -77,6 +79,7 @@ class Program:
             ema: decay of averaged parameters; None: no averaged parameters.
             hyper: {"objective.temperature": initial value, ...}, settings that a stacked sweep varies; None: none.
             deterministic: compile for GPUs without kernels whose results differ from call to call.
+            shard: what the mesh axis "fsdp" splits.
 
         Raises:
             UserError: settings of the optimisation do not fit the parameters.
@@ -86,16 +89,16 @@ class Program:
             shapes, axes = abstract_variables(variables)
             optimization = optimization.bind(axes.params, shapes.params)
             state = jax.eval_shape(make_init(objective, variables, optimization, ema is not None, hyper), 0)
-            update = make_update(objective, optimization, microbatches, ema)
+            update = make_update(objective, optimization, microbatches, ema, _placing(axes, shapes, mesh, shard))
             # The shapes have shardings, since the trace serves the step too.
-            arrays = with_shardings(state, state_shardings(state, axes, optimization.state_axes(), mesh))
+            arrays = with_shardings(state, state_shardings(state, axes, optimization.state_axes(), mesh, shard))
             batch = with_shardings(batch_shapes, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch_shapes))
             traced, (_, meters) = jax.make_jaxpr(update, return_shape=True)(arrays, batch)
             scaled = computes_in_float16(traced.jaxpr)
             state = state.replace(meters=meters, loss_scale=jax.eval_shape(first_loss_scale) if scaled else None)
             init = make_init(objective, variables, optimization, ema is not None, hyper, meters, scaled)
         step = make_train_step(update)
-        shardings = state_shardings(state, axes, optimization.state_axes(), mesh)
+        shardings = state_shardings(state, axes, optimization.state_axes(), mesh, shard)
         return cls(objective, optimization, mesh, init, step, state, shardings, axes, deterministic)
 
     @property
@@ -103,10 +106,17 @@ class Program:
         """The kind of the mesh's devices, such as "NVIDIA H100 80GB HBM3" or "TPU v5 lite"."""
         return self.mesh.devices.flat[0].device_kind
 
+    def own_rows(self, rows: int) -> np.ndarray:
+        """Returns the numbers, int64 [n], of the rows of a batch of `rows` that the devices of this process hold."""
+        return parallel.own_rows(self.mesh, rows)
+
+    def put_rows(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the batch on the mesh, from the rows that this process holds; example ids stay on the host."""
+        return parallel.put_rows(data.device_batch(batch), self.mesh)
+
     def put(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Moves a host batch to the mesh, with its rows split over the devices; example ids stay on the host."""
-        sharding = parallel.batch_sharding(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, sharding), data.device_batch(batch))
+        """Returns the batch on the mesh, from all of its rows, which every process has; ids stay on the host."""
+        return parallel.put_batch(data.device_batch(batch), self.mesh)
 
     def jitted_init(self) -> Callable[[Any], State]:
         """Returns the compiled `init`: seed -> State. Parameters are created sharded; no device holds all of them."""
@@ -140,6 +150,15 @@ class Program:
     def layout(self) -> str:
         """One line on the sharding of the parameters; see `parallel.sharding_report`."""
         return parallel.sharding_report(self.axes.params, self.shapes.params, self.mesh)
+
+
+def _placing(axes: Variables, shapes: Variables, mesh: Mesh, shard: parallel.Shard) -> Callable[[Any], Any]:
+    """Returns the function that lays gradients out on the mesh before the optimiser reads them."""
+    if shard == "parameters":  # as the parameters
+        return lambda grads: grads
+    whole = ("fsdp",) if shard == "optimizer" else ()
+    places = parallel.shardings(axes.params, shapes.params, mesh, whole)
+    return lambda grads: jax.lax.with_sharding_constraint(grads, places)
 
 
 def compiler_options(platform: str, deterministic: bool) -> dict[str, bool] | None:

@@ -155,7 +155,9 @@ def make_init(
     return init
 
 
-def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh) -> Any:
+def state_shardings(
+    state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh, shard: parallel.Shard = "parameters"
+) -> Any:
     """The sharding of each leaf of a state: variables and optimiser state by logical axes; all else is replicated.
 
     Args:
@@ -163,17 +165,22 @@ def state_shardings(state: State, variable_axes: Any, opt_axes: Any, mesh: Mesh)
         variable_axes: logical axes of (params, extra).
         opt_axes: logical axes of the optimiser's state.
         mesh: the mesh.
+        shard: what the mesh axis "fsdp" splits.
     """
 
     def place(axes: Any, shapes: Any) -> Any:
         return parallel.shardings(axes, shapes, mesh)
 
+    def place_read(axes: Any, shapes: Any) -> Any:
+        """Shardings of what the forward pass reads."""
+        return parallel.shardings(axes, shapes, mesh, () if shard == "parameters" else ("fsdp",))
+
     whole: Any = parallel.replicated(mesh)
     return State(
         step=whole,
         seed=whole,
-        params=place(variable_axes.params, state.params),
-        extra=place(variable_axes.extra, state.extra),
+        params=place_read(variable_axes.params, state.params),
+        extra=place_read(variable_axes.extra, state.extra),
         opt_state=place(opt_axes, state.opt_state),
         ema=None if state.ema is None else place(variable_axes.params, state.ema),
         hyper=jax.tree.map(lambda _: whole, state.hyper),

@@ -37,7 +37,13 @@ def make_train_step(update: Update) -> Step:
     return train_step
 
 
-def make_update(objective: Objective, optimizer: Any, microbatches: int = 1, ema_decay: float | None = None) -> Update:
+def make_update(
+    objective: Objective,
+    optimizer: Any,
+    microbatches: int = 1,
+    ema_decay: float | None = None,
+    place: Callable[[Any], Any] = lambda grads: grads,
+) -> Update:
     """Returns the step without meters: (state with no meters, batch) -> (state, measurements of this step).
 
     Args:
@@ -45,6 +51,7 @@ def make_update(objective: Objective, optimizer: Any, microbatches: int = 1, ema
         optimizer: a bound `ssljax.train.optimization.Optimization`.
         microbatches: number of slices in which the batch is encoded; the result does not depend on it.
         ema_decay: decay of averaged parameters; used only if `state.ema` is not None.
+        place: lays gradients out on the mesh.
     """
 
     # `jit` keeps the trace, which serves the shapes of the measurements, and then every program that has this step.
@@ -61,7 +68,7 @@ def make_update(objective: Objective, optimizer: Any, microbatches: int = 1, ema
         scale = None if state.loss_scale is None else state.loss_scale["value"]
         grads, value, loss = gradients(current, state.params, state.extra, inputs, ctx, microbatches, scale)
 
-        updates, opt_state, health = opt.update(grads, state.opt_state, state.params, state.step)
+        updates, opt_state, health = opt.update(place(grads), state.opt_state, state.params, state.step)
         # Frozen parameters, and their averages, stay bitwise unchanged, even beyond a bound.
         params = current.project(optax.apply_updates(state.params, updates))
         params = opt.keep_frozen(params, state.params, state.step)

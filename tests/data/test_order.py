@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssljax.base.errors import UserError
-from ssljax.data.order import VERSION, BatchRanges, Shuffle, mix, permutation, process_slice, subset
+from ssljax.data.order import VERSION, BatchRanges, Shuffle, mix, permutation, subset
 from ssljax.data.splits import parse_split
 
 
@@ -99,13 +99,6 @@ def test_shares_of_a_mixture_are_exact(weights, start):
     late_source, late_number = mix(np.arange(start, start + 100), tuple(weights))
     for k in range(len(weights)):
         np.testing.assert_array_equal(np.diff(late_number[late_source == k]), 1)
-
-
-def test_process_slices_tile_the_batch():
-    rows = np.arange(24)
-    np.testing.assert_array_equal(np.concatenate([rows[process_slice(24, p, 8)] for p in range(8)]), rows)
-    with pytest.raises(UserError, match=r"batch_size: got 24, must be a multiple .* \(5\)"):
-        process_slice(24, 0, 5)
 
 
 def test_subset():

@@ -313,7 +313,7 @@ def test_masks_of_a_folder_with_only_a_sentence_piece_model(tmp_path, capsys):
     assert code == 0 and len(guesses) == 211 and {g["token"] for g in guesses if g["id"] >= 32} == {""}
 
 
-@pytest.mark.parametrize(("name", "objective"), daily([("gpt", "causal_lm"), ("bert", "mlm")], 2))
+@pytest.mark.parametrize(("name", "objective"), daily([("gpt", "causal_lm"), ("bert", "mlm")], 4))
 def test_workdirs_with_a_sentence_piece_model(tmp_path, name, objective):
     tokenizer = {"name": "file", "path": str(pieces(tmp_path / "spiece.model"))}
     folder = trained(tmp_path, name, objective, tokenizer=tokenizer)

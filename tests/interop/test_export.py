@@ -96,7 +96,7 @@ def logits(module, params, mask):
     return np.asarray(forward(params))[..., :260]
 
 
-@pytest.mark.parametrize("name", daily(CASES, 3))
+@pytest.mark.parametrize("name", daily(CASES, 6))
 def test_a_model_that_is_written_and_read_again_is_the_same(name, tmp_path):
     objective, model, architecture = CASES[name]
     causal = objective == "causal_lm"

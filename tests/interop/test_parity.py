@@ -32,7 +32,7 @@ def legacy(name, folder):
     return folder
 
 
-@pytest.mark.parametrize("name", daily(CASES, 3))
+@pytest.mark.parametrize("name", daily(CASES, 6))
 def test_outputs_and_gradients(name):
     inputs, expected, _ = case(name)
     model = hf.load(FOLDER / name)
@@ -53,7 +53,7 @@ def test_outputs_and_gradients(name):
         np.testing.assert_allclose(got_norms[key], expected_norms[key], **TOLERANCE, err_msg=key)
 
 
-@pytest.mark.parametrize("name", daily(CASES, 3))
+@pytest.mark.parametrize("name", daily(CASES, 6))
 def test_old_configs_and_back(name, tmp_path):
     model, same = hf.load(legacy(name, tmp_path)), hf.load(FOLDER / name)
     assert model.config == same.config

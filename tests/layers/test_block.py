@@ -270,7 +270,7 @@ def np_stack(params, x, c, causal):
     return np_norm(x, params["norm"], c) if c.norm_position != "post" else x
 
 
-@pytest.mark.parametrize("name", daily(CONFIGS, 3))
+@pytest.mark.parametrize("name", daily(CONFIGS, 6))
 @pytest.mark.parametrize("causal", [False, True])
 def test_values_and_gradients(name, causal):
     stack, params = make(CONFIGS[name])

@@ -65,7 +65,7 @@ DAMAGES = {
 }
 FILES = ("config.json", "data.json", "metrics.jsonl", "evals.jsonl", "tokenizer.json", "embedding.npz", "starts.jsonl")
 # Files that are written and never read.
-WRITTEN = ("report.html", "log.txt", ".lock", ".evals.lock")
+WRITTEN = ("report.html", "log.txt", ".lease", ".lease.lock", ".evals.lock")
 
 
 def commands(folder, config):

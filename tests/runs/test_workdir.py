@@ -60,13 +60,13 @@ def test_the_leading_process_writes_everything(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path):
-    """They enter the folder that the leading process of their job has locked."""
+    """They enter the folder that the leading process of their job holds."""
     folder = tmp_path / "run"
     follower = Workdir(folder, leads=False)
     with Workdir(folder).lock(), follower.lock():
         before = {path.name for path in folder.iterdir()}
         write_all(follower)
-        assert {path.name for path in folder.iterdir()} == before == {".lock", "log.txt"}
+        assert {path.name for path in folder.iterdir()} == before == {".lease", ".lease.lock", "log.txt"}
 
 
 @pytest.mark.parametrize("name", sorted(WRITTEN - {"metrics.jsonl", "report.html"}))

@@ -1,10 +1,16 @@
 """A program needs an objective, an optimisation, a mesh and shapes, and nothing else."""
 
 import dataclasses
+import math
+import re
+import typing
 
 import jax
 import numpy as np
+import pytest
 import tiny_objectives as tiny
+from daily import daily
+from test_step import first_moments
 
 from ssljax import parallel
 from ssljax.base.durations import RunLengths
@@ -19,8 +25,8 @@ from ssljax.train.program import Program, batch_shapes, variable_shapes
 SHAPES = batch_shapes(tiny.SPEC, tiny.BATCH)
 
 
-def build(name="simclr", devices=8, **options):
-    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:devices])
+def build(name="simclr", devices=8, mesh=None, **options):
+    mesh = mesh or parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:devices])
     lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
     optimization = Optimization(optimizers.AdamW(), lambda step: 1.0, lengths)
     return Program.build(tiny.make(name), optimization, mesh, SHAPES, **options)
@@ -110,3 +116,35 @@ def test_deterministic_kernels_are_a_free_key():
     assert program.deterministic and not build("causal_lm").deterministic
     with parallel.mesh_context(program.mesh):
         assert int(program.jitted_init()(0).step) == 0  # options for GPUs are not passed to the compiler for CPUs
+
+
+def bytes_on_a_device(shapes, shardings):
+    """Bytes of a tree of arrays that one device holds."""
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    return sum(math.prod(sharding.shard_shape(s.shape)) * s.dtype.itemsize for s, sharding in leaves)
+
+
+@pytest.mark.parametrize("shard", daily(typing.get_args(parallel.Shard), 3))
+def test_the_axis_fsdp_splits_what_is_asked(shard):
+    """ZeRO stages 1 to 3: the results are those of replicated states, and each device holds its share of the state."""
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=8))
+    program, whole = build("causal_lm", mesh=mesh, shard=shard, ema=0.9), build("causal_lm", ema=0.9)
+    results = []
+    for one in (program, whole):
+        with parallel.mesh_context(one.mesh):
+            state, metrics = one.jitted_step()(one.jitted_init()(0), one.put(tiny.batch()))
+            results.append(jax.device_get((first_moments(state), metrics)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+    held = {
+        part: bytes_on_a_device(getattr(program.shapes, part), getattr(program.shardings, part))
+        / bytes_on_a_device(getattr(whole.shapes, part), getattr(whole.shardings, part))
+        for part in ("params", "opt_state", "ema")
+    }
+    assert held["opt_state"] < 0.2 and held["ema"] < 0.2
+    assert held["params"] < 0.2 if shard == "parameters" else held["params"] == 1
+    with parallel.mesh_context(mesh):
+        text = program.jitted_step().lower(program.target(), program.put(tiny.batch())).as_text()
+    split = parallel.shardings(program.axes.params, program.shapes.params, mesh)
+    split_leaves = sum("fsdp" in str(sharding.spec) for sharding in jax.tree.leaves(split))
+    constraints = len(re.findall(r'sharding_constraint .*"fsdp"', text))
+    assert (constraints >= split_leaves) == (shard == "gradients"), "gradients are laid out once, each by a constraint"

@@ -1,0 +1,88 @@
+"""Jobs of several processes on this machine, for tests."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+WORKER = """
+import json, sys
+import jax
+number, count, port, seconds, requests = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
+jax.config.update("jax_default_matmul_precision", "highest")
+from ssljax import cli, parallel
+parallel.start(f"localhost:{port}", number, count, heartbeat_seconds=seconds)
+if number:
+    import logging
+    logging.getLogger("ssljax").setLevel(logging.WARNING)
+exec(sys.argv[6])
+for arguments in json.loads(open(requests).read()):
+    code = cli.main(arguments)
+    if code:
+        sys.exit(code)
+"""
+
+
+@dataclasses.dataclass
+class Job:
+    """The processes of a job that runs `ssljax` commands one after another."""
+
+    processes: list[subprocess.Popen]
+    logs: list[pathlib.Path]
+
+    def wait(self, seconds: float = 600) -> list[int]:
+        """Exit codes of all processes."""
+        try:
+            return [process.wait(seconds) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def output(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in self.logs)
+
+
+def start(
+    folder: pathlib.Path,
+    commands: Sequence[Sequence[str]],
+    processes: int,
+    devices: int,
+    heartbeat: int = 10,
+    hook: str = "",
+) -> Job:
+    """Starts a job; its requests and logs are in a folder.
+
+    Args:
+        folder: a folder for the logs.
+        commands: arguments of `ssljax`.
+        processes: number of processes.
+        devices: devices of each process.
+        heartbeat: seconds without a sign of life after which a process counts as dead.
+        hook: Python that runs in each process before the commands; it may read `number`, the number of the process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    requests = folder / "requests.json"
+    requests.write_text(json.dumps([list(map(str, command)) for command in commands]))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    logs = [folder / f"process-{i}.log" for i in range(processes)]
+    started = []
+    for i, log in enumerate(logs):
+        with log.open("a") as file:
+            numbers = [str(number) for number in (i, processes, port, heartbeat)]
+            command = [sys.executable, "-c", WORKER, *numbers, str(requests), hook]
+            started.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
+    return Job(started, logs)
+
+
+def train(config: dict, workdir: pathlib.Path) -> list[str]:
+    """The arguments of `ssljax train` for a config, which is written beside the workdir."""
+    file = workdir.parent / f"{workdir.name}.py"
+    file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
+    return ["train", "--config", str(file), "--workdir", str(workdir)]

@@ -1,0 +1,174 @@
+"""Jobs of several processes: equal to one process, and whole after faults."""
+
+import json
+import signal
+import time
+
+import jobs
+import numpy as np
+import pytest
+import tiny_objectives as tiny
+from daily import daily, on_day
+from test_run import TINY, damage, metrics, parameters
+
+from ssljax import objectives, run
+
+SLOW = {
+    **TINY,
+    "mesh": {"data": -1},
+    "steps": 40,
+    "log": {**TINY["log"], "every_steps": 1},
+    "checkpoint": {"every_steps": 4},
+}
+
+
+def config_of(name, folder):
+    # Adam would turn the round-off of a gradient that is zero into a whole step.
+    own = {"optimizer": {"name": "sgd", "learning_rate": 0.01}, "data": tiny.data(name, folder), "steps": 3}
+    config = {**TINY, **tiny.config(name, bytes=True), **own}
+    probe = {"knn": {"k": 5}} if config["data"]["source"] == "builtin:digits" else {}
+    return {**config, "evals": {"loss": {"test_split": "train", "batch_size": 32, "max_examples": 100}, **probe}}
+
+
+def close(found, expected, relative):
+    """Compares lines of numbers; other values must be equal."""
+    assert len(found) == len(expected)
+    for line, other in zip(found, expected):
+        assert line.keys() == other.keys()
+        for key, value in line.items():
+            if isinstance(value, float):
+                np.testing.assert_allclose(value, other[key], rtol=relative, atol=1e-6, err_msg=key)
+            elif isinstance(value, dict):
+                close([value], [other[key]], relative)
+            else:
+                assert value == other[key], key
+
+
+def evaluations(workdir):
+    return [json.loads(line) for line in (workdir / "evals.jsonl").read_text().splitlines()]
+
+
+# The batch is split over all devices, or its shares and the heads over devices of several processes.
+MESHES = {2: {"data": 8}, 4: {"data": 2, "tensor": 4}}
+
+
+@pytest.mark.parametrize(
+    ("name", "processes"), daily([(n, 2 + 2 * (i % 2)) for i, n in enumerate(objectives.REGISTRY)], 8)
+)
+def test_several_processes_equal_one(name, processes, tmp_path):
+    """Losses, metrics, evaluations and checkpoints of a job with 8 devices."""
+    config = {**config_of(name, tmp_path), "mesh": MESHES[processes]}
+    job = jobs.start(tmp_path / "logs", [jobs.train(config, tmp_path / "job")], processes, 8 // processes)
+    alone = run.train(config, tmp_path / "alone")
+    assert job.wait() == [0] * processes, job.output()
+    close(metrics(tmp_path / "job"), metrics(tmp_path / "alone"), 1e-4)
+    close(evaluations(tmp_path / "job"), evaluations(tmp_path / "alone"), 1e-4)
+    saved, expected = parameters(tmp_path / "job"), parameters(tmp_path / "alone")
+    assert saved.keys() == expected.keys() and len(alone.evaluations)
+    for path, value in expected.items():
+        # A small sum of large gradients has their round-off.
+        atol = 1e-6 + 1e-5 * np.abs(value).max(initial=0)
+        np.testing.assert_allclose(saved[path], value, rtol=1e-4, atol=atol, err_msg=path)
+
+
+# Faults, on other days. Each test runs a job of two processes with two devices each.
+
+
+def start(tmp_path, name="run", config=SLOW, **options):
+    return jobs.start(tmp_path / f"logs-{name}", [jobs.train(config, tmp_path / name)], 2, 2, **options)
+
+
+def run_job(tmp_path, name="run", config=SLOW, **options):
+    job = start(tmp_path, name, config, **options)
+    assert job.wait() == [0, 0], job.output()
+    return job.output()
+
+
+def await_step(job, workdir, step, seconds=300):
+    """Returns once a step is logged."""
+    deadline, path = time.monotonic() + seconds, workdir / "metrics.jsonl"
+    while time.monotonic() < deadline and all(p.poll() is None for p in job.processes):
+        lines = path.read_text().splitlines() if path.exists() else []
+        if any(json.loads(line)["step"] >= step for line in lines if line.endswith("}")):
+            return
+        time.sleep(0.01)
+    raise AssertionError(job.output())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_job(folder)
+    return metrics(folder / "run")
+
+
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=on_day(0, 5)), pytest.param(1, marks=on_day(2, 5))])
+def test_a_killed_process_ends_the_job_which_continues_bit_for_bit(killed, undisturbed, tmp_path):
+    job = start(tmp_path)
+    await_step(job, tmp_path / "run", 9)
+    job.processes[killed].kill()
+    began = time.monotonic()
+    codes = job.wait(120)
+    assert time.monotonic() - began < 60, "the survivor ends"
+    assert codes[killed] == -signal.SIGKILL and codes[1 - killed] not in (0, 75), job.output()
+    assert "resumed from the checkpoint of step" in run_job(tmp_path)
+    assert metrics(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.parametrize("told", [pytest.param(0, marks=on_day(1, 5)), pytest.param(1, marks=on_day(3, 5))])
+def test_sigterm_of_one_process_stops_all_at_one_step(told, undisturbed, tmp_path):
+    job = start(tmp_path)
+    await_step(job, tmp_path / "run", 9)
+    job.processes[told].terminate()
+    assert job.wait(120) == [75, 75], job.output()
+    newest = max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir() if path.name.isdigit())
+    assert job.output().count(f"stopped: step {newest} is saved") == 1
+    assert f"resumed from the checkpoint of step {newest}" in run_job(tmp_path)
+    assert metrics(tmp_path / "run") == undisturbed
+
+
+@pytest.mark.parametrize("how", daily(["flip", "truncate", "delete"], 15))
+def test_all_processes_agree_on_the_checkpoint_before_a_damaged_one(how, undisturbed, tmp_path):
+    config = {**SLOW, "steps": 20, "schedule": {"name": "constant"}}
+    run_job(tmp_path, config=config)
+    expected = metrics(tmp_path / "run")
+    damage(tmp_path / "run/checkpoints", 20, how)
+    output = run_job(tmp_path, config=config)
+    assert output.count("checkpoint 20 is damaged and skipped") == 1, output
+    assert "resumed from the checkpoint of step 16" in output and (tmp_path / "run/damaged-20").is_dir()
+    assert metrics(tmp_path / "run") == expected
+
+
+@on_day(4, 5)
+def test_an_error_in_one_process_ends_the_others_with_its_line(tmp_path):
+    hook = "from ssljax.data import dataset\nreal = dataset.Dataset.batch\n"
+    hook += "def batch(self, step, *more, **options):\n"
+    hook += "    if number == 1 and step == 7: raise OSError(5, 'Input/output error', 'shard-7')\n"
+    hook += "    return real(self, step, *more, **options)\n"
+    hook += "dataset.Dataset.batch = batch"
+    job = start(tmp_path, hook=hook)
+    assert job.wait(120) == [2, 2], job.output()
+    first, second = (log.read_text() for log in job.logs)
+    assert "stopped, since process 1 has left" in first and "shard-7" in first
+    assert "error: shard-7: Input/output error" in second
+
+
+@on_day(3, 5)
+def test_another_number_of_processes_continues_the_run(undisturbed, tmp_path):
+    job = start(tmp_path)
+    await_step(job, tmp_path / "run", 9)
+    job.processes[1].terminate()
+    assert job.wait(120) == [75, 75], job.output()
+    run.train({**SLOW, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}, tmp_path / "run")
+    assert [line["batch_hash"] for line in metrics(tmp_path / "run")] == [line["batch_hash"] for line in undisturbed]
+    close(metrics(tmp_path / "run"), undisturbed, 1e-2)
+
+
+@on_day(4, 5)
+def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
+    first = start(tmp_path)
+    await_step(first, tmp_path / "run", 3)
+    second = jobs.start(tmp_path / "logs-2", [jobs.train(SLOW, tmp_path / "run")], 2, 2)
+    assert second.wait(120) == [2, 2], second.output()
+    assert second.output().count("error: --workdir: another process is training in") == 1, second.output()
+    assert first.wait() == [0, 0]
