@@ -152,6 +152,7 @@ def joint_end() -> Iterator[None]:
     threading.Thread(target=_watch, args=(ended, told), name="joint end", daemon=True).start()
     try:
         yield
+        together(lambda: None)  # the leading process may still write its report; jax waits for it for 5 minutes only
     except jax.errors.JaxRuntimeError as error:
         if not _BROKEN.search(str(error)):
             _report(error)
