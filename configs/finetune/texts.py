@@ -10,8 +10,8 @@ layer.
 Another encoder of the same shape is named by `--config.init_from.path=DIR`; texts of your own, in a table with the
 columns `text` and `label` whose rows are in no order, by `:data=files` and `--config.data.source=csv:FILE`.
 
-Time: 5 minutes on one CPU core.
-Result: accuracy on held-out sentences TUNED (from random weights SCRATCH); docs/results.md, section 6.
+Time: 6 minutes on one CPU core.
+Result: accuracy on held-out sentences 0.603 ± 0.011 (from random weights 0.577 ± 0.011); docs/results.md, section 6.
 """
 
 import ml_collections
