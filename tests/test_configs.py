@@ -24,6 +24,7 @@ VARIANTS = [
     "configs/text/causal_lm.py:data=classic-books",
     "configs/text/mlm.py:data=classic-books",
     "configs/finetune/images.py:start=random",
+    "configs/finetune/texts.py:start=random",
 ]
 TODAY = datetime.date.today().toordinal()
 
@@ -118,7 +119,9 @@ def test_trains_and_resumes_on_eight_devices(path, request, tmp_path):
     assert '"step": 3' in (tmp_path / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("name", "pretraining"), [("images", "vision/simclr.py")])
+@pytest.mark.parametrize(
+    ("name", "pretraining"), [("images", "vision/simclr.py"), ("texts", "text/mlm.py:data=classic-books")]
+)
 def test_finetuning_starts_from_every_parameter_of_the_encoder(name, pretraining, request):
     """Both configs have one encoder; the variant that starts from random weights differs in the start only."""
     request.getfixturevalue("shared_data")
