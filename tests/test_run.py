@@ -238,6 +238,7 @@ def test_every_objective_survives_kill_minus_9(name, tmp_path):
     pairs = {"source": f"builtin:digits+{captions}", "mode": "documents", **text}
     data = {
         "clip": pairs,
+        "siglip": pairs,
         "captioning": pairs,
         "mlm": {"source": captions, "mode": "windows", **text},
         "causal_lm": {"source": captions, "mode": "windows", "overlap": 1, **text},

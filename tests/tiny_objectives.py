@@ -30,7 +30,7 @@ _CROPS = {"name": "multi_crop", "local_crops": 2, "local_size": 4}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "classification": {"model": _VIT, "objective": {"label_smoothing": 0.1, "mixup": 0.2}},
-    "simclr": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "simclr": {"model": _VIT, "objective": {"projector": _PROJECTOR, "form": "chunked"}},
     "clip": {
         "model": {
             "name": "clip",
@@ -39,6 +39,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "text": dict(_TEXT),
         },
         "objective": {},
+    },
+    "siglip": {
+        "model": {"name": "siglip", "image": {k: v for k, v in _VIT.items() if k != "name"}, "text": dict(_TEXT)},
+        "objective": {"form": "ring"},
     },
     "mae": {"model": {**_VIT, "positions": "sincos"}, "objective": {"decoder": {"width": 32, "depth": 1, "heads": 2}}},
     "captioning": {
