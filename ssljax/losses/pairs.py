@@ -282,9 +282,9 @@ def _own(plan: _Plan, sums: Partial | None) -> Partial | None:
 def _backward(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Side, Side | None]:
     """The gradients of x and y from the derivative of each logit.
 
-    The derivative has a part from the row and a part from the column. Without y, each pair occurs in two rows, as (i, j)
-    and (j, i); the second part is then the derivative of the logit (j, i), and the product with the columns alone is
-    the whole gradient.
+    The derivative has a part from the row and a part from the column. Without y, each pair occurs in two rows, as
+    (i, j) and (j, i); the second part is then the derivative of the logit (j, i), and the product with the columns
+    alone is the whole gradient.
     """
     x, y, columns, found = residuals
     given = [None if f is None else (f.value, c.value) for f, c in zip(found, cotangents)]

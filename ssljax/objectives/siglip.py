@@ -26,8 +26,8 @@ class SigLIP(CLIP):
     max_scale: float | None = schema.setting(
         None,
         gt=0,
-        doc="upper bound of the learned scale of the similarities, by clipping its parameter; None, as in the paper: no "
-        "bound",
+        doc="upper bound of the learned scale of the similarities, by clipping its parameter; None, as in the paper: "
+        "no bound",
     )
 
     def check(self) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib.util
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,35 @@ def test_auto_chooses_by_the_size_of_the_batch(monkeypatch):
             image = arrays[1]["image"]
             dataclasses.replace(objective, form=form).match(loss, image, image, {}, ctx)
     assert chosen == ["chunked", "dense", "ring", "dense"]
+
+
+def benchmark():
+    path = pathlib.Path(__file__).parents[2] / "benchmarks/contrastive.py"
+    spec = importlib.util.spec_from_file_location("contrastive_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("name", "form", "limit"), [("clip_loss", "ring", 0.2e9), ("nt_xent", "chunked", 0.4e9)])
+def test_memory_of_a_large_batch(name, form, limit):
+    """Temporaries of one of 8 devices for the loss of 65,536 examples of width 512, forward and backward."""
+    script, mesh = benchmark(), parallel.make_mesh(parallel.MeshConfig())
+    program = script.traced(name, form, mesh, 65_536)
+    assert 0 < script.temporaries(program, mesh) <= limit
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip_loss"])
+def test_communication_beside_the_least(name):
+    """The chunked form sends the least, and some numbers per row; the ring sends the vectors once more."""
+    script, mesh, batch = benchmark(), parallel.make_mesh(parallel.MeshConfig()), 1024
+    least = script.least_sent(name, 8, batch)
+    chunked, ring = (script.sent(script.traced(name, form, mesh, batch).jaxpr.jaxpr) for form in ("chunked", "ring"))
+    vectors = script.least_sent("nt_xent", 8, batch) // (1 if name == "nt_xent" else 2)
+    assert least < chunked < 1.02 * least
+    # gradients of columns take one hop more, back to their device
+    home = 0 if name == "nt_xent" else vectors / 7
+    assert least + vectors + home < ring < 1.02 * (least + vectors + home)
 
 
 def test_the_sigmoid_loss_needs_a_bias():
