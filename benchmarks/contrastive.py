@@ -11,6 +11,7 @@ two cores.
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import statistics
@@ -148,16 +149,17 @@ def main() -> None:
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # the compiler for TPUs would look for a TPU host
     if section == "time":
         head: tuple[str, ...] = ("loss", "dense, s", "chunked, s", "chunked / dense")
-        body = list(timed())
+        found = timed()
     else:
         mesh = parallel.make_mesh(parallel.MeshConfig(), devices_of(section))
         head = ("loss", "batch", *(f"{form}, GB" for form in FORMS))
         head += ("least sent, GB", "sent by chunked, GB", "sent by ring, GB")
-        body = list(rows(mesh))
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
-    table = "\n".join(lines) + "\n"
-    print(table)
-    PAGE.write_text(written(PAGE.read_text(), section, table))
+        found = rows(mesh)
+    lines = []
+    for cells in itertools.chain([head, ["---"] * len(head)], found):
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    PAGE.write_text(written(PAGE.read_text(), section, "\n".join(lines) + "\n"))
 
 
 if __name__ == "__main__":
