@@ -141,18 +141,18 @@ def _unit(z: jax.Array, example: jax.Array) -> jax.Array:
     return l2_normalize(jnp.where((example >= 0)[:, None], z, 0))
 
 
-def _softmax_loss(positive: jax.Array, negatives: list[Negatives]) -> jax.Array:
+def _softmax_loss(positive: jax.Array, first: Negatives, second: Negatives) -> jax.Array:
     """-log of the softmax of the positive among itself and the negatives: log(1 + exp(log sum exp - positive))."""
-    return sum(jax.nn.softplus(n.value - positive) for n in negatives) / 2
+    return (jax.nn.softplus(first.value - positive) + jax.nn.softplus(second.value - positive)) / 2
 
 
-def _sigmoid_loss(positive: jax.Array, negatives: list[Negatives]) -> jax.Array:
-    return jax.nn.softplus(-positive) + sum(n.value for n in negatives) / 2
+def _sigmoid_loss(positive: jax.Array, first: Negatives, second: Negatives) -> jax.Array:
+    return jax.nn.softplus(-positive) + (first.value + second.value) / 2
 
 
 def _matched(loss, positive, negatives, scale, weights, reduce, accuracy, axis_name):
     """Joins the logit of the positive [n] with the negatives of its two anchors; `scale` is the factor of cosines."""
-    found = weighted_mean(loss(positive, negatives), weights, reduce, axis_name)
+    found = weighted_mean(loss(positive, *negatives), weights, reduce, axis_name)
     if not accuracy or reduce:
         return found
     correct = sum(positive - n.largest > TIE * scale for n in negatives) / 2

@@ -240,7 +240,7 @@ def _visit_local(block: Block, rows: Any, columns: Any, row_sums: Any, column_su
     return jax.lax.fori_loop(0, count * others, step, (row_sums, column_sums))
 
 
-def _at(tree: Any, i: jax.Array) -> Any:
+def _at(tree: Any, i: jax.Array | int) -> Any:
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), tree)
 
 
@@ -307,7 +307,8 @@ def _backward(plan: _Plan, residuals: Any, cotangents: Any) -> tuple[Side, Side 
     (dz, doffset), dy = _visit(plan, block, (x, given[0]), (columns, of_columns), dx, dy)
     if plan.gathers and y is not None:
         dy = jax.lax.psum_scatter(dy, plan.axis_name, tiled=True)
-    return Side(dz, None, doffset), None if y is None else Side(dy, None)
+    none: Any = None  # the gradient of integers
+    return Side(dz, none, doffset), None if y is None else Side(dy, none)
 
 
 _reduced.defvjp(_forward, _backward)
