@@ -6,8 +6,7 @@
     python benchmarks/contrastive.py time       # dense against chunked at a batch of 8,192, on one CPU
 
 Vectors have 512 dimensions, in float32. A program is the loss of given vectors, forward and backward. Memory is the
-size of its temporaries on one device, without inputs and gradients. The first three take a minute each, `time` five on
-two cores.
+size of its temporaries on one device, without inputs and gradients.
 """
 
 import argparse
