@@ -73,6 +73,7 @@ ROWS = [
     ),
     Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
     Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
+    Row("siglip, noto-emoji", "configs/multimodal/siglip.py", {}),
     Row(
         "mlm, classic-books",
         "configs/text/mlm.py:data=classic-books",

@@ -31,6 +31,7 @@ from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
+from ssljax.objectives.contrastive import ContrastiveObjective
 from ssljax.objectives.dino import Head
 from ssljax.objectives.images import ImageObjective
 from ssljax.objectives.projector import Projector
@@ -66,6 +67,7 @@ def sections() -> list[Section]:
         *_of_registry("rotary scaling", SCALINGS),
         Section("clip text tower", TextConfig),
         Section("every image objective", ImageObjective),
+        Section("every contrastive objective", ContrastiveObjective),
         *_of_registry("objective", objectives.REGISTRY),
         Section("projector", Projector),
         Section("dino head", Head),

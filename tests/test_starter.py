@@ -23,7 +23,7 @@ def source(objective, folder):
         (folder / "x.txt").write_text("one small step for a model\n" * 400)
         return f"text:{folder}/x.txt"
     np.savez(folder / "x.npz", image=rng.integers(0, 256, (40, 64, 64, 3), np.uint8), label=np.arange(40) % 4)
-    both = objective in ("clip", "captioning")
+    both = objective in ("clip", "siglip", "captioning")
     return f"npz:{folder}/x.npz" + (f"+jsonl:{folder}/x.jsonl" if both else "")
 
 

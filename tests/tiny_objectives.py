@@ -33,7 +33,7 @@ _CROPS = {"name": "multi_crop", "local_crops": 2, "local_size": 4}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "classification": {"model": _VIT, "objective": {"label_smoothing": 0.1, "mixup": 0.2}},
-    "simclr": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "simclr": {"model": _VIT, "objective": {"projector": _PROJECTOR, "form": "chunked"}},
     "clip": {
         "model": {
             "name": "clip",
@@ -42,6 +42,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "text": dict(_TEXT),
         },
         "objective": {},
+    },
+    "siglip": {
+        "model": {"name": "siglip", "image": {k: v for k, v in _VIT.items() if k != "name"}, "text": dict(_TEXT)},
+        "objective": {"form": "ring"},
     },
     "mae": {"model": {**_VIT, "positions": "sincos"}, "objective": {"decoder": {"width": 32, "depth": 1, "heads": 2}}},
     "captioning": {
@@ -96,7 +100,7 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
     text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
     windows = {"source": captions, "mode": "windows", **text}
     pairs = {"source": f"builtin:digits+{captions}", "mode": "documents", **text}
-    own = {"clip": pairs, "captioning": pairs, "mlm": windows, "causal_lm": {**windows, "overlap": 1}}
+    own = {"clip": pairs, "siglip": pairs, "captioning": pairs, "mlm": windows, "causal_lm": {**windows, "overlap": 1}}
     own["span_corruption"] = windows
     return own.get(name, {"source": "builtin:digits", "max_examples": 200})
 

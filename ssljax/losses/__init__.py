@@ -7,7 +7,7 @@ precision. Values and gradients are finite for one example, equal rows, zeros, a
 """
 
 from ssljax.losses.classification import TokenScores, cross_entropy, linear_cross_entropy, linear_nll
-from ssljax.losses.contrastive import clip_loss, nt_xent, nt_xent_ring
+from ssljax.losses.contrastive import clip_loss, nt_xent, siglip_loss
 from ssljax.losses.cross_view import dino_loss, sinkhorn, swav_loss
 from ssljax.losses.health import alignment, effective_rank, entropy, feature_std, uniformity
 from ssljax.losses.reconstruction import masked_mse
@@ -25,7 +25,7 @@ __all__ = [
     "linear_nll",
     "masked_mse",
     "nt_xent",
-    "nt_xent_ring",
+    "siglip_loss",
     "sinkhorn",
     "swav_loss",
     "uniformity",

@@ -1,19 +1,44 @@
-"""Losses that identify the partner of an example among all other examples of the batch."""
+"""Losses that identify the partner of an example among all other examples of the batch.
+
+Each has three forms with equal values and gradients, chosen by `form`: "dense", "chunked" and "ring"
+(`ssljax.losses.pairs`). The first stores a matrix of all pairs of the batch; the others do not.
+
+Common arguments:
+
+- weights: [N]; an example of weight 0 is neither anchor nor negative. Other weights only weight the anchors.
+- reduce: False returns (values [N], weights [N]).
+- accuracy: True, with `reduce=False`, returns (values [N], weights [N], correct [N]). `correct` is the share of the two
+  anchors of an example to which their partner is more similar than all other examples, without gradient. A negative
+  whose cosine is equal up to 1e-6 counts against the anchor.
+- form, chunk: form of the computation, and the largest number of rows and columns of a block of logits.
+- axis_name: for a batch that is split over this mesh axis (or tuple of mesh axes), in the order of its devices: arrays
+  of examples are then those of this device, and the loss is called inside a `shard_map`. The reduced loss is the mean
+  over the global batch, equal on all devices. To differentiate, take the gradient of the whole `shard_map`.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
+from ssljax.losses.pairs import CHUNK, Form, LogSumExp, Negatives, Side, SumSoftplus, negatives
+from ssljax.losses.reduction import l2_normalize, weighted_mean, weights_of
+
+TIE = 1e-6
+"""Cosines that differ by less count as equal: equal inputs differ by rounding."""
 
 
 def nt_xent(
     z1: jax.Array,
     z2: jax.Array,
     *,
-    temperature: float,
+    temperature: float | jax.Array,
     weights: jax.Array | None = None,
     reduce: bool = True,
-    block: int | None = None,
+    accuracy: bool = False,
+    form: Form = "dense",
+    axis_name: Any = None,
+    chunk: int = CHUNK,
 ):
     """NT-Xent (Chen et al. 2020, "A Simple Framework for Contrastive Learning", eq. 1), in nats.
 
@@ -23,67 +48,19 @@ def nt_xent(
     Args:
         z1, z2: [N, D] the two views; L2-normalised inside, in float32.
         temperature: t > 0.
-        weights: [N]; an example of weight 0 is neither anchor nor negative. Other weights only weight the anchors.
-        reduce: False returns (values [N], weights [N]).
-        block: number of examples whose columns of the similarity matrix (two each) are in memory at a time; the
-            backward pass recomputes them. None: the whole matrix is stored.
+        weights, reduce, accuracy, form, axis_name, chunk: see the module.
     """
-    n = z1.shape[0]
-    weights = weights_of(weights, n)
-    z_2xNxD = jnp.stack([l2_normalize(z1), l2_normalize(z2)])
-    row = jnp.arange(n)
-    log_z = _log_normaliser(z_2xNxD, row, z_2xNxD, row, weights > 0, temperature, block)
-    return weighted_mean(_mean_over_views(z_2xNxD, log_z, temperature), weights, reduce)
-
-
-def nt_xent_ring(
-    z1: jax.Array,
-    z2: jax.Array,
-    *,
-    axis_name: str,
-    temperature: float,
-    weights: jax.Array | None = None,
-    reduce: bool = True,
-    block: int | None = None,
-):
-    """`nt_xent` of a batch that is sharded over the mesh axis `axis_name`; call it inside a `shard_map`.
-
-    The embeddings travel around a ring of devices. A device with n examples stores at most [2n, 2n] similarities at a
-    time (fewer with `block`), never all similarities of the batch. To differentiate, take the gradient of the whole
-    `shard_map` from outside; it equals the gradient of `nt_xent`.
-
-    Args:
-        z1, z2: [n, D], the examples of this device, in the order of the global batch.
-        axis_name: the mesh axis that the batch is sharded over.
-        weights: [n], the weights of this device.
-        reduce: True returns the mean over the global batch, equal on all devices; False returns (values [n],
-            weights [n]) of this device.
-        temperature, block: see `nt_xent`.
-    """
-    n, size = z1.shape[0], jax.lax.axis_size(axis_name)
-    weights = weights_of(weights, n)
-    z_2xnxD = jnp.stack([l2_normalize(z1), l2_normalize(z2)])
-    row = jax.lax.axis_index(axis_name) * n + jnp.arange(n)
-    ring = [(i, (i + 1) % size) for i in range(size)]
-
-    def hop(carry, _):
-        travelling, log_z = carry
-        travelling = jax.tree.map(lambda x: jax.lax.ppermute(x, axis_name, ring), travelling)
-        keys, key_row, key_valid = travelling
-        return (travelling, jnp.logaddexp(log_z, similarities(keys, key_row, key_valid))), None
-
-    # Recomputed in the backward pass, so that only the embeddings [2, n, D] of each hop are stored.
-    @jax.checkpoint
-    def similarities(keys, key_row, key_valid):
-        return _log_normaliser(z_2xnxD, row, keys, key_row, key_valid, temperature, block)
-
-    own = (z_2xnxD, row, weights > 0)
-    (_, log_z), _ = jax.lax.scan(hop, (own, similarities(*own)), length=size - 1)
-    values, weights = weighted_mean(_mean_over_views(z_2xnxD, log_z, temperature), weights, reduce=False)
-    if not reduce:
-        return values, weights
-    total = jax.lax.psum(weights.sum(), axis_name)
-    return jax.lax.psum((values * weights).sum(), axis_name) / jnp.where(total > 0, total, 1.0)
+    weights, example = _examples(weights, z1.shape[0], axis_name)
+    first, second = _unit(z1, example), _unit(z2, example)
+    scale = 1 / jnp.asarray(temperature, jnp.float32)
+    # Both factors of a logit get the root of the scale, so that the matrix stays symmetric. The views of an example
+    # are neighbours, so that a split over devices stays as it is.
+    views_2NxD = jnp.sqrt(scale) * jnp.stack([first, second], axis=1).reshape(-1, first.shape[-1])
+    found, _ = negatives(
+        LogSumExp, Side(views_2NxD, jnp.repeat(example, 2)), None, form=form, axis_name=axis_name, chunk=chunk
+    )
+    views = [Negatives(found.value[v::2], found.largest[v::2]) for v in (0, 1)]
+    return _matched(_softmax_loss, scale * (first * second).sum(-1), views, scale, weights, reduce, accuracy, axis_name)
 
 
 def clip_loss(
@@ -93,6 +70,10 @@ def clip_loss(
     *,
     weights: jax.Array | None = None,
     reduce: bool = True,
+    accuracy: bool = False,
+    form: Form = "dense",
+    axis_name: Any = None,
+    chunk: int = CHUNK,
 ):
     """Symmetric cross-entropy over the N x N image-text similarities (Radford et al. 2021, figure 3), in nats.
 
@@ -101,45 +82,78 @@ def clip_loss(
     Args:
         image, text: [N, D]; L2-normalised inside, in float32.
         logit_scale: factor of the cosines: 1 / temperature, the exponential of CLIP's parameter.
-        weights: [N]; a pair of weight 0 is neither anchor nor negative. Other weights only weight the anchors.
-        reduce: False returns (values [N], weights [N]).
+        weights, reduce, accuracy, form, axis_name, chunk: see the module.
     """
-    weights = weights_of(weights, image.shape[0])
-    valid = weights > 0
-    logits_NxN = logit_scale * jnp.matmul(l2_normalize(image), l2_normalize(text).T, precision=EXACT)
-    to_text = jax.nn.logsumexp(jnp.where(valid[None, :], logits_NxN, NEG_INF), axis=1)
-    to_image = jax.nn.logsumexp(jnp.where(valid[:, None], logits_NxN, NEG_INF), axis=0)
-    return weighted_mean((to_text + to_image) / 2 - jnp.diagonal(logits_NxN), weights, reduce)
+    weights, example = _examples(weights, image.shape[0], axis_name)
+    image, text = logit_scale * _unit(image, example), _unit(text, example)
+    rows_and_columns = negatives(
+        LogSumExp, Side(image, example), Side(text, example), form=form, axis_name=axis_name, chunk=chunk
+    )
+    positive = (image * text).sum(-1)
+    return _matched(_softmax_loss, positive, rows_and_columns, logit_scale, weights, reduce, accuracy, axis_name)
 
 
-def _mean_over_views(z_2xNxD: jax.Array, log_z_2xN: jax.Array, temperature: float) -> jax.Array:
-    positive = (z_2xNxD[0] * z_2xNxD[1]).sum(-1) / temperature
-    return log_z_2xN.mean(0) - positive
+def siglip_loss(
+    image: jax.Array,
+    text: jax.Array,
+    logit_scale: jax.Array | float,
+    logit_bias: jax.Array | float,
+    *,
+    weights: jax.Array | None = None,
+    reduce: bool = True,
+    accuracy: bool = False,
+    form: Form = "dense",
+    axis_name: Any = None,
+    chunk: int = CHUNK,
+):
+    """Sigmoid loss of image-text pairs (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", eq. in
+    section 3.2 and algorithm 1), in nats.
+
+    Each of the N x N pairs is classified as matching or not, with the logit l = scale cosine + bias: log(1 + exp(-l))
+    on the diagonal, log(1 + exp(l)) elsewhere. The value of a pair is the sum over its row and its column, of which
+    each negative counts half; the mean over pairs is the paper's sum over all pairs, divided by N.
+
+    Args:
+        image, text: [N, D]; L2-normalised inside, in float32.
+        logit_scale: factor t of the cosines, the exponential of a learned parameter.
+        logit_bias: bias b of the logits, learned; the paper begins with -10.
+        weights, reduce, accuracy, form, axis_name, chunk: see the module.
+    """
+    weights, example = _examples(weights, image.shape[0], axis_name)
+    image, text = logit_scale * _unit(image, example), _unit(text, example)
+    offset = jnp.where(example >= 0, jnp.asarray(logit_bias, jnp.float32), 0.0)
+    rows_and_columns = negatives(
+        SumSoftplus, Side(image, example, offset), Side(text, example), form=form, axis_name=axis_name, chunk=chunk
+    )
+    positive = (image * text).sum(-1) + offset
+    return _matched(_sigmoid_loss, positive, rows_and_columns, logit_scale, weights, reduce, accuracy, axis_name)
 
 
-def _log_normaliser(q_2xNxD, q_row, k_2xMxD, k_row, k_valid, temperature, block: int | None) -> jax.Array:
-    """Log of the sum of exp(q k / t) over all valid keys except the query itself (same view and row): [2, N]."""
+def _examples(weights: jax.Array | None, n: int, axis_name: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns the weights [n], and the numbers of the examples in the global batch, int32 [n]; -1: weight 0."""
+    weights = weights_of(weights, n)
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * n
+    return weights, jnp.where(weights > 0, first + jnp.arange(n, dtype=jnp.int32), -1)
 
-    def dense(k, k_row, k_valid):
-        s = jnp.einsum("vnd,umd->vnum", q_2xNxD, k, precision=EXACT) / temperature
-        same_view = jnp.eye(2, dtype=bool)[:, None, :, None]
-        itself = same_view & (q_row[:, None] == k_row)[None, :, None, :]
-        return jax.nn.logsumexp(jnp.where(itself | ~k_valid, NEG_INF, s), axis=(2, 3))
 
-    m = k_row.shape[0]
-    if block is None or block >= m:
-        return dense(k_2xMxD, k_row, k_valid)
+def _unit(z: jax.Array, example: jax.Array) -> jax.Array:
+    """Vectors of length 1; zeros for padding, which may hold NaN."""
+    return l2_normalize(jnp.where((example >= 0)[:, None], z, 0))
 
-    # The last block is padded with invalid keys. The first block is computed before the loop, as its initial carry:
-    # inside a shard_map the carry must vary over the same mesh axes as the result of a step.
-    padding = -m % block
-    k = jnp.moveaxis(jnp.pad(k_2xMxD, ((0, 0), (0, padding), (0, 0))).reshape(2, -1, block, k_2xMxD.shape[-1]), 1, 0)
-    row = jnp.pad(k_row, (0, padding)).reshape(-1, block)
-    valid = jnp.pad(k_valid, (0, padding)).reshape(-1, block)
-    dense = jax.checkpoint(dense)
 
-    def add(log_z, block_inputs):
-        return jnp.logaddexp(log_z, dense(*block_inputs)), None
+def _softmax_loss(positive: jax.Array, first: Negatives, second: Negatives) -> jax.Array:
+    """-log of the softmax of the positive among itself and the negatives: log(1 + exp(log sum exp - positive))."""
+    return (jax.nn.softplus(first.value - positive) + jax.nn.softplus(second.value - positive)) / 2
 
-    log_z, _ = jax.lax.scan(add, dense(k[0], row[0], valid[0]), (k[1:], row[1:], valid[1:]))
-    return log_z
+
+def _sigmoid_loss(positive: jax.Array, first: Negatives, second: Negatives) -> jax.Array:
+    return jax.nn.softplus(-positive) + (first.value + second.value) / 2
+
+
+def _matched(loss, positive, negatives, scale, weights, reduce, accuracy, axis_name):
+    """Joins the logit of the positive [n] with the negatives of its two anchors; `scale` is the factor of cosines."""
+    found = weighted_mean(loss(positive, *negatives), weights, reduce, axis_name)
+    if not accuracy or reduce:
+        return found
+    correct = sum(positive - n.largest > TIE * scale for n in negatives) / 2
+    return *found, jax.lax.stop_gradient(jnp.where(weights > 0, correct, 0.0))

@@ -1,5 +1,7 @@
 """Helpers of all losses: the weighted mean over examples, and L2 normalisation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -16,17 +18,19 @@ def weights_of(weights: jax.Array | None, n: int) -> jax.Array:
     return jnp.ones(n, jnp.float32) if weights is None else jnp.asarray(weights).astype(jnp.float32)
 
 
-def weighted_mean(values: jax.Array, weights: jax.Array, reduce: bool = True):
+def weighted_mean(values: jax.Array, weights: jax.Array, reduce: bool = True, axis_name: Any = None):
     """Returns the scalar sum(w v) / sum(w), or the pair (values [N], weights [N]) if `reduce` is False.
 
     Rows of weight 0 get the value 0, so that a NaN in them never reaches the sum. If all weights are 0, the mean is
-    0 and not NaN: an empty slice of a batch adds nothing.
+    0 and not NaN: an empty slice of a batch adds nothing. With the `axis_name` of a `shard_map`, sums are those of all
+    devices.
     """
     values = jnp.where(weights > 0, values, 0.0)
     if not reduce:
         return values, weights
-    total = weights.sum()
-    return (values * weights).sum() / jnp.where(total > 0, total, 1.0)
+    sums = (values * weights).sum(), weights.sum()
+    summed, total = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    return summed / jnp.where(total > 0, total, 1.0)
 
 
 def l2_normalize(z: jax.Array) -> jax.Array:

@@ -215,6 +215,10 @@ class CLIP(nn.Module):
         """The factor of cosine similarities: 1 / temperature, learned as its logarithm."""
         return jnp.exp(self.log_scale)
 
+    def bias(self) -> jax.Array:
+        """The bias of the similarities, learned; only with a `logit_bias` in the configuration."""
+        return self.logit_bias
+
     def __call__(
         self,
         images: jax.Array,

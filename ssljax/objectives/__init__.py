@@ -21,6 +21,7 @@ REGISTRY = Registry(
         "dino": "ssljax.objectives.dino:DINO",
         "mae": "ssljax.objectives.mae:MAE",
         "mlm": "ssljax.objectives.mlm:MLM",
+        "siglip": "ssljax.objectives.siglip:SigLIP",
         "simclr": "ssljax.objectives.simclr:SimCLR",
         "span_corruption": "ssljax.objectives.span_corruption:SpanCorruption",
         "swav": "ssljax.objectives.swav:SwAV",

@@ -13,6 +13,7 @@ An objective is a frozen dataclass of settings and Flax modules; it holds no arr
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
@@ -25,6 +26,7 @@ from ssljax.base.hashing import name_id
 from ssljax.layers.experts import ROUTERS, Routing
 from ssljax.layers.noise import Noise
 from ssljax.objectives.pictures import Showing
+from ssljax.parallel import over_batch
 
 Batch = dict[str, Any]
 Inputs = Any
@@ -62,6 +64,8 @@ class Ctx(flax.struct.PyTreeNode):
     train: bool = flax.struct.field(pytree_node=False, default=True)  # False: no dropout, no stochastic depth
     # Records router logits for router losses; None: they are not recorded.
     routers: Recorder | None = flax.struct.field(pytree_node=False, default=None)
+    # Runs a part of `loss` on each device with its rows of the batch: `parallel.over_batch`.
+    over_batch: Callable[..., Any] = flax.struct.field(pytree_node=False, default=over_batch)
 
 
 class Loss(NamedTuple):

@@ -4,6 +4,7 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -14,25 +15,29 @@ from ssljax.base import schema
 from ssljax.base.exhibits import Exhibit, Grid, Tile
 from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, unaugmented, uniformity, view_flops
+from ssljax.objectives.contrastive import ContrastiveObjective
+from ssljax.objectives.images import unaugmented, uniformity, view_flops
 from ssljax.objectives.pictures import Showing, first_text, in_rows
 
 
 @dataclasses.dataclass(frozen=True)
-class CLIP(ImageObjective):
+class CLIP(ContrastiveObjective):
     """Symmetric cross-entropy over cosine similarities times a learned scale.
 
     The parameter of the scale is clipped after each update (section 2.5), and with it the averaged parameter.
     """
 
-    coupled: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("pairs",)
     model_key: ClassVar[str | None] = None
 
-    max_scale: float = schema.setting(
+    term: ClassVar[str] = "clip"  # name of the loss term
+    criterion: ClassVar[Callable[..., Any]] = staticmethod(losses.clip_loss)
+
+    max_scale: float | None = schema.setting(
         100.0,
         gt=0,
-        doc="upper bound of the learned scale of the similarities, by clipping its parameter (section 2.5: 100)",
+        doc="upper bound of the learned scale of the similarities, by clipping its parameter (section 2.5: 100); None: "
+        "no bound",
     )
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of the images; none by default"
@@ -54,19 +59,27 @@ class CLIP(ImageObjective):
         return self._towers(params, inputs, noise_of(ctx), ctx)
 
     def project(self, params: Params) -> Params:
+        if self.max_scale is None:
+            return params
         return {**params, "log_scale": jnp.minimum(params["log_scale"], jnp.log(self.max_scale))}
 
+    def learned(self, params: Params) -> dict[str, jax.Array]:
+        """The learned numbers of the loss."""
+        scale = apply(self.model, params, method="scale")
+        return {"logit_scale": scale if self.max_scale is None else clipped(scale, self.max_scale)}
+
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
-        scale = clipped(apply(self.model, params, method="scale"), self.max_scale)
         image, text = outputs["image"], outputs["text"]
-        values, weights = losses.clip_loss(image, text, scale, reduce=False)
+        learned = self.learned(params)
+        matched = self.match(self.criterion, image, text, learned, ctx)
         n = jnp.float32(image.shape[0])
         metrics = {
-            "logit_scale": (scale, jnp.float32(1)),
+            **{name: (value, jnp.float32(1)) for name, value in learned.items()},
+            "accuracy": matched.accuracy,
             "alignment": (n * losses.alignment(image, text), n),
             "uniformity": (n * uniformity(image), n),
         }
-        return Loss({"clip": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
+        return Loss({self.term: matched.term}, metrics)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         embedded = self._towers(params, batch, None)

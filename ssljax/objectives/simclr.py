@@ -4,7 +4,7 @@ Chen, Kornblith, Norouzi, Hinton 2020, "A Simple Framework for Contrastive Learn
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,16 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, uniformity, view_flops
+from ssljax.objectives.contrastive import ContrastiveObjective
+from ssljax.objectives.images import uniformity, view_flops
 from ssljax.objectives.projector import Projector
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR(ImageObjective):
+class SimCLR(ContrastiveObjective):
     """NT-Xent (eq. 1) on projections of the two views; the projector is not used after training."""
 
-    coupled: ClassVar[bool] = True
-
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau of eq. 1)")
-    block: int | None = schema.setting(
-        None,
-        gt=0,
-        free=True,
-        doc="number of examples whose columns of the similarity matrix are in memory at a time; None: the whole matrix",
-    )
     augment: Any = schema.setting(
         {"name": "two_views"},
         registry=views.REGISTRY.only("two_views"),
@@ -52,14 +45,15 @@ class SimCLR(ImageObjective):
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         z_BxVxE = apply(self.projector.module(), params["projector"], outputs)
         first, second = z_BxVxE[:, 0], z_BxVxE[:, 1]
-        values, weights = losses.nt_xent(first, second, temperature=self.temperature, block=self.block, reduce=False)
+        matched = self.match(losses.nt_xent, first, second, {"temperature": self.temperature}, ctx)
         n = jnp.float32(first.shape[0])
         metrics = {
+            "accuracy": matched.accuracy,
             "alignment": (n * losses.alignment(first, second), n),
             "uniformity": (n * uniformity(first), n),
             "feature_std": (n * losses.feature_std(outputs[:, 0]), n),
         }
-        return Loss({"nt_xent": (1.0, jnp.sum(values * weights), jnp.sum(weights))}, metrics)
+        return Loss({"nt_xent": matched.term}, metrics)
 
     def flops(self, spec: Any) -> float:
         head = self.projector.module().flops(self.model.width)

@@ -12,6 +12,7 @@ from ssljax.parallel.agreement import (
     together,
 )
 from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
+from ssljax.parallel.batch import over_batch
 from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, platform
 from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
@@ -43,6 +44,7 @@ __all__ = [
     "logical_axes",
     "make_mesh",
     "mesh_context",
+    "over_batch",
     "own_rows",
     "partition_spec",
     "platform",

@@ -37,7 +37,11 @@ METRICS = {
     "data_wait_share": Metric("share of time without data", "share of time in which the loop waits for a batch"),
     "device_memory_gb": Metric("device memory (GB)", "largest memory in use so far, on one device"),
     "grad_norm": Metric("gradient norm", "norm over all parameters, before clipping"),
-    "accuracy": Metric("accuracy", "share of targets that the model predicts correctly, in training"),
+    "accuracy": Metric(
+        "accuracy",
+        "share of targets that the model predicts correctly, in training; of a contrastive loss, share of vectors to "
+        "which their partner is more similar than all other examples of the batch",
+    ),
     "alignment": Metric(
         "alignment (squared distance)",
         "mean squared distance of two views of an example on the unit sphere; 0: equal",
@@ -63,6 +67,7 @@ METRICS = {
         "entropy of the mean assignment to prototypes; the log of their number: all are used alike",
     ),
     "logit_scale": Metric("logit scale", "factor of cosines in the loss"),
+    "logit_bias": Metric("logit bias", "added to scaled cosines in the loss"),
     "expert_load": Metric(
         "expert load", "share of the busiest expert times the number of experts; 1: all are used alike"
     ),

@@ -20,14 +20,15 @@ def vectors(*shape, n=N):
     return jnp.asarray(RNG.normal(size=(n, *shape)), jnp.float32)
 
 
-def ring(z1, z2, **keywords):
+def ring(image, text, weights=None):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
     rows = jax.sharding.PartitionSpec("data")
-    call = functools.partial(losses.nt_xent_ring, axis_name="data", temperature=0.5, block=1)
-    weights = keywords.get("weights", jnp.ones(len(z1)))
-    both = lambda a, b, w: call(a, b, weights=w)  # noqa: E731
-    # check_vma: a scan over blocks inside the ring
-    return jax.shard_map(both, mesh=mesh, in_specs=(rows,) * 3, out_specs=jax.sharding.PartitionSpec())(z1, z2, weights)
+
+    def local(image, text, weights):
+        return losses.siglip_loss(image, text, 100.0, -10.0, weights=weights, form="ring", axis_name="data", chunk=1)
+
+    specs = (rows, rows, None if weights is None else rows)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=jax.sharding.PartitionSpec())(image, text, weights)
 
 
 def labels_of(n):
@@ -68,8 +69,8 @@ CASES = {
     "linear_cross_entropy": (tokens, [(D,), (None, D, D), (None, D)]),
     "linear_nll": (capped, [(D,), (None, D, D), (None, D)]),
     "masked_mse": (hidden_patches, [(VIEWS, D), (VIEWS, D)]),
-    "nt_xent": (functools.partial(losses.nt_xent, temperature=0.5, block=2), [(D,), (D,)]),
-    "nt_xent_ring": (ring, [(D,), (D,)]),
+    "nt_xent": (functools.partial(losses.nt_xent, temperature=0.5, form="chunked", chunk=2), [(D,), (D,)]),
+    "siglip_loss": (ring, [(D,), (D,)]),
     "sinkhorn": (losses.sinkhorn, [(D,)]),
     "swav_loss": (swav, [(VIEWS, D)]),
     "uniformity": (losses.uniformity, [(D,)]),
@@ -133,7 +134,7 @@ def test_degenerate_inputs_have_finite_values_and_gradients(name, kind):
             pytest.skip("no weights")
         keywords = {"weights": jnp.zeros(N)}
     elif kind == "one example":
-        if name == "nt_xent_ring":
+        if name == "siglip_loss":
             pytest.skip("at least one example per device")
         batch = [shape[:1] != (None,) for shape in CASES[name][1]]
         arrays = [DEGENERATE[kind](x) if rows else x for x, rows in zip(arrays, batch)]

@@ -56,6 +56,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "dino": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
     "mae": ("reconstruction", ("original", "masked", "reconstruction")),
     "mlm": ("samples", ("masked", "guess", "truth")),
+    "siglip": ("captions", ()),
     "simclr": ("views", ("original", "view 1", "view 2")),
     "span_corruption": ("samples", ("input", "guess", "truth")),
     "swav": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),

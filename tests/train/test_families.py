@@ -34,7 +34,7 @@ NATURAL = {
     "ast": ("classification", {**IMAGE, "strides": [3, 3]}),
     "resnet": ("simclr", {"preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
     "clip": ("clip", tiny.CONFIGS["clip"]["model"]),
-    "siglip": ("clip", {k: v for k, v in tiny.CONFIGS["clip"]["model"].items() if k not in ("name", "embed_dim")}),
+    "siglip": ("siglip", tiny.CONFIGS["siglip"]["model"]),
     "llava": ("captioning", tiny.CONFIGS["captioning"]["model"]),
 }
 # The others follow under `-m full`.

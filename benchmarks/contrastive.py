@@ -1,0 +1,165 @@
+"""Memory, communication and time of the forms of contrastive losses; writes the tables of docs/contrastive.md.
+
+    python benchmarks/contrastive.py cpu:8      # memory and communication on 8 devices, by compilation alone
+    python benchmarks/contrastive.py h100:8     # needs the extra plan-gpu, and no GPU
+    python benchmarks/contrastive.py v5e:2x4    # needs the extra plan-tpu, and no TPU
+    python benchmarks/contrastive.py time       # dense against chunked at a batch of 8,192, on one CPU
+
+Vectors have 512 dimensions, in float32. A program is the loss of given vectors, forward and backward. Memory is the
+size of its temporaries on one device, without inputs and gradients.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ssljax import losses, parallel
+from ssljax.objectives.base import Ctx
+from ssljax.objectives.clip import CLIP
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs/contrastive.md"
+WIDTH = 512
+BATCHES = (8_192, 65_536, 262_144)
+FORMS = ("dense", "chunked", "ring")
+# (loss, learned numbers, vectors of an example that others must see, whose gradients must come back)
+LOSSES: dict[str, tuple[Callable[..., Any], tuple[str, ...], int, int]] = {
+    "nt_xent": (losses.nt_xent, ("temperature",), 2, 0),
+    "clip_loss": (losses.clip_loss, ("logit_scale",), 1, 1),
+    "siglip_loss": (losses.siglip_loss, ("logit_scale", "logit_bias"), 1, 1),
+}
+COLLECTIVES = ("ppermute", "all_gather", "reduce_scatter", "all_to_all")
+
+
+def traced(name: str, form: str, mesh: Mesh, batch: int) -> Any:
+    """The loss and its gradients for a global batch on a mesh, ready for `lower` and `jaxpr`."""
+    loss, learned, _, _ = LOSSES[name]
+
+    def value(first: jax.Array, second: jax.Array, learned: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+        ctx = Ctx(jax.random.key(0), jnp.int32(0), jnp.arange(batch, dtype=jnp.int32))
+        matched = CLIP(form=form).match(loss, first, second, learned, ctx)
+        _, total, weight = matched.term
+        return total / weight, matched.accuracy
+
+    with parallel.mesh_context(mesh):
+        z = jax.ShapeDtypeStruct((batch, WIDTH), jnp.float32, sharding=parallel.batch_sharding(mesh))
+        numbers = {key: jax.ShapeDtypeStruct((), jnp.float32, sharding=parallel.replicated(mesh)) for key in learned}
+        return jax.jit(jax.value_and_grad(value, (0, 1, 2), has_aux=True)).trace(z, z, numbers)
+
+
+def sent(jaxpr: Any) -> float:
+    """Bytes that a device sends in the collective operations of a traced program, with the trips of its loops."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in COLLECTIVES:
+            # What a device gathers or scatters, it sends in all parts but its own.
+            whole = max(equation.invars[0].aval, equation.outvars[0].aval, key=lambda aval: aval.size)
+            own = min(equation.invars[0].aval, equation.outvars[0].aval, key=lambda aval: aval.size)
+            share = equation.primitive.name in ("all_gather", "reduce_scatter")
+            total += (whole.size - own.size if share else whole.size) * whole.dtype.itemsize
+        trips = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = (getattr(value, "jaxpr", value) for value in jax.tree.leaves(equation.params))
+        total += trips * sum(sent(found) for found in inner if hasattr(found, "eqns"))
+    return total
+
+
+def least_sent(name: str, devices: int, batch: int) -> int:
+    """Bytes that a device sends at least, if each computes the rows of its examples."""
+    _, _, seen, returned = LOSSES[name]
+    return (seen + returned) * (devices - 1) * (batch // devices) * WIDTH * 4
+
+
+def temporaries(program: Any, mesh: Mesh) -> int | None:
+    """Bytes of temporaries of one device; None: the compiler finds that they do not fit."""
+    try:
+        with parallel.mesh_context(mesh):
+            return program.lower().compile().memory_analysis().temp_size_in_bytes
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def rows(mesh: Mesh) -> Iterator[tuple[str, ...]]:
+    """Rows of the table of a mesh."""
+    for name in LOSSES:
+        for batch in BATCHES:
+            programs = [traced(name, form, mesh, batch) for form in FORMS]
+            memory = [temporaries(program, mesh) for program in programs]
+            moved = [least_sent(name, mesh.size, batch), *(sent(program.jaxpr.jaxpr) for program in programs[1:])]
+            cells = ["does not fit" if size is None else f"{size / 1e9:.3f}" for size in [*memory, *moved]]
+            yield f"`{name}`", f"{batch:,}", *cells
+
+
+def seconds(name: str, batch: int, repeats: int = 5) -> tuple[float, float]:
+    """Medians of the time of the dense and the chunked form on one device, taken in turns."""
+    mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
+    runs = [traced(name, form, mesh, batch).lower().compile() for form in ("dense", "chunked")]
+    first, second = (jax.random.normal(key, (batch, WIDTH)) for key in jax.random.split(jax.random.key(0)))
+    numbers = {"temperature": 0.1, "logit_scale": 10.0, "logit_bias": -10.0}
+    learned = {key: jnp.float32(numbers[key]) for key in LOSSES[name][1]}
+    taken: list[list[float]] = [[], []]
+    for _ in range(repeats + 1):
+        for run, times in zip(runs, taken):
+            start = time.perf_counter()
+            jax.block_until_ready(run(first, second, learned))
+            times.append(time.perf_counter() - start)
+    dense, chunked = (statistics.median(times[1:]) for times in taken)
+    return dense, chunked
+
+
+def timed() -> Iterator[tuple[str, ...]]:
+    for name in LOSSES:
+        dense, chunked = seconds(name, BATCHES[0])
+        yield f"`{name}`", f"{dense:.2f}", f"{chunked:.2f}", f"{chunked / dense:.2f}"
+
+
+def devices_of(topology: str) -> Sequence[Any]:
+    """Devices of this machine for "cpu:8", else those of a topology that is absent."""
+    if topology.startswith("cpu:"):
+        return jax.devices()[: int(topology.removeprefix("cpu:"))]
+    from ssljax.parallel.topology import devices_of, parse
+
+    return devices_of(parse(topology))
+
+
+def written(text: str, section: str, table: str) -> str:
+    """The page with the table of a section replaced."""
+    start, end = f"<!-- table: python benchmarks/contrastive.py {section} -->", "<!-- end of table -->"
+    before, found, rest = text.partition(start)
+    assert found, f"docs/contrastive.md has no place for {section}"
+    return f"{before}{start}\n\n{table}\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", help="`time`, or the devices: `cpu:8`, `h100:8`, `v5e:2x4`")
+    section = parser.parse_args().section
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 1 if section == "time" else 8)
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # the compiler for TPUs would look for a TPU host
+    if section == "time":
+        head: tuple[str, ...] = ("loss", "dense, s", "chunked, s", "chunked / dense")
+        found = timed()
+    else:
+        mesh = parallel.make_mesh(parallel.MeshConfig(), devices_of(section))
+        head = ("loss", "batch", *(f"{form}, GB" for form in FORMS))
+        head += ("least sent, GB", "sent by chunked, GB", "sent by ring, GB")
+        found = rows(mesh)
+    lines = []
+    for cells in itertools.chain([head, ["---"] * len(head)], found):
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    PAGE.write_text(written(PAGE.read_text(), section, "\n".join(lines) + "\n"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Functions of a batch that see the rows of every device: `shard_map` over the mesh axes of the batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from ssljax.parallel.rules import partition_spec
+
+
+def over_batch(function: Callable[[Any, Any, Any], Any], rows: Any, shared: Any = ()) -> Any:
+    """Calls a function on each device of the current mesh with its rows of the batch.
+
+    Collectives over the axis name that the function gets (`psum`, `all_gather`, `ppermute`) reach all rows. Devices
+    that differ along other mesh axes only ("tensor", ...) compute the same.
+
+    Args:
+        function: (axis name, rows of this device, shared) -> arrays [n, ...], one row for each row of this device. The
+            axis name is a mesh axis or a tuple of mesh axes, in the order of the rows; None: all rows are here, without
+            a mesh or because the mesh does not divide them.
+        rows: a tree of arrays [B, ...].
+        shared: a tree of arrays that every device gets whole, such as learned numbers.
+
+    Returns:
+        The results for the global batch, arrays [B, ...].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    size = jax.tree.leaves(rows)[0].shape[0]
+    axis_name = partition_spec(("batch",), (size,), dict(mesh.shape))[0]
+    if axis_name is None:
+        return function(None, rows, shared)
+    split = PartitionSpec(axis_name)
+    local = lambda rows, shared: function(axis_name, rows, shared)  # noqa: E731
+    return jax.shard_map(local, in_specs=(split, PartitionSpec()), out_specs=split)(rows, shared)
