@@ -1,10 +1,6 @@
 """The tutorials and how-tos do what they say: their code runs, in the order of the page, on small data in few steps."""
 
-import os
 import re
-import shlex
-import stat
-import subprocess
 import sys
 
 import numpy as np
@@ -127,21 +123,3 @@ def test_the_vectors_of_the_own_objective_are_a_loss(folder):
             overlap += covariance**2 / 3 if j != k else 0.0
     np.testing.assert_allclose(names["spread"](np.float32(z)), spread, rtol=1e-5)
     np.testing.assert_allclose(names["overlap"](np.float32(z)), overlap, rtol=1e-5)
-
-
-def test_the_script_for_slurm_passes_the_signal_on_and_requeues(tmp_path):
-    """The script of the page with stand-ins for `ssljax` and `scontrol`: a run that ends with 75 after SIGTERM."""
-    script = re.search(r"^```\n(#!/bin/bash\n.*?)^```", (DOCS / "howto/slurm.md").read_text(), re.MULTILINE | re.DOTALL)
-    stand_ins = {
-        "ssljax": "#!/bin/bash\ntrap 'sleep 0.2; exit 75' TERM\necho started\nfor i in {1..100}; do sleep 0.1; done\n",
-        "scontrol": f"#!/bin/bash\necho $@ > {shlex.quote(str(tmp_path))}/requeued\n",
-    }
-    for name, text in stand_ins.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(stat.S_IRWXU)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    job = subprocess.Popen(["bash", "-c", script[1]], stdout=subprocess.PIPE, text=True, env=environment)
-    assert job.stdout.readline() == "started\n"
-    job.terminate()
-    assert job.wait(timeout=20) == 75
-    assert (tmp_path / "requeued").read_text() == "requeue 7\n"

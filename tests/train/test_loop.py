@@ -39,6 +39,7 @@ def run(steps, stop_at=None):
             on_stop=lambda done, state: calls.append(f"stop {done}"),
             exhausted=lambda: False,
             signals=signals,
+            votes=bool,  # as of a single process
             watchdog=Watchdog(None),
         )
     return calls
@@ -70,6 +71,7 @@ def test_a_signal_before_the_first_step_is_done_stops_at_once():
             "on_stop": None,
             "exhausted": bool,
             "signals": signals,
+            "votes": bool,
             "watchdog": Watchdog(None),
         }
         fit(step, 0, [(0, 0), (1, 1)], **options)
