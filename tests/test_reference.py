@@ -85,7 +85,7 @@ def test_a_group_with_types_defaults_and_meanings():
         "\ntemperature = 0.1  [a number, > 0]\n    temperature of the softmax over similarities (tau of eq. 1)\n"
         in text
     )
-    assert "\nblock = None  [an integer or None, > 0, may change at a restart]\n" in text
+    assert "\nform = 'auto'  [one of 'auto', 'dense', 'chunked', 'ring', may change at a restart]\n" in text
     assert "\naugment = two_views  [a group chosen by name]\n" in text and "\nprojector = its defaults  [" in text
     assert "batch_size (required)  [an integer, > 0]\n" in lines("")
 

@@ -42,9 +42,9 @@ class ContrastiveObjective(ImageObjective):
     form: Literal["auto", "dense", "chunked", "ring"] = schema.setting(
         "auto",
         free=True,
-        doc="form of the loss, which changes memory and time only. 'dense' stores the matrix of all pairs of the "
-        "batch. 'chunked' computes it block by block, again in the backward pass; on a mesh, devices gather the "
-        "vectors of the others. 'ring': vectors travel from device to device instead, with least memory. 'auto': dense "
+        doc="form of the loss, which changes memory and time only; 'dense' stores the matrix of all pairs of the "
+        "batch; 'chunked' computes it block by block, again in the backward pass; on a mesh, devices gather the "
+        "vectors of the others; 'ring': vectors travel from device to device instead, with least memory; 'auto': dense "
         "up to 4,096 examples in the batch, chunked up to 65,536, then ring",
     )
 

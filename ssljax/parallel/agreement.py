@@ -159,10 +159,12 @@ def joint_end() -> Iterator[None]:
             raise
         if told.wait(2 * _POLL_SECONDS):  # the process that left has said why: `_watch` repeats it and ends this one
             time.sleep(60)
-        raise LostProcess(
+        lost = LostProcess(
             f"a process of this job has died or cannot be reached ({one_line(str(error))[:200]}); the same command "
             f"continues the run"
-        ) from error
+        )
+        _report(lost)  # others may wait for the dead process without an error
+        raise lost from error
     except BaseException as error:
         if not getattr(error, "of_all", False):
             _report(error)
@@ -174,7 +176,10 @@ def joint_end() -> Iterator[None]:
 def _watch(ended: threading.Event, told: threading.Event) -> None:
     client = _client()
     while not ended.wait(_POLL_SECONDS):
-        found = client.key_value_dir_get_bytes(_FAILED)
+        try:
+            found = client.key_value_dir_get_bytes(_FAILED)
+        except jax.errors.JaxRuntimeError:  # the service has gone, with the leading process
+            return
         if found and not ended.is_set():
             process, code, line = pickle.loads(found[0][1])
             if process != jax.process_index():

@@ -172,10 +172,14 @@ class Recorder:
         """Ends an evaluation at a signal; in a job, the other processes would wait for this one."""
         return self.signals.abandoning() if jax.process_count() == 1 else contextlib.nullcontext()
 
+    def _evaluated(self, step: int) -> set[str]:
+        """Returns the evaluations whose results at a step are in the workdir."""
+        lines = self.workdir.evaluations()
+        return {line["eval"] for line in lines if (line["step"], line["of"]) == (step, "trained")}
+
     def evaluate_left_out(self, step: int, state: State) -> None:
         """Runs the evaluations of a restored step that a signal left out, and ranks its checkpoint by them."""
-        lines = parallel.lead(self.workdir.evaluations)
-        done = {line["eval"] for line in lines if (line["step"], line["of"]) == (step, "trained")}
+        done = parallel.lead(lambda: self._evaluated(step))
         names = self._due(step)
         if step and not done.issuperset(names):
             with self.record.timed("evaluations"):
