@@ -20,4 +20,4 @@ def daily(cases: Iterable[Any], every: int) -> list[Any]:
 
 def on_day(number: int, every: int) -> pytest.MarkDecorator:
     """Mark of a test that belongs to the days whose number is `number` modulo `every`; on others it is `full`."""
-    return pytest.mark.usefixtures() if TODAY % every == number else pytest.mark.full
+    return pytest.mark.skipif(False, reason="of today") if TODAY % every == number else pytest.mark.full
