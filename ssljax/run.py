@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import pathlib
 import time
@@ -61,15 +62,14 @@ def train(
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
     began, folder = time.perf_counter(), Workdir(workdir)
-    stored = {} if arrays is None else parallel.lead(lambda: store_arrays(folder.path.resolve(), arrays))
-    config = _checked(config, stored)
+    config = _checked(config, folder, arrays)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         signals.check()
         stack.enter_context(parallel.joint_end())
         assembly, evaluator = parallel.leader_first(lambda: _assembled(folder.continued(config)))
         program, dataset = assembly.program, assembly.dataset
-        parallel.check_equal(dataset.spec.to_json(), "data: the files")
+        _check_agreement(config, dataset.spec)
         stack.enter_context(parallel.mesh_context(program.mesh))
         parallel.together(lambda: stack.enter_context(folder.lock()))
         parallel.lead(lambda: folder.check(config, dataset.spec, resume))
@@ -83,12 +83,11 @@ def train(
         folder.write_description(config, dataset.spec, assembly.config.data)
         record = announce(assembly, folder, start, began)
         trackers = stack.enter_context(open_trackers(config, folder, start))
-        watchdog = Watchdog(config.log.stall_seconds)
         batches = data.Prefetcher(batch_of, program.put_rows, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
-        recorder = Recorder(
-            assembly, folder, start, batches, checkpoints, evaluator, signals, watchdog, trackers, record
-        )
+        watchdog = Watchdog(config.log.stall_seconds)
+        parts = (checkpoints, evaluator, signals, watchdog, trackers, record)
+        recorder = Recorder(assembly, folder, start, batches, *parts)
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
         return _finished(recorder, _fit(recorder, state, callbacks))
@@ -137,8 +136,15 @@ def _finished(recorder: Recorder, state: State) -> Finished:
     return Finished(assembly.program.objective, state, lines, folder.path)
 
 
-def _checked(config: RunConfig | Mapping[str, Any] | str, stored: Mapping[str, Any]) -> RunConfig:
-    """Returns the checked config, whose data are the stored arrays if there are any."""
+def _check_agreement(config: RunConfig, spec: data.DataSpec) -> None:
+    """Raises UserError if the processes of a job have different settings, or see different data."""
+    parallel.check_equal(json.dumps(config.to_dict(), sort_keys=True, default=str), "config: the settings")
+    parallel.check_equal(spec.to_json(), "data: the files")
+
+
+def _checked(config: RunConfig | Mapping[str, Any] | str, folder: Workdir, arrays: Arrays | None) -> RunConfig:
+    """Returns the checked config, whose data are the arrays if there are any; they are stored in the workdir."""
+    stored = {} if arrays is None else parallel.lead(lambda: store_arrays(folder.path.resolve(), arrays))
     if isinstance(config, str):
         config, remarks = load(config)
         for remark in remarks:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -15,6 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import filelock
+
+from ssljax.base.files import write_whole
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -69,9 +74,7 @@ def _take(path: pathlib.Path, own: str, expiry: float) -> None:
     with _guarded(path.with_name(f"{path.name}.lock")):
         if holder := _content(path):
             _await_end(path, holder, expiry)
-        place = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-        place.write_text(own)
-        os.replace(place, path)
+        write_whole(path, own)
     if _content(path) != own:  # on a file system without locks, another process was faster
         raise BlockingIOError(_name(_content(path)))
 
@@ -97,6 +100,8 @@ def _await_end(path: pathlib.Path, holder: str, expiry: float) -> None:
     alive = _is_alive(holder)
     if alive is False:
         return
+    if alive is None:
+        log.info("%s: waiting up to %d s for a sign of life of %s", path, expiry, _name(holder))
     renewed = _modified(path)
     while not alive and _clock_of(path.parent) - renewed < expiry:
         time.sleep(min(1.0, expiry / 10))
@@ -110,9 +115,13 @@ def _await_end(path: pathlib.Path, holder: str, expiry: float) -> None:
 def _renew(path: pathlib.Path, own: str, every: float, ended: threading.Event) -> None:
     while not ended.wait(every):
         with contextlib.suppress(OSError):  # the next renewal may succeed
-            if _content(path) != own and not ended.is_set():
-                # This process was stopped for so long that another job has taken over.
-                print(f"error: {path}: taken over by {_name(_content(path))}", file=sys.stderr, flush=True)
+            found = _content(path)
+            if ended.is_set():
+                return
+            if not found:  # somebody has removed it
+                write_whole(path, own)
+            elif found != own:  # this process was stopped for so long that another job has taken over
+                print(f"error: {path}: taken over by {_name(found)}", file=sys.stderr, flush=True)
                 os._exit(2)
             os.utime(path)
 

@@ -105,15 +105,13 @@ def generate(
     sampling = schema.build(Sampling, dataclasses.asdict(sampling or Sampling()), "sampling")
     if not isinstance(module, TokenTransformer | EncoderDecoder):
         raise UserError(f"generation: got a {type(module).__name__}, must be a decoder or an encoder-decoder")
-    rows = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
-    if not rows:
+    if not (rows := [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]):
         return []
     _check(module, rows, sampling, key, start, first_row)
     max_len = module.config.max_len
     tokens, lengths = pad(rows, max_len, mesh)
-    numbers = _row_numbers(len(rows), len(tokens), first_row)
     before = len(start) if isinstance(module, EncoderDecoder) else lengths.max()
-    with on_mesh((tokens, lengths, numbers), mesh) as arrays:
+    with on_mesh((tokens, lengths, _row_numbers(len(rows), len(tokens), first_row)), mesh) as arrays:
         rules, count = _rules(sampling), sampling.max_new_tokens
         module, slots = without_strict(module), _rounded(before + count, max_len)
         keys_B = _row_keys(key, arrays[2]) if sampling.temperature else None

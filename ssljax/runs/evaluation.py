@@ -149,9 +149,9 @@ def _write_pictures(assembly: Assembly, evaluator: evals.Evaluator, state: State
             if embedding:
                 workdir.write_embedding(embedding)
     if assembly.config.log.pictures:
-        files = report.picture_files(pictures(assembly, evaluator, params, state.extra, embedding))
+        found = pictures(assembly, evaluator, params, state.extra, embedding)  # computed by all processes
         with _where_possible("pictures"):
-            workdir.write_pictures(files)
+            workdir.write_pictures(report.picture_files(found) if workdir.leads else {})
 
 
 @contextlib.contextmanager

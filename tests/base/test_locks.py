@@ -86,12 +86,14 @@ def test_a_lease_of_another_machine_is_refused_while_it_is_renewed(holder, tmp_p
         thread.join()
 
 
-def test_a_lease_of_another_machine_ends_when_it_is_not_renewed(tmp_path):
+def test_a_lease_of_another_machine_ends_when_it_is_not_renewed(tmp_path, caplog):
+    caplog.set_level("INFO")
     path = tmp_path / ".lease"
     path.write_text(json.dumps({"host": "elsewhere", "machine": "x", "pid": 1, "started": "2", "nonce": "3"}))
     began = time.monotonic()
     with leased(path, expiry=1):
         assert 0.5 < time.monotonic() - began < 10
+    assert "waiting up to 1 s for a sign of life of process 1 of elsewhere" in caplog.text
     old = time.time() - 100
     path.write_text(json.dumps({"host": "elsewhere", "machine": "x", "pid": 1, "started": "2", "nonce": "3"}))
     os.utime(path, (old, old))
@@ -113,6 +115,18 @@ def test_a_file_system_without_locks_has_leases(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.filelock.FileLock, "acquire", absent)
     with leased(tmp_path / ".lease"), pytest.raises(BlockingIOError), leased(tmp_path / ".lease"):
         pass
+
+
+def test_a_lease_that_somebody_removed_is_written_again(tmp_path):
+    path = tmp_path / ".lease"
+    with leased(path, expiry=0.3):
+        content = path.read_text()
+        path.unlink()
+        deadline = time.monotonic() + 10
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert path.read_text() == content
+    assert not path.exists()
 
 
 def test_a_job_that_has_lost_its_lease_ends(tmp_path):
