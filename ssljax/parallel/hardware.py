@@ -1,8 +1,8 @@
 """The table of accelerators: memory, peak rates and network of one jax device.
 
-Sources: for TPUs, cloud.google.com/tpu/docs (one page per generation) and "How to Scale Your Model" (Austin et al. 2025,
-part 2), which has the rates of links; for GPUs, NVIDIA's data sheets of A100, H100, H200, B200 and L4, and the networks
-of DGX machines. Rates are dense, without sparsity.
+Sources: for TPUs, cloud.google.com/tpu/docs (a page for each generation) and "How to Scale Your Model" (Austin et al.
+2025, part 2), which has the rates of links; for GPUs, NVIDIA's data sheets of A100, H100, H200, B200 and L4, and the
+networks of DGX machines. Rates are dense, without sparsity.
 """
 
 import dataclasses

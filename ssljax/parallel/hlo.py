@@ -108,7 +108,7 @@ class Module:
 
     @functools.cached_property
     def runs(self) -> dict[str, dict[str, int]]:
-        """{computation: {loop body around it, or the entry: number of runs}}, of all that a call of the program runs."""
+        """{computation: {loop body around it, or the entry: number of runs}}, of all that a call reaches."""
         out: dict[str, dict[str, int]] = {}
 
         def visit(name: str, loop: str, count: int) -> None:

@@ -1,4 +1,4 @@
-"""The time of a step from what it computes and moves, at the peak rates of the hardware (Williams et al. 2009, roofline).
+"""The time of a step from what it computes and moves, at the peak rates of the hardware (Williams et al. 2009).
 
     compute = sum over types of FLOPs / peak          memory = bytes read and written / bandwidth
     network = sum over collectives of bytes sent / bandwidth of the way that they take

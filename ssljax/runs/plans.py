@@ -24,7 +24,7 @@ from ssljax.parallel.roofline import ASSUMPTIONS, Roofline, matrix_products, roo
 from ssljax.parallel.topology import Topology, topology
 from ssljax.report import Table
 from ssljax.runs.assembly import Assembly, assemble
-from ssljax.train.program import with_shardings
+from ssljax.train.program import batch_shapes, with_shardings
 
 log = logging.getLogger(__name__)
 
@@ -192,8 +192,6 @@ def plan(config: RunConfig, target: str | Topology) -> Plan:
 
 def batch_target(assembly: Assembly) -> Any:
     """The shapes of a global batch with their shardings."""
-    from ssljax.train.program import batch_shapes
-
     shapes = batch_shapes(assembly.spec, assembly.config.batch_size)
     sharding = parallel.batch_sharding(assembly.program.mesh)
     return with_shardings(shapes, jax.tree.map(lambda _: sharding, shapes))
