@@ -107,6 +107,12 @@ class Module:
     entry: str
 
     @functools.cached_property
+    def fused(self) -> set[str]:
+        """Names of the computations that are fused to one instruction."""
+        fusions = (i for computation in self.computations.values() for i in computation if i.opcode == "fusion")
+        return {called for fusion in fusions for _, called in _called(fusion)}
+
+    @functools.cached_property
     def runs(self) -> dict[str, dict[str, int]]:
         """{computation: {loop body around it, or the entry: number of runs}}, of all that a call reaches."""
         out: dict[str, dict[str, int]] = {}
@@ -172,10 +178,11 @@ def collectives(module: Module) -> list[Collective]:
             fused = kind == "all-reduce" and name.startswith("all-reduce-scatter")  # TPU: its result is sliced
             size = _payload(instruction) * (groups.shape[1] if kind == "reduce-scatter" else 1)
             # A collective that a TPU spreads over several fusions, to overlap it, is in each with the same channel.
-            channel = re.search(r"channel_id=(\d+)", instruction.rest)
+            # Elsewhere, collectives may share a channel.
+            channel = re.search(r"channel_id=(\d+)", instruction.rest) if name in module.fused and not fused else None
             op = re.search(r'op_name="([^"]*)"', instruction.rest)
             for loop, count in runs.items():
-                key = (loop, channel[1] if channel else instruction.name)
+                key = (loop, f"channel {channel[1]}" if channel else f"{name}/{instruction.name}")
                 named = "reduce-scatter" if fused else kind
                 found.setdefault(key, Collective(named, size, groups, count, op[1] if op else ""))
     return list(found.values())
@@ -202,23 +209,17 @@ def traffic(module: Module) -> float:
     Operands and results of instructions that are not fused. Of an operand that a fusion slices, and of a result that it
     updates in place, the slice counts. Arrays in the fast memory of a TPU, `S(1)`, count nothing.
     """
-    fused = {
+    control = ("while", "call", "conditional", "async-start")
+    inside = {
         called
         for computation in module.computations.values()
         for i in computation
-        if i.opcode == "fusion"
+        if i.opcode not in control
         for _, called in _called(i)
-    }
-    reductions = {
-        called
-        for computation in module.computations.values()
-        for i in computation
-        if i.opcode not in ("fusion", "while", "call", "conditional", "async-start")
-        for role, called in _called(i)
-    }
+    }  # fusions and reductions
     total = 0.0
     for name, runs in module.runs.items():
-        if name in fused or name in reductions:
+        if name in inside:
             continue
         instructions = {i.name: i for i in module.computations.get(name, ())}
         moved = sum(_moved(module, instructions, i) for i in instructions.values())

@@ -112,8 +112,7 @@ def _example(kind: str) -> str:
 
 
 def _plan_on_cpu() -> None:
-    """Keeps jax from looking for accelerators of this machine, which may take a minute, and libtpu for its metadata."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    """Keeps jax from looking for accelerators of this machine, which may take a minute."""
     jax.config.update("jax_platforms", "cpu")
 
 
@@ -130,8 +129,12 @@ def _cpu(name: str, count: int) -> Topology:
 
 
 def _tpu(name: str, kind: str, sizes: tuple[int, ...]) -> Topology:
-    if importlib.util.find_spec("libtpu") is None:
+    if not _is_installed("libtpu"):
         raise UserError(f"--topology: {name} needs the compiler for TPUs: pip install 'ssljax[plan-tpu]'")
+    # libtpu would look for the machine that it runs on, and complain that there is none.
+    machine = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+    for variable, value in machine.items():
+        os.environ.setdefault(variable, value)
     shape = "x".join(map(str, sizes))
     # A slice that is smaller than a host has chips of one host only.
     options: dict[str, Any] = {"chips_per_host_bounds": (*sizes, 1)[:3]} if math.prod(sizes) < 4 else {}
@@ -149,8 +152,13 @@ def _tpu(name: str, kind: str, sizes: tuple[int, ...]) -> Topology:
     return Topology(name, list(devices), found, notes)
 
 
+def _is_installed(module: str) -> bool:
+    parent = module.rpartition(".")[0]
+    return (not parent or _is_installed(parent)) and importlib.util.find_spec(module) is not None
+
+
 def _gpu(name: str, kind: str, sizes: tuple[int, ...]) -> Topology:
-    if importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
+    if not all(map(_is_installed, ("jax_plugins.xla_cuda13", "nvidia.cudnn"))):
         raise UserError(f"--topology: {name} needs the compiler for GPUs: pip install 'ssljax[plan-gpu]'")
     hosts, gpus = sizes if len(sizes) == 2 else (1, sizes[0])
     if gpus > 8:

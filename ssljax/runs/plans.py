@@ -19,6 +19,7 @@ import jax
 from ssljax import parallel
 from ssljax.base.errors import UserError, one_line
 from ssljax.config import RunConfig
+from ssljax.data import DataSpec
 from ssljax.parallel import hlo
 from ssljax.parallel.roofline import ASSUMPTIONS, Roofline, matrix_products, roofline
 from ssljax.parallel.topology import Topology, topology
@@ -122,18 +123,19 @@ class Plan:
         yield ["compiled in", f"{self.compile_seconds:.1f} s"]
 
 
-def plan(config: RunConfig, target: str | Topology) -> Plan:
+def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None) -> Plan:
     """Compiles the train step of a config for a topology. The data are opened and described; nothing is trained.
 
     Args:
         config: the checked config.
         target: a topology, or its name such as "v5e:16x16", "h100:4x8", "cpu:8"; see `ssljax.parallel.topology`.
+        spec: description of the data, which are then not opened; None: they are opened and described.
 
     Raises:
         UserError: the topology is unknown, or the config does not fit its devices or the data.
     """
     target = topology(target) if isinstance(target, str) else target
-    assembly = assemble(config, target.devices)
+    assembly = assemble(config, target.devices, spec)
     program, began = assembly.program, time.perf_counter()
     shape = dict(program.mesh.shape)
     flops = program.objective.flops(assembly.spec)
