@@ -182,7 +182,7 @@ def _repetitions(name: str, parameters: Mapping[str, Any]) -> float:
         return float(parameters["length"])
     if name == "shard_map":
         sizes = dict(parameters["mesh"].shape)
-        manual = parameters.get("manual_axes", sizes)
+        manual = parameters.get("newly_manual_axes") or parameters.get("manual_axes") or sizes
         return float(math.prod(sizes[axis] for axis in manual))
     if name == "pallas_call":
         return float(math.prod(parameters["grid_mapping"].grid))
