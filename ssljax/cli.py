@@ -168,6 +168,7 @@ def _add_train(commands: Any) -> None:
     plan.add_argument("--config", required=True, help="as for `train`")
     names = "v5e:16x16, v4:4x4x4, v5p:8x8x4, v6e:16x16; h100:8, h100:4x8 (4 hosts of 8), h200:8, a100:8; cpu:8; here"
     plan.add_argument("--topology", required=True, metavar="NAME", help=names)
+    plan.add_argument("--search", action="store_true", help="try meshes, recomputation, micro-batches")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     other = "`--evals.NAME.key=VALUE` changes a key of an evaluation for this call; a new NAME is another evaluation."
     evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls", epilog=other)
@@ -322,13 +323,14 @@ def _plan(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax import report
     from ssljax.config import load
     from ssljax.parallel.topology import topology
+    from ssljax.runs.plan_search import search
     from ssljax.runs.plans import plan
 
     target = topology(options.topology)  # first: it chooses the platform
     config, remarks = load(options.config, overrides)
     for remark in remarks:
         print(remark, file=sys.stderr)
-    planned = plan(config, target)
+    planned = search(config, target) if options.search else plan(config, target)
     if options.json:
         print(json.dumps(planned.to_json()))
         return 0

@@ -67,7 +67,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         product = " x ".join(f"{k}={v}" for k, v in zip(sizes, shape) if v != 1)
         axes = " x ".join(map(str, network_axes(devices)))
         raise UserError(
-            f"mesh: {product} fits no layout of the {axes} devices: each size must be the product of some of these axes"
+            f"mesh: {product} fits no layout of {axes} devices: each size must be the product of some of these axes"
         ) from error
 
 

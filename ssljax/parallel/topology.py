@@ -4,6 +4,7 @@ The compilers of TPUs and of NVIDIA GPUs run without the hardware (`jax.experime
 of their own: the extras `plan-tpu` (libtpu) and `plan-gpu` (the CUDA plugin of jax).
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -117,11 +118,10 @@ def _plan_on_cpu() -> None:
 
 
 def _cpu(name: str, count: int) -> Topology:
-    try:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # devices are there already
-        pass
+    _plan_on_cpu()
+    if count > jax.config.jax_num_cpu_devices:  # -1: not set
+        with contextlib.suppress(RuntimeError):  # devices are there already
+            jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(f"--topology: got {name!r}, but this process has started with {len(devices)} CPU devices")

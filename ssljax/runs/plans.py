@@ -29,6 +29,7 @@ from ssljax.train.program import batch_shapes, with_shardings
 
 log = logging.getLogger(__name__)
 
+STATE = ("parameters", "extra state", "optimiser", "averaged parameters")
 GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # the share of a GPU's memory that jax takes; 0.75 by default
 
 
@@ -85,14 +86,20 @@ class Plan:
         ]
         return out
 
+    @property
+    def state_alone(self) -> int:
+        """Bytes of the state on one device."""
+        return sum(self.memory.get(name, 0) for name in STATE)
+
     def tables(self) -> list[Table]:
         """Returns the plan as tables: the step, its memory, its collectives."""
-        memory = [[kind, _size(size)] for kind, size in self.memory.items()]
+        memory = [[kind, size_text(size)] for kind, size in self.memory.items()]
         if self.needed is not None:
-            share = f"{100 * self.needed / self.available:.0f} % of {_size(self.available)}"
-            memory.append(["all" if self.fits else "all: does not fit", f"{_size(self.needed)}, {share}"])
+            share = f"{100 * self.needed / self.available:.0f} % of {size_text(self.available)}"
+            memory.append(["all" if self.fits else "all: does not fit", f"{size_text(self.needed)}, {share}"])
         collectives = [
-            [kind, " x ".join(axes) or "none", f"{runs:,}", _size(sent)] for kind, axes, runs, sent in self.collectives
+            [kind, " x ".join(axes) or "none", f"{runs:,}", size_text(sent)]
+            for kind, axes, runs, sent in self.collectives
         ]
         return [
             Table(["plan", ""], list(self._step()), list(self.notes)),
@@ -104,20 +111,18 @@ class Plan:
         """Yields the rows of the table of the step."""
         axes = ", ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1) or "one device"
         devices = math.prod(self.mesh.values())
-        yield [
-            "topology",
-            f"{self.topology}: {devices} x {self.device_kind} ({axes}), {self.microbatches} microbatches",
-        ]
+        yield ["topology", f"{self.topology}: {devices} x {self.device_kind} ({axes})"]
+        yield ["microbatches", f"{self.microbatches}"]
         yield ["parameters", f"{self.parameters:,}"]
         if self.flops:
             yield ["FLOPs of the model", f"{self.flops:.3g} per step"]
         times = self.roofline
         if times is not None:
             yield ["matrix products", f"{self.products:.3g} FLOPs per step, with recomputation"]
-            parts = f"compute {_time(times.compute)}, memory {_time(times.memory)}, network {_time(times.network)}"
-            yield ["peak rates", parts]
-            hidden = f"{_time(times.overlapped)} with collectives hidden ({times.bound} bound)"
-            yield ["time of a step", f"{hidden}, {_time(times.serial)} without"]
+            parts = {name: time_text(getattr(times, name)) for name in ("compute", "memory", "network")}
+            yield ["peak rates", ", ".join(f"{name} {value}" for name, value in parts.items())]
+            hidden = f"{time_text(times.overlapped)} with collectives hidden ({times.bound} bound)"
+            yield ["time of a step", f"{hidden}, {time_text(times.serial)} without"]
             if times.mfu_ceiling is not None:
                 yield ["MFU", f"at most {100 * times.mfu_ceiling:.1f} % of the bfloat16 peak"]
         yield ["compiled in", f"{self.compile_seconds:.1f} s"]
@@ -221,13 +226,11 @@ def needed_bytes(message: str) -> float | None:
 def _state_memory(assembly: Assembly) -> dict[str, int]:
     """Bytes of the parts of the state on one device."""
     program = assembly.program
-    parts = {
-        "parameters": (program.shapes.params, program.shardings.params),
-        "extra state": (program.shapes.extra, program.shardings.extra),
-        "optimiser": (program.shapes.opt_state, program.shardings.opt_state),
-        "averaged parameters": (program.shapes.ema, program.shardings.ema),
-    }
-    sizes = {name: sum(map(_device_bytes, *map(jax.tree.leaves, part))) for name, part in parts.items()}
+    fields = dict(zip(STATE, ("params", "extra", "opt_state", "ema"), strict=True))
+    sizes = {}
+    for name, field in fields.items():
+        leaves = (jax.tree.leaves(getattr(of, field)) for of in (program.shapes, program.shardings))
+        sizes[name] = sum(map(_device_bytes, *leaves))
     return {name: size for name, size in sizes.items() if size}
 
 
@@ -249,9 +252,11 @@ def _memory(state: dict[str, int], analysis: Any) -> tuple[dict[str, int], float
     return {name: size for name, size in memory.items() if size > 0}, float(needed)
 
 
-def _size(size: float) -> str:
+def size_text(size: float) -> str:
+    """A number of bytes for readers, in MB or GB (10^9 bytes)."""
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time for readers, in ms or s."""
     return f"{seconds:,.2f} s" if seconds >= 1 else f"{1e3 * seconds:,.2f} ms"
