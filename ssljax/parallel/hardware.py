@@ -15,7 +15,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one jax device can hold and do.
+    """Memory and rates of one jax device.
 
     Attributes:
         name: short name, as in names of topologies.

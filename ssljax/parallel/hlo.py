@@ -1,4 +1,4 @@
-"""What a compiled program moves: collectives and memory traffic, read from its text (HLO), loops counted.
+"""Collectives and memory traffic of a compiled program, read from its text (HLO), with loops counted.
 
 A loop over layers is one instruction `while` of the text, whose body runs as often as there are layers. XLA's own cost
 analysis counts a body once; here every instruction counts as often as it runs.
@@ -146,7 +146,7 @@ def parse(text: str) -> Module:
 
 
 def trip_count(module: Module, computation: str, loop: Instruction) -> int:
-    """How often the body of a `while` runs: as the compiler noted it, or from its condition `i < constant`.
+    """Number of runs of the body of a `while`, as the compiler noted it, or from its condition `i < constant`.
 
     1 if neither tells: a loop that ends by its data.
     """

@@ -62,7 +62,7 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """What takes the longest: "compute", "memory" or "network"."""
+        """The part that takes the longest: "compute", "memory" or "network"."""
         return max(("compute", "memory", "network"), key=lambda name: getattr(self, name))
 
 
@@ -120,7 +120,7 @@ def _owner(device: Any) -> int:
 
 
 def _links(collective: Collective, chip: Chip, devices: np.ndarray) -> float:
-    """How many axes of a TPU's network the members of a group can use at once; an open axis counts half.
+    """The number of axes of a TPU's network that the members of a group use at once; an open axis counts half.
 
     An axis is closed to a ring if it is 16 long (2D networks) or a multiple of 4 (3D networks), as the documentation of
     Cloud TPU says.

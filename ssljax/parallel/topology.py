@@ -69,7 +69,7 @@ class Topology:
     """
 
     name: str
-    devices: list[jax.Device]
+    devices: list[Any]
     chip: Chip
     notes: tuple[str, ...] = ()
 
@@ -119,7 +119,7 @@ def _plan_on_cpu() -> None:
 
 def _cpu(name: str, count: int) -> Topology:
     _plan_on_cpu()
-    if count > jax.config.jax_num_cpu_devices:  # -1: not set
+    if count > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]  # -1: not set
         with contextlib.suppress(RuntimeError):  # devices are there already
             jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
@@ -139,9 +139,11 @@ def _tpu(name: str, kind: str, sizes: tuple[int, ...]) -> Topology:
     # A slice that is smaller than a host has chips of one host only.
     options: dict[str, Any] = {"chips_per_host_bounds": (*sizes, 1)[:3]} if math.prod(sizes) < 4 else {}
     try:
-        devices = topologies.get_topology_desc(f"{kind}:{shape}", platform="tpu", **options).devices
+        devices: list[Any] = topologies.get_topology_desc(f"{kind}:{shape}", platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        raise UserError(f"--topology: no slice {name!r}: {one_line(str(error).partition(': ')[2] or error)}") from error
+        raise UserError(
+            f"--topology: no slice {name!r}: {one_line(str(error).partition(': ')[2] or str(error))}"
+        ) from error
     notes: tuple[str, ...] = ()
     found = hardware.chip(devices[0].device_kind)
     if kind == "v4":

@@ -134,5 +134,5 @@ def _until_it_fits(config: RunConfig, mesh: dict[str, int], target: Topology, sp
 
 def _changed(config: RunConfig, mesh: dict[str, int], microbatches: int, remat: str | None) -> RunConfig:
     model = config.model if remat is None else dataclasses.replace(config.model, remat=remat)
-    changed = dataclasses.replace(config.mesh, **mesh)
+    changed = dataclasses.replace(config.mesh, **mesh)  # type: ignore[arg-type]
     return dataclasses.replace(config, mesh=changed, microbatches=microbatches, model=model)

@@ -35,7 +35,7 @@ GPU_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # the share of a GPU's memory that
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the train step of a config takes on a topology.
+    """Memory, communication and estimated time of the train step of a config on a topology.
 
     Attributes:
         topology: name of the topology.
@@ -155,7 +155,8 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
     available, notes = available_memory(target)
     state = _state_memory(assembly)
     with parallel.mesh_context(program.mesh):
-        traced = program.jitted_step().trace(program.target(), batch_target(assembly))
+        step: Any = program.jitted_step()
+        traced = step.trace(program.target(), batch_target(assembly))
         products = matrix_products(traced.jaxpr.jaxpr)
         try:
             compiled = traced.lower().compile()
