@@ -208,11 +208,10 @@ def declared_spec(config: DataConfig) -> DataSpec:
         name: (_Part.of(SourceConfig(part.source, part.split, part.keys, part.where), config), part.ratio)
         for name, part in config.streams.items()
     }
-    texts = {
-        part.source.text for part in (*parts, *(part for part, _ in streams.values())) if "tokens" in part.elements
-    }
+    every = [*parts, *(part for part, _ in streams.values())]
+    texts = {part.source.text or 0 for part in every if "tokens" in part.elements}
     if len(texts) > 1:
-        raise UserError(f"data.source: texts are declared with vocabularies of {sorted(map(int, texts))} ids; give one")
+        raise UserError(f"data.source: texts are declared with vocabularies of {sorted(texts)} ids; give one")
     number = {"id": {"shape": [], "dtype": "int64"}}
     return DataSpec(
         elements=number | first.elements,
