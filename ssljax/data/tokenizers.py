@@ -256,11 +256,9 @@ def pin_tokenizer(config: DataConfig) -> DataConfig:
         UserError: as `open_tokenizer`.
     """
     sources = [*config.sources, *config.streams.values()]
-    if (
-        config.tokenizer.name == "bytes"
-        or is_declared(config)
-        or not any("text" in selected_keys(source) for source in sources)
-    ):
+    if config.tokenizer.name == "bytes" or is_declared(config):
+        return config
+    if not any("text" in selected_keys(source) for source in sources):
         return config
     with tempfile.TemporaryDirectory() as place:
         file = save_tokenizer(config, place)

@@ -87,10 +87,9 @@ def test_reading_is_refused_in_one_line():
     dataset = data.open_data(data.DataConfig(source="declared:rows=8,image=4x4x3"), 4)
     assert dataset.batch_size == 4 and dataset.epoch(2) == 1
     for read in (lambda: dataset.batch(0), lambda: dataset.ids(0)):
-        with pytest.raises(
-            UserError, match="^data.source: declared data has shapes only; set data.source=... to train$"
-        ):
+        with pytest.raises(UserError) as error:
             read()
+        assert str(error.value) == "data.source: declared data has shapes only; set data.source=... to train"
     with pytest.raises(UserError, match="shapes only"):
         selection.read(data.SourceConfig("declared:rows=8,image=4x4x3"))
 
