@@ -7,7 +7,7 @@ Trains both towers from random weights on 9 billion pairs.
 
 Hardware: in the paper 32 TPU v4 chips; planned for 256 TPU v5e chips.
 Time: in the paper 5 days; not run here: no such hardware.
-Result: published zero-shot accuracy on ImageNet: 73.4 % (section 1).
+Result: published zero-shot accuracy on ImageNet: 73.4 % (with table 1).
 Source: Zhai, Mustafa, Kolesnikov, Beyer 2023, arXiv:2303.15343, sections 3 and 4.
 Data: the paper's WebLI is not public; any pairs of a picture and a text will do, with
 `--config.data.tokenizer.name=file` and the path of a SentencePiece model of 32,000 ids. The number of rows, a billion,

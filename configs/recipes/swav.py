@@ -6,7 +6,7 @@ Trains on ImageNet without labels for 800 epochs, in batches of 4,096.
     ssljax train --config configs/recipes/swav.py --workdir runs/swav-r50 --config.data.source=images:DIR/{split}
 
 Hardware: in the authors' scripts 64 GPUs; planned for 64 H100.
-Time: about 50 hours in the authors' code; not run here: no such hardware.
+Time: at most 50 hours in the authors' scripts; not run here: no such hardware.
 Result: published accuracy of a linear classifier on frozen features: 75.3 % (abstract).
 Source: Caron, Misra, Mairal, Goyal, Bojanowski, Joulin 2020, arXiv:2006.09882, section 4 and appendix A, and the
 scripts of the authors (temperature, crops, rates, 313 steps with frozen prototypes).
