@@ -13,7 +13,7 @@ import math
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ssljax import evals, models, objectives
@@ -210,11 +210,24 @@ def read_file(path: str) -> dict[str, Any]:
         raise UserError(f"--config: got {shown(path)}, must be a Python file, FILE.py or FILE.py:ARGUMENT")
     if not file.is_file():
         raise UserError(f"--config: no file {name!r} (`ssljax list configs` prints those that ship)")
-    config = _call(file, argument)
+    config = _with_module(file, lambda module: _call(module, file, argument))
     values = plain(config)
     if not isinstance(values, Mapping):
         raise UserError(f"{name}: get_config returned {shown(config)}, must return a config (a ConfigDict or a dict)")
     return dict(values)
+
+
+def topologies(path: str) -> dict[str, str]:
+    """Returns {argument of the file: hardware that the config is planned for, such as "v5e:16x16"} of a recipe.
+
+    Other configs name no hardware. The argument "" stands for the file without an argument.
+    """
+    name, _ = _split_argument(path)
+    file = pathlib.Path(name)
+    file = file if file.exists() else shipped_configs().get(name, file)
+    if not file.is_file():
+        raise UserError(f"--config: no file {name!r} (`ssljax list configs` prints those that ship)")
+    return dict(_with_module(file, lambda module: getattr(module, "TOPOLOGIES", {})))
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:
@@ -234,8 +247,8 @@ def _split_argument(path: str) -> tuple[str, str]:
     return (f"{name}.py", argument) if colon else (path, "")
 
 
-def _call(file: pathlib.Path, argument: str) -> Any:
-    """Returns the result of `get_config(argument)` of a file, or of `get_config()` if it takes no argument."""
+def _with_module(file: pathlib.Path, use: Callable[[Any], Any]) -> Any:
+    """Returns the result of `use` of a config file as a module. Raises UserError if the file or `use` fails."""
     spec = importlib.util.spec_from_file_location("ssljax_config", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -243,16 +256,21 @@ def _call(file: pathlib.Path, argument: str) -> Any:
     sys.path.insert(0, str(file.parent))  # configs import shared modules from their folder
     try:
         spec.loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-        if not callable(get_config):
-            raise UserError(f"{file}: has no get_config(arg)")
-        return get_config(argument) if argument or inspect.signature(get_config).parameters else get_config()
+        return use(module)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{file}: {located(error)}") from error
     finally:
         sys.path[:] = before
+
+
+def _call(module: Any, file: pathlib.Path, argument: str) -> Any:
+    """Returns the result of `get_config(argument)` of a module, or of `get_config()` if it takes no argument."""
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{file}: has no get_config(arg)")
+    return get_config(argument) if argument or inspect.signature(get_config).parameters else get_config()
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssljax.base.errors import UserError
 from ssljax.data.config import DataConfig, SourceConfig
+from ssljax.data.declared import AbsentBatches, declared_spec, is_declared
 from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
 from ssljax.data.order import BatchRanges, Shuffle, mix, subset
 from ssljax.data.selection import source_content, source_title
@@ -30,7 +31,7 @@ def describe(config: DataConfig) -> DataSpec:
     Raises:
         UserError: an error in a source: missing files, unknown splits or columns, invalid labels.
     """
-    return _open(config, 0).spec
+    return declared_spec(config) if is_declared(config) else _open(config, 0).spec
 
 
 def open_data(config: DataConfig, batch_size: int, seed: int = 0) -> "Dataset":
@@ -46,8 +47,11 @@ def open_data(config: DataConfig, batch_size: int, seed: int = 0) -> "Dataset":
         seed: seed of the run, used if `config.seed` is None.
 
     Raises:
-        UserError: as `describe`, or ratio x batch_size of a stream is not a whole number of rows.
+        UserError: as `describe`, or ratio x batch_size of a stream is not a whole number of rows. Batches of declared
+            data raise it when they are read.
     """
+    if is_declared(config):
+        return Dataset(declared_spec(config), AbsentBatches(batch_size), {})
     opened = _open(config, seed)
     batches, further = _Batches(opened.main, batch_size, "batch_size"), {}
     for name, stream in opened.further.items():
@@ -68,7 +72,7 @@ class Dataset:
         batch_size: rows of the global batch.
     """
 
-    def __init__(self, spec: DataSpec, batches: "_Batches", streams: dict[str, "_Batches"]):
+    def __init__(self, spec: DataSpec, batches: "_Batches | AbsentBatches", streams: dict[str, "_Batches"]):
         self.spec, self.batch_size = spec, batches.rows
         self._batches, self._streams = batches, streams
 
@@ -93,7 +97,7 @@ class Dataset:
 
     def epoch(self, step: int) -> int:
         """Returns the epoch of the first example of `step`."""
-        return step * self.batch_size // self._batches.stream.size
+        return step * self.batch_size // self.spec.size
 
 
 class _Stream:

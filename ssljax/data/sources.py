@@ -30,6 +30,7 @@ REGISTRY = Registry(
         "array_record": "ssljax.data.records:ArrayRecord",
         "builtin": "ssljax.data.builtin:Builtin",
         "csv": "ssljax.data.arrow:Csv",
+        "declared": "ssljax.data.declared:Declared",
         "hf": "ssljax.data.hugging_face:HuggingFace",
         "idx": "ssljax.data.arrays:Idx",
         "images": "ssljax.data.files:ImageFolder",

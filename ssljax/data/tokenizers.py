@@ -19,6 +19,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once
 from ssljax.data.config import DataConfig, SourceConfig, TokenizerConfig, cache_root
+from ssljax.data.declared import is_declared
 from ssljax.data.digests import content_key
 from ssljax.data.plain_text import TextEncoder, check_text
 from ssljax.data.rows import Affixes, affixes_of, fill_rows, last_token, pad_token
@@ -255,7 +256,9 @@ def pin_tokenizer(config: DataConfig) -> DataConfig:
         UserError: as `open_tokenizer`.
     """
     sources = [*config.sources, *config.streams.values()]
-    if config.tokenizer.name == "bytes" or not any("text" in selected_keys(source) for source in sources):
+    if config.tokenizer.name == "bytes" or is_declared(config):
+        return config
+    if not any("text" in selected_keys(source) for source in sources):
         return config
     with tempfile.TemporaryDirectory() as place:
         file = save_tokenizer(config, place)

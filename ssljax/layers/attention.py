@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError, nearest
+from ssljax.layers import ring
 from ssljax.layers.blockwise import BLOCK, attend_blockwise
 from ssljax.layers.masks import Causal, Full, Mask, Span, is_causal, may_be_empty
+from ssljax.layers.ring import attend_ring
 from ssljax.parallel import platform
 
 log = logging.getLogger(__name__)
@@ -110,6 +112,8 @@ def choose(
         UserError: `kernel` is unknown.
     """
     names = PLATFORMS.get(platform, ("xla",))
+    if ring.device_count() > 1:
+        names = ("ring", *names)  # the other kernels gather the whole sequence on every device
     if kernel != "auto":
         if kernel not in KERNELS:
             raise UserError(
@@ -182,6 +186,10 @@ def _blocked_causal(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transf
 def _blockwise(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:
     out = attend_blockwise(*_to_heads(q, k, v), mask, scale=transform.scale, cap=transform.cap, block=BLOCK)
     return _from_heads(out, q)
+
+
+def _ring(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:
+    return attend_ring(q, k, v, mask, scale=transform.scale, cap=transform.cap, block=BLOCK)
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:
@@ -287,6 +295,14 @@ def _blockwise_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, tra
     return None
 
 
+def _ring_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> str | None:
+    if transform.mix is not None:
+        return "heads are mixed (talking_heads)"
+    if transform.bias is not None:
+        return "logits have a bias"
+    return ring.refuses(q, k, mask)
+
+
 def _cudnn_refuses(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> str | None:
     if transform.mix is not None:
         return "heads are mixed (talking_heads)"
@@ -331,6 +347,7 @@ class Kernel:
 
 
 KERNELS = {
+    "ring": Kernel(_ring, _ring_refuses, fused=True),
     "cudnn": Kernel(_cudnn, _cudnn_refuses, fused=True, platform="gpu"),
     "splash": Kernel(_splash, _splash_refuses, fused=True, platform="tpu"),
     "blocked_causal": Kernel(_blocked_causal, _blocked_refuses),

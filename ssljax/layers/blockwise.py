@@ -20,13 +20,13 @@ _MASKED = -1e30  # logit of a forbidden pair
 _FLOOR = -1e29  # initial maximum of a query: exp(_MASKED - _FLOOR) is exactly 0
 
 
-class _Setting(NamedTuple):
+class Setting(NamedTuple):
     """The arguments of a call that are known when it is compiled."""
 
     scale: float
     cap: float | None
-    block: int
-    causal: bool
+    block: int  # number of queries, and of keys, in a block
+    causal: bool  # no query attends to a key with a larger index
     keys: int  # number of keys without the padding of the last block
 
 
@@ -45,12 +45,12 @@ def attend_blockwise(
     """
     queries, keys = q.shape[3], k.shape[2]
     block = min(block, max(queries, keys))
-    setting = _Setting(scale, cap, block, is_causal(mask), keys)
-    out = _attend(setting, _padded(q, 3, block), _padded(k, 2, block), _padded(v, 2, block), mask)
+    setting = Setting(scale, cap, block, is_causal(mask), keys)
+    out = _attend(setting, padded(q, 3, block), padded(k, 2, block), padded(v, 2, block), mask)
     return out[:, :, :, :queries]
 
 
-def _padded(x: jax.Array, axis: int, block: int) -> jax.Array:
+def padded(x: jax.Array, axis: int, block: int) -> jax.Array:
     """Pads an axis with zeros to a multiple of `block`."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % block)
@@ -58,11 +58,21 @@ def _padded(x: jax.Array, axis: int, block: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
-    return _forward(setting, q, k, v, mask)[0]
+def _attend(setting: Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+    return forward(setting, q, k, v, mask)[0]
 
 
-def _forward(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, Any]:
+def _forward(setting: Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, Any]:
+    out, log_sum = forward(setting, q, k, v, mask)
+    return out, (q, k, v, mask, out, log_sum)
+
+
+def forward(setting: Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> tuple[jax.Array, jax.Array]:
+    """Attention, float32 [B, G, R, T, K], and the log-sum-exp of the logits of each query, float32 [B, G, R, T].
+
+    The lengths T and S are multiples of the block. A query without keys has result 0 and log-sum-exp -1e29.
+    """
+
     def rows(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         q_BxGxRxtxK = _slice(q, i, 3, setting.block)
 
@@ -82,14 +92,37 @@ def _forward(setting: _Setting, q: jax.Array, k: jax.Array, v: jax.Array, mask: 
         return out / total[..., None], top + jnp.log(total)
 
     out, log_sum = jax.lax.map(rows, jnp.arange(_block_count(q, 3, setting)))
-    out, log_sum = _join(out), _join(log_sum[..., None])[..., 0]
-    return out, (q, k, v, mask, out, log_sum)
+    return _join(out), _join(log_sum[..., None])[..., 0]
 
 
-def _backward(setting: _Setting, residuals: Any, d_out: jax.Array) -> Any:
+def _backward(setting: Setting, residuals: Any, d_out: jax.Array) -> Any:
     q, k, v, mask, out, log_sum = residuals
     d_out = d_out.astype(jnp.float32)
-    row_dot_BxGxRxT = jnp.sum(d_out * out, axis=-1)  # sum over keys of weight times its gradient
+    row_dot_BxGxRxT = jnp.sum(d_out * out, axis=-1)
+    d_q, d_k, d_v = backward(setting, q, k, v, mask, log_sum, row_dot_BxGxRxT, d_out)
+    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+
+
+def backward(
+    setting: Setting,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    log_sum: jax.Array,
+    row_dot_BxGxRxT: jax.Array,
+    d_out: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients with respect to q, k and v in float32; with a part of the keys, the part of d_q that they add.
+
+    Args:
+        setting: of the call.
+        q, k, v, mask: the arguments of `forward`.
+        log_sum: log-sum-exp of the logits of each query over all its keys, float32 [B, G, R, T].
+        row_dot_BxGxRxT: sum of d_out times the result over the head width: for each query, the sum over its keys of
+            weight times the gradient with respect to the weight.
+        d_out: gradient with respect to the result, float32 [B, G, R, T, K].
+    """
     part = functools.partial(_slice, size=setting.block)
 
     def pair(i: jax.Array, j: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -119,13 +152,13 @@ def _backward(setting: _Setting, residuals: Any, d_out: jax.Array) -> Any:
 
     d_q = _join(jax.lax.map(rows, jnp.arange(_block_count(q, 3, setting))))
     d_k, d_v = (_join(x) for x in jax.lax.map(columns, jnp.arange(_block_count(k, 2, setting))))
-    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+    return d_q, d_k, d_v
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _fold(setting: _Setting, carry: Any, add: Any, block: jax.Array, count: int, rows: bool) -> Any:
+def _fold(setting: Setting, carry: Any, add: Any, block: jax.Array, count: int, rows: bool) -> Any:
     """Folds `add(carry, other)` over the blocks that one block meets; causal masks skip the forbidden blocks.
 
     Args:
@@ -147,7 +180,7 @@ def _fold(setting: _Setting, carry: Any, add: Any, block: jax.Array, count: int,
 
 
 def _logits(
-    setting: _Setting, q: jax.Array, k: jax.Array, mask: Mask, i: jax.Array, j: jax.Array
+    setting: Setting, q: jax.Array, k: jax.Array, mask: Mask, i: jax.Array, j: jax.Array
 ) -> tuple[jax.Array, jax.Array | float, jax.Array]:
     """Logits of query block i and key block j, the derivative of the cap at each, and the allowed pairs."""
     size = setting.block
@@ -170,7 +203,7 @@ def _slice(x: jax.Array, i: jax.Array, axis: int, size: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
 
 
-def _block_count(x: jax.Array, axis: int, setting: _Setting) -> int:
+def _block_count(x: jax.Array, axis: int, setting: Setting) -> int:
     return x.shape[axis] // setting.block
 
 

@@ -169,7 +169,7 @@ class BlockConfig(TermKeys):
         free=True,
         doc="compile one block and loop over the layers; false: compile every layer; the parameter tree is the same",
     )
-    kernel: Literal["auto", "cudnn", "splash", "blocked_causal", "blockwise", "xla"] = setting(
+    kernel: Literal["auto", "ring", "cudnn", "splash", "blocked_causal", "blockwise", "xla"] = setting(
         "auto",
         free=True,
         doc='attention kernel to try first; "auto": the first of the platform\'s list that supports the request',

@@ -174,6 +174,20 @@ class Given(Mask):
         return columns.of(rows.of(self.array, 2), 3)
 
 
+@_description("mask", "rows", "columns")
+@dataclasses.dataclass(frozen=True)
+class Shifted(Mask):
+    """A part of a mask: its queries from number `rows` on, its keys from number `columns` on."""
+
+    mask: Mask
+    rows: Any  # int, may be traced
+    columns: Any
+
+    def block(self, rows: Span, columns: Span) -> jax.Array | None:
+        moved = Span(self.rows + rows.start, rows.size), Span(self.columns + columns.start, columns.size)
+        return self.mask.block(*moved)
+
+
 @_description("parts")
 @dataclasses.dataclass(frozen=True)
 class All(Mask):

@@ -25,7 +25,9 @@ class MeshConfig:
     data: int = schema.setting(-1, free=True, doc="devices that split the batch and replicate parameters")
     fsdp: int = schema.setting(1, free=True, doc="devices that split the batch and parameters")
     tensor: int = schema.setting(1, free=True, doc="devices that split heads, hidden layers, vocabulary, prototypes")
-    context: int = schema.setting(1, free=True, doc="devices that split the length of activations")
+    context: int = schema.setting(
+        1, free=True, doc="devices that split the length of activations; attention runs around their ring"
+    )
     expert: int = schema.setting(1, free=True, doc="devices that split experts (Mixtral, Switch)")
     shard: Shard = schema.setting(
         "parameters",

@@ -111,7 +111,8 @@ def _run(assembly: Assembly) -> list[list[str]]:
     if spec.tokens:
         tokens = assembly.steps * rows * (spec.max_len or 0)
         counts = f"{spec.tokens:,} in an epoch, {tokens:,} in the run, vocabulary {spec.vocab_size:,}"
-        out.insert(4, ["tokens", f"{counts}, {spec.bytes_per_token or 0:.2f} bytes a token"])
+        size = f", {spec.bytes_per_token:.2f} bytes a token" if spec.bytes_per_token is not None else ""
+        out.insert(4, ["tokens", counts + size])
     if flops:
         total = 3 * flops * rows
         out.append(

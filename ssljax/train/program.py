@@ -190,5 +190,9 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 def batch_shapes(spec: data.DataSpec, batch_size: int) -> Any:
     """The shapes of a global batch on the devices (without host data such as ids)."""
-    zeros = data.device_batch(spec.zeros(batch_size))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)
+
+    def shapes(elements: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        return {k: jax.ShapeDtypeStruct((rows, *e["shape"]), e["dtype"]) for k, e in elements.items() if k != "id"}
+
+    streams = {name: shapes(s["elements"], round(s["ratio"] * batch_size)) for name, s in spec.streams.items()}
+    return shapes(spec.elements, batch_size) | streams

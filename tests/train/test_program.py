@@ -12,7 +12,7 @@ import tiny_objectives as tiny
 from daily import daily
 from test_step import first_moments
 
-from ssljax import parallel
+from ssljax import data, parallel
 from ssljax.base.durations import RunLengths
 from ssljax.config import RunConfig
 from ssljax.layers import attention
@@ -35,6 +35,15 @@ def build(name="simclr", devices=8, mesh=None, **options):
 def test_shapes_of_a_batch_are_those_of_its_arrays():
     batch = tiny.batch()
     assert {k: (v.shape, v.dtype) for k, v in SHAPES.items()} == {k: (v.shape, v.dtype) for k, v in batch.items()}
+
+
+def test_shapes_of_a_batch_with_streams_are_those_of_its_arrays_and_cost_no_memory():
+    keys = {"source": "declared:rows=8,image=4x6x3,label=5", "seq_len": 7, "mode": "documents"}
+    stream = {"more": data.StreamPart(source="declared:rows=8,text=100", ratio=0.5)}
+    spec = data.describe(data.DataConfig(**keys, streams=stream))
+    zeros = data.device_batch(spec.zeros(6))
+    assert batch_shapes(spec, 6) == jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)
+    assert batch_shapes(spec, 2**40)["image"].shape == (2**40, 4, 6, 3)
 
 
 def test_the_step_keeps_the_structure_of_the_state_from_the_first_one():

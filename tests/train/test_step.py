@@ -94,7 +94,7 @@ def test_the_weights_pass_has_no_encoder():
 
 
 def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None, ema=0.9, **settings):
-    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor); `settings` of the objective.
+    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor, context); `settings` of the objective.
 
     Most tests compile the same step on one device, which is then read from the compilation cache.
     """
@@ -153,6 +153,14 @@ def test_a_mesh_with_slices_equals_one_device(name):
     one, many = five_steps(make_run(name)[0]), five_steps(make_run(name, (2, 2, 2), microbatches=2)[0])
     close(many[1], one[1], 1e-4, "first moment")
     assert all(np.isfinite(v) for line in one[0] for v in line.values())
+    compare(many[0], one[0])
+
+
+@pytest.mark.parametrize("name", tiered("causal_lm"))
+def test_a_mesh_that_splits_the_length_equals_one_device(name):
+    """Attention runs around the ring of devices; the rest of a model is partitioned by XLA."""
+    one, many = five_steps(make_run(name)[0]), five_steps(make_run(name, (2, 1, 2, 2))[0])
+    close(many[1], one[1], 1e-4, "first moment")
     compare(many[0], one[0])
 
 
