@@ -84,6 +84,15 @@ setup(
         "completion": ["shtab>=1.7,<2"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        # Compilers of absent hardware, of the versions that belong to jax 0.10.2: for another jax, those that its own
+        # extras `tpu` and `cuda13` name.
+        "plan-tpu": ["jax==0.10.2", "libtpu==0.0.42.*"],
+        "plan-gpu": [
+            "jax==0.10.2",
+            "jax-cuda13-pjrt==0.10.2",
+            "jax-cuda13-plugin==0.10.2",
+            "nvidia-cudnn-cu13>=9.12,<10",
+        ],
         "docs": [
             "mkdocs>=1.6,<2",
             "mkdocs-material>=9.6,<10",

@@ -11,11 +11,10 @@ size of its temporaries on one device, without inputs and gradients.
 
 import argparse
 import itertools
-import os
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from jax.sharding import Mesh
 from ssljax import losses, parallel
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.clip import CLIP
+from ssljax.parallel.topology import topology
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/contrastive.md"
 WIDTH = 512
@@ -122,15 +122,6 @@ def timed() -> Iterator[tuple[str, ...]]:
         yield f"`{name}`", f"{dense:.2f}", f"{chunked:.2f}", f"{chunked / dense:.2f}"
 
 
-def devices_of(topology: str) -> Sequence[Any]:
-    """Devices of this machine for "cpu:8", else those of a topology that is absent."""
-    if topology.startswith("cpu:"):
-        return jax.devices()[: int(topology.removeprefix("cpu:"))]
-    from ssljax.parallel.topology import devices_of, parse
-
-    return devices_of(parse(topology))
-
-
 def written(text: str, section: str, table: str) -> str:
     """The page with the table of a section replaced."""
     start, end = f"<!-- table: python benchmarks/contrastive.py {section} -->", "<!-- end of table -->"
@@ -143,14 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("section", help="`time`, or the devices: `cpu:8`, `h100:8`, `v5e:2x4`")
     section = parser.parse_args().section
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 1 if section == "time" else 8)
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # the compiler for TPUs would look for a TPU host
     if section == "time":
+        jax.config.update("jax_platforms", "cpu")
         head: tuple[str, ...] = ("loss", "dense, s", "chunked, s", "chunked / dense")
         found = timed()
     else:
-        mesh = parallel.make_mesh(parallel.MeshConfig(), devices_of(section))
+        mesh = parallel.make_mesh(parallel.MeshConfig(), topology(section).devices)
         head = ("loss", "batch", *(f"{form}, GB" for form in FORMS))
         head += ("least sent, GB", "sent by chunked, GB", "sent by ring, GB")
         found = rows(mesh)

@@ -94,7 +94,11 @@ def _reader_left() -> bool:
 
 def _run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
-    if arguments[:1] in (["train"], ["inspect"]) and {"-h", "--help"} & set(arguments) and _names_config(arguments):
+    if (
+        arguments[:1] in (["train"], ["inspect"], ["plan"])
+        and {"-h", "--help"} & set(arguments)
+        and _names_config(arguments)
+    ):
         return _config_help(arguments)
     options, rest = _parser().parse_known_args(arguments)
     overrides = _overrides(rest, options.command)
@@ -106,6 +110,7 @@ def _run(arguments: list[str]) -> int:
         "fill-mask": _fill_mask,
         "embed": _embed,
         "inspect": _inspect,
+        "plan": _plan,
     }
     return calls[options.command](options, overrides)
 
@@ -159,6 +164,12 @@ def _add_train(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=keys)
     inspect.add_argument("--config", required=True, help="as for `train`")
     inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
+    plan = commands.add_parser("plan", help="compile a config for hardware that is not here", epilog=keys)
+    plan.add_argument("--config", required=True, help="as for `train`")
+    names = "v5e:16x16, v4:4x4x4, v5p:8x8x4, v6e:16x16; h100:8, h100:4x8 (4 hosts of 8), h200:8, a100:8; cpu:8; here"
+    plan.add_argument("--topology", required=True, metavar="NAME", help=names)
+    plan.add_argument("--search", action="store_true", help="try meshes, recomputation, micro-batches")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
     other = "`--evals.NAME.key=VALUE` changes a key of an evaluation for this call; a new NAME is another evaluation."
     evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls", epilog=other)
     evaluate.add_argument("--workdir", required=True)
@@ -231,10 +242,13 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
 
 
+_PREFIXES = {"train": "--config.", "inspect": "--config.", "plan": "--config.", "eval": "--evals."}
+
+
 def _overrides(rest: list[str], command: str) -> list[tuple[str, str]]:
     """Parses every `--config.a.b=value` or `--config.a.b value` to ("a.b", "value"); of `eval`, `--evals.a.b`."""
     out: list[tuple[str, str]] = []
-    words, prefix = iter(rest), {"train": "--config.", "inspect": "--config.", "eval": "--evals."}.get(command)
+    words, prefix = iter(rest), _PREFIXES.get(command)
     for word in words:
         if prefix is None or not word.startswith(prefix):
             raise UserError(f"{word}: unknown argument of `ssljax {command}`; see `ssljax {command} --help`")
@@ -268,7 +282,8 @@ def _config_help(arguments: Sequence[str]) -> int:
     from ssljax.reference import describe_config
 
     words = [a for a in arguments if a not in ("-h", "--help")]
-    options, rest = _parser().parse_known_args([*words, *(["--workdir", ""] if words[0] == "train" else [])])
+    needed = {"train": ["--workdir", ""], "plan": ["--topology", ""]}.get(words[0], [])
+    options, rest = _parser().parse_known_args([*words, *needed])
     config, _ = load(options.config, _overrides(rest, options.command))
     for line in describe_config(config):
         print(line)
@@ -301,6 +316,27 @@ def _inspect(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> i
     found = inspect(config)
     for table in (found.run, found.memory, *([found.parameters] if options.parameters else [])):
         report.print_table(table)
+    return 0
+
+
+def _plan(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from ssljax import report
+    from ssljax.config import load
+    from ssljax.parallel.topology import topology
+    from ssljax.runs.plan_search import search
+    from ssljax.runs.plans import plan
+
+    target = topology(options.topology)  # first: it chooses the platform
+    config, remarks = load(options.config, overrides)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    planned = search(config, target) if options.search else plan(config, target)
+    if options.json:
+        print(json.dumps(planned.to_json()))
+        return 0
+    for table in planned.tables():
+        if table.rows:
+            report.print_table(table)
     return 0
 
 

@@ -1,10 +1,12 @@
 """Attention by JAX's splash kernel for TPUs, which is fused and skips the blocks that a mask forbids."""
 
+import concurrent.futures
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
@@ -72,11 +74,13 @@ def _attend(
         block_kv_dq=columns,
     )
     pairs = masks.MultiHeadMask([_pairs(mask, shape)] * q.shape[2])
-    # The kernel reads the mask as an array on the host, even while jax traces the program.
-    with jax.ensure_compile_time_eval():
-        attention = kernel.make_splash_mha_single_device(
-            pairs, block_sizes=blocks, attn_logits_soft_cap=cap, interpret=interpret
-        )
+    make = functools.partial(
+        kernel.make_splash_mha_single_device, pairs, block_sizes=blocks, attn_logits_soft_cap=cap, interpret=interpret
+    )
+    # The kernel computes its blocks on the default device. In a thread of its own, jax knows neither the trace of this
+    # program nor its mesh, whose devices may be absent.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        attention = jax.tree.map(np.asarray, thread.submit(make).result())
     heads_first = [(a * scale if a is q else a).transpose(0, 2, 1, 3) for a in (q, k, v)]
     if ids is None:
         return jax.vmap(attention)(*heads_first).transpose(0, 2, 1, 3)

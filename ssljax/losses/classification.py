@@ -77,7 +77,8 @@ def linear_nll(
         bias: [V] or None.
         labels: int [N]; a label outside [0, V) gives NaN.
         cap: soft cap of the products, x -> cap tanh(x / cap), applied before the bias (Gemma 2); None = no cap.
-        chunk: number of tokens of the global batch per slab; it need not divide N.
+        chunk: number of tokens per slab; it need not divide N. On a mesh, call the function under `shard_map`
+            (`parallel.over_batch`): then each device has slabs of its own.
     """
     n, v = hidden.shape[0], kernel.shape[1]
     bias = jnp.zeros(v, jnp.float32) if bias is None else bias
@@ -137,7 +138,7 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _products(hidden: jax.Array, kernel: jax.Array, cap: float | None) -> tuple[jax.Array, jax.Array | float]:
     """Returns hidden @ kernel after the cap, and the derivative of the cap."""
-    product = _dot(hidden, kernel.astype(hidden.dtype))
+    product = _dot(hidden, kernel)
     if cap is None:
         return product, 1.0
     share = jnp.tanh(product / cap)
@@ -150,9 +151,11 @@ def _linear_nll(slabs, cap, hidden, kernel, bias, labels) -> TokenScores:
 
 
 def _forward(slabs, cap, hidden, kernel, bias, labels):
+    narrow_kernel = kernel.astype(hidden.dtype)  # once, not in each slab
+
     def slab(_, slab_inputs):
         h, y = slab_inputs
-        logits = _products(h, kernel, cap)[0] + bias.astype(jnp.float32)
+        logits = _products(h, narrow_kernel, cap)[0] + bias.astype(jnp.float32)
         top = logits.max(-1)
         log_normaliser = top + jnp.log(jnp.exp(logits - top[:, None]).sum(-1))
         at_label = jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
@@ -166,16 +169,18 @@ def _forward(slabs, cap, hidden, kernel, bias, labels):
 def _backward(slabs, cap, saved, cotangents):
     hidden, kernel, bias, labels, log_normaliser = saved
 
+    narrow_kernel = kernel.astype(hidden.dtype)
+
     def slab(sums, slab_inputs):
         d_kernel, d_bias = sums
         h, y, log_z, g = slab_inputs
-        product, slope = _products(h, kernel, cap)
+        product, slope = _products(h, narrow_kernel, cap)
         # At most 0: a recomputed product may be rounded differently, which would overflow for large logits.
         p = jnp.exp(jnp.minimum(product + bias.astype(jnp.float32) - log_z[:, None], 0))
         d_logits = g[:, None] * (p - (y[:, None] == jnp.arange(p.shape[1])))
         narrow = (d_logits * slope).astype(h.dtype)
         d_kernel += _dot(h.T, narrow)
-        d_h = _dot(narrow, kernel.astype(h.dtype).T)
+        d_h = _dot(narrow, narrow_kernel.T)
         return (d_kernel, d_bias + d_logits.sum(0)), d_h.astype(h.dtype)
 
     zeros = (jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))

@@ -14,7 +14,7 @@ from ssljax.data.rows import last_token
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_shape
 from ssljax.objectives.pictures import Showing, first_text, in_rows
-from ssljax.objectives.tokens import token_loss, valid
+from ssljax.objectives.tokens import token_loss, token_scores, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,5 @@ class Captioning(ImageObjective):
         self, params: Params, states_BxTxD: jax.Array, tokens: jax.Array, counted: jax.Array
     ) -> tuple[losses.TokenScores, jax.Array]:
         """Returns (scores [B T] of all tokens, weights [B T], 0 = padding)."""
-        flat = states_BxTxD.reshape(-1, states_BxTxD.shape[-1])
-        hidden, kernel, bias, cap = apply(self.model, params, flat, method="readout")
-        scores = losses.linear_nll(hidden, kernel, bias, tokens.reshape(-1), cap=cap)
+        scores = token_scores(apply(self.model, params, states_BxTxD, method="readout"), tokens)
         return scores, counted.reshape(-1).astype(jnp.float32)

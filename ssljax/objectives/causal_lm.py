@@ -70,5 +70,5 @@ class CausalLM(TokenObjective):
     def _scores(self, params: Params, hidden: jax.Array, inputs: Any) -> tuple[losses.TokenScores, jax.Array]:
         """Returns (scores [B (T-1)] of all tokens but the first, weights: 1 if the segment has an earlier token)."""
         weights = self.scored(inputs)[:, 1:]
-        scores = self.scores(params, hidden.reshape(-1, hidden.shape[-1]), inputs["tokens"][:, 1:].reshape(-1))
+        scores = self.scores(params, hidden, inputs["tokens"][:, 1:])
         return scores, weights.reshape(-1).astype(jnp.float32)

@@ -62,7 +62,7 @@ class MLM(TokenObjective):
         return jnp.take_along_axis(hidden_BxTxD, inputs["chosen_at"][..., None], axis=1)  # [B, K, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        scores = self.scores(params, outputs.reshape(-1, outputs.shape[-1]), inputs["target"].reshape(-1))
+        scores = self.scores(params, outputs, inputs["target"])
         weights = inputs["counted"].reshape(-1).astype(jnp.float32)
         return token_loss(scores, weights)
 

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import losses, parallel, views
+from ssljax import parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.layers.masks import Causal, Keys
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of
 from ssljax.objectives.pictures import TEXTS, Decode, Showing
-from ssljax.objectives.tokens import token_loss, valid
+from ssljax.objectives.tokens import token_loss, token_scores, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,7 @@ class SpanCorruption(Objective):
         return apply(self.model, params["encoder"], before, memory, **decoder).tokens  # [B, U, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        flat = outputs.reshape(-1, outputs.shape[-1])
-        hidden, kernel, bias, cap = apply(self.model, params["encoder"], flat, method="readout")
-        scores = losses.linear_nll(hidden, kernel, bias, inputs["target"].reshape(-1), cap=cap)
+        scores = token_scores(apply(self.model, params["encoder"], outputs, method="readout"), inputs["target"])
         weights = inputs["counted"].reshape(-1).astype(jnp.float32)
         return token_loss(scores, weights)
 

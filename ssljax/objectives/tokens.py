@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses
+from ssljax import losses, parallel
 from ssljax.layers.masks import Full
 from ssljax.layers.noise import Noise
+from ssljax.models.tokens import Readout
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply
 
 
@@ -37,13 +38,31 @@ class TokenObjective(Objective):
         )
 
     def scores(self, params: Params, hidden: jax.Array, labels: jax.Array) -> losses.TokenScores:
-        """Scores of labels int [N] for hidden states [N, D], without storing logits [N, V]."""
-        hidden, kernel, bias, cap = apply(self.model, params["encoder"], hidden, method="readout")
-        return losses.linear_nll(hidden, kernel, bias, labels, cap=cap)
+        """Scores [B T] of labels int [B, T] for hidden states [B, T, D], without storing logits."""
+        return token_scores(apply(self.model, params["encoder"], hidden, method="readout"), labels)
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self.hidden(params, batch, None)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+
+def token_scores(readout: Readout, labels: jax.Array) -> losses.TokenScores:
+    """Scores [B T] of labels int [B, T] for the read-out of hidden states [B, T, D]; see `losses.linear_nll`."""
+    hidden, kernel, bias, cap = readout
+    # On CPUs small slabs stay in the cache. Elsewhere each slab reads the kernel from memory and adds to its gradient,
+    # so slabs are as large as 256 MB of logits.
+    chunk = 512 if parallel.platform() == "cpu" else max(512, 2**26 // kernel.shape[1] // 128 * 128)
+
+    def own_scores(axis_name: Any, rows: Any, shared: Any) -> losses.TokenScores:
+        (hidden, labels), (kernel, bias) = rows, shared
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        scores = losses.linear_nll(flat, kernel, bias, labels.reshape(-1), cap=cap, chunk=chunk)
+        return jax.tree.map(lambda x: x.reshape(labels.shape), scores)
+
+    # Each device loops over its own tokens. Left to XLA, devices with a part of the vocabulary would gather the tokens
+    # of every slab, and the gradient of the kernel would be summed over devices in every slab.
+    scores = parallel.over_batch(own_scores, (hidden, labels), (kernel, bias), splits_shared=True)
+    return jax.tree.map(lambda x: x.reshape(-1), scores)
 
 
 def token_loss(scores: losses.TokenScores, weights: jax.Array) -> Loss:

@@ -54,7 +54,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """Returns a mesh over `devices`; None: all devices.
 
     Raises:
-        UserError: the axis sizes do not multiply to the number of devices.
+        UserError: the axis sizes do not multiply to the number of devices, or do not fit the network of the devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = config.sizes
@@ -63,7 +63,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         product = " x ".join(f"{k}={v}" for k, v in sizes.items() if v != 1) or "1"
         raise UserError(f"mesh: {product} does not fit {len(devices)} devices; the product must be {len(devices)}")
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes.values())
-    return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+    try:
+        return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+    except NotImplementedError as error:  # an axis would take a part of an axis of the network of a TPU slice
+        product = " x ".join(f"{k}={v}" for k, v in zip(sizes, shape) if v != 1)
+        axes = " x ".join(map(str, network_axes(devices)))
+        raise UserError(
+            f"mesh: {product} fits no layout of {axes} devices: each size must be the product of some of these axes"
+        ) from error
+
+
+def network_axes(devices: Sequence[jax.Device]) -> tuple[int, ...]:
+    """Returns the number of devices along each axis of the network of TPUs, (cores last); others have one axis."""
+    places = [(*device.coords, device.core_on_chip) for device in devices if hasattr(device, "core_on_chip")]
+    if len(places) < len(devices):
+        return (len(devices),)
+    return tuple(size for values in zip(*places) if (size := len(set(values))) > 1) or (1,)
 
 
 @contextlib.contextmanager

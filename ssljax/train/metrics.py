@@ -2,31 +2,15 @@
 
 import dataclasses
 import logging
-import re
 import time
 
 import jax
 from jax.sharding import Mesh
 
 from ssljax.base import schema
+from ssljax.parallel import hardware
 
 log = logging.getLogger(__name__)
-
-# Peak dense bfloat16 FLOP/s of one jax device, from the vendors' data sheets. The first pattern that matches
-# `device_kind` counts.
-PEAK_FLOPS: tuple[tuple[str, float], ...] = (
-    (r"H200|H100(?!.*PCIe)|GH200", 989e12),
-    (r"H100.*PCIe", 756e12),
-    (r"A100", 312e12),
-    (r"B200|GB200", 2250e12),
-    (r"L4\b", 121e12),
-    (r"TPU v6", 918e12),
-    (r"TPU v5p|TPU v5$", 459e12),
-    (r"TPU v5 lite|TPU v5e", 197e12),
-    (r"TPU v4", 275e12),
-    (r"TPU v3", 61.5e12),
-    (r"TPU v2", 22.5e12),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +44,9 @@ class LogConfig:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak FLOP/s of a device; None if it is not in the table."""
-    return next((peak for pattern, peak in PEAK_FLOPS if re.search(pattern, device_kind)), None)
+    """Peak FLOP/s of a device for bfloat16; None if the table of hardware has no figure of its maker."""
+    chip = hardware.find(device_kind)
+    return chip.bfloat16 if chip and chip.name != "cpu" else None
 
 
 class Speedometer:
@@ -69,7 +54,8 @@ class Speedometer:
 
     Model FLOP/s = examples/s * 3 * forward FLOPs per example: a backward pass costs as much as two forward passes, and
     recomputation is not counted. MFU = model FLOP/s / (devices * peak FLOP/s of one device) (Chowdhery et al. 2022,
-    appendix B); it is left out for devices without an entry in `PEAK_FLOPS`.
+    appendix B); it is left out for devices that `ssljax.parallel.hardware`
+    does not know.
     """
 
     def __init__(
@@ -88,7 +74,7 @@ class Speedometer:
         kind = mesh.devices.flat[0].device_kind
         self.peak = peak_flops(kind)
         if self.peak is None:
-            log.info("device kind %r is not in PEAK_FLOPS: MFU is not logged", kind)
+            log.info("the peak of device kind %r is not known: MFU is not logged", kind)
         self.last = time.perf_counter()
         self.start = self.last - seconds_before
         self.last_step: int | None = None

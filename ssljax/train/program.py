@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ssljax import data, parallel
 from ssljax.objectives.base import Objective, Variables
+from ssljax.parallel import flags
 from ssljax.train.optimization import Optimization
 from ssljax.train.state import (
     State,
@@ -139,7 +140,7 @@ class Program:
     def _jit(self, name: str, function: Callable, **options: Any) -> Any:
         """`jax.jit` with the compiler options of the mesh's platform, once for a name."""
         if name not in self.compiled:
-            chosen = compiler_options(self.mesh.devices.flat[0].platform, self.deterministic)
+            chosen = compiler_options(self.mesh, self.deterministic)
             self.compiled[name] = jax.jit(function, compiler_options=chosen, **options)
         return self.compiled[name]
 
@@ -161,15 +162,17 @@ def _placing(axes: Variables, shapes: Variables, mesh: Mesh, shard: parallel.Sha
     return lambda grads: jax.lax.with_sharding_constraint(grads, places)
 
 
-def compiler_options(platform: str, deterministic: bool) -> dict[str, bool] | None:
-    """The options of XLA for a platform; None: the defaults.
+def compiler_options(mesh: Mesh, deterministic: bool) -> dict[str, bool | int] | None:
+    """The options of XLA for the programs of a mesh; None: the defaults. See `ssljax.parallel.flags` too.
 
     XLA's programs for CPUs and TPUs are deterministic. For GPUs, the option forbids kernels that add in the order in
     which threads finish (scattered gradients of embeddings, some convolutions), and the choice of kernels by measured
     speed, which can turn out differently when a resumed run compiles again.
     """
-    on_gpu = platform in ("gpu", "cuda", "rocm")
-    return {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu else None
+    chosen = flags.options(mesh)
+    if deterministic and mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm"):
+        chosen = {**chosen, "xla_gpu_deterministic_ops": True}
+    return chosen or None
 
 
 def variable_shapes(objective: Objective, batch_shapes: Any, mesh: Mesh | None = None) -> Variables:

@@ -7,7 +7,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from programs import largest_array
 
+from ssljax import parallel
 from ssljax.losses import cross_entropy, linear_cross_entropy, linear_nll
+from ssljax.models.tokens import Readout
+from ssljax.objectives.tokens import token_scores
+from ssljax.parallel import hlo
 
 N, D, V = 48, 8, 64
 
@@ -113,3 +117,37 @@ def test_vmap_over_kernels(problem):
         jax.tree.map(
             lambda a, e, i=i: np.testing.assert_allclose(a[i], e, rtol=1e-5, atol=1e-6), stacked, loss(kernels[i])
         )
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_devices_keep_their_tokens(sizes):
+    """On a mesh the read-out of a model moves its kernel, once, and no tokens; values and gradients are those of one
+    device."""
+    rows, length, width, vocabulary = 8, 700, 8, 64  # 700 tokens of a device are two slabs, with padding
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden = jax.random.normal(keys[0], (rows, length, width))
+    kernel = jax.random.normal(keys[1], (width, vocabulary))
+    bias = jax.random.normal(keys[2], (vocabulary,))
+    labels = jnp.arange(rows * length).reshape(rows, length) * 31 % vocabulary
+
+    def loss(hidden, kernel, bias):
+        scores = token_scores(Readout(hidden, kernel, bias), labels)
+        return jnp.sum(scores.nll * jnp.linspace(0, 1, rows * length)), scores.correct
+
+    graded = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    expected = graded(hidden, kernel, bias)
+    mesh = parallel.make_mesh(parallel.MeshConfig(**{"data": 1, **sizes}))
+    vocab = parallel.partition_spec(("vocab",), (vocabulary,), dict(mesh.shape))[0]
+    places = [PartitionSpec(("data", "fsdp")), PartitionSpec(None, vocab), PartitionSpec(vocab)]
+    places = tuple(NamedSharding(mesh, place) for place in places)
+    jitted = jax.jit(graded, in_shardings=places, out_shardings=(None, places))
+    with parallel.mesh_context(mesh):
+        compiled = jitted.lower(hidden, kernel, bias).compile()
+    actual = compiled(*jax.device_put((hidden, kernel, bias), places))
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5), actual, expected)
+    between_batches = [
+        c for c in hlo.collectives(hlo.parse(compiled.as_text())) if {"data", "fsdp"} & set(c.axes(dict(mesh.shape)))
+    ]
+    assert {c.count for c in between_batches} == {1}, "a loop over slabs communicates"
+    # Scores of tokens, one number each, may be gathered by what follows.
+    assert max(c.bytes for c in between_batches) <= 4 * rows * length < hidden.nbytes

@@ -1,6 +1,7 @@
 """The step is exact: slices, meshes, `vmap` over seeds and restarts change results by round-off at most."""
 
 import dataclasses
+import types
 
 import flax.linen as nn
 import jax
@@ -408,14 +409,20 @@ def test_slices_in_bfloat16_agree_to_rounding(name):
     np.testing.assert_allclose(four.value, one.value, rtol=1e-2)
 
 
+def mesh_of(platform):
+    """A mesh of one device of a platform."""
+    return types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]), size=1)
+
+
 def test_deterministic_kernels_are_asked_for_on_gpus_only():
-    assert compiler_options("gpu", True) == {"xla_gpu_deterministic_ops": True}
-    assert compiler_options("gpu", False) is compiler_options("cpu", True) is compiler_options("tpu", True) is None
+    assert compiler_options(mesh_of("gpu"), True) == {"xla_gpu_deterministic_ops": True}
+    assert compiler_options(mesh_of("gpu"), False) is compiler_options(mesh_of("cpu"), True) is None
+    assert compiler_options(mesh_of("tpu"), True) is None
 
 
 def test_the_installed_xla_has_the_option_of_deterministic_kernels():
     """XLA refuses options that it does not know, on every platform."""
-    options = compiler_options("gpu", True)
+    options = compiler_options(mesh_of("gpu"), True)
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1.0) == 2
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         jax.jit(lambda x: x + 1, compiler_options={"xla_gpu_no_such_option": True})(1.0)

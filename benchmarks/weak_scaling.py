@@ -1,0 +1,115 @@
+"""Weak scaling by bytes: what a device sends in a step on 1, 2, 4 and 8 devices, beside theory; writes docs/scaling.md.
+
+    python benchmarks/weak_scaling.py
+
+Steps are compiled for devices of this machine's processor and not run: bytes of collectives do not depend on its speed.
+The batch of a device stays the same. Theory counts, for a ring of n devices, P parameters of 4 bytes, L layers, and b
+sequences of T vectors of width D on a device (float32):
+
+    data     the gradients are summed: 2 (n-1)/n 4P
+    fsdp     parameters are gathered forward and backward, gradients summed and split: 3 (n-1)/n 4P (Rajbhandari et al.
+             2020, section 7)
+    tensor   two sums of activations in each layer, forward and backward: 4 L 2 (n-1)/n 4bTD (Shoeybi et al. 2019,
+             section 3); b is the whole batch
+    ring     the vectors [2b, D] of each device travel around the ring forward, and once more backward:
+             2 (n-1) 4 2bD, and the gradients are summed as for data
+"""
+
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from ssljax import parallel, runs
+from ssljax.config import build
+from ssljax.data import DataSpec
+from ssljax.parallel import hlo
+from ssljax.parallel.topology import topology
+from ssljax.runs.plans import batch_target
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs/scaling.md"
+COUNTS = (1, 2, 4, 8)
+LAYERS, WIDTH, LENGTH, VOCABULARY = 12, 256, 256, 512
+TEXT = DataSpec(
+    elements={"tokens": {"shape": [LENGTH], "dtype": "int32"}, "id": {"shape": [], "dtype": "int64"}},
+    size=10**6,
+    vocab_size=VOCABULARY,
+    max_len=LENGTH,
+    tokens=10**6 * LENGTH,
+)
+IMAGES = DataSpec(
+    elements={"image": {"shape": [32, 32, 3], "dtype": "uint8"}, "id": {"shape": [], "dtype": "int64"}}, size=10**6
+)
+COMMON = {"optimizer": {"name": "adamw"}, "steps": 100, "evals": {}}
+GPT = {
+    **COMMON,
+    "model": {"name": "gpt", "preset": None, "width": WIDTH, "depth": LAYERS, "heads": 8},
+    "objective": {"name": "causal_lm"},
+    "data": {"source": "builtin:python-docs", "seq_len": LENGTH},
+}
+SIMCLR = {
+    **COMMON,
+    "model": {"name": "vit", "preset": None, "width": 64, "depth": 2, "heads": 4, "patch_size": 8, "pool": "mean"},
+    "objective": {"name": "simclr", "form": "ring", "projector": {"hidden": 128, "output": 512}},
+    "data": {"source": "builtin:digits"},
+}
+ROWS = 4  # examples of a device; of the whole batch for tensor; 1,024 for ring
+
+
+def summed(n: int, size: float) -> float:
+    """Bytes that a device sends for a sum over n devices."""
+    return 2 * (n - 1) / n * size
+
+
+# axis of parallelism -> (config, its mesh axis, examples of n devices, description of the data, theory of n and P)
+CASES: dict[str, tuple[dict[str, Any], str, Callable[[int], int], DataSpec, Callable[[int, int], float]]] = {
+    "data": (GPT, "data", lambda n: ROWS * n, TEXT, lambda n, p: summed(n, 4 * p)),
+    "fsdp": (GPT, "fsdp", lambda n: ROWS * n, TEXT, lambda n, p: 1.5 * summed(n, 4 * p)),
+    "tensor": (GPT, "tensor", lambda n: ROWS, TEXT, lambda n, p: 4 * LAYERS * summed(n, 4 * ROWS * LENGTH * WIDTH)),
+    "ring": (
+        SIMCLR,
+        "data",
+        lambda n: 1024 * n,
+        IMAGES,
+        lambda n, p: 2 * (n - 1) * 4 * 2 * 1024 * 512 + summed(n, 4 * p),
+    ),
+}
+
+
+def measured(name: str, n: int) -> tuple[float, float]:
+    """Returns (bytes that a device sends in a step, the same in theory)."""
+    values, axis, examples, spec, theory = CASES[name]
+    mesh = {"data": 1, **{axis: n}}
+    config = build({**values, "mesh": mesh, "batch_size": examples(n)})
+    assembly = runs.assemble(config, topology("cpu:8").devices[:n], spec)
+    program = assembly.program
+    with parallel.mesh_context(program.mesh):
+        compiled = program.jitted_step().lower(program.target(), batch_target(assembly)).compile()
+    ours = sum(c.sent for c in hlo.collectives(hlo.parse(compiled.as_text())))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.shapes.params))
+    return ours, theory(n, parameters)
+
+
+def rows() -> Iterator[tuple[str, ...]]:
+    for name in CASES:
+        for n in COUNTS:
+            ours, theory = measured(name, n)
+            ratio = f"{ours / theory:.2f}" if theory else ""
+            yield name, f"{n}", f"{ours / 1e6:,.2f}", f"{theory / 1e6:,.2f}", ratio
+
+
+def main() -> None:
+    lines = ["| axis | devices | ours, MB | theory, MB | ours / theory |", "| --- | --- | --- | --- | --- |"]
+    for cells in rows():
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    start, end = "<!-- table: python benchmarks/weak_scaling.py -->", "<!-- end of table -->"
+    text = PAGE.read_text()
+    before, _, rest = text.partition(start)
+    PAGE.write_text(f"{before}{start}\n\n" + "\n".join(lines) + f"\n\n{end}{rest.partition(end)[2]}")
+
+
+if __name__ == "__main__":
+    main()
