@@ -12,7 +12,7 @@ from ssljax.base.errors import UserError
 from ssljax.data.columns import kept
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.digests import rows_state
-from ssljax.data.images import Images
+from ssljax.data.images import ImageRows, Images
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
 from ssljax.data.sources import Blobs, OnDemand
@@ -94,6 +94,19 @@ def take_intact(examples: Examples, rows: np.ndarray) -> dict[str, np.ndarray]:
     batch = examples.take(rows)
     intact = batch["id"] == examples.ids(rows)
     return batch if intact.all() else {key: array[intact] for key, array in batch.items()}
+
+
+def intact_arrays(examples: Examples, rows: np.ndarray) -> dict[str, Any]:
+    """Returns `take_intact` of many rows; images are `ImageRows`, which are decoded when they are read."""
+    if not isinstance(examples, RowExamples):
+        return take_intact(examples, rows)
+    for images in examples.images.values():
+        rows = images.intact(rows)
+    batch: dict[str, Any] = RowExamples(examples.rows, {}, examples.arrays, examples.documents).take(rows)
+    for images in examples.images.values():
+        memo: dict[bytes, dict[str, np.ndarray]] = {}
+        batch |= {key: ImageRows(images, key, rows, memo) for key in images.elements}
+    return batch
 
 
 def tokenizer_of(sources: tuple[SourceConfig, ...], config: DataConfig) -> Tokenizer | None:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _LARGEST = 4 << 30  # bytes of decoded images that `auto` keeps on disk
 _VERSION = 5  # part of the name of caches; raise it if a change of the decoding changes pixels
+_CHECKED_ROWS = 4096  # images that are checked at a time
 _MODES = {1: "L", 3: "RGB"}  # channels -> mode of Pillow
 _FIRST_FRAMES = "first_frames.txt"  # in a cache: names of the animations of which the first frame was taken
 _DAMAGED = "damaged.json"  # in a cache: [[number of a row, what is wrong with its image], ...]
@@ -123,6 +124,29 @@ class Images:
         else:
             rows, pixels, aspects = self._decode_rows(self._intact(rows))
         return rows, {self.key: pixels} | ({"aspect": aspects} if self._squeezed else {})
+
+    def intact(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the rows of `rows` whose images are not damaged.
+
+        Images that are decoded at each use are decoded once here, if the config allows damaged ones.
+
+        Raises:
+            UserError: more images are damaged than the config allows.
+        """
+        if self._decoded:
+            _ = self._arrays  # counts the damaged ones
+        elif self.config.damaged_images:
+            for block in np.array_split(rows, -(-len(rows) // _CHECKED_ROWS)):
+                self._check(block)
+        return rows[~np.isin(rows, list(self._damaged))]
+
+    def _check(self, rows: np.ndarray) -> None:
+        """Decodes the images of rows and counts the damaged ones."""
+
+        def decode(i: int) -> None:
+            self._of_shape(int(rows[i]))
+
+        self._run(decode, rows, 4 * _cores())
 
     def _decode_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns rows with their pixels and aspects, in which further damaged images are replaced."""
@@ -254,6 +278,46 @@ class Images:
     def _name(self, i: int) -> str:
         row = int(self.rows.index[i])
         return self.column.name(row) if isinstance(self.column, Blobs) else f"row {row} of {self.rows.title}"
+
+
+class ImageRows:
+    """An array of a column of images, [N, ...], whose rows are decoded when they are read.
+
+    Args:
+        images: the images.
+        key: an element of the images: pixels or aspects.
+        rows: int64 [N], numbers among the selected rows, none damaged.
+        memo: the last rows that were decoded, shared by the elements of the images.
+    """
+
+    def __init__(self, images: Images, key: str, rows: np.ndarray, memo: dict[bytes, dict[str, np.ndarray]]):
+        self._images, self._key, self._rows, self._memo = images, key, rows, memo
+        element = images.elements[key]
+        self.shape, self.dtype = (len(rows), *element["shape"]), np.dtype(element["dtype"])
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Returns rows, decoded; `index` is a number, a slice or an array of numbers."""
+        rows = np.atleast_1d(self._rows[index])
+        name = rows.tobytes()
+        if name not in self._memo:
+            taken, arrays = self._images.take(rows)
+            if not np.array_equal(taken, rows):
+                raise UserError(f"data.source: an image of {self._images.rows.title} was damaged since the run began")
+            self._memo.clear()
+            self._memo[name] = arrays
+        found = self._memo[name][self._key]
+        return found if np.ndim(self._rows[index]) else found[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def select(self, index: Any) -> "ImageRows":
+        """Returns some rows, not decoded."""
+        return ImageRows(self._images, self._key, self._rows[index], self._memo)
 
 
 def open_picture(rows: Rows, row: int, channels: int) -> "Image":

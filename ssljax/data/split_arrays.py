@@ -12,6 +12,7 @@ from ssljax.data.examples import (
     OpenedSource,
     RowExamples,
     class_labels,
+    intact_arrays,
     open_examples,
     take_intact,
     tokenizer_of,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class SplitArrays(dict[str, np.ndarray]):
+class SplitArrays(dict[str, Any]):
     """The arrays [N, ...] of a split by key, with attributes for evaluations.
 
     Attributes:
@@ -146,6 +147,7 @@ def load_split(
     where: Mapping[str, Any] | None = None,
     max_examples: int | None = None,
     spec: DataSpec | None = None,
+    decode: bool = True,
 ) -> SplitArrays:
     """Loads a whole split in fixed order, prepared as for training (tokenizer, image size, sequence length).
 
@@ -158,6 +160,7 @@ def load_split(
             None: all rows.
         spec: description of the training data of the run. Images of another source get the shape of its images, and a
             line of the log says so if the content of a split of its sources has changed since.
+        decode: False: images are `ImageRows`, which are decoded when rows of them are read.
 
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.
@@ -169,7 +172,7 @@ def load_split(
     if title in content and content[title] != source_content(chosen):
         say_once(f"data.source: the content of {title} is not that on which the run was trained")
     rows = subset(opened.examples.size, max_examples, config.seed or 0)
-    out = SplitArrays(take_intact(opened.examples, rows))
+    out = SplitArrays((take_intact if decode else intact_arrays)(opened.examples, rows))
     out.classes = opened.classes
     if tokenizer is not None and opened.texts is not None:
         out.byte_lengths = _byte_lengths(tokenizer, opened.texts.cache)

@@ -41,14 +41,14 @@ def neighbours(
         count: number of neighbours.
     """
     chosen = _spread(len(features_NxD), labels_N, queries)
-    scaled = np.asarray(images, np.float32) / (255 if np.issubdtype(images.dtype, np.integer) else 1)
+    scale = 255 if np.issubdtype(images.dtype, np.integer) else 1
+    tile = lambda i, title, same=None: Tile(np.asarray(images[i], np.float32) / scale, title, same)  # noqa: E731
     known = [] if labels_N is None else [names[i] if len(names) else str(i) for i in labels_N.tolist()]
     titles = known or [""] * len(features_NxD)
     rows = []
     for i, near in zip(chosen, nearest(features_NxD, chosen, count)):
         agree = [None if labels_N is None else bool(labels_N[i] == labels_N[j]) for j in near]
-        own = Tile(scaled[i], titles[i])
-        rows.append([own, *(Tile(scaled[j], titles[j], same) for j, same in zip(near, agree))])
+        rows.append([tile(i, titles[i]), *(tile(j, titles[j], same) for j, same in zip(near, agree))])
     of = f"of {len(features_NxD):,} held-out examples by the cosine similarity of features"
     caption = f"Held-out examples and their nearest neighbours {of}" + (
         "." if labels_N is None else "; green: the same class, orange: another one."

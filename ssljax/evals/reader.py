@@ -9,7 +9,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.evals.base import Evaluation, Metrics
 from ssljax.evals.splits import Splits
-from ssljax.evals.subjects import Programs, Subject
+from ssljax.evals.subjects import Programs, Subject, selected
 
 
 class NotFinite(Exception):
@@ -151,7 +151,7 @@ class SubjectReader:
                     f"{self.path}.batch_size: got {batch_size}, must be at most the {size} examples of split {split!r}"
                 )
             rows = np.random.default_rng(0).permutation(size)[:used]
-            arrays = {k: v[rows] for k, v in arrays.items()}
+            arrays = {k: selected(v, rows) for k, v in arrays.items()}
             self.sizes[split] = used
             if used < size:
                 self.left_out[split] = size - used

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax import parallel, views
+from ssljax import data, parallel, views
 from ssljax.evals.base import Metrics
 from ssljax.evals.held_out import LossFn, mean_loss
 from ssljax.objectives.base import Loss
@@ -76,7 +76,12 @@ class Programs:
         size, batch_size = len(arrays["id"]), batch_size or self.batch_size
         for start in range(0, size, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), size - 1)
-            yield self.put({k: v[rows] for k, v in arrays.items()}), min(batch_size, size - start)
+            yield self.put({k: selected(v, rows) for k, v in arrays.items()}), min(batch_size, size - start)
+
+
+def selected(array: Any, rows: np.ndarray) -> Any:
+    """Returns rows of an array; those of images that are not decoded yet stay so, until a process reads its own."""
+    return array.select(rows) if isinstance(array, data.ImageRows) else array[rows]
 
 
 def _no_loss(params: Any, extra: Any, batch: Any, number: int, count: int) -> Loss:
@@ -181,5 +186,5 @@ class RawInput(Subject):
 
     def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         scale = np.float32(255 if arrays["image"].dtype == np.uint8 else 1)
-        flat = arrays["image"].reshape(len(arrays["image"]), -1).astype(np.float32) / scale
+        flat = np.asarray(arrays["image"]).reshape(len(arrays["image"]), -1).astype(np.float32) / scale
         return dict.fromkeys(self.programs.feature_names, flat)  # every feature is the flattened input

@@ -209,7 +209,7 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
         loss_fn=held_out_loss(objective, config.seed, assembly.steps),
         tokenize=tokenize if length else None,
         classes=assembly.spec.classes,
-        load=functools.partial(data.load_split, spec=assembly.spec),
+        load=functools.partial(data.load_split, spec=assembly.spec, decode=False),
     )
 
 

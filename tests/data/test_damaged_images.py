@@ -8,6 +8,7 @@ from PIL import Image
 
 from ssljax.base.errors import UserError
 from ssljax.data import DataConfig, load_split, open_data, open_split
+from ssljax.data.images import Images
 
 COUNT = 12
 DAMAGED = {"truncated": "07.jpg", "empty": "08.jpg", "text": "00.jpg"}
@@ -109,3 +110,27 @@ def test_evaluations_leave_damaged_images_out(folder, tmp_path, kept):
     taken = [rows.take(np.arange(start, start + 4)) for start in range(0, COUNT, 4)]
     names = [name for batch in taken for name in rows.names(batch["id"].tolist())]
     assert [name.rsplit("/")[-1] for name in names] == [f"{v:02}.jpg" for batch in taken for v in values(batch)]
+
+
+@pytest.mark.parametrize("kept", ["decoded", "encoded"])
+@pytest.mark.parametrize("fit", ["center", "squeeze"])
+def test_images_of_a_split_are_decoded_when_they_are_read(folder, tmp_path, monkeypatch, kept, fit):
+    """A process reads the rows of its devices only, so that memory and work do not grow with the split."""
+    damage(folder, "text")
+    data = config(folder, tmp_path, images=kept, image_fit=fit, damaged_images=1, image_size=8)
+    split, opened = load_split(data, "all", decode=False), open_split(data, "all")
+    every = opened.take(np.arange(COUNT))
+    assert split.keys() == every.keys() and ("aspect" in split) == (fit == "squeeze")
+    for key, array in every.items():
+        assert split[key].shape == array.shape and split[key].dtype == array.dtype
+        np.testing.assert_array_equal(np.asarray(split[key]), array)
+    decoded = []
+    one = Images._one
+    monkeypatch.setattr(Images, "_one", lambda self, i, content=None: decoded.append(i) or one(self, i, content))
+    images = split["image"].select(np.arange(10)[::-1])
+    assert images.shape == (10, 8, 8, 3) and not decoded
+    own = np.array([2, 3, 7])
+    np.testing.assert_array_equal(images[own], every["image"][9 - own])
+    np.testing.assert_array_equal(images[4], every["image"][5])
+    np.testing.assert_array_equal(images[-2:], every["image"][1::-1])
+    assert len(decoded) == (6 if kept == "encoded" else 0)
