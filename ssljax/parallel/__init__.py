@@ -17,6 +17,7 @@ from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, pla
 from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
     batch_sharding,
+    check_whole,
     logical_axes,
     partition_spec,
     replicated,
@@ -34,6 +35,7 @@ __all__ = [
     "agreed",
     "batch_sharding",
     "check_equal",
+    "check_whole",
     "detect",
     "fetch",
     "joint_end",

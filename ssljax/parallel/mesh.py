@@ -8,6 +8,8 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from ssljax.base import schema
@@ -16,6 +18,9 @@ from ssljax.parallel.rules import ACTIVATION_RULES
 
 # Parts of the state that the axis "fsdp" splits; each choice includes those before it (ZeRO stages 1, 2, 3).
 Shard = Literal["optimizer", "gradients", "parameters"]
+
+
+AXES = ("data", "fsdp", "tensor", "context", "expert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +40,19 @@ class MeshConfig:
         doc="what `fsdp` splits: the state of the optimiser and averaged parameters; these and gradients; these and "
         "parameters (Rajbhandari et al. 2020, ZeRO stages 1, 2, 3)",
     )
+    whole: float | None = schema.setting(
+        None,
+        ge=0,
+        le=1,
+        free=True,
+        doc="largest share of the parameters that every device may hold whole while `fsdp`, `tensor` or `expert` split "
+        "others; None: any share",
+    )
 
     @property
     def sizes(self) -> dict[str, int]:
         """{mesh axis: number of devices}, -1 for all remaining ones."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "shard"}
+        return {name: getattr(self, name) for name in AXES}
 
     def validate(self) -> None:
         sizes = self.sizes
@@ -53,6 +66,9 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over `devices`; None: all devices.
 
+    Axes follow the network of the devices. Slices of TPUs, which a slow network joins, are blocks of the first of the
+    axes "data" and "fsdp" whose size is a multiple of their number, so that other axes stay within a slice.
+
     Raises:
         UserError: the axis sizes do not multiply to the number of devices, or do not fit the network of the devices.
     """
@@ -63,14 +79,34 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         product = " x ".join(f"{k}={v}" for k, v in sizes.items() if v != 1) or "1"
         raise UserError(f"mesh: {product} does not fit {len(devices)} devices; the product must be {len(devices)}")
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes.values())
+    types = (AxisType.Auto,) * len(shape)
     try:
-        return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape), devices=devices)
+        if (slices := len({getattr(device, "slice_index", None) for device in devices})) > 1:
+            return Mesh(_over_slices(shape, slices, devices), tuple(sizes), axis_types=types)
+        return jax.make_mesh(shape, tuple(sizes), axis_types=types, devices=devices)
     except NotImplementedError as error:  # an axis would take a part of an axis of the network of a TPU slice
         product = " x ".join(f"{k}={v}" for k, v in zip(sizes, shape) if v != 1)
         axes = " x ".join(map(str, network_axes(devices)))
         raise UserError(
             f"mesh: {product} fits no layout of {axes} devices: each size must be the product of some of these axes"
         ) from error
+
+
+def _over_slices(shape: tuple[int, ...], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Returns the devices of several slices in the shape of a mesh.
+
+    Raises:
+        UserError: neither "data" nor "fsdp" is a multiple of the number of slices.
+    """
+    axis = next((axis for axis in (0, 1) if shape[axis] % slices == 0), None)
+    if axis is None:
+        raise UserError(
+            f"mesh: got data={shape[0]} and fsdp={shape[1]}, one of them must be a multiple of {slices}, the number of "
+            "slices of devices"
+        )
+    across = [slices if i == axis else 1 for i in range(len(shape))]
+    within = [size // count for size, count in zip(shape, across)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices)
 
 
 def network_axes(devices: Sequence[jax.Device]) -> tuple[int, ...]:

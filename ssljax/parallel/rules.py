@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ssljax.base.errors import UserError
+
 Axes = tuple[str | None, ...]
 
 RULES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -103,7 +105,7 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh, whole: Collection[str] = ()) -
 
 
 def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
-    """One line: megabytes of the arrays on each device, and dimensions that the mesh does not divide.
+    """One line: megabytes of the arrays on each device, those that it holds whole, and dimensions that do not divide.
 
     Args:
         axes: tree of logical axis names (tuples).
@@ -128,10 +130,57 @@ def sharding_report(axes: Any, shapes: Any, mesh: Mesh) -> str:
 
     jax.tree.map(count, shapes, axes)
     line = f"each device holds {device_bytes / 1e6:,.1f} of {total_bytes / 1e6:,.1f} MB"
+    if whole := whole_arrays(axes, shapes, mesh):
+        line += f"; whole on each: {summary(whole, total_bytes)}"
     if uneven:
         parts = ", ".join(f"{dimension} ({n} arrays)" for dimension, n in uneven.items())
         line += f"; replicated, since the mesh does not divide them: {parts}"
     return line
+
+
+def whole_arrays(axes: Any, shapes: Any, mesh: Mesh) -> dict[str, int]:
+    """Returns {path: bytes} of the arrays that no axis splits, the largest first; empty if the mesh splits no arrays.
+
+    Args:
+        axes: tree of logical axis names (tuples).
+        shapes: tree of arrays or shapes.
+        mesh: the mesh.
+    """
+    if all(mesh.shape[axis] == 1 for axis in ("fsdp", "tensor", "expert")):
+        return {}
+    found: dict[str, int] = {}
+
+    def look(path: Any, shaped: Any, names: Axes) -> None:
+        if not any(partition_spec(names, shaped.shape, dict(mesh.shape))):
+            found[jax.tree_util.keystr(path, simple=True, separator=".")] = (
+                math.prod(shaped.shape) * shaped.dtype.itemsize
+            )
+
+    jax.tree_util.tree_map_with_path(look, shapes, axes)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def summary(whole: Mapping[str, int], total: int) -> str:
+    """Returns the number of arrays, their bytes, their share of `total` bytes and the names of the largest three."""
+    size = sum(whole.values())
+    largest = ", ".join(list(whole)[:3]) + (", ..." if len(whole) > 3 else "")
+    return f"{len(whole)} arrays of {size / 1e6:,.2f} MB, {size / max(total, 1):.2%} ({largest})"
+
+
+def check_whole(limit: float | None, axes: Any, shapes: Any, mesh: Mesh) -> None:
+    """Checks the share of the parameters that every device holds whole.
+
+    Args:
+        limit: largest share of bytes; None: any.
+        axes, shapes, mesh: see `whole_arrays`.
+
+    Raises:
+        UserError: the share is larger.
+    """
+    whole = whole_arrays(axes, shapes, mesh)
+    total = sum(math.prod(shaped.shape) * shaped.dtype.itemsize for shaped in jax.tree.leaves(shapes))
+    if limit is not None and sum(whole.values()) > limit * total:
+        raise UserError(f"mesh.whole: got {limit:g}, but every device would hold whole {summary(whole, total)}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -78,7 +78,8 @@ def topology(name: str) -> Topology:
     """Returns the devices of a topology. To be called before anything uses a device, since it may choose the platform.
 
     Args:
-        name: "v4:2x2x1", "v5e:16x16", "v5p:8x8x4", "v6e:16x16", "tpu7x:2x2x1": a slice of chips; "h100:8" (also a100,
+        name: "v4:2x2x1", "v5e:16x16", "v5p:8x8x4", "v6e:16x16", "tpu7x:2x2x1": a slice of chips; "2*v5e:16x16": two
+            slices, joined by the network of the data centre; "h100:8" (also a100,
             h200): GPUs of one host; "h100:4x8": 4 hosts of 8 GPUs; "cpu:8": devices of this machine's processor;
             "here": the devices that jax finds.
 
@@ -86,6 +87,9 @@ def topology(name: str) -> Topology:
         UserError: the name is wrong, no slice has this shape, or the compiler is not installed.
     """
     kind, _, shape = name.partition(":")
+    if found := re.fullmatch(r"([1-9]\d{0,3})\*(v.*|t.*)", kind):
+        kind = found[2]
+    slices = int(found[1]) if found else 1
     if name == "here":
         devices = jax.devices()
         return Topology(name, devices, hardware.chip(devices[0].device_kind))
@@ -100,7 +104,7 @@ def topology(name: str) -> Topology:
     if kind == "cpu":
         return _cpu(name, sizes[0])
     _plan_on_cpu()
-    return _tpu(name, kind, sizes) if kind in TPUS else _gpu(name, kind, sizes)
+    return _tpu(name, kind, sizes, slices) if kind in TPUS else _gpu(name, kind, sizes)
 
 
 def _example(kind: str) -> str:
@@ -128,7 +132,7 @@ def _cpu(name: str, count: int) -> Topology:
     return Topology(name, devices[:count], hardware.chip("cpu"))
 
 
-def _tpu(name: str, kind: str, sizes: tuple[int, ...]) -> Topology:
+def _tpu(name: str, kind: str, sizes: tuple[int, ...], slices: int) -> Topology:
     if not _is_installed("libtpu"):
         raise UserError(f"--topology: {name} needs the compiler for TPUs: pip install 'ssljax[plan-tpu]'")
     # libtpu would look for the machine that it runs on, and complain that there is none.
@@ -138,6 +142,8 @@ def _tpu(name: str, kind: str, sizes: tuple[int, ...]) -> Topology:
     shape = "x".join(map(str, sizes))
     # A slice that is smaller than a host has chips of one host only.
     options: dict[str, Any] = {"chips_per_host_bounds": (*sizes, 1)[:3]} if math.prod(sizes) < 4 else {}
+    if slices > 1:
+        options["num_slices"] = slices
     try:
         devices: list[Any] = topologies.get_topology_desc(f"{kind}:{shape}", platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:

@@ -83,6 +83,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
         deterministic=config.deterministic,
         shard=config.mesh.shard,
     )
+    parallel.check_whole(config.mesh.whole, program.axes.params, program.shapes.params, mesh)
     return Assembly(config, spec, program, steps, open_data)
 
 

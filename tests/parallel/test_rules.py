@@ -1,11 +1,14 @@
 """Logical names become mesh axes; the report names dimensions that the mesh does not divide."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from ssljax.parallel import MeshConfig, make_mesh, partition_spec, sharding_report
+from ssljax.base.errors import UserError
+from ssljax.parallel import MeshConfig, check_whole, make_mesh, partition_spec, sharding_report
 
 CUBE = {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -45,3 +48,25 @@ def test_report_of_a_mesh_that_divides_everything_is_short():
     shapes = {"up": jax.ShapeDtypeStruct((1000, 500), jnp.float32)}
     line = sharding_report({"up": ("embed", "mlp")}, shapes, make_mesh(MeshConfig(fsdp=4, tensor=2, data=1)))
     assert line == "each device holds 0.2 of 2.0 MB"
+
+
+def test_parameters_that_every_device_holds_whole_are_named_and_limited():
+    axes = {"table": ("vocab", "embed"), "norm": {"scale": ("embed",), "odd": ("mlp",)}, "bias": ()}
+    shapes = {"table": (1000, 8), "norm": {"scale": (8,), "odd": (7,)}, "bias": (10,)}
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda x: type(x) is tuple)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    assert "; whole on each: 2 arrays of 0.00 MB, 0.21% (bias, norm.odd)" in sharding_report(axes, shapes, mesh)
+    share = 17 / 8025
+    for limit in (None, 1.0, share + 1e-6):
+        check_whole(limit, axes, shapes, mesh)
+    with pytest.raises(UserError, match=r"mesh\.whole: got 0\.002, but every device would hold whole 2 arrays"):
+        check_whole(0.002, axes, shapes, mesh)
+    check_whole(0.0, axes, shapes, make_mesh(MeshConfig(data=8)))  # nothing is to be split
+
+
+def test_axes_that_cross_slices_must_be_a_multiple_of_their_number():
+    devices = [types.SimpleNamespace(slice_index=i // 4) for i in range(8)]
+    with pytest.raises(
+        UserError, match=r"mesh: got data=1 and fsdp=1, one of them must be a multiple of 2"
+    ):
+        make_mesh(MeshConfig(data=1, tensor=8), devices)

@@ -54,6 +54,17 @@ def test_descriptions_of_gpus():
     assert text.count("{") == text.count("}") and "core_count: 132" in text and "major: 9 minor: 0" in text
 
 
+@needs_tpu
+def test_slices_that_a_slow_network_joins():
+    """Blocks of `data`, or of `fsdp`, are slices; the other axes stay within one."""
+    found = topology("2*v5e:2x2")
+    assert len(found.devices) == 8
+    for sizes in ({"data": 2, "tensor": 4}, {"data": 1, "fsdp": 4, "tensor": 2}):
+        devices = make_mesh(MeshConfig(**sizes), found.devices).devices
+        slices = [{d.slice_index for d in block.ravel()} for block in devices.reshape(2, 4)]
+        assert slices == [{0}, {1}]
+
+
 @needs_gpu
 def test_too_many_gpus():
     with pytest.raises(UserError, match="a host has at most 8 GPUs; write h100:2x8"):
