@@ -1,6 +1,8 @@
 """Names of topologies: those of the CPU here; of TPUs and GPUs where their compilers are installed."""
 
 import importlib.util
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -63,6 +65,17 @@ def test_slices_that_a_slow_network_joins():
         devices = make_mesh(MeshConfig(**sizes), found.devices).devices
         slices = [{d.slice_index for d in block.ravel()} for block in devices.reshape(2, 4)]
         assert slices == [{0}, {1}]
+
+
+@needs_tpu
+def test_two_processes_plan_at_once(tmp_path):
+    """libtpu's lock file let one of them fail: "Internal error when accessing libtpu multi-process lockfile"."""
+    code = "from ssljax.parallel.topology import topology; topology('v5e:2x2'); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as first:
+        second = subprocess.run(command, input=b"\n", capture_output=True)
+        first.communicate(b"\n")
+    assert first.returncode == 0 and second.returncode == 0, second.stderr
 
 
 @needs_gpu
