@@ -110,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
     for config, topology, key in [] if options.table else units(options.part):
         known = ledger().get(key)
-        if known is None or (options.again and known["code"] != code()):
+        if known is None or "error" in known or (options.again and known["code"] != code()):
             line = planned(config, topology, key)
             with LEDGER.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -135,9 +135,10 @@ def _cpu(name: str, count: int) -> Topology:
 def _tpu(name: str, kind: str, sizes: tuple[int, ...], slices: int) -> Topology:
     if not _is_installed("libtpu"):
         raise UserError(f"--topology: {name} needs the compiler for TPUs: pip install 'ssljax[plan-tpu]'")
-    # libtpu would look for the machine that it runs on, and complain that there is none.
+    # libtpu would look for the machine that it runs on, and complain that there is none; and it would let only one
+    # process of a machine use it, as if it had TPUs.
     machine = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
-    machine["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # its lock file is for those that use TPUs
+    machine["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     for variable, value in machine.items():
         os.environ.setdefault(variable, value)
     shape = "x".join(map(str, sizes))
