@@ -23,6 +23,7 @@ from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Callback, Watchdog
 from ssljax.train.metrics import Speedometer
+from ssljax.train.replicas import Replicas
 from ssljax.train.state import State
 from ssljax.train.step import pop_meters
 
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """The callbacks of the loop, in this order: log, evaluate, save.
+    """The callbacks of the loop, in this order: compare replicas, log, evaluate, save.
 
     Opens the log of metrics and the progress bar of a run that continues after step `start`.
     """
@@ -71,8 +72,11 @@ class Recorder:
 
     def callbacks(self, own: Sequence[tuple[int, Callback]] = ()) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`; `own` ones come before the saving."""
-        config = self.assembly.config
-        calls: list[tuple[int, Callback]] = [(1, self.tick), (config.log.every_steps, self.log)]
+        config, program = self.assembly.config, self.assembly.program
+        calls: list[tuple[int, Callback]] = [(1, self.tick)]
+        if config.log.check_every_steps and program.mesh.size > 1:
+            calls.append((config.log.check_every_steps, Replicas(program.target(), program.mesh).check))
+        calls.append((config.log.every_steps, self.log))
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
             calls.append((math.gcd(*every), self.evaluate))

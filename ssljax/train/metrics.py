@@ -57,6 +57,13 @@ class LogConfig:
     skipped_in_a_row: int = schema.setting(
         20, gt=0, free=True, doc="number of consecutive non-finite steps after which the run stops"
     )
+    check_every_steps: int = schema.setting(
+        0,
+        ge=0,
+        free=True,
+        doc="steps between comparisons of the copies of the state on different devices; the run stops and names a "
+        "device whose copy differs (a silent error); 0: never; with one device there are no copies",
+    )
 
 
 def peak_flops(device_kind: str) -> float | None:
