@@ -100,8 +100,7 @@ def test_formats(folder, monkeypatch, shared_data):
 @pytest.mark.full
 def test_precision_memory_and_profiling(folder, monkeypatch, shared_data):
     for page in ("precision", "memory", "profiling"):
-        follow(f"howto/{page}", monkeypatch)
-    assert list((folder / "trace").rglob("*.xplane.pb"))
+        follow(f"howto/{page}", monkeypatch)  # traces are read in tests/runs/test_profiling.py
 
 
 def test_the_vectors_of_the_own_objective_are_a_loss(folder):
