@@ -1,5 +1,6 @@
 """The supervisor of local processes: one line for the first failure, a bounded end, nothing left behind."""
 
+import json
 import os
 import pathlib
 import signal
@@ -204,3 +205,17 @@ def test_the_last_error_of_a_log():
 def test_the_supervisor_does_not_import_jax():
     code = "import sys, ssljax.launcher; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=ENVIRON).returncode == 0
+
+
+@pytest.mark.full
+def test_two_processes_train_the_quickstart_as_one_process_with_two_devices(tmp_path):
+    """On one mesh the losses of all 500 steps are equal: a sum of two terms does not depend on their order."""
+    environ = {k: v for k, v in ENVIRON.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    words = ["train", "--config", "configs/quickstart.py", "--workdir"]
+    command = [*LOCAL, "-n", "2", *words, str(tmp_path / "two")]
+    subprocess.run(command, env=environ, cwd=ROOT, check=True)
+    alone = {**environ, "JAX_NUM_CPU_DEVICES": "2"}
+    subprocess.run([sys.executable, "-m", "ssljax.cli", *words, str(tmp_path / "one")], env=alone, cwd=ROOT, check=True)
+    for name, key in (("metrics.jsonl", "loss"), ("evals.jsonl", "metrics")):
+        two, one = ((tmp_path / run / name).read_text().splitlines() for run in ("two", "one"))
+        assert [json.loads(line)[key] for line in two] == [pytest.approx(json.loads(line)[key], rel=1e-4) for line in one]

@@ -99,7 +99,7 @@ WRITERS = {
     "array_record": (".array_record", write_array_record),
     "webdataset": (".tar", write_tar),
 }
-OTHERS = {"builtin", "tfds", "hf"}  # no path; tests/data/test_tfds.py, tests/data/test_formats.py
+OTHERS = {"builtin", "tfds", "hf", "declared"}  # no path; tests in test_tfds.py, test_formats.py, test_declared.py
 
 
 def test_every_source_is_tested():
