@@ -218,4 +218,6 @@ def test_two_processes_train_the_quickstart_as_one_process_with_two_devices(tmp_
     subprocess.run([sys.executable, "-m", "ssljax.cli", *words, str(tmp_path / "one")], env=alone, cwd=ROOT, check=True)
     for name, key in (("metrics.jsonl", "loss"), ("evals.jsonl", "metrics")):
         two, one = ((tmp_path / run / name).read_text().splitlines() for run in ("two", "one"))
-        assert [json.loads(line)[key] for line in two] == [pytest.approx(json.loads(line)[key], rel=1e-4) for line in one]
+        assert [json.loads(line)[key] for line in two] == [
+            pytest.approx(json.loads(line)[key], rel=1e-4) for line in one
+        ]
