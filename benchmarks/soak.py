@@ -35,7 +35,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LEDGER, PAGE = ROOT / "docs/faults.jsonl", ROOT / "docs/faults.md"
 START, END = "<!-- table: python benchmarks/soak.py -->", "<!-- end of table -->"
 DEVICES, STEPS, EVERY, BOUND = 4, 40, 5, 60.0
-CLOCK = {"seconds", "examples_per_second", "data_wait_share", "model_flops_per_second"}
+CLOCK = {"seconds", "examples_per_second", "data_wait_share", "host_share", "model_flops_per_second"}
 CONFIG = {
     "model": {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
     "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},

@@ -156,6 +156,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument(
         "--resume", choices=("auto", "force"), default="auto", help="force: continue although the config differs"
     )
+    profile = "trace the steps after step START, up to step STOP, into WORKDIR/profile, for TensorBoard"
+    train.add_argument("--profile", metavar="START:STOP", help=profile)
+    train.add_argument("--hlo", action="store_true", help="write the compiled step to WORKDIR/step_hlo.txt")
     _add_processes(train)
     init = commands.add_parser("init", help="write a commented config to edit")
     init.add_argument("name", metavar="NAME", help="NAME.py is written; it must not exist")
@@ -268,11 +271,13 @@ def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int
         _start(options)
         from ssljax import parallel, run
         from ssljax.config import load
+        from ssljax.runs.profiling import parse_steps
 
         config, remarks = load(options.config, overrides)
         for remark in remarks if parallel.leads() else ():
             print(remark, file=sys.stderr)
-        run.train(config, options.workdir, options.resume)
+        steps = parse_steps(options.profile) if options.profile else None
+        run.train(config, options.workdir, options.resume, profile=steps, hlo=options.hlo)
     return 0
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssljax import data, evals, parallel
+from ssljax import data, evals, parallel, report
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Signals
 from ssljax.config import RunConfig, build, load
@@ -21,6 +21,7 @@ from ssljax.runs.evaluation import check_rules, evaluate_and_report, make_evalua
 from ssljax.runs.finished import Finished
 from ssljax.runs.init_from import initial_state
 from ssljax.runs.inspection import announce
+from ssljax.runs.profiling import tracing, write_hlo
 from ssljax.runs.recorder import Recorder
 from ssljax.runs.trackers import open_trackers
 from ssljax.runs.workdir import Resume, Workdir
@@ -38,6 +39,8 @@ def train(
     *,
     arrays: Arrays | None = None,
     callbacks: Sequence[tuple[int, Callback]] = (),
+    profile: tuple[int, int] | None = None,
+    hlo: bool = False,
 ) -> Finished:
     """Trains to the last step, evaluates the model and its controls, and writes the report.
 
@@ -53,6 +56,8 @@ def train(
             They are stored in the workdir.
         callbacks: pairs (steps between calls, function), called as function(steps done, state) before checkpoints are
             saved; a function may return another state.
+        profile: (start, stop): the steps after step `start`, up to step `stop`, are traced into profile/.
+        hlo: the compiled step is written to step_hlo.txt; it is compiled once more, or read from JAX's cache.
 
     Returns:
         The run: state, parameters, final evaluations, metrics.
@@ -90,7 +95,10 @@ def train(
         recorder = Recorder(assembly, folder, start, batches, *parts)
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
-        return _finished(recorder, _fit(recorder, state, callbacks))
+        if hlo:
+            write_hlo(folder, program, program.put_rows(batch_of(start)))
+        traces = stack.enter_context(tracing(folder, profile))
+        return _finished(recorder, _fit(recorder, state, [*callbacks, *traces]))
 
 
 def _assembled(config: RunConfig) -> tuple[Assembly, evals.Evaluator]:
@@ -115,6 +123,7 @@ def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callba
         signals=recorder.signals,
         votes=parallel.Votes(recorder.assembly.program.mesh, AHEAD),
         watchdog=recorder.watchdog,
+        wait=recorder.wait,
     )
 
 
@@ -133,6 +142,8 @@ def _finished(recorder: Recorder, state: State) -> Finished:
     # The callbacks of the last step have sent `results`.
     recorder.trackers.evaluations(done, [line for line in lines if results is None or line["of"] != "trained"])
     recorder.trackers.pictures(done, folder)
+    if folder.leads:
+        log.info("time      %s", report.time_of(report.read_run(folder.path)))
     return Finished(assembly.program.objective, state, lines, folder.path)
 
 

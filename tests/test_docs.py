@@ -130,7 +130,7 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
     monkeypatch.setattr(cli, "_start", lambda options: None)
     monkeypatch.setattr(starter, "write_starter", lambda name, *args: pathlib.Path(f"{name}.py"))
-    monkeypatch.setattr(run, "train", lambda *args: None)
+    monkeypatch.setattr(run, "train", lambda *args, **options: None)
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
     monkeypatch.setattr(runs, "generate", lambda *args, **options: [])
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])

@@ -38,7 +38,15 @@ TINY = {
     "log": {"every_steps": 3, "progress": False, "trackers": [], "pictures": False},
     "checkpoint": {"every_steps": 2},
 }
-CLOCK = {"seconds", "examples_per_second", "tokens_per_second", "data_wait_share", "model_flops_per_second", "mfu"}
+CLOCK = {
+    "seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "data_wait_share",
+    "host_share",
+    "model_flops_per_second",
+    "mfu",
+}
 
 
 def metrics(workdir):

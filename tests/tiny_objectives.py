@@ -10,6 +10,9 @@ import numpy as np
 
 from ssljax import objectives
 from ssljax.data import DataSpec
+from ssljax.objectives.base import stream
+from ssljax.train import microbatch
+from ssljax.views import example_keys
 
 BATCH = 16
 STEPS = 10
@@ -128,3 +131,14 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
         "segment_ids": jnp.asarray(segments, jnp.int32),
         "positions": jnp.asarray(positions, jnp.int32),
     }
+
+
+def gradients(objective: Any, params: Any, extra: Any, batch: Any, ctx: Any, slices: int, scale: Any = None) -> Any:
+    """`train.microbatch.gradients` of a batch, with the views that the step makes of it at seed 0."""
+    key = stream(0, ctx.step, "views")
+
+    def inputs_of(batch: Any, rows: jax.Array) -> Any:
+        return objective.views(example_keys(key, rows), objective.prepare(batch), ctx.step)
+
+    batch = objective.mixed(example_keys(key, ctx.row), batch, ctx.step)
+    return microbatch.gradients(objective, params, extra, batch, inputs_of, ctx, slices, scale)

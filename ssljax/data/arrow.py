@@ -183,9 +183,9 @@ class Blocks:
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def numbers(self) -> np.ndarray:
-        """Returns the number of the block of each row, int64 [N]."""
-        return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
+    def starts(self) -> np.ndarray:
+        """Returns the first row of each block that has rows, and the number of rows, int64 [K + 1]."""
+        return np.unique([0, *self.ends])
 
     def value(self, name: str, row: int) -> Any:
         """Returns a value of a column, as an object of Python."""
@@ -228,7 +228,7 @@ def table_of(blocks: Blocks, mixed: int | None = None) -> Table:
         classes=_classes(blocks.schema, "label"),
         location=blocks.location,
         ordered=len(blocks.paths) == 1,
-        blocks=None if mixed is None else RowBlocks(blocks.numbers(), mixed),
+        blocks=None if mixed is None else RowBlocks(blocks.starts(), mixed),
     )
 
 

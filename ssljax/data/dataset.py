@@ -126,9 +126,17 @@ class _Stream:
                     f"data.mixture: sources must have equal keys, shapes and dtypes, got {first.elements} and "
                     f"{source.elements}"
                 )
-        self.rows = [subset(source.size, limit, seed) for source in self.sources]
-        self.blocks = [source.blocks and source.blocks.of(rows) for source, rows in zip(sources, self.rows)]
-        self.size = sum(map(len, self.rows))
+        # None: all rows, whose numbers would need 8 bytes each.
+        self.rows = [
+            None if limit is None or limit >= source.size else subset(source.size, limit, seed)
+            for source in self.sources
+        ]
+        self.sizes = [source.size if rows is None else len(rows) for source, rows in zip(self.sources, self.rows)]
+        self.blocks = [
+            source.blocks if source.blocks is None or rows is None else source.blocks.of(rows)
+            for source, rows in zip(sources, self.rows)
+        ]
+        self.size = sum(self.sizes)
         self.elements = _ID | first.elements
 
 
@@ -144,14 +152,12 @@ class _Batches:
     def __init__(self, stream: _Stream, rows: int, key: str):
         self.stream, self.rows = stream, rows
         self.shuffles = []
-        for k, chosen in enumerate(stream.rows):
+        for k, size in enumerate(stream.sizes):
             ranges = BatchRanges(rows, stream.weights, k)
-            self.shuffles.append(Shuffle(len(chosen), stream.seed, stream.number << 16 | k, ranges, stream.blocks[k]))
+            self.shuffles.append(Shuffle(size, stream.seed, stream.number << 16 | k, ranges, stream.blocks[k]))
             largest = max(ranges.first(step + 1) - ranges.first(step) for step in range(8))
-            if largest > len(chosen):
-                log.warning(
-                    "%s: a batch takes %d examples of %d, so it has some more than once", key, largest, len(chosen)
-                )
+            if largest > size:
+                log.warning("%s: a batch takes %d examples of %d, so it has some more than once", key, largest, size)
 
     def ids(self, step: int) -> np.ndarray:
         """Returns the ids, int64 [B], of the global batch of `step`."""
@@ -181,7 +187,8 @@ class _Batches:
         rows = np.empty_like(number)
         for k in np.unique(source):
             selected = source == k
-            rows[selected] = self.stream.rows[k][self.shuffles[k](number[selected])]
+            shuffled, chosen = self.shuffles[k](number[selected]), self.stream.rows[k]
+            rows[selected] = shuffled if chosen is None else chosen[shuffled]
         return source, rows
 
     def _ids(self, source: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -290,6 +297,9 @@ def _spec(
         vocab_size=tokenizer.vocab_size,
         special_ids=dict(tokenizer.special_ids),
         max_len=config.seq_len,
-        tokens=int(sum(t.lengths(rows).sum() for t, rows in zip(texts, main.rows))),
+        tokens=sum(
+            int(t.lengths(np.arange(size) if rows is None else rows).sum())
+            for t, rows, size in zip(texts, main.rows, main.sizes)
+        ),
         bytes_per_token=sum(t.cache.bytes for t in texts) / max(sum(len(t.cache.tokens) for t in texts), 1),
     )

@@ -3,12 +3,18 @@
 import bisect
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-VERSION = 3  # of the order; written to data.json, so that a run is not continued in another order
+VERSION = 4  # of the order; written to data.json, so that a run is not continued in another order
 # Keys of permutations that are no epochs, which are counted from 0.
 SUBSETS, SLICES = 2**63 - 1, 2**63 - 2
+
+# Rows of an epoch whose order is computed at once and stored, since a call for each batch would cost more.
+_STORED = 1 << 17
+
+Order = Callable[[np.ndarray], np.ndarray]  # positions int64 [N] -> rows int64 [N]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,23 +22,105 @@ class RowBlocks:
     """Blocks of rows, of which a source reads each as a whole. The order of an epoch mixes a few blocks at a time.
 
     Attributes:
-        numbers: int64 [N], the block of each row; it does not decrease.
+        starts: int64 [K + 1], the first row of each of K blocks, in increasing order, and the number of rows.
         mixed: number of blocks whose rows are mixed.
     """
 
-    numbers: np.ndarray
+    starts: np.ndarray
     mixed: int
 
     def of(self, rows: np.ndarray) -> "RowBlocks":
         """Returns the blocks of sorted rows, counted from 0 without gaps."""
-        return RowBlocks(np.unique(self.numbers[rows], return_inverse=True)[1], self.mixed)
+        return RowBlocks(np.unique(np.searchsorted(rows, self.starts)), self.mixed)
 
 
-def permutation(size: int, seed: int, epoch: int, stream: int = 0, blocks: RowBlocks | None = None) -> np.ndarray:
+class Permutation:
+    """A permutation of range(size) that is computed, not stored: position -> row, for any number of positions.
+
+    A Feistel network permutes the pairs (left, right) of range(a) x range(b), with a b slightly above `size` (Luby &
+    Rackoff 1988, "How to construct pseudorandom permutations from pseudorandom functions"; for any a and b: Black &
+    Rogaway 2002, "Ciphers with Arbitrary Finite Domains", method 3). A round adds a keyed hash of one half to the other
+    half. A position whose image is outside the range is mapped again until it is inside ("cycle walking", method 2).
+
+    Args:
+        size: number of rows.
+        keys: uint64, one key for each round; `rounds(size)` of them.
+    """
+
+    def __init__(self, size: int, keys: np.ndarray):
+        self.size, self.keys = size, keys
+        first = math.isqrt(max(size - 1, 0)) + 1
+        # An even side: an odd permutation exists among the rounds, so that all permutations can be reached.
+        second = -(-size // first)
+        self.sides = first, second + second % 2
+
+    @staticmethod
+    def rounds(size: int) -> int:
+        """Returns the number of rounds: a small domain needs more of them to approach the uniform distribution."""
+        return 10 if size > 1000 else 24
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the rows, int64 [N], at positions int64 [N] in range(size)."""
+        rows = self._mapped(positions.astype(np.uint64))
+        while len(outside := np.flatnonzero(rows >= self.size)):
+            rows[outside] = self._mapped(rows[outside])
+        return rows.astype(np.int64)
+
+    def _mapped(self, values: np.ndarray) -> np.ndarray:
+        """Returns the images, uint64 [N], of values of range(a b)."""
+        sides = np.array(self.sides, np.uint64)
+        halves = list(np.divmod(values, sides[1]))
+        for number, key in enumerate(self.keys):
+            changed = number % 2
+            # A multiple of the hash's upper 32 bits is uniform in range(side) up to side / 2^32.
+            half = halves[changed] + ((_hash(halves[1 - changed] + key) >> _U32) * sides[changed] >> _U32)
+            halves[changed] = np.where(half >= sides[changed], half - sides[changed], half)
+        return halves[0] * sides[1] + halves[1]
+
+
+_U32 = np.uint64(32)
+# The shifts and factors of the finaliser of SplitMix64 (Steele, Lea, Flood 2014, after Stafford's mix 13).
+_SHIFTS, _FACTORS = np.array([30, 27, 31], np.uint64), np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 1], np.uint64)
+
+
+def _hash(words: np.ndarray) -> np.ndarray:
+    """Returns a hash of each word, uint64 [N]."""
+    for shift, factor in zip(_SHIFTS, _FACTORS):
+        words = (words ^ (words >> shift)) * factor
+    return words
+
+
+class _BlockOrder:
+    """The order of an epoch whose blocks are in random order, with the rows of a window of a few blocks mixed.
+
+    Args:
+        blocks: the blocks.
+        keys: (number of a permutation, its size) -> its keys.
+    """
+
+    def __init__(self, blocks: RowBlocks, keys: Callable[[int, int], np.ndarray]):
+        count = len(blocks.starts) - 1
+        order = Permutation(count, keys(0, count))(np.arange(count))
+        self.keys, self.first_rows = keys, blocks.starts[order]
+        # Positions at which blocks start in the order, and at which windows start, both with the end.
+        self.starts = np.concatenate([[0], np.cumsum(np.diff(blocks.starts)[order])])
+        self.windows = np.append(self.starts[: -1 : blocks.mixed], self.starts[-1])
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        mixed = np.empty_like(positions)
+        windows = np.searchsorted(self.windows, positions, side="right") - 1
+        for window in np.unique(windows):
+            selected, (start, stop) = windows == window, self.windows[window : window + 2]
+            permuted = Permutation(stop - start, self.keys(1 + window, stop - start))
+            mixed[selected] = start + permuted(positions[selected] - start)
+        block = np.searchsorted(self.starts, mixed, side="right") - 1
+        return self.first_rows[block] + mixed - self.starts[block]
+
+
+def permutation(size: int, seed: int, epoch: int, stream: int = 0, blocks: RowBlocks | None = None) -> Order:
     """Returns the order of one epoch: a permutation of range(size) that is a function of (seed, epoch, stream).
 
-    Raw Philox words are sorted (Salmon et al., 2011). NumPy guarantees the raw stream for all versions, but not the
-    algorithm of `Generator.permutation`.
+    Its keys are raw Philox words (Salmon et al., 2011), whose stream NumPy guarantees for all versions.
 
     Args:
         size: number of rows.
@@ -40,14 +128,13 @@ def permutation(size: int, seed: int, epoch: int, stream: int = 0, blocks: RowBl
         blocks: blocks of the rows: they are put into random order, and the rows of each `blocks.mixed` of them, one
             after another, are mixed. None: all rows are mixed.
     """
-    key = np.array([seed % 2**64, epoch], np.uint64)
-    philox = np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64))
-    kind = np.uint32 if size < 2**32 else np.int64
-    words = philox.random_raw(size)
-    if blocks is None:
-        return np.argsort(words, kind="stable").astype(kind)
-    rank = np.argsort(np.argsort(philox.random_raw(int(blocks.numbers[-1]) + 1), kind="stable"))
-    return np.lexsort((words, rank[blocks.numbers] // blocks.mixed)).astype(kind)
+
+    def keys(number: int, size: int) -> np.ndarray:
+        key = np.array([seed % 2**64, epoch], np.uint64)
+        counter = np.array([0, 0, number, stream], np.uint64)
+        return np.random.Philox(key=key, counter=counter).random_raw(Permutation.rounds(size))
+
+    return Permutation(size, keys(0, size)) if blocks is None else _BlockOrder(blocks, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +168,25 @@ class BatchRanges:
         return self.first(step), self.first(step + 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Epoch:
+    """The order of an epoch with other rows at its first positions.
+
+    Attributes:
+        order: the permutation.
+        first: int64 [n], the rows at positions 0 to n - 1, which are the same in another order.
+    """
+
+    order: Order
+    first: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        rows, early = np.empty(positions.shape, np.int64), positions < len(self.first)
+        rows[early] = self.first[positions[early]]
+        rows[~early] = self.order(positions[~early])
+        return rows
+
+
 class Shuffle:
     """Maps the number of an example to a row, with a new permutation in every epoch.
 
@@ -104,9 +210,9 @@ class Shuffle:
         blocks: RowBlocks | None = None,
     ):
         self.size, self.seed, self.stream, self.batches, self.blocks = size, seed, stream, batches, blocks
-        self._orders: dict[int, np.ndarray] = {}  # of the two latest epochs, since a batch may cross epochs
+        self._orders: dict[int, _Epoch] = {}  # of the two latest epochs, since a batch may cross epochs
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> "_Epoch":
         """Returns the order of an epoch.
 
         It depends on the order of the epoch before if that one did not keep its last rows in place. Such a chain is
@@ -122,20 +228,28 @@ class Shuffle:
                 self._orders = dict([*kept, (e, order)])
         return self._orders[epoch]
 
-    def _arranged(self, epoch: int) -> np.ndarray:
-        """Returns the permutation of an epoch, arranged for the batch that crosses from the epoch before."""
-        order = permutation(self.size, self.seed, epoch, self.stream, self.blocks)
+    def _arranged(self, epoch: int) -> "_Epoch":
+        """Returns the order of an epoch, arranged for the batch that crosses from the epoch before."""
+        order = self._permutation(epoch)
         before, after = self._cut(epoch)
         if not before or not after:
-            return order
+            return _Epoch(order)
         earlier = self._orders.get(epoch - 1)
         if earlier is None:
-            earlier = permutation(self.size, self.seed, epoch - 1, self.stream, self.blocks)
-        used = np.zeros(self.size, bool)
-        used[earlier[self.size - before :]] = True
+            earlier = _Epoch(self._permutation(epoch - 1))
+        used = earlier(np.arange(self.size - before, self.size))
         movable = self.size - self._cut(epoch + 1)[0] if self._keeps_end(epoch) else self.size
-        chosen = np.flatnonzero(~used[order[:movable]])[:after]
-        return np.concatenate([order[chosen], np.delete(order, chosen)])
+        # At most `before` of these rows are used, so the others fill the batch.
+        rows = order(np.arange(min(before + after, movable)))
+        free = ~np.isin(rows, used)
+        chosen = np.flatnonzero(free)[:after]
+        stop = chosen[-1] + 1
+        passed = np.delete(rows[:stop], chosen)
+        return _Epoch(order, np.concatenate([rows[chosen], passed]))
+
+    def _permutation(self, epoch: int) -> Order:
+        order = permutation(self.size, self.seed, epoch, self.stream, self.blocks)
+        return order if self.size > _STORED else order(np.arange(self.size)).take
 
     def _cut(self, epoch: int) -> tuple[int, int]:
         """Returns the rows before and after the start of an epoch, of the batch that crosses it; 0, 0 without one."""
@@ -156,7 +270,7 @@ class Shuffle:
         rows = np.empty(n.shape, np.int64)
         for epoch in np.unique(epochs):
             selected = epochs == epoch
-            rows[selected] = self._order(int(epoch))[offsets[selected]]
+            rows[selected] = self._order(int(epoch))(offsets[selected])
         return rows
 
 
@@ -193,4 +307,4 @@ def subset(size: int, count: int | None, seed: int) -> np.ndarray:
     """Returns the sorted rows of a random subset of `count` of `size` rows; all rows if `count` is None or larger."""
     if count is None or count >= size:
         return np.arange(size)
-    return np.sort(permutation(size, seed, SUBSETS)[:count]).astype(np.int64)
+    return np.sort(permutation(size, seed, SUBSETS)(np.arange(count)))

@@ -12,7 +12,7 @@ import numpy as np
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.hashing import digest
 from ssljax.data.config import SourceConfig
-from ssljax.data.order import SLICES, RowBlocks, permutation
+from ssljax.data.order import SLICES, VERSION, RowBlocks, permutation
 from ssljax.data.sources import DEFAULT_KEYS, FILE_NAME, Blobs, Column, Table, content_of, open_source, unknown_split
 from ssljax.data.splits import Split, parse_split
 
@@ -44,7 +44,8 @@ def fingerprint(config: SourceConfig) -> Any:
     """Returns a JSON value that changes with the selected rows. Caches of these rows are named after it."""
     split = parse_split(config.split)
     keys = _configured_keys(config, split.name)
-    return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where]
+    counted = None if split.whole else VERSION  # a slice of files takes them in random order
+    return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where, counted]
 
 
 def same_data(first: SourceConfig, second: SourceConfig, split: str) -> bool:
@@ -108,7 +109,7 @@ def read(config: SourceConfig) -> Rows:
 
 def _arranged(table: Table, index: np.ndarray) -> np.ndarray:
     """Returns rows in the order in which a slice counts them."""
-    return index[permutation(len(index), 0, SLICES)] if table.by_name else index
+    return index[permutation(len(index), 0, SLICES)(np.arange(len(index)))] if table.by_name else index
 
 
 def _configured_keys(config: SourceConfig, split: str) -> dict[str, str] | None:

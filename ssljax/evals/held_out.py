@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.evals.base import Metrics
-from ssljax.objectives.base import Ctx, Loss, Objective, stream
+from ssljax.objectives.base import Ctx, Loss, Objective, rows_of, stream, views_of
 
 # (params, extra, device batch, number of the batch, number of its rows that count) -> terms and metrics
 LossFn = Callable[[Any, Any, Any, int, int], Loss]
@@ -29,9 +29,8 @@ def held_out_loss(objective: Objective, seed: int, steps: int) -> LossFn:
     objective = objective.held_out()
 
     def encoded(params: Any, extra: Any, batch: Any, number: Any) -> tuple[Any, Any, Ctx]:
-        inputs = objective.views(stream(jnp.uint32(seed), number, "eval_views"), objective.prepare(batch), number)
-        rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
-        ctx = Ctx(stream(jnp.uint32(seed), number, "eval_encode"), jnp.int32(steps), rows, train=False)
+        inputs = views_of(objective, stream(jnp.uint32(seed), number, "eval_views"), batch, number)
+        ctx = Ctx(stream(jnp.uint32(seed), number, "eval_encode"), jnp.int32(steps), rows_of(batch), train=False)
         return inputs, objective.encode(params, extra, inputs, ctx), ctx
 
     @jax.jit

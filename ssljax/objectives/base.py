@@ -2,18 +2,22 @@
 
 An objective is a frozen dataclass of settings and Flax modules; it holds no arrays. The step calls, in this order:
 
+    batch  = mixed(keys, batch, step)                   # what combines examples of the batch, such as mixup
     batch  = prepare(batch)                             # converts types; shared by training and evaluation
-    inputs = views(key, batch, step)                    # random augmentation, masking, corruption; on device
-    outputs = encode(params, extra, inputs, ctx)        # networks, per example: may be called on slices of the batch
+    inputs = views(keys, batch, step)                   # random augmentation, masking, corruption; on device
+    outputs = encode(params, extra, inputs, ctx)        # networks
     loss   = loss(params, extra, outputs, inputs, ctx)  # cheap, over the whole batch or, if not coupled, a slice
     params = project(params)                            # after the optimiser: bounds of parameters
     extra  = update(extra, params, sums, rows, step)    # after the optimiser: teachers, queues, centres
+
+`keys` [B] are random keys, one for each example, which depend on seed, step and the row of the example in the batch.
+`prepare`, `views` and `encode` treat each example independently of the others: they are called on slices of the batch.
 
 `params` are the learned parameters; `extra` is the other state of the objective, such as a teacher or a queue.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import flax.struct
@@ -27,6 +31,7 @@ from ssljax.layers.experts import ROUTERS, Routing
 from ssljax.layers.noise import Noise
 from ssljax.objectives.pictures import Showing
 from ssljax.parallel import over_batch
+from ssljax.views.keys import example_keys
 
 Batch = dict[str, Any]
 Inputs = Any
@@ -125,11 +130,27 @@ class Objective:
         raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Batch:
-        """Converts the types of the data to the types that the model reads; deterministic."""
+        """Converts the types of the data to the types that the model reads; deterministic.
+
+        It may be called on its own result, which it leaves as it is.
+        """
         return batch
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
-        """Returns the inputs of `encode` and `loss`: augmented, masked or corrupted; every leaf is [B, ...]."""
+    def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
+        """Returns the batch with examples combined, for `prepare` and `views`; by default unchanged.
+
+        It gets the whole batch, before slices are cut, so that example i may depend on other examples.
+        """
+        return batch
+
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
+        """Returns the inputs of `encode` and `loss`: augmented, masked or corrupted; every leaf is [B, ...].
+
+        Args:
+            keys: random keys [B]; inputs of example i depend on keys[i] and row i of the batch only.
+            batch: a prepared batch or a slice of it.
+            step: number of the step.
+        """
         raise NotImplementedError
 
     def held_out(self) -> "Objective":
@@ -230,10 +251,21 @@ def stream(seed: jax.Array, step: jax.Array | int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(key, step), name_id(name))
 
 
+def rows_of(batch: Batch) -> jax.Array:
+    """Returns the rows 0 to B - 1 of a batch, int32 [B]; further streams in it may have other numbers of rows."""
+    count = next(x.shape[0] for x in batch.values() if not isinstance(x, Mapping))
+    return jnp.arange(count, dtype=jnp.int32)
+
+
+def views_of(objective: Objective, key: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
+    """Returns the inputs of a whole batch, prepared or not; row i has the key `fold_in(key, i)`."""
+    keys = example_keys(key, rows_of(batch))
+    return objective.views(keys, objective.prepare(objective.mixed(keys, batch, step)), step)
+
+
 def still(key: jax.Array, batch: Batch) -> Ctx:
     """Returns a context without dropout for the rows of a batch."""
-    rows = jax.tree.leaves(batch)[0].shape[0]
-    return Ctx(key, jnp.int32(0), jnp.arange(rows, dtype=jnp.int32), train=False)
+    return Ctx(key, jnp.int32(0), rows_of(batch), train=False)
 
 
 def noise_of(ctx: Ctx, copies: int = 1, offset: int = 0, total: int | None = None) -> Noise | None:

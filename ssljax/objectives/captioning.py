@@ -37,8 +37,8 @@ class Captioning(ImageObjective):
         images, tokens = batch["image"][:1], batch["tokens"][:1]
         return Variables(self.model.init(key, images, tokens, method="init_all")["params"], {})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
-        images = self.augment(key, batch["image"], batch.get("aspect"))
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
+        images = self.augment(keys, batch["image"], batch.get("aspect"))
         return {"image": images, "tokens": batch["tokens"], "valid": valid(batch)}
 
     def held_out(self) -> "Captioning":

@@ -24,7 +24,7 @@ class CausalLM(TokenObjective):
 
     attention: ClassVar[Any] = Causal()
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         return {k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:

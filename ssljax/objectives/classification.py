@@ -70,7 +70,23 @@ class Classification(ImageObjective):
     def prepare(self, batch: Batch) -> Batch:
         return super().prepare(batch) if "image" in batch else batch
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+    def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
+        """Returns augmented and mixed images with their soft labels, if images are to be mixed."""
+        if not self._mixes(batch):
+            return batch
+        single = self._views(keys, self.prepare(batch))
+        mix, alpha = (views.mixup, self.mixup) if self.mixup else (views.cutmix, self.cutmix)
+        images, target = mix(views.fold_in(keys, 1), single["image"], single["target"], alpha)
+        return {"image": images, "target": target}
+
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return batch if self._mixes(batch) else self._views(keys, batch)
+
+    def _mixes(self, batch: Batch) -> bool:
+        return bool(self.mixup or self.cutmix) and "image" in batch
+
+    def _views(self, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the augmented images (or tokens, or spectrograms) and the target distributions [B, C]."""
         label = batch["label"]
         in_range = (label >= 0) & (label < self.classes)
         # Labels out of range give NaN, as in `losses.cross_entropy`; zeros from one_hot would silently give loss 0.
@@ -78,13 +94,7 @@ class Classification(ImageObjective):
         if "image" not in batch:
             names = ("tokens", "segment_ids", "positions", "spectrogram")
             return {"target": target, **{k: batch[k] for k in names if k in batch}}
-        augment_key, mix_key = jax.random.split(key)
-        images = self.augment(augment_key, batch["image"], batch.get("aspect"))
-        if self.mixup:
-            images, target = views.mixup(mix_key, images, target, self.mixup)
-        if self.cutmix:
-            images, target = views.cutmix(mix_key, images, target, self.cutmix)
-        return {"image": images, "target": target}
+        return {"image": self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect")), "target": target}
 
     def held_out(self) -> "Classification":
         """Returns the objective without mixing and augmentation, so that the loss is taken on the prepared images."""

@@ -48,9 +48,9 @@ class CLIP(ContrastiveObjective):
         params = self.model.init(key, batch["image"], batch["tokens"], batch.get("segment_ids"))["params"]
         return Variables(params, {})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         text: dict[str, Any] = {k: batch[k] for k in ("tokens", "segment_ids") if k in batch}
-        return {"image": self.augment(key, batch["image"], batch.get("aspect")), **text}
+        return {"image": self.augment(keys, batch["image"], batch.get("aspect")), **text}
 
     def held_out(self) -> "CLIP":
         return dataclasses.replace(self, augment=unaugmented(self.augment))

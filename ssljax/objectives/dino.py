@@ -78,9 +78,9 @@ class DINO(ImageObjective):
         center = nn.LogicallyPartitioned(jnp.zeros(self.head.prototypes), ("prototypes",))
         return Variables(student, {"teacher": jax.tree.map(jnp.copy, student), "center": center})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         # {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}
-        return self.augment(key, batch["image"], batch.get("aspect"))
+        return self.augment(keys, batch["image"], batch.get("aspect"))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         student = each_crop(inputs, ctx, lambda views, noise: self._project(params, views, noise, ctx))

@@ -1,6 +1,7 @@
 """Base class and helpers of objectives over images."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit
 from ssljax.layers.noise import Noise
-from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_of
+from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_of, views_of
 from ssljax.objectives.pictures import Showing, of_views
 
 
@@ -66,7 +67,7 @@ class ImageObjective(Objective):
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         if "image" not in batch:
             return {}
-        inputs = jax.jit(self.views)(show.key, batch, jnp.int32(0))
+        inputs = jax.jit(functools.partial(views_of, self))(show.key, batch, jnp.int32(0))
         return of_views(views.centered(batch)["image"], inputs, show.rows)
 
 

@@ -14,7 +14,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Grid, Tile
 from ssljax.models.mae import MAEDecoder
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
 from ssljax.objectives.pictures import Showing
 
@@ -54,17 +54,16 @@ class MAE(ImageObjective):
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, decoder_key = jax.random.split(key)
         images = self.prepare(batch)["image"][:1]
-        inputs = self.views(key, {"image": images}, jnp.int32(0))
+        inputs = views_of(self, key, {"image": images}, jnp.int32(0))
         encoder = self.model.init(encoder_key, images)["params"]
         kept, front = (jnp.zeros((1, n, self.model.width)) for n in (inputs["keep"].shape[1], self.model.config.prefix))
         decoder = self._decoder(images.shape).init(decoder_key, kept, inputs["keep"], prefix=front)["params"]
         return Variables({"encoder": encoder, "decoder": decoder}, {})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        augment_key, mask_key = jax.random.split(key)
-        images = self.augment(augment_key, batch["image"], batch.get("aspect"))
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
         rows, columns = self.model.grid(images.shape)
-        keep, mask = views.random_patch_mask(mask_key, images.shape[0], rows * columns, self.mask_ratio)
+        keep, mask = views.random_patch_mask(views.fold_in(keys, 1), rows * columns, self.mask_ratio)
         return {"image": images, "keep": keep, "mask": mask}
 
     def held_out(self) -> "MAE":
@@ -93,7 +92,7 @@ class MAE(ImageObjective):
         Masked patches are grey. A reconstruction has the visible patches and the predictions of the others; a
         normalised prediction gets the mean and the variance of the true patch.
         """
-        inputs = self.views(key, batch, jnp.int32(0))
+        inputs = views_of(self, key, batch, jnp.int32(0))
         images, hidden = inputs["image"], inputs["mask"].astype(bool)[..., None]
         _, height, width, channels = images.shape
         shape = height, width, channels

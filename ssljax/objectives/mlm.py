@@ -13,7 +13,7 @@ from ssljax import parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of, still
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of, still, views_of
 from ssljax.objectives.pictures import SHOWN, TEXTS, Showing, marked
 from ssljax.objectives.tokens import TokenObjective, token_loss, valid
 
@@ -38,9 +38,9 @@ class MLM(TokenObjective):
             raise UserError("objective.name: 'mlm' needs a mask token, and data.tokenizer has none")
         return self.spec.special_ids["mask"]
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         tokens, chosen = views.mlm_corrupt(
-            key,
+            keys,
             batch["tokens"],
             self.scored(batch),
             vocab_size=self.spec.vocab_size,
@@ -85,7 +85,7 @@ class MLM(TokenObjective):
 
     def guessed(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, Any], jax.Array]:
         """Returns the inputs, and the most probable tokens [B, K] at their positions `chosen_at`."""
-        inputs = self.views(key, batch, jnp.int32(0))
+        inputs = views_of(self, key, batch, jnp.int32(0))
         hidden_BxKxD = self.encode(params, extra, inputs, still(key, batch))
         logits = apply(self.model, params["encoder"], hidden_BxKxD, method="logits")
         return inputs, jnp.argmax(logits, axis=-1)

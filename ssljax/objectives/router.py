@@ -91,8 +91,11 @@ class RouterLosses(Objective):
     def prepare(self, batch: Batch) -> Batch:
         return self.inner.prepare(batch)
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
-        return self.inner.views(key, batch, step)
+    def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
+        return self.inner.mixed(keys, batch, step)
+
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Inputs:
+        return self.inner.views(keys, batch, step)
 
     def held_out(self) -> "RouterLosses":
         return RouterLosses(self.inner.held_out())

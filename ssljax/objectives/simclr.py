@@ -36,8 +36,8 @@ class SimCLR(ContrastiveObjective):
         projector = self.projector.module().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
         return Variables({"encoder": encoder, "projector": projector}, {})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        return {"image": self.augment(key, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         return self.encode_images(params["encoder"], inputs["image"], noise_of(ctx, 2), ctx)  # [B, 2, D]

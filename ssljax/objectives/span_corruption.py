@@ -4,6 +4,7 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Te
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.layers.masks import Causal, Keys
-from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of
+from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of, views_of
 from ssljax.objectives.pictures import TEXTS, Decode, Showing
 from ssljax.objectives.tokens import token_loss, token_scores, valid
 
@@ -47,9 +48,9 @@ class SpanCorruption(Objective):
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         return Variables({"encoder": self.model.initial(key)["params"]}, {})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         corrupted = views.span_corrupt(
-            key,
+            keys,
             batch["tokens"],
             jnp.sum(valid(batch), axis=1),
             sentinel=self.model.config.vocab_size - 1,
@@ -87,7 +88,7 @@ class SpanCorruption(Objective):
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         if show.decode is None or show.generate is None:
             return {}
-        found = parallel.fetch(jax.jit(self.views)(show.key, batch, jnp.int32(0)))
+        found = parallel.fetch(jax.jit(functools.partial(views_of, self))(show.key, batch, jnp.int32(0)))
         cut = lambda ids, mask: [row[ok] for row, ok in zip(ids[:TEXTS], mask[:TEXTS])]  # noqa: E731
         inputs, targets = cut(found["tokens"], found["valid"]), cut(found["target"], found["counted"])
         guesses = show.generate(inputs, found["target"].shape[1], (self.model.config.decoder_start,))

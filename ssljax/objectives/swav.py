@@ -78,8 +78,8 @@ class SwAV(ImageObjective):
         queue = nn.LogicallyPartitioned(jnp.zeros(shape), ("queue", None, None))
         return Variables(params, {"queue": queue, "filled": jnp.int32(0)})
 
-    def views(self, key: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        return self.augment(key, batch["image"], batch.get("aspect"))
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return self.augment(keys, batch["image"], batch.get("aspect"))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         # [B, V, D], global crops first

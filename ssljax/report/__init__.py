@@ -2,6 +2,7 @@
 
 from ssljax.report.compare import Comparison, compare
 from ssljax.report.console import print_table
+from ssljax.report.facts import time_of
 from ssljax.report.page import render
 from ssljax.report.pictures import files as picture_files
 from ssljax.report.pictures import pixels
@@ -19,4 +20,5 @@ __all__ = [
     "print_table",
     "read_run",
     "render",
+    "time_of",
 ]

@@ -11,6 +11,7 @@ _PARTS = {
     "waiting": "waiting for data",
     "evaluations": "evaluations",
     "checkpoints": "checkpoints",
+    "lost": "steps done again",
 }
 
 
@@ -63,7 +64,7 @@ def description(run: Run) -> dict[str, str]:
         "commit": _over_starts(run, lambda start: _joined(start, "commit")),
         "command": _over_starts(run, lambda start: _joined(start, "command")),
         "started": "; ".join(_moment(start) for start in run.starts),
-        "time": _time(run),
+        "time": time_of(run),
     }
     return {name: text for name, text in found.items() if text}
 
@@ -135,13 +136,15 @@ def _total(run: Run) -> float:
     return seconds if isinstance(seconds, int | float) else 0.0
 
 
-def _time(run: Run) -> str:
-    """Returns the time of all starts and its parts; training is what remains of the total."""
+def time_of(run: Run) -> str:
+    """Returns the time of all starts and its parts; training is what remains of the total ("goodput")."""
     total = _total(run)
     if not run.starts or not total:
         return duration(total) if total else ""
     spent = {name: sum(start["seconds"].get(part) or 0.0 for start in run.starts) for part, name in _PARTS.items()}
     parts = {"training": max(total - sum(spent.values()), 0.0), **spent}
+    if not parts[_PARTS["lost"]]:  # no start was killed
+        del parts[_PARTS["lost"]]
     shown = (f"{name} {duration(seconds)} ({100 * seconds / total:.0f} %)" for name, seconds in parts.items())
     return f"{duration(total)}: {', '.join(shown)}"
 

@@ -25,6 +25,7 @@ SPEED = (
     "model_flops_per_second",
     "mfu",
     "data_wait_share",
+    "host_share",
     "device_memory_gb",
 )
 
@@ -35,6 +36,9 @@ METRICS = {
     "model_flops_per_second": Metric("model FLOP / s", "three times the FLOPs of a forward pass, per second"),
     "mfu": Metric("MFU", "share of the peak FLOP rate of the devices that the model uses"),
     "data_wait_share": Metric("share of time without data", "share of time in which the loop waits for a batch"),
+    "host_share": Metric(
+        "share of time of the host", "share of time in which the loop waits neither for a batch nor for the devices"
+    ),
     "device_memory_gb": Metric("device memory (GB)", "largest memory in use so far, on one device"),
     "grad_norm": Metric("gradient norm", "norm over all parameters, before clipping"),
     "accuracy": Metric(

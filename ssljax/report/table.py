@@ -61,7 +61,11 @@ def direction(record: Mapping[str, Any], metric: str) -> str | None:
 
 def is_share(metric: str) -> bool:
     """Returns True if a metric is a share, of examples or of time for example, which is shown in per cent."""
-    return metric.startswith("accuracy") or metric in ("mfu", "data_wait_share") or bool(re.search(r"_r\d+$", metric))
+    return (
+        metric.startswith("accuracy")
+        or metric in ("mfu", "data_wait_share", "host_share")
+        or bool(re.search(r"_r\d+$", metric))
+    )
 
 
 def readable(metric: str) -> str:

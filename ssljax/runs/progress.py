@@ -99,6 +99,8 @@ def _parts(numbers: Mapping[str, Any]) -> list[str]:
             break
     if "device_memory_gb" in numbers:
         parts.append(f"{numbers['device_memory_gb']:.1f} GB")
+    if "data_wait_share" in numbers:
+        parts.append(f"data {numbers['data_wait_share']:.0%}, host {numbers['host_share']:.0%}")
     if "learning_rate" in numbers:
         parts.append(f"rate {numbers['learning_rate']:.1e}")
     return parts

@@ -21,16 +21,19 @@ from ssljax.runs.starts import Part, StartRecord
 from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.loop import Callback, Watchdog
+from ssljax.train.loop import Callback, DeviceWait, Watchdog
 from ssljax.train.metrics import Speedometer
+from ssljax.train.replicas import Replicas
 from ssljax.train.state import State
 from ssljax.train.step import pop_meters
 
 log = logging.getLogger(__name__)
 
+_WRITTEN = 10.0  # seconds between the lines of starts.jsonl that log points write, so that a killed start has one
+
 
 class Recorder:
-    """The callbacks of the loop, in this order: log, evaluate, save.
+    """The callbacks of the loop, in this order: compare replicas, log, evaluate, save.
 
     Opens the log of metrics and the progress bar of a run that continues after step `start`.
     """
@@ -48,19 +51,21 @@ class Recorder:
         trackers: Trackers,
         record: StartRecord,
     ):
-        self.record = record
+        self.record, self.wait = record, DeviceWait()
         self.assembly, self.workdir, self.batches, self.trackers = assembly, workdir, batches, trackers
         self.checkpoints, self.evaluator, self.signals, self.watchdog = checkpoints, evaluator, signals, watchdog
         program, spec, settings = assembly.program, assembly.spec, assembly.config.log
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
         self.health = make_health(assembly)
         self.results: dict[int, Mapping[str, Mapping[str, float]]] = {}  # {step: results} of the newest evaluated step
+        cut = parallel.lead(lambda: workdir.cut_metrics(start))
+        record.lose(cut.lost)
         self.speed = Speedometer(
             assembly.config.batch_size,
             spec.max_len,
             program.objective.flops(spec),
             program.mesh,
-            seconds_before=parallel.lead(lambda: workdir.cut_metrics(start)),
+            seconds_before=cut.kept,
         )
         self.progress = Progress(assembly.steps, start, settings.progress and workdir.leads)
         self._exhausted = parallel.lead(lambda: self._judge(start))
@@ -71,8 +76,11 @@ class Recorder:
 
     def callbacks(self, own: Sequence[tuple[int, Callback]] = ()) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`; `own` ones come before the saving."""
-        config = self.assembly.config
-        calls: list[tuple[int, Callback]] = [(1, self.tick), (config.log.every_steps, self.log)]
+        config, program = self.assembly.config, self.assembly.program
+        calls: list[tuple[int, Callback]] = [(1, self.tick)]
+        if config.log.check_every_steps and program.mesh.size > 1:
+            calls.append((config.log.check_every_steps, Replicas(program.target(), program.mesh).check))
+        calls.append((config.log.every_steps, self.log))
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
             calls.append((math.gcd(*every), self.evaluate))
@@ -123,15 +131,18 @@ class Recorder:
             UserError: too many steps in a row were not finite.
         """
         state, numbers = self.pop(state)
-        values: dict[str, Any] = {k: float(v) for k, v in parallel.fetch({**numbers, **self.health(state)}).items()}
+        numbers = {**numbers, **self.health(state)}
+        self.wait(numbers)
+        values: dict[str, Any] = {k: float(v) for k, v in parallel.fetch(numbers).items()}
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:
             values["skipped_steps"] = guard["skipped"]
         values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
-        values |= self.speed.read(step, self.batches.wait_seconds)
+        values |= self.speed.read(step, self.batches.wait_seconds, self.wait.seconds)
         self.workdir.append_metrics(step, values)
         self.trackers.training(step, values)
         self.progress.update(step, values)
+        self.record.write(self.batches.wait_seconds, every=_WRITTEN)
         self._check_finite(guard["longest"], guard["last"])
         return state
 
@@ -155,7 +166,7 @@ class Recorder:
         names = self._due(step)
         if not names:
             return
-        jax.block_until_ready(state.step)  # the time of unfinished steps is not counted as evaluation
+        self.wait(state.step)  # the time of unfinished steps is not counted as evaluation
         with self._paused("evaluations"):
             try:
                 with self.watchdog.paused(), self._abandoning():
@@ -206,7 +217,7 @@ class Recorder:
 
     def save(self, step: int, state: State) -> None:
         """Saves a checkpoint with the metrics that were measured at this step."""
-        jax.block_until_ready(state.step)
+        self.wait(state.step)
         with self._paused("checkpoints"):
             self.checkpoints.save(state, step, _flat(self.results.get(step, {})))
         self.write_record()

@@ -25,6 +25,7 @@ class StartRecord:
     - "start": until the first step is dispatched: data, compilation, restored state.
     - "waiting": the loop waits for a batch.
     - "evaluations", "checkpoints": between the steps, and after the last one.
+    - "lost": of the start before, for steps that this start does again; it is in the total of that start.
 
     The rest of the total is training.
 
@@ -39,7 +40,7 @@ class StartRecord:
         self._spent: dict[Part, float] = {"evaluations": 0.0, "checkpoints": 0.0}
         self._open: tuple[Part, float] | None = None  # the part that runs now, and its beginning
         self._start: float | None = None
-        self._waited_before = 0.0
+        self._waited_before = self._lost = self._written = 0.0
         self.write(0.0)
 
     @contextlib.contextmanager
@@ -56,12 +57,25 @@ class StartRecord:
         if self._start is None:
             self._start, self._waited_before = self._rest(), waited
 
-    def write(self, waited: float) -> None:
-        """Writes the line; `waited` is the time in seconds that was waited for data so far."""
+    def lose(self, seconds: float) -> None:
+        """Notes the time of steps that are done again, since no checkpoint has them."""
+        self._lost = seconds
+
+    def write(self, waited: float, every: float = 0.0) -> None:
+        """Writes the line.
+
+        Args:
+            waited: the time in seconds that was waited for data so far.
+            every: writes only if the last writing is as many seconds ago.
+        """
+        if every and time.perf_counter() - self._written < every:
+            return
+        self._written = time.perf_counter()
         seconds: dict[str, float] = {
             "total": time.perf_counter() - self._began,
             "start": self._rest() if self._start is None else self._start,
             "waiting": 0.0 if self._start is None else waited - self._waited_before,
+            "lost": self._lost,
         }
         seconds |= {str(part): value for part, value in self._parts().items()}
         rounded = {part: round(value, 3) for part, value in seconds.items()}

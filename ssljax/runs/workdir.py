@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,18 @@ from ssljax.report.read import EVALUATIONS, METRICS, STARTS, read_lines
 log = logging.getLogger(__name__)
 
 Resume = Literal["auto", "force"]
+
+
+class Cut(NamedTuple):
+    """The time of a run that is continued, in seconds, by its logged lines.
+
+    Attributes:
+        kept: until the step from which it continues.
+        lost: after it, for steps that are done again.
+    """
+
+    kept: float
+    lost: float
 
 
 class Workdir:
@@ -321,7 +333,7 @@ class Workdir:
             self._write("report.html", report.render(self.path))
         return self.path / "report.html"
 
-    def cut_metrics(self, start: int) -> float:
+    def cut_metrics(self, start: int) -> Cut:
         """Prepares metrics.jsonl for a run that continues after step `start`; returns the seconds that it has run.
 
         Lines of later steps are removed, in evals.jsonl too.
@@ -331,12 +343,13 @@ class Workdir:
                 off; the file is unchanged.
         """
         self.evaluations()  # a damaged line is reported before metrics are cut
-        earlier = [line for line in self.metrics() if line["step"] <= start]
+        lines = self.metrics()
+        earlier = [line for line in lines if line["step"] <= start]
         if (self.path / "metrics.jsonl").exists():
             self._write("metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in earlier))
         self._edit_evaluations(lambda line: line["step"] <= start)
-        seconds = earlier[-1].get("seconds") if earlier else 0.0
-        return float(seconds) if isinstance(seconds, int | float) else 0.0
+        kept, all_lines = _seconds(earlier), _seconds(lines)
+        return Cut(kept, max(all_lines - kept, 0.0))
 
     def append_metrics(self, step: int, numbers: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
@@ -359,6 +372,12 @@ class Workdir:
     def _write(self, name: str, content: str | bytes) -> None:
         if self.leads:
             write_whole(self.path / name, content)
+
+
+def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the seconds that a run had taken at its last line; 0 if they are unknown."""
+    seconds = lines[-1].get("seconds") if lines else 0.0
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def _json_number(value: Any) -> Any:

@@ -19,6 +19,7 @@ import collections
 import contextlib
 import faulthandler
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -62,6 +63,23 @@ class Watchdog:
             self.alive()
 
 
+class DeviceWait:
+    """The time that the host has waited for the devices, in total.
+
+    Attributes:
+        seconds: the time in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, arrays: Any) -> None:
+        """Waits until arrays are computed."""
+        began = time.perf_counter()
+        jax.block_until_ready(arrays)
+        self.seconds += time.perf_counter() - began
+
+
 def fit(
     step_fn: Callable[[State, Any], tuple[State, Any]],
     state: State,
@@ -74,6 +92,7 @@ def fit(
     signals: Signals,
     votes: Votes,
     watchdog: Watchdog,
+    wait: DeviceWait,
 ) -> State:
     """Runs a step for each batch; the module docstring gives the order of one iteration.
 
@@ -88,6 +107,7 @@ def fit(
         signals: the entered context that handles signals.
         votes: the processes' decisions to stop.
         watchdog: every step and every callback restarts its time.
+        wait: waits for steps that are in flight.
 
     Returns:
         The state after the last step that was done.
@@ -99,11 +119,12 @@ def fit(
     watchdog.alive()
     try:
         for number, batch in () if exhausted() else batches:
-            state, metrics = step_fn(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=number):  # names the step in a trace
+                state, metrics = step_fn(state, batch)
             signals.record()  # now there is a step to save
             in_flight.append(metrics)
             if len(in_flight) > AHEAD:
-                jax.block_until_ready(in_flight.popleft())
+                wait(in_flight.popleft())
             done = number + 1
             watchdog.alive()
             for every, callback in callbacks:

@@ -41,6 +41,13 @@ class LogConfig:
     skipped_in_a_row: int = schema.setting(
         20, gt=0, free=True, doc="number of consecutive non-finite steps after which the run stops"
     )
+    check_every_steps: int = schema.setting(
+        0,
+        ge=0,
+        free=True,
+        doc="steps between comparisons of the copies of the state on different devices; the run stops and names a "
+        "device whose copy differs (a silent error); 0: never; with one device there are no copies",
+    )
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -78,15 +85,16 @@ class Speedometer:
         self.last = time.perf_counter()
         self.start = self.last - seconds_before
         self.last_step: int | None = None
-        self.waited = 0.0
+        self.waited = self.on_device = 0.0
         self._local = next((d for d in mesh.devices.flat if d.process_index == jax.process_index()), None)
 
-    def read(self, step: int, waited: float) -> dict[str, float]:
+    def read(self, step: int, waited: float, on_device: float) -> dict[str, float]:
         """Returns totals of the run, rates since the last call, and the largest memory of a local device so far.
 
         Args:
             step: number of steps done.
             waited: total time in seconds that the loop has waited for data.
+            on_device: total time in seconds that the loop has waited for the devices.
         """
         now = time.perf_counter()
         out: dict[str, float] = {"examples": step * self.batch_size, "seconds": now - self.start}
@@ -99,6 +107,8 @@ class Speedometer:
             rate = (step - self.last_step) * self.batch_size / elapsed
             out["examples_per_second"] = rate
             out["data_wait_share"] = (waited - self.waited) / elapsed
+            waits = waited - self.waited + on_device - self.on_device
+            out["host_share"] = max(1 - waits / elapsed, 0.0)
             if self.tokens:
                 out["tokens_per_second"] = rate * self.tokens
             if self.flops:
@@ -109,7 +119,7 @@ class Speedometer:
         memory = self._local.memory_stats() if self._local is not None else None
         if memory and "peak_bytes_in_use" in memory:
             out["device_memory_gb"] = memory["peak_bytes_in_use"] / 1e9
-        self.last, self.last_step, self.waited = now, step, waited
+        self.last, self.last_step, self.waited, self.on_device = now, step, waited, on_device
         return out
 
     def pause(self, seconds: float) -> None:

@@ -11,6 +11,9 @@ loss compares examples of different slices. Therefore:
 - Coupled objectives: slices are encoded one after another without gradients, and the loss of the whole batch is
   differentiated with respect to the outputs. Then each slice is encoded again, and its cotangents are pulled back to
   the parameters (Gao et al. 2021, gradient cache).
+
+The batch is cut before its views are made, so the views of one slice are in memory at a time. Where a pass over the
+whole batch needs inputs (masks for weights, for example), XLA removes all others, such as pixels.
 """
 
 from collections.abc import Callable
@@ -19,8 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx, Loss, Objective, total
 
+InputsOf = Callable[[Any, jax.Array], Any]  # (batch or slice of it, rows int32 [B] of its examples) -> inputs
 TotalLoss = Callable[[Any], jax.Array]  # terms of a loss -> the value to differentiate
 
 
@@ -32,11 +37,19 @@ class Gradients(NamedTuple):
     loss: Loss  # terms, metrics, sums and rows of the whole batch
 
 
+class _Batch(NamedTuple):
+    """A batch, or a stack of its slices, and the rows of its examples in the whole batch."""
+
+    data: Any
+    row: jax.Array
+
+
 def gradients(
     objective: Objective,
     params: Any,
     extra: Any,
-    inputs: Any,
+    batch: Any,
+    inputs_of: InputsOf,
     ctx: Ctx,
     slices: int,
     scale: jax.Array | None = None,
@@ -46,22 +59,36 @@ def gradients(
     Args:
         objective: an objective with its model.
         params, extra: the variables of the objective.
-        inputs: the result of `objective.views`; every leaf is [B, ...], B a multiple of `slices`.
+        batch: the batch of the data, [B, ...], B a multiple of `slices`; further streams in it have a multiple of B.
+        inputs_of: makes the inputs (`objective.views`) of a slice; those of an example must not depend on the slice.
         ctx: context of the step, with the rows of the batch.
         slices: number of slices.
         scale: loss scale for float16, which rounds small gradients to 0: the loss is multiplied by it before
             differentiation, the gradients are divided by it (Micikevicius et al. 2018, section 3.2); None: 1.
+
+    Raises:
+        UserError: a stream has a number of rows that is not a multiple of the batch's.
     """
     method = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
     if scale is None:
-        return method(objective, params, extra, inputs, ctx, slices, total)
-    grads, value, loss = method(objective, params, extra, inputs, ctx, slices, lambda terms: scale * total(terms))
+        return method(objective, params, extra, batch, inputs_of, ctx, slices, total)
+    total_loss = lambda terms: scale * total(terms)  # noqa: E731
+    grads, value, loss = method(objective, params, extra, batch, inputs_of, ctx, slices, total_loss)
     return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss)
 
 
 def _whole(
-    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total_loss: TotalLoss
+    objective: Objective,
+    params: Any,
+    extra: Any,
+    batch: Any,
+    inputs_of: InputsOf,
+    ctx: Ctx,
+    slices: int,
+    total_loss: TotalLoss,
 ) -> Gradients:
+    inputs = inputs_of(batch, ctx.row)
+
     def value(params: Any) -> tuple[jax.Array, Loss]:
         loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
         return total_loss(loss.terms), loss
@@ -71,41 +98,54 @@ def _whole(
 
 
 def _uncoupled(
-    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total_loss: TotalLoss
+    objective: Objective,
+    params: Any,
+    extra: Any,
+    batch: Any,
+    inputs_of: InputsOf,
+    ctx: Ctx,
+    slices: int,
+    total_loss: TotalLoss,
 ) -> Gradients:
-    # Only weights and coefficients of this pass are used, so its encoder is dead code.
+    # Only weights and coefficients of this pass are used, so its encoder and most of its views are dead code.
+    inputs = inputs_of(batch, ctx.row)
     whole = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
     weights = {name: jax.lax.stop_gradient(weight) for name, (_, _, weight) in whole.terms.items()}
 
-    def slice_gradients(inputs_row: tuple[Any, jax.Array]) -> tuple[Any, Any]:
-        inputs, row = inputs_row
-        slice_ctx = ctx.replace(row=row)
+    def slice_gradients(part: _Batch) -> tuple[Any, Any]:
+        inputs, slice_ctx = inputs_of(*part), ctx.replace(row=part.row)
 
         def value(params: Any) -> tuple[jax.Array, Loss]:
             outputs = objective.encode(params, extra, inputs, slice_ctx)
             loss = objective.loss(params, extra, outputs, inputs, slice_ctx)
             return total_loss({name: (c, s, weights[name]) for name, (c, s, _) in loss.terms.items()}), loss
 
-        (part, loss), grads = jax.value_and_grad(value, has_aux=True)(params)
+        (part_value, loss), grads = jax.value_and_grad(value, has_aux=True)(params)
         term_sums = {name: s for name, (_, s, _) in loss.terms.items()}
-        return (grads, part, term_sums, loss.metrics, loss.sums), loss.rows
+        return (grads, part_value, term_sums, loss.metrics, loss.sums), loss.rows
 
-    slices_of_batch = (split(inputs, slices), split(ctx.row, slices))
-    (grads, value, term_sums, metrics, sums), rows = _scan_sum(slice_gradients, slices_of_batch)
+    (grads, value, term_sums, metrics, sums), rows = _scan_sum(slice_gradients, split(_Batch(batch, ctx.row), slices))
     terms = {name: (c, term_sums[name], weights[name]) for name, (c, _, _) in whole.terms.items()}
     return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)))
 
 
 def _coupled(
-    objective: Objective, params: Any, extra: Any, inputs: Any, ctx: Ctx, slices: int, total_loss: TotalLoss
+    objective: Objective,
+    params: Any,
+    extra: Any,
+    batch: Any,
+    inputs_of: InputsOf,
+    ctx: Ctx,
+    slices: int,
+    total_loss: TotalLoss,
 ) -> Gradients:
-    slices_of_batch = (split(inputs, slices), split(ctx.row, slices))
+    parts = split(_Batch(batch, ctx.row), slices)
 
-    def encode(params: Any, inputs_row: tuple[Any, jax.Array]) -> Any:
-        inputs, row = inputs_row
-        return objective.encode(params, extra, inputs, ctx.replace(row=row))
+    def encode(part: _Batch) -> tuple[Any, Any]:
+        inputs = inputs_of(*part)
+        return objective.encode(params, extra, inputs, ctx.replace(row=part.row)), inputs
 
-    outputs = join(jax.lax.map(lambda inputs_row: encode(params, inputs_row), slices_of_batch))
+    outputs, inputs = join(jax.lax.map(encode, parts))  # of the inputs, those that the loss reads are kept
 
     def value(params: Any, outputs: Any) -> tuple[jax.Array, Loss]:
         loss = objective.loss(params, extra, outputs, inputs, ctx)
@@ -113,21 +153,34 @@ def _coupled(
 
     (loss_value, loss), (grads, cotangents) = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, outputs)
 
-    def pull_back(slice_and_cotangent: tuple[Any, Any]) -> tuple[Any, Any]:
-        inputs_row, cotangent = slice_and_cotangent
-        _, vjp = jax.vjp(lambda p: encode(p, inputs_row), params)
+    def pull_back(part_and_cotangent: tuple[_Batch, Any]) -> tuple[Any, Any]:
+        part, cotangent = part_and_cotangent
+        inputs, slice_ctx = inputs_of(*part), ctx.replace(row=part.row)
+        _, vjp = jax.vjp(lambda p: objective.encode(p, extra, inputs, slice_ctx), params)
         return vjp(cotangent)[0], ()
 
-    encoder_grads, _ = _scan_sum(pull_back, (slices_of_batch, split(cotangents, slices)))
+    encoder_grads, _ = _scan_sum(pull_back, (parts, split(cotangents, slices)))
     return Gradients(jax.tree.map(jnp.add, grads, encoder_grads), loss_value, loss)
 
 
 def split(tree: Any, slices: int) -> Any:
     """Splits a batch into k slices: [B, ...] -> [k, B/k, ...].
 
-    Example i goes to slice i mod k, so each device splits the rows that it holds, without communication.
+    Example i goes to slice i mod k, so each device splits the rows that it holds, without communication. A `_Batch` may
+    have streams with m rows for each example: rows m i to m i + m - 1 go with example i.
     """
-    return jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), tree)
+    rows = len(tree.row) if isinstance(tree, _Batch) else len(jax.tree.leaves(tree)[0])
+
+    def cut(x: jax.Array) -> jax.Array:
+        if len(x) % rows:
+            raise UserError(
+                f"microbatches: got {slices}, but a stream of the data has {len(x)} rows for {rows} examples "
+                "(data.streams.NAME.ratio must be a whole number, or microbatches 1)"
+            )
+        groups = x.reshape(rows // slices, slices, len(x) // rows, *x.shape[1:]).swapaxes(0, 1)
+        return groups.reshape(slices, len(x) // slices, *x.shape[1:])
+
+    return jax.tree.map(cut, tree)
 
 
 def join(tree: Any) -> Any:

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax.objectives.base import Ctx, Loss, Objective, stream
+from ssljax.objectives.base import Ctx, Loss, Objective, rows_of, stream
 from ssljax.objectives.teacher import ema
 from ssljax.train.microbatch import gradients
 from ssljax.train.state import State, update_loss_scale
+from ssljax.views import example_keys
 
 Meters = dict[str, tuple[jax.Array, jax.Array]]  # {name: (sum, weight)}, float32 scalars
 Step = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
@@ -60,13 +61,17 @@ def make_update(
         current = dataclasses.replace(objective, **_settings_of("objective", state.hyper))
         opt = optimizer.with_settings(_settings_of("optimizer", state.hyper))
 
-        # Inputs are a pure function of (seed, step, batch): slices, meshes and restarts do not change them.
-        batch = current.prepare(batch)
-        inputs = current.views(stream(state.seed, state.step, "views"), batch, state.step)
-        rows = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
-        ctx = Ctx(key=stream(state.seed, state.step, "encode"), step=state.step, row=rows, train=True)
+        # Inputs are a pure function of (seed, step, row, batch): slices, meshes and restarts do not change them.
+        key = stream(state.seed, state.step, "views")
+        ctx = Ctx(key=stream(state.seed, state.step, "encode"), step=state.step, row=rows_of(batch), train=True)
+        batch = current.mixed(example_keys(key, ctx.row), batch, state.step)
+
+        def inputs_of(batch: Any, rows: jax.Array) -> Any:
+            return current.views(example_keys(key, rows), current.prepare(batch), state.step)
+
         scale = None if state.loss_scale is None else state.loss_scale["value"]
-        grads, value, loss = gradients(current, state.params, state.extra, inputs, ctx, microbatches, scale)
+        variables = (state.params, state.extra)
+        grads, value, loss = gradients(current, *variables, batch, inputs_of, ctx, microbatches, scale)
 
         updates, opt_state, health = opt.update(place(grads), state.opt_state, state.params, state.step)
         # Frozen parameters, and their averages, stay bitwise unchanged, even beyond a bound.

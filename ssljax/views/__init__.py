@@ -1,8 +1,7 @@
-"""Views: random augmentation, masking and corruption of a batch on device, as pure functions (key, arrays) -> arrays.
+"""Views: random augmentation, masking and corruption of a batch on device, as pure functions (keys, arrays) -> arrays.
 
-Row i of a result depends only on the key, on i and on row i of the input (mixtures: also on row i - 1), never on the
-size of the batch. Image operations take keys [B], one per example (`example_keys(key, B)`); pipelines, masks and
-mixtures take one key.
+The functions take keys [B], one per example (`example_keys(key, B)`). Row i of a result depends only on keys[i] and on
+row i of the input (mixtures: also on row i - 1), so a batch may be cut into slices before its views are made.
 """
 
 from ssljax.base.registry import Registry
@@ -20,7 +19,7 @@ from ssljax.views.color import (
     random_solarize,
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
-from ssljax.views.keys import example_keys
+from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.patches import normalize_patches, patchify, unnormalize_patches, unpatchify
@@ -53,6 +52,7 @@ __all__ = [
     "cutmix",
     "denoising_lengths",
     "example_keys",
+    "fold_in",
     "gaussian_blur",
     "mixup",
     "mlm_budget",

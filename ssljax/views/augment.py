@@ -12,7 +12,7 @@ import numpy as np
 from ssljax.base import schema
 from ssljax.base.schema import setting
 from ssljax.views import color, geometry
-from ssljax.views.keys import example_keys, uniforms
+from ssljax.views.keys import fold_in, uniforms
 from ssljax.views.pixels import resize
 
 
@@ -115,8 +115,7 @@ class Augment:
         if not _off(self.cutout):
             x = geometry.random_cutout(u["cutout"], x, self.cutout, self.cutout_size)
         if not _off(self.noise):
-            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-            x = color.random_noise(keys, x, self.noise, self.noise_std)
+            x = color.random_noise(fold_in(keys, 1), x, self.noise, self.noise_std)
         return x
 
 
@@ -150,7 +149,7 @@ class ContrastiveAugment(Augment):
 
 @dataclasses.dataclass(frozen=True)
 class Single:
-    """One view: (key, images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the unchanged image.
+    """One view: (keys [B], images [B, H, W, C] in [0, 1]) -> [B, h, w, C]. By default the unchanged image.
 
     All pipelines take an optional third argument, the aspect [B] of squeezed pictures; see `Augment`.
     """
@@ -164,14 +163,14 @@ class Single:
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
 
-    def __call__(self, key: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> jax.Array:
+    def __call__(self, keys: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> jax.Array:
         size = _size(self.size, images)
-        return self.augment(example_keys(key, images.shape[0]), images, size, self.crop_scale, aspect)
+        return self.augment(keys, images, size, self.crop_scale, aspect)
 
 
 @dataclasses.dataclass(frozen=True)
 class TwoViews:
-    """Two independent views: (key, images [B, H, W, C] in [0, 1]) -> [B, 2, h, w, C]."""
+    """Two independent views: (keys [B], images [B, H, W, C] in [0, 1]) -> [B, 2, h, w, C]."""
 
     size: int | None = setting(None, gt=0, doc="side of the views in pixels; None: the size of the images")
     crop_scale: tuple[float, float] = setting(
@@ -185,9 +184,9 @@ class TwoViews:
     def validate(self) -> None:
         _ordered("crop_scale", self.crop_scale)
 
-    def __call__(self, key: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> jax.Array:
+    def __call__(self, keys: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> jax.Array:
         augments = [self.augment, self.augment if self.second is None else self.second]
-        return _views(key, 0, (images, aspect), augments, _size(self.size, images), self.crop_scale)
+        return _views(keys, 0, (images, aspect), augments, _size(self.size, images), self.crop_scale)
 
 
 # Shared by the three recipes of DINO (Caron et al. 2021, section 3.2, after BYOL); the recipe of small crops.
@@ -201,8 +200,8 @@ class MultiCrop:
     `augment` sets the operations on the first large crop, `second` on the other large crops, `local` on the small
     crops.
 
-    (key, images [B, H, W, C] in [0, 1]) -> {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" is absent
-    if `local_crops` is 0.
+    (keys [B], images [B, H, W, C] in [0, 1]) -> {"global": [B, G, h, w, C], "local": [B, L, s, s, C]}; "local" is
+    absent if `local_crops` is 0.
     """
 
     global_crops: int = setting(2, ge=1, doc="number of large crops of each image")
@@ -230,20 +229,20 @@ class MultiCrop:
         _ordered("global_scale", self.global_scale)
         _ordered("local_scale", self.local_scale)
 
-    def __call__(self, key: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> dict[str, jax.Array]:
+    def __call__(self, keys: jax.Array, images: jax.Array, aspect: jax.Array | None = None) -> dict[str, jax.Array]:
         size = _size(self.size, images)
         later = self.augment if self.second is None else self.second
         augments = [self.augment] + [later] * (self.global_crops - 1)
-        out = {"global": _views(key, 0, (images, aspect), augments, size, self.global_scale)}
+        out = {"global": _views(keys, 0, (images, aspect), augments, size, self.global_scale)}
         if self.local_crops:
             side = (size[0] // 2, size[1] // 2) if self.local_size is None else (self.local_size, self.local_size)
             augments = [self.augment if self.local is None else self.local] * self.local_crops
-            out["local"] = _views(key, self.global_crops, (images, aspect), augments, side, self.local_scale)
+            out["local"] = _views(keys, self.global_crops, (images, aspect), augments, side, self.local_scale)
         return out
 
 
 def _views(
-    key: jax.Array,
+    keys: jax.Array,
     first: int,
     pictures: tuple[jax.Array, jax.Array | None],
     augments: Sequence[Augment],
@@ -252,18 +251,17 @@ def _views(
 ) -> jax.Array:
     """Returns views [B, V, h, w, C] of pictures (images, aspect or None).
 
-    View v of row i is augments[v] with key fold_in(fold_in(key, first + v), i).
+    View v of row i is augments[v] with key fold_in(keys[i], first + v).
     """
     b = pictures[0].shape[0]
     # Views with the same operations are computed together; they are compared by identity, since fields may be traced.
     groups = [[v for v, a in enumerate(augments) if a is one] for one in {id(a): a for a in augments}.values()]
     made = []
     for group in groups:
-        view_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.array(group))
         # [B, V] is flattened with examples outermost, so that a sharded batch is not moved between devices.
-        keys = jax.vmap(example_keys, (0, None), out_axes=1)(view_keys, b).reshape(-1)
+        view_keys = jax.vmap(fold_in, (None, 0), out_axes=1)(keys, first + jnp.array(group)).reshape(-1)
         images, aspect = jax.tree.map(lambda x, n=len(group): jnp.repeat(x, n, axis=0), pictures)
-        views = augments[group[0]](keys, images, size, scale, aspect)
+        views = augments[group[0]](view_keys, images, size, scale, aspect)
         made.append(views.reshape(b, len(group), *views.shape[1:]))
     if len(made) == 1:
         return made[0]

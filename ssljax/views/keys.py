@@ -1,12 +1,22 @@
-"""Randomness of views: one key per example, so that row i depends on (key, i) and not on the size of the batch."""
+"""Randomness of views: one key per example, so that row i depends on keys[i] and not on the size of the batch."""
 
 import jax
 import jax.numpy as jnp
 
 
-def example_keys(key: jax.Array, batch: int) -> jax.Array:
-    """Returns keys [B], `fold_in(key, i)` for row i."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+def example_keys(key: jax.Array, rows: int | jax.Array) -> jax.Array:
+    """Returns the keys [B] of examples, `fold_in(key, row)`.
+
+    Args:
+        key: one key.
+        rows: the rows of the examples in the batch, int [B]; or B, for rows 0 to B - 1.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows) if isinstance(rows, int) else rows)
+
+
+def fold_in(keys: jax.Array, number: int | jax.Array) -> jax.Array:
+    """Returns the keys [B] of one of several purposes, `jax.random.fold_in(keys[i], number)`."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def uniforms(keys: jax.Array, n: int) -> jax.Array:

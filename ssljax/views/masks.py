@@ -7,20 +7,24 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.views.keys import example_keys, uniforms
+from ssljax.views.keys import fold_in, uniforms
 
 
-def random_patch_mask(key: jax.Array, batch: int, patches: int, ratio: float) -> tuple[jax.Array, jax.Array]:
+def random_patch_mask(keys: jax.Array, patches: int, ratio: float) -> tuple[jax.Array, jax.Array]:
     """Hides a random subset of the patches of each example (He et al. 2022, section 3).
 
     The visible patches of an example are a uniform subset of size K = `visible_patches(patches, ratio)`.
 
+    Args:
+        keys: random keys [B].
+        patches: number of patches of an example.
+        ratio: share of hidden patches.
+
     Returns:
-        keep: int32 [batch, K], ascending positions of the visible patches.
-        mask: bool [batch, patches], True = hidden.
+        keep: int32 [B, K], ascending positions of the visible patches.
+        mask: bool [B, patches], True = hidden.
     """
     k = visible_patches(patches, ratio)
-    keys = example_keys(key, batch)
     noise_BxN = uniforms(keys, patches)
     order_BxN = jnp.argsort(noise_BxN, axis=1)
     keep_BxK = jnp.sort(order_BxN[:, :k], axis=1).astype(jnp.int32)
@@ -43,7 +47,7 @@ def visible_patches(patches: int, ratio: float) -> int:
 
 
 def mlm_corrupt(
-    key: jax.Array,
+    keys: jax.Array,
     tokens: jax.Array,
     maskable: jax.Array,
     *,
@@ -62,7 +66,7 @@ def mlm_corrupt(
     otherwise it stays unchanged.
 
     Args:
-        key: random key.
+        keys: random keys [B].
         tokens: int [B, T].
         maskable: bool [B, T], False for padding and for positions without a loss. Tokens in `special_ids` or equal
             to `mask_id` are never candidates.
@@ -76,11 +80,10 @@ def mlm_corrupt(
         inputs: [B, T], corrupted tokens in the dtype of `tokens`.
         chosen: bool [B, T], True at positions whose original token is to be predicted.
     """
-    batch, length = tokens.shape
+    length = tokens.shape[1]
     specials = jnp.array(sorted({mask_id, *special_ids}), tokens.dtype)
     candidate_BxT = maskable.astype(bool) & ~(tokens[..., None] == specials).any(-1)
 
-    keys = example_keys(key, batch)
     u = uniforms(keys, 2 * length + 1)
     lot_BxT, fate_BxT, round_B = u[:, :length], u[:, length:-1], u[:, -1]
     count_B = jnp.minimum(jnp.floor(rate * candidate_BxT.sum(1) + round_B), mlm_budget(length, rate))
@@ -89,7 +92,7 @@ def mlm_corrupt(
     chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
 
     ordinary = vocab_size - len(specials)
-    random_BxT = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (length,), 0, ordinary))(keys)
+    random_BxT = jax.vmap(lambda key: jax.random.randint(key, (length,), 0, ordinary))(fold_in(keys, 1))
     for special in sorted({mask_id, *special_ids}):  # maps k to the k-th ordinary token
         random_BxT += random_BxT >= special
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)

@@ -3,26 +3,26 @@
 import jax
 import jax.numpy as jnp
 
-from ssljax.views.keys import example_keys, uniforms
+from ssljax.views.keys import fold_in, uniforms
 
 
-def mixup(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def mixup(keys: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Mixup (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", eq. 1).
 
     Row i becomes l x_i + (1 - l) x_{i-1}, with l from Beta(alpha, alpha) for each row. The partner is the row before,
     which is a random example because batches are in random order.
 
     Args:
-        key: random key.
+        keys: random keys [B].
         images: float [B, ...], any inputs that can be averaged.
         labels: [B, C] one-hot or soft.
         alpha: > 0.
     """
-    share_B = _beta(example_keys(key, images.shape[0]), alpha)
+    share_B = _beta(keys, alpha)
     return _blend(images, share_B), _blend(labels, share_B)
 
 
-def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def cutmix(keys: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """CutMix (Yun et al. 2019, "CutMix: Regularization Strategy ...", eq. 1 and 2).
 
     A box of image i is replaced by the same box of image i - 1. Its area is a share 1 - l of the image, with l from
@@ -30,14 +30,13 @@ def cutmix(key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float) -
     whole pixels and cut off at the borders; the labels are mixed by the share of the image that is replaced.
 
     Args:
-        key: random key.
+        keys: random keys [B].
         images: [B, H, W, C].
         labels: [B, C] one-hot or soft.
         alpha: > 0.
     """
     h, w = images.shape[1:3]
-    keys = example_keys(key, images.shape[0])
-    side_B = jnp.sqrt(1 - _beta(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), alpha))
+    side_B = jnp.sqrt(1 - _beta(fold_in(keys, 1), alpha))
     center_Bx2 = uniforms(keys, 2)
 
     def inside(n: int, center: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssljax.views.keys import example_keys, uniforms
+from ssljax.views.keys import uniforms
 
 
 class Denoising(NamedTuple):
@@ -43,7 +43,7 @@ def denoising_lengths(length: int, rate: float, mean_span: float) -> tuple[int, 
 
 
 def span_corrupt(
-    key: jax.Array, tokens: jax.Array, lengths: jax.Array, *, sentinel: int, rate: float = 0.15, mean_span: float = 3.0
+    keys: jax.Array, tokens: jax.Array, lengths: jax.Array, *, sentinel: int, rate: float = 0.15, mean_span: float = 3.0
 ) -> Denoising:
     """Replaces random spans of a text by sentinels in the inputs; the targets list each sentinel and its span.
 
@@ -52,7 +52,7 @@ def span_corrupt(
     likely.
 
     Args:
-        key: random key.
+        keys: random keys [B].
         tokens: int [B, T].
         lengths: int [B], number of text tokens of each row; the rest is padding.
         sentinel: id of the first sentinel; the ids of the others count down from it.
@@ -63,7 +63,7 @@ def span_corrupt(
     hidden_of, spans_of = (jnp.asarray(table) for table in span_counts(np.arange(length + 1), rate, mean_span))
     max_spans = max(int(span_counts(np.arange(length + 1), rate, mean_span)[1].max()), 1)
     sizes = denoising_lengths(length, rate, mean_span)
-    u = uniforms(example_keys(key, len(tokens)), 2 * length).reshape(-1, 2, length)
+    u = uniforms(keys, 2 * length).reshape(-1, 2, length)
 
     def corrupt(row: jax.Array, n: jax.Array, u: jax.Array) -> Denoising:
         hidden, spans = hidden_of[n], spans_of[n]

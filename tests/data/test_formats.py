@@ -467,14 +467,31 @@ def test_classes_that_datasets_writes_into_a_file_are_found(tmp_path, config):
 
 
 def test_an_order_of_blocks_mixes_a_few_at_a_time():
-    blocks = RowBlocks(np.repeat(np.arange(40), 25), mixed=4)
-    orders = [permutation(1000, 1, epoch, blocks=blocks) for epoch in range(2)]
+    blocks = RowBlocks(np.arange(0, 1001, 25), mixed=4)
+    orders = [permutation(1000, 1, epoch, blocks=blocks)(np.arange(1000)) for epoch in range(2)]
     for order in orders:
         assert sorted(order) == list(range(1000))
         windows = order.reshape(10, 100) // 25
         assert all(len(set(window)) == 4 for window in windows), "each window has the rows of four blocks"
         assert all((np.diff(window) != 0).mean() > 0.5 for window in windows), "and mixes them"
     assert len({tuple(sorted(set(w))) for order in orders for w in order.reshape(10, 100) // 25}) > 10
+
+
+@pytest.mark.parametrize("mixed", [1, 3, 100])
+def test_blocks_of_uneven_sizes_have_every_row_once_in_any_part(mixed):
+    sizes = np.random.default_rng(0).integers(1, 50, 23)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    order = permutation(starts[-1], 1, 2, blocks=RowBlocks(starts, mixed))
+    rows = order(np.arange(starts[-1]))
+    assert sorted(rows) == list(range(starts[-1]))
+    part = np.random.default_rng(1).permutation(starts[-1])[:100]
+    np.testing.assert_array_equal(order(part), rows[part])
+
+
+def test_blocks_of_selected_rows():
+    blocks = RowBlocks(np.array([0, 4, 8, 9, 20]), mixed=2)
+    assert blocks.of(np.arange(20)).starts.tolist() == [0, 4, 8, 9, 20]
+    assert blocks.of(np.array([1, 3, 8, 12, 13])).starts.tolist() == [0, 2, 3, 5]
 
 
 def test_row_groups_are_read_about_once_in_an_epoch(tmp_path, config, monkeypatch):

@@ -22,7 +22,7 @@ from ssljax.data import DataConfig
 from ssljax.evals import REGISTRY, Evaluator
 from ssljax.evals.base import draw_per_class
 from ssljax.evals.held_out import held_out_loss, mean_loss
-from ssljax.objectives.base import Ctx, Loss, stream
+from ssljax.objectives.base import Ctx, Loss, stream, views_of
 
 SIZES, BATCH, STEPS, SEED = {"train": 37, "test": 21}, 8, 10, 3
 
@@ -201,7 +201,7 @@ def test_the_loss_of_every_objective_is_summed_over_the_whole_split(name):
 
     @functools.partial(jax.jit, static_argnames="count")
     def terms_of(batch, number, count):
-        inputs = objective.views(stream(jnp.uint32(SEED), number, "eval_views"), objective.prepare(batch), number)
+        inputs = views_of(objective, stream(jnp.uint32(SEED), number, "eval_views"), batch, number)
         inputs = jax.tree.map(lambda x: x[:count], inputs)
         ctx = Ctx(stream(jnp.uint32(SEED), number, "eval_encode"), jnp.int32(STEPS), jnp.arange(count), train=False)
         return objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx).terms

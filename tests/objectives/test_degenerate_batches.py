@@ -11,7 +11,6 @@ from daily import daily
 from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx, stream
-from ssljax.train.microbatch import gradients
 
 
 def alike(batch):
@@ -43,8 +42,7 @@ def test_losses_and_gradients_are_finite(name):
     @jax.jit
     def run(batch):
         variables = nn.unbox(objective.init(stream(0, 0, "init"), batch))
-        inputs = objective.views(stream(0, 0, "views"), objective.prepare(batch), jnp.int32(0))
-        return gradients(objective, variables.params, variables.extra, inputs, ctx, 1)
+        return tiny.gradients(objective, variables.params, variables.extra, batch, ctx, 1)
 
     for kind, change in BATCHES.items():
         found = run(change(tiny.batch()))
@@ -60,10 +58,9 @@ def test_features_of_zero_have_finite_gradients(name):
     batch = tiny.batch()
     variables = nn.unbox(objective.init(stream(0, 0, "init"), batch))
     dead = jax.tree.map(jnp.zeros_like, variables.params["projector"])
-    inputs = objective.views(stream(0, 0, "views"), objective.prepare(batch), jnp.int32(0))
     ctx = Ctx(stream(0, 0, "encode"), jnp.int32(0), jnp.arange(tiny.BATCH, dtype=jnp.int32))
     params = {**variables.params, "projector": dead}
-    found = jax.jit(lambda p: gradients(objective, p, variables.extra, inputs, ctx, 1))(params)
+    found = jax.jit(lambda p: tiny.gradients(objective, p, variables.extra, batch, ctx, 1))(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((found.value, found.grads)))
 
 

@@ -13,7 +13,7 @@ from ssljax import losses, objectives
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.config import load
-from ssljax.objectives.base import Ctx
+from ssljax.objectives.base import Ctx, views_of
 from ssljax.objectives.clip import clipped
 from ssljax.objectives.images import uniformity
 from ssljax.train.state import abstract_variables, make_variables
@@ -47,7 +47,7 @@ def test_views_are_cropped_in_the_proportions_of_squeezed_pictures(name):
 
     def views(aspect):
         batch = objective.prepare(tiny.batch() | ({} if aspect is None else {"aspect": jnp.full(tiny.BATCH, aspect)}))
-        made = objective.views(jax.random.key(0), batch, jnp.int32(0))
+        made = views_of(objective, jax.random.key(0), batch, jnp.int32(0))
         return [x for x in jax.tree.leaves(made) if x.ndim >= 4]
 
     for plain, square, wide in zip(views(None), views(1.0), views(2.0), strict=True):
@@ -59,7 +59,7 @@ def test_views_are_cropped_in_the_proportions_of_squeezed_pictures(name):
 def test_a_label_outside_the_classes_gives_nan(label):
     objective = dataclasses.replace(tiny.make("classification"), mixup=0.0)
     wrong = tiny.batch() | {"label": tiny.batch()["label"].at[3].set(label)}
-    target = objective.views(jax.random.key(0), objective.prepare(wrong), jnp.int32(0))["target"]
+    target = views_of(objective, jax.random.key(0), wrong, jnp.int32(0))["target"]
     inputs = {"target": target, "image": None}
     ctx = Ctx(jax.random.key(0), jnp.int32(0), jnp.arange(tiny.BATCH), train=False)
     terms = objective.loss({}, {}, jnp.zeros((tiny.BATCH, 5)), inputs, ctx).terms

@@ -24,7 +24,7 @@ class Brightness(ImageObjective):
         encoder = self.model.init(key, self.prepare(batch)["image"])["params"]
         return Variables({"encoder": encoder, "head": jnp.zeros(self.model.width)}, {})
 
-    def views(self, key, batch, step) -> Any:
+    def views(self, keys, batch, step) -> Any:
         return {"image": batch["image"]}
 
     def encode(self, params, extra, inputs, ctx) -> jax.Array:

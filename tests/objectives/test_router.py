@@ -14,9 +14,8 @@ from daily import daily
 from ssljax import parallel
 from ssljax.base import schema
 from ssljax.layers.masks import Causal, Full, Keys
-from ssljax.objectives.base import Ctx, Objective, apply, stream
+from ssljax.objectives.base import Ctx, Objective, apply, stream, views_of
 from ssljax.objectives.router import RouterLosses, with_router_losses
-from ssljax.train.microbatch import gradients
 
 EXPERTS = {"count": 4, "top_k": 2, "balance": 0.3, "z_loss": 0.2}
 BLOCK = {"preset": None, "width": 16, "depth": 2, "heads": 2, "dropout": 0.0}
@@ -32,7 +31,7 @@ def made(name="causal_lm", **experts):
 def inputs_of(objective):
     batch = tiny.batch()
     variables = jax.jit(lambda: parallel.unboxed(objective.init(jax.random.key(0), batch)))()
-    inputs = jax.jit(lambda b: objective.views(stream(0, 1, "views"), objective.prepare(b), jnp.int32(1)))(batch)
+    inputs = jax.jit(lambda b: views_of(objective, stream(0, 1, "views"), b, jnp.int32(1)))(batch)
     ctx = Ctx(stream(0, 1, "encode"), jnp.int32(1), jnp.arange(tiny.BATCH, dtype=jnp.int32))
     return variables, inputs, ctx
 
@@ -243,9 +242,10 @@ CASES = {
 def test_slices_equal_one_batch(name):
     objective = tiny.make(name, **CASES[name])
     assert objective.coupled
-    variables, inputs, ctx = inputs_of(objective)
+    variables, _, ctx = inputs_of(objective)
+    batch = tiny.batch()
     one, four = (
-        jax.jit(lambda v, i, c, k=k: gradients(objective, v.params, v.extra, i, c, k))(variables, inputs, ctx)
+        jax.jit(lambda v, b, c, k=k: tiny.gradients(objective, v.params, v.extra, b, c, k))(variables, batch, ctx)
         for k in (1, 4)
     )
     np.testing.assert_allclose(four.value, one.value, rtol=1e-5)
@@ -261,8 +261,8 @@ def test_slices_of_an_objective_with_the_z_loss_alone():
     objective = tiny.make("span_corruption", **{**SWITCH, "experts": {**SWITCH["experts"], "balance": 0.0}})
     assert not objective.coupled
     variables, inputs, ctx = inputs_of(objective)
-    run = jax.jit(lambda v, i, c: gradients(objective, v.params, v.extra, i, c, 4))
-    four = run(variables, inputs, ctx)
+    run = jax.jit(lambda v, b, c: tiny.gradients(objective, v.params, v.extra, b, c, 4))
+    four = run(variables, tiny.batch(), ctx)
     stacks = jax.jit(lambda v, i: both_stacks(objective, v, i))(variables, inputs)
     expected = [defined(logits, valid, 1)[1] for logits, valid in stacks]
     np.testing.assert_allclose(value(four.loss.terms, "router_z"), 0.2 * sum(expected), rtol=1e-5)

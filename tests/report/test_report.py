@@ -134,14 +134,15 @@ START = {
 def test_the_page_says_what_the_run_was(tmp_path):
     write(tmp_path, embedding=False)
     later = {**START, "step": 200, "versions": {"jax": "0.12"}, "time": "2026-02-03T04:05:06.789+00:00"}
+    later["seconds"] = {**START["seconds"], "lost": 12.0}
     (tmp_path / "starts.jsonl").write_text(json.dumps(START) + "\n" + json.dumps(later) + "\n")
     found = facts.description(read_run(tmp_path))
     assert found["devices"] == "8 × TPU v5 (data 4, fsdp 2), 2 processes"
     assert found["versions"] == "Python 3.12.1, ssljax 0.1, jax 0.11; then Python 3.12.1, jax 0.12"
     assert found["started"] == "2026-01-02 03:04 UTC; 2026-02-03 04:05 UTC from step 200"
     assert found["time"] == (
-        "3.3 min: training 2.0 min (60 %), start and compilation 20 s (10 %), waiting for data 10 s (5 %), "
-        "evaluations 40 s (20 %), checkpoints 9 s (4 %)"
+        "3.3 min: training 109 s (54 %), start and compilation 20 s (10 %), waiting for data 10 s (5 %), "
+        "evaluations 40 s (20 %), checkpoints 9 s (4 %), steps done again 12 s (6 %)"
     )
     assert found["command"] == "ssljax train <x>" and found["length"] == "300 steps = 2.5 epochs"
     html = render(tmp_path)

@@ -18,7 +18,7 @@ from ssljax import objectives, run, runs, views
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Grid, Texts, Tile
 from ssljax.evals.pictures import confusion, nearest, neighbours
-from ssljax.objectives.base import still, stream
+from ssljax.objectives.base import still, stream, views_of
 from ssljax.objectives.pictures import MASK, Showing, marked, pieces
 from ssljax.report import pictures as drawing
 from ssljax.runs.pictures import pictures as make_pictures
@@ -89,7 +89,7 @@ def test_every_objective_shows_its_task(name):
 
 def test_views_stand_beside_their_originals():
     objective, _, batch, found = shown("simclr")
-    made = jax.jit(objective.views)(KEY, batch, jnp.int32(0))["image"]
+    made = jax.jit(functools.partial(views_of, objective))(KEY, batch, jnp.int32(0))["image"]
     for row, tiles in enumerate(found["views"].rows):
         np.testing.assert_allclose(tiles[0].image, tiny_objectives.batch()["image"][row] / 255, atol=1e-6)
         for view in (0, 1):
@@ -102,7 +102,7 @@ def test_views_stand_beside_their_originals():
 def test_reconstruction_by_its_definition():
     """Visible patches are those of the image; the others have the mean and the variance of the true ones."""
     objective, (params, extra), batch, found = shown("mae")
-    inputs = jax.jit(objective.held_out().views)(KEY, batch, jnp.int32(0))
+    inputs = jax.jit(functools.partial(views_of, objective.held_out()))(KEY, batch, jnp.int32(0))
     predicted = np.asarray(jax.jit(objective.encode)(params, extra, inputs, still(KEY, batch)), np.float64)
     for row, (original, masked, whole) in enumerate(found["reconstruction"].rows):
         image = np.asarray(batch["image"][row], np.float64)

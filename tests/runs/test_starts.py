@@ -26,7 +26,7 @@ def lines(folder):
 
 def test_the_parts_of_the_time_of_a_start(tmp_path, clock):
     record = starts.StartRecord(Workdir(tmp_path), VALUES, began=98.0)
-    nothing = {"waiting": 0, "evaluations": 0, "checkpoints": 0}
+    nothing = {"waiting": 0, "lost": 0, "evaluations": 0, "checkpoints": 0}
     assert lines(tmp_path) == [{**VALUES, "seconds": {"total": 2, "start": 2, **nothing}}]
     with record.timed("evaluations"):  # of a restored step, before the first step
         clock[0] += 3
@@ -39,8 +39,20 @@ def test_the_parts_of_the_time_of_a_start(tmp_path, clock):
     with record.timed("evaluations"):
         clock[0] += 2
         record.write(waited=2.0)  # a part that still runs counts up to now
-    seconds = {"total": 22.25, "start": 7, "waiting": 0.5, "evaluations": 5, "checkpoints": 0.25}
+    seconds = {"total": 22.25, "start": 7, "waiting": 0.5, "lost": 0, "evaluations": 5, "checkpoints": 0.25}
     assert lines(tmp_path) == [{**VALUES, "seconds": seconds}]
+
+
+def test_steps_that_are_done_again_and_lines_between_checkpoints(tmp_path, clock):
+    record = starts.StartRecord(Workdir(tmp_path), VALUES, began=100.0)
+    record.lose(4.5)
+    clock[0] += 5
+    record.write(0, every=10)  # too early
+    assert lines(tmp_path)[0]["seconds"]["total"] == 0
+    clock[0] += 5
+    record.write(0, every=10)
+    seconds = lines(tmp_path)[0]["seconds"]
+    assert (seconds["total"], seconds["lost"]) == (10, 4.5)
 
 
 def test_an_interrupted_part_counts(tmp_path, clock):

@@ -117,7 +117,7 @@ def test_numbers_after_the_restored_step_are_cut_off(tmp_path):
         workdir.write_evaluations([{**LINE, "step": step}])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "lo')
-    assert workdir.cut_metrics(4) == 40
+    assert workdir.cut_metrics(4) == (40, 20)
     for name in ("metrics.jsonl", "evals.jsonl"):
         assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [2, 4]
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ssljax.base.signals import Signals, Stopped
-from ssljax.train.loop import Watchdog, fit
+from ssljax.train.loop import DeviceWait, Watchdog, fit
 
 
 def run(steps, stop_at=None):
@@ -41,6 +41,7 @@ def run(steps, stop_at=None):
             signals=signals,
             votes=bool,  # as of a single process
             watchdog=Watchdog(None),
+            wait=DeviceWait(),
         )
     return calls
 
@@ -73,6 +74,7 @@ def test_a_signal_before_the_first_step_is_done_stops_at_once():
             "signals": signals,
             "votes": bool,
             "watchdog": Watchdog(None),
+            "wait": DeviceWait(),
         }
         fit(step, 0, [(0, 0), (1, 1)], **options)
     assert stopped.value.step is None

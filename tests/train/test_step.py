@@ -17,7 +17,7 @@ from ssljax.base.durations import RunLengths
 from ssljax.objectives.base import Ctx, stream
 from ssljax.train import optimizers
 from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
-from ssljax.train.microbatch import _scan_sum, gradients
+from ssljax.train.microbatch import _scan_sum
 from ssljax.train.optimization import Optimization
 from ssljax.train.program import Program, compiler_options
 from ssljax.train.state import LARGEST_SCALE, first_loss_scale, update_loss_scale
@@ -32,13 +32,11 @@ def tiered(*always):
     return [pytest.param(name, marks=() if name in always else pytest.mark.full) for name in NAMES]
 
 
-def inputs_of(objective, seed=0, step=3):
+def arguments_of(objective, seed=0, step=3):
     batch = tiny.batch()
     variables = jax.jit(lambda: nn.unbox(objective.init(stream(seed, 0, "init"), batch)))()
-    views = jax.jit(lambda b: objective.views(stream(seed, step, "views"), objective.prepare(b), jnp.int32(step)))
-    inputs = views(batch)
     ctx = Ctx(stream(seed, step, "encode"), jnp.int32(step), jnp.arange(tiny.BATCH, dtype=jnp.int32))
-    return variables, inputs, ctx
+    return variables, batch, ctx
 
 
 def close(a, b, rtol, what):
@@ -57,10 +55,12 @@ def close(a, b, rtol, what):
 @pytest.mark.parametrize("name", tiered(*IN_SLICES))
 def test_slices_equal_one_batch(name, count):
     objective = tiny.make(name)
-    variables, inputs, ctx = inputs_of(objective)
+    variables, batch, ctx = arguments_of(objective)
 
     def run(slices):
-        return jax.jit(lambda v, i, c: gradients(objective, v.params, v.extra, i, c, slices))(variables, inputs, ctx)
+        return jax.jit(lambda v, i, c: tiny.gradients(objective, v.params, v.extra, i, c, slices))(
+            variables, batch, ctx
+        )
 
     one = run(1)
     assert np.isfinite(one.value)
@@ -74,21 +74,21 @@ def test_slices_equal_one_batch(name, count):
 def test_averaging_means_of_slices_would_be_caught():
     """The check above can fail: ragged rows make the mean of means differ from the mean."""
     objective = tiny.make("causal_lm")
-    variables, inputs, ctx = inputs_of(objective)
-    value = jax.jit(lambda i, c: gradients(objective, variables.params, variables.extra, i, c, 1).value)
+    variables, batch, ctx = arguments_of(objective)
+    value = jax.jit(lambda i, c: tiny.gradients(objective, variables.params, variables.extra, i, c, 1).value)
     halves = [slice(0, 8), slice(8, 16)]
-    parts = [value(jax.tree.map(lambda x, h=h: x[h], inputs), ctx.replace(row=ctx.row[h])) for h in halves]
-    assert abs(float(sum(parts) / 2 - value(inputs, ctx))) > 1e-4
+    parts = [value(jax.tree.map(lambda x, h=h: x[h], batch), ctx.replace(row=ctx.row[h])) for h in halves]
+    assert abs(float(sum(parts) / 2 - value(batch, ctx))) > 1e-4
 
 
 def test_the_weights_pass_has_no_encoder():
     """An uncoupled objective in slices compiles to as many matrix products as without the pass for the weights."""
     objective = tiny.make("causal_lm", dropout=0.0)
-    variables, inputs, ctx = inputs_of(objective)
+    variables, batch, ctx = arguments_of(objective)
 
     def products(slices):
-        f = jax.jit(lambda v, i: gradients(objective, v.params, v.extra, i, ctx, slices).grads)
-        return f.lower(variables, inputs).compile().as_text().count(" dot(")
+        f = jax.jit(lambda v, i: tiny.gradients(objective, v.params, v.extra, i, ctx, slices).grads)
+        return f.lower(variables, batch).compile().as_text().count(" dot(")
 
     assert products(2) == products(1)
 
@@ -270,14 +270,14 @@ def test_a_non_finite_step_leaves_only_its_count():
 def test_a_scaled_loss_has_the_same_gradients(name, slices):
     """A power of two only moves exponents."""
     objective = tiny.make(name)
-    variables, inputs, ctx = inputs_of(objective)
+    variables, batch, ctx = arguments_of(objective)
 
     @jax.jit
     def run(scale):
-        made = gradients(objective, variables.params, variables.extra, inputs, ctx, slices, scale)
+        made = tiny.gradients(objective, variables.params, variables.extra, batch, ctx, slices, scale)
         return made.grads, made.value
 
-    plain = jax.jit(lambda: gradients(objective, variables.params, variables.extra, inputs, ctx, slices))()
+    plain = jax.jit(lambda: tiny.gradients(objective, variables.params, variables.extra, batch, ctx, slices))()
     grads, value = run(jnp.float32(2**10))
     close((grads, value), (plain.grads, plain.value), 1e-6, "scaled ")
 
@@ -308,7 +308,7 @@ def test_an_overflow_halves_the_scale_and_changes_nothing_else():
 def test_small_gradients_need_the_scale():
     """The last stage of a deep float16 network: without a scale they are rounded to 0 (Micikevicius 2018, figure 3)."""
     objective = tiny.make("causal_lm", dtype="float16")
-    variables, inputs, ctx = inputs_of(objective)
+    variables, batch, ctx = arguments_of(objective)
     weak = dataclasses.replace(objective)
     loss = objective.loss
 
@@ -319,7 +319,7 @@ def test_small_gradients_need_the_scale():
     object.__setattr__(weak, "loss", tiny_loss)
 
     def zeros(scale):
-        made = jax.jit(lambda: gradients(weak, variables.params, variables.extra, inputs, ctx, 1, scale))()
+        made = jax.jit(lambda: tiny.gradients(weak, variables.params, variables.extra, batch, ctx, 1, scale))()
         kernels = made.grads["encoder"]["stack"]["layers"]["mlp"]["in"]["kernel"]
         return float(jnp.mean(kernels == 0))
 
@@ -385,8 +385,8 @@ def test_sums_over_slices_are_kept_in_float32():
     total, rows = jax.jit(lambda x: _scan_sum(lambda x: (x, x), x))(jnp.ones(1000, jnp.bfloat16))
     assert float(total) == 1000 and total.dtype == rows.dtype == jnp.bfloat16
     objective = tiny.make("causal_lm", dtype="bfloat16")
-    variables, inputs, ctx = inputs_of(objective)
-    traced = jax.make_jaxpr(lambda v: gradients(objective, v.params, v.extra, inputs, ctx, 4))(variables)
+    variables, batch, ctx = arguments_of(objective)
+    traced = jax.make_jaxpr(lambda v: tiny.gradients(objective, v.params, v.extra, batch, ctx, 4))(variables)
     loops = [e for e in traced.jaxpr.eqns if e.primitive.name == "scan" and e.params["length"] == 4]
     for loop in loops:
         inner = loop.params["jaxpr"].out_avals  # what is stacked has one axis less inside
@@ -399,9 +399,9 @@ def test_sums_over_slices_are_kept_in_float32():
 def test_slices_in_bfloat16_agree_to_rounding(name):
     encoder = {"dtype": "bfloat16"}
     objective = tiny.make(name, **encoder)
-    variables, inputs, ctx = inputs_of(objective)
+    variables, batch, ctx = arguments_of(objective)
     one, four = (
-        jax.jit(lambda v, k=k: gradients(objective, v.params, v.extra, inputs, ctx, k))(variables) for k in (1, 4)
+        jax.jit(lambda v, k=k: tiny.gradients(objective, v.params, v.extra, batch, ctx, k))(variables) for k in (1, 4)
     )
     norm = lambda tree: float(optax.tree.norm(tree))  # noqa: E731
     difference = norm(jax.tree.map(jnp.subtract, one.grads, four.grads)) / norm(one.grads)

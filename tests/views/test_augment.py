@@ -19,8 +19,14 @@ OFF = {"flip": 0, "jitter": 0, "gray": 0, "blur": 0}
 EVERYTHING = {"rotate": 0.5, "solarize": 0.5, "cutout": 0.5, "noise": 0.5}
 
 
-def make(name, **config):
+def built(name, **config):
     return build_named(views.REGISTRY, {"name": name, **config}, "objective.views")
+
+
+def make(name, **config):
+    """(one key, images, ...) -> views; row i has the key `fold_in(key, i)`."""
+    pipeline = built(name, **config)
+    return lambda key, images, *aspect: pipeline(views.example_keys(key, len(images)), images, *aspect)
 
 
 def view(name, images=IMAGES, **config):
@@ -111,7 +117,7 @@ def test_second_changes_the_second_view_only():
 
 
 def test_multi_crop_has_the_three_recipes_of_dino():
-    crops = make("multi_crop")
+    crops = built("multi_crop")
     recipes = (crops.augment, crops.second, crops.local)
     assert [(r.blur, r.solarize) for r in recipes] == [(1.0, 0.0), (0.1, 0.2), (0.5, 0.0)]
     shared = {
@@ -124,7 +130,7 @@ def test_multi_crop_has_the_three_recipes_of_dino():
         "gray": 0.2,
     }
     assert all(dataclasses.asdict(r).items() >= shared.items() for r in recipes)
-    changed = make("multi_crop", second={"flip": 0.0})
+    changed = built("multi_crop", second={"flip": 0.0})
     assert changed.second == dataclasses.replace(crops.second, flip=0.0) and changed.local == crops.local
 
 
@@ -143,11 +149,11 @@ def test_each_kind_of_crop_has_its_scale():
 
 
 def test_jitter_strength_may_be_traced():
-    pipeline = make("single", augment={"jitter": 1.0})
+    pipeline = built("single", augment={"jitter": 1.0})
 
     def stronger(strength):
         augment = dataclasses.replace(pipeline.augment, jitter_strength=strength)
-        return dataclasses.replace(pipeline, augment=augment)(KEY, IMAGES)
+        return dataclasses.replace(pipeline, augment=augment)(views.example_keys(KEY, len(IMAGES)), IMAGES)
 
     out = jax.jit(jax.vmap(stronger))(jnp.array([0.0, 0.5]))
     np.testing.assert_allclose(out[0], IMAGES, atol=1e-5)

@@ -13,7 +13,11 @@ from ssljax import views
 from ssljax.base.errors import UserError
 
 KEY = jax.random.key(0)
-patch_mask = jax.jit(views.random_patch_mask, static_argnums=(1, 2, 3))
+patch_mask = jax.jit(views.random_patch_mask, static_argnums=(1, 2))
+
+
+def keys_of(count):
+    return views.example_keys(KEY, count)
 
 
 # --- patches ----------------------------------------------------------------------------------------------------------
@@ -48,7 +52,7 @@ def test_normalised_patches():
 
 @hypothesis.given(patches=st.sampled_from([4, 9, 16]), ratio=st.sampled_from([0.0, 0.5, 0.75]))
 def test_every_example_hides_exactly_the_share(patches, ratio):
-    keep, mask = patch_mask(KEY, 5, patches, ratio)
+    keep, mask = patch_mask(keys_of(5), patches, ratio)
     visible = patches - round(patches * ratio)
     assert keep.shape == (5, visible) and keep.dtype == jnp.int32 and mask.dtype == bool
     for row, hidden in zip(np.asarray(keep), np.asarray(mask)):
@@ -57,18 +61,18 @@ def test_every_example_hides_exactly_the_share(patches, ratio):
 
 
 def test_hidden_patches_are_a_uniform_subset():
-    _, mask = patch_mask(KEY, 8000, 9, 2 / 3)
+    _, mask = patch_mask(keys_of(8000), 9, 2 / 3)
     mask = np.asarray(mask, float)
     np.testing.assert_allclose(mask.mean(0), 2 / 3, atol=0.025)
     both = mask.T @ mask / len(mask)
     np.testing.assert_allclose(both[~np.eye(9, dtype=bool)], (6 * 5) / (9 * 8), atol=0.03)
-    np.testing.assert_array_equal(views.random_patch_mask(KEY, 4, 9, 2 / 3)[1], mask[:4])
+    np.testing.assert_array_equal(views.random_patch_mask(keys_of(4), 9, 2 / 3)[1], mask[:4])
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.99, -0.1])
 def test_a_ratio_without_visible_patches_is_refused(ratio):
     with pytest.raises(UserError, match="mask ratio"):
-        views.random_patch_mask(KEY, 2, 9, ratio)
+        views.random_patch_mask(keys_of(2), 9, ratio)
 
 
 # --- masked language modelling ----------------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ def corrupted(batch=3000, length=33, rate=0.15):
     lengths = rng.integers(0, length + 1, batch)
     maskable = np.arange(length) < lengths[:, None]
     inputs, chosen = jax.jit(
-        lambda t, m: views.mlm_corrupt(KEY, t, m, vocab_size=V, mask_id=MASK, rate=rate, special_ids=SPECIAL)
+        lambda t, m: views.mlm_corrupt(keys_of(batch), t, m, vocab_size=V, mask_id=MASK, rate=rate, special_ids=SPECIAL)
     )(tokens, maskable)
     assert inputs.dtype == tokens.dtype
     return tokens, maskable & ~np.isin(tokens, [MASK, *SPECIAL]), np.asarray(inputs), np.asarray(chosen)
@@ -125,7 +129,7 @@ def test_mask_random_and_kept_shares_are_80_10_10():
 
 def test_a_row_of_tokens_is_independent_of_the_batch():
     tokens = jnp.arange(4 * 20, dtype=jnp.int32).reshape(4, 20)
-    corrupt = jax.jit(functools.partial(views.mlm_corrupt, KEY, vocab_size=81, mask_id=80))
+    corrupt = jax.jit(lambda t, m: views.mlm_corrupt(keys_of(len(t)), t, m, vocab_size=81, mask_id=80))
     whole, part = corrupt(tokens, tokens >= 0), corrupt(tokens[:2], tokens[:2] >= 0)
     np.testing.assert_array_equal(whole[0][:2], part[0])
     np.testing.assert_array_equal(whole[1][:2], part[1])
@@ -140,7 +144,7 @@ def test_a_row_of_tokens_is_independent_of_the_batch():
 def test_labels_mix_as_pixels_do(mix):
     # Image i is constant, so the share of its partner follows from the mean pixel.
     images = jnp.broadcast_to(jnp.arange(1, 7.0)[:, None, None, None], (6, 8, 8, 1))
-    mixed, labels = jax.jit(mix, static_argnums=3)(KEY, images, jnp.eye(6), 1.0)
+    mixed, labels = jax.jit(mix, static_argnums=3)(keys_of(6), images, jnp.eye(6), 1.0)
     np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), labels @ jnp.arange(1, 7.0), rtol=1e-5)
     partner = np.roll(np.eye(6), 1, axis=0)
@@ -150,7 +154,7 @@ def test_labels_mix_as_pixels_do(mix):
 
 def test_mixup_shares_have_a_beta_distribution():
     n, alpha = 4000, 0.3
-    _, labels = views.mixup(KEY, jnp.zeros((n, 1)), jnp.tile(jnp.eye(2), (n // 2, 1)), alpha)
+    _, labels = views.mixup(keys_of(n), jnp.zeros((n, 1)), jnp.tile(jnp.eye(2), (n // 2, 1)), alpha)
     share = np.asarray(labels)[np.arange(n), np.arange(n) % 2]
     np.testing.assert_allclose(share.mean(), 0.5, atol=0.03)
     np.testing.assert_allclose(share.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.05)
@@ -158,7 +162,7 @@ def test_mixup_shares_have_a_beta_distribution():
 
 def test_cutmix_replaces_one_box():
     images = jnp.arange(64.0)[:, None, None, None] * jnp.ones((1, 10, 10, 1))
-    mixed, _ = jax.jit(views.cutmix)(KEY, images, jnp.eye(64), 1.0)
+    mixed, _ = jax.jit(views.cutmix)(keys_of(64), images, jnp.eye(64), 1.0)
     replaced = np.asarray(mixed != images)[..., 0]
     assert 0.1 < replaced.mean() < 0.6
     for box in replaced:

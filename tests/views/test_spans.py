@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssljax.views import denoising_lengths, span_corrupt, span_counts
+from ssljax.views import denoising_lengths, example_keys, span_corrupt, span_counts
 
 SENTINEL = 999
 
@@ -37,7 +37,9 @@ def test_inputs_and_targets_restore_the_text(length, rate, mean_span, seed):
     lengths = np.array([length, rng.integers(0, length + 1), rng.integers(0, length + 1)])
     tokens = rng.integers(1, 900, (3, length))
     corrupt = jax.jit(functools.partial(span_corrupt, sentinel=SENTINEL, rate=rate, mean_span=mean_span))
-    made = jax.tree.map(np.asarray, corrupt(jax.random.key(seed), jnp.asarray(tokens), jnp.asarray(lengths)))
+    made = jax.tree.map(
+        np.asarray, corrupt(example_keys(jax.random.key(seed), 3), jnp.asarray(tokens), jnp.asarray(lengths))
+    )
     assert (made.tokens.shape[1], made.target.shape[1]) == denoising_lengths(length, rate, mean_span)
     for row, n in enumerate(lengths):
         inputs, target = made.tokens[row][made.valid[row]], made.target[row][made.counted[row]]
@@ -61,8 +63,8 @@ def test_all_cuts_are_equally_likely():
     """8 tokens, 4 of them hidden in 2 spans: 3 cuts of the hidden tokens times 3 cuts of the kept tokens."""
     n = 18_000
     tokens = jnp.tile(jnp.arange(1, 9), (n, 1))
-    made = jax.jit(lambda key: span_corrupt(key, tokens, jnp.full(n, 8), sentinel=SENTINEL, rate=0.5, mean_span=2.0))
-    counts = collections.Counter(map(tuple, np.asarray(made(jax.random.key(0)).tokens)))
+    made = jax.jit(lambda keys: span_corrupt(keys, tokens, jnp.full(n, 8), sentinel=SENTINEL, rate=0.5, mean_span=2.0))
+    counts = collections.Counter(map(tuple, np.asarray(made(example_keys(jax.random.key(0), n)).tokens)))
     assert len(counts) == 9
     # Each cut is expected 2,000 times, with a standard deviation of 42.
     assert max(abs(count - n / 9) for count in counts.values()) < 5 * 42
