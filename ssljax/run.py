@@ -74,6 +74,7 @@ def train(
         stack.enter_context(parallel.joint_end())
         assembly, evaluator = parallel.leader_first(lambda: _assembled(folder.continued(config)))
         program, dataset = assembly.program, assembly.dataset
+        config = dataclasses.replace(assembly.config, data=config.data)  # with the keys of a hardware preset
         _check_agreement(config, dataset.spec)
         stack.enter_context(parallel.mesh_context(program.mesh))
         parallel.together(lambda: stack.enter_context(folder.lock()))

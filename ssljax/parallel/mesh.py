@@ -49,6 +49,13 @@ class MeshConfig:
         "others; None: any share",
     )
 
+    preset: Literal["auto"] | None = schema.setting(
+        None,
+        free=True,
+        doc="fill mesh axes, recomputation and microbatches that have their defaults for the device kind; None: "
+        "nothing is filled in",
+    )
+
     @property
     def sizes(self) -> dict[str, int]:
         """{mesh axis: number of devices}, -1 for all remaining ones."""
