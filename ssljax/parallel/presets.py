@@ -64,7 +64,7 @@ PRESETS: tuple[Preset, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a preset reads of a run.
+    """Sizes of a run that a preset reads.
 
     Attributes:
         parameters: number of parameters.
@@ -91,7 +91,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What a preset proposes: sizes of mesh axes, recomputation, slices of a batch, and the bytes that it expects."""
+    """A proposal of a preset: sizes of mesh axes, recomputation, slices of a batch, and the bytes that it expects."""
 
     data: int
     fsdp: int

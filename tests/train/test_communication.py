@@ -1,4 +1,4 @@
-"""What devices send in a step, from the compiled text: layers are gathered one by one, gradients summed once."""
+"""Collectives of a step, read from the compiled text: layers are gathered one by one, gradients summed once."""
 
 import math
 
