@@ -171,8 +171,8 @@ def _whole_axes(mesh: Mesh, shard: parallel.Shard, batch_shapes: Any, microbatch
     Over "fsdp" they are whole only if it splits nothing but the state of the optimiser: otherwise each device would
     need the memory of all gradients.
     """
-    axes = ("data", "fsdp") if shard == "optimizer" or mesh.shape["fsdp"] == 1 else ("data",)
-    axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    names = ("data", "fsdp") if shard == "optimizer" else ("data",)
+    axes = tuple(axis for axis in names if mesh.shape[axis] > 1)
     devices = math.prod(mesh.shape[axis] for axis in axes)
     uneven = any(x.shape[0] % (devices * microbatches) for x in jax.tree.leaves(batch_shapes))
     return () if microbatches == 1 or uneven else axes
