@@ -1,8 +1,10 @@
 """Weak scaling by bytes: what a device sends in a step on 1, 2, 4 and 8 devices, beside theory; writes docs/scaling.md.
 
-    python benchmarks/weak_scaling.py
+    python benchmarks/weak_scaling.py [PLATFORM [AXIS ...]]
 
-Steps are compiled for devices of this machine's processor and not run: bytes of collectives do not depend on its speed.
+Steps are compiled for devices of this machine's processor ("cpu"), or of absent ones ("h100", "v5e"; the extras
+`plan-gpu` and `plan-tpu`), and not run: bytes of collectives do not depend on speed. Only "cpu" with all axes writes
+the page; otherwise the rows are printed.
 The batch of a device stays the same. Theory counts, for a ring of n devices, P parameters of 4 bytes, L layers, and b
 sequences of T vectors of width D on a device (float32):
 
@@ -11,12 +13,16 @@ sequences of T vectors of width D on a device (float32):
              2020, section 7)
     tensor   two sums of activations in each layer, forward and backward: 4 L 2 (n-1)/n 4bTD (Shoeybi et al. 2019,
              section 3); b is the whole batch
+    context  keys and values travel around the ring forward; they and their gradients backward, which then go home:
+             L (n-1 + 2 (n-1) + 1) 2 4bTD/n for n > 1 (the batch is the same on all devices, T is split); the gradients
+             are summed as for data (`ssljax/layers/ring.py`)
     ring     the vectors [2b, D] of each device travel around the ring forward, and once more backward:
              2 (n-1) 4 2bD, and the gradients are summed as for data
 """
 
 import math
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,6 +74,13 @@ CASES: dict[str, tuple[dict[str, Any], str, Callable[[int], int], DataSpec, Call
     "data": (GPT, "data", lambda n: ROWS * n, TEXT, lambda n, p: summed(n, 4 * p)),
     "fsdp": (GPT, "fsdp", lambda n: ROWS * n, TEXT, lambda n, p: 1.5 * summed(n, 4 * p)),
     "tensor": (GPT, "tensor", lambda n: ROWS, TEXT, lambda n, p: 4 * LAYERS * summed(n, 4 * ROWS * LENGTH * WIDTH)),
+    "context": (
+        GPT,
+        "context",
+        lambda n: ROWS,
+        TEXT,
+        lambda n, p: (n > 1) * LAYERS * (3 * (n - 1) + 1) * 2 * 4 * ROWS * LENGTH * WIDTH / n + summed(n, 4 * p),
+    ),
     "ring": (
         SIMCLR,
         "data",
@@ -78,12 +91,15 @@ CASES: dict[str, tuple[dict[str, Any], str, Callable[[int], int], DataSpec, Call
 }
 
 
-def measured(name: str, n: int) -> tuple[float, float]:
+NAMES = {"cpu": "cpu:8", "h100": "h100:8", "v5e": "v5e:2x4"}  # of topologies
+
+
+def measured(name: str, n: int, platform: str = "cpu") -> tuple[float, float]:
     """Returns (bytes that a device sends in a step, the same in theory)."""
     values, axis, examples, spec, theory = CASES[name]
     mesh = {"data": 1, **{axis: n}}
     config = build({**values, "mesh": mesh, "batch_size": examples(n)})
-    assembly = runs.assemble(config, topology("cpu:8").devices[:n], spec)
+    assembly = runs.assemble(config, topology(NAMES[platform]).devices[:n], spec)
     program = assembly.program
     with parallel.mesh_context(program.mesh):
         compiled = program.jitted_step().lower(program.target(), batch_target(assembly)).compile()
@@ -92,19 +108,22 @@ def measured(name: str, n: int) -> tuple[float, float]:
     return ours, theory(n, parameters)
 
 
-def rows() -> Iterator[tuple[str, ...]]:
-    for name in CASES:
+def rows(platform: str, names: list[str]) -> Iterator[tuple[str, ...]]:
+    for name in names:
         for n in COUNTS:
-            ours, theory = measured(name, n)
+            ours, theory = measured(name, n, platform)
             ratio = f"{ours / theory:.2f}" if theory else ""
             yield name, f"{n}", f"{ours / 1e6:,.2f}", f"{theory / 1e6:,.2f}", ratio
 
 
 def main() -> None:
     lines = ["| axis | devices | ours, MB | theory, MB | ours / theory |", "| --- | --- | --- | --- | --- |"]
-    for cells in rows():
+    platform, *names = sys.argv[1:] or ["cpu"]
+    for cells in rows(platform, names or list(CASES)):
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
+    if platform != "cpu" or names:
+        return
     start, end = "<!-- table: python benchmarks/weak_scaling.py -->", "<!-- end of table -->"
     text = PAGE.read_text()
     before, _, rest = text.partition(start)

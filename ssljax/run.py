@@ -67,13 +67,14 @@ def train(
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
     began, folder = time.perf_counter(), Workdir(workdir)
-    config = _checked(config, folder, arrays)
+    given = _checked(config, folder, arrays)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         signals.check()
         stack.enter_context(parallel.joint_end())
-        assembly, evaluator = parallel.leader_first(lambda: _assembled(folder.continued(config)))
+        assembly, evaluator = parallel.leader_first(lambda: _assembled(folder.continued(given)))
         program, dataset = assembly.program, assembly.dataset
+        config = dataclasses.replace(assembly.config, data=given.data)  # with the keys of a hardware preset
         _check_agreement(config, dataset.spec)
         stack.enter_context(parallel.mesh_context(program.mesh))
         parallel.together(lambda: stack.enter_context(folder.lock()))

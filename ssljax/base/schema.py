@@ -255,13 +255,18 @@ def _group_class(field: Any, hint: Any, value: Mapping[str, Any]) -> Any:
 def _with_fixed(instance: Any, values: Mapping[str, Any]) -> Any:
     """Returns a copy of an instance with other values of `fixed()` fields, in nested groups too."""
     inner = {k: _with_fixed(getattr(instance, k), v) if isinstance(v, Mapping) else v for k, v in values.items()}
-    changed = dataclasses.replace(instance, **{k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()})
-    if hasattr(instance, "_registry_name"):
-        object.__setattr__(changed, "_registry_name", instance._registry_name)
-    return changed
+    return replace(instance, **{k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()})
 
 
 # ---- from an instance to a mapping
+
+
+def replace(instance: Any, **values: Any) -> Any:
+    """Returns `dataclasses.replace(instance, **values)` with the name by which the instance was chosen."""
+    changed = dataclasses.replace(instance, **values)
+    if name := getattr(instance, "_registry_name", None):
+        object.__setattr__(changed, "_registry_name", name)
+    return changed
 
 
 def to_dict(instance: Any, free: bool = True) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 from ssljax.base.schema import setting
 from ssljax.layers.dense import EXACT, Initializer, parameter
-from ssljax.parallel import partition_spec
+from ssljax.parallel.rules import free_sizes, partition_spec
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -202,8 +202,7 @@ def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.A
 
     Sorting by expert mixes the rows of a batch. Without `shard_map` every device would sort the whole batch.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = dict(mesh.shape)
+    sizes = free_sizes()
     rows = partition_spec(("batch", "length", None), x_BxTxD.shape, sizes)
     outer = partition_spec(("experts", "mlp", None), out_ExFxD.shape, sizes)
     expert, hidden = outer[:2]

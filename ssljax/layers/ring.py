@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 
 from ssljax.layers import blockwise
 from ssljax.layers.masks import Given, Keys, Mask, Prefix, Segments, Shifted, Sliding, is_causal, parts_of
-from ssljax.parallel.rules import partition_spec
+from ssljax.parallel.rules import free_sizes, partition_spec
 
 AXIS = "context"
 
@@ -80,7 +80,7 @@ def attend_ring(
         cap: logits x become cap tanh(x / cap); None: no cap.
         block: number of queries, and of keys, in a block within a device.
     """
-    mesh = dict(jax.sharding.get_abstract_mesh().shape)
+    mesh = free_sizes()
     split = partition_spec(("batch", "length", "kv", None), k.shape, mesh)
     rows = PartitionSpec(*split[:1])
     local = functools.partial(_of_device, scale=scale, cap=cap, block=block, devices=mesh[AXIS])

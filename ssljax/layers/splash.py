@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from ssljax.layers.masks import Causal, Keys, Mask, Segments, Sliding, parts_of
-from ssljax.parallel.rules import partition_spec
+from ssljax.parallel.rules import free_sizes, partition_spec
 
 LANES = 128  # sequence lengths must be multiples of this number
 
@@ -49,8 +49,7 @@ def attend_splash(
         cap: logits x become cap tanh(x / cap); None: no cap.
         interpret: emulate the kernel, on any device (for tests).
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    split = partition_spec(("batch", None, "kv", None), k.shape, dict(mesh.shape))
+    split = partition_spec(("batch", None, "kv", None), k.shape, free_sizes())
     rows = PartitionSpec(*split[:1])
     ids = _segment_ids(mask, q.shape[1], k.shape[1])
     run = functools.partial(_attend, mask=mask, scale=scale, cap=cap, interpret=interpret)

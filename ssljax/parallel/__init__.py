@@ -16,6 +16,7 @@ from ssljax.parallel.batch import over_batch
 from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, platform
 from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
+    activation_rules,
     batch_sharding,
     check_whole,
     logical_axes,
@@ -32,6 +33,7 @@ __all__ = [
     "MeshConfig",
     "Shard",
     "Votes",
+    "activation_rules",
     "agreed",
     "batch_sharding",
     "check_equal",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from ssljax.parallel.rules import partition_spec
+from ssljax.parallel.rules import free_sizes, partition_spec
 
 
 def over_batch(
@@ -30,9 +30,8 @@ def over_batch(
     Returns:
         The results for the global batch, arrays [B, ...].
     """
-    mesh = jax.sharding.get_abstract_mesh()
     size = jax.tree.leaves(rows)[0].shape[0]
-    axis_name = partition_spec(("batch",), (size,), dict(mesh.shape))[0]
+    axis_name = partition_spec(("batch",), (size,), free_sizes())[0]
     if axis_name is None:
         return function(None, rows, shared)
     split = PartitionSpec(axis_name)

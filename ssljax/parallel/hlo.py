@@ -140,7 +140,7 @@ def parse(text: str) -> Module:
             entry = head[2] if head[1] else entry
         elif current is not None and (found := _INSTRUCTION.match(line)):
             current.append(Instruction(*found.groups()))
-        elif line.startswith("}"):
+        elif re.match(r"\}(,|$)", line):  # a line "}}, ..." ends the description of a kernel, not the computation
             current = None
     return Module(computations, entry)
 

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.parallel.rules import ACTIVATION_RULES
+from ssljax.parallel.rules import activation_rules
 
 # Parts of the state that the axis "fsdp" splits; each choice includes those before it (ZeRO stages 1, 2, 3).
 Shard = Literal["optimizer", "gradients", "parameters"]
@@ -47,6 +47,13 @@ class MeshConfig:
         free=True,
         doc="largest share of the parameters that every device may hold whole while `fsdp`, `tensor` or `expert` split "
         "others; None: any share",
+    )
+
+    preset: Literal["auto"] | None = schema.setting(
+        None,
+        free=True,
+        doc="fill mesh axes, recomputation and microbatches that have their defaults for the device kind; None: "
+        "nothing is filled in",
     )
 
     @property
@@ -120,7 +127,7 @@ def network_axes(devices: Sequence[jax.Device]) -> tuple[int, ...]:
 @contextlib.contextmanager
 def mesh_context(mesh: Mesh) -> Iterator[Mesh]:
     """A context in which the sharding constraints of layers apply to this mesh; outside, flax ignores them."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(ACTIVATION_RULES):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(activation_rules()):
         yield mesh
 
 

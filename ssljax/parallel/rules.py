@@ -39,9 +39,23 @@ RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     "classes": (),
 }
 
-# Rules for activations, (name, mesh axes), as flax reads them. The batch comes first, so the width of an activation
-# never takes a mesh axis that splits the batch.
-ACTIVATION_RULES = [(name, candidates[0] if candidates else None) for name, candidates in RULES.items()]
+
+def activation_rules(taken: Collection[str] = ()) -> list[tuple[str, tuple[str, ...] | None]]:
+    """Returns the rules for activations, (name, mesh axes), as flax reads them.
+
+    The batch comes first, so the width of an activation never takes a mesh axis that splits the batch.
+
+    Args:
+        taken: mesh axes over which `shard_map` has split the arrays already.
+    """
+    first = {name: candidates[0] if candidates else () for name, candidates in RULES.items()}
+    return [(name, tuple(axis for axis in axes if axis not in taken) or None) for name, axes in first.items()]
+
+
+def free_sizes() -> dict[str, int]:
+    """Returns {mesh axis: number of devices} of the current mesh, 1 for axes that a `shard_map` around has taken."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
 
 
 def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,14 @@ import jax
 from jax.sharding import Mesh
 
 from ssljax import data, evals, objectives, parallel
-from ssljax.base import durations
+from ssljax.base import durations, schema
 from ssljax.base.errors import UserError
 from ssljax.config import RunConfig
+from ssljax.parallel import MeshConfig, presets
 from ssljax.train.optimization import Optimization
-from ssljax.train.program import Program, batch_shapes
+from ssljax.train.program import Program, batch_shapes, variable_shapes
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,16 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     Raises:
         UserError: the parts of the config do not fit each other, the data, or the devices.
     """
-    mesh = parallel.make_mesh(config.mesh, devices)
-    check_batches(config, mesh)
+    if config.mesh.preset is None:  # mistakes in the mesh are reported before the data are opened
+        check_batches(config, parallel.make_mesh(config.mesh, devices))
     if spec is None:
         config = dataclasses.replace(config, data=data.pin_tokenizer(config.data))
-    open_data = functools.cache(lambda: data.open_data(config.data, config.batch_size, config.seed))
+    data_config = config.data
+    open_data = functools.cache(lambda: data.open_data(data_config, config.batch_size, config.seed))
     spec = spec or open_data().spec
+    config = with_preset(config, jax.devices() if devices is None else devices, spec)
+    mesh = parallel.make_mesh(config.mesh, devices)
+    check_batches(config, mesh)
     lengths = durations.RunLengths(config.batch_size, spec.size, spec.max_len)
     steps = durations.steps(config.steps, lengths, "steps")
     lengths = dataclasses.replace(lengths, total_steps=steps)
@@ -85,6 +93,52 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     )
     parallel.check_whole(config.mesh.whole, program.axes.params, program.shapes.params, mesh)
     return Assembly(config, spec, program, steps, open_data)
+
+
+def with_preset(config: RunConfig, devices: list[jax.Device], spec: data.DataSpec) -> RunConfig:
+    """Returns the config with the keys that `mesh.preset` fills in; only keys that have their defaults are changed.
+
+    Raises:
+        UserError: there is no preset for the devices.
+    """
+    if config.mesh.preset is None:
+        return config
+    other = math.prod(max(1, getattr(config.mesh, axis)) for axis in ("tensor", "context", "expert"))
+    kind, count = devices[0].device_kind, max(1, len(devices) // other)
+    hosts = len({device.process_index for device in devices})
+    choice = presets.choose(kind, count, max(1, count // hosts), _sizes(config, spec))
+    model, mesh = config.model, config.mesh
+    filled: dict[str, Any] = {}
+    if (mesh.data, mesh.fsdp) == (MeshConfig().data, MeshConfig().fsdp):
+        filled = {"mesh.data": choice.data, "mesh.fsdp": choice.fsdp}
+        mesh = dataclasses.replace(mesh, data=choice.data, fsdp=choice.fsdp)
+    remat = _defaults(model).get("remat")
+    if remat is not None and model.remat == remat:
+        filled["model.remat"] = choice.remat
+        model = schema.replace(model, remat=choice.remat)
+    microbatches = config.microbatches
+    if microbatches == 1:
+        filled["microbatches"] = microbatches = choice.microbatches
+    words = ", ".join(f"{key}={value}" for key, value in filled.items()) or "nothing, all keys were given"
+    log.info("%-9s %s: %s (%.1f GB expected on a device)", "preset", kind, words, choice.expected / 1e9)
+    return dataclasses.replace(config, mesh=mesh, model=model, microbatches=microbatches)
+
+
+def _sizes(config: RunConfig, spec: data.DataSpec) -> presets.Sizes:
+    """The sizes of a run for its preset, from the shapes of its parameters and the FLOPs of its model."""
+    objective = objectives.create({"objective": config.objective, "model": config.model}, spec, 1)
+    params = variable_shapes(objective, batch_shapes(spec, config.batch_size)).params
+    depth, width = (getattr(config.model, name, None) or 0 for name in ("depth", "width"))
+    flops = objective.flops(spec) or 0.0
+    block = presets.block_bytes(flops / depth if depth else None, width, getattr(config.model, "dtype", None))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    split = max(1, config.mesh.tensor)
+    averaged = config.ema is not None
+    return presets.Sizes(parameters, averaged, config.batch_size, block / split, depth, split)
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(config)}
 
 
 @dataclasses.dataclass(frozen=True)

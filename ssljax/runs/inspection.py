@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ssljax.config import RunConfig
 from ssljax.report import Table
@@ -108,6 +109,7 @@ def _run(assembly: Assembly) -> list[list[str]]:
         ["steps", f"{assembly.steps:,} of {rows:,} examples: {epochs:,.2f} epochs of {spec.size / rows:,.1f} steps"],
         ["devices", f"{program.mesh.size} x {program.device_kind} ({mesh}), {config.microbatches} microbatches"],
     ]
+    out.append(["precision", _precision(assembly)])
     if spec.tokens:
         tokens = assembly.steps * rows * (spec.max_len or 0)
         counts = f"{spec.tokens:,} in an epoch, {tokens:,} in the run, vocabulary {spec.vocab_size:,}"
@@ -119,6 +121,26 @@ def _run(assembly: Assembly) -> list[list[str]]:
             ["FLOPs", f"{flops:.3g} forward per example, {total:.3g} per step, {total * assembly.steps:.3g} in all"]
         )
     return out
+
+
+def _precision(assembly: Assembly) -> str:
+    """Types of parameters, activations, the sum of gradients over devices, and the state of the optimiser."""
+    config, shapes = assembly.config, assembly.program.shapes
+    compute = getattr(config.model, "dtype", "float32")
+    # Slices are summed in float32. Otherwise XLA may sum the gradient of a product over devices before or after it
+    # converts it to the type of the parameter.
+    free = assembly.program.mesh.size > 1 and config.microbatches == 1 and compute != "float32"
+    reduction = f"{compute} or float32 (XLA chooses)" if free else "float32"
+    return (
+        f"parameters {_types(shapes.params)}, activations {compute}, sums of gradients {reduction}, "
+        f"optimiser {_types(shapes.opt_state)}"
+    )
+
+
+def _types(shapes: Any) -> str:
+    """The types of the floating point arrays of a tree."""
+    leaves = jax.tree.leaves(shapes)
+    return " and ".join(sorted({str(s.dtype) for s in leaves if jnp.issubdtype(s.dtype, jnp.floating)})) or "none"
 
 
 def _memory(assembly: Assembly) -> Iterator[list[str]]:

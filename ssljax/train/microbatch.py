@@ -14,14 +14,21 @@ loss compares examples of different slices. Therefore:
 
 The batch is cut before its views are made, so the views of one slice are in memory at a time. Where a pass over the
 whole batch needs inputs (masks for weights, for example), XLA removes all others, such as pixels.
+
+On a mesh, XLA would sum the gradients over devices in every slice. Over mesh axes whose devices hold parameters and
+gradients whole, each device therefore adds up the gradients of its own rows (`shard_map`), and they are summed over
+devices once, after the last slice.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from ssljax import parallel
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx, Loss, Objective, total
 
@@ -53,6 +60,7 @@ def gradients(
     ctx: Ctx,
     slices: int,
     scale: jax.Array | None = None,
+    axes: tuple[str, ...] = (),
 ) -> Gradients:
     """Computes the loss of a batch and its gradients with respect to the parameters.
 
@@ -65,15 +73,17 @@ def gradients(
         slices: number of slices.
         scale: loss scale for float16, which rounds small gradients to 0: the loss is multiplied by it before
             differentiation, the gradients are divided by it (Micikevicius et al. 2018, section 3.2); None: 1.
+        axes: mesh axes that split the rows of a slice and neither parameters nor gradients, the first axes of the
+            batch: gradients are summed over them once.
 
     Raises:
         UserError: a stream has a number of rows that is not a multiple of the batch's.
     """
     method = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
     if scale is None:
-        return method(objective, params, extra, batch, inputs_of, ctx, slices, total)
+        return method(objective, params, extra, batch, inputs_of, ctx, slices, axes, total)
     total_loss = lambda terms: scale * total(terms)  # noqa: E731
-    grads, value, loss = method(objective, params, extra, batch, inputs_of, ctx, slices, total_loss)
+    grads, value, loss = method(objective, params, extra, batch, inputs_of, ctx, slices, axes, total_loss)
     return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss)
 
 
@@ -85,6 +95,7 @@ def _whole(
     inputs_of: InputsOf,
     ctx: Ctx,
     slices: int,
+    axes: tuple[str, ...],
     total_loss: TotalLoss,
 ) -> Gradients:
     inputs = inputs_of(batch, ctx.row)
@@ -105,6 +116,7 @@ def _uncoupled(
     inputs_of: InputsOf,
     ctx: Ctx,
     slices: int,
+    axes: tuple[str, ...],
     total_loss: TotalLoss,
 ) -> Gradients:
     # Only weights and coefficients of this pass are used, so its encoder and most of its views are dead code.
@@ -112,7 +124,8 @@ def _uncoupled(
     whole = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
     weights = {name: jax.lax.stop_gradient(weight) for name, (_, _, weight) in whole.terms.items()}
 
-    def slice_gradients(part: _Batch) -> tuple[Any, Any]:
+    def slice_gradients(part: _Batch, shared: Any) -> tuple[Any, Any]:
+        params, extra, weights = shared
         inputs, slice_ctx = inputs_of(*part), ctx.replace(row=part.row)
 
         def value(params: Any) -> tuple[jax.Array, Loss]:
@@ -124,7 +137,8 @@ def _uncoupled(
         term_sums = {name: s for name, (_, s, _) in loss.terms.items()}
         return (grads, part_value, term_sums, loss.metrics, loss.sums), loss.rows
 
-    (grads, value, term_sums, metrics, sums), rows = _scan_sum(slice_gradients, split(_Batch(batch, ctx.row), slices))
+    parts = split(_Batch(batch, ctx.row), slices)
+    (grads, value, term_sums, metrics, sums), rows = _scan_sum(slice_gradients, parts, (params, extra, weights), axes)
     terms = {name: (c, term_sums[name], weights[name]) for name, (c, _, _) in whole.terms.items()}
     return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)))
 
@@ -137,6 +151,7 @@ def _coupled(
     inputs_of: InputsOf,
     ctx: Ctx,
     slices: int,
+    axes: tuple[str, ...],
     total_loss: TotalLoss,
 ) -> Gradients:
     parts = split(_Batch(batch, ctx.row), slices)
@@ -153,13 +168,14 @@ def _coupled(
 
     (loss_value, loss), (grads, cotangents) = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, outputs)
 
-    def pull_back(part_and_cotangent: tuple[_Batch, Any]) -> tuple[Any, Any]:
+    def pull_back(part_and_cotangent: tuple[_Batch, Any], shared: Any) -> tuple[Any, Any]:
         part, cotangent = part_and_cotangent
+        params, extra = shared
         inputs, slice_ctx = inputs_of(*part), ctx.replace(row=part.row)
         _, vjp = jax.vjp(lambda p: objective.encode(p, extra, inputs, slice_ctx), params)
         return vjp(cotangent)[0], ()
 
-    encoder_grads, _ = _scan_sum(pull_back, (parts, split(cotangents, slices)))
+    encoder_grads, _ = _scan_sum(pull_back, (parts, split(cotangents, slices)), (params, extra), axes)
     return Gradients(jax.tree.map(jnp.add, grads, encoder_grads), loss_value, loss)
 
 
@@ -188,20 +204,33 @@ def join(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
-def _scan_sum(f: Callable[[Any], tuple[Any, Any]], xs: Any) -> tuple[Any, Any]:
-    """Maps f over the leading axis of `xs`; returns (sum of the first results, stack of the second results).
+def _scan_sum(f: Callable[[Any, Any], tuple[Any, Any]], xs: Any, shared: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
+    """Maps f(x, shared) over the leading axis of `xs`, [k, B/k, ...]; returns (sum of first, stack of second results).
 
-    Sums of floating point numbers are kept in float32 at least and converted to the type of f's result at the end.
+    Sums of floating point numbers are kept in float32 at least and converted to the type of f's result at the end. Over
+    the mesh axes `axes` each device maps f over its own rows, and the sums are added once.
     """
-    shapes, _ = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _sum_type(s.dtype)), shapes)
 
-    def body(carry: Any, x: Any) -> tuple[Any, Any]:
-        added, stacked = f(x)
-        return jax.tree.map(lambda total, part: total + part.astype(total.dtype), carry, added), stacked
+    def local(xs: Any, shared: Any) -> tuple[Any, Any]:
+        shapes, _ = jax.eval_shape(f, jax.tree.map(lambda x: x[0], xs), shared)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _sum_type(s.dtype)), shapes)
 
-    sums, stacked = jax.lax.scan(body, zeros, xs)
-    return jax.tree.map(lambda total, s: total.astype(s.dtype), sums, shapes), stacked
+        def body(carry: Any, x: Any) -> tuple[Any, Any]:
+            added, stacked = f(x, shared)
+            return jax.tree.map(lambda total, part: total + part.astype(total.dtype), carry, added), stacked
+
+        sums, stacked = jax.lax.scan(body, zeros, xs)
+        if axes:
+            sums = jax.lax.psum(sums, axes)
+        return jax.tree.map(lambda total, s: total.astype(s.dtype), sums, shapes), stacked
+
+    if not axes:
+        return local(xs, shared)
+    # Arrays are arguments: an array from outside has the type of the mesh outside, and could not be indexed.
+    rows, whole = PartitionSpec(None, axes), PartitionSpec()
+    options: dict[str, Any] = {"axis_names": set(axes), "check_vma": False}
+    with nn.logical_axis_rules(parallel.activation_rules(taken=axes)):
+        return jax.shard_map(local, in_specs=(rows, whole), out_specs=(whole, rows), **options)(xs, shared)
 
 
 def _sum_type(dtype: Any) -> Any:

@@ -95,6 +95,10 @@ class Optimizer:
         "embeddings, 1 for the final norm and heads (Clark et al. 2020, ELECTRA, and Bao et al. 2022, BEiT); each "
         "stack counts its own blocks; None: no layer-wise decay",
     )
+    moment_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        doc="type in which the first moment or momentum is stored, rounded to nearest; second moments are float32",
+    )
     freeze: tuple[tuple[str, Duration], ...] = setting(
         (),
         doc="times before which parameters are not updated, [(pattern, duration), ...] (DINO's last layer: '1 epoch')",
@@ -158,6 +162,8 @@ class Optimizer:
                 leaf, lr=factor, wd=float(wd.get(name, leaf.effects.decays)), frozen_until=int(freeze.get(name, 0))
             )
         rule = self.rule(bound)
+        if self.moment_dtype != "float32":
+            rule = _stored(optax.with_extra_args_support(rule), jnp.dtype(self.moment_dtype))
         if any(leaf.frozen for leaf in bound.values()):
             rule = optax.masked(rule, lambda tree: map_leaves(bound, lambda leaf, _: not leaf.frozen, tree))
         return Bound(leaves=bound, rule=optax.with_extra_args_support(rule), axes=axes, shapes=shapes)
@@ -307,6 +313,34 @@ def per_leaf(
         return treedef.unflatten([u for u, _ in out]), treedef.unflatten([s for _, s in out])
 
     return optax.GradientTransformation(init, update)
+
+
+_MOMENTS = ("mu", "trace", "ema")  # first moments in the states of optax
+
+
+def _stored(rule: optax.GradientTransformationExtraArgs, dtype: Any) -> optax.GradientTransformationExtraArgs:
+    """A rule whose first moments are stored in a type and computed in float32.
+
+    With the argument `mu_dtype` of optax, the decay itself is rounded to the narrow type: 0.9 to 0.898 in bfloat16.
+    """
+
+    def has_moments(node: Any) -> bool:
+        return any(name in getattr(node, "_fields", ()) for name in _MOMENTS)
+
+    def cast(state: Any, dtype: Any) -> Any:
+        def of_node(node: Any) -> Any:
+            if not has_moments(node):
+                return node
+            moments = {name: getattr(node, name) for name in _MOMENTS if name in node._fields}
+            return node._replace(**{name: optax.tree.cast(tree, dtype) for name, tree in moments.items()})
+
+        return jax.tree.map(of_node, state, is_leaf=has_moments)
+
+    def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        updates, state = rule.update(updates, cast(state, jnp.float32), params, **more)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformationExtraArgs(lambda params: cast(rule.init(params), dtype), update)
 
 
 def _descend(leaves: Leaves) -> optax.GradientTransformationExtraArgs:

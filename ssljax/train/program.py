@@ -5,6 +5,7 @@ Runs, tests, benchmarks, sweeps under `vmap` and plans for absent hardware all u
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,7 +91,9 @@ class Program:
             shapes, axes = abstract_variables(variables)
             optimization = optimization.bind(axes.params, shapes.params)
             state = jax.eval_shape(make_init(objective, variables, optimization, ema is not None, hyper), 0)
-            update = make_update(objective, optimization, microbatches, ema, _placing(axes, shapes, mesh, shard))
+            place = _placing(axes, shapes, mesh, shard)
+            whole_axes = _whole_axes(mesh, shard, batch_shapes, microbatches)
+            update = make_update(objective, optimization, microbatches, ema, place, whole_axes)
             # The shapes have shardings, since the trace serves the step too.
             arrays = with_shardings(state, state_shardings(state, axes, optimization.state_axes(), mesh, shard))
             batch = with_shardings(batch_shapes, jax.tree.map(lambda _: parallel.batch_sharding(mesh), batch_shapes))
@@ -160,6 +163,19 @@ def _placing(axes: Variables, shapes: Variables, mesh: Mesh, shard: parallel.Sha
     whole = ("fsdp",) if shard == "optimizer" else ()
     places = parallel.shardings(axes.params, shapes.params, mesh, whole)
     return lambda grads: jax.lax.with_sharding_constraint(grads, places)
+
+
+def _whole_axes(mesh: Mesh, shard: parallel.Shard, batch_shapes: Any, microbatches: int) -> tuple[str, ...]:
+    """The mesh axes over which the gradients of several slices are summed once; see `ssljax.train.microbatch`.
+
+    Over "fsdp" they are whole only if it splits nothing but the state of the optimiser: otherwise each device would
+    need the memory of all gradients.
+    """
+    names = ("data", "fsdp") if shard == "optimizer" else ("data",)
+    axes = tuple(axis for axis in names if mesh.shape[axis] > 1)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    uneven = any(x.shape[0] % (devices * microbatches) for x in jax.tree.leaves(batch_shapes))
+    return () if microbatches == 1 or uneven else axes
 
 
 def compiler_options(mesh: Mesh, deterministic: bool) -> dict[str, bool | int] | None:

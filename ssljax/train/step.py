@@ -44,6 +44,7 @@ def make_update(
     microbatches: int = 1,
     ema_decay: float | None = None,
     place: Callable[[Any], Any] = lambda grads: grads,
+    whole_axes: tuple[str, ...] = (),
 ) -> Update:
     """Returns the step without meters: (state with no meters, batch) -> (state, measurements of this step).
 
@@ -53,6 +54,7 @@ def make_update(
         microbatches: number of slices in which the batch is encoded; the result does not depend on it.
         ema_decay: decay of averaged parameters; used only if `state.ema` is not None.
         place: lays gradients out on the mesh.
+        whole_axes: mesh axes that split the rows of a slice, and neither parameters nor gradients.
     """
 
     # `jit` keeps the trace, which serves the shapes of the measurements, and then every program that has this step.
@@ -71,7 +73,7 @@ def make_update(
 
         scale = None if state.loss_scale is None else state.loss_scale["value"]
         variables = (state.params, state.extra)
-        grads, value, loss = gradients(current, *variables, batch, inputs_of, ctx, microbatches, scale)
+        grads, value, loss = gradients(current, *variables, batch, inputs_of, ctx, microbatches, scale, whole_axes)
 
         updates, opt_state, health = opt.update(place(grads), state.opt_state, state.params, state.step)
         # Frozen parameters, and their averages, stay bitwise unchanged, even beyond a bound.

@@ -17,7 +17,7 @@ from ssljax.layers.noise import Noise
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import windows
-from ssljax.parallel.rules import ACTIVATION_RULES, RULES
+from ssljax.parallel.rules import RULES, activation_rules
 from ssljax.views.patches import patchify
 
 
@@ -404,7 +404,7 @@ def test_activations_are_constrained_under_a_mesh_and_results_stay():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     run = jax.jit(lambda params, tokens: module.apply(params, tokens, mask=Causal()).tokens)
     rules = [
-        (n, tuple(a for a in r if a != "context") or None if isinstance(r, tuple) else r) for n, r in ACTIVATION_RULES
+        (n, tuple(a for a in r if a != "context") or None if isinstance(r, tuple) else r) for n, r in activation_rules()
     ]
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         assert run.lower(params, TOKENS).as_text().count("sharding_constraint") >= 2

@@ -249,3 +249,28 @@ def test_the_scanned_stack_over_fsdp_gathers_one_layer_at_a_time():
     gathered = [c for c in hlo.collectives(module) if c.kind == "all-gather"]
     assert gathered and {c.count for c in gathered} == {6}
     assert max(c.bytes for c in gathered) == 64 * 64 * 4
+
+
+WITH_A_KERNEL = """
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %k = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"block": 128
+}}, metadata={op_name="jit(step)/while/body/kernel"}
+  %sum = f32[8]{0} all-reduce(%k), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %t = (s32[], f32[8]{0}) tuple(%i, %sum)
+}
+
+ENTRY %main (a: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %a = (s32[], f32[8]{0}) parameter(0)
+  ROOT %w = (s32[], f32[8]{0}) while(%a), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"4"}}
+}
+"""
+
+
+def test_the_description_of_a_kernel_ends_no_computation():
+    """TPU compilers write descriptions of Pallas kernels on several lines, of which the last begins with a brace."""
+    (found,) = hlo.collectives(hlo.parse(WITH_A_KERNEL))
+    assert (found.kind, found.bytes, found.count) == ("all-reduce", 32, 4)

@@ -516,3 +516,41 @@ def test_clip_by_global_norm():
     assert before == 0 and not np.any(zero["a"])
     _, before = clip_by_global_norm({"a": jnp.array([jnp.nan, 1.0])}, 1.0)
     assert not np.isfinite(before)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_first_moments_may_be_stored_in_bfloat16(name):
+    """The only arrays of the state whose type changes are momenta; updates stay near those of float32."""
+    more = {"momentum": 0.9} if name == "adafactor" else {}
+    params, rule = random_tree(0), REGISTRY.get(name)
+    bound, narrow = (rule(moment_dtype=t, **more).bind(AXES, params) for t in ("float32", "bfloat16"))
+    state, small = bound.init(params), narrow.init(params)
+    for step in range(2):
+        grads = random_tree(step + 1)
+        wide_updates, state = bound.update(grads, state, params, 0.01, step)
+        updates, small = narrow.update(grads, small, params, 0.01, step)
+    changed = [
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(small), strict=True)
+        if a.dtype != b.dtype
+    ]
+    assert changed and not any(".nu" in path or ".v" in path for path in changed)
+    assert all(u.dtype == jnp.float32 for u in jax.tree.leaves(updates))
+    if name != "lion":  # its updates are signs
+        for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(wide_updates), strict=True):
+            assert np.linalg.norm(a - b) <= 0.02 * np.linalg.norm(b)
+
+
+def test_a_bfloat16_moment_is_that_of_adam_rounded_to_nearest():
+    """m <- round(b1 m + (1 - b1) g) after each step; the update reads the value before it is rounded."""
+    b1, b2, eps, lr = 0.9, 0.999, 1e-8, 0.01
+    gradients = np.random.default_rng(0).normal(size=(3, 7))
+    shape = {"kernel": jnp.zeros((7,))}
+    bound = REGISTRY.get("adamw")(weight_decay=0.0, moment_dtype="bfloat16").bind({"kernel": None}, shape)
+    state, m, v = bound.init(shape), np.zeros(7), np.zeros(7)
+    for t, g in enumerate(gradients, start=1):
+        updates, state = bound.update({"kernel": jnp.float32(g)}, state, shape, lr, t)
+        exact, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        expected = -lr * exact / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+        np.testing.assert_allclose(updates["kernel"], expected, rtol=2e-5)
+        m = np.float64(np.asarray(exact, jnp.bfloat16))
