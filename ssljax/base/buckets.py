@@ -10,7 +10,7 @@ import pathlib
 import re
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import fsspec
 
@@ -18,12 +18,12 @@ from ssljax.base import retries
 from ssljax.base.errors import UserError, one_line
 
 Result = TypeVar("Result")
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
+_ADDRESS = re.compile(r"(?!(file|local)://)[A-Za-z][\w+.-]*://", re.IGNORECASE)
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 
 
 def is_address(path: object) -> bool:
-    """Returns True for an address such as gs://bucket/run, a text or a path of `universal_pathlib`."""
+    """Returns True for an address such as gs://bucket/run, a text or a path of `universal_pathlib`; not for file://."""
     return _ADDRESS.match(str(path)) is not None
 
 
@@ -58,11 +58,8 @@ class Bucket:
         if not rest.strip("/"):
             raise UserError(f"{key}: got {address!r}, must name a bucket and a folder in it, as gs://bucket/run")
         # Listings are never remembered: other machines write too.
-        options: dict[str, Any] = {"use_listings_cache": False}
-        if scheme in ("file", "local"):
-            options["auto_mkdir"] = True
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.address, **options)
+            self._fs, self._root = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
         except ImportError as error:
             extra = f"pip install ssljax[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else one_line(str(error))
             raise UserError(f"{key}: {address} needs a library that is not installed; {extra}") from error

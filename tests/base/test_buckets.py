@@ -3,21 +3,22 @@
 import errno
 import importlib.util
 
+import disk  # noqa: F401  (registers disk://)
 import pytest
 
 from ssljax.base.buckets import Bucket, BucketError, is_address, may_pass
 from ssljax.base.errors import UserError
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "disk"])
 def bucket(request, tmp_path):
-    address = f"memory://{tmp_path.name}/run" if request.param == "memory" else f"file://{tmp_path}/run"
+    address = f"memory://{tmp_path.name}/run" if request.param == "memory" else f"disk://{tmp_path}/run"
     return Bucket(address, "--workdir", first_wait=0.01)
 
 
 def test_addresses():
     assert is_address("gs://bucket/run") and is_address("s3://b/c") and is_address("memory://b")
-    assert not any(map(is_address, ("runs/a", "/runs/a", "gs:/bucket", "", "a b://c")))
+    assert not any(map(is_address, ("runs/a", "/runs/a", "gs:/bucket", "", "a b://c", "file:///runs/a")))
 
 
 def test_objects_are_written_read_listed_and_removed(bucket, tmp_path):

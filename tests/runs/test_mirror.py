@@ -3,8 +3,14 @@
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
 
+import disk  # noqa: F401  (registers disk://)
+import fsspec
 import jax
 import numpy as np
 import pytest
@@ -60,7 +66,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_files_and_checkpoints_are_sent_and_taken_by_another_machine(tmp_path, machine):
-    bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path}/bucket/run"
+    bucket, address = tmp_path / "bucket" / "run", f"disk://{tmp_path}/bucket/run"
     here = mirror.opened(address)
     assert here.folder.name == "run"
     with here.held(), here.sending():
@@ -91,7 +97,7 @@ def test_a_half_sent_checkpoint_does_not_count_and_is_removed(tmp_path, machine)
     bucket = tmp_path / "run"
     put(bucket, {"checkpoints/2/a": "12", ".complete/2.json": '{"files": {"a": 2}}', "checkpoints/4/a": "half"})
     put(bucket, {"checkpoints/6/a": "12", ".complete/6.json": '{"files": {"a": 2, "gone": 5}}'})
-    here = mirror.opened(f"file://{bucket}")
+    here = mirror.opened(f"disk://{bucket}")
     here.take_checkpoints()
     assert names(here.folder) == {"checkpoints/2/a"}
     assert (bucket / "checkpoints/4/a").exists()  # a reader changes nothing
@@ -101,9 +107,9 @@ def test_a_half_sent_checkpoint_does_not_count_and_is_removed(tmp_path, machine)
 
 
 def test_the_bucket_is_the_truth(tmp_path, machine):
-    """What a killed job has not sent is dropped; what the mirror has already is not taken again."""
+    """Files that a killed job has not sent are dropped; a checkpoint of the mirror is not taken again."""
     bucket = tmp_path / "run"
-    here = mirror.opened(f"file://{bucket}")
+    here = mirror.opened(f"disk://{bucket}")
     with here.held(), here.sending():
         put(here.folder, {"metrics.jsonl": "1\n", "checkpoints/2/a": "two"})
     put(here.folder, {"metrics.jsonl": "1\n2\n", "evals.jsonl": "3\n", "checkpoints/4/a": "four"})
@@ -116,7 +122,7 @@ def test_the_bucket_is_the_truth(tmp_path, machine):
 
 
 def test_a_file_that_is_added_to_a_checkpoint_is_sent_too(tmp_path, machine):
-    here = mirror.opened(f"file://{tmp_path}/run")
+    here = mirror.opened(f"disk://{tmp_path}/run")
     with here.held(), here.sending():
         put(here.folder, {"checkpoints/2/a": "two"})
         wait_for(lambda: (tmp_path / "run/.complete/2.json").exists())
@@ -126,7 +132,7 @@ def test_a_file_that_is_added_to_a_checkpoint_is_sent_too(tmp_path, machine):
 
 
 def test_checkpoints_stay_until_later_ones_are_sent(tmp_path, machine, monkeypatch):
-    here = mirror.opened(f"file://{tmp_path}/run")
+    here = mirror.opened(f"disk://{tmp_path}/run")
     with here.held():
         here.take_checkpoints()
         put(here.folder, {"checkpoints/2/a": "two"})
@@ -150,7 +156,7 @@ def test_checkpoints_stay_until_later_ones_are_sent(tmp_path, machine, monkeypat
 
 
 def test_errors_of_the_thread_stop_the_run_and_passing_ones_do_not(tmp_path, machine, monkeypatch):
-    here = mirror.opened(f"file://{tmp_path}/run")
+    here = mirror.opened(f"disk://{tmp_path}/run")
     errors = [BucketError("reset", passing=True), BucketError("no permission", denied=True)]
     with pytest.raises(UserError, match="no permission"), here.held(), here.sending():
         send = here.send
@@ -168,7 +174,7 @@ def test_errors_of_the_thread_stop_the_run_and_passing_ones_do_not(tmp_path, mac
 
 
 def test_a_second_job_is_refused_while_the_first_lives(tmp_path, machine, monkeypatch):
-    address = f"file://{tmp_path}/run"
+    address = f"disk://{tmp_path}/run"
     with mirror.opened(address).held():
         machine("second")
         refused = pytest.raises(UserError, match=rf"training in '{address}' \(process {os.getpid()} of")
@@ -226,24 +232,24 @@ def test_a_run_on_a_bucket_is_continued_bit_for_bit_and_read(tmp_path, machine, 
             wait_for(lambda: (bucket / ".complete/4.json").exists())
             shutil.copytree(bucket, killed, ignore=shutil.ignore_patterns(".lease"))
 
-    whole = run.train(SHORT, f"file://{bucket}", callbacks=[(1, copy)])
+    whole = run.train(SHORT, f"disk://{bucket}", callbacks=[(1, copy)])
     expected = metrics(bucket)
     assert {p.name for p in (bucket / ".complete").iterdir()} == {"4.json", "6.json"}
     machine("second")
     put(killed, {"checkpoints/5/state/half": "x"})
-    continued = run.train(SHORT, f"file://{killed}")
-    assert continued.workdir != whole.workdir and len(Workdir(f"file://{killed}").starts()) == 2
+    continued = run.train(SHORT, f"disk://{killed}")
+    assert continued.workdir != whole.workdir and len(Workdir(f"disk://{killed}").starts()) == 2
     assert metrics(killed) == expected and [line["step"] for line in expected] == [1, 2, 3, 4, 5, 6]
     same(*({jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves(done.state)} for done in (continued, whole)))
     machine("third")
-    trained = runs.load(f"file://{killed}")
+    trained = runs.load(f"disk://{killed}")
     assert trained.step == 6
     same(*({jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves(p)} for p in (trained.params, whole.params)))
-    assert cli.main(["report", f"file://{killed}"]) == 0
-    assert f"file://{killed}/report.html" in capsys.readouterr().out
+    assert cli.main(["report", f"disk://{killed}"]) == 0
+    assert f"disk://{killed}/report.html" in capsys.readouterr().out
     (killed / "report.html").unlink()
-    assert cli.main(["report", f"file://{killed}"]) == 0 and (killed / "report.html").exists()
-    assert cli.main(["report", f"file://{killed}", f"file://{bucket}", "--out", str(tmp_path / "c.html")]) == 0
+    assert cli.main(["report", f"disk://{killed}"]) == 0 and (killed / "report.html").exists()
+    assert cli.main(["report", f"disk://{killed}", f"disk://{bucket}", "--out", str(tmp_path / "c.html")]) == 0
 
 
 def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, machine, monkeypatch):
@@ -266,3 +272,69 @@ def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, machine, mon
     monkeypatch.setattr(MemoryFileSystem, "find", refuse)
     with pytest.raises(UserError, match=r"--workdir: cannot list memory://b/q: no permission .Access Denied."):
         run.train(SHORT, "memory://b/q")
+
+
+WORKER = """
+import sys
+from ssljax import cli
+from ssljax.runs import mirror
+mirror.INTERVAL = 0.2
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(params=["s3", "gs"])
+def server(request, tmp_path, monkeypatch):
+    """The address of a bucket in a server of this machine."""
+    library = {"s3": ("s3fs", "moto"), "gs": ("gcsfs", "gcp_storage_emulator")}[request.param]
+    for name in library:
+        pytest.importorskip(name)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    url = f"http://localhost:{port}"
+    if request.param == "s3":
+        command = ["-m", "moto.server", "-p", str(port)]
+        given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_ENDPOINT_URL": url}
+        given |= {"AWS_DEFAULT_REGION": "us-east-1"}
+    else:
+        start = "import sys; from gcp_storage_emulator.__main__ import main; main(sys.argv[1:])"
+        command = ["-c", start, "start", "--host=localhost", f"--port={port}", "--in-memory"]
+        given = {"STORAGE_EMULATOR_HOST": url, "GOOGLE_CLOUD_PROJECT": "test"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: socket.socket().connect_ex(("localhost", port)) == 0)
+        system = fsspec.filesystem(request.param, skip_instance_cache=True)
+        system.mkdir("ssljax-tests")
+        yield f"{request.param}://ssljax-tests/deep/run"
+    finally:
+        process.kill()
+
+
+@pytest.mark.full
+def test_a_killed_run_is_continued_from_a_real_server(server, tmp_path, monkeypatch):
+    """Signal 9 while checkpoints are sent; another machine continues, and a second job is refused before."""
+    config = {**SHORT, "steps": 40, "checkpoint": {"every_steps": 4}}
+    whole = run.train(config, tmp_path / "whole")
+    file = tmp_path / "config.py"
+    file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
+    command = [sys.executable, "-c", WORKER, "train", "--config", str(file), "--workdir", server]
+    bucket = Bucket(server, "--workdir")
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(command, env={**os.environ, "SSLJAX_CACHE": str(tmp_path / "one")}, stderr=log)
+        wait_for(lambda: first.poll() is not None or any(n > ".complete/1" for n in bucket.sizes(".complete")), 300)
+        with pytest.raises(UserError, match="another process is training in"), Workdir(server).lock():
+            pass
+        first.send_signal(signal.SIGKILL)
+        assert first.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "two"))
+    continued = run.train(config, server)
+    assert metrics(continued.workdir) == metrics(whole.workdir) and len(Workdir(server).starts()) == 2
+    same(*({jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves(done.state)} for done in (continued, whole)))
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "three"))
+    assert runs.load(server).step == 40 and ".lease" not in bucket.sizes()
+    missing = server.replace("ssljax-tests", "ssljax-missing")
+    with pytest.raises(UserError, match=rf"--workdir: cannot write {missing}/.lease: not found .*; make the bucket"):
+        run.train(config, missing)
