@@ -116,13 +116,13 @@ class Bucket:
         """
 
         def make() -> bool:
+            if self._fs.exists(self._path(name)):  # there are storages that accept the condition and ignore it
+                return False
             try:
                 self._fs.pipe_file(self._path(name), content, mode="create")
             except FileExistsError:
                 return False
             except (TypeError, NotImplementedError):
-                if self._fs.exists(self._path(name)):
-                    return False
                 self._fs.pipe_file(self._path(name), content)
             return True
 

@@ -381,7 +381,8 @@ class Workdir:
             return
         with locked(self.path / ".evals.lock"):
             if self._mirror:
-                self._mirror.take_file("evals.jsonl")
+                with self._as_file_error():
+                    self._mirror.take_file("evals.jsonl")
             kept = [line for line in self.evaluations() if keep(line)]
             if kept or more or (self.path / "evals.jsonl").exists():
                 self._write("evals.jsonl", "".join(json.dumps(line) + "\n" for line in [*kept, *more]))
@@ -404,12 +405,24 @@ class Workdir:
         """
         if self._mirror is None or (self._mirror.is_sending and not at_once):
             return
-        try:
+        with self._as_file_error():
             self._mirror.send_files()
+
+    @contextlib.contextmanager
+    def _as_file_error(self) -> Iterator[None]:
+        """Raises a missing permission of the bucket as that of a folder, for commands that read a run.
+
+        While the run trains, an error that may pass is logged: the thread tries again.
+        """
+        assert self._mirror
+        try:
+            yield
         except BucketError as error:
-            if error.denied:
+            if self._mirror.is_sending and error.passing:
+                log.warning("%s; it is tried again", error)
+            elif error.denied and not self._mirror.is_sending:
                 raise PermissionError(errno.EACCES, str(error)) from error
-            if not (error.passing and self._mirror.is_sending):  # the thread tries again
+            else:
                 raise
 
 
