@@ -80,6 +80,8 @@ setup(
         "aim": ["aim>=3.20,<4"],
         "trackers": ["wandb>=0.18,<1", "mlflow>=3,<4", "trackio>=0.40,<1", "aim>=3.20,<4", "tensorboard>=2.16"],
         "hf": ["datasets>=4,<6"],
+        "gcs": ["gcsfs>=2024.6"],  # data and workdirs at gs://
+        "s3": ["s3fs>=2024.6"],  # data and workdirs at s3://
         "parity": ["torch==2.13.0", "transformers>=5,<6", "sentencepiece>=0.2"],
         "completion": ["shtab>=1.7,<2"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

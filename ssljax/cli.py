@@ -491,15 +491,20 @@ def _print_model(folder: str, model: Any) -> None:
 
 def _report(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     from ssljax import report
+    from ssljax.base.buckets import is_address
     from ssljax.base.files import replacing
     from ssljax.runs.workdir import Workdir
 
     if len(options.workdirs) == 1:
         if options.out is not None:
             raise UserError(f"--out: got {options.out!r}, which is for several workdirs; one has its report inside")
-        print(Workdir(options.workdirs[0]).write_report())
+        workdir = Workdir(options.workdirs[0])
+        print(workdir.write_report())
+        if workdir.name != str(workdir.path):
+            print(f"{workdir.name}/report.html")
         return 0
-    found, out = report.compare(options.workdirs), pathlib.Path(options.out or "comparison.html")
+    folders = [Workdir(path).path if is_address(path) else path for path in options.workdirs]
+    found, out = report.compare(folders), pathlib.Path(options.out or "comparison.html")
     if not out.parent.is_dir():
         raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
     report.print_table(found.table)

@@ -156,6 +156,8 @@ def _check_agreement(config: RunConfig, spec: data.DataSpec) -> None:
 
 def _checked(config: RunConfig | Mapping[str, Any] | str, folder: Workdir, arrays: Arrays | None) -> RunConfig:
     """Returns the checked config, whose data are the arrays if there are any; they are stored in the workdir."""
+    if arrays is not None and folder.name != str(folder.path):  # config.json would name a file of this machine
+        raise UserError(f"arrays: cannot be kept in {folder.name!r}; give a folder of this machine as workdir")
     stored = {} if arrays is None else parallel.lead(lambda: store_arrays(folder.path.resolve(), arrays))
     if isinstance(config, str):
         config, remarks = load(config)
@@ -180,7 +182,7 @@ def restore_or_begin(
     restored = checkpoints.restore(program.target(), force=resume == "force")
     if restored and restored[1] > assembly.steps:
         raise UserError(
-            f"steps: got {assembly.steps}, but {str(workdir.path)!r} has a checkpoint of step {restored[1]} already"
+            f"steps: got {assembly.steps}, but {workdir.name!r} has a checkpoint of step {restored[1]} already"
         )
     attention.log_choices()
     if program.mesh.size > 1:

@@ -17,6 +17,7 @@ from typing import Any
 
 import filelock
 
+from ssljax.base.buckets import Bucket, BucketError
 from ssljax.base.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,93 @@ def _renew(path: pathlib.Path, own: str, every: float, ended: threading.Event) -
                 print(f"error: {path}: taken over by {_name(found)}", file=sys.stderr, flush=True)
                 os._exit(2)
             os.utime(path)
+
+
+@contextlib.contextmanager
+def leased_object(bucket: Bucket, name: str, expiry: float = EXPIRY) -> Iterator[None]:
+    """A context that holds what is below an address for one job, by an object there.
+
+    The object is made by a request that fails if it exists. It names the process that holds the lease and a number,
+    which a thread raises. A lease is free again if its process has ended, or, if that ran on another machine, if the
+    number stays the same for `expiry` seconds; a process waits that long for it.
+
+    Raises:
+        BlockingIOError: another process holds the lease; the message names it.
+        BucketError: the object cannot be written.
+    """
+    nonce = uuid.uuid4().hex
+    _create(bucket, name, nonce, expiry)
+    ended = threading.Event()
+    renewal = threading.Thread(target=_raise_number, args=(bucket, name, nonce, expiry / 3, ended), name="lease")
+    renewal.daemon = True
+    renewal.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        renewal.join(expiry)  # a renewal that ends later would leave the object behind
+        with contextlib.suppress(BucketError):
+            if _nonce(bucket.read(name)) == nonce:
+                bucket.remove([name])
+
+
+def _create(bucket: Bucket, name: str, nonce: str, expiry: float) -> None:
+    own = _numbered(nonce, 0)
+    if not bucket.create(name, own):
+        holder = bucket.read(name)
+        if holder is not None:
+            _await_silence(bucket, name, holder, expiry)
+            bucket.remove([name])
+        if not bucket.create(name, own):
+            raise BlockingIOError(_name((bucket.read(name) or b"").decode()))
+        # Another process that found the same silence may have removed this object and made its own.
+        time.sleep(min(2.0, expiry / 10))
+    if _nonce(found := bucket.read(name)) != nonce:
+        raise BlockingIOError(_name((found or b"").decode()))
+
+
+def _await_silence(bucket: Bucket, name: str, holder: bytes, expiry: float) -> None:
+    """Returns once the holder of a lease has ended or does not renew it.
+
+    Raises:
+        BlockingIOError: the holder is alive.
+    """
+    alive, began = _is_alive(holder.decode(errors="replace")), time.monotonic()
+    if alive is False:
+        return
+    if alive is None:
+        log.info("%s: waiting up to %d s for a sign of life of %s", bucket.address, expiry, _name(holder.decode()))
+    while not alive and time.monotonic() - began < expiry:
+        time.sleep(min(2.0, expiry / 10))
+        found = bucket.read(name)
+        if found is None:
+            return
+        alive = found != holder
+    if alive:
+        raise BlockingIOError(_name(holder.decode()))
+
+
+def _raise_number(bucket: Bucket, name: str, nonce: str, every: float, ended: threading.Event) -> None:
+    number = 0
+    while not ended.wait(every):
+        with contextlib.suppress(BucketError):  # the next renewal may succeed
+            found = bucket.read(name)
+            if found is not None and _nonce(found) != nonce:  # this process was stopped, and another job has taken over
+                print(f"error: {bucket.address}: taken over by {_name(found.decode())}", file=sys.stderr, flush=True)
+                os._exit(2)
+            number += 1
+            bucket.write(name, _numbered(nonce, number))
+
+
+def _numbered(nonce: str, number: int) -> bytes:
+    return json.dumps({**_this_process(), "nonce": nonce, "number": number}).encode()
+
+
+def _nonce(content: bytes | None) -> str | None:
+    try:
+        return json.loads(content or b"")["nonce"]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _this_process() -> dict[str, Any]:

@@ -82,12 +82,13 @@ def open_run(workdir: Workdir, step: int | None = None) -> Iterator[tuple[Assemb
     known = dataclasses.replace(config.data, tokenizer=workdir.tokenizer(config.data.tokenizer))
     config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1, data=known)
     assembly = assemble(config, devices, workdir.data_spec())
+    workdir.take_checkpoints(step)
     checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint, config.identity(), read_only=True)
     with parallel.mesh_context(assembly.program.mesh):
         found = checkpoints.restore(assembly.program.target(), step, force=True)
         checkpoints.close()
         if found is None:
-            raise UserError(f"--workdir: {str(workdir.path)!r} has no checkpoint yet")
+            raise UserError(f"--workdir: {workdir.name!r} has no checkpoint yet")
         attention.log_choices()
         yield assembly, found[0]
 
@@ -135,7 +136,7 @@ def evaluate_and_report(
     with _where_possible("report.html"):
         path = workdir.write_report()
         if workdir.leads:
-            print(f"report: {path}")
+            print(f"report: {path}" if workdir.name == str(workdir.path) else f"report: {workdir.name}/{path.name}")
     return lines
 
 

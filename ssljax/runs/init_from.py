@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax import parallel
+from ssljax.base.buckets import is_address
 from ssljax.base.errors import UserError
 from ssljax.base.files import local_folder, read_json
 from ssljax.config import InitFrom
@@ -103,7 +104,10 @@ def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Sour
     Raises:
         UserError: the path does not exist, or holds no model.
     """
-    folder = local_folder(expand(config.path, "init_from.path"), "init_from.path")
+    path = expand(config.path, "init_from.path")
+    if is_address(path):
+        return _run_source(read_trained(path))
+    folder = local_folder(path, "init_from.path")
     if Workdir(folder).is_run():
         return _run_source(read_trained(folder))
     if folder.parent.name == "checkpoints" and folder.name.isdigit() and Workdir(folder.parent.parent).is_run():

@@ -61,7 +61,7 @@ def announce(assembly: Assembly, workdir: Workdir, start: int, began: float) -> 
         start: number of steps that earlier starts completed.
         began: `time.perf_counter()` at the call of `train`.
     """
-    for name, value in [*_run(assembly), ["workdir", str(workdir.path)]]:
+    for name, value in [*_run(assembly), ["workdir", workdir.name]]:
         log.info("%-9s %s", name, value)
     if start:
         log.info("continued from step %d", start)

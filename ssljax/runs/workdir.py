@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import logging
@@ -16,11 +17,13 @@ import jax
 import numpy as np
 
 from ssljax import data, report
+from ssljax.base.buckets import BucketError, is_address
 from ssljax.base.errors import UserError, located
 from ssljax.base.files import append_line, flush, local_folder, move_whole, read_json, replace_folder, write_whole
 from ssljax.base.locks import leased, locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.report.read import EVALUATIONS, METRICS, STARTS, read_lines
+from ssljax.runs import mirror
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +48,18 @@ class Workdir:
     Exceptions: metrics.jsonl, log.txt and the TensorBoard events grow line by line, and a crash may cut off the last
     line; `ssljax.train.checkpoint.Checkpoints` writes checkpoints/ and damaged-STEP.
 
+    The workdir at an address (`gs://bucket/run`) has a mirror on this machine, whose files are sent to the bucket.
+
     Attributes:
-        path: the folder, with `~` replaced.
+        path: the folder, with `~` replaced; of an address, its mirror.
+        name: the folder or address, for messages.
         leads: True in the leading process of a job, the only one that writes. Elsewhere a write does nothing.
     """
 
     def __init__(self, path: str | pathlib.Path, leads: bool | None = None):
-        self.path = local_folder(path, "--workdir")
+        self._mirror = mirror.opened(str(path)) if is_address(path) else None
+        self.path = self._mirror.folder if self._mirror else local_folder(path, "--workdir")
+        self.name = self._mirror.address if self._mirror else str(self.path)
         self.leads = jax.process_index() == 0 if leads is None else leads
 
     @property
@@ -66,21 +74,41 @@ class Workdir:
         The leading process holds the lease for its job; the other processes of the job do nothing here.
 
         Raises:
-            UserError: the folder cannot be made, or another job is training there.
+            UserError: the folder cannot be made, or another job is training there; the bucket refuses; or the job has
+                several processes, and its workdir is at an address.
         """
+        if self._mirror and jax.process_count() > 1:
+            raise UserError(
+                f"--workdir: got {self.name!r} for a job of {jax.process_count()} processes; a workdir at an address "
+                f"is for one process, give the job a folder that all processes see (a mount)"
+            )
         if not self.leads:
             yield
             return
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(leased(self.path / ".lease"))
+                stack.enter_context(self._mirror.held() if self._mirror else leased(self.path / ".lease"))
             except BlockingIOError as error:
-                raise UserError(f"--workdir: another process is training in {str(self.path)!r} ({error})") from error
+                raise UserError(f"--workdir: another process is training in {self.name!r} ({error})") from error
             except OSError as error:
-                raise UserError(f"--workdir: cannot write {str(self.path)!r}: {error.strerror}") from error
+                raise UserError(f"--workdir: cannot write {self.name!r}: {error.strerror}") from error
             stack.enter_context(self._log_file())
+            if self._mirror:
+                stack.enter_context(self._mirror.sending())
             yield
+
+    def take_checkpoints(self, step: int | None = None) -> None:
+        """Takes the checkpoints of a bucket, to be read; a folder of this machine has them.
+
+        Args:
+            step: the only checkpoint that is needed; None: all.
+
+        Raises:
+            UserError: there is no checkpoint of `step`, or the bucket cannot be read.
+        """
+        if self._mirror and not self._mirror.is_sending:
+            self._mirror.take_checkpoints(step)
 
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
@@ -126,9 +154,7 @@ class Workdir:
         """
         path = self.path / "config.json"
         if not path.is_file():
-            raise UserError(
-                f"--workdir: {str(self.path)!r} holds no config.json; it is not a workdir of `ssljax train`"
-            )
+            raise UserError(f"--workdir: {self.name!r} holds no config.json; it is not a workdir of `ssljax train`")
         return read_json(path)
 
     def data_spec(self) -> data.DataSpec:
@@ -139,7 +165,7 @@ class Workdir:
         """
         path = self.path / "data.json"
         if not path.is_file():
-            raise UserError(f"--workdir: {str(self.path)!r} holds no data.json; it is not a workdir of `ssljax train`")
+            raise UserError(f"--workdir: {self.name!r} holds no data.json; it is not a workdir of `ssljax train`")
         values = read_json(path)
         try:
             return data.DataSpec.from_json(json.dumps(values))
@@ -242,9 +268,7 @@ class Workdir:
     def _refuse(self, content: str, changed: list[str]) -> None:
         if changed:
             shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
-            raise UserError(
-                f"--workdir: {str(self.path)!r} holds {content} ({shown}); take a new folder, or --resume=force"
-            )
+            raise UserError(f"--workdir: {self.name!r} holds {content} ({shown}); take a new folder, or --resume=force")
 
     # Writing
 
@@ -315,6 +339,7 @@ class Workdir:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
             replace_folder(folder, self.path / "pictures")
+        self._send()
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Returns the pictures of the run by name, uint8 [H, W, 3]."""
@@ -328,7 +353,7 @@ class Workdir:
         """
         config = self.path / "config.json"
         if config.exists() and not self._describes_run(config):
-            raise UserError(f"{config}: is not the config of a run, so {str(self.path)!r} is not a workdir")
+            raise UserError(f"{config}: is not the config of a run, so {self.name!r} is not a workdir")
         if self.leads:
             self._write("report.html", report.render(self.path))
         return self.path / "report.html"
@@ -352,7 +377,13 @@ class Workdir:
         return Cut(kept, max(all_lines - kept, 0.0))
 
     def append_metrics(self, step: int, numbers: Mapping[str, Any]) -> None:
-        """Adds a line to metrics.jsonl."""
+        """Adds a line to metrics.jsonl.
+
+        Raises:
+            UserError: the files cannot be sent to the bucket.
+        """
+        if self._mirror:
+            self._mirror.check()
         if self.leads:
             line = {"step": step, **{k: _json_number(v) for k, v in numbers.items()}}
             append_line(self.path / "metrics.jsonl", json.dumps(line))
@@ -362,9 +393,13 @@ class Workdir:
         if not self.leads:
             return
         with locked(self.path / ".evals.lock"):
+            if self._mirror:
+                with self._as_file_error():
+                    self._mirror.take_file("evals.jsonl")
             kept = [line for line in self.evaluations() if keep(line)]
             if kept or more or (self.path / "evals.jsonl").exists():
                 self._write("evals.jsonl", "".join(json.dumps(line) + "\n" for line in [*kept, *more]))
+                self._send(at_once=True)
 
     def _write_json(self, name: str, value: Any) -> None:
         self._write(name, json.dumps(value, indent=2))
@@ -372,6 +407,36 @@ class Workdir:
     def _write(self, name: str, content: str | bytes) -> None:
         if self.leads:
             write_whole(self.path / name, content)
+            self._send()
+
+    def _send(self, at_once: bool = False) -> None:
+        """Sends changed files to the bucket; a run that trains does it in the background, unless `at_once`.
+
+        Raises:
+            PermissionError: the bucket cannot be written to.
+            UserError: another error of the bucket.
+        """
+        if self._mirror is None or (self._mirror.is_sending and not at_once):
+            return
+        with self._as_file_error():
+            self._mirror.send_files()
+
+    @contextlib.contextmanager
+    def _as_file_error(self) -> Iterator[None]:
+        """Raises a missing permission of the bucket as that of a folder, for commands that read a run.
+
+        While the run trains, an error that may pass is logged: the thread tries again.
+        """
+        assert self._mirror
+        try:
+            yield
+        except BucketError as error:
+            if self._mirror.is_sending and error.passing:
+                log.warning("%s; it is tried again", error)
+            elif error.denied and not self._mirror.is_sending:
+                raise PermissionError(errno.EACCES, str(error)) from error
+            else:
+                raise
 
 
 def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:

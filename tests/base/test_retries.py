@@ -25,7 +25,9 @@ def test_a_read_succeeds_after_errors_that_pass(number, caplog):
     with caplog.at_level(logging.WARNING, "ssljax"):
         assert retried(read, first_wait=0)(3) == 4
     assert read.calls == ATTEMPTS
-    assert caplog.messages == [f"a read failed ([Errno {number}] as on a network file system); it is tried again"]
+    assert caplog.messages == [
+        f"a read or write failed ([Errno {number}] as on a network file system); it is tried again"
+    ]
 
 
 def test_the_last_error_is_raised():

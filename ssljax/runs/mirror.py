@@ -1,0 +1,374 @@
+"""Workdirs in buckets: a folder of this machine, and a thread that keeps what is below an address equal to it.
+
+Object stores cannot append or rename, and orbax writes to `gs://` directly, but to no other scheme. So a run writes
+its files and checkpoints into a mirror, a folder of the cache, as into any workdir, and they are sent from there: one
+way for every file system of fsspec, which is tested without a bucket. The bucket is the truth: a start takes its files,
+and drops those of the mirror that it does not have.
+
+A mark says that all files of a checkpoint are sent. It is written last; a checkpoint without it does not count. Jobs of
+several processes share no disk, so that one mirror would miss the shards of the others; they are refused.
+
+    config.json, metrics.jsonl, ...   as in every workdir, written by the leading process
+    checkpoints/STEP/...              the files of orbax
+    .complete/STEP.json               the mark of a checkpoint: names and sizes of its files
+    .lease                            the process that holds the workdir
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import filelock
+
+from ssljax.base import hashing
+from ssljax.base.buckets import Bucket, BucketError
+from ssljax.base.errors import UserError
+from ssljax.base.locks import leased_object
+from ssljax.data.cache import default_root
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 10.0  # seconds between two looks for changed files; longer if sending takes longer than a tenth of it
+PATIENCE = 600.0  # seconds for which a storage may fail in passing
+_FRESH = 10.0  # seconds for which files that were taken from the bucket are not taken again
+_LEASE = ".lease"
+_MARK = re.compile(r"\.complete/(\d+)\.json")
+_STREAMS = 8  # files that are sent at the same time
+
+Files = dict[str, int]  # {name: bytes}
+
+
+class Mirror:
+    """The mirror of the workdir at an address.
+
+    Args:
+        address: such as gs://bucket/run.
+        root: folder of the mirrors of this machine.
+
+    Attributes:
+        address: the address.
+        folder: the folder that mirrors it. Its name is the last part of the address.
+        is_sending: True while a thread sends changed files.
+    """
+
+    def __init__(self, address: str, root: pathlib.Path):
+        self.bucket = Bucket(address, "--workdir")
+        self.address = self.bucket.address
+        self._place, self._own = _reserved(root, hashing.digest(self.address))
+        self.folder = self._place / self.address.rpartition("/")[2]
+        self.folder.mkdir(exist_ok=True)
+        self.is_sending = False
+        self._sent: dict[str, tuple[int, int]] = {}  # {name: (time, size)} of files that the bucket has, too
+        self._saved: dict[int, Files] = {}  # {step: files} of checkpoints that the bucket has, too
+        self._taken = -_FRESH
+        self._error: UserError | None = None
+        self._busy = threading.Lock()
+
+    # From the bucket
+
+    def take(self) -> None:
+        """Makes the files of the mirror, without checkpoints, those of the bucket.
+
+        Raises:
+            BucketError: the bucket cannot be read.
+        """
+        if self.is_sending or time.monotonic() - self._taken < _FRESH:
+            return
+        with self._busy:
+            there = {name for name in self.bucket.sizes() if _is_file_of_run(name) and not name.startswith("damaged-")}
+            for name, path in self._files():
+                if name not in there:
+                    path.unlink(missing_ok=True)
+            self._all(lambda name: self.bucket.download(name, self.folder / name), there)
+            self._sent = {name: _stamp(path) for name, path in self._files() if name in there}
+            self._taken = time.monotonic()
+
+    def take_file(self, name: str) -> None:
+        """Takes one file again, which another process may have changed."""
+        with self._busy:
+            if self.bucket.read(name) is not None:
+                self.bucket.download(name, self.folder / name)
+                self._sent[name] = _stamp(self.folder / name)
+
+    def take_checkpoints(self, step: int | None = None) -> None:
+        """Makes the checkpoints of the mirror those that are complete in the bucket.
+
+        Args:
+            step: the only checkpoint to take; None: all.
+
+        Raises:
+            UserError: there is no checkpoint of `step`, or the bucket cannot be read.
+        """
+        with self._busy:
+            complete = self._complete()
+            if step is not None and step not in complete:
+                raise UserError(f"{self.address}: no checkpoint of step {step} (there are: {sorted(complete)})")
+            self._saved = {}
+            wanted = complete if step is None else {step}
+            for other in self._checkpoints().keys() - wanted:
+                shutil.rmtree(self.folder / "checkpoints" / str(other))
+            for one in sorted(wanted):
+                self._take_checkpoint(one)
+
+    def _complete(self) -> set[int]:
+        """Returns the steps whose checkpoints are whole in the bucket."""
+        return {int(match[1]) for name in self.bucket.sizes(".complete") if (match := _MARK.fullmatch(name))}
+
+    def _take_checkpoint(self, step: int) -> None:
+        target, have = self.folder / "checkpoints" / str(step), self._place / "have" / str(step)
+        mark = self.bucket.read(f".complete/{step}.json") or b""
+        if not (target.is_dir() and have.is_file() and have.read_bytes() == mark):
+            new = self._place / "take" / str(step)
+            for old in (new, target):
+                shutil.rmtree(old, ignore_errors=True)
+            try:
+                files: Files = json.loads(mark)["files"]
+                log.info("%s: taking the checkpoint of step %d, %.1f MB", self.address, step, sum(files.values()) / 1e6)
+                self._all(lambda name: self.bucket.download(f"checkpoints/{step}/{name}", new / name), files)
+            except (BucketError, ValueError, LookupError, TypeError) as error:
+                if isinstance(error, BucketError) and (error.denied or error.passing):
+                    raise
+                log.warning("checkpoint %d in %s is not whole and is skipped: %s", step, self.address, error)
+                return
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new.rename(target)
+            self._note(step, mark)
+        self._saved[step] = _sizes(target)
+
+    def _note(self, step: int, mark: bytes) -> None:
+        """Keeps the mark of a checkpoint that the mirror has, too."""
+        have = self._place / "have" / str(step)
+        have.parent.mkdir(exist_ok=True)
+        have.write_bytes(mark)
+
+    # To the bucket
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the address for this job, takes its files, and removes what a killed job has left half-sent.
+
+        Raises:
+            BlockingIOError: another job holds it.
+            BucketError: the bucket cannot be written.
+        """
+        with leased_object(self.bucket, _LEASE):
+            self._taken = -_FRESH
+            self.take()
+            complete = {str(step) for step in self._complete()}
+            self.bucket.remove(n for n in self.bucket.sizes("checkpoints") if n.split("/")[1] not in complete)
+            yield
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Takes all checkpoints, then sends what changes in the background, and the rest at the end.
+
+        Raises:
+            UserError: something could not be sent, or taken.
+        """
+        self.take_checkpoints()
+        ended = threading.Event()
+        thread = threading.Thread(target=self._send_until, args=(ended,), name="bucket", daemon=True)
+        self.is_sending = True
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            ended.set()
+            thread.join()
+            with contextlib.suppress(UserError):  # the first error is reported
+                self.send()
+            raise
+        else:
+            ended.set()
+            thread.join()
+            self.send()
+        finally:
+            self.is_sending = False
+
+    def check(self) -> None:
+        """Raises the error of the thread, if it cannot send."""
+        if self._error is not None:
+            raise self._error
+
+    def _send_until(self, ended: threading.Event) -> None:
+        pause, succeeded = INTERVAL, time.monotonic()
+        while not ended.wait(pause):
+            began = time.monotonic()
+            try:
+                self.send()
+                succeeded, self._error = time.monotonic(), None
+            except BucketError as error:
+                if error.passing and time.monotonic() - succeeded < PATIENCE:
+                    log.warning("%s; it is tried again", error)
+                else:
+                    self._error = error
+            except OSError as error:
+                self._error = UserError(f"--workdir: cannot send {self.folder} to {self.address}: {error}")
+            pause = max(INTERVAL, min(10 * (time.monotonic() - began), PATIENCE / 2))
+
+    def send(self) -> None:
+        """Sends all changed files and all new checkpoints; those that the run has removed are removed.
+
+        Raises:
+            BucketError: the bucket cannot be written.
+        """
+        with self._busy:
+            found = self._checkpoints()  # before the files, which have the numbers of these steps already
+            self._send_files()
+            for step in sorted(found, reverse=True):
+                self._send_checkpoint(step, found[step])
+            if found:
+                self._forget(found)
+
+    def send_files(self) -> None:
+        """Sends all changed files, without checkpoints.
+
+        Raises:
+            BucketError: the bucket cannot be written.
+        """
+        with self._busy:
+            self._send_files()
+
+    def _send_files(self) -> None:
+        stamps = {}
+        for name, path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                stamps[name] = _stamp(path)
+        changed = [name for name, stamp in stamps.items() if self._sent.get(name) != stamp]
+
+        def upload(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):  # just replaced: the next call sends it
+                self.bucket.upload(self.folder / name, name)
+                self._sent[name] = stamps[name]
+
+        self._all(upload, changed)
+        gone = [name for name in self._sent if name not in stamps and not (self.folder / name).exists()]
+        self.bucket.remove(gone)
+        for name in gone:
+            del self._sent[name]
+
+    def _send_checkpoint(self, step: int, files: Files) -> None:
+        earlier = self._saved.get(step, {})
+        if files == earlier:
+            return
+        frozen = self._place / "send" / str(step)
+        shutil.rmtree(frozen, ignore_errors=True)
+        try:  # the run may remove the checkpoint while it is sent
+            shutil.copytree(self.folder / "checkpoints" / str(step), frozen, copy_function=_link)
+        except (shutil.Error, FileNotFoundError):
+            return
+        now = _sizes(frozen)
+        new = [name for name, size in now.items() if earlier.get(name) != size]
+        self._all(lambda name: self.bucket.upload(frozen / name, f"checkpoints/{step}/{name}"), new)
+        mark = json.dumps({"nonce": uuid.uuid4().hex, "files": now}).encode()
+        self.bucket.write(f".complete/{step}.json", mark)
+        shutil.rmtree(frozen, ignore_errors=True)
+        self._note(step, mark)
+        self._saved[step] = now
+
+    def _forget(self, found: dict[int, Files]) -> None:
+        """Removes checkpoints that the run has removed, once those that it keeps are sent."""
+        if not found.keys() <= self._saved.keys():
+            return
+        for step in self._saved.keys() - found.keys():
+            self.bucket.remove([f".complete/{step}.json"])
+            self.bucket.remove(self.bucket.sizes(f"checkpoints/{step}"))
+            del self._saved[step]
+
+    # In the mirror
+
+    def _files(self) -> Iterator[tuple[str, pathlib.Path]]:
+        for name, path in _walk(self.folder):
+            if _is_file_of_run(name):
+                yield name, path
+
+    def _checkpoints(self) -> dict[int, Files]:
+        folder, found = self.folder / "checkpoints", {}
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.isdigit():
+                found[int(path.name)] = _sizes(path)
+        return found
+
+    @staticmethod
+    def _all(call: Callable[[str], None], names: Iterable[str]) -> None:
+        with concurrent.futures.ThreadPoolExecutor(_STREAMS) as pool:
+            for _ in pool.map(call, names):
+                pass
+
+
+_OPEN: dict[tuple[str, pathlib.Path], Mirror] = {}
+
+
+def opened(address: str) -> Mirror:
+    """Returns the mirror of an address in this process, with the present files of the bucket.
+
+    Raises:
+        UserError: an unknown scheme, a missing library, or a bucket that cannot be read.
+    """
+    root = default_root() / "workdirs"
+    key = (address.rstrip("/"), root)
+    if key not in _OPEN:
+        _OPEN[key] = Mirror(address, root)
+    _OPEN[key].take()
+    return _OPEN[key]
+
+
+def _reserved(root: pathlib.Path, name: str) -> tuple[pathlib.Path, Any]:
+    """Returns a folder that no other process of this machine uses, and the lock that says so until this one ends."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in range(1000):
+            place, lock = root / f"{name}-{number}", filelock.FileLock(root / f"{name}-{number}.lock", timeout=0)
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire()
+                place.mkdir(exist_ok=True)
+                return place, lock
+    except OSError as error:
+        raise UserError(f"SSLJAX_CACHE: cannot write {root} ({error.strerror}); name a folder of this disk") from error
+    raise UserError(f"SSLJAX_CACHE: {root} has a thousand mirrors of one workdir in use")
+
+
+def _is_file_of_run(name: str) -> bool:
+    """Returns False for checkpoints and their marks, locks and files that are being written."""
+    first = name.partition("/")[0]
+    hidden = first.startswith(".") and first != ".trackers.json"
+    return not (hidden or first == "checkpoints" or name.endswith((".tmp", ".lock")))
+
+
+def _walk(folder: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = pathlib.Path(place) / name
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _sizes(folder: pathlib.Path) -> Files:
+    found = {}
+    for name, path in _walk(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = path.stat().st_size
+    return found
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

@@ -1,0 +1,340 @@
+"""Workdirs at an address: sent, taken on another machine, half-sent, held, and refused in one line."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import disk  # noqa: F401  (registers disk://)
+import fsspec
+import jax
+import numpy as np
+import pytest
+from jax.tree_util import tree_leaves_with_path as leaves
+from test_run import TINY, metrics, same
+
+from ssljax import cli, run, runs
+from ssljax.base import locks
+from ssljax.base.buckets import Bucket, BucketError
+from ssljax.base.errors import UserError
+from ssljax.base.locks import leased_object
+from ssljax.runs import mirror
+from ssljax.runs.workdir import Workdir
+
+VIT = {"name": "vit", "preset": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4}
+SHORT = {
+    **TINY,
+    "model": VIT,
+    "steps": 6,
+    "log": {**TINY["log"], "every_steps": 1},
+    "checkpoint": {"every_steps": 2, "keep": 2},
+}
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A function that makes this process another machine, without mirrors."""
+
+    def new(name):
+        monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / f"cache-{name}"))
+
+    new("first")
+    monkeypatch.setattr(mirror, "_FRESH", 0.0)
+    monkeypatch.setattr(mirror, "INTERVAL", 0.05)
+    return new
+
+
+def put(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def names(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_files_and_checkpoints_are_sent_and_taken_by_another_machine(tmp_path, machine):
+    bucket, address = tmp_path / "bucket" / "run", f"disk://{tmp_path}/bucket/run"
+    here = mirror.opened(address)
+    assert here.folder.name == "run"
+    with here.held(), here.sending():
+        put(here.folder, {"config.json": "{}", "pictures/a.png": "p", ".trackers.json": "{}", "x.tmp": "", ".y": ""})
+        put(here.folder, {"checkpoints/2/state/d/1": "two", "checkpoints/4.orbax-checkpoint-tmp/state": "half"})
+        wait_for(lambda: (bucket / ".complete" / "2.json").exists())
+        assert names(bucket) >= {"config.json", "pictures/a.png", ".trackers.json", "checkpoints/2/state/d/1"}
+        put(here.folder, {"checkpoints/4/state/d/1": "four", "config.json": "{ }"})
+        shutil.rmtree(here.folder / "checkpoints" / "2")
+        (here.folder / "pictures" / "a.png").unlink()
+    assert names(bucket) == {
+        "config.json",
+        ".trackers.json",
+        "checkpoints/4/state/d/1",
+        ".complete/4.json",
+    }
+    machine("second")
+    there = mirror.opened(address)
+    there.take_checkpoints()
+    assert there.folder != here.folder
+    assert names(there.folder) == {"config.json", ".trackers.json", "checkpoints/4/state/d/1"}
+    assert (there.folder / "config.json").read_text() == "{ }"
+    with pytest.raises(UserError, match=r"no checkpoint of step 2 \(there are: \[4\]\)"):
+        there.take_checkpoints(2)
+
+
+def test_a_half_sent_checkpoint_does_not_count_and_is_removed(tmp_path, machine):
+    bucket = tmp_path / "run"
+    put(bucket, {"checkpoints/2/a": "12", ".complete/2.json": '{"files": {"a": 2}}', "checkpoints/4/a": "half"})
+    put(bucket, {"checkpoints/6/a": "12", ".complete/6.json": '{"files": {"a": 2, "gone": 5}}'})
+    here = mirror.opened(f"disk://{bucket}")
+    here.take_checkpoints()
+    assert names(here.folder) == {"checkpoints/2/a"}
+    assert (bucket / "checkpoints/4/a").exists()  # a reader changes nothing
+    with here.held(), here.sending():
+        assert not (bucket / "checkpoints/4").exists() or not names(bucket / "checkpoints/4")
+    assert "checkpoints/2/a" in names(bucket)
+
+
+def test_the_bucket_is_the_truth(tmp_path, machine):
+    """Files that a killed job has not sent are dropped; a checkpoint of the mirror is not taken again."""
+    bucket = tmp_path / "run"
+    here = mirror.opened(f"disk://{bucket}")
+    with here.held(), here.sending():
+        put(here.folder, {"metrics.jsonl": "1\n", "checkpoints/2/a": "two"})
+    put(here.folder, {"metrics.jsonl": "1\n2\n", "evals.jsonl": "3\n", "checkpoints/4/a": "four"})
+    (bucket / "checkpoints/2/a").write_text("xxx")
+    here.take()
+    here.take_checkpoints()
+    assert names(here.folder) == {"metrics.jsonl", "checkpoints/2/a"}
+    assert (here.folder / "metrics.jsonl").read_text() == "1\n"
+    assert (here.folder / "checkpoints/2/a").read_text() == "two"
+
+
+def test_a_file_that_is_added_to_a_checkpoint_is_sent_too(tmp_path, machine):
+    here = mirror.opened(f"disk://{tmp_path}/run")
+    with here.held(), here.sending():
+        put(here.folder, {"checkpoints/2/a": "two"})
+        wait_for(lambda: (tmp_path / "run/.complete/2.json").exists())
+        put(here.folder, {"checkpoints/2/metrics/metrics": "{}"})
+    mark = json.loads((tmp_path / "run/.complete/2.json").read_text())
+    assert mark["files"] == {"a": 3, "metrics/metrics": 2} and (tmp_path / "run/checkpoints/2/metrics/metrics").exists()
+
+
+def test_checkpoints_stay_until_later_ones_are_sent(tmp_path, machine, monkeypatch):
+    here = mirror.opened(f"disk://{tmp_path}/run")
+    with here.held():
+        here.take_checkpoints()
+        put(here.folder, {"checkpoints/2/a": "two"})
+        here.send()
+        shutil.rmtree(here.folder / "checkpoints/2")
+        put(here.folder, {"checkpoints/4/a": "four"})
+        upload = Bucket.upload
+
+        def failing(self, file, name):
+            if name.startswith("checkpoints/4"):
+                raise BucketError("full")
+            upload(self, file, name)
+
+        monkeypatch.setattr(Bucket, "upload", failing)
+        with pytest.raises(BucketError):
+            here.send()
+        assert (tmp_path / "run/checkpoints/2/a").exists() and (tmp_path / "run/.complete/2.json").exists()
+        monkeypatch.setattr(Bucket, "upload", upload)
+        here.send()
+        assert sorted(p.name for p in (tmp_path / "run/.complete").iterdir()) == ["4.json"]
+
+
+def test_errors_of_the_thread_stop_the_run_and_passing_ones_do_not(tmp_path, machine, monkeypatch):
+    here = mirror.opened(f"disk://{tmp_path}/run")
+    errors = [BucketError("reset", passing=True), BucketError("no permission", denied=True)]
+    with pytest.raises(UserError, match="no permission"), here.held(), here.sending():
+        send = here.send
+
+        def failing():
+            if errors:
+                raise errors.pop(0) if len(errors) > 1 else errors[0]
+            send()
+
+        monkeypatch.setattr(here, "send", failing)
+        wait_for(lambda: here._error is not None)
+        assert len(errors) == 1  # the first one has passed
+        monkeypatch.setattr(here, "send", lambda: None)
+        here.check()
+
+
+def test_a_second_job_is_refused_while_the_first_lives(tmp_path, machine, monkeypatch):
+    address = f"disk://{tmp_path}/run"
+    with mirror.opened(address).held():
+        machine("second")
+        refused = pytest.raises(UserError, match=rf"training in '{address}' \(process {os.getpid()} of")
+        with refused, Workdir(address).lock():
+            pass
+    with Workdir(address).lock():
+        assert (tmp_path / "run/.lease").exists()
+    assert not (tmp_path / "run/.lease").exists()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_job_of_another_machine(tmp_path, monkeypatch, alive):
+    """It holds the address while it raises its number."""
+    bucket, other = (
+        Bucket(f"memory://{tmp_path.name}/{alive}", "--workdir"),
+        {"host": "other", "machine": "m", "pid": 1},
+    )
+    bucket.write(".lease", json.dumps({**other, "started": "1", "nonce": "n", "number": 0}).encode())
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if alive:
+            bucket.write(".lease", json.dumps({**other, "started": "1", "nonce": "n", "number": 1}).encode())
+        sleep(0.01)
+
+    sleep = time.sleep
+    monkeypatch.setattr(locks.time, "sleep", nap)
+    if alive:
+        with pytest.raises(BlockingIOError, match="process 1 of other"), leased_object(bucket, ".lease", 0.3):
+            pass
+    else:
+        with leased_object(bucket, ".lease", 0.3):
+            assert json.loads(bucket.read(".lease"))["pid"] == os.getpid()
+    assert naps
+
+
+def test_a_job_that_finds_another_in_its_place_gives_way(tmp_path, monkeypatch):
+    """Two jobs that found the same dead lease: the one whose object was replaced is refused."""
+    bucket = Bucket(f"memory://{tmp_path.name}/run", "--workdir")
+    bucket.write(".lease", b"{")  # half-written: free
+    theirs = json.dumps({"host": "other", "pid": 7, "nonce": "theirs"}).encode()
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: bucket.write(".lease", theirs))
+    with pytest.raises(BlockingIOError, match="process 7 of other"), leased_object(bucket, ".lease", 0.3):
+        pass
+    assert bucket.read(".lease") == theirs
+
+
+def test_a_run_on_a_bucket_is_continued_bit_for_bit_and_read(tmp_path, machine, capsys):
+    """The bucket is copied after the checkpoint of step 4, as a kill would leave it, and another machine continues."""
+    bucket, killed = tmp_path / "bucket/run", tmp_path / "killed/run"
+
+    def copy(done, state):
+        if done == 5:
+            wait_for(lambda: (bucket / ".complete/4.json").exists())
+            shutil.copytree(bucket, killed, ignore=shutil.ignore_patterns(".lease"))
+
+    whole = run.train(SHORT, f"disk://{bucket}", callbacks=[(1, copy)])
+    expected = metrics(bucket)
+    assert {p.name for p in (bucket / ".complete").iterdir()} == {"4.json", "6.json"}
+    machine("second")
+    put(killed, {"checkpoints/5/state/half": "x"})
+    continued = run.train(SHORT, f"disk://{killed}")
+    assert continued.workdir != whole.workdir and len(Workdir(f"disk://{killed}").starts()) == 2
+    assert metrics(killed) == expected and [line["step"] for line in expected] == [1, 2, 3, 4, 5, 6]
+    same(*({jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves(done.state)} for done in (continued, whole)))
+    machine("third")
+    trained = runs.load(f"disk://{killed}")
+    assert trained.step == 6
+    same(*({jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves(p)} for p in (trained.params, whole.params)))
+    assert cli.main(["report", f"disk://{killed}"]) == 0
+    assert f"disk://{killed}/report.html" in capsys.readouterr().out
+    (killed / "report.html").unlink()
+    assert cli.main(["report", f"disk://{killed}"]) == 0 and (killed / "report.html").exists()
+    assert cli.main(["report", f"disk://{killed}", f"disk://{bucket}", "--out", str(tmp_path / "c.html")]) == 0
+
+
+def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, machine, monkeypatch):
+    def refuse(self, *arguments, **more):
+        raise PermissionError("Access Denied")
+
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    with pytest.raises(UserError, match=r"'memory://nothing/run' holds no config.json"):
+        Workdir("memory://nothing/run").config_values()
+    with pytest.raises(UserError, match=r"memory://nothing/run.*holds no config.json"):
+        runs.load("memory://nothing/run")
+    with pytest.raises(UserError, match="arrays: cannot be kept in 'memory://nothing/run'"):
+        run.train(SHORT, "memory://nothing/run", arrays={"image": np.zeros((4, 8, 8, 1))})
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    with pytest.raises(
+        UserError, match=r"--workdir: cannot write memory://b/r/.lease: no permission .Access Denied.; give"
+    ):
+        run.train(SHORT, "memory://b/r")
+    monkeypatch.setattr(MemoryFileSystem, "find", refuse)
+    with pytest.raises(UserError, match=r"--workdir: cannot list memory://b/q: no permission .Access Denied."):
+        run.train(SHORT, "memory://b/q")
+
+
+WORKER = """
+import sys
+from ssljax import cli
+from ssljax.runs import mirror
+mirror.INTERVAL = 0.2
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(params=["s3", "gs"])
+def server(request, tmp_path, monkeypatch):
+    """The address of a bucket in a server of this machine."""
+    library = {"s3": ("s3fs", "moto"), "gs": ("gcsfs", "gcp_storage_emulator")}[request.param]
+    for name in library:
+        pytest.importorskip(name)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    url = f"http://localhost:{port}"
+    if request.param == "s3":
+        command = ["-m", "moto.server", "-p", str(port)]
+        given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_ENDPOINT_URL": url}
+        given |= {"AWS_DEFAULT_REGION": "us-east-1"}
+    else:
+        start = "import sys; from gcp_storage_emulator.__main__ import main; main(sys.argv[1:])"
+        command = ["-c", start, "start", "--host=localhost", f"--port={port}", "--in-memory"]
+        given = {"STORAGE_EMULATOR_HOST": url, "GOOGLE_CLOUD_PROJECT": "test"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: socket.socket().connect_ex(("localhost", port)) == 0)
+        system = fsspec.filesystem(request.param, skip_instance_cache=True)
+        system.mkdir("ssljax-tests")
+        yield f"{request.param}://ssljax-tests/deep/run"
+    finally:
+        process.kill()
+
+
+@pytest.mark.full
+def test_a_killed_run_is_continued_from_a_real_server(server, tmp_path, monkeypatch):
+    """Signal 9 while checkpoints are sent; another machine continues, and a second job is refused before."""
+    config = {**SHORT, "steps": 40, "checkpoint": {"every_steps": 4}}
+    whole = run.train(config, tmp_path / "whole")
+    file = tmp_path / "config.py"
+    file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
+    command = [sys.executable, "-c", WORKER, "train", "--config", str(file), "--workdir", server]
+    bucket = Bucket(server, "--workdir")
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(command, env={**os.environ, "SSLJAX_CACHE": str(tmp_path / "one")}, stderr=log)
+        wait_for(lambda: first.poll() is not None or any(n > ".complete/1" for n in bucket.sizes(".complete")), 300)
+        with pytest.raises(UserError, match="another process is training in"), Workdir(server).lock():
+            pass
+        first.send_signal(signal.SIGKILL)
+        assert first.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "two"))
+    continued = run.train(config, server)
+    assert metrics(continued.workdir) == metrics(whole.workdir) and len(Workdir(server).starts()) == 2
+    same(*({jax.tree_util.keystr(k): np.asarray(v) for k, v in leaves(done.state)} for done in (continued, whole)))
+    monkeypatch.setenv("SSLJAX_CACHE", str(tmp_path / "three"))
+    assert runs.load(server).step == 40 and ".lease" not in bucket.sizes()
+    missing = server.replace("ssljax-tests", "ssljax-missing")
+    with pytest.raises(UserError, match=rf"--workdir: cannot write {missing}/.lease: not found .*; make the bucket"):
+        run.train(config, missing)
