@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.layers.dense import EXACT, Dense, Initializer, Norm, constrain_rows, parameter
+from ssljax.parallel.rules import sum_of_rows
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy 2015) with the statistics of this batch only, without running averages.
 
-    Statistics of x [..., D] are taken over all axes except the last. Under `jit` they cover the global batch on any
-    mesh. `weights`, with the leading axes of x, weight the rows in the statistics; 0 = padding. Rows of weight 0 are
+    Statistics of x [..., D] are taken over all axes except the last. They cover the rows of all devices on any mesh.
+    `weights`, with the leading axes of x, weight the rows in the statistics; 0 = padding. Rows of weight 0 are
     normalised too but do not change the other rows.
     """
 
@@ -27,10 +28,10 @@ class BatchNorm(nn.Module):
         w = jnp.ones(x.shape[:-1]) if weights is None else weights.astype(jnp.float32)
         w = jnp.broadcast_to(w.reshape(*w.shape, *[1] * (x.ndim - w.ndim)), (*x.shape[:-1], 1))
         axes = tuple(range(x.ndim - 1))
-        total = jnp.sum(w, axis=axes)
+        total = sum_of_rows(jnp.sum(w, axis=axes))
         total = jnp.where(total == 0, 1, total)
-        y = y - jnp.sum(w * y, axis=axes) / total
-        y = y * jax.lax.rsqrt(jnp.sum(w * jnp.square(y), axis=axes) / total + self.eps)
+        y = y - sum_of_rows(jnp.sum(w * y, axis=axes)) / total
+        y = y * jax.lax.rsqrt(sum_of_rows(jnp.sum(w * jnp.square(y), axis=axes)) / total + self.eps)
         if self.affine:
             shape = x.shape[-1:]
             y = y * parameter(self, "scale", nn.initializers.ones, ("mlp",), shape, role="norm")

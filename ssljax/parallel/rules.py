@@ -58,6 +58,15 @@ def free_sizes() -> dict[str, int]:
     return {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
 
 
+def sum_of_rows(x: jax.Array) -> jax.Array:
+    """Returns sums over the rows of this device, added up over the devices among which a `shard_map` has split rows.
+
+    Outside of one an array has the rows of all devices, and the sums are returned unchanged.
+    """
+    taken = tuple(axis for axis in ("data", "fsdp") if axis in jax.sharding.get_abstract_mesh().manual_axes)
+    return jax.lax.psum(x, taken) if taken else x
+
+
 def partition_spec(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
     """The mesh axes that split each dimension of an array.
 

@@ -89,7 +89,7 @@ def test_config(config, keys, pattern):
     [
         (
             "digits",
-            r"^data\.source: got 'digits', must be 'kind:location' with a kind of array_record, builtin, csv, declared, ",
+            r"^data\.source: got 'digits', must be 'kind:location' with a kind of array_record, builtin, csv, ",
         ),
         (
             "bultin:digits",

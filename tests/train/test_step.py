@@ -179,6 +179,16 @@ def test_convolutions_on_a_mesh_with_slices_equal_one_device(name):
     compare(many[0], one[0], loose={"accuracy": None})
 
 
+@pytest.mark.parametrize("name", ["simclr", pytest.param("classification", marks=pytest.mark.full)])
+def test_batch_statistics_of_a_slice_cover_all_devices(name):
+    """Each device computes its own rows of a slice, and normalises them by the statistics of the whole slice."""
+    model = {**RESNET, "norm": "batch"}
+    one = five_steps(make_run(name, microbatches=2, model=model)[0])
+    many = five_steps(make_run(name, (4, 1, 1), microbatches=2, model=model)[0])
+    close(many[1], one[1], 1e-4, "first moment")
+    compare(many[0], one[0], loose={"accuracy": None})
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
 @pytest.mark.parametrize("name", NAMES)
