@@ -430,7 +430,7 @@ def test_several_files_and_splits(source_of, config):
     table = list(rows())
     source_of("parquet", table[:9], "train-0.parquet")
     source_of("parquet", table[9:], "train-1.parquet")
-    source = source_of("parquet", table[:4], "test-0.parquet").replace("test-0", "{split}-*")
+    source = source_of("parquet", table[:4], "test-0.parquet").replace("/test-0", "/{split}-*")
     data = config(source=source, keys={"label": "label"})
     assert load_split(data, "train")["label"].tolist() == [row["label"] for row in table]
     assert load_split(data, "test")["label"].tolist() == [row["label"] for row in table[:4]]
