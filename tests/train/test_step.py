@@ -392,7 +392,7 @@ def test_the_loss_scale_stays_finite_and_comes_back():
 
 def test_sums_over_slices_are_kept_in_float32():
     """In bfloat16, 256 + 1 is 256."""
-    total, rows = jax.jit(lambda x: _scan_sum(lambda x: (x, x), x))(jnp.ones(1000, jnp.bfloat16))
+    total, rows = jax.jit(lambda x: _scan_sum(lambda x, shared: (x, x), x, None, ()))(jnp.ones(1000, jnp.bfloat16))
     assert float(total) == 1000 and total.dtype == rows.dtype == jnp.bfloat16
     objective = tiny.make("causal_lm", dtype="bfloat16")
     variables, batch, ctx = arguments_of(objective)
