@@ -44,6 +44,17 @@ class Gradients(NamedTuple):
     loss: Loss  # terms, metrics, sums and rows of the whole batch
 
 
+class _Call(NamedTuple):
+    """The arguments of `gradients`, apart from arrays that are differentiated or cut."""
+
+    objective: Objective
+    inputs_of: InputsOf
+    ctx: Ctx
+    slices: int
+    axes: tuple[str, ...]
+    total_loss: TotalLoss
+
+
 class _Batch(NamedTuple):
     """A batch, or a stack of its slices, and the rows of its examples in the whole batch."""
 
@@ -80,45 +91,28 @@ def gradients(
         UserError: a stream has a number of rows that is not a multiple of the batch's.
     """
     method = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
+    call = _Call(objective, inputs_of, ctx, slices, axes, total)
     if scale is None:
-        return method(objective, params, extra, batch, inputs_of, ctx, slices, axes, total)
-    total_loss = lambda terms: scale * total(terms)  # noqa: E731
-    grads, value, loss = method(objective, params, extra, batch, inputs_of, ctx, slices, axes, total_loss)
+        return method(call, params, extra, batch)
+    call = call._replace(total_loss=lambda terms: scale * total(terms))
+    grads, value, loss = method(call, params, extra, batch)
     return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss)
 
 
-def _whole(
-    objective: Objective,
-    params: Any,
-    extra: Any,
-    batch: Any,
-    inputs_of: InputsOf,
-    ctx: Ctx,
-    slices: int,
-    axes: tuple[str, ...],
-    total_loss: TotalLoss,
-) -> Gradients:
-    inputs = inputs_of(batch, ctx.row)
+def _whole(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
+    objective, ctx = call.objective, call.ctx
+    inputs = call.inputs_of(batch, ctx.row)
 
     def value(params: Any) -> tuple[jax.Array, Loss]:
         loss = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
-        return total_loss(loss.terms), loss
+        return call.total_loss(loss.terms), loss
 
     (loss_value, loss), grads = jax.value_and_grad(value, has_aux=True)(params)
     return Gradients(grads, loss_value, loss)
 
 
-def _uncoupled(
-    objective: Objective,
-    params: Any,
-    extra: Any,
-    batch: Any,
-    inputs_of: InputsOf,
-    ctx: Ctx,
-    slices: int,
-    axes: tuple[str, ...],
-    total_loss: TotalLoss,
-) -> Gradients:
+def _uncoupled(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
+    objective, inputs_of, ctx, slices, axes, total_loss = call
     # Only weights and coefficients of this pass are used, so its encoder and most of its views are dead code.
     inputs = inputs_of(batch, ctx.row)
     whole = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
@@ -143,17 +137,8 @@ def _uncoupled(
     return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)))
 
 
-def _coupled(
-    objective: Objective,
-    params: Any,
-    extra: Any,
-    batch: Any,
-    inputs_of: InputsOf,
-    ctx: Ctx,
-    slices: int,
-    axes: tuple[str, ...],
-    total_loss: TotalLoss,
-) -> Gradients:
+def _coupled(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
+    objective, inputs_of, ctx, slices, axes, total_loss = call
     parts = split(_Batch(batch, ctx.row), slices)
 
     def encode(part: _Batch) -> tuple[Any, Any]:

@@ -297,8 +297,10 @@ def test_float16_trains_like_float32_under_a_loss_scale():
     assert state.loss_scale is None
     half, state = make_run("causal_lm", model={"dtype": "float16"})[0](5)
     assert float(state.loss_scale["value"]) == 2**15 and int(state.loss_scale["good"]) == 5
-    for a, b in zip(half, plain, strict=True):
+    sliced, _ = make_run("causal_lm", (4, 1, 1), microbatches=2, model={"dtype": "float16"})[0](5)
+    for a, b, c in zip(half, plain, sliced, strict=True):
         np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=2e-2)
+        np.testing.assert_allclose([c["loss"], c["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=2e-2)
 
 
 def test_an_overflow_halves_the_scale_and_changes_nothing_else():
