@@ -11,6 +11,7 @@ and plan-gpu; no TPU, no GPU.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import subprocess
@@ -43,6 +44,7 @@ def units(part: str) -> list[tuple[str, str, str]]:
     return out
 
 
+@functools.cache
 def code() -> str:
     """The version of the package, a hash of its folder in git."""
     return subprocess.check_output(["git", "rev-parse", "HEAD:ssljax"], cwd=ROOT, text=True).strip()

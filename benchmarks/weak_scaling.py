@@ -33,7 +33,6 @@ from ssljax.config import build
 from ssljax.data import DataSpec
 from ssljax.parallel import hlo
 from ssljax.parallel.topology import topology
-from ssljax.runs.plans import batch_target
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/scaling.md"
 COUNTS = (1, 2, 4, 8)
@@ -102,7 +101,7 @@ def measured(name: str, n: int, platform: str = "cpu") -> tuple[float, float]:
     assembly = runs.assemble(config, topology(NAMES[platform]).devices[:n], spec)
     program = assembly.program
     with parallel.mesh_context(program.mesh):
-        compiled = program.jitted_step().lower(program.target(), batch_target(assembly)).compile()
+        compiled = program.jitted_step().lower(program.target(), assembly.batch_target()).compile()
     ours = sum(c.sent for c in hlo.collectives(hlo.parse(compiled.as_text())))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.shapes.params))
     return ours, theory(n, parameters)

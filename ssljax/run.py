@@ -97,8 +97,8 @@ def train(
         stack.callback(recorder.close)
         recorder.evaluate_left_out(start, state)
         if hlo:
-            write_hlo(folder, program, program.put_rows(batch_of(start)))
-        traces = stack.enter_context(tracing(folder, profile))
+            write_hlo(folder, program, assembly.batch_target())
+        traces = stack.enter_context(tracing(folder, profile, start, assembly.steps))
         return _finished(recorder, _fit(recorder, state, [*callbacks, *traces]))
 
 

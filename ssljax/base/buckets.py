@@ -33,11 +33,12 @@ class BucketError(UserError):
     Attributes:
         denied: True if the credentials lack a permission.
         passing: True if the same request may succeed later.
+        missing: True if there is no such object or bucket.
     """
 
-    def __init__(self, message: str, denied: bool = False, passing: bool = False):
+    def __init__(self, message: str, denied: bool = False, passing: bool = False, missing: bool = False):
         super().__init__(message)
-        self.denied, self.passing = denied, passing
+        self.denied, self.passing, self.missing = denied, passing, missing
 
 
 class Bucket:
@@ -57,6 +58,7 @@ class Bucket:
         scheme, _, rest = address.partition("://")
         if not rest.strip("/"):
             raise UserError(f"{key}: got {address!r}, must name a bucket and a folder in it, as gs://bucket/run")
+        self._root = ""
         # Listings are never remembered: other machines write too.
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
@@ -178,40 +180,63 @@ class Bucket:
 
     def _call(self, verb: str, name: str, request: Callable[[], Result]) -> Result:
         try:
-            return retries.retried(request, self._wait, may_pass)()
+            return retries.retried(request, self._wait, lambda error: may_pass(error, self._root))()
         except Exception as error:  # the libraries of file systems raise types of their own
             raise self._error(verb, name, error) from error
 
     def _error(self, verb: str, name: str, error: Exception) -> BucketError:
         place = f"{self.address}/{name}" if name else self.address
         text = one_line(str(error) or type(error).__name__)[:300]
-        if _is_denied(error):
+        missing = isinstance(error, FileNotFoundError) or "NoSuchBucket" in text
+        if not missing and _is_denied(error, self._root):
             right = "give the credentials of this machine the right to list, read, write and remove objects there"
             return BucketError(f"{self._key}: cannot {verb} {place}: no permission ({text}); {right}", denied=True)
-        if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text:
+        if missing:
             right = "make the bucket, or correct its name"
-            return BucketError(f"{self._key}: cannot {verb} {place}: not found ({text}); {right}")
-        return BucketError(f"{self._key}: cannot {verb} {place}: {text}", passing=may_pass(error))
+            return BucketError(f"{self._key}: cannot {verb} {place}: not found ({text}); {right}", missing=True)
+        passing = may_pass(error, self._root)
+        return BucketError(f"{self._key}: cannot {verb} {place}: {text}", passing=passing)
 
 
 _SMALL = 1 << 22  # bytes; larger files are sent in pieces
-_DENIED = re.compile(r"\b40[13]\b|forbidden|access ?denied|permission|credentials|unauthori[sz]ed", re.IGNORECASE)
-_PASSING = re.compile(r"timeout|connection|temporar|unavailable|slow ?down|server ?error|disconnected", re.IGNORECASE)
+_DENIED = re.compile(r"forbidden|access ?denied|permission|credentials|unauthori[sz]ed", re.IGNORECASE)
+_PASSING = re.compile(
+    r"timeout|connection|temporar|unavailable|slow ?down|(server|internal) ?error|disconnected|payload|incomplete",
+    re.IGNORECASE,
+)
 
 
-def _is_denied(error: Exception) -> bool:
-    return isinstance(error, PermissionError) or _DENIED.search(f"{type(error).__name__} {error}") is not None
+def _code(error: BaseException) -> object:
+    return getattr(error, "code", None) or getattr(error, "status", None)
 
 
-def may_pass(error: BaseException) -> bool:
-    """Returns True for an error of a network or of a busy server, which the libraries raise as types of their own."""
+def _words(error: BaseException, root: str) -> str:
+    """Returns the type and message of an error without the path of the bucket, whose words mean nothing here."""
+    text = re.sub(re.escape(root) + r"\S*", "", str(error)) if root else str(error)
+    return f"{type(error).__name__} {text}"
+
+
+def _is_denied(error: Exception, root: str) -> bool:
+    if isinstance(error, FileNotFoundError | FileExistsError):
+        return False
+    denied = isinstance(error, PermissionError) or str(_code(error)) in ("401", "403")
+    return denied or _DENIED.search(_words(error, root)) is not None
+
+
+def may_pass(error: BaseException, root: str = "") -> bool:
+    """Returns True for an error of a network or of a busy server, which the libraries raise as types of their own.
+
+    Args:
+        error: the error.
+        root: path of the bucket, whose words say nothing of the error.
+    """
     if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | UserError | TypeError):
         return False
     if isinstance(error, ConnectionError | TimeoutError) or retries.may_pass(error):
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return False
-    code = getattr(error, "code", None) or getattr(error, "status", None)
+    code = _code(error)
     if isinstance(code, int):
         return code in (408, 429) or 500 <= code < 600
-    return isinstance(error, Exception) and _PASSING.search(f"{type(error).__name__} {error}") is not None
+    return isinstance(error, Exception) and _PASSING.search(_words(error, root)) is not None

@@ -136,7 +136,7 @@ class Images:
         if self._decoded:
             _ = self._arrays  # counts the damaged ones
         elif self.config.damaged_images:
-            for block in np.array_split(rows, -(-len(rows) // _CHECKED_ROWS)):
+            for block in np.array_split(rows, max(1, -(-len(rows) // _CHECKED_ROWS))):
                 self._check(block)
         return rows[~np.isin(rows, list(self._damaged))]
 
@@ -302,18 +302,22 @@ class ImageRows:
     def __getitem__(self, index: Any) -> np.ndarray:
         """Returns rows, decoded; `index` is a number, a slice or an array of numbers."""
         rows = np.atleast_1d(self._rows[index])
-        name = rows.tobytes()
-        if name not in self._memo:
-            taken, arrays = self._images.take(rows)
-            if not np.array_equal(taken, rows):
-                raise UserError(f"data.source: an image of {self._images.rows.title} was damaged since the run began")
-            self._memo.clear()
-            self._memo[name] = arrays
-        found = self._memo[name][self._key]
-        return found if np.ndim(self._rows[index]) else found[0]
+        arrays = self._memo.get(rows.tobytes())
+        if arrays is None:
+            arrays = self._read(rows)
+            if len(arrays) > 1:  # the other elements of these rows are read next
+                self._memo.clear()
+                self._memo[rows.tobytes()] = arrays
+        return arrays[self._key] if np.ndim(self._rows[index]) else arrays[self._key][0]
+
+    def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        taken, arrays = self._images.take(rows)
+        if not np.array_equal(taken, rows):
+            raise UserError(f"data.source: an image of {self._images.rows.title} was damaged since the run began")
+        return arrays
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
+        return self._read(self._rows)[self._key].astype(dtype or self.dtype, copy=False)
 
     def select(self, index: Any) -> "ImageRows":
         """Returns some rows, not decoded."""

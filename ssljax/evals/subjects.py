@@ -58,7 +58,7 @@ class Programs:
 
     def scored(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none."""
-        arrays = {k: v for k, v in arrays.items() if v.dtype != object}
+        arrays = {k: v for k, v in arrays.items() if v.dtype != object and not isinstance(v, data.ImageRows)}
         blocks = []
         for start in range(0, len(arrays["id"]), _SCORED_ROWS):
             rows = {k: v[start : start + _SCORED_ROWS] for k, v in arrays.items()}

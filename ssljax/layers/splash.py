@@ -53,7 +53,8 @@ def attend_splash(
     rows = PartitionSpec(*split[:1])
     ids = _segment_ids(mask, q.shape[1], k.shape[1])
     run = functools.partial(_attend, mask=mask, scale=scale, cap=cap, interpret=interpret)
-    if any(axis is not None for axis in split):
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) - set(mesh.manual_axes):  # a kernel of Pallas needs every axis of the mesh to be manual
         specs = (split, split, split, None if ids is None else (rows, rows))
         run = jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)
     return run(q, k, v, ids)

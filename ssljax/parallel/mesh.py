@@ -73,8 +73,8 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over `devices`; None: all devices.
 
-    Axes follow the network of the devices. Slices of TPUs, which a slow network joins, are blocks of the first of the
-    axes "data" and "fsdp" whose size is a multiple of their number, so that other axes stay within a slice.
+    Axes follow the network of the devices. Slices, which a slow network joins, are blocks of "data", then of "fsdp", so
+    that other axes stay within a slice.
 
     Raises:
         UserError: the axis sizes do not multiply to the number of devices, or do not fit the network of the devices.
@@ -103,15 +103,16 @@ def _over_slices(shape: tuple[int, ...], slices: int, devices: Sequence[jax.Devi
     """Returns the devices of several slices in the shape of a mesh.
 
     Raises:
-        UserError: neither "data" nor "fsdp" is a multiple of the number of slices.
+        UserError: "data" and "fsdp" cannot be cut into as many blocks.
     """
-    axis = next((axis for axis in (0, 1) if shape[axis] % slices == 0), None)
-    if axis is None:
+    over_data = math.gcd(shape[0], slices)
+    over_fsdp = slices // over_data
+    if shape[1] % over_fsdp:
         raise UserError(
-            f"mesh: got data={shape[0]} and fsdp={shape[1]}, one of them must be a multiple of {slices}, the number of "
-            "slices of devices"
+            f"mesh: got data={shape[0]} and fsdp={shape[1]}, their product must be a multiple of {slices}, the "
+            "number of slices of devices"
         )
-    across = [slices if i == axis else 1 for i in range(len(shape))]
+    across = (over_data, over_fsdp, *(1 for _ in shape[2:]))
     within = [size // count for size, count in zip(shape, across)]
     return mesh_utils.create_hybrid_device_mesh(within, across, devices)
 

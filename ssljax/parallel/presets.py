@@ -27,7 +27,8 @@ SHARE = 0.4
 # Without recomputation ("none") a step is not faster: measured on CPUs (`ssljax.layers.config`); for 8 H100,
 # `ssljax plan --config configs/recipes/gpt2.py --topology h100:8` gives 108 ms ("dots", 15 GB) and with
 # `--config.model.remat=none` 158 ms (56 GB), since memory traffic bounds it.
-KEPT = {"dots": 20, "full": 2}
+REMATS = ("dots", "full")  # what is tried, the fastest first
+KEPT = {"none": 34, "dots": 20, "full": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,16 @@ def preset(device_kind: str) -> Preset:
     return found
 
 
-def choose(device_kind: str, devices: int, per_host: int, sizes: Sizes) -> Choice:
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Settings that the config gives; None: to be chosen."""
+
+    fsdp: int | None = None
+    remat: str | None = None
+    microbatches: int | None = None
+
+
+def choose(device_kind: str, devices: int, per_host: int, sizes: Sizes, given: Given = Given()) -> Choice:
     """Returns the proposal for devices that share a batch: the fastest that is expected to fit, else the smallest.
 
     Args:
@@ -122,24 +132,25 @@ def choose(device_kind: str, devices: int, per_host: int, sizes: Sizes) -> Choic
         devices: number of devices for the axes `data` and `fsdp`.
         per_host: number of them on one host.
         sizes: sizes of the run.
+        given: what is not to be chosen.
 
     Raises:
         UserError: the table has no such device.
     """
     row = preset(device_kind)
     memory = hardware.chip(device_kind).memory * row.usable
-    fsdp = 1
-    if sizes.state > SHARE * memory:
+    fsdp = given.fsdp or 1
+    if given.fsdp is None and sizes.state > SHARE * memory:
         on_a_host = row.host and sizes.state / per_host <= SHARE * memory and devices % per_host == 0
         fsdp = per_host if on_a_host else devices
     # A part of the rest is left for views, gathered parameters and buffers.
     room = 0.6 * (memory - sizes.state / fsdp)
-    proposals = []
-    for microbatches in MICROBATCHES:
+    proposals: list[Choice] = []
+    for microbatches in MICROBATCHES if given.microbatches is None else (given.microbatches,):
         rows, rest = divmod(sizes.batch, devices * microbatches)
-        if rest and microbatches > 1:
+        if rest and proposals:
             break
-        for remat in KEPT:
+        for remat in REMATS if given.remat is None else (given.remat,):
             kept = max(1, rows) * sizes.block * sizes.depth * KEPT[remat] / 2
             proposals.append(Choice(devices // fsdp, fsdp, remat, microbatches, sizes.state / fsdp + kept))
             if kept <= room:

@@ -18,7 +18,7 @@ def print_table(table: Table) -> None:
 
     console = rich.console.Console()
     names = [row[0] for row in table.rows]
-    if _fits(table.columns, table.rows, console.width) or len({*names, ""}) <= len(names):
+    if _fits(table.columns, table.rows, console.width) or "" in names or len(set(names)) < len(names):
         parts = [_shown(table.columns, table.rows, whole_names=True)]
     else:
         parts = _turned(table, console.width)

@@ -16,7 +16,7 @@ from ssljax.base.errors import UserError
 from ssljax.config import RunConfig
 from ssljax.parallel import MeshConfig, presets
 from ssljax.train.optimization import Optimization
-from ssljax.train.program import Program, batch_shapes, variable_shapes
+from ssljax.train.program import Program, batch_shapes, variable_shapes, with_shardings
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,12 @@ class Assembly:
     def dataset(self) -> data.Dataset:
         """The training data, opened once; a batch is a function of the step."""
         return self.open_data()
+
+    def batch_target(self) -> Any:
+        """Returns the shapes of a global batch with their shardings."""
+        shapes = batch_shapes(self.spec, self.config.batch_size)
+        sharding = parallel.batch_sharding(self.program.mesh)
+        return with_shardings(shapes, jax.tree.map(lambda _: sharding, shapes))
 
     def rows_near(self, count: int) -> int:
         """Returns a number of rows that the devices share evenly: as large as possible up to `count` and a batch."""
@@ -103,25 +109,34 @@ def with_preset(config: RunConfig, devices: list[jax.Device], spec: data.DataSpe
     """
     if config.mesh.preset is None:
         return config
-    other = math.prod(max(1, getattr(config.mesh, axis)) for axis in ("tensor", "context", "expert"))
-    kind, count = devices[0].device_kind, max(1, len(devices) // other)
-    hosts = len({device.process_index for device in devices})
-    choice = presets.choose(kind, count, max(1, count // hosts), _sizes(config, spec))
     model, mesh = config.model, config.mesh
+    if -1 in (mesh.tensor, mesh.context, mesh.expert):
+        raise UserError(
+            "mesh.preset: the axes tensor, context and expert must have numbers, since it fills data and fsdp"
+        )
+    count = max(1, len(devices) // (mesh.tensor * mesh.context * mesh.expert))
+    hosts = len({device.process_index for device in devices})
+    free = (mesh.data, mesh.fsdp) == (MeshConfig().data, MeshConfig().fsdp)
+    remat = _defaults(model).get("remat")
+    given = presets.Given(
+        fsdp=None if free else mesh.fsdp if mesh.fsdp > 0 else count // mesh.data,
+        remat=None if remat is None or model.remat == remat else model.remat,
+        microbatches=None if config.microbatches == 1 else config.microbatches,
+    )
+    kind = devices[0].device_kind
+    choice = presets.choose(kind, count, max(1, count // hosts), _sizes(config, spec), given)
     filled: dict[str, Any] = {}
-    if (mesh.data, mesh.fsdp) == (MeshConfig().data, MeshConfig().fsdp):
+    if free:
         filled = {"mesh.data": choice.data, "mesh.fsdp": choice.fsdp}
         mesh = dataclasses.replace(mesh, data=choice.data, fsdp=choice.fsdp)
-    remat = _defaults(model).get("remat")
-    if remat is not None and model.remat == remat:
+    if remat is not None and given.remat is None:
         filled["model.remat"] = choice.remat
         model = schema.replace(model, remat=choice.remat)
-    microbatches = config.microbatches
-    if microbatches == 1:
-        filled["microbatches"] = microbatches = choice.microbatches
+    if given.microbatches is None:
+        filled["microbatches"] = choice.microbatches
     words = ", ".join(f"{key}={value}" for key, value in filled.items()) or "nothing, all keys were given"
     log.info("%-9s %s: %s (%.1f GB expected on a device)", "preset", kind, words, choice.expected / 1e9)
-    return dataclasses.replace(config, mesh=mesh, model=model, microbatches=microbatches)
+    return dataclasses.replace(config, mesh=mesh, model=model, microbatches=choice.microbatches)
 
 
 def _sizes(config: RunConfig, spec: data.DataSpec) -> presets.Sizes:

@@ -33,6 +33,7 @@ import filelock
 from ssljax.base import hashing
 from ssljax.base.buckets import Bucket, BucketError
 from ssljax.base.errors import UserError
+from ssljax.base.files import write_whole
 from ssljax.base.locks import leased_object
 from ssljax.data.cache import default_root
 
@@ -72,7 +73,8 @@ class Mirror:
         self._saved: dict[int, Files] = {}  # {step: files} of checkpoints that the bucket has, too
         self._taken = -_FRESH
         self._error: UserError | None = None
-        self._busy = threading.Lock()
+        self._busy = threading.Lock()  # for files
+        self._checkpoints_busy = threading.Lock()  # an evaluation does not wait until a checkpoint is sent
 
     # From the bucket
 
@@ -94,11 +96,15 @@ class Mirror:
             self._taken = time.monotonic()
 
     def take_file(self, name: str) -> None:
-        """Takes one file again, which another process may have changed."""
+        """Takes one file again, which another process may have changed, unless it has lines that are not sent yet."""
+        path = self.folder / name
         with self._busy:
-            if self.bucket.read(name) is not None:
-                self.bucket.download(name, self.folder / name)
-                self._sent[name] = _stamp(self.folder / name)
+            if path.exists() and self._sent.get(name) != _stamp(path):
+                return
+            content = self.bucket.read(name)
+            if content is not None:
+                write_whole(path, content)
+                self._sent[name] = _stamp(path)
 
     def take_checkpoints(self, step: int | None = None) -> None:
         """Makes the checkpoints of the mirror those that are complete in the bucket.
@@ -109,7 +115,7 @@ class Mirror:
         Raises:
             UserError: there is no checkpoint of `step`, or the bucket cannot be read.
         """
-        with self._busy:
+        with self._checkpoints_busy:
             complete = self._complete()
             if step is not None and step not in complete:
                 raise UserError(f"{self.address}: no checkpoint of step {step} (there are: {sorted(complete)})")
@@ -119,6 +125,11 @@ class Mirror:
                 shutil.rmtree(self.folder / "checkpoints" / str(other))
             for one in sorted(wanted):
                 self._take_checkpoint(one)
+            if wanted and not self._saved:  # else a run would begin anew and replace what is there
+                raise UserError(
+                    f"{self.address}: none of the checkpoints {sorted(wanted)} is whole; restore a copy of their "
+                    "files, or train at a new address"
+                )
 
     def _complete(self) -> set[int]:
         """Returns the steps whose checkpoints are whole in the bucket."""
@@ -135,8 +146,10 @@ class Mirror:
                 files: Files = json.loads(mark)["files"]
                 log.info("%s: taking the checkpoint of step %d, %.1f MB", self.address, step, sum(files.values()) / 1e6)
                 self._all(lambda name: self.bucket.download(f"checkpoints/{step}/{name}", new / name), files)
+                if _sizes(new) != files:
+                    raise ValueError("sizes of files are not those of its mark")
             except (BucketError, ValueError, LookupError, TypeError) as error:
-                if isinstance(error, BucketError) and (error.denied or error.passing):
+                if isinstance(error, BucketError) and not error.missing:
                     raise
                 log.warning("checkpoint %d in %s is not whole and is skipped: %s", step, self.address, error)
                 return
@@ -176,6 +189,7 @@ class Mirror:
             UserError: something could not be sent, or taken.
         """
         self.take_checkpoints()
+        self._error = None  # of an earlier run of this process
         ended = threading.Event()
         thread = threading.Thread(target=self._send_until, args=(ended,), name="bucket", daemon=True)
         self.is_sending = True
@@ -212,7 +226,7 @@ class Mirror:
                     log.warning("%s; it is tried again", error)
                 else:
                     self._error = error
-            except OSError as error:
+            except Exception as error:  # it would end the thread, and nothing would be sent
                 self._error = UserError(f"--workdir: cannot send {self.folder} to {self.address}: {error}")
             pause = max(INTERVAL, min(10 * (time.monotonic() - began), PATIENCE / 2))
 
@@ -222,9 +236,9 @@ class Mirror:
         Raises:
             BucketError: the bucket cannot be written.
         """
-        with self._busy:
+        with self._checkpoints_busy:
             found = self._checkpoints()  # before the files, which have the numbers of these steps already
-            self._send_files()
+            self.send_files()
             for step in sorted(found, reverse=True):
                 self._send_checkpoint(step, found[step])
             if found:

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.config import RunConfig
 from ssljax.data import DataSpec
+from ssljax.parallel import presets
 from ssljax.parallel.topology import Topology
 from ssljax.report import Table
 from ssljax.runs.plans import Plan, plan, size_text, time_text
 
 log = logging.getLogger(__name__)
-
-REMAT = ("none", "dots", "full")  # from the fastest to the smallest
-MICROBATCHES = (1, 2, 4, 8, 16)
 
 
 class Trial(NamedTuple):
@@ -116,8 +115,8 @@ def meshes(config: RunConfig, target: Topology) -> list[dict[str, int]]:
 
 def _until_it_fits(config: RunConfig, mesh: dict[str, int], target: Topology, spec: DataSpec | None) -> Iterator[Trial]:
     """Yields the settings of a mesh, the fastest first, up to the first that fits."""
-    levels: tuple[str | None, ...] = REMAT if hasattr(config.model, "remat") else (None,)
-    for microbatches in MICROBATCHES:
+    levels: tuple[str | None, ...] = presets.REMATS if hasattr(config.model, "remat") else (None,)
+    for microbatches in presets.MICROBATCHES:
         if microbatches > 1 and config.batch_size % (microbatches * mesh["data"] * mesh["fsdp"]):
             return
         for remat in levels:
@@ -133,6 +132,6 @@ def _until_it_fits(config: RunConfig, mesh: dict[str, int], target: Topology, sp
 
 
 def _changed(config: RunConfig, mesh: dict[str, int], microbatches: int, remat: str | None) -> RunConfig:
-    model = config.model if remat is None else dataclasses.replace(config.model, remat=remat)
-    changed = dataclasses.replace(config.mesh, **mesh)  # type: ignore[arg-type]
+    model = config.model if remat is None else schema.replace(config.model, remat=remat)
+    changed = dataclasses.replace(config.mesh, preset=None, **mesh)  # type: ignore[arg-type]
     return dataclasses.replace(config, mesh=changed, microbatches=microbatches, model=model)

@@ -25,7 +25,6 @@ from ssljax.parallel.roofline import ASSUMPTIONS, Roofline, matrix_products, roo
 from ssljax.parallel.topology import Topology, topology
 from ssljax.report import Table
 from ssljax.runs.assembly import Assembly, assemble
-from ssljax.train.program import batch_shapes, with_shardings
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
     """
     target = topology(target) if isinstance(target, str) else target
     assembly = assemble(config, target.devices, spec)
-    program, began = assembly.program, time.perf_counter()
+    config, program, began = assembly.config, assembly.program, time.perf_counter()  # with the keys of a preset
     shape = dict(program.mesh.shape)
     flops = program.objective.flops(assembly.spec)
     common: dict[str, Any] = {
@@ -156,14 +155,14 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
     state = _state_memory(assembly)
     with parallel.mesh_context(program.mesh):
         step: Any = program.jitted_step()
-        traced = step.trace(program.target(), batch_target(assembly))
+        traced = step.trace(program.target(), assembly.batch_target())
         products = matrix_products(traced.jaxpr.jaxpr)
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            failure = one_line(str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n\n")[0])
+            failure = one_line(str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n\n")[0]) or "out of memory"
             return Plan(
                 **common,
                 memory=state,
@@ -196,13 +195,6 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
         compile_seconds=seconds,
         notes=notes,
     )
-
-
-def batch_target(assembly: Assembly) -> Any:
-    """The shapes of a global batch with their shardings."""
-    shapes = batch_shapes(assembly.spec, assembly.config.batch_size)
-    sharding = parallel.batch_sharding(assembly.program.mesh)
-    return with_shardings(shapes, jax.tree.map(lambda _: sharding, shapes))
 
 
 def available_memory(target: Topology) -> tuple[float, tuple[str, ...]]:

@@ -38,13 +38,18 @@ def parse_steps(text: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def tracing(folder: Workdir, steps: tuple[int, int] | None) -> Iterator[list[tuple[int, Callback]]]:
+def tracing(
+    folder: Workdir, steps: tuple[int, int] | None, done: int, last: int
+) -> Iterator[list[tuple[int, Callback]]]:
     """A context with the callbacks that record steps into the folder `profile` of a workdir, in the leading process.
 
     Args:
         folder: the workdir.
         steps: (start, stop): the steps after step `start` are recorded, up to step `stop`; None: no callbacks.
+        done, last: steps that are done already, and the last step of the run.
     """
+    if steps is not None and not (done < steps[1] and steps[0] < last):
+        log.warning("--profile: the run takes steps %d to %d, so nothing is recorded", done + 1, last)
     if steps is None or not folder.leads:
         yield []
         return
@@ -78,7 +83,7 @@ def write_hlo(folder: Workdir, program: Program, batch: Any) -> pathlib.Path:
     Args:
         folder: the workdir.
         program: the program; its mesh is the current one.
-        batch: a batch on the devices, or its shapes with shardings.
+        batch: the shapes of a batch with shardings.
     """
     step: Any = program.jitted_step()
     text = step.lower(program.target(), batch).compile().as_text()

@@ -39,6 +39,7 @@ import optax.contrib
 
 from ssljax.base import durations
 from ssljax.base.durations import Duration, RunLengths
+from ssljax.base.errors import UserError
 from ssljax.base.registry import Registry
 from ssljax.base.schema import setting
 from ssljax.train.leaves import Leaf, Leaves, axes_of, describe, factors_by_height, factors_of, map_leaves, path_of
@@ -340,7 +341,13 @@ def _stored(rule: optax.GradientTransformationExtraArgs, dtype: Any) -> optax.Gr
         updates, state = rule.update(updates, cast(state, jnp.float32), params, **more)
         return updates, cast(state, dtype)
 
-    return optax.GradientTransformationExtraArgs(lambda params: cast(rule.init(params), dtype), update)
+    def init(params: Any) -> Any:
+        state = rule.init(params)
+        if not any(map(has_moments, jax.tree.leaves(state, is_leaf=has_moments))):
+            raise UserError("optimizer.moment_dtype: this optimiser has no first moment; leave it at float32")
+        return cast(state, dtype)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _descend(leaves: Leaves) -> optax.GradientTransformationExtraArgs:

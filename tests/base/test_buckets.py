@@ -100,6 +100,9 @@ class Refused(Exception):
         (OSError("NoSuchBucket: x"), "make the bucket, or correct its name", False, False),
         (ConnectionError("reset"), ": reset", False, True),
         (ValueError("two\nlines"), ": two lines", False, False),
+        (Refused(), "no permission (Refused)", True, False),
+        (FileNotFoundError("/bucket/run/checkpoints/401/state"), "not found", False, False),
+        (type("IncompleteRead", (Exception,), {})("3 of 9 bytes"), ": 3 of 9 bytes", False, True),
     ],
 )
 def test_errors_are_one_line(bucket, monkeypatch, error, text, denied, passing):
@@ -127,3 +130,12 @@ def test_wrong_addresses():
             UserError, match=r"s3://b/c needs a library that is not installed; pip install ssljax\[s3\]"
         ):
             Bucket("s3://b/c", "--workdir")
+
+
+@pytest.mark.parametrize("folder", ["my-credentials", "connection-test", "401"])
+def test_words_of_the_path_say_nothing_of_an_error(tmp_path, monkeypatch, folder):
+    bucket = Bucket(f"disk://{tmp_path}/{folder}", "--workdir", first_wait=0)
+    failing(bucket, monkeypatch, "pipe_file", [ValueError(f"{bucket._root}/config.json: odd")] * 9)
+    with pytest.raises(BucketError, match="odd") as raised:
+        bucket.write("config.json", b"")
+    assert not raised.value.denied and not raised.value.passing

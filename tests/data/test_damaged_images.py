@@ -134,3 +134,6 @@ def test_images_of_a_split_are_decoded_when_they_are_read(folder, tmp_path, monk
     np.testing.assert_array_equal(images[4], every["image"][5])
     np.testing.assert_array_equal(images[-2:], every["image"][1::-1])
     assert len(decoded) == (6 if kept == "encoded" else 0)
+    whole = np.asarray(split["image"])
+    whole[:] = 0  # the caller's own
+    np.testing.assert_array_equal(np.asarray(split["image"]), every["image"])

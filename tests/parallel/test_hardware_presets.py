@@ -99,3 +99,18 @@ def test_what_was_filled_in_is_said_and_recorded(tmp_path, caplog):
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("preset")]
     assert len(lines) == 1 and "cpu: mesh.data=8, mesh.fsdp=1, model.remat=dots, microbatches=1" in lines[0]
     ssljax.train(build(CONFIG), tmp_path)  # the same command continues: no difference of keys
+
+
+def test_the_choice_knows_the_keys_that_are_given():
+    """Memory was estimated for the split and the recomputation that the preset would have taken."""
+    kind, free = KINDS["v5e"], presets.choose(KINDS["v5e"], 64, 4, SMALL)
+    assert presets.choose(kind, 64, 4, SMALL, presets.Given(fsdp=8)).fsdp == 8
+    none = presets.choose(kind, 64, 4, SMALL, presets.Given(remat="none"))
+    assert none.remat == "none" and (none.microbatches > free.microbatches or none.expected > free.expected)
+    assert presets.choose(kind, 64, 4, LARGE, presets.Given(microbatches=2)).microbatches == 2
+
+
+def test_axes_without_numbers_are_refused():
+    config = build({**CONFIG, "mesh": {"preset": "auto", "data": 1, "tensor": -1}})
+    with pytest.raises(UserError, match=r"mesh\.preset: the axes tensor, context and expert must have numbers"):
+        with_preset(config, jax.devices(), None)

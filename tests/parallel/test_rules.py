@@ -66,5 +66,5 @@ def test_parameters_that_every_device_holds_whole_are_named_and_limited():
 
 def test_axes_that_cross_slices_must_be_a_multiple_of_their_number():
     devices = [types.SimpleNamespace(slice_index=i // 4) for i in range(8)]
-    with pytest.raises(UserError, match=r"mesh: got data=1 and fsdp=1, one of them must be a multiple of 2"):
+    with pytest.raises(UserError, match=r"mesh: got data=1 and fsdp=1, their product must be a multiple of 2"):
         make_mesh(MeshConfig(data=1, tensor=8), devices)

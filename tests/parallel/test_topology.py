@@ -65,6 +65,8 @@ def test_slices_that_a_slow_network_joins():
         devices = make_mesh(MeshConfig(**sizes), found.devices).devices
         slices = [{d.slice_index for d in block.ravel()} for block in devices.reshape(2, 4)]
         assert slices == [{0}, {1}]
+    both = make_mesh(MeshConfig(data=2, fsdp=2, tensor=4), topology("4*v5e:2x2").devices).devices
+    assert [{d.slice_index for d in block.ravel()} for block in both.reshape(4, 4)] == [{0}, {1}, {2}, {3}]
 
 
 @needs_tpu

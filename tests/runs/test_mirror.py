@@ -106,6 +106,41 @@ def test_a_half_sent_checkpoint_does_not_count_and_is_removed(tmp_path, machine)
     assert "checkpoints/2/a" in names(bucket)
 
 
+def test_an_error_of_this_machine_is_no_damaged_checkpoint(tmp_path, machine, monkeypatch):
+    """The run began at step 0 and emptied metrics.jsonl, also in the bucket."""
+    put(tmp_path / "run", {"checkpoints/2/a": "12", ".complete/2.json": '{"files": {"a": 2}}'})
+    here = mirror.opened(f"disk://{tmp_path}/run")
+
+    def full(self, name, file):
+        raise BucketError("--workdir: cannot read a: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "download", full)
+        with pytest.raises(BucketError, match="No space left"):
+            here.take_checkpoints()
+    here.take_checkpoints()
+    assert names(here.folder) == {"checkpoints/2/a"}
+
+
+@pytest.mark.parametrize("files", ['{"a": 3}', '{"a": 2, "gone": 1}'])
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path, machine, files):
+    put(tmp_path / "run", {"checkpoints/2/a": "12", ".complete/2.json": f'{{"files": {files}}}'})
+    with pytest.raises(UserError, match=r"none of the checkpoints \[2\] is whole; restore a copy"):
+        mirror.opened(f"disk://{tmp_path}/run").take_checkpoints()
+
+
+def test_lines_that_could_not_be_sent_are_kept(tmp_path, machine, monkeypatch):
+    put(tmp_path / "run", {"evals.jsonl": "1\n"})
+    here = mirror.opened(f"disk://{tmp_path}/run")
+    put(here.folder, {"evals.jsonl": "1\n2\n"})
+    here.take_file("evals.jsonl")
+    assert (here.folder / "evals.jsonl").read_text() == "1\n2\n"
+    here.send_files()
+    put(tmp_path / "run", {"evals.jsonl": "1\n2\n3\n"})
+    here.take_file("evals.jsonl")
+    assert (here.folder / "evals.jsonl").read_text() == "1\n2\n3\n"
+
+
 def test_the_bucket_is_the_truth(tmp_path, machine):
     """Files that a killed job has not sent are dropped; a checkpoint of the mirror is not taken again."""
     bucket = tmp_path / "run"

@@ -16,8 +16,8 @@ from ssljax.base.errors import UserError
 from ssljax.config import build
 from ssljax.parallel import hlo
 from ssljax.parallel.topology import topology
-from ssljax.runs.plan_search import meshes, search
-from ssljax.runs.plans import available_memory, batch_target, needed_bytes, plan
+from ssljax.runs.plan_search import _changed, meshes, search
+from ssljax.runs.plans import available_memory, needed_bytes, plan
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_planned_program_is_the_one_that_runs(planned):
         batch = program.put(assembly.dataset.batch(0))
         compiled = program.jitted_step().lower(state, batch).compile()
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), batch)
-        assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), batch_target(assembly))
+        assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), assembly.batch_target())
     found = hlo.by_kind(hlo.collectives(hlo.parse(compiled.as_text())), dict(program.mesh.shape))
     assert planned.collectives == tuple((*key, *total) for key, total in found.items())
 
@@ -125,7 +125,7 @@ def test_search_takes_more_micro_batches_until_it_fits():
     assert len(found.trials) > len(everything.trials)
     best = found.best
     assert best is not None and best.plan.fits and not found.trials[0].plan.fits
-    assert best.overrides["model.remat"] != "none" or best.overrides["microbatches"] > 1
+    assert best.overrides != found.trials[0].overrides
     assert f"fastest that fits: {best.words}" in found.tables()[0].notes
     assert json.loads(json.dumps(found.to_json()))["best"] == best.overrides
 
@@ -190,3 +190,13 @@ def test_a_gpu():
     found = run("h100:2x2", "--config.model.dtype=bfloat16")
     assert found["device_kind"] == "NVIDIA H100 80GB HBM3" and found["fits"] and found["mesh"]["data"] == 4
     assert {c["kind"] for c in found["collectives"]} & {"all-reduce", "reduce-scatter"}
+
+
+def test_a_plan_has_the_settings_of_a_preset():
+    """It printed the number of micro-batches before the preset had filled it in."""
+    config = build({**CONFIG, "mesh": {"preset": "auto"}, "microbatches": 1, "batch_size": 64})
+    found = plan(config, "cpu:8")
+    assembly = runs.assemble(config, topology("cpu:8").devices)
+    assert found.microbatches == assembly.config.microbatches and found.mesh == dict(assembly.program.mesh.shape)
+    changed = _changed(config, {"data": 8, "fsdp": 1, "tensor": 1}, 1, "dots")
+    assert changed.mesh.preset is None

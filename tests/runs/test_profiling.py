@@ -5,7 +5,8 @@ from jax.profiler import ProfileData
 
 from ssljax import run
 from ssljax.base.errors import UserError
-from ssljax.runs.profiling import parse_steps
+from ssljax.runs.profiling import parse_steps, tracing
+from ssljax.runs.workdir import Workdir
 
 CONFIG = {
     "model": {"name": "vit", "preset": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4},
@@ -47,3 +48,10 @@ def test_a_range_without_steps_is_refused(text):
 
 def test_ranges():
     assert parse_steps("10:13") == (10, 13)
+
+
+@pytest.mark.parametrize(("steps", "done", "recorded"), [((3, 5), 5, False), ((8, 9), 0, False), ((3, 5), 4, True)])
+def test_a_trace_of_steps_that_the_run_does_not_take_is_said(tmp_path, caplog, steps, done, recorded):
+    with tracing(Workdir(tmp_path), steps, done, 8):
+        pass
+    assert (f"the run takes steps {done + 1} to 8, so nothing is recorded" in caplog.text) == (not recorded)

@@ -1,5 +1,6 @@
 """Collectives of a step, read from the compiled text: layers are gathered one by one, gradients summed once."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,7 +12,6 @@ from ssljax.config import build
 from ssljax.data import DataSpec
 from ssljax.parallel import hlo
 from ssljax.parallel.topology import topology
-from ssljax.runs.plans import batch_target
 
 LAYERS, WIDTH, LENGTH, VOCABULARY, ROWS = 4, 64, 32, 256, 64
 SPEC = DataSpec(
@@ -50,7 +50,7 @@ def compiled(values, target, mesh, microbatches=1, **changes):
     assembly = runs.assemble(config, topology(target).devices, SPEC if values is GPT else PICTURES)
     program = assembly.program
     with parallel.mesh_context(program.mesh):
-        step = program.jitted_step().lower(program.target(), batch_target(assembly)).compile()
+        step = program.jitted_step().lower(program.target(), assembly.batch_target()).compile()
     return program.shapes.params, hlo.collectives(hlo.parse(step.as_text()))
 
 
@@ -101,3 +101,18 @@ def test_a_mesh_of_both_sums_over_data_once():
     over_data = [c for c in four if c.kind == "all-reduce" and "data" in c.axes(shape)]
     gradients = sum(map(size, jax.tree.leaves(params)))
     assert sum(c.bytes * c.count for c in over_data) <= 0.4 * gradients  # 1/4 and what fsdp does not split
+
+
+@pytest.mark.parametrize("target", ABSENT)
+def test_fused_attention_compiles_in_slices(target):
+    """Kernels that the partitioner cannot split need every mesh axis to be manual, also within sums of gradients."""
+    model = {**GPT["model"], "dtype": "bfloat16", "width": 256, "heads": 4}
+    spec = dataclasses.replace(
+        SPEC, elements={**SPEC.elements, "tokens": {"shape": [256], "dtype": "int32"}}, max_len=256
+    )
+    for mesh in ({"data": 8}, {"data": 4, "tensor": 2}):
+        config = build({**GPT, "model": model, "mesh": mesh, "microbatches": 4, "batch_size": 64})
+        assembly = runs.assemble(config, topology(target).devices, spec)
+        with parallel.mesh_context(assembly.program.mesh):
+            step = assembly.program.jitted_step().lower(assembly.program.target(), assembly.batch_target())
+            assert "custom_call" in step.as_text() and step.compile()

@@ -164,6 +164,14 @@ def test_a_mesh_that_splits_the_length_equals_one_device(name):
     compare(many[0], one[0])
 
 
+def test_a_ring_within_sums_of_gradients_equals_one_device():
+    """Slices are summed over `data` once; within, keys travel along `context`."""
+    one = five_steps(make_run("causal_lm")[0])
+    many = five_steps(make_run("causal_lm", (2, 1, 2, 2), microbatches=2)[0])
+    close(many[1], one[1], 1e-4, "first moment")
+    compare(many[0], one[0])
+
+
 RESNET = {"name": "resnet", "preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}
 
 
