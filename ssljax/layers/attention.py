@@ -20,6 +20,7 @@ from ssljax.layers.blockwise import BLOCK, attend_blockwise
 from ssljax.layers.masks import Causal, Full, Mask, Span, is_causal, may_be_empty
 from ssljax.layers.ring import attend_ring
 from ssljax.parallel import platform
+from ssljax.parallel.rules import free_sizes, on_each_device, partition_spec
 
 log = logging.getLogger(__name__)
 
@@ -193,8 +194,14 @@ def _ring(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: Logit
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:
-    causal = isinstance(mask, Causal)
-    return jax.nn.dot_product_attention(q, k, v, scale=transform.scale, is_causal=causal, implementation="cudnn")
+    run = functools.partial(
+        jax.nn.dot_product_attention,
+        scale=transform.scale,
+        is_causal=isinstance(mask, Causal),
+        implementation="cudnn",
+    )
+    split = partition_spec(("batch", None, "kv", None), k.shape, free_sizes())
+    return on_each_device(run, (split, split, split), split)(q, k, v)
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:

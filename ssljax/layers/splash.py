@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from ssljax.layers.masks import Causal, Keys, Mask, Segments, Sliding, parts_of
-from ssljax.parallel.rules import free_sizes, partition_spec
+from ssljax.parallel.rules import free_sizes, on_each_device, partition_spec
 
 LANES = 128  # sequence lengths must be multiples of this number
 
@@ -39,7 +39,7 @@ def attend_splash(
 ) -> jax.Array:
     """softmax(scale q k^T) v over allowed pairs, [B, T, H, K]; see `ssljax.layers.attention.attend`.
 
-    On a mesh, `shard_map` gives each device its rows and heads; XLA cannot partition the kernel by itself.
+    On a mesh each device has its rows and heads.
 
     Args:
         q: [B, T, H, K].
@@ -53,11 +53,8 @@ def attend_splash(
     rows = PartitionSpec(*split[:1])
     ids = _segment_ids(mask, q.shape[1], k.shape[1])
     run = functools.partial(_attend, mask=mask, scale=scale, cap=cap, interpret=interpret)
-    mesh = jax.sharding.get_abstract_mesh()
-    if set(mesh.axis_names) - set(mesh.manual_axes):  # a kernel of Pallas needs every axis of the mesh to be manual
-        specs = (split, split, split, None if ids is None else (rows, rows))
-        run = jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)
-    return run(q, k, v, ids)
+    specs = (split, split, split, None if ids is None else (rows, rows))
+    return on_each_device(run, specs, split)(q, k, v, ids)
 
 
 def _attend(

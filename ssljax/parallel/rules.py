@@ -8,7 +8,7 @@ come first in the table choose first.
 
 import collections
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -56,6 +56,19 @@ def free_sizes() -> dict[str, int]:
     """Returns {mesh axis: number of devices} of the current mesh, 1 for axes that a `shard_map` around has taken."""
     mesh = jax.sharding.get_abstract_mesh()
     return {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
+
+
+def on_each_device(run: Callable[..., jax.Array], in_specs: Any, out_specs: Any) -> Callable[..., jax.Array]:
+    """Returns `run` with each device working on its part of the arguments, for kernels that XLA cannot partition.
+
+    Args:
+        run: function of arrays.
+        in_specs, out_specs: partition specs of its arguments and its result, as `jax.shard_map` takes them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) <= set(mesh.manual_axes):
+        return run
+    return jax.shard_map(run, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def sum_of_rows(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from ssljax.data import DataSpec
 from ssljax.parallel import hlo
 from ssljax.parallel.topology import topology
 
-LAYERS, WIDTH, LENGTH, VOCABULARY, ROWS = 4, 64, 32, 256, 64
+LAYERS, WIDTH, LENGTH, VOCABULARY, ROWS = 8, 64, 32, 256, 64
 SPEC = DataSpec(
     elements={"tokens": {"shape": [LENGTH], "dtype": "int32"}, "id": {"shape": [], "dtype": "int64"}},
     size=1000,
@@ -70,7 +70,9 @@ def test_the_scan_over_layers_gathers_one_layer_at_a_time(target):
     stack = jax.tree.leaves(params["encoder"]["stack"]["layers"])
     of_a_layer = max(size(leaf) // LAYERS for leaf in stack)
     gathers = [c for c in found if c.kind == "all-gather"]
-    assert max(c.bytes for c in gathers) <= max(of_a_layer, VOCABULARY * WIDTH * 4)
+    # XLA for GPUs gathers all arrays of a layer at once, and the first layer of the loop with the one before it.
+    at_once = 2 * sum(size(leaf) // LAYERS for leaf in stack) if target.startswith("h100") else of_a_layer
+    assert max(c.bytes for c in gathers) <= max(at_once, VOCABULARY * WIDTH * 4)
     # Forward and backward; pipelining takes the first or last layer out of the loop.
     matrices = sum(size(leaf) for leaf in stack if leaf.ndim > 2)
     assert sum(c.bytes * c.count for c in gathers) >= 1.9 * matrices
@@ -113,6 +115,7 @@ def test_fused_attention_compiles_in_slices(target):
     for mesh in ({"data": 8}, {"data": 4, "tensor": 2}):
         config = build({**GPT, "model": model, "mesh": mesh, "microbatches": 4, "batch_size": 64})
         assembly = runs.assemble(config, topology(target).devices, spec)
-        with parallel.mesh_context(assembly.program.mesh):
+        # Tests compute in "highest" precision, which the TPU kernel does not have for bfloat16.
+        with parallel.mesh_context(assembly.program.mesh), jax.default_matmul_precision("default"):
             step = assembly.program.jitted_step().lower(assembly.program.target(), assembly.batch_target())
             assert "custom_call" in step.as_text() and step.compile()
