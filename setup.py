@@ -48,6 +48,7 @@ setup(
         "numpy>=2.0",
         "scipy>=1.12",
         "scikit-learn>=1.5",
+        "threadpoolctl>=3.1",
         "pillow>=10.1",
         "tokenizers>=0.20,<0.24",
         "safetensors>=0.5",

@@ -10,7 +10,6 @@ size of its temporaries on one device, without inputs and gradients.
 """
 
 import argparse
-import itertools
 import pathlib
 import statistics
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from pages import fill, markdown
 
 from ssljax import losses, parallel
 from ssljax.objectives.base import Ctx
@@ -99,35 +99,26 @@ def rows(mesh: Mesh) -> Iterator[tuple[str, ...]]:
             yield f"`{name}`", f"{batch:,}", *cells
 
 
-def seconds(name: str, batch: int, repeats: int = 5) -> tuple[float, float]:
-    """Medians of the time of the dense and the chunked form on one device, taken in turns."""
+def seconds(name: str, batch: int, rounds: int = 15) -> tuple[float, float, float]:
+    """Medians over rounds on one device: time of the dense form, of the chunked form, and the ratio within a round."""
     mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
     runs = [traced(name, form, mesh, batch).lower().compile() for form in ("dense", "chunked")]
     first, second = (jax.random.normal(key, (batch, WIDTH)) for key in jax.random.split(jax.random.key(0)))
     numbers = {"temperature": 0.1, "logit_scale": 10.0, "logit_bias": -10.0}
     learned = {key: jnp.float32(numbers[key]) for key in LOSSES[name][1]}
     taken: list[list[float]] = [[], []]
-    for _ in range(repeats + 1):
+    for _ in range(rounds + 1):
         for run, times in zip(runs, taken):
             start = time.perf_counter()
             jax.block_until_ready(run(first, second, learned))
             times.append(time.perf_counter() - start)
     dense, chunked = (statistics.median(times[1:]) for times in taken)
-    return dense, chunked
+    return dense, chunked, statistics.median(b / a for a, b in zip(taken[0][1:], taken[1][1:]))
 
 
 def timed() -> Iterator[tuple[str, ...]]:
     for name in LOSSES:
-        dense, chunked = seconds(name, BATCHES[0])
-        yield f"`{name}`", f"{dense:.2f}", f"{chunked:.2f}", f"{chunked / dense:.2f}"
-
-
-def written(text: str, section: str, table: str) -> str:
-    """The page with the table of a section replaced."""
-    start, end = f"<!-- table: python benchmarks/contrastive.py {section} -->", "<!-- end of table -->"
-    before, found, rest = text.partition(start)
-    assert found, f"docs/contrastive.md has no place for {section}"
-    return f"{before}{start}\n\n{table}\n{end}{rest.partition(end)[2]}"
+        yield f"`{name}`", *(f"{number:.2f}" for number in seconds(name, BATCHES[0]))
 
 
 def main() -> None:
@@ -143,11 +134,11 @@ def main() -> None:
         head = ("loss", "batch", *(f"{form}, GB" for form in FORMS))
         head += ("least sent, GB", "sent by chunked, GB", "sent by ring, GB")
         found = rows(mesh)
-    lines = []
-    for cells in itertools.chain([head, ["---"] * len(head)], found):
-        lines.append("| " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-    PAGE.write_text(written(PAGE.read_text(), section, "\n".join(lines) + "\n"))
+    body = []
+    for cells in found:
+        body.append(cells)
+        print(" | ".join(cells), flush=True)
+    fill(PAGE, f"benchmarks/contrastive.py {section}", markdown(head, body))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from pages import fill, markdown
 
 from ssljax import parallel
 from ssljax.config import build
@@ -60,17 +61,15 @@ def measured(values: dict[str, Any], devices: list[Any]) -> float:
 def main() -> None:
     here = topology("here")
     devices = here.devices[:1]
-    lines = ["| config | device | predicted | bound by | measured | measured / predicted |", "| --- " * 6 + "|"]
+    head, body = ("config", "device", "predicted", "bound by", "measured", "measured / predicted"), []
     for name, values in CONFIGS.items():
         found = plan(build(values), type(here)("here", devices, here.chip))
         assert found.roofline is not None
         seconds, predicted = measured(values, devices), found.roofline.overlapped
         cells = [name, found.device_kind, time_text(predicted), found.roofline.bound, time_text(seconds)]
-        lines.append("| " + " | ".join([*cells, f"{seconds / predicted:.2f}"]) + " |")
-        print(lines[-1], flush=True)
-    start, end = "<!-- table: python benchmarks/plan_calibration.py -->", "<!-- end of calibration -->"
-    before, _, rest = PAGE.read_text().partition(start)
-    PAGE.write_text(f"{before}{start}\n\n" + "\n".join(lines) + f"\n\n{end}{rest.partition(end)[2]}")
+        body.append([*cells, f"{seconds / predicted:.2f}"])
+        print(" | ".join(body[-1]), flush=True)
+    fill(PAGE, "benchmarks/plan_calibration.py", markdown(head, body))
 
 
 if __name__ == "__main__":

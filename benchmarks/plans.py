@@ -18,13 +18,14 @@ import subprocess
 import sys
 from typing import Any
 
+from pages import fill, markdown
+
 from ssljax.base.hashing import digest
 from ssljax.config import read_file, shipped_configs, topologies
 from ssljax.runs.plans import size_text, time_text
 
 ROOT = pathlib.Path(__file__).parent.parent
 LEDGER, PAGE = ROOT / "docs/plans.jsonl", ROOT / "docs/plans.md"
-START, END = "<!-- table: python benchmarks/plans.py -->", "<!-- end of table -->"
 SECONDS = 3600  # longest time of a unit
 COLUMNS = (
     *("recipe", "topology", "mesh", "parameters", "memory of a device", "of it temporaries", "sent by a device"),
@@ -91,14 +92,14 @@ def cells(line: dict[str, Any]) -> list[str]:
 
 def written(lines: dict[str, dict[str, Any]]) -> str:
     """The table of all units, with what is missing."""
-    rows, missing, stale = [COLUMNS, ["---"] * len(COLUMNS)], [], 0
+    rows, missing, stale = [], [], 0
     for config, topology, key in units(""):
         if key in lines:
             rows.append(cells(lines[key]))
             stale += lines[key]["code"] != code()
         else:
             missing.append(f"`{config}` on {topology}")
-    text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    text = markdown(COLUMNS, rows) + "\n"
     if stale:
         text += f"\n{stale} rows were planned by other code.\n"
     return text + (f"\nNot planned yet: {', '.join(missing)}.\n" if missing else "")
@@ -117,8 +118,7 @@ def main() -> None:
             with LEDGER.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(" | ".join(cells(line)), flush=True)
-    before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(f"{before}{START}\n\n{written(ledger())}\n{END}{rest.partition(END)[2]}")
+    fill(PAGE, "benchmarks/plans.py", written(ledger()))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pages import fill, markdown
+
 from ssljax.base.hashing import digest
 from ssljax.config import read_file
 from ssljax.report.table import direction
@@ -35,7 +37,6 @@ from ssljax.report.table import direction
 ROOT = pathlib.Path(__file__).parent.parent
 RUNS = ROOT / "runs/results"
 LEDGER, PAGE, README = ROOT / "docs/results.jsonl", ROOT / "docs/results.md", ROOT / "README.md"
-START, END = "<!-- table: python benchmarks/results.py -->", "<!-- end of table -->"
 SEEDS = (0, 1, 2)
 NOT_RUN = ("cli.py", "reference.py", "interop", "report")  # parts of the package that a unit's numbers don't depend on
 STOPPED = 75  # exit code of a run that saved its state after a signal
@@ -238,7 +239,7 @@ def table(only: str = "") -> str:
         for row, evaluation, metric, by, better, minutes in found
     ]
     left = f"Missing: {', '.join(missing)}." if missing else "Nothing is missing."
-    return f"{_markdown(head, body)}\n\n{left} {_measured(only)}"
+    return f"{markdown(head, body)}\n\n{left} {_measured(only)}"
 
 
 def _measured(only: str = "") -> str:
@@ -264,17 +265,7 @@ def summary() -> str:
             best = (max if better == "higher" else min)(controls, key=lambda of: statistics.mean(controls[of]))
             control = f"{_cell(controls[best])} ({best})"
             body.append([row, SHOWN[evaluation, metric], _cell(by["trained"]), control, str(len(by["trained"]))])
-    return _markdown(head, body)
-
-
-def _markdown(head: list[str], body: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
-
-
-def write(page: pathlib.Path, text: str) -> None:
-    """Replaces the text between the marks of a page."""
-    before, _, rest = page.read_text().partition(START)
-    page.write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}")
+    return markdown(head, body)
 
 
 def _cell(values: list[float] | None) -> str:
@@ -339,8 +330,8 @@ def main() -> None:
                     todo.get_nowait()
                 for worker in workers:
                     worker.join()
-    write(PAGE, table())
-    write(README, summary())
+    fill(PAGE, "benchmarks/results.py", table())
+    fill(README, "benchmarks/results.py", summary())
     print(table(arguments.only))
     if failed:
         sys.exit("\n".join(failed))

@@ -31,9 +31,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pages import fill, markdown
+
 ROOT = pathlib.Path(__file__).parent.parent
 LEDGER, PAGE = ROOT / "docs/faults.jsonl", ROOT / "docs/faults.md"
-START, END = "<!-- table: python benchmarks/soak.py -->", "<!-- end of table -->"
 DEVICES, STEPS, EVERY, BOUND = 4, 40, 5, 60.0
 CLOCK = {"seconds", "examples_per_second", "data_wait_share", "host_share", "model_flops_per_second"}
 CONFIG = {
@@ -245,10 +246,9 @@ def table(lines: list[dict[str, Any]]) -> str:
             numbers = [_spread(good, key) for key in ("seconds_to_end", "seconds_to_recover")]
             lost = str(max((line["lost_steps"] for line in good), default=""))
             rows.append([fault, str(len(own)), f"{len(good)} ({len(good) / len(own):.0%})", lost, *numbers])
-    shown = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     others = collections.Counter(line["outcome"] for line in lines if line["outcome"] != "recovered")
     left = "; ".join(f"{count} x {outcome}" for outcome, count in others.items()) or "none"
-    return "\n".join(shown) + f"\n\nNot recovered: {left}."
+    return f"{markdown(head, rows)}\n\nNot recovered: {left}."
 
 
 def _spread(lines: list[dict[str, Any]], key: str) -> str:
@@ -282,8 +282,7 @@ def main() -> None:
             with LEDGER.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             shutil.rmtree(folder)
-    before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(f"{before}{START}\n{table(ledger())}\n{END}{rest.partition(END)[2]}")
+    fill(PAGE, "benchmarks/soak.py", table(ledger()))
 
 
 if __name__ == "__main__":

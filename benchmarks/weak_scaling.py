@@ -3,8 +3,8 @@
     python benchmarks/weak_scaling.py [PLATFORM [AXIS ...]]
 
 Steps are compiled for devices of this machine's processor ("cpu"), or of absent ones ("h100", "v5e"; the extras
-`plan-gpu` and `plan-tpu`), and not run: bytes of collectives do not depend on speed. Only "cpu" with all axes writes
-the page; otherwise the rows are printed.
+`plan-gpu` and `plan-tpu`), and not run: bytes of collectives do not depend on speed. The page has a table for each
+platform, which is written when all axes are measured.
 The batch of a device stays the same. Theory counts, for a ring of n devices, P parameters of 4 bytes, L layers, and b
 sequences of T vectors of width D on a device (float32):
 
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from pages import fill, markdown
 
 from ssljax import parallel, runs
 from ssljax.config import build
@@ -116,17 +117,14 @@ def rows(platform: str, names: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def main() -> None:
-    lines = ["| axis | devices | ours, MB | theory, MB | ours / theory |", "| --- | --- | --- | --- | --- |"]
+    body = []
     platform, *names = sys.argv[1:] or ["cpu"]
     for cells in rows(platform, names or list(CASES)):
-        lines.append("| " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-    if platform != "cpu" or names:
-        return
-    start, end = "<!-- table: python benchmarks/weak_scaling.py -->", "<!-- end of table -->"
-    text = PAGE.read_text()
-    before, _, rest = text.partition(start)
-    PAGE.write_text(f"{before}{start}\n\n" + "\n".join(lines) + f"\n\n{end}{rest.partition(end)[2]}")
+        body.append(cells)
+        print(" | ".join(cells), flush=True)
+    if not names:
+        head = ("axis", "devices", "ours, MB", "theory, MB", "ours / theory")
+        fill(PAGE, f"benchmarks/weak_scaling.py {platform}", markdown(head, body))
 
 
 if __name__ == "__main__":

@@ -101,10 +101,12 @@ class Module:
     Attributes:
         computations: name -> instructions.
         entry: name of the computation that is called.
+        devices: number of devices that run it.
     """
 
     computations: dict[str, list[Instruction]]
     entry: str
+    devices: int = 1
 
     @functools.cached_property
     def fused(self) -> set[str]:
@@ -134,6 +136,8 @@ def parse(text: str) -> Module:
     """Parses the text of a compiled program (`compiled.as_text()`)."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
+    header = text.partition("\n")[0]
+    devices = math.prod(int(n) for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header))
     for line in text.splitlines():
         if (head := _COMPUTATION.match(line)) and " = " not in line.split("(")[0]:
             current = computations.setdefault(head[2], [])
@@ -142,7 +146,7 @@ def parse(text: str) -> Module:
             current.append(Instruction(*found.groups()))
         elif re.match(r"\}(,|$)", line):  # a line "}}, ..." ends the description of a kernel, not the computation
             current = None
-    return Module(computations, entry)
+    return Module(computations, entry, devices)
 
 
 def trip_count(module: Module, computation: str, loop: Instruction) -> int:
@@ -172,7 +176,7 @@ def collectives(module: Module) -> list[Collective]:
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            groups = replica_groups(instruction.rest)
+            groups = replica_groups(instruction.rest, module.devices)
             if groups is None or groups.shape[1] < 2:
                 continue
             fused = kind == "all-reduce" and name.startswith("all-reduce-scatter")  # TPU: its result is sliced
@@ -227,11 +231,15 @@ def traffic(module: Module) -> float:
     return total
 
 
-def replica_groups(text: str) -> np.ndarray | None:
+def replica_groups(text: str, devices: int) -> np.ndarray | None:
     """The devices that communicate, int [groups, devices of a group], from the attributes of a collective.
 
     Written as {{0,1},{2,3}}, as [2,2]<=[4], as [2,2]<=[2,2]T(1,0), or by axes of a mesh; of a permutation, the pairs of
-    sender and receiver. None: all devices, or nothing.
+    sender and receiver. No group, {}, is one of all devices. None: not a collective.
+
+    Args:
+        text: attributes of an instruction.
+        devices: number of devices that run the program.
     """
     if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text):
         return np.array(re.findall(r"\{(\d+),(\d+)\}", pairs[1]), int).reshape(-1, 2)
@@ -243,7 +251,7 @@ def replica_groups(text: str) -> np.ndarray | None:
         r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\([\d,]*\))?)\))? \{([^}]*)\}", text
     ):
         return _mesh_groups(mesh[1], mesh[2], mesh[3])
-    return None
+    return np.arange(devices)[None] if "replica_groups={}" in text else None
 
 
 def _mesh_groups(axes: str, order: str | None, chosen: str) -> np.ndarray:

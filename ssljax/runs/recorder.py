@@ -14,6 +14,7 @@ from ssljax import data, evals, parallel
 from ssljax.base import hashing
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Abandoned, Signals
+from ssljax.base.threads import single_threaded_blas
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.evaluation import check_rules, evaluation_params, make_health
 from ssljax.runs.progress import Progress
@@ -131,8 +132,9 @@ class Recorder:
             UserError: too many steps in a row were not finite.
         """
         state, numbers = self.pop(state)
-        numbers = {**numbers, **self.health(state)}
-        self.wait(numbers)
+        with single_threaded_blas():
+            numbers = {**numbers, **self.health(state)}
+            self.wait(numbers)
         values: dict[str, Any] = {k: float(v) for k, v in parallel.fetch(numbers).items()}
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:

@@ -18,6 +18,7 @@ A callback is due when its period divides the number of steps done, and after th
 import collections
 import contextlib
 import faulthandler
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,19 +39,26 @@ AHEAD = 2  # number of steps that the host may dispatch ahead of the device
 class Watchdog:
     """Dumps the stacks of all threads on stderr after `seconds` without a sign of life; None: never.
 
-    The time starts with the first call of `alive`.
+    The time starts with the first call of `alive`. To start it again takes a new thread, so signs of life within a
+    hundredth of `seconds` count as one.
     """
 
     def __init__(self, seconds: float | None):
         self.seconds = seconds
+        self._started = -math.inf
 
     def alive(self) -> None:
         """Starts the time again."""
-        if self.seconds and sys.__stderr__ is not None:  # notebooks replace `sys.stderr` by an object without a file
+        now = time.monotonic()
+        if self.seconds is None or now - self._started < self.seconds / 100:
+            return
+        self._started = now
+        if sys.__stderr__ is not None:  # notebooks replace `sys.stderr` by an object without a file
             faulthandler.dump_traceback_later(self.seconds, repeat=False, file=sys.__stderr__)
 
     def close(self) -> None:
         """Stops the time."""
+        self._started = -math.inf
         faulthandler.cancel_dump_traceback_later()
 
     @contextlib.contextmanager

@@ -88,8 +88,11 @@ def test_auto_chooses_by_the_size_of_the_batch(monkeypatch):
     assert chosen == ["chunked", "dense", "ring", "dense"]
 
 
-def benchmark():
+@pytest.fixture
+def script(monkeypatch):
+    """The module benchmarks/contrastive.py."""
     path = pathlib.Path(__file__).parents[2] / "benchmarks/contrastive.py"
+    monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("contrastive_benchmark", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -97,17 +100,17 @@ def benchmark():
 
 
 @pytest.mark.parametrize(("name", "form", "limit"), [("clip_loss", "ring", 0.2e9), ("nt_xent", "chunked", 0.4e9)])
-def test_memory_of_a_large_batch(name, form, limit):
+def test_memory_of_a_large_batch(script, name, form, limit):
     """Temporaries of one of 8 devices for the loss of 65,536 examples of width 512, forward and backward."""
-    script, mesh = benchmark(), parallel.make_mesh(parallel.MeshConfig())
+    mesh = parallel.make_mesh(parallel.MeshConfig())
     program = script.traced(name, form, mesh, 65_536)
     assert 0 < script.temporaries(program, mesh) <= limit
 
 
 @pytest.mark.parametrize("name", ["nt_xent", "clip_loss"])
-def test_communication_beside_the_least(name):
+def test_communication_beside_the_least(script, name):
     """The chunked form sends the least, and some numbers per row; the ring sends the vectors once more."""
-    script, mesh, batch = benchmark(), parallel.make_mesh(parallel.MeshConfig()), 1024
+    mesh, batch = parallel.make_mesh(parallel.MeshConfig()), 1024
     least = script.least_sent(name, 8, batch)
     chunked, ring = (script.sent(script.traced(name, form, mesh, batch).jaxpr.jaxpr) for form in ("chunked", "ring"))
     vectors = script.least_sent("nt_xent", 8, batch) // (1 if name == "nt_xent" else 2)

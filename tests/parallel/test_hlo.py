@@ -98,13 +98,14 @@ def test_crossing_hosts():
     ],
 )
 def test_groups(text, groups):
-    found = hlo.replica_groups(text)
+    found = hlo.replica_groups(text, 8)
     assert sorted(map(sorted, found.tolist())) == sorted(map(sorted, groups))
     assert "source" not in text or found.tolist() == groups
 
 
 def test_groups_that_are_not_listed():
-    assert hlo.replica_groups("replica_groups={}, x") is None
+    np.testing.assert_array_equal(hlo.replica_groups("replica_groups={}, x", 3), [[0, 1, 2]])
+    assert hlo.replica_groups("to_apply=%add", 3) is None
 
 
 @pytest.mark.parametrize(
@@ -274,3 +275,9 @@ def test_the_description_of_a_kernel_ends_no_computation():
     """TPU compilers write descriptions of Pallas kernels on several lines, of which the last begins with a brace."""
     (found,) = hlo.collectives(hlo.parse(WITH_A_KERNEL))
     assert (found.kind, found.bytes, found.count) == ("all-reduce", 32, 4)
+
+
+def test_a_collective_of_all_devices_counts():
+    text = "HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8\n" + WITH_A_KERNEL
+    (found,) = hlo.collectives(hlo.parse(text.replace("replica_groups={{0,1}}", "replica_groups={}")))
+    assert (found.size, found.sent) == (8, 2 * 7 / 8 * 32 * 4)
