@@ -3,7 +3,8 @@
     python benchmarks/contrastive.py cpu:8      # memory and communication on 8 devices, by compilation alone
     python benchmarks/contrastive.py h100:8     # needs the extra plan-gpu, and no GPU
     python benchmarks/contrastive.py v5e:2x4    # needs the extra plan-tpu, and no TPU
-    python benchmarks/contrastive.py time       # dense against chunked at a batch of 8,192, on one CPU
+    python benchmarks/contrastive.py time       # dense against chunked at a batch of 8,192, on one CPU: the loss
+    python benchmarks/contrastive.py step       # and a whole training step
 
 Vectors have 512 dimensions, in float32. A program is the loss of given vectors, forward and backward. Memory is the
 size of its temporaries on one device, without inputs and gradients.
@@ -13,18 +14,21 @@ import argparse
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from pages import fill, markdown
 
 from ssljax import losses, parallel
+from ssljax.config import build
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.clip import CLIP
 from ssljax.parallel.topology import topology
+from ssljax.runs.assembly import assemble
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/contrastive.md"
 WIDTH = 512
@@ -99,36 +103,79 @@ def rows(mesh: Mesh) -> Iterator[tuple[str, ...]]:
             yield f"`{name}`", f"{batch:,}", *cells
 
 
-def seconds(name: str, batch: int, rounds: int = 15) -> tuple[float, float, float]:
-    """Medians over rounds on one device: time of the dense form, of the chunked form, and the ratio within a round."""
+def in_turns(calls: Sequence[Callable[[], Any]], rounds: int = 15) -> tuple[float, float, float]:
+    """Medians over rounds: seconds of the first call, of the second call, and their ratio within a round."""
+    taken: list[list[float]] = [[], []]
+    for _ in range(rounds + 1):
+        for call, times in zip(calls, taken):
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times.append(time.perf_counter() - start)
+    first, second = (times[1:] for times in taken)
+    return statistics.median(first), statistics.median(second), statistics.median(b / a for a, b in zip(first, second))
+
+
+def seconds(name: str, batch: int) -> tuple[float, float, float]:
+    """Times of the dense and of the chunked loss on one device, and their ratio."""
     mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
     runs = [traced(name, form, mesh, batch).lower().compile() for form in ("dense", "chunked")]
     first, second = (jax.random.normal(key, (batch, WIDTH)) for key in jax.random.split(jax.random.key(0)))
     numbers = {"temperature": 0.1, "logit_scale": 10.0, "logit_bias": -10.0}
     learned = {key: jnp.float32(numbers[key]) for key in LOSSES[name][1]}
-    taken: list[list[float]] = [[], []]
-    for _ in range(rounds + 1):
-        for run, times in zip(runs, taken):
-            start = time.perf_counter()
-            jax.block_until_ready(run(first, second, learned))
-            times.append(time.perf_counter() - start)
-    dense, chunked = (statistics.median(times[1:]) for times in taken)
-    return dense, chunked, statistics.median(b / a for a, b in zip(taken[0][1:], taken[1][1:]))
+    return in_turns([lambda run=run: run(first, second, learned) for run in runs])
 
 
-def timed() -> Iterator[tuple[str, ...]]:
-    for name in LOSSES:
-        yield f"`{name}`", *(f"{number:.2f}" for number in seconds(name, BATCHES[0]))
+MODEL = {
+    "embed_dim": WIDTH,
+    "image": {"preset": None, "width": 64, "depth": 2, "heads": 4, "patch_size": 8},
+    "text": {"preset": None, "width": 64, "depth": 2, "heads": 4},
+}
+STEP = {
+    "data": {"source": "declared:rows=100k,image=16x16x3,text=1024", "mode": "documents", "seq_len": 16},
+    "optimizer": {"name": "adamw"},
+    "steps": 100,
+    "batch_size": BATCHES[0],
+}
+
+
+def step_seconds(objective: str) -> tuple[float, float, float]:
+    """Times of a training step with the dense and with the chunked loss on one device, and their ratio."""
+    return in_turns([training(objective, form) for form in ("dense", "chunked")], rounds=9)
+
+
+def training(objective: str, form: str) -> Callable[[], Any]:
+    """Returns a function that does the next training step, on rows of zeros."""
+    config = {**STEP, "model": {**MODEL, "name": objective}, "objective": {"name": objective, "form": form}}
+    assembly = assemble(build(config), jax.devices()[:1])
+    program = assembly.program
+    with parallel.mesh_context(program.mesh):
+        batch = program.put(assembly.spec.zeros(BATCHES[0]) | {"id": np.arange(BATCHES[0])})
+        state = program.jitted_init()(0)
+
+    def step() -> Any:
+        nonlocal state
+        with parallel.mesh_context(program.mesh):
+            state, metrics = program.jitted_step()(state, batch)
+        return state, metrics
+
+    return step
+
+
+def timed(section: str) -> Iterator[tuple[str, ...]]:
+    """Rows of a table of times."""
+    for name in LOSSES if section == "time" else ("clip", "siglip"):
+        found = seconds(name, BATCHES[0]) if section == "time" else step_seconds(name)
+        yield f"`{name}`", *(f"{number:.2f}" for number in found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", help="`time`, or the devices: `cpu:8`, `h100:8`, `v5e:2x4`")
+    parser.add_argument("section", help="`time`, `step`, or the devices: `cpu:8`, `h100:8`, `v5e:2x4`")
     section = parser.parse_args().section
-    if section == "time":
+    if section in ("time", "step"):
         jax.config.update("jax_platforms", "cpu")
         head: tuple[str, ...] = ("loss", "dense, s", "chunked, s", "chunked / dense")
-        found = timed()
+        found = timed(section)
     else:
         mesh = parallel.make_mesh(parallel.MeshConfig(), topology(section).devices)
         head = ("loss", "batch", *(f"{form}, GB" for form in FORMS))

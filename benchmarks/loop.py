@@ -13,7 +13,7 @@ stall: time that saving a checkpoint in the background takes from training: the 
 restore: growth of the memory of the process while a checkpoint is restored, as a multiple of its bytes. On a CPU the
     restored arrays are part of it.
 
-Prints a table in Markdown.
+Prints a table, and writes it to docs/howto/profiling.md if all parts were measured.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from pages import fill, markdown
 
 from ssljax import config as configs
 from ssljax import parallel, run
@@ -237,10 +238,10 @@ def main() -> None:
     for part in options.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             rows += globals()[part](pathlib.Path(folder), options.small)
-    print(f"On {jax.device_count()} x {jax.devices()[0].device_kind}:\n")
-    print("| measured | value |\n| --- | --- |")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
+    table = markdown(("measured", f"on {jax.device_count()} x {jax.devices()[0].device_kind}"), rows)
+    print(table)
+    if not options.small and not options.parts:
+        fill(ROOT / "docs/howto/profiling.md", "benchmarks/loop.py", table)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def pad(
     P is a multiple of 64, or `max_len`. B is a multiple of the number of devices that share the batch; rows that are
     added to reach it have a single token.
     """
-    shares = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    shares = 1 if mesh is None else parallel.batch_devices(mesh)
     batch = -(-len(rows) // shares) * shares
     lengths = np.array([len(row) for row in rows] + [1] * (batch - len(rows)), np.int32)
     tokens = np.zeros((batch, _rounded(int(lengths.max()), max_len)), np.int32)

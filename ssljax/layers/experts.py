@@ -145,7 +145,7 @@ class Experts(nn.Module):
         combine_BxTxExC = dispatch(choice_BxTxK, weight_BxTxK, c.count, slots)
         has_slot_BxTxExC = (combine_BxTxExC > 0).astype(self.dtype)
         x_BxExCxD = jnp.einsum("btec,btd->becd", has_slot_BxTxExC, x_BxTxD)
-        x_BxExCxD = nn.with_logical_constraint(x_BxExCxD, ("batch", "experts", None, "embed"))
+        x_BxExCxD = nn.with_logical_constraint(x_BxExCxD, ("routed", "experts", None, "embed"))
         y_BxExCxD = _feed_forward(lambda a, b: jnp.einsum("becd,edf->becf", a, b), x_BxExCxD, matrices, out, self.act)
         return jnp.einsum("btec,becd->btd", combine_BxTxExC.astype(self.dtype), y_BxExCxD), logits
 
@@ -200,7 +200,8 @@ def _dropless(
 def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.Array) -> Callable[..., jax.Array]:
     """`run` under `shard_map`: each device computes its rows for its experts and its part of their hidden layer.
 
-    Sorting by expert mixes the rows of a batch. Without `shard_map` every device would sort the whole batch.
+    Sorting by expert mixes the rows of a batch. Without `shard_map` every device would sort the whole batch. Devices
+    that split the experts have different rows, which they gather; each gets the sums of its own rows back.
     """
     sizes = free_sizes()
     rows = partition_spec(("batch", "length", None), x_BxTxD.shape, sizes)
@@ -208,11 +209,16 @@ def _on_mesh(run: Callable[..., jax.Array], x_BxTxD: jax.Array, out_ExFxD: jax.A
     expert, hidden = outer[:2]
     if not any((*rows, *outer)):
         return run
+    split = (rows[0],) if isinstance(rows[0], str) else rows[0] or ()  # mesh axes of the rows
 
     def local(x: jax.Array, weight: jax.Array, choice: jax.Array, matrices: Any, out: jax.Array) -> jax.Array:
         first = jax.lax.axis_index(expert) * len(out) if expert else 0
+        if expert not in split:
+            y = run(x, weight, choice, matrices, out, first=first)
+            return jax.lax.psum(y, tuple(axis for axis in (expert, hidden) if axis))
+        x, weight, choice = (jax.lax.all_gather(a, expert, tiled=True) for a in (x, weight, choice))
         y = run(x, weight, choice, matrices, out, first=first)
-        return jax.lax.psum(y, tuple(axis for axis in (expert, hidden) if axis))
+        return jax.lax.psum_scatter(jax.lax.psum(y, hidden) if hidden else y, expert, tiled=True)
 
     inner = PartitionSpec(expert, None, hidden)
     # With check_vma the gradient of x lacks the sum over `expert` (jax 0.10.2; the test of meshes shows it).

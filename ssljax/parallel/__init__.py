@@ -17,6 +17,7 @@ from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, pla
 from ssljax.parallel.processes import Job, detect, leave, start
 from ssljax.parallel.rules import (
     activation_rules,
+    batch_devices,
     batch_sharding,
     check_whole,
     logical_axes,
@@ -35,6 +36,7 @@ __all__ = [
     "Votes",
     "activation_rules",
     "agreed",
+    "batch_devices",
     "batch_sharding",
     "check_equal",
     "check_whole",

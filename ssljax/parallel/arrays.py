@@ -7,7 +7,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
-from ssljax.parallel.rules import batch_sharding
+from ssljax.parallel.rules import batch_devices, batch_sharding
 
 
 def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def own_rows(mesh: Mesh, rows: int) -> np.ndarray:
         mesh: the mesh.
         rows: rows of the global batch, a multiple of the number of devices that share it.
     """
-    blocks, block = _own_blocks(mesh), rows // _shares(mesh)
+    blocks, block = _own_blocks(mesh), rows // batch_devices(mesh)
     return (blocks[:, None] * block + np.arange(block)).reshape(-1)
 
 
@@ -39,7 +39,7 @@ def put_rows(batch: Any, mesh: Mesh) -> Any:
             first = int(np.searchsorted(blocks, (index[0].start or 0) // block)) * block
             return own[first : first + block]
 
-        shape = (block * _shares(mesh), *own.shape[1:])
+        shape = (block * batch_devices(mesh), *own.shape[1:])
         return jax.make_array_from_callback(shape, sharding, rows)
 
     return jax.tree.map(put, batch)
@@ -72,12 +72,7 @@ def _fetched(x: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def _shares(mesh: Mesh) -> int:
-    """Returns the number of shares into which the devices split a batch."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
 def _own_blocks(mesh: Mesh) -> np.ndarray:
     """Returns the numbers of the shares of a batch that the devices of this process hold, in order."""
-    held = batch_sharding(mesh).addressable_devices_indices_map((_shares(mesh),))
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_devices(mesh),))
     return np.unique([(index[0].start or 0) if index else 0 for index in held.values()])

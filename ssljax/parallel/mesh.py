@@ -33,7 +33,7 @@ class MeshConfig:
     context: int = schema.setting(
         1, free=True, doc="devices that split the length of activations; attention runs around their ring"
     )
-    expert: int = schema.setting(1, free=True, doc="devices that split experts (Mixtral, Switch)")
+    expert: int = schema.setting(1, free=True, doc="devices that split the batch and experts (Mixtral, Switch)")
     shard: Shard = schema.setting(
         "parameters",
         free=True,

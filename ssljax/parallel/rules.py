@@ -19,9 +19,12 @@ from ssljax.base.errors import UserError
 
 Axes = tuple[str | None, ...]
 
+BATCH = ("data", "fsdp", "expert")  # the mesh axes that split a batch
+
 RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     # Activations and per-example state.
-    "batch": (("data", "fsdp"), ("data",), ("fsdp",)),
+    "batch": (BATCH, ("data", "fsdp"), ("data",), ("fsdp",)),
+    "routed": (("data", "fsdp"), ("data",), ("fsdp",)),  # examples in front of experts, which take the axis "expert"
     "length": (("context",),),
     # Parameters. XLA replicates a table [vocab, embed] that is split along both dimensions at every lookup, so the
     # vocabulary takes both mesh axes, and the width is not split.
@@ -32,7 +35,7 @@ RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     "mlp": (("tensor",),),
     "prototypes": (("tensor",),),
     "embed": (("fsdp",),),
-    "queue": (("data", "fsdp"), ("data",), ("fsdp",)),
+    "queue": (BATCH, ("data", "fsdp"), ("data",), ("fsdp",)),
     "layers": (),
     "positions": (),
     "patch": (),
@@ -76,7 +79,7 @@ def sum_of_rows(x: jax.Array) -> jax.Array:
 
     Outside of one an array has the rows of all devices, and the sums are returned unchanged.
     """
-    taken = tuple(axis for axis in ("data", "fsdp") if axis in jax.sharding.get_abstract_mesh().manual_axes)
+    taken = tuple(axis for axis in BATCH if axis in jax.sharding.get_abstract_mesh().manual_axes)
     return jax.lax.psum(x, taken) if taken else x
 
 
@@ -225,5 +228,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: the leading axis is split over the mesh axes "data" and "fsdp"."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """The sharding of a batch, whose leading axis is split."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Returns the number of devices that hold different rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)

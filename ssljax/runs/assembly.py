@@ -52,12 +52,12 @@ class Assembly:
 
     def rows_near(self, count: int) -> int:
         """Returns a number of rows that the devices share evenly: as large as possible up to `count` and a batch."""
-        devices = devices_per_batch(self.program.mesh)
+        devices = parallel.batch_devices(self.program.mesh)
         return max(devices, min(count, self.config.batch_size) // devices * devices)
 
     def rows_at_least(self, count: int) -> int:
         """Returns a number of rows that the devices share evenly: as small as possible from `count` on."""
-        devices = devices_per_batch(self.program.mesh)
+        devices = parallel.batch_devices(self.program.mesh)
         return -(-count // devices) * devices
 
 
@@ -195,14 +195,9 @@ def _is_of_the_library(*parts: Any) -> bool:
     return own and (not inner or _is_of_the_library(*inner))
 
 
-def devices_per_batch(mesh: Mesh) -> int:
-    """Returns the number of devices that hold different rows of a batch."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
 def check_batches(config: RunConfig, mesh: Mesh) -> None:
     """Raises UserError if the devices cannot share a batch of training, a stream or an evaluation evenly."""
-    devices = devices_per_batch(mesh)
+    devices = parallel.batch_devices(mesh)
     multiple = devices * config.microbatches
     if config.batch_size % multiple:
         raise UserError(

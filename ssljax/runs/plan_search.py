@@ -117,7 +117,7 @@ def _until_it_fits(config: RunConfig, mesh: dict[str, int], target: Topology, sp
     """Yields the settings of a mesh, the fastest first, up to the first that fits."""
     levels: tuple[str | None, ...] = presets.REMATS if hasattr(config.model, "remat") else (None,)
     for microbatches in presets.MICROBATCHES:
-        if microbatches > 1 and config.batch_size % (microbatches * mesh["data"] * mesh["fsdp"]):
+        if microbatches > 1 and config.batch_size % (microbatches * mesh["data"] * mesh["fsdp"] * config.mesh.expert):
             return
         for remat in levels:
             overrides: dict[str, Any] = {f"mesh.{axis}": size for axis, size in mesh.items()}
