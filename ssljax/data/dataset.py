@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 Part = Callable[[int], np.ndarray]  # rows of a batch -> numbers of the rows to load
 
 _ID = {"id": {"shape": [], "dtype": "int64"}}
+_BLOCK = 2**20  # rows whose lengths are in memory at the same time
 _SOURCE_SHIFT = 40  # id of an example of a mixture: source << 40 | id in the source
 
 
@@ -297,9 +298,13 @@ def _spec(
         vocab_size=tokenizer.vocab_size,
         special_ids=dict(tokenizer.special_ids),
         max_len=config.seq_len,
-        tokens=sum(
-            int(t.lengths(np.arange(size) if rows is None else rows).sum())
-            for t, rows, size in zip(texts, main.rows, main.sizes)
-        ),
+        tokens=sum(_tokens(t, rows, size) for t, rows, size in zip(texts, main.rows, main.sizes)),
         bytes_per_token=sum(t.cache.bytes for t in texts) / max(sum(len(t.cache.tokens) for t in texts), 1),
     )
+
+
+def _tokens(texts: Any, rows: np.ndarray | None, size: int) -> int:
+    """Returns the number of tokens of rows, without padding; None: of all `size` rows."""
+    starts = range(0, size if rows is None else len(rows), _BLOCK)
+    blocks = (np.arange(i, min(i + _BLOCK, size)) if rows is None else rows[i : i + _BLOCK] for i in starts)
+    return sum(int(texts.lengths(block).sum()) for block in blocks)

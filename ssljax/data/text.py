@@ -173,8 +173,10 @@ class Packed:
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """Returns the number of tokens of each row, without padding."""
-        sums = np.concatenate([[0], np.cumsum(self.piece_lengths)])
-        return sums[self.firsts[rows + 1]] - sums[self.firsts[rows]]
+        starts, stops = np.asarray(self.firsts[rows]), np.asarray(self.firsts[rows + 1])
+        low = starts.min()
+        sums = np.concatenate([[0], np.cumsum(self.piece_lengths[low : stops.max()])])
+        return sums[stops - low] - sums[starts - low]
 
 
 def cut(ends: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,16 @@ import pytest
 import tokenizers
 
 from ssljax.base.errors import UserError
-from ssljax.data import describe, load_split, load_tokenizer, open_data, open_tokenizer, pin_tokenizer, save_tokenizer
+from ssljax.data import (
+    dataset,
+    describe,
+    load_split,
+    load_tokenizer,
+    open_data,
+    open_tokenizer,
+    pin_tokenizer,
+    save_tokenizer,
+)
 from ssljax.data.files import _count_lines, _lines_of
 from ssljax.data.text import cut, pack
 from ssljax.data.tokenizer_training import _pieces, _Words
@@ -226,6 +235,15 @@ def test_packed(config, corpus):
     assert spec.tokens == len(flat())
     batch = open_data(data, 3).batch(5)
     np.testing.assert_array_equal(batch["tokens"], split["tokens"][batch["id"]])
+
+
+@pytest.mark.parametrize("split", ["train", "train[:60%]"])
+@pytest.mark.parametrize("mode", ["windows", "packed", "documents"])
+def test_tokens_are_counted_a_block_of_rows_at_a_time(config, corpus, monkeypatch, mode, split):
+    data = config(source=corpus, seq_len=32, mode=mode, split=split)
+    rows = load_split(data, split)
+    monkeypatch.setattr(dataset, "_BLOCK", 2)
+    assert describe(data).tokens == (rows["tokens"] != 256).sum()
 
 
 @hypothesis.given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 40))
