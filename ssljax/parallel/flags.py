@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from ssljax.parallel.hardware import platform_of
 from ssljax.parallel.rules import replicated
 
 # Latency hiding: the scheduler moves the start of a collective up and its end down, also across the layers of a loop,
@@ -46,8 +47,7 @@ def options(mesh: Mesh) -> dict[str, bool | int]:
     Args:
         mesh: the mesh, also of absent devices.
     """
-    device = mesh.devices.flat[0]
-    platform = {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+    platform = platform_of(mesh.devices.flat[0])
     if mesh.size == 1 or platform not in _HIDING:
         return {}
     products = _COLLECTIVE_PRODUCTS[platform] if mesh.shape.get("tensor", 1) > 1 else {}

@@ -7,6 +7,7 @@ networks of DGX machines. Rates are dense, without sparsity.
 
 import dataclasses
 import re
+from typing import Any
 
 from ssljax.base.errors import UserError
 
@@ -48,6 +49,11 @@ class Chip:
         if dtype not in ("float32", "float64"):
             return self.bfloat16  # float16 is as fast
         return self.exact if highest else self.float32
+
+
+def platform_of(device: Any) -> str:
+    """Returns the platform of a device: "cpu", "gpu" or "tpu"."""
+    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
 
 
 def _tpu(

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.parallel.hardware import platform_of
 from ssljax.parallel.rules import activation_rules
 
 # Parts of the state that the axis "fsdp" splits; each choice includes those before it (ZeRO stages 1, 2, 3).
@@ -137,5 +138,4 @@ def platform() -> str:
 
     The mesh decides because a program may be compiled for hardware that the compiling machine does not have.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
+    return platform_of(jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0])

@@ -21,6 +21,7 @@ from ssljax.base.errors import UserError, one_line
 from ssljax.config import RunConfig
 from ssljax.data import DataSpec
 from ssljax.parallel import hlo
+from ssljax.parallel.hardware import platform_of
 from ssljax.parallel.roofline import ASSUMPTIONS, Roofline, matrix_products, roofline
 from ssljax.parallel.topology import Topology, topology
 from ssljax.report import Table
@@ -200,7 +201,7 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
 def available_memory(target: Topology) -> tuple[float, tuple[str, ...]]:
     """Bytes that a program can use on a device, and the assumptions of a plan."""
     notes = (*ASSUMPTIONS, *target.notes)
-    if target.devices[0].platform not in ("gpu", "cuda"):
+    if platform_of(target.devices[0]) != "gpu":
         return target.chip.memory, notes
     try:
         share = float(os.environ.get(GPU_SHARE, "0.75"))

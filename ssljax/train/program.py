@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ssljax import data, parallel
 from ssljax.objectives.base import Objective, Variables
 from ssljax.parallel import flags
+from ssljax.parallel.hardware import platform_of
 from ssljax.train.optimization import Optimization
 from ssljax.train.state import (
     State,
@@ -186,7 +187,7 @@ def compiler_options(mesh: Mesh, deterministic: bool) -> dict[str, bool | int] |
     speed, which can turn out differently when a resumed run compiles again.
     """
     chosen = flags.options(mesh)
-    if deterministic and mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm"):
+    if deterministic and platform_of(mesh.devices.flat[0]) == "gpu":
         chosen = {**chosen, "xla_gpu_deterministic_ops": True}
     return chosen or None
 
