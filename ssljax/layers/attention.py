@@ -9,7 +9,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,14 +194,19 @@ def _ring(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: Logit
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:
-    run = functools.partial(
-        jax.nn.dot_product_attention,
-        scale=transform.scale,
-        is_causal=isinstance(mask, Causal),
-        implementation="cudnn",
-    )
+    run = functools.partial(_even, scale=transform.scale, is_causal=isinstance(mask, Causal), implementation="cudnn")
     split = partition_spec(("batch", None, "kv", None), k.shape, free_sizes())
     return on_each_device(run, (split, split, split), split)(q, k, v)
+
+
+def _even(q: jax.Array, k: jax.Array, v: jax.Array, **options: Any) -> jax.Array:
+    """Attention by `jax.nn`, whose backward pass through cuDNN takes even lengths only: odd ones are padded by one."""
+    queries, keys = q.shape[1], k.shape[1]
+    if queries % 2 or keys % 2:
+        q, k, v = (jnp.pad(a, ((0, 0), (0, a.shape[1] % 2), (0, 0), (0, 0))) for a in (q, k, v))
+        lengths = {"query_seq_lengths": queries, "key_value_seq_lengths": keys}
+        options |= {name: jnp.full(len(q), length, jnp.int32) for name, length in lengths.items()}
+    return jax.nn.dot_product_attention(q, k, v, **options)[:, :queries]
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, transform: LogitTransform) -> jax.Array:

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absent_hardware import needs_gpu
 
 from ssljax.base.errors import UserError
 from ssljax.layers import attention
 from ssljax.layers.attention import KERNELS, HeadMixing, LogitTransform, attend
 from ssljax.layers.masks import Blocks, Causal, Full, Keys, Prefix, Segments, Sliding, materialize, may_be_empty
-from ssljax.parallel import platform
+from ssljax.parallel import MeshConfig, batch_sharding, make_mesh, mesh_context, platform
+from ssljax.parallel.topology import topology
 
 B, T, K = 2, 130, 8
 RNG = np.random.default_rng(0)
@@ -306,3 +308,43 @@ def test_the_fused_kernel_refuses_unsupported_requests(monkeypatch):
     assert "head width 6" in refuses(q[..., :6], k[..., :6], v[..., :6], Full(), LogitTransform(1.0))
     with pytest.raises(UserError, match="mask Sliding"):
         attend(q, k, v, Sliding(3), strict=True)
+
+
+@pytest.mark.parametrize("lengths", [(7, 7), (7, 8), (8, 7), (8, 8)])
+@pytest.mark.parametrize("mask", [Full(), Causal()])
+def test_odd_lengths_are_padded_for_cudnn(monkeypatch, lengths, mask):
+    """cuDNN's backward pass refuses odd lengths; here XLA stands in for it. Values and gradients do not change."""
+    if isinstance(mask, Causal) and lengths[0] != lengths[1]:
+        pytest.skip("cuDNN has no causal mask with different lengths")
+    theirs, seen = jax.nn.dot_product_attention, []
+
+    def stand_in(q, k, v, *, implementation, **options):
+        seen.append((implementation, q.shape[1] % 2, k.shape[1] % 2))
+        return theirs(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    q, k, v, _ = inputs(4, 2)
+    q, k, v = q[:, : lengths[0]], k[:, : lengths[1]], v[:, : lengths[1]]
+
+    def value(run):
+        return jax.value_and_grad(lambda q, k, v: jnp.sum(jnp.sin(run(q, k, v, mask, LogitTransform(0.3)))), (0, 1, 2))
+
+    got, want = (value(KERNELS[name].run)(q, k, v) for name in ("cudnn", "xla"))
+    assert seen == [("cudnn", 0, 0)]
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.full
+@needs_gpu
+def test_cudnn_compiles_with_odd_lengths():
+    """A vision transformer with a class token has 197 tokens."""
+    mesh = make_mesh(MeshConfig(), topology("h100:8").devices)
+    z = jax.ShapeDtypeStruct((16, 197, 4, 64), jnp.bfloat16, sharding=batch_sharding(mesh))
+
+    def loss(q, k, v):
+        return jnp.sum(attend(q, k, v, Full(), strict=True).astype(jnp.float32))
+
+    with mesh_context(mesh), jax.default_matmul_precision("default"):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(z, z, z)
+        assert "cudnn" in lowered.as_text() and lowered.compile()
