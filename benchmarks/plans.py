@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -66,7 +67,9 @@ def planned(config: str, topology: str, key: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {**line, "error": f"not compiled within {SECONDS} s"}
     if done.returncode:
-        return {**line, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        named = [text for text in lines if re.match(r"[\w.]+(Error|Exception): ", text)]  # notes may follow it
+        return {**line, "error": (named or lines)[-1]}
     return {**line, "plan": json.loads(done.stdout)}
 
 
