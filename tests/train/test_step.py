@@ -94,7 +94,7 @@ def test_the_weights_pass_has_no_encoder():
 
 
 def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adamw", model=None, ema=0.9, **settings):
-    """(jitted step, state) of the smallest run on a mesh (data, fsdp, tensor, context); `settings` of the objective.
+    """(jitted step, state) of the smallest run on a mesh of sizes `mesh_shape`; `settings` of the objective.
 
     Most tests compile the same step on one device, which is then read from the compilation cache.
     """
@@ -168,6 +168,17 @@ def test_a_ring_within_sums_of_gradients_equals_one_device():
     """Slices are summed over `data` once; within, keys travel along `context`."""
     one = five_steps(make_run("causal_lm")[0])
     many = five_steps(make_run("causal_lm", (2, 1, 2, 2), microbatches=2)[0])
+    close(many[1], one[1], 1e-4, "first moment")
+    compare(many[0], one[0])
+
+
+@pytest.mark.parametrize("capacity", [None, pytest.param(1.25, marks=pytest.mark.full)])
+def test_a_mesh_that_splits_experts_equals_one_device(capacity):
+    """The axis `expert` splits the rows of a batch outside of the experts, and the experts."""
+    experts = {"count": 4, "top_k": 2, "capacity": capacity, "balance": 0.3, "z_loss": 0.2}
+    model = {"experts": experts}
+    one = five_steps(make_run("causal_lm", model=model)[0])
+    many = five_steps(make_run("causal_lm", (2, 1, 1, 1, 4), microbatches=2, model=model)[0])
     close(many[1], one[1], 1e-4, "first moment")
     compare(many[0], one[0])
 
