@@ -81,8 +81,24 @@ def start(
     return Job(started, logs)
 
 
-def train(config: dict, workdir: pathlib.Path) -> list[str]:
-    """The arguments of `ssljax train` for a config, which is written beside the workdir."""
+def train(config: dict, workdir: pathlib.Path, address: str | None = None) -> list[str]:
+    """The arguments of `ssljax train` for a config, which is written beside the workdir; `address` is used instead."""
     file = workdir.parent / f"{workdir.name}.py"
     file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
-    return ["train", "--config", str(file), "--workdir", str(workdir)]
+    return ["train", "--config", str(file), "--workdir", address or str(workdir)]
+
+
+def apart(caches: pathlib.Path) -> str:
+    """A hook after which the processes share no folder but what is at `disk://`, and send it at short intervals.
+
+    Args:
+        caches: folder of the caches, one for each process.
+    """
+    return f"""
+import os, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import disk
+from ssljax.runs import mirror
+mirror.INTERVAL = mirror.ANSWER = 0.1
+os.environ["SSLJAX_CACHE"] = {str(caches)!r} + f"/{{number}}"
+"""

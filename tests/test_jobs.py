@@ -172,3 +172,111 @@ def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
     assert second.wait(120) == [2, 2], second.output()
     assert second.output().count("error: --workdir: another process is training in") == 1, second.output()
     assert first.wait() == [0, 0]
+
+
+# Jobs whose processes share no folder: the workdir is an address, and each process has a cache of its own.
+
+
+BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 2, "fsdp": 2}, "checkpoint": {"every_steps": 4, "keep": 2}}
+BUCKET |= {"evals": {"knn": {"k": 5, "every_steps": 4}}}
+BUCKET["checkpoint"]["best"] = {"metric": "knn/accuracy"}
+
+
+def start_apart(tmp_path, machine, config=BUCKET, hook="", processes=2, **options):
+    """A job with 4 devices whose processes are on machines of their own, which have no files of earlier starts."""
+    command = jobs.train(config, tmp_path / "run", f"disk://{tmp_path}/bucket/run")
+    hook = jobs.apart(tmp_path / machine) + hook
+    return jobs.start(tmp_path / f"logs-{machine}", [command], processes, 4 // processes, hook=hook, **options)
+
+
+def run_apart(tmp_path, machine, config=BUCKET, **options):
+    job = start_apart(tmp_path, machine, config, **options)
+    assert set(job.wait()) == {0}, job.output()
+    return job.output()
+
+
+def marks(tmp_path):
+    return {int(path.stem) for path in (tmp_path / "bucket/run/.complete").glob("*.json")}
+
+
+def await_mark(job, tmp_path, step, seconds=300):
+    """Returns once the checkpoint of a step, or of a later one, is sent."""
+    deadline = time.monotonic() + seconds
+    while max(marks(tmp_path), default=0) < step:
+        assert time.monotonic() < deadline and all(p.poll() is None for p in job.processes), job.output()
+        time.sleep(0.01)
+
+
+def mark_of(tmp_path, step):
+    return json.loads((tmp_path / f"bucket/run/.complete/{step}.json").read_text())["files"]
+
+
+@pytest.fixture(scope="module")
+def one_disk(tmp_path_factory):
+    """The run of two processes in a folder that both see."""
+    folder = tmp_path_factory.mktemp("one-disk")
+    run_job(folder, config=BUCKET)
+    return folder / "run"
+
+
+# Each process sends its shards; the second one is killed while it sends those of step 12.
+KILLED = """
+if number == 1:
+    from ssljax.base import buckets
+    upload = buckets.Bucket.upload
+    def killed(self, file, name):
+        upload(self, file, name)
+        if name.startswith("checkpoints/12/"): os.kill(os.getpid(), 9)
+    buckets.Bucket.upload = killed
+"""
+
+
+@on_day(0, 3)
+def test_a_job_without_a_common_disk_is_killed_and_continued_bit_for_bit(one_disk, tmp_path):
+    killed = start_apart(tmp_path, "first", hook=KILLED)
+    codes = killed.wait(120)
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75), killed.output()
+    bucket = tmp_path / "bucket/run"
+    assert max(marks(tmp_path)) == 8 and list((bucket / "checkpoints/12").rglob("*")), "half-sent"
+    put = {name.partition("/")[0] for name in mark_of(tmp_path, 8)}
+    assert put >= {"meta", "state", "metrics", "_CHECKPOINT_METADATA"}
+    output = run_apart(tmp_path, "second")
+    assert "resumed from the checkpoint of step 8" in output
+    assert metrics(bucket) == metrics(one_disk) and evaluations(bucket)[-1]["metrics"]
+    assert marks(tmp_path) >= {12, 16} and not (bucket / ".lease").exists()
+    check_read(tmp_path, bucket, one_disk)
+
+
+def check_read(tmp_path, bucket, expected):
+    """Commands of one process read what two have written; a copy of the bucket is a workdir."""
+    saved = parameters(bucket)
+    for path, value in parameters(expected).items():
+        np.testing.assert_array_equal(saved[path], value, err_msg=path)
+
+
+@on_day(1, 3)
+def test_jobs_of_other_sizes_continue_a_run_at_an_address(one_disk, tmp_path):
+    """Two processes, then one, then two again."""
+    expected = metrics(one_disk)
+    for steps, processes in ((4, 2), (8, 1), (16, 2)):
+        config = {**BUCKET, "steps": steps, "schedule": {"name": "constant"}}
+        output = run_apart(tmp_path, f"machine-{steps}", config, processes=processes)
+        assert steps == 4 or f"resumed from the checkpoint of step {steps // 2}" in output
+    found = metrics(tmp_path / "bucket/run")
+    assert [line["batch_hash"] for line in found] == [line["batch_hash"] for line in expected]
+
+
+@on_day(2, 3)
+def test_a_damaged_checkpoint_at_an_address_is_skipped_by_all(one_disk, tmp_path):
+    config = {**BUCKET, "checkpoint": {**BUCKET["checkpoint"], "best": None}}
+    run_apart(tmp_path, "first", config)
+    bucket, expected = tmp_path / "bucket/run", metrics(tmp_path / "bucket/run")
+    assert expected == metrics(one_disk)
+    largest = max((bucket / "checkpoints/16/state").rglob("[0-9]*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    output = run_apart(tmp_path, "second", config)
+    assert output.count("checkpoint 16 is damaged and skipped") == 1, output
+    assert "resumed from the checkpoint of step 12" in output
+    assert metrics(bucket) == expected and (bucket / "damaged-16/state").is_dir() and marks(tmp_path) == {12, 16}

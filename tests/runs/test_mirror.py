@@ -74,20 +74,25 @@ def test_files_and_checkpoints_are_sent_and_taken_by_another_machine(tmp_path, m
         put(here.folder, {"checkpoints/2/state/d/1": "two", "checkpoints/4.orbax-checkpoint-tmp/state": "half"})
         wait_for(lambda: (bucket / ".complete" / "2.json").exists())
         assert names(bucket) >= {"config.json", "pictures/a.png", ".trackers.json", "checkpoints/2/state/d/1"}
-        put(here.folder, {"checkpoints/4/state/d/1": "four", "config.json": "{ }"})
+        put(here.folder, {"checkpoints/4/state/d/1": "four", "checkpoints/4/state/d/2": "4", "config.json": "{ }"})
+        put(here.folder, {"checkpoints/4/_METADATA": "m"})
         shutil.rmtree(here.folder / "checkpoints" / "2")
         (here.folder / "pictures" / "a.png").unlink()
     assert names(bucket) == {
         "config.json",
         ".trackers.json",
+        "checkpoints/4/_METADATA",
         "checkpoints/4/state/d/1",
+        "checkpoints/4/state/d/2",
         ".complete/4.json",
     }
     machine("second")
     there = mirror.opened(address)
     there.take_checkpoints()
     assert there.folder != here.folder
-    assert names(there.folder) == {"config.json", ".trackers.json", "checkpoints/4/state/d/1"}
+    assert names(there.folder) == {"config.json", ".trackers.json", "checkpoints/4/_METADATA"}
+    there.fetch(4, lambda name: name == "state/d/1")  # a shard is taken where it is needed
+    assert names(there.folder / "checkpoints") == {"4/_METADATA", "4/state/d/1"}
     assert (there.folder / "config.json").read_text() == "{ }"
     with pytest.raises(UserError, match=r"no checkpoint of step 2 \(there are: \[4\]\)"):
         there.take_checkpoints(2)
@@ -104,6 +109,30 @@ def test_a_half_sent_checkpoint_does_not_count_and_is_removed(tmp_path, machine)
     with here.held(), here.sending():
         assert not (bucket / "checkpoints/4").exists() or not names(bucket / "checkpoints/4")
     assert "checkpoints/2/a" in names(bucket)
+
+
+def test_a_damaged_checkpoint_is_kept_under_another_name(tmp_path, machine):
+    bucket = tmp_path / "run"
+    here = mirror.opened(f"disk://{bucket}")
+    with here.held(), here.sending():
+        put(here.folder, {"checkpoints/2/state/d/1": "two"})
+        wait_for(lambda: (bucket / ".complete/2.json").exists())
+        put(bucket, {"damaged-2/state": "earlier"})
+        here.set_aside(2)
+        assert names(bucket) >= {"damaged-2/state", "damaged-2-again/state/d/1"}
+        put(here.folder, {"checkpoints/2/state/d/1": "new"})  # of the same size
+    assert (bucket / "checkpoints/2/state/d/1").read_text() == "new"
+    assert (bucket / "damaged-2-again/state/d/1").read_text() == "two"
+
+
+def test_a_shard_that_has_gone_is_damage_and_not_an_error_of_the_storage(tmp_path, machine):
+    bucket = tmp_path / "run"
+    put(bucket, {"checkpoints/2/state/d/1": "12", ".complete/2.json": '{"files": {"state/d/1": 2}}'})
+    here = mirror.opened(f"disk://{bucket}")
+    here.take_checkpoints()
+    (bucket / "checkpoints/2/state/d/1").unlink()
+    with pytest.raises(LookupError, match="checkpoints/2/state/d/1"):
+        here.fetch(2, lambda name: True)
 
 
 def test_an_error_of_this_machine_is_no_damaged_checkpoint(tmp_path, machine, monkeypatch):
