@@ -219,21 +219,9 @@ def one_disk(tmp_path_factory):
     return folder / "run"
 
 
-# Each process sends its shards; the second one is killed while it sends those of step 12.
-KILLED = """
-if number == 1:
-    from ssljax.base import buckets
-    upload = buckets.Bucket.upload
-    def killed(self, file, name):
-        upload(self, file, name)
-        if name.startswith("checkpoints/12/"): os.kill(os.getpid(), 9)
-    buckets.Bucket.upload = killed
-"""
-
-
 @on_day(0, 3)
-def test_a_job_without_a_common_disk_is_killed_and_continued_bit_for_bit(one_disk, tmp_path):
-    killed = start_apart(tmp_path, "first", hook=KILLED)
+def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path):
+    killed = start_apart(tmp_path, "first", hook=jobs.killed_while_sending(12))
     codes = killed.wait(120)
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75), killed.output()
     bucket = tmp_path / "bucket/run"

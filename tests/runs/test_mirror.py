@@ -12,6 +12,7 @@ import time
 import disk  # noqa: F401  (registers disk://)
 import fsspec
 import jax
+import jobs
 import numpy as np
 import pytest
 from jax.tree_util import tree_leaves_with_path as leaves
@@ -402,3 +403,26 @@ def test_a_killed_run_is_continued_from_a_real_server(server, tmp_path, monkeypa
     missing = server.replace("ssljax-tests", "ssljax-missing")
     with pytest.raises(UserError, match=rf"--workdir: cannot write {missing}/.lease: not found .*; make the bucket"):
         run.train(config, missing)
+
+
+@pytest.mark.full
+def test_a_killed_job_of_two_processes_is_continued_from_a_real_server(server, tmp_path):
+    """Signal 9 while the second process sends its shards; other machines continue."""
+    config = {**SHORT, "steps": 12, "checkpoint": {"every_steps": 4}, "mesh": {"data": 2, "fsdp": 2}}
+
+    def start(name, address=None, hook=""):
+        hook = jobs.apart(tmp_path / name) + hook
+        return jobs.start(tmp_path / f"logs-{name}", [jobs.train(config, tmp_path / name, address)], 2, 2, hook=hook)
+
+    one_disk = start("whole")
+    assert one_disk.wait() == [0, 0], one_disk.output()
+    killed = start("first", server, jobs.killed_while_sending(12))
+    assert killed.wait()[1] == -signal.SIGKILL, killed.output()
+    bucket = Bucket(server, "--workdir")
+    assert set(bucket.sizes(".complete")) == {".complete/4.json", ".complete/8.json"}
+    continued = start("second", server)
+    assert continued.wait() == [0, 0], continued.output()
+    assert "resumed from the checkpoint of step 8" in continued.output()
+    (tmp_path / "metrics.jsonl").write_bytes(bucket.read("metrics.jsonl"))
+    assert metrics(tmp_path) == metrics(tmp_path / "whole") and ".lease" not in bucket.sizes()
+    assert runs.load(server).step == 12
