@@ -199,14 +199,6 @@ def marks(tmp_path):
     return {int(path.stem) for path in (tmp_path / "bucket/run/.complete").glob("*.json")}
 
 
-def await_mark(job, tmp_path, step, seconds=300):
-    """Returns once the checkpoint of a step, or of a later one, is sent."""
-    deadline = time.monotonic() + seconds
-    while max(marks(tmp_path), default=0) < step:
-        assert time.monotonic() < deadline and all(p.poll() is None for p in job.processes), job.output()
-        time.sleep(0.01)
-
-
 def mark_of(tmp_path, step):
     return json.loads((tmp_path / f"bucket/run/.complete/{step}.json").read_text())["files"]
 

@@ -184,6 +184,7 @@ class Mirror:
                 new = self._place / "take" / str(step)
                 for old in (new, target):
                     shutil.rmtree(old, ignore_errors=True)
+                new.mkdir(parents=True)
                 self._download(step, [name for name in files if not is_shard(name)], new)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 new.rename(target)

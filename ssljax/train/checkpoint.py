@@ -326,9 +326,10 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} belongs to another run (identity "
                 f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force continues from it"
             )
+        is_needed = _needed_by(target, self.folder / str(step) / "state")
         with _reading(self.folder, step):
             if self._source:
-                self._source.fetch(step, _needed_by(target, self.folder / str(step) / "state"))
+                self._source.fetch(step, is_needed)
             return self._read(step, target), meta
 
     def _read(self, step: int, target: Any) -> Any:
@@ -398,9 +399,8 @@ def _needed_by(target: Any, state: pathlib.Path) -> Callable[[str], bool]:
         target: the target of a restore.
         state: folder of the saved state, with the metadata of its arrays.
     """
-    parts = _parts(target) if isinstance(target, Weights) else target
-    names = jax.tree.leaves(ocp.tree.get_param_names(parts))
-    leaves = dict(zip(names, jax.tree.leaves(parts), strict=True))
+    parts = ocp.tree.serialize_tree(_parts(target) if isinstance(target, Weights) else target)
+    leaves = {".".join(path): leaf for path, leaf in ocp.tree.to_flat_dict(parts).items()}
 
     @functools.cache
     def regions(array: str) -> list[tuple[slice, ...]]:
