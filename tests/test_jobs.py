@@ -177,7 +177,7 @@ def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
 # Jobs whose processes share no folder: the workdir is an address, and each process has a cache of its own.
 
 
-BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 2, "fsdp": 2}, "checkpoint": {"every_steps": 4, "keep": 2}}
+BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 2, "fsdp": -1}, "checkpoint": {"every_steps": 4, "keep": 2}}
 BUCKET |= {"evals": {"knn": {"k": 5, "every_steps": 4}}}
 BUCKET["checkpoint"]["best"] = {"metric": "knn/accuracy"}
 
