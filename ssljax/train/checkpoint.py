@@ -376,14 +376,20 @@ def _handlers(processes: Any) -> dict[str, Any]:
     """Returns handlers with which each process writes its shards into a folder of its own.
 
     Every shard is a file (without OCDBT), so that the files of all folders together are a checkpoint. Metadata of
-    arrays (`.zarray`) are written by the leading process alone; other metadata, which are equal, by all.
+    arrays (`.zarray`) are written by the leading process alone; other metadata, which are equal, by all. Replicas share
+    the writing of large arrays only, or small ones would become a file for each device.
     """
-    return {
-        "state": ocp.StandardCheckpointHandler(multiprocessing_options=processes, use_ocdbt=False),
-        "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes),
-    }
+    kinds = ocp.type_handlers
+    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST)
+    registry = kinds.create_type_handler_registry((np.ndarray, kinds.NumpyHandler()), (jax.Array, arrays))
+    state = ocp.StandardCheckpointHandler(multiprocessing_options=processes)
+    state._impl = ocp.PyTreeCheckpointHandler(  # it takes no handlers of types itself
+        multiprocessing_options=processes, use_ocdbt=False, type_handler_registry=registry
+    )
+    return {"state": state, "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes)}
 
 
+_LEAST = 2**22  # bytes of the part of an array that a replica writes
 _SHARD = re.compile(r"state/(?P<array>[^/]+)/(?P<place>\d+(\.\d+)*)")
 
 
