@@ -177,7 +177,7 @@ def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
 # Jobs whose processes share no folder: the workdir is an address, and each process has a cache of its own.
 
 
-BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 2, "fsdp": -1}, "checkpoint": {"every_steps": 4, "keep": 2}}
+BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 1, "fsdp": -1}, "checkpoint": {"every_steps": 4, "keep": 2}}
 BUCKET |= {"evals": {"knn": {"k": 5, "every_steps": 4}}}
 BUCKET["checkpoint"]["best"] = {"metric": "knn/accuracy"}
 
@@ -203,6 +203,12 @@ def mark_of(tmp_path, step):
     return json.loads((tmp_path / f"bucket/run/.complete/{step}.json").read_text())["files"]
 
 
+def shards(cache, step):
+    """Names of the shards of a step in the mirror of a process."""
+    (state,) = cache.glob(f"workdirs/*/run/checkpoints/{step}/state")
+    return {path.relative_to(state).as_posix() for path in state.glob("*/[0-9]*")}
+
+
 @pytest.fixture(scope="module")
 def one_disk(tmp_path_factory):
     """The run of two processes in a folder that both see."""
@@ -222,6 +228,9 @@ def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path)
     assert put >= {"meta", "state", "metrics", "_CHECKPOINT_METADATA"}
     output = run_apart(tmp_path, "second")
     assert "resumed from the checkpoint of step 8" in output
+    first, second = (shards(tmp_path / f"second/{number}", 16) for number in (0, 1))
+    assert first and second and not first & second, "each process writes and sends its own"
+    assert {f"state/{name}" for name in first | second} <= mark_of(tmp_path, 16).keys()
     assert metrics(bucket) == metrics(one_disk) and evaluations(bucket)[-1]["metrics"]
     assert marks(tmp_path) >= {12, 16} and not (bucket / ".lease").exists()
     check_read(tmp_path, bucket, one_disk)

@@ -410,7 +410,7 @@ def test_a_killed_run_is_continued_from_a_real_server(server, tmp_path, monkeypa
 @pytest.mark.full
 def test_a_killed_job_of_two_processes_is_continued_from_a_real_server(server, tmp_path):
     """Signal 9 while the second process sends its shards; other machines continue."""
-    config = {**SHORT, "steps": 12, "checkpoint": {"every_steps": 4}, "mesh": {"data": 2, "fsdp": 2}}
+    config = {**SHORT, "steps": 12, "checkpoint": {"every_steps": 4}, "mesh": {"data": 1, "fsdp": -1}}
 
     def start(name, address=None, hook=""):
         hook = jobs.apart(tmp_path / f"caches-{name}") + hook
