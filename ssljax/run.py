@@ -66,7 +66,7 @@ def train(
         UserError: a mistake in the config, the data or the workdir.
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
-    began, folder = time.perf_counter(), Workdir(workdir)
+    began, folder = time.perf_counter(), parallel.together(lambda: Workdir(workdir))
     given = _checked(config, folder, arrays)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())

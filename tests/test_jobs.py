@@ -177,9 +177,10 @@ def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
 # Jobs whose processes share no folder: the workdir is an address, and each process has a cache of its own.
 
 
-BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 1, "fsdp": -1}, "checkpoint": {"every_steps": 4, "keep": 2}}
-BUCKET |= {"evals": {"knn": {"k": 5, "every_steps": 4}}}
-BUCKET["checkpoint"]["best"] = {"metric": "knn/accuracy"}
+BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 1, "fsdp": -1}, "schedule": {"name": "constant"}}
+BUCKET |= {"model": {**SLOW["model"], "depth": 1}}
+BUCKET |= {"evals": {"loss": {"test_split": "train", "batch_size": 32, "max_examples": 64, "every_steps": 4}}}
+BUCKET |= {"checkpoint": {"every_steps": 4, "keep": 2, "best": {"metric": "loss/loss", "mode": "min"}}}
 
 
 def start_apart(tmp_path, machine, config=BUCKET, hook="", processes=2, **options):
@@ -217,7 +218,7 @@ def one_disk(tmp_path_factory):
     return folder / "run"
 
 
-@on_day(0, 3)
+@on_day(0, 5)
 def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path):
     killed = start_apart(tmp_path, "first", hook=jobs.killed_while_sending(12))
     codes = killed.wait(120)
@@ -243,19 +244,20 @@ def check_read(tmp_path, bucket, expected):
         np.testing.assert_array_equal(saved[path], value, err_msg=path)
 
 
-@on_day(1, 3)
+@on_day(1, 5)
 def test_jobs_of_other_sizes_continue_a_run_at_an_address(one_disk, tmp_path):
     """Two processes, then one, then two again."""
     expected = metrics(one_disk)
     for steps, processes in ((4, 2), (8, 1), (16, 2)):
-        config = {**BUCKET, "steps": steps, "schedule": {"name": "constant"}}
+        config = {**BUCKET, "steps": steps}
         output = run_apart(tmp_path, f"machine-{steps}", config, processes=processes)
         assert steps == 4 or f"resumed from the checkpoint of step {steps // 2}" in output
     found = metrics(tmp_path / "bucket/run")
     assert [line["batch_hash"] for line in found] == [line["batch_hash"] for line in expected]
+    close(found, expected, 1e-2)
 
 
-@on_day(2, 3)
+@on_day(2, 5)
 def test_a_damaged_checkpoint_at_an_address_is_skipped_by_all(one_disk, tmp_path):
     config = {**BUCKET, "checkpoint": {**BUCKET["checkpoint"], "best": None}}
     run_apart(tmp_path, "first", config)
@@ -269,3 +271,28 @@ def test_a_damaged_checkpoint_at_an_address_is_skipped_by_all(one_disk, tmp_path
     assert output.count("checkpoint 16 is damaged and skipped") == 1, output
     assert "resumed from the checkpoint of step 12" in output
     assert metrics(bucket) == expected and (bucket / "damaged-16/state").is_dir() and marks(tmp_path) == {12, 16}
+
+
+@on_day(3, 5)
+def test_sigterm_of_one_process_leaves_a_sent_checkpoint_at_an_address(one_disk, tmp_path):
+    job, bucket = start_apart(tmp_path, "first"), tmp_path / "bucket/run"
+    await_step(job, bucket, 5)
+    job.processes[1].terminate()
+    assert job.wait(120) == [75, 75], job.output()
+    newest = max(marks(tmp_path))
+    assert f"stopped: step {newest} is saved" in job.output()
+    assert f"resumed from the checkpoint of step {newest}" in run_apart(tmp_path, "second")
+    assert metrics(bucket) == metrics(one_disk)
+
+
+@on_day(4, 5)
+def test_a_process_that_cannot_send_ends_its_job_with_its_line(tmp_path):
+    hook = "from ssljax.base import buckets\n"
+    hook += "def refuse(self, file, name):\n"
+    hook += "    raise buckets.BucketError(f'--workdir: cannot write {name}: no permission', denied=True)\n"
+    hook += "if number == 1: buckets.Bucket.upload = refuse\n"
+    job = start_apart(tmp_path, "first", {**BUCKET, "steps": 4000}, hook)
+    assert job.wait() == [2, 2], job.output()
+    first, second = (log.read_text() for log in job.logs)
+    assert "stopped, since process 1 has left: --workdir: cannot write checkpoints/" in first
+    assert "error: --workdir: cannot write checkpoints/" in second and not marks(tmp_path)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import disk  # noqa: F401  (registers disk://)
@@ -157,6 +158,64 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path, mac
     put(tmp_path / "run", {"checkpoints/2/a": "12", ".complete/2.json": f'{{"files": {files}}}'})
     with pytest.raises(UserError, match=r"none of the checkpoints \[2\] is whole; restore a copy"):
         mirror.opened(f"disk://{tmp_path}/run").take_checkpoints()
+
+
+class Notes:
+    """The board of one of two processes."""
+
+    def __init__(self, notes, process):
+        self.notes, self.process = notes, process
+
+    def write(self, topic, note):
+        self.notes[topic, self.process] = note
+
+    def read(self, topic, process=0):
+        return (self.notes[topic, process],) if (topic, process) in self.notes else None
+
+    def all(self, topic):
+        notes = [self.read(topic, process) for process in (0, 1)]
+        return None if None in notes else [note for (note,) in notes]
+
+    def remove(self, topic):
+        for process in (0, 1):
+            self.notes.pop((topic, process), None)
+
+
+def test_a_checkpoint_counts_once_every_process_has_sent_its_part(tmp_path, machine, monkeypatch):
+    bucket, notes = tmp_path / "run", {}
+    first = mirror.opened(f"disk://{bucket}")
+    machine("second")
+    second = mirror.opened(f"disk://{bucket}")
+    assert second.folder != first.folder
+    first._board, second._board = Notes(notes, 0), Notes(notes, 1)
+    monkeypatch.setattr(mirror, "ANSWER", 0.01)
+    put(second.folder, {"config.json": "another", "checkpoints/2/state/a/1": "two"})
+
+    def sent(step, answer):
+        """Files of the mark after the second process has answered; None: there is no mark."""
+        put(first.folder, {f"checkpoints/{step}/_METADATA": "m", f"checkpoints/{step}/state/a/0": "one"})
+        leader = threading.Thread(target=first.send)
+        monkeypatch.setattr(mirror.parallel, "leads", lambda: threading.current_thread() is leader)
+        leader.start()
+        wait_for(lambda: (f"sent-{second._asked}", 0) in notes)
+        second._answer()  # it is not written yet
+        assert not (bucket / f".complete/{step}.json").exists()
+        answer()
+        second._answer()
+        leader.join(10)
+        assert not leader.is_alive() and not notes
+        mark = bucket / f".complete/{step}.json"
+        return json.loads(mark.read_text())["files"] if mark.exists() else None
+
+    written = {"checkpoints/4/_METADATA": "m", "checkpoints/4/state/a/1": "four", "config.json": "another"}
+    expected = {"_METADATA": 1, "state/a/0": 3, "state/a/1": 4}
+    assert sent(4, lambda: put(second.folder, written)) == expected
+    assert names(bucket) == {".complete/4.json", *(f"checkpoints/4/{name}" for name in expected)}
+    # The run has gone on, and the second process has removed what is asked for.
+    assert sent(6, lambda: put(second.folder, {"checkpoints/8/state/a/1": "eight"})) is None
+    shutil.rmtree(first.folder / "checkpoints/6")
+    assert sent(10, lambda: put(second.folder, {"checkpoints/10/state/a/1": "ten"})) is not None
+    assert not (bucket / "checkpoints/6/_METADATA").exists(), "half-sent"
 
 
 def test_lines_that_could_not_be_sent_are_kept(tmp_path, machine, monkeypatch):
