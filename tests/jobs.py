@@ -99,7 +99,7 @@ import os, sys
 sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 import disk
 from ssljax.runs import mirror
-mirror.INTERVAL = mirror.ANSWER = 0.1
+mirror.INTERVAL, mirror.ANSWER, mirror.PATIENCE = 0.1, 0.1, 2.0
 os.environ["SSLJAX_CACHE"] = {str(caches)!r} + f"/{{number}}"
 """
 

@@ -221,7 +221,7 @@ def one_disk(tmp_path_factory):
 @on_day(0, 5)
 def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path):
     killed = start_apart(tmp_path, "first", hook=jobs.killed_while_sending(12))
-    codes = killed.wait(120)
+    codes = killed.wait()
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75), killed.output()
     bucket = tmp_path / "bucket/run"
     assert max(marks(tmp_path)) == 8 and list((bucket / "checkpoints/12").rglob("*")), "half-sent"
@@ -278,7 +278,7 @@ def test_sigterm_of_one_process_leaves_a_sent_checkpoint_at_an_address(one_disk,
     job, bucket = start_apart(tmp_path, "first"), tmp_path / "bucket/run"
     await_step(job, bucket, 5)
     job.processes[1].terminate()
-    assert job.wait(120) == [75, 75], job.output()
+    assert job.wait() == [75, 75], job.output()
     newest = max(marks(tmp_path))
     assert f"stopped: step {newest} is saved" in job.output()
     assert f"resumed from the checkpoint of step {newest}" in run_apart(tmp_path, "second")

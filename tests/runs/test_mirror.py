@@ -398,6 +398,72 @@ def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, machine, mon
         run.train(SHORT, "memory://b/q")
 
 
+# Restores the newest checkpoint, compares it with the arrays of its step, and saves the next two steps.
+SAVES = """
+import contextlib
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ssljax.runs.workdir import Workdir
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
+everywhere = Mesh(np.asarray(jax.devices()), ("all",))
+split, whole = (NamedSharding(everywhere, spec) for spec in (PartitionSpec("all"), PartitionSpec()))
+def arrays(step):
+    numbers = np.random.default_rng(step).normal(size=(32, 6)).astype(np.float32)
+    return {"split": (numbers, split), "whole": (numbers[0], whole), "step": (np.int32(step), whole)}
+def state(step):
+    made = {k: jax.make_array_from_callback(x.shape, s, lambda i, x=x: x[i]) for k, (x, s) in arrays(step).items()}
+    return {"a": made}
+folder = parallel.together(lambda: Workdir(ADDRESS))
+with parallel.joint_end(), contextlib.ExitStack() as stack:
+    parallel.together(lambda: stack.enter_context(folder.lock()))
+    stack.enter_context(folder.sending())
+    checkpoints = Checkpoints(folder.checkpoints, CheckpointConfig(), {}, source=folder.source)
+    stack.callback(checkpoints.close)
+    checkpoints.prove()
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+    found, start = checkpoints.restore(target) or (None, 0)
+    taken = sum(path.is_file() for path in folder.checkpoints.glob(f"{start}/state/a.split/[0-9]*"))
+    for name, (expected, _) in arrays(start).items() if found else ():
+        for shard in found["a"][name].addressable_shards:
+            np.testing.assert_array_equal(shard.data, expected[shard.index])
+    print(f"restored {start}, {taken} shards", flush=True)
+    for step in (start + 1, start + 2):
+        checkpoints.save(state(step), step)
+"""
+
+
+def saves(tmp_path, address, name, processes, restored, taken):
+    """Runs SAVES in processes on machines of their own; returns the output.
+
+    Args:
+        tmp_path: folder of logs and caches.
+        address: the workdir.
+        name: name of the machines.
+        processes: number of processes, which have 4 devices together.
+        restored: step that they restore.
+        taken: number of shards of the array "split" that each takes.
+    """
+    hook = jobs.apart(tmp_path / name) + f"ADDRESS = {address!r}" + SAVES
+    job = jobs.start(tmp_path / f"logs-{name}", [], processes, 4 // processes, hook=hook)
+    assert job.wait() == [0] * processes, job.output()
+    assert job.output().count(f"restored {restored}, {taken} shards") == processes, job.output()
+    return job.output()
+
+
+def test_processes_without_a_common_disk_restore_what_others_have_saved(tmp_path):
+    """Two processes, again after a shard of the newest checkpoint was damaged, then one, then two."""
+    bucket, address = tmp_path / "bucket/run", f"disk://{tmp_path}/bucket/run"
+    saves(tmp_path, address, "first", 2, 0, 0)
+    assert names(bucket / "checkpoints/2/state") >= {"a.split/0.0", "a.split/3.0", "a.whole/0", "a.step/.zarray"}
+    damaged = bucket / "checkpoints/2/state/a.split/3.0"  # of the second process
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")
+    output = saves(tmp_path, address, "second", 2, 1, 2)
+    assert output.count("checkpoint 2 is damaged and skipped") == 1
+    assert (bucket / "damaged-2/state/a.split/3.0").read_bytes()[-4:] == b"abcd"
+    saves(tmp_path, address, "third", 1, 3, 4)
+    saves(tmp_path, address, "fourth", 2, 5, 0)  # one process writes no file for each shard
+
+
 WORKER = """
 import sys
 from ssljax import cli
@@ -464,6 +530,13 @@ def test_a_killed_run_is_continued_from_a_real_server(server, tmp_path, monkeypa
     missing = server.replace("ssljax-tests", "ssljax-missing")
     with pytest.raises(UserError, match=rf"--workdir: cannot write {missing}/.lease: not found .*; make the bucket"):
         run.train(config, missing)
+
+
+@pytest.mark.full
+def test_processes_share_a_real_server(server, tmp_path):
+    saves(tmp_path, server, "first", 2, 0, 0)
+    saves(tmp_path, server, "second", 2, 2, 2)
+    saves(tmp_path, server, "third", 1, 4, 4)
 
 
 @pytest.mark.full
