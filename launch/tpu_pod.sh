@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A job on a TPU slice of Google Cloud, which is created as a queued resource:
-#   bash launch/tpu_pod.sh --name run1 --zone us-west4-a --type v5litepod-16 all train --config C.py --workdir /mnt/runs/run1
+#   bash launch/tpu_pod.sh --name run1 --zone us-west4-a --type v5litepod-16 all train --config C.py --workdir gs://bucket/run1
 # Actions:
 #   create         ask for the slice, or use the one of this name, and wait until it is there
 #   install        copy the repository to all workers and install it there
@@ -133,12 +133,12 @@ install() {
   on_all_workers 'rm -rf ~/ssljax' &&
     run_or_print gcloud compute tpus tpu-vm scp --recurse "$here" "$name:~/ssljax" "${gcloud_options[@]}" \
       --worker=all &&
-    on_all_workers 'python3 -m pip install --user --quiet uv && ~/.local/bin/uv venv --allow-existing --python 3.12 ~/ssljax-env && ~/.local/bin/uv pip install --quiet --python ~/ssljax-env/bin/python -e ~/ssljax[tpu]'
+    on_all_workers 'python3 -m pip install --user --quiet uv && ~/.local/bin/uv venv --allow-existing --python 3.12 ~/ssljax-env && ~/.local/bin/uv pip install --quiet --python ~/ssljax-env/bin/python -e ~/ssljax[tpu,gcs]'
 }
 
 # Runs the command on all workers; its exit code is the highest of the workers, 255 if they cannot be reached.
 run() {
-  [ $# -gt 0 ] || fail "COMMAND: missing, such as: run train --config configs/quickstart.py --workdir /mnt/runs/run1"
+  [ $# -gt 0 ] || fail "COMMAND: missing, such as: run train --config configs/quickstart.py --workdir gs://bucket/run1"
   local words codes
   printf -v words '%q ' "$@"
   # What an interrupted call has left would hold the TPUs.

@@ -66,7 +66,7 @@ def train(
         UserError: a mistake in the config, the data or the workdir.
         Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
     """
-    began, folder = time.perf_counter(), Workdir(workdir)
+    began, folder = time.perf_counter(), parallel.together(lambda: Workdir(workdir))
     given = _checked(config, folder, arrays)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -78,10 +78,11 @@ def train(
         _check_agreement(config, dataset.spec)
         stack.enter_context(parallel.mesh_context(program.mesh))
         parallel.together(lambda: stack.enter_context(folder.lock()))
+        stack.enter_context(folder.sending())
         parallel.lead(lambda: folder.check(config, dataset.spec, resume))
         batch_of = functools.partial(dataset.batch, part=program.own_rows)
         parallel.together(lambda: batch_of(0))  # mistakes in the data are reported before anything is compiled
-        checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity())
+        checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity(), source=folder.source)
         stack.callback(checkpoints.close)
         checkpoints.prove()
         state, start = restore_or_begin(assembly, folder, checkpoints, resume)

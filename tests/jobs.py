@@ -81,8 +81,48 @@ def start(
     return Job(started, logs)
 
 
-def train(config: dict, workdir: pathlib.Path) -> list[str]:
-    """The arguments of `ssljax train` for a config, which is written beside the workdir."""
+def train(config: dict, workdir: pathlib.Path, address: str | None = None) -> list[str]:
+    """The arguments of `ssljax train` for a config, which is written beside the workdir; `address` is used instead."""
     file = workdir.parent / f"{workdir.name}.py"
     file.write_text(f"def get_config(arg=''):\n    return {config!r}\n")
-    return ["train", "--config", str(file), "--workdir", str(workdir)]
+    return ["train", "--config", str(file), "--workdir", address or str(workdir)]
+
+
+def apart(caches: pathlib.Path) -> str:
+    """A hook after which the processes share no folder but what is at `disk://`, and send it at short intervals.
+
+    Args:
+        caches: folder of the caches, one for each process.
+    """
+    return f"""
+import os, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import disk
+from ssljax.runs import mirror
+mirror.INTERVAL, mirror.ANSWER, mirror.PATIENCE = 0.1, 0.1, 2.0
+os.environ["SSLJAX_CACHE"] = {str(caches)!r} + f"/{{number}}"
+"""
+
+
+def killed_while_sending(step: int) -> str:
+    """A hook, after `apart`, that kills process 1 with signal 9 while it sends its shards of a step.
+
+    A checkpoint is saved once the one before, 4 steps earlier, is sent.
+    """
+    return f"""
+import time
+from ssljax.runs import recorder
+save = recorder.Recorder.save
+def save_once_sent(self, step, state):
+    while step > 4 and self.workdir.source.bucket.read(f".complete/{{step - 4}}.json") is None:
+        time.sleep(0.05)
+    save(self, step, state)
+recorder.Recorder.save = save_once_sent
+if number == 1:
+    from ssljax.base import buckets
+    upload = buckets.Bucket.upload
+    def killed(self, file, name):
+        upload(self, file, name)
+        if name.startswith("checkpoints/{step}/"): os.kill(os.getpid(), 9)
+    buckets.Bucket.upload = killed
+"""

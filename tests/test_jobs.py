@@ -172,3 +172,127 @@ def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
     assert second.wait(120) == [2, 2], second.output()
     assert second.output().count("error: --workdir: another process is training in") == 1, second.output()
     assert first.wait() == [0, 0]
+
+
+# Jobs whose processes share no folder: the workdir is an address, and each process has a cache of its own.
+
+
+BUCKET = {**SLOW, "steps": 16, "mesh": {"data": 1, "fsdp": -1}, "schedule": {"name": "constant"}}
+BUCKET |= {"model": {**SLOW["model"], "depth": 1}}
+BUCKET |= {"evals": {"loss": {"test_split": "train", "batch_size": 32, "max_examples": 64, "every_steps": 4}}}
+BUCKET |= {"checkpoint": {"every_steps": 4, "keep": 2, "best": {"metric": "loss/loss", "mode": "min"}}}
+
+
+def start_apart(tmp_path, machine, config=BUCKET, hook="", processes=2, **options):
+    """A job with 4 devices whose processes are on machines of their own, which have no files of earlier starts."""
+    command = jobs.train(config, tmp_path / "run", f"disk://{tmp_path}/bucket/run")
+    hook = jobs.apart(tmp_path / machine) + hook
+    return jobs.start(tmp_path / f"logs-{machine}", [command], processes, 4 // processes, hook=hook, **options)
+
+
+def run_apart(tmp_path, machine, config=BUCKET, **options):
+    job = start_apart(tmp_path, machine, config, **options)
+    assert set(job.wait()) == {0}, job.output()
+    return job.output()
+
+
+def marks(tmp_path):
+    return {int(path.stem) for path in (tmp_path / "bucket/run/.complete").glob("*.json")}
+
+
+def mark_of(tmp_path, step):
+    return json.loads((tmp_path / f"bucket/run/.complete/{step}.json").read_text())["files"]
+
+
+def shards(cache, step):
+    """Names of the shards of a step in the mirror of a process."""
+    (state,) = cache.glob(f"workdirs/*/run/checkpoints/{step}/state")
+    return {path.relative_to(state).as_posix() for path in state.glob("*/[0-9]*")}
+
+
+@pytest.fixture(scope="module")
+def one_disk(tmp_path_factory):
+    """The run of two processes in a folder that both see."""
+    folder = tmp_path_factory.mktemp("one-disk")
+    run_job(folder, config=BUCKET)
+    return folder / "run"
+
+
+@on_day(0, 5)
+def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path):
+    killed = start_apart(tmp_path, "first", hook=jobs.killed_while_sending(12))
+    codes = killed.wait()
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75), killed.output()
+    bucket = tmp_path / "bucket/run"
+    assert max(marks(tmp_path)) == 8 and list((bucket / "checkpoints/12").rglob("*")), "half-sent"
+    put = {name.partition("/")[0] for name in mark_of(tmp_path, 8)}
+    assert put >= {"meta", "state", "metrics", "_CHECKPOINT_METADATA"}
+    output = run_apart(tmp_path, "second")
+    assert "resumed from the checkpoint of step 8" in output
+    first, second = (shards(tmp_path / f"second/{number}", 16) for number in (0, 1))
+    assert first and second and not first & second, "each process writes and sends its own"
+    assert {f"state/{name}" for name in first | second} <= mark_of(tmp_path, 16).keys()
+    assert metrics(bucket) == metrics(one_disk) and evaluations(bucket)[-1]["metrics"]
+    assert marks(tmp_path) >= {12, 16} and not (bucket / ".lease").exists()
+    check_read(tmp_path, bucket, one_disk)
+
+
+def check_read(tmp_path, bucket, expected):
+    """Commands of one process read what two have written; a copy of the bucket is a workdir."""
+    saved = parameters(bucket)
+    for path, value in parameters(expected).items():
+        np.testing.assert_array_equal(saved[path], value, err_msg=path)
+
+
+@on_day(1, 5)
+def test_jobs_of_other_sizes_continue_a_run_at_an_address(one_disk, tmp_path):
+    """Two processes, then one, then two again."""
+    expected = metrics(one_disk)
+    for steps, processes in ((4, 2), (8, 1), (16, 2)):
+        config = {**BUCKET, "steps": steps}
+        output = run_apart(tmp_path, f"machine-{steps}", config, processes=processes)
+        assert steps == 4 or f"resumed from the checkpoint of step {steps // 2}" in output
+    found = metrics(tmp_path / "bucket/run")
+    assert [line["batch_hash"] for line in found] == [line["batch_hash"] for line in expected]
+    close(found, expected, 1e-2)
+
+
+@on_day(2, 5)
+def test_a_damaged_checkpoint_at_an_address_is_skipped_by_all(one_disk, tmp_path):
+    config = {**BUCKET, "checkpoint": {**BUCKET["checkpoint"], "best": None}}
+    run_apart(tmp_path, "first", config)
+    bucket, expected = tmp_path / "bucket/run", metrics(tmp_path / "bucket/run")
+    assert expected == metrics(one_disk)
+    largest = max((bucket / "checkpoints/16/state").rglob("[0-9]*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    output = run_apart(tmp_path, "second", config)
+    assert output.count("checkpoint 16 is damaged and skipped") == 1, output
+    assert "resumed from the checkpoint of step 12" in output
+    assert metrics(bucket) == expected and (bucket / "damaged-16/state").is_dir() and marks(tmp_path) == {12, 16}
+
+
+@on_day(3, 5)
+def test_sigterm_of_one_process_leaves_a_sent_checkpoint_at_an_address(one_disk, tmp_path):
+    job, bucket = start_apart(tmp_path, "first"), tmp_path / "bucket/run"
+    await_step(job, bucket, 5)
+    job.processes[1].terminate()
+    assert job.wait() == [75, 75], job.output()
+    newest = max(marks(tmp_path))
+    assert f"stopped: step {newest} is saved" in job.output()
+    assert f"resumed from the checkpoint of step {newest}" in run_apart(tmp_path, "second")
+    assert metrics(bucket) == metrics(one_disk)
+
+
+@on_day(4, 5)
+def test_a_process_that_cannot_send_ends_its_job_with_its_line(tmp_path):
+    hook = "from ssljax.base import buckets\n"
+    hook += "def refuse(self, file, name):\n"
+    hook += "    raise buckets.BucketError(f'--workdir: cannot write {name}: no permission', denied=True)\n"
+    hook += "if number == 1: buckets.Bucket.upload = refuse\n"
+    job = start_apart(tmp_path, "first", {**BUCKET, "steps": 4000}, hook)
+    assert job.wait() == [2, 2], job.output()
+    first, second = (log.read_text() for log in job.logs)
+    assert "stopped, since process 1 has left: --workdir: cannot write checkpoints/" in first
+    assert "error: --workdir: cannot write checkpoints/" in second and not marks(tmp_path)

@@ -89,7 +89,7 @@ def test_dry_run_of_a_tpu_slice():
     assert copy == (
         f"gcloud compute tpus tpu-vm scp --recurse {ROOT} run1:~/ssljax --zone=us-west4-a --project=p --worker=all "
     )
-    assert "-e ~/ssljax[tpu]'" in install
+    assert "-e ~/ssljax[tpu,gcs]'" in install
     assert r"~/ssljax-env/bin/ssljax train --config configs/my\ config.py --workdir gs://b/run1 ; code=$?" in run
     assert bash("tpu_pod.sh", *TPU, "--dry-run", "delete")[1].splitlines() == [
         "gcloud compute tpus queued-resources delete run1 --zone=us-west4-a --force --quiet "

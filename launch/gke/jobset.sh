@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A job on a cluster of Google Kubernetes Engine (or another with JobSet), from the template jobset.yaml:
 #   bash launch/gke/jobset.sh --name run1 --image IMAGE --tpu tpu-v5-lite-podslice:4x4 --machines 4 --chips 4 \
-#     train --config C.py --workdir /mnt/runs/run1
+#     train --config C.py --workdir gs://bucket/run1
 # Options:
 #   --name NAME            of the JobSet                  --image IMAGE   a container image with ssljax
 #   --tpu KIND:TOPOLOGY    machines of a slice of TPUs    --gpu KIND      or machines with GPUs (nvidia-h100-80gb)
@@ -40,7 +40,7 @@ done
 for option in machines chips slices restarts; do
   [[ ${!option} =~ ^[0-9]+$ ]] || fail "--$option: got '${!option}', must be a whole number"
 done
-[ $# -gt 0 ] || fail "COMMAND: missing, such as: train --config configs/quickstart.py --workdir /mnt/runs/run1"
+[ $# -gt 0 ] || fail "COMMAND: missing, such as: train --config configs/quickstart.py --workdir gs://bucket/run1"
 if [[ $tpu =~ ^[a-z0-9-]+:[0-9x]+$ && -z $gpu ]]; then
   resource=google.com/tpu
   selector="{cloud.google.com/gke-tpu-accelerator: ${tpu%:*}, cloud.google.com/gke-tpu-topology: ${tpu#*:}}"

@@ -158,6 +158,14 @@ class Bucket:
         finally:
             part.unlink(missing_ok=True)
 
+    def copy(self, name: str, target: str) -> None:
+        """Copies an object, within the storage if it can.
+
+        Raises:
+            BucketError: the storage does not answer, or refuses, or the object has gone.
+        """
+        self._call("write", target, lambda: self._fs.cp_file(self._path(name), self._path(target)))
+
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects, in this order; those that have gone are no error.
 

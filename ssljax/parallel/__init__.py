@@ -1,6 +1,7 @@
 """Start-up of processes, device meshes, the table from logical axes to mesh axes, shardings of batches and states."""
 
 from ssljax.parallel.agreement import (
+    Board,
     LostProcess,
     Votes,
     agreed,
@@ -29,6 +30,7 @@ from ssljax.parallel.rules import (
 )
 
 __all__ = [
+    "Board",
     "Job",
     "LostProcess",
     "MeshConfig",

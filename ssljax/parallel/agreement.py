@@ -1,6 +1,7 @@
 """Agreement between the processes of a job, through the service that connects them.
 
-Nothing here runs on a device, except votes. All processes call these functions in the same order, from one thread.
+Nothing here runs on a device, except votes. All processes call these functions in the same order, from one thread. Only
+a `Board` may be used from any thread.
 """
 
 import collections
@@ -13,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -110,6 +112,56 @@ def agreed(error: E) -> E:
     """Marks an error that every process of the job raises; only the leading one has to report it."""
     error.of_all = True  # type: ignore[attr-defined]
     return error
+
+
+class Board:
+    """Notes of the processes of a job on topics, for work in the background that has no common order.
+
+    Args:
+        name: name of the board, the same in all processes and another one for each board.
+    """
+
+    def __init__(self, name: str):
+        self._place, self._notes = f"ssljax/board/{name}", dict[str, Any]()
+        self._client = _client() if jax.process_count() > 1 else None
+
+    def write(self, topic: str, note: Any) -> None:
+        """Leaves the note of this process on a topic, in the place of an earlier one."""
+        if self._client is None:
+            self._notes[topic] = note
+        else:
+            content = zlib.compress(pickle.dumps(note))
+            self._client.key_value_set_bytes(self._key(topic, jax.process_index()), content, allow_overwrite=True)
+
+    def read(self, topic: str, process: int = 0) -> tuple[Any] | None:
+        """Returns the note of a process in a tuple; None: it has left none yet."""
+        if self._client is None:
+            return (self._notes[topic],) if topic in self._notes else None
+        try:
+            return (pickle.loads(zlib.decompress(self._client.key_value_try_get_bytes(self._key(topic, process)))),)
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                return None
+            raise LostProcess(f"a process of this job cannot be reached ({one_line(str(error))[:200]})") from error
+
+    def all(self, topic: str) -> list[Any] | None:
+        """Returns the notes of all processes on a topic; None as long as one is missing."""
+        notes: list[Any] = []
+        for process in range(jax.process_count()):
+            note = self.read(topic, process)
+            if note is None:
+                return None
+            notes.extend(note)
+        return notes
+
+    def remove(self, topic: str) -> None:
+        """Removes the notes of all processes on a topic."""
+        self._notes.pop(topic, None)
+        if self._client is not None:
+            self._client.key_value_delete(f"{self._place}/{topic}/")
+
+    def _key(self, topic: str, process: int) -> str:
+        return f"{self._place}/{topic}/{process}"
 
 
 class Votes:

@@ -83,7 +83,9 @@ def open_run(workdir: Workdir, step: int | None = None) -> Iterator[tuple[Assemb
     config = dataclasses.replace(config, mesh=parallel.MeshConfig(), microbatches=1, data=known)
     assembly = assemble(config, devices, workdir.data_spec())
     workdir.take_checkpoints(step)
-    checkpoints = Checkpoints(workdir.checkpoints, config.checkpoint, config.identity(), read_only=True)
+    checkpoints = Checkpoints(
+        workdir.checkpoints, config.checkpoint, config.identity(), read_only=True, source=workdir.source
+    )
     with parallel.mesh_context(assembly.program.mesh):
         found = checkpoints.restore(assembly.program.target(), step, force=True)
         checkpoints.close()

@@ -66,7 +66,7 @@ def read_trained(folder: str | pathlib.Path, step: int | None = None, mesh: jax.
     shapes = variable_shapes(objective, batch_shapes(spec, config["batch_size"]), mesh)
     target = Weights(shapes.params, shapes.extra, shapes.params if config.get("ema") is not None else None)
     workdir.take_checkpoints(step)
-    checkpoints = Checkpoints(workdir.checkpoints, CheckpointConfig(), {}, read_only=True)
+    checkpoints = Checkpoints(workdir.checkpoints, CheckpointConfig(), {}, read_only=True, source=workdir.source)
     try:
         restored = checkpoints.restore(target, step, force=True)
         if restored is None:

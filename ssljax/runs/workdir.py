@@ -24,6 +24,7 @@ from ssljax.base.locks import leased, locked
 from ssljax.config import RunConfig, build, difference
 from ssljax.report.read import EVALUATIONS, METRICS, STARTS, read_lines
 from ssljax.runs import mirror
+from ssljax.train.checkpoint import Source
 
 log = logging.getLogger(__name__)
 
@@ -74,14 +75,8 @@ class Workdir:
         The leading process holds the lease for its job; the other processes of the job do nothing here.
 
         Raises:
-            UserError: the folder cannot be made, or another job is training there; the bucket refuses; or the job has
-                several processes, and its workdir is at an address.
+            UserError: the folder cannot be made, or another job is training there; or the bucket refuses.
         """
-        if self._mirror and jax.process_count() > 1:
-            raise UserError(
-                f"--workdir: got {self.name!r} for a job of {jax.process_count()} processes; a workdir at an address "
-                f"is for one process, give the job a folder that all processes see (a mount)"
-            )
         if not self.leads:
             yield
             return
@@ -94,12 +89,25 @@ class Workdir:
             except OSError as error:
                 raise UserError(f"--workdir: cannot write {self.name!r}: {error.strerror}") from error
             stack.enter_context(self._log_file())
-            if self._mirror:
-                stack.enter_context(self._mirror.sending())
             yield
 
+    def sending(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a context that takes the checkpoints of a bucket and sends what changes; nothing for a folder.
+
+        All processes of a job enter it, after the leading one holds the lock.
+
+        Raises:
+            UserError: something could not be sent, or taken.
+        """
+        return self._mirror.sending() if self._mirror else contextlib.nullcontext()
+
+    @property
+    def source(self) -> Source | None:
+        """The source of the checkpoints of an address; None for a folder."""
+        return self._mirror
+
     def take_checkpoints(self, step: int | None = None) -> None:
-        """Takes the checkpoints of a bucket, to be read; a folder of this machine has them.
+        """Takes the checkpoints of a bucket, to be read with `source`; a folder of this machine has them.
 
         Args:
             step: the only checkpoint that is needed; None: all.

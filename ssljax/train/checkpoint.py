@@ -8,6 +8,7 @@ reported, and the next older one is used.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -15,8 +16,8 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -89,11 +90,27 @@ class Weights(NamedTuple):
     ema: Any = None  # averaged parameters; None: without
 
 
+class Source(Protocol):
+    """The place that keeps what each process of a job writes into a folder of its own."""
+
+    def fetch(self, step: int, is_needed: Callable[[str], bool]) -> None:
+        """Brings the files of a checkpoint for whose names `is_needed` is True."""
+
+    def set_aside(self, step: int) -> None:
+        """Removes a damaged checkpoint from the folder, and keeps it elsewhere. Called by all processes."""
+
+
 class Checkpoints:
     """The checkpoints in one folder."""
 
     def __init__(
-        self, folder: pathlib.Path, config: CheckpointConfig, identity: dict[str, Any], *, read_only: bool = False
+        self,
+        folder: pathlib.Path,
+        config: CheckpointConfig,
+        identity: dict[str, Any],
+        *,
+        read_only: bool = False,
+        source: Source | None = None,
     ):
         """Opens the folder.
 
@@ -102,9 +119,12 @@ class Checkpoints:
             config: which checkpoints are kept.
             identity: identity of the run, stored in each checkpoint and compared when one is restored.
             read_only: change nothing in the folder, since another process may be writing to it.
+            source: None: all processes of the job see the folder. Else each process has a folder of its own, with the
+                same steps, in which it writes its shards alone; the source brings those that it reads.
         """
         self.folder = pathlib.Path(folder).absolute()
         self._alias = _Alias(self.folder, make=not read_only)
+        self._source = source
         self.read_only = read_only
         self.identity = identity
         self.best, self.keep = config.best, config.keep
@@ -115,15 +135,24 @@ class Checkpoints:
             rank = lambda metrics: sign * metrics.get(metric, -sign * float("inf"))  # noqa: E731
             # Checkpoints without the metric can be kept only as recent ones.
             policies.append(checkpoint_managers.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False))
+        self._apart = source is not None and jax.process_count() > 1
+        self._processes = _alone() if self._apart else ocp.options.MultiprocessingOptions()
         options = ocp.CheckpointManagerOptions(
             best_fn=rank,  # without it orbax does not write metrics
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,  # remains of saves that were killed
             read_only=read_only,
+            multiprocessing_options=self._processes,
+            create=not self._apart,
+            # Else the leading process makes them for all.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False) if self._apart else None,
         )
         try:
-            self.manager = ocp.CheckpointManager(self._alias.path, options=options)
+            if self._apart:
+                self._alias.path.mkdir(parents=True, exist_ok=True)
+            handlers = _handlers(self._processes) if self._apart else None
+            self.manager = ocp.CheckpointManager(self._alias.path, options=options, item_handlers=handlers)
         except OSError as error:
             raise _write_error(self.folder, error) from error
 
@@ -164,17 +193,25 @@ class Checkpoints:
         item = self.folder / str(step) / checkpoint_manager.METRIC_ITEM_NAME
         if self.best is None or not math.isfinite(value) or not item.parent.is_dir() or item.exists():
             return
-        if parallel.leads():
+        content = json.dumps({self.best.metric: value})
+
+        def write() -> None:
             with tempfile.TemporaryDirectory(prefix=".metrics-", dir=self.folder.parent) as place:
                 new = pathlib.Path(place) / item.name
                 new.mkdir()
-                (new / item.name).write_text(json.dumps({self.best.metric: value}))
+                (new / item.name).write_text(content)
                 move_whole(new, item)
+
+        self._change(write)
         parallel.together(self.manager.reload)
         self.wait()
         kept = {*self.steps()[: self.keep], self.manager.best_step()}
         for other in set(self.steps()) - kept:  # orbax removes others at the next save only, which may never come
             self.manager.delete(other)
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Changes the folder: once, or, where each process has one of its own, each of them."""
+        (parallel.together if self._source else parallel.lead)(change)
 
     def wait(self) -> None:
         """Blocks until every write is finished."""
@@ -203,17 +240,18 @@ class Checkpoints:
         numbers = np.arange(16, dtype=np.float32)
         saved = {"x": jax.make_array_from_callback(numbers.shape, everywhere, numbers.__getitem__)}
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), saved)
-        trial = Checkpoints(folder, CheckpointConfig(), {})
+        trial = Checkpoints(folder, CheckpointConfig(), {}, source=self._source if self._apart else None)
         try:
             trial.save(saved, 1)
             trial.wait()
-            trial.restore(target, 1)
+            if not self._apart:  # else each process has written some of it
+                trial.restore(target, 1)
         except UserError as error:
             raise UserError(f"{self.folder.parent}: a checkpoint cannot be kept here ({error})") from error
         finally:
             trial.manager.close()
             trial._alias.close()
-            if parallel.leads():
+            if self._apart or parallel.leads():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def steps(self) -> list[int]:
@@ -247,7 +285,9 @@ class Checkpoints:
         problem = ""
         for candidate in steps:
             try:
-                state = parallel.together(lambda: self._sound(candidate, target, force))  # noqa: B023
+                # Another process may find its part damaged, before all compute checksums together.
+                state, meta = parallel.together(lambda: self._checked(candidate, target, force))  # noqa: B023
+                parallel.together(lambda: _verify(state, meta))  # noqa: B023
             except _DamagedError as error:
                 problem = str(error)
                 if parallel.leads():
@@ -269,11 +309,11 @@ class Checkpoints:
         """The identity of the run that saved the checkpoint of this step."""
         return self._meta(step)["identity"]
 
-    def _sound(self, step: int, target: Any, force: bool) -> Any:
-        """Reads and verifies the checkpoint of a step.
+    def _checked(self, step: int, target: Any, force: bool) -> tuple[Any, dict[str, Any]]:
+        """Reads the checkpoint of a step; returns it and its record.
 
         Raises:
-            _DamagedError: it cannot be read or does not match its record.
+            _DamagedError: it cannot be read.
             UserError: it belongs to another run, or its arrays have other shapes.
         """
         with _reading(self.folder, step):
@@ -286,20 +326,20 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} belongs to another run (identity "
                 f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force continues from it"
             )
+        is_needed = _needed_by(target, self.folder / str(step) / "state")
         with _reading(self.folder, step):
-            state = self._read(step, target)
-        wrong = [path for path, leaf in describe(state).items() if leaf != meta["leaves"][path]]
-        if wrong:
-            raise _DamagedError(f"the checksum of {wrong[0]} is wrong ({len(wrong)} arrays in all)")
-        return state
+            if self._source:
+                self._source.fetch(step, is_needed)
+            return self._read(step, target), meta
 
     def _read(self, step: int, target: Any) -> Any:
         if not isinstance(target, Weights):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             return self.manager.restore(step, args=args)["state"]
-        parts = {name: tree for name, tree in target._asdict().items() if jax.tree.leaves(tree)}
+        parts = _parts(target)
         host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), parts)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=self._processes)
+        with ocp.Checkpointer(handler, multiprocessing_options=self._processes) as checkpointer:
             args = ocp.args.PyTreeRestore(item=parts, restore_args=host, partial_restore=True)
             return target._replace(**checkpointer.restore(self._alias.path / str(step) / "state", args=args))
 
@@ -312,11 +352,91 @@ class Checkpoints:
                 (self.folder / str(step)).rename(aside)
                 log.warning("checkpoint %d is now %s", step, aside)
 
-        parallel.lead(rename)
+        def set_aside(source: Source) -> None:
+            for step in steps:
+                source.set_aside(step)
+
+        if self._source is None:
+            parallel.lead(rename)
+        else:
+            parallel.together(functools.partial(set_aside, self._source))
         self.manager.reload()
 
     def _meta(self, step: int) -> dict[str, Any]:
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+
+def _alone() -> Any:
+    """Returns the options of orbax with which this process writes into a folder of its own, and waits for no other."""
+    one = jax.process_index()
+    return ocp.options.MultiprocessingOptions(None, {one}, barrier_sync_key_prefix=f"process-{one}")
+
+
+def _handlers(processes: Any) -> dict[str, Any]:
+    """Returns handlers with which each process writes its shards into a folder of its own.
+
+    Every shard is a file (without OCDBT), so that the files of all folders together are a checkpoint. Metadata of
+    arrays (`.zarray`) are written by the leading process alone; other metadata, which are equal, by all. Replicas share
+    the writing of large arrays only, or small ones would become a file for each device.
+    """
+    kinds = ocp.type_handlers
+    arrays = kinds.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST)
+    registry = kinds.create_type_handler_registry((np.ndarray, kinds.NumpyHandler()), (jax.Array, arrays))
+    state = ocp.StandardCheckpointHandler(multiprocessing_options=processes)
+    state._impl = ocp.PyTreeCheckpointHandler(  # it takes no handlers of types itself
+        multiprocessing_options=processes, use_ocdbt=False, type_handler_registry=registry
+    )
+    return {"state": state, "meta": ocp.JsonCheckpointHandler(multiprocessing_options=processes)}
+
+
+_LEAST = 2**22  # bytes of the part of an array that a replica writes
+_SHARD = re.compile(r"state/(?P<array>[^/]+)/(?P<place>\d+(\.\d+)*)")
+
+
+def is_shard(name: str) -> bool:
+    """Returns True for the file of a shard, or of a block of it, in a checkpoint: `state/params.layer.kernel/0.3`."""
+    return _SHARD.fullmatch(name) is not None
+
+
+def _needed_by(target: Any, state: pathlib.Path) -> Callable[[str], bool]:
+    """Returns a function that tells for the name of a file if reading `target` in this process needs it.
+
+    Args:
+        target: the target of a restore.
+        state: folder of the saved state, with the metadata of its arrays.
+    """
+    parts = ocp.tree.serialize_tree(_parts(target) if isinstance(target, Weights) else target)
+    leaves = {".".join(path): leaf for path, leaf in ocp.tree.to_flat_dict(parts).items()}
+
+    @functools.cache
+    def regions(array: str) -> list[tuple[slice, ...]]:
+        """Returns the parts of an array that this process reads."""
+        shape, sharding = leaves[array].shape, getattr(leaves[array], "sharding", None)
+        if sharding is None or isinstance(target, Weights):
+            return [tuple(slice(0, size) for size in shape)]
+        indices = sharding.addressable_devices_indices_map(shape).values()
+        return [tuple(slice(*one.indices(size)[:2]) for one, size in zip(index, shape)) for index in indices]
+
+    @functools.cache
+    def block(array: str) -> list[int]:
+        return json.loads((state / array / ".zarray").read_text())["chunks"]
+
+    def is_needed(name: str) -> bool:
+        shard = _SHARD.fullmatch(name)
+        if shard is None or shard["array"] not in leaves:
+            return shard is None
+        sizes = block(shard["array"])
+        starts = [int(number) * size for number, size in zip(shard["place"].split("."), sizes)]
+        return any(
+            all(at < own.stop and own.start < at + size for at, size, own in zip(starts, sizes, region))
+            for region in regions(shard["array"])
+        )
+
+    return is_needed
+
+
+def _parts(target: Weights) -> dict[str, Any]:
+    return {name: tree for name, tree in target._asdict().items() if jax.tree.leaves(tree)}
 
 
 class _Alias:
@@ -342,6 +462,17 @@ class _Alias:
     def close(self) -> None:
         if self._place is not None:
             self._place.cleanup()
+
+
+def _verify(state: Any, meta: dict[str, Any]) -> None:
+    """Compares a state with its record.
+
+    Raises:
+        _DamagedError: they differ.
+    """
+    wrong = [path for path, leaf in describe(state).items() if leaf != meta["leaves"][path]]
+    if wrong:
+        raise _DamagedError(f"the checksum of {wrong[0]} is wrong ({len(wrong)} arrays in all)")
 
 
 def describe(state: Any) -> dict[str, dict[str, Any]]:
@@ -434,6 +565,8 @@ def _reading(folder: pathlib.Path, step: int) -> Iterator[None]:
     """Turns exceptions of a read into UserError (permission, memory, ...) or _DamagedError (everything else)."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         if isinstance(error, PermissionError | MemoryError) or any(code in str(error) for code in _CAUSE_OUTSIDE):
             raise UserError(f"{folder}: cannot read the checkpoint of step {step}: {_first_line(error)}") from error

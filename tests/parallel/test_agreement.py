@@ -14,6 +14,16 @@ def test_a_single_process_agrees_with_itself():
         parallel.check_equal("a", "data: the files")
 
 
+def test_a_board_keeps_the_newest_note_of_a_topic():
+    board = parallel.Board("one")
+    assert board.read("a") is None and board.all("a") is None
+    board.write("a", {"x": 1})
+    board.write("a", None)
+    assert board.read("a") == (None,) and board.all("a") == [None] and board.read("b") is None
+    board.remove("a")
+    assert board.read("a") is None
+
+
 def test_another_value_in_one_process_is_named(monkeypatch):
     monkeypatch.setattr(agreement, "lead", lambda function: "that of process 0")
     with pytest.raises(UserError, match=r"config: the settings differ between the processes: process 0 \(.*\) sees"):

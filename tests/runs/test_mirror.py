@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import disk  # noqa: F401  (registers disk://)
 import fsspec
 import jax
+import jobs
 import numpy as np
 import pytest
 from jax.tree_util import tree_leaves_with_path as leaves
@@ -74,20 +76,25 @@ def test_files_and_checkpoints_are_sent_and_taken_by_another_machine(tmp_path, m
         put(here.folder, {"checkpoints/2/state/d/1": "two", "checkpoints/4.orbax-checkpoint-tmp/state": "half"})
         wait_for(lambda: (bucket / ".complete" / "2.json").exists())
         assert names(bucket) >= {"config.json", "pictures/a.png", ".trackers.json", "checkpoints/2/state/d/1"}
-        put(here.folder, {"checkpoints/4/state/d/1": "four", "config.json": "{ }"})
+        put(here.folder, {"checkpoints/4/state/d/1": "four", "checkpoints/4/state/d/2": "4", "config.json": "{ }"})
+        put(here.folder, {"checkpoints/4/_METADATA": "m"})
         shutil.rmtree(here.folder / "checkpoints" / "2")
         (here.folder / "pictures" / "a.png").unlink()
     assert names(bucket) == {
         "config.json",
         ".trackers.json",
+        "checkpoints/4/_METADATA",
         "checkpoints/4/state/d/1",
+        "checkpoints/4/state/d/2",
         ".complete/4.json",
     }
     machine("second")
     there = mirror.opened(address)
     there.take_checkpoints()
     assert there.folder != here.folder
-    assert names(there.folder) == {"config.json", ".trackers.json", "checkpoints/4/state/d/1"}
+    assert names(there.folder) == {"config.json", ".trackers.json", "checkpoints/4/_METADATA"}
+    there.fetch(4, lambda name: name == "state/d/1")  # a shard is taken where it is needed
+    assert names(there.folder / "checkpoints") == {"4/_METADATA", "4/state/d/1"}
     assert (there.folder / "config.json").read_text() == "{ }"
     with pytest.raises(UserError, match=r"no checkpoint of step 2 \(there are: \[4\]\)"):
         there.take_checkpoints(2)
@@ -104,6 +111,30 @@ def test_a_half_sent_checkpoint_does_not_count_and_is_removed(tmp_path, machine)
     with here.held(), here.sending():
         assert not (bucket / "checkpoints/4").exists() or not names(bucket / "checkpoints/4")
     assert "checkpoints/2/a" in names(bucket)
+
+
+def test_a_damaged_checkpoint_is_kept_under_another_name(tmp_path, machine):
+    bucket = tmp_path / "run"
+    here = mirror.opened(f"disk://{bucket}")
+    with here.held(), here.sending():
+        put(here.folder, {"checkpoints/2/state/d/1": "two"})
+        wait_for(lambda: (bucket / ".complete/2.json").exists())
+        put(bucket, {"damaged-2/state": "earlier"})
+        here.set_aside(2)
+        assert names(bucket) >= {"damaged-2/state", "damaged-2-again/state/d/1"}
+        put(here.folder, {"checkpoints/2/state/d/1": "new"})  # of the same size
+    assert (bucket / "checkpoints/2/state/d/1").read_text() == "new"
+    assert (bucket / "damaged-2-again/state/d/1").read_text() == "two"
+
+
+def test_a_shard_that_has_gone_is_damage_and_not_an_error_of_the_storage(tmp_path, machine):
+    bucket = tmp_path / "run"
+    put(bucket, {"checkpoints/2/state/d/1": "12", ".complete/2.json": '{"files": {"state/d/1": 2}}'})
+    here = mirror.opened(f"disk://{bucket}")
+    here.take_checkpoints()
+    (bucket / "checkpoints/2/state/d/1").unlink()
+    with pytest.raises(LookupError, match="checkpoints/2/state/d/1"):
+        here.fetch(2, lambda name: True)
 
 
 def test_an_error_of_this_machine_is_no_damaged_checkpoint(tmp_path, machine, monkeypatch):
@@ -127,6 +158,64 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path, mac
     put(tmp_path / "run", {"checkpoints/2/a": "12", ".complete/2.json": f'{{"files": {files}}}'})
     with pytest.raises(UserError, match=r"none of the checkpoints \[2\] is whole; restore a copy"):
         mirror.opened(f"disk://{tmp_path}/run").take_checkpoints()
+
+
+class Notes:
+    """The board of one of two processes."""
+
+    def __init__(self, notes, process):
+        self.notes, self.process = notes, process
+
+    def write(self, topic, note):
+        self.notes[topic, self.process] = note
+
+    def read(self, topic, process=0):
+        return (self.notes[topic, process],) if (topic, process) in self.notes else None
+
+    def all(self, topic):
+        notes = [self.read(topic, process) for process in (0, 1)]
+        return None if None in notes else [note for (note,) in notes]
+
+    def remove(self, topic):
+        for process in (0, 1):
+            self.notes.pop((topic, process), None)
+
+
+def test_a_checkpoint_counts_once_every_process_has_sent_its_part(tmp_path, machine, monkeypatch):
+    bucket, notes = tmp_path / "run", {}
+    first = mirror.opened(f"disk://{bucket}")
+    machine("second")
+    second = mirror.opened(f"disk://{bucket}")
+    assert second.folder != first.folder
+    first._board, second._board = Notes(notes, 0), Notes(notes, 1)
+    monkeypatch.setattr(mirror, "ANSWER", 0.01)
+    put(second.folder, {"config.json": "another", "checkpoints/2/state/a/1": "two"})
+
+    def sent(step, answer):
+        """Files of the mark after the second process has answered; None: there is no mark."""
+        put(first.folder, {f"checkpoints/{step}/_METADATA": "m", f"checkpoints/{step}/state/a/0": "one"})
+        leader = threading.Thread(target=first.send)
+        monkeypatch.setattr(mirror.parallel, "leads", lambda: threading.current_thread() is leader)
+        leader.start()
+        wait_for(lambda: (f"sent-{second._asked}", 0) in notes)
+        second._answer()  # it is not written yet
+        assert not (bucket / f".complete/{step}.json").exists()
+        answer()
+        second._answer()
+        leader.join(10)
+        assert not leader.is_alive() and not notes
+        mark = bucket / f".complete/{step}.json"
+        return json.loads(mark.read_text())["files"] if mark.exists() else None
+
+    written = {"checkpoints/4/_METADATA": "m", "checkpoints/4/state/a/1": "four", "config.json": "another"}
+    expected = {"_METADATA": 1, "state/a/0": 3, "state/a/1": 4}
+    assert sent(4, lambda: put(second.folder, written)) == expected
+    assert names(bucket) == {".complete/4.json", *(f"checkpoints/4/{name}" for name in expected)}
+    # The run has gone on, and the second process has removed what is asked for.
+    assert sent(6, lambda: put(second.folder, {"checkpoints/8/state/a/1": "eight"})) is None
+    shutil.rmtree(first.folder / "checkpoints/6")
+    assert sent(10, lambda: put(second.folder, {"checkpoints/10/state/a/1": "ten"})) is not None
+    assert not (bucket / "checkpoints/6/_METADATA").exists(), "half-sent"
 
 
 def test_lines_that_could_not_be_sent_are_kept(tmp_path, machine, monkeypatch):
@@ -309,6 +398,72 @@ def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, machine, mon
         run.train(SHORT, "memory://b/q")
 
 
+# Restores the newest checkpoint, compares it with the arrays of its step, and saves the next two steps.
+SAVES = """
+import contextlib
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ssljax.runs.workdir import Workdir
+from ssljax.train.checkpoint import CheckpointConfig, Checkpoints
+everywhere = Mesh(np.asarray(jax.devices()), ("all",))
+split, whole = (NamedSharding(everywhere, spec) for spec in (PartitionSpec("all"), PartitionSpec()))
+def arrays(step):
+    numbers = np.random.default_rng(step).normal(size=(32, 6)).astype(np.float32)
+    return {"split": (numbers, split), "whole": (numbers[0], whole), "step": (np.int32(step), whole)}
+def state(step):
+    made = {k: jax.make_array_from_callback(x.shape, s, lambda i, x=x: x[i]) for k, (x, s) in arrays(step).items()}
+    return {"a": made}
+folder = parallel.together(lambda: Workdir(ADDRESS))
+with parallel.joint_end(), contextlib.ExitStack() as stack:
+    parallel.together(lambda: stack.enter_context(folder.lock()))
+    stack.enter_context(folder.sending())
+    checkpoints = Checkpoints(folder.checkpoints, CheckpointConfig(), {}, source=folder.source)
+    stack.callback(checkpoints.close)
+    checkpoints.prove()
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+    found, start = checkpoints.restore(target) or (None, 0)
+    taken = sum(path.is_file() for path in folder.checkpoints.glob(f"{start}/state/a.split/[0-9]*"))
+    for name, (expected, _) in arrays(start).items() if found else ():
+        for shard in found["a"][name].addressable_shards:
+            np.testing.assert_array_equal(shard.data, expected[shard.index])
+    print(f"restored {start}, {taken} shards", flush=True)
+    for step in (start + 1, start + 2):
+        checkpoints.save(state(step), step)
+"""
+
+
+def saves(tmp_path, address, name, processes, restored, taken):
+    """Runs SAVES in processes on machines of their own; returns the output.
+
+    Args:
+        tmp_path: folder of logs and caches.
+        address: the workdir.
+        name: name of the machines.
+        processes: number of processes, which have 4 devices together.
+        restored: step that they restore.
+        taken: number of shards of the array "split" that each takes.
+    """
+    hook = jobs.apart(tmp_path / name) + f"ADDRESS = {address!r}" + SAVES
+    job = jobs.start(tmp_path / f"logs-{name}", [], processes, 4 // processes, hook=hook)
+    assert job.wait() == [0] * processes, job.output()
+    assert job.output().count(f"restored {restored}, {taken} shards") == processes, job.output()
+    return job.output()
+
+
+def test_processes_without_a_common_disk_restore_what_others_have_saved(tmp_path):
+    """Two processes, again after a shard of the newest checkpoint was damaged, then one, then two."""
+    bucket, address = tmp_path / "bucket/run", f"disk://{tmp_path}/bucket/run"
+    saves(tmp_path, address, "first", 2, 0, 0)
+    assert names(bucket / "checkpoints/2/state") >= {"a.split/0.0", "a.split/3.0", "a.whole/0", "a.step/.zarray"}
+    damaged = bucket / "checkpoints/2/state/a.split/3.0"  # of the second process
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")
+    output = saves(tmp_path, address, "second", 2, 1, 2)
+    assert output.count("checkpoint 2 is damaged and skipped") == 1
+    assert (bucket / "damaged-2/state/a.split/3.0").read_bytes()[-4:] == b"abcd"
+    saves(tmp_path, address, "third", 1, 3, 4)
+    saves(tmp_path, address, "fourth", 2, 5, 0)  # one process writes no file for each shard
+
+
 WORKER = """
 import sys
 from ssljax import cli
@@ -321,6 +476,8 @@ sys.exit(cli.main(sys.argv[1:]))
 @pytest.fixture(params=["s3", "gs"])
 def server(request, tmp_path, monkeypatch):
     """The address of a bucket in a server of this machine."""
+    # The emulator does not tell the type of a bucket, and gcsfs would ask the cloud for it at each request.
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     library = {"s3": ("s3fs", "moto"), "gs": ("gcsfs", "gcp_storage_emulator")}[request.param]
     for name in library:
         pytest.importorskip(name)
@@ -373,3 +530,33 @@ def test_a_killed_run_is_continued_from_a_real_server(server, tmp_path, monkeypa
     missing = server.replace("ssljax-tests", "ssljax-missing")
     with pytest.raises(UserError, match=rf"--workdir: cannot write {missing}/.lease: not found .*; make the bucket"):
         run.train(config, missing)
+
+
+@pytest.mark.full
+def test_processes_share_a_real_server(server, tmp_path):
+    saves(tmp_path, server, "first", 2, 0, 0)
+    saves(tmp_path, server, "second", 2, 2, 2)
+    saves(tmp_path, server, "third", 1, 4, 4)
+
+
+@pytest.mark.full
+def test_a_killed_job_of_two_processes_is_continued_from_a_real_server(server, tmp_path):
+    """Signal 9 while the second process sends its shards; other machines continue."""
+    config = {**SHORT, "steps": 12, "checkpoint": {"every_steps": 4}, "mesh": {"data": 1, "fsdp": -1}}
+
+    def start(name, address=None, hook=""):
+        hook = jobs.apart(tmp_path / f"caches-{name}") + hook
+        return jobs.start(tmp_path / f"logs-{name}", [jobs.train(config, tmp_path / name, address)], 2, 2, hook=hook)
+
+    one_disk = start("whole")
+    assert one_disk.wait() == [0, 0], one_disk.output()
+    killed = start("first", server, jobs.killed_while_sending(12))
+    assert killed.wait()[1] == -signal.SIGKILL, killed.output()
+    bucket = Bucket(server, "--workdir")
+    assert set(bucket.sizes(".complete")) == {".complete/4.json", ".complete/8.json"}
+    continued = start("second", server)
+    assert continued.wait() == [0, 0], continued.output()
+    assert "resumed from the checkpoint of step 8" in continued.output()
+    (tmp_path / "metrics.jsonl").write_bytes(bucket.read("metrics.jsonl"))
+    assert metrics(tmp_path) == metrics(tmp_path / "whole") and ".lease" not in bucket.sizes()
+    assert runs.load(server).step == 12

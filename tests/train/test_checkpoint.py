@@ -1,6 +1,8 @@
 """Checksums detect every change of a stored array, on any mesh; orbax alone does not."""
 
+import json
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
+from ssljax.train import checkpoint
 from ssljax.train.checkpoint import Best, CheckpointConfig, Checkpoints, EarlyStopping, Weights, checksum, host_checksum
 from ssljax.train.state import State
 
@@ -312,3 +315,34 @@ def test_early_stopping_is_its_definition(values, patience, largest):
         better = value is not None and (best is None or (value > best if largest else value < best))
         best, without_improvement = (value, 0) if better else (best, without_improvement + 1)
     assert rule.is_exhausted(values) == (without_improvement >= patience and len(values) > patience)
+
+
+class Held:
+    """The sharding of an array of which this process holds some parts."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def addressable_devices_indices_map(self, shape):
+        return dict(enumerate(self.parts))
+
+
+@pytest.mark.parametrize(
+    "parts", [((slice(0, 4), slice(None)), (slice(4, 5), slice(0, 3))), ((slice(7, 9), slice(5, 6)),)]
+)
+def test_a_process_needs_the_blocks_that_overlap_with_its_parts(tmp_path, parts):
+    """Blocks of 2 x 3 of an array of 9 x 6; brute force over elements."""
+    (tmp_path / "params.a").mkdir()
+    (tmp_path / "params.a/.zarray").write_text(json.dumps({"chunks": [2, 3]}))
+    leaf = types.SimpleNamespace(shape=(9, 6), sharding=Held(*parts))
+    is_needed = checkpoint._needed_by({"params": {"a": leaf}}, tmp_path)
+    held = np.zeros((9, 6), bool)
+    for part in parts:
+        held[part] = True
+    for i, j in np.ndindex(5, 2):
+        expected = held[2 * i : 2 * i + 2, 3 * j : 3 * j + 3].any()
+        assert is_needed(f"state/params.a/{i}.{j}") == expected, (i, j)
+    assert is_needed("state/params.a/.zarray") and is_needed("meta/metadata") and is_needed("state/d/1a")
+    assert not is_needed("state/opt_state.a/0.0"), "an array that is not read"
+    weights = checkpoint.Weights({"a": leaf}, {})
+    assert checkpoint._needed_by(weights, tmp_path)("state/params.a/4.1"), "weights are read whole"
