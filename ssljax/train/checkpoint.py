@@ -326,10 +326,9 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} belongs to another run (identity "
                 f"{digest(meta['identity'])}, this one is {digest(self.identity)}); --resume=force continues from it"
             )
-        is_needed = _needed_by(target, self.folder / str(step) / "state")
         with _reading(self.folder, step):
             if self._source:
-                self._source.fetch(step, is_needed)
+                self._source.fetch(step, _needed_by(target, self.folder / str(step) / "state"))
             return self._read(step, target), meta
 
     def _read(self, step: int, target: Any) -> Any:
@@ -405,8 +404,8 @@ def _needed_by(target: Any, state: pathlib.Path) -> Callable[[str], bool]:
         target: the target of a restore.
         state: folder of the saved state, with the metadata of its arrays.
     """
-    parts = ocp.tree.serialize_tree(_parts(target) if isinstance(target, Weights) else target)
-    leaves = {".".join(path): leaf for path, leaf in ocp.tree.to_flat_dict(parts).items()}
+    parts = jax.tree_util.tree_leaves_with_path(_parts(target) if isinstance(target, Weights) else target)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in parts}
 
     @functools.cache
     def regions(array: str) -> list[tuple[slice, ...]]:

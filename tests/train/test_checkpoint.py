@@ -7,6 +7,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given
@@ -346,3 +347,18 @@ def test_a_process_needs_the_blocks_that_overlap_with_its_parts(tmp_path, parts)
     assert not is_needed("state/opt_state.a/0.0"), "an array that is not read"
     weights = checkpoint.Weights({"a": leaf}, {})
     assert checkpoint._needed_by(weights, tmp_path)("state/params.a/4.1"), "weights are read whole"
+
+
+def test_arrays_have_the_names_that_orbax_gives_them(tmp_path):
+    """Also beside parts of the state of an optimiser that have no arrays."""
+    optimizer = optax.chain(optax.identity(), optax.masked(optax.adam(1e-3), {"a": [True, False], "b/c d": True}))
+    params = {"a": [jnp.ones((2, 3)), jnp.ones(4)], "b/c d": jnp.ones(())}
+    state = {"params": params, "opt_state": optimizer.init(params)}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        checkpointer.save(tmp_path / "state", args=ocp.args.PyTreeSave(state))
+    is_needed = checkpoint._needed_by(state, tmp_path / "state")
+    saved = [path.parent for path in (tmp_path / "state").rglob(".zarray")]
+    assert len(saved) == len(jax.tree.leaves(state))
+    for array in saved:
+        blocks = [path.name for path in array.iterdir() if path.name[0].isdigit()]
+        assert blocks and all(is_needed(f"state/{array.relative_to(tmp_path / 'state')}/{name}") for name in blocks)
