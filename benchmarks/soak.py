@@ -8,7 +8,8 @@ A trial starts a short run with a random number of processes under the superviso
 step, and starts the same command again until the run is finished. A trial has recovered if
 
 - the job ended within `BOUND` seconds of the fault, with its supervisor's line,
-- the restart continued from the last complete checkpoint: it lost fewer steps than there are between two checkpoints,
+- the restart continued from the last complete checkpoint: it lost at most the steps between two checkpoints, and two
+  that were under way; if the newest checkpoint is damaged, one interval more,
 - the metrics of every step, the hash of the batch among them, equal those of an undisturbed run bit for bit.
 
 Finished trials are lines of docs/faults.jsonl, so an interrupted soak continues. Everything runs on CPU devices.
@@ -36,6 +37,7 @@ from pages import fill, markdown
 ROOT = pathlib.Path(__file__).parent.parent
 LEDGER, PAGE = ROOT / "docs/faults.jsonl", ROOT / "docs/faults.md"
 DEVICES, STEPS, EVERY, BOUND = 4, 40, 5, 60.0
+LOST, OTHER, HANG = "more steps lost than there are between checkpoints", "another trajectory", "hang"  # outcomes
 CLOCK = {"seconds", "examples_per_second", "data_wait_share", "host_share", "model_flops_per_second"}
 CONFIG = {
     "model": {"name": "vit", "preset": None, "width": 16, "depth": 2, "heads": 2, "patch_size": 4, "dropout": 0.1},
@@ -190,16 +192,16 @@ def trial(number: int, expected: dict[int, list[dict[str, Any]]], folder: pathli
         if supervisor.wait(300) != 0:
             return {**line, "outcome": f"the restart ended with {supervisor.returncode}"}
     except (subprocess.TimeoutExpired, TimeoutError) as error:
-        return {**line, "outcome": f"hang: {error}"}
+        return {**line, "outcome": f"{HANG}: {error}"}
     finally:
         _clean(run, supervisor)
     resumed = re.findall(r"resumed from the checkpoint of step (\d+)", (folder / "output.txt").read_text())
     line["lost_steps"] = line["step"] - int(resumed[-1]) if resumed else line["step"]
     allowed = EVERY + 2 + (EVERY if "damaged" in fault else 0)  # a step or two are under way when the process dies
     if line["lost_steps"] > allowed:
-        return {**line, "outcome": "more steps lost than there are between checkpoints"}
+        return {**line, "outcome": LOST}
     if run.metrics() != expected[processes]:
-        return {**line, "outcome": "another trajectory"}
+        return {**line, "outcome": OTHER}
     return {**line, "outcome": "recovered" if line["seconds_to_end"] <= BOUND else "recovered late"}
 
 
@@ -246,9 +248,12 @@ def table(lines: list[dict[str, Any]]) -> str:
             numbers = [_spread(good, key) for key in ("seconds_to_end", "seconds_to_recover")]
             lost = str(max((line["lost_steps"] for line in good), default=""))
             rows.append([fault, str(len(own)), f"{len(good)} ({len(good) / len(own):.0%})", lost, *numbers])
-    others = collections.Counter(line["outcome"] for line in lines if line["outcome"] != "recovered")
-    left = "; ".join(f"{count} x {outcome}" for outcome, count in others.items()) or "none"
-    return f"{markdown(head, rows)}\n\nNot recovered: {left}."
+    outcomes = collections.Counter(line["outcome"].partition(":")[0] for line in lines)
+    rate = f"Rate of recovery: {outcomes['recovered']} of {len(lines)} ({outcomes['recovered'] / len(lines):.0%})."
+    counted = {"more steps lost than allowed": LOST, "other trajectories": OTHER, "hangs": HANG}
+    parts = [f"{name}: {outcomes.pop(outcome, 0)}" for name, outcome in counted.items()]
+    others = [f"{outcome}: {count}" for outcome, count in outcomes.items() if outcome != "recovered"]
+    return f"{markdown(head, rows)}\n\n{rate} Trials with {'; '.join([*parts, *others])}."
 
 
 def _spread(lines: list[dict[str, Any]], key: str) -> str:
