@@ -17,7 +17,8 @@ from ssljax.layers.noise import Noise
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import windows
-from ssljax.parallel.rules import RULES, activation_rules
+from ssljax.parallel import MeshConfig, make_mesh, mesh_context
+from ssljax.parallel.rules import RULES
 from ssljax.views.patches import patchify
 
 
@@ -401,12 +402,8 @@ def test_activations_are_constrained_under_a_mesh_and_results_stay():
     module, params = text("gpt")
     run = jax.jit(lambda params, tokens: module.apply(params, tokens, mask=Causal()).tokens)
     want = run(params, TOKENS)
-    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     run = jax.jit(lambda params, tokens: module.apply(params, tokens, mask=Causal()).tokens)
-    rules = [
-        (n, tuple(a for a in r if a != "context") or None if isinstance(r, tuple) else r) for n, r in activation_rules()
-    ]
-    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+    with mesh_context(make_mesh(MeshConfig(2, 2, 2))):
         assert run.lower(params, TOKENS).as_text().count("sharding_constraint") >= 2
         close(run(params, TOKENS), want, 1e-4)
 

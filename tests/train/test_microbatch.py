@@ -50,7 +50,7 @@ def compiled(name, slices, mesh_shape=(1, 1, 1)):
         return program.jitted_step().lower(program.target(), {"image": split_rows}).compile()
 
 
-@pytest.mark.parametrize("name", list(SETTINGS))
+@pytest.mark.parametrize("name", daily(SETTINGS, len(SETTINGS)))
 def test_slices_bound_the_memory_of_views(name):
     """Before, the views of the whole batch were made first: with 8 slices the step needed nearly as much as with 1."""
     one, eight = (compiled(name, slices).memory_analysis().temp_size_in_bytes for slices in (1, 8))
