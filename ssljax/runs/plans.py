@@ -158,44 +158,34 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
         step: Any = program.jitted_step()
         traced = step.trace(program.target(), assembly.batch_target())
         products = matrix_products(traced.jaxpr.jaxpr)
-        try:
-            compiled = traced.lower().compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            failure = one_line(str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n\n")[0]) or "out of memory"
-            return Plan(
-                **common,
-                memory=state,
-                available=available,
-                needed=needed_bytes(failure),
-                fits=False,
-                failure=failure,
-                products=sum(products.values()),
-                traffic=0.0,
-                collectives=(),
-                roofline=None,
-                compile_seconds=time.perf_counter() - began,
-                notes=notes,
-            )
-    seconds = time.perf_counter() - began
+        compiled, failure = _compiled(traced)
+    common |= {"available": available, "notes": notes, "failure": failure, "products": sum(products.values())}
+    common["compile_seconds"] = time.perf_counter() - began
+    if compiled is None:
+        nothing: dict[str, Any] = {"fits": False, "traffic": 0.0, "collectives": (), "roofline": None}
+        return Plan(**common, **nothing, memory=state, needed=needed_bytes(failure))
     module = hlo.parse(compiled.as_text())
     found, traffic = hlo.collectives(module), hlo.traffic(module)
     memory, needed = _memory(state, compiled.memory_analysis())
     return Plan(
         **common,
         memory=memory,
-        available=available,
         needed=needed,
         fits=needed <= available,
-        failure="",
-        products=sum(products.values()),
         traffic=traffic,
         collectives=tuple((*key, *total) for key, total in hlo.by_kind(found, shape).items()),
         roofline=roofline(target.chip, products, traffic, found, program.mesh, common["flops"]),
-        compile_seconds=seconds,
-        notes=notes,
     )
+
+
+def _compiled(traced: Any) -> tuple[Any, str]:
+    """Returns the compiled program and ""; if it does not fit the memory, None and what the compiler says."""
+    try:
+        return traced.lower().compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, one_line(str(error).partition("RESOURCE_EXHAUSTED: ")[2].split("\n\n")[0]) or "out of memory"
 
 
 def available_memory(target: Topology) -> tuple[float, tuple[str, ...]]:
