@@ -254,7 +254,7 @@ def test_jobs_of_other_sizes_continue_a_run_at_an_address(one_disk, tmp_path):
         assert steps == 4 or f"resumed from the checkpoint of step {steps // 2}" in output
     found = metrics(tmp_path / "bucket/run")
     assert [line["batch_hash"] for line in found] == [line["batch_hash"] for line in expected]
-    # Adam makes full steps from gradients that are zero but for round-off; the largest difference that was seen is 6e-4.
+    # Adam makes full steps from gradients that are zero but for round-off; the largest difference seen is 6e-4.
     close(found, expected, 2e-3)
 
 
