@@ -38,7 +38,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 RUNS = ROOT / "runs/results"
 LEDGER, PAGE, README = ROOT / "docs/results.jsonl", ROOT / "docs/results.md", ROOT / "README.md"
 SEEDS = (0, 1, 2)
-NOT_RUN = ("cli.py", "reference.py", "interop", "report")  # parts of the package that a unit's numbers don't depend on
+# Parts of the package that a unit's numbers do not depend on.
+NOT_RUN = ("cli", "scaling", "reference.py", "interop", "report")
 STOPPED = 75  # exit code of a run that saved its state after a signal
 SHOWN = {
     ("linear_100", "accuracy"): "linear probe, 100 labels a class: accuracy",

@@ -308,7 +308,7 @@ def test_import_is_fast():
 
 
 def test_a_terminal_is_not_controlled_by_generated_text(capsys):
-    shown = cli._Shown()
+    shown = cli.text._Shown()
     shown.so_far("a\x1b[2J", "b\x07")
     shown.finish("a\x1b[2J", "b\x07\n\x1b]0;c\x07 é\t")
     out = capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Studies of many runs, and laws that are fitted to their results."""
