@@ -19,7 +19,7 @@ from ssljax import __version__
 from ssljax.base.console import ConsoleHandler
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.signals import STOPPED, Stopped
-from ssljax.cli import listing, models, text, training
+from ssljax.cli import laws, listing, models, text, training
 from ssljax.cli.arguments import Parser, overrides
 
 USER_ERROR, CLOSED_PIPE = 2, 141  # 141: 128 + SIGPIPE
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     parser.add_argument("--version", action="version", version=f"ssljax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (training, models, text):
+    for module in (training, models, text, laws):
         module.add(commands)
     listing.add(commands, parser)
     return parser

@@ -15,18 +15,21 @@ ILL = 1e8  # condition number of the covariance from which on parameters are cal
 NO_ESTIMATE = 0.05  # share of refits without an estimate that is reported
 
 
-def goodness(law: Law, observed: np.ndarray, fitted: np.ndarray) -> dict[str, float]:
+def goodness(law: Law, columns: Columns, observed: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
     """Returns numbers that describe the residuals.
 
-    rmse: root mean square residual; median: median absolute residual; r2: share of the variance on the scale of the
-    residuals that is explained; loss: the minimised sum (of Huber's losses with `delta`, else half the squares); rows.
+    rows; rmse: root mean square residual; noise: the same with the residual degrees of freedom; median: median absolute
+    residual; r2: share of the variance on the scale of the residuals that is explained; loss: the sum of Huber's losses
+    with `delta`, else of half the squares.
     """
-    residuals = law.residuals(observed, fitted)
-    target = np.log(observed) if law.residual == "log" else observed
-    spread = ((target - target.mean()) ** 2).sum()
+    at, values = law.points(columns, observed)
+    residuals = law.residuals(values, law.predict(estimate, at))
+    target = np.log(values) if law.residual == "log" else values
+    spread, free = ((target - target.mean()) ** 2).sum(), max(len(values) - len(law.parameters), 1)
     return {
         "rows": len(observed) / len(law.outputs),
         "rmse": float(np.sqrt((residuals**2).mean())),
+        "noise": float(np.sqrt((residuals**2).sum() / free)),
         "median": float(np.median(np.abs(residuals))),
         "r2": float(1 - (residuals**2).sum() / spread) if spread > 0 else float("nan"),
         "loss": float(huber(residuals, law.delta).sum()),
@@ -52,13 +55,14 @@ def influence(
 
 
 def condition(law: Law, samples: np.ndarray) -> float:
-    """Returns the condition number of the covariance of refits [R, P], over the coordinates of the search."""
+    """Returns the condition number of the covariance of refits [R, P], over the coordinates of the search; NaN if it has none."""
     coordinates = _coordinates(law, samples)
     coordinates = coordinates[np.isfinite(coordinates).all(1)]
     if len(coordinates) < 3:
         return float("nan")
     covariance = np.atleast_2d(np.cov(coordinates.T))
-    return float(np.linalg.cond(covariance)) if np.isfinite(covariance).all() else float("nan")
+    number = float(np.linalg.cond(covariance)) if np.isfinite(covariance).all() else float("nan")
+    return number if np.isfinite(number) else float("nan")
 
 
 def _coordinates(law: Law, parameters: np.ndarray) -> np.ndarray:

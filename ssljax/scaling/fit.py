@@ -16,7 +16,7 @@ from ssljax.scaling.bootstrap import interval
 from ssljax.scaling.forecast import Forecast
 from ssljax.base.schema import keys
 from ssljax.scaling.laws import REGISTRY, create
-from ssljax.scaling.laws.law import Law
+from ssljax.scaling.laws.law import Columns, Law
 from ssljax.scaling.table import Checked, checked, labels, numbers, read, renamed
 
 FAR = 10.0  # predictions at sizes beyond the range of the table by more than this factor are warned of
@@ -88,7 +88,6 @@ class Fit:
         samples: [R, P], the refits.
         columns: {name: [n]}, the inputs that were fitted.
         observed: [T n].
-        fitted: [T n].
         rows: [n], numbers of the rows in the table.
         groups: [n], the group of each row for the clustered bootstrap; empty: none.
         source: name of the table.
@@ -111,7 +110,6 @@ class Fit:
     samples: np.ndarray
     columns: dict[str, np.ndarray]
     observed: np.ndarray
-    fitted: np.ndarray
     rows: list[int]
     groups: list[str]
     source: str
@@ -121,8 +119,14 @@ class Fit:
 
     @property
     def residuals(self) -> np.ndarray:
-        """Residuals [T n] on the scale of the law: differences of logarithms, or of values."""
-        return self.rule.residuals(self.observed, self.fitted)
+        """Residuals of the points, on the scale of the law: differences of logarithms, or of values."""
+        at, values = self.points
+        return self.rule.residuals(values, self.rule.predict(self.estimate, at))
+
+    @property
+    def points(self) -> tuple[Columns, np.ndarray]:
+        """The inputs of the prediction and the values with which it is compared: rows, minima of parabolas, ..."""
+        return self.rule.points(self.columns, self.observed)
 
     @property
     def rule(self) -> Law:
@@ -207,7 +211,7 @@ class Fit:
         quantity, asked = self._asked(law, TARGET * budget)
         good = np.isfinite(outcomes).all(1) & np.isfinite(asked)
         outcomes, asked = outcomes[good] - outcomes[good].mean(0), asked[good] - asked[good].mean()
-        noise = float(np.var(self.residuals)) * len(self.observed) / max(len(self.observed) - len(self.parameters), 1)
+        noise = self.goodness["noise"] ** 2
         gain = (asked @ outcomes / len(asked)) ** 2 / ((outcomes**2).mean(0) + noise)
         best, before = int(np.argmax(gain)), float((asked**2).mean())
         columns = {name: float(values[best]) for name, values in at.items()}
@@ -262,7 +266,7 @@ class Fit:
             content = json.loads(text)
             if content.pop("format") != FORMAT:
                 raise UserError(f"fit: is of another format than {FORMAT}")
-            for name in ("influence", "samples", "observed", "fitted"):
+            for name in ("influence", "samples", "observed"):
                 content[name] = np.array(content[name], float)
             content["columns"] = {name: np.array(values, float) for name, values in content["columns"].items()}
             content["forecasts"] = tuple(Forecast(**_numbers(line)) for line in content["forecasts"])
@@ -358,9 +362,7 @@ def fit(
     if not np.isfinite(estimate).all():
         raise UserError(f"{given.source}: {law} has no estimate from these {len(data.rows)} rows")
     rng = np.random.default_rng(seed)
-    samples = {
-        kind: _bootstrap_refits(rule, data, estimate, kind, bootstrap, rng, groups) for kind in kinds
-    }
+    samples = {kind: _bootstrap_refits(rule, data, estimate, kind, bootstrap, rng, groups) for kind in kinds}
     budgets = _order(given, data, order)
     return _result(rule, law, options, given.source, data, estimate, samples, groups, budgets, level, seed)
 
@@ -437,7 +439,6 @@ def _result(
         bounds = {name: interval(value, quantiles) for name, value in values.items()}
         intervals[kind] = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
     errors = {name: float(np.nanstd(value)) for name, value in drawn[resample].items()}
-    fitted = rule.fitted(data.columns, data.observed, estimate)
     influence = cautions.influence(rule, data.columns, data.observed, estimate, samples[resample])
     past = forecast.groups_of(rule, data.columns, budgets)
     forecasts = forecast.leave_future_out(rule, data.columns, data.observed, past, level, seed)
@@ -452,7 +453,7 @@ def _result(
         intervals=intervals,
         resample=resample,
         level=level,
-        goodness=cautions.goodness(rule, data.observed, fitted),
+        goodness=cautions.goodness(rule, data.columns, data.observed, estimate),
         condition=condition,
         influence=influence,
         forecasts=forecasts,
@@ -460,7 +461,6 @@ def _result(
         samples=samples[resample],
         columns=data.columns,
         observed=data.observed,
-        fitted=fitted,
         rows=data.rows,
         groups=groups,
         source=source,

@@ -103,7 +103,9 @@ def _minimise(
         parts.put(active[better], found.rows(better))
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 5.0), DAMPING[0], DAMPING[2])
         # Two steps in a row that gain nothing, or no step at any length that descends.
-        calm[active] = np.where(better & (gain <= 1e-13 * here.loss), calm[active] + 1, np.where(better, 0, calm[active]))
+        calm[active] = np.where(
+            better & (gain <= 1e-13 * here.loss), calm[active] + 1, np.where(better, 0, calm[active])
+        )
         stuck = ~better & (damping[active] >= DAMPING[2])
         still = ~better & (np.abs(trial - u[active]) <= 1e-13 * (1 + np.abs(u[active]))).all(1)
         done = (calm[active] >= 2) | stuck | still | (parts.loss[active] == 0)
@@ -125,7 +127,9 @@ class _Parts:
     reweighted: np.ndarray
 
     @classmethod
-    def at(cls, model: Model, observed: np.ndarray, u: np.ndarray, weights: np.ndarray, delta: float | None) -> "_Parts":
+    def at(
+        cls, model: Model, observed: np.ndarray, u: np.ndarray, weights: np.ndarray, delta: float | None
+    ) -> "_Parts":
         values, derivatives = model(u)
         residuals = observed - values
         size = np.abs(residuals)

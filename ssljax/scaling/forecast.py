@@ -103,7 +103,7 @@ def _line(
     rng = np.random.default_rng(seed)
     count = len(next(iter(inputs.values())))
     estimate = law.estimate(inputs, observed[None], np.ones((1, count)))[0]
-    held, truth = law.held_out({n: v[future] for n, v in columns.items()}, _rows(law, all_observed, future))
+    held, truth = law.points({n: v[future] for n, v in columns.items()}, _rows(law, all_observed, future))
     if not np.isfinite(estimate).all() or not len(truth):
         return None
     kind = "residuals" if law.resample == "residuals" else "cases"

@@ -118,7 +118,9 @@ def numbers(table: Table, name: str) -> np.ndarray:
         try:
             out[i] = float(value)
         except (TypeError, ValueError):
-            raise UserError(f"{table.source}, row {row}, column {name!r}: got {shown(value)}, must be a number") from None
+            raise UserError(
+                f"{table.source}, row {row}, column {name!r}: got {shown(value)}, must be a number"
+            ) from None
     return out
 
 
@@ -134,7 +136,7 @@ def labels(table: Table, name: str) -> list[str]:
 
 
 def _completed(table: Table, names: Sequence[str]) -> Table:
-    """Adds tokens = flops / (6 params), or flops = 6 params tokens, where a law needs them and the table lacks them."""
+    """Adds what a law needs and the table lacks but determines: tokens, params, flops or budget, by 6 params tokens."""
     have = set(table.columns)
     if "tokens" in names and "tokens" not in have and {"flops", "params"} <= have:
         values, note = numbers(table, "flops") / (6 * numbers(table, "params")), "tokens = flops / (6 params)"
@@ -145,6 +147,12 @@ def _completed(table: Table, names: Sequence[str]) -> Table:
     if "flops" in names and "flops" not in have and {"params", "tokens"} <= have:
         values, note = 6 * numbers(table, "params") * numbers(table, "tokens"), "flops = 6 params tokens"
         return _with(table, "flops", values, note)
+    if "budget" in names and "budget" not in have:
+        if "flops" in have:
+            return _with(table, "budget", numbers(table, "flops"), "budget = flops")
+        if {"params", "tokens"} <= have:
+            values = 6 * numbers(table, "params") * numbers(table, "tokens")
+            return _with(table, "budget", values, "budget = 6 params tokens")
     return table
 
 
@@ -233,7 +241,9 @@ def _check_distinct(source: str, column: Column, values: np.ndarray, law: str) -
     different = len(np.unique(values))
     if different < column.distinct:
         held = f"is {values[0]:g} in all rows" if different == 1 else f"has {different} different values"
-        raise UserError(f"{source}: column {column.name!r} {held}; {law} needs at least {column.distinct} different ones")
+        raise UserError(
+            f"{source}: column {column.name!r} {held}; {law} needs at least {column.distinct} different ones"
+        )
 
 
 def _duplicates(values: Mapping[str, np.ndarray], rows: Sequence[int]) -> list[str]:
@@ -254,7 +264,9 @@ def _units(table: Table, values: Mapping[str, np.ndarray], kept: np.ndarray) -> 
         return []
     notes = []
     for name in ("flops", "budget"):
-        if name in table.columns and not any(note.startswith(("tokens =", "params =", "flops =")) for note in table.notes):
+        if name in table.columns and not any(
+            note.startswith(("tokens =", "params =", "flops =")) for note in table.notes
+        ):
             ratio = np.nanmedian(numbers(table, name)[kept] / (6 * values["params"] * values["tokens"]))
             if not 1 / RATIO < ratio < RATIO:
                 notes.append(

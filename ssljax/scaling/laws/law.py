@@ -165,11 +165,11 @@ class Law:
         return len(next(iter(columns.values()))) * len(self.outputs)
 
     def fitted(self, columns: Columns, observed: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-        """Returns fitted values [T n] of the observations [T n], for parameters [P]."""
+        """Returns the values [T n] about which the residual bootstrap draws observations [T n]."""
         return self.predict(parameters, columns)
 
-    def held_out(self, columns: Columns, observed: np.ndarray) -> tuple[Columns, np.ndarray]:
-        """Returns what a forecast is compared with: the inputs of `predict` and the values, of held-out rows."""
+    def points(self, columns: Columns, observed: np.ndarray) -> tuple[Columns, np.ndarray]:
+        """Returns what `predict` is compared with: its inputs and the values, of rows that were fitted or held out."""
         return columns, observed
 
     def residuals(self, observed: np.ndarray, fitted: np.ndarray) -> np.ndarray:

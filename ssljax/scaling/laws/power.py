@@ -104,7 +104,7 @@ class PowerOffset(OfOneSize):
     def example(self) -> Example:
         values = {"E": 1.8, "a": 400.0, "b": 0.35}
         if self.train:
-            values |= {"c": 250.0, "d": 0.33}
+            values |= {"c": 60.0, "d": 0.33}
         return Example(values, self._design(1e6, 1e10, 30), 0.005, {self.x: 1e11})
 
 
