@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def study(law: Law, rng: np.random.Generator, refits_count: int = REFITS) -> dict[str, bool]:
-    """Simulates and fits one study; returns whether each interval holds the truth, by parameter and for a prediction."""
+    """Simulates and fits one study; returns whether each interval holds the truth, also that of a prediction."""
     example = law.example()
     table = law.simulate(example, rng)
     columns = {column.name: table[column.name] for column in law.inputs}

@@ -55,7 +55,10 @@ def influence(
 
 
 def condition(law: Law, samples: np.ndarray) -> float:
-    """Returns the condition number of the covariance of refits [R, P], over the coordinates of the search; NaN if it has none."""
+    """Returns the condition number of the covariance of refits [R, P], over the coordinates of the search.
+
+    It is NaN if the refits do not differ or are too few.
+    """
     coordinates = _coordinates(law, samples)
     coordinates = coordinates[np.isfinite(coordinates).all(1)]
     if len(coordinates) < 3:

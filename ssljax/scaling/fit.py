@@ -11,10 +11,10 @@ import numpy as np
 
 from ssljax.base.errors import UserError, closest, nearest, shown
 from ssljax.base.files import write_whole
+from ssljax.base.schema import keys
 from ssljax.scaling import bootstrap, cautions, forecast
 from ssljax.scaling.bootstrap import interval
 from ssljax.scaling.forecast import Forecast
-from ssljax.base.schema import keys
 from ssljax.scaling.laws import REGISTRY, create
 from ssljax.scaling.laws.law import Columns, Law
 from ssljax.scaling.table import Checked, checked, labels, numbers, read, renamed
@@ -192,10 +192,10 @@ class Fit:
     def next_run(self, budget: float) -> NextRun:
         """Returns the run of a budget that is expected to teach most about a budget ten times as large.
 
-        Each candidate's outcome correlates over the refits with the quantity in question: the best size at ten budgets
-        for a law with an optimum, else the prediction there. For a quantity q and an outcome m with noise of variance s2
-        the variance of q falls by cov(q, m)^2 / (var(m) + s2), as in a Gaussian linear model (the criterion c of
-        optimal design, Chaloner and Verdinelli 1995, section 2).
+        Each candidate's outcome correlates over the refits with the quantity in question: the best size at ten
+        budgets for a law with an optimum, else the prediction there. For a quantity q and an outcome m with noise of
+        variance s2 the variance of q falls by cov(q, m)^2 / (var(m) + s2), as in a Gaussian linear model (the
+        criterion c of optimal design, Chaloner and Verdinelli 1995, section 2).
 
         Args:
             budget: training FLOPs of the run for laws of params and tokens; else the largest size of the run.

@@ -417,5 +417,7 @@ def test_published_and_projected_search_agree():
     table = law.simulate(law.example(), np.random.default_rng(3))
     columns = {name: table[name][::3] for name in ("params", "tokens")}
     arguments = (columns, table["loss"][None, ::3], np.ones((1, 18)))
-    found = {method: create("chinchilla", {"method": method}).estimate(*arguments) for method in ("varpro", "published")}
+    found = {
+        method: create("chinchilla", {"method": method}).estimate(*arguments) for method in ("varpro", "published")
+    }
     np.testing.assert_allclose(found["varpro"], found["published"], rtol=1e-4)

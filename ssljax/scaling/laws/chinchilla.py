@@ -109,7 +109,7 @@ class Chinchilla(Law):
             return {"params_exponent": beta / (alpha + beta), "tokens_exponent": alpha / (alpha + beta)}
 
     def optimal(self, parameters: np.ndarray, flops: float, **given: float) -> dict[str, np.ndarray]:
-        """Returns the size, the tokens and the loss of the best run of 6 N D = `flops` (Hoffmann et al. 2022, eq. 4)."""
+        """Returns size, tokens and loss of the best run of 6 N D = `flops` (Hoffmann et al. 2022, eq. 4)."""
         E, A, B, alpha, beta = (parameters[..., i] for i in range(5))
         with np.errstate(all="ignore"):
             log_g = (np.log(alpha) + np.log(A) - np.log(beta) - np.log(B)) / (alpha + beta)

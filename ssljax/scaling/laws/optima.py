@@ -355,4 +355,4 @@ class Hyperparameters(Optima):
         scales = {name: np.repeat(grid.ravel(), 7) for name, grid in zip(self.against, grids)}
         best = self.predict(np.array(list(truth.values())), scales)
         offsets = np.tile(np.geomspace(1 / 8, 8, 7), len(best) // 7)
-        return Example(truth, {self.x: best * offsets, **scales}, 0.005, {name: 1e10 for name in self.against})
+        return Example(truth, {self.x: best * offsets, **scales}, 0.005, dict.fromkeys(self.against, 10000000000.0))
