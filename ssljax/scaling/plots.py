@@ -54,9 +54,7 @@ def _curve(fit: Any, axes: Any) -> None:
     log = bool((at[name] > 0).all())
     low, high = at[name].min(), at[name].max()
     x = np.geomspace(low, high * BEYOND, STEPS) if log and high / low > BEYOND else np.linspace(low, high, STEPS)
-    inputs = {
-        key: x if key == name else np.full(STEPS, np.exp(np.log(np.maximum(v, 1e-300)).mean())) for key, v in at.items()
-    }
+    inputs = {key: x if key == name else np.full(STEPS, np.median(v)) for key, v in at.items()}
     parts = len(law.outputs) if len(values) != len(at[name]) else 1
     found = fit.predict(inputs)
     for i, label in enumerate([c.name for c in law.outputs][:parts]):

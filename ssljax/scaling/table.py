@@ -15,6 +15,7 @@ from ssljax.scaling.laws.law import Column, Law
 LISTED = 5  # rows that a message names
 EMPTY = {"", "nan", "na", "none", "null"}
 RATIO = 3.0  # flops / (6 params tokens) within this factor of 1 is ordinary: attention, embeddings, other formulas
+ASK = "is one of the columns in millions or billions?"
 TOKENS_PER_PARAMETER = (1e-3, 1e5)
 
 
@@ -50,7 +51,7 @@ def read(table: Any) -> Table:
         table = {name: [row.get(name) for row in table] for name in names}
     if not hasattr(table, "keys"):
         raise UserError(f"table: got {shown(table)}, must be the path of a CSV file or a mapping of columns")
-    columns = {str(name): list(table[name]) for name in table.keys()}
+    columns = {str(name): list(table[name]) for name in list(table.keys())}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1:
         raise UserError(f"table: columns must have one length, got {shown(lengths)}")
@@ -269,10 +270,8 @@ def _units(table: Table, values: Mapping[str, np.ndarray], kept: np.ndarray) -> 
         ):
             ratio = np.nanmedian(numbers(table, name)[kept] / (6 * values["params"] * values["tokens"]))
             if not 1 / RATIO < ratio < RATIO:
-                notes.append(
-                    f"{name} / (6 params tokens) is {ratio:.3g}, not about 1: is one of the columns in millions or billions?"
-                )
+                notes.append(f"{name} / (6 params tokens) is {ratio:.3g}, not about 1: {ASK}")
     ratio = np.median(values["tokens"] / values["params"])
     if not TOKENS_PER_PARAMETER[0] < ratio < TOKENS_PER_PARAMETER[1]:
-        notes.append(f"tokens / params is {ratio:.3g}: is one of the two columns in millions or billions?")
+        notes.append(f"tokens / params is {ratio:.3g}: {ASK}")
     return notes

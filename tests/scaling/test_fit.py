@@ -249,7 +249,7 @@ def test_what_a_law_does_not_have():
         fit.predict({"params": 1.0})
     with pytest.raises(UserError, match="column 'tokens' must be positive"):
         fit.predict({"tokens": 0.0})
-    with pytest.raises(UserError, match="must end with .png, .svg, .pdf"):
+    with pytest.raises(UserError, match=r"must end with \.png, \.svg, \.pdf"):
         fit.plot("a.gif")
     with pytest.raises(UserError, match="is not the JSON of a fit"):
         scaling.Fit.from_json("{}")

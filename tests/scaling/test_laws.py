@@ -245,9 +245,9 @@ def test_bad_tables_give_one_line(variant):
 def test_unknown_names_and_options():
     with pytest.raises(UserError, match="unknown law 'chinchila'; did you mean 'chinchilla'"):
         create("chinchila")
-    with pytest.raises(UserError, match="law.delat: unknown key; did you mean 'delta'"):
+    with pytest.raises(UserError, match=r"law\.delat: unknown key; did you mean 'delta'"):
         create("chinchilla", {"delat": 1.0})
-    with pytest.raises(UserError, match="law.form: got 'M'"):
+    with pytest.raises(UserError, match=r"law\.form: got 'M'"):
         create("kaplan", {"form": "M"})
 
 
@@ -326,7 +326,7 @@ def test_isoflop_minima_equal_polyfit():
     law = law_of("isoflop")
     table = law.simulate(law.example(), np.random.default_rng(1))
     columns = {name: table[name] for name in ("params", "budget")}
-    at, best = law.points(columns, table["loss"])
+    _, best = law.points(columns, table["loss"])
     expected = []
     for budget in np.unique(table["budget"]):
         rows = table["budget"] == budget
