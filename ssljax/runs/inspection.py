@@ -108,10 +108,7 @@ def _run(assembly: Assembly) -> list[list[str]]:
         ["model", f"{type(config.model).__name__.removesuffix('Config')}, {_parameters_of(found)}"],
         ["data", f"{config.data.source or 'mixture'}: {spec.size:,} examples of {elements}"],
         ["classes", f"{spec.num_classes:,}" if spec.num_classes else "none"],
-        [
-            "steps",
-            f"{assembly.steps:,} of {rows:,} examples: {found.epochs:,.2f} epochs of {spec.size / rows:,.1f} steps",
-        ],
+        ["steps", f"{assembly.steps:,} of {rows:,} examples: {epochs}"],
         ["devices", f"{program.mesh.size} x {program.device_kind} ({mesh}), {config.microbatches} microbatches"],
     ]
     out.append(["precision", _precision(assembly)])
