@@ -200,7 +200,7 @@ def checked(table: Table, law: Law) -> Checked:
         which = ", ".join(name for name, value in values.items() if np.isnan(value).any())
         notes.append(f"{len(left)} rows without a number in {which} are left out (rows {_listed(left)})")
     kept = np.flatnonzero(~missing)
-    rows = [table.rows[i] for i in kept]
+    rows = [table.rows[int(i)] for i in kept]
     values = {name: value[kept] for name, value in values.items()}
     for column in declared:
         _check_range(table.source, column, values[column.name], rows)
@@ -255,7 +255,7 @@ def _duplicates(values: Mapping[str, np.ndarray], rows: Sequence[int]) -> list[s
     if not double:
         return []
     example = first[np.argmax(counts > 1)]
-    same = [rows[i] for i in np.flatnonzero((whole == whole[example]).all(1))]
+    same = [rows[int(i)] for i in np.flatnonzero((whole == whole[example]).all(1))]
     return [f"{double} rows repeat another row (such as rows {_listed(same)}); they count as further runs"]
 
 

@@ -276,7 +276,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     ("words", "message"),
     [
         (["absent.csv", "--law", "power"], "error: absent.csv: no such file"),
-        (["{path}", "--law", "pwer"], "error: law.name: unknown law 'pwer'; did you mean 'power'?"),
+        (["{path}", "--law", "pwer"], "error: law: unknown law 'pwer'; did you mean 'power'?"),
         (["{path}", "--law", "power", "--option", "delta"], "error: --option delta: must be of the form key=value"),
         (["{path}", "--law", "power", "--option", "delta=x"], "error: law.delta: got 'x' (str), must be a number"),
         (["{path}", "--law", "power"], "has no column 'tokens' (columns: size, loss)"),

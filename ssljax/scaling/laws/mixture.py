@@ -55,14 +55,15 @@ class Mixture(Law):
             return np.stack([found[:, 0], np.maximum(found[:, 1], floor), points[:, 0]], -1)
         middle = np.exp(np.log(columns["tokens"]).mean())
         term = np.exp(-EXPONENTS[:, None] * np.log(columns["tokens"] / middle))
-        shifted, found = np.broadcast_to(columns["shifted"], term.shape), []
+        shifted = np.broadcast_to(columns["shifted"], term.shape)
+        ends = []
         for sign in (1, -1):
             basis = np.stack([np.ones_like(term), term, sign * shifted], -1)
             linear, points = separable_starts(basis, EXPONENTS[:, None], observed, weights, relative)
             beta = points[:, 0]
             B = np.maximum(linear[:, 1], floor) * middle**beta
-            found.append(np.stack([linear[:, 0], B, beta, sign * linear[:, 2]], -1))
-        return np.concatenate(found)
+            ends.append(np.stack([linear[:, 0], B, beta, sign * linear[:, 2]], -1))
+        return np.concatenate(ends)
 
     def size(self, columns: Columns) -> np.ndarray:
         """Returns the share, from 1% on, or the tokens, by which the past is told from the future."""

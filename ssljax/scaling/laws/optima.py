@@ -311,6 +311,12 @@ class Envelope(Isoflop):
         groups = self.groups(columns)
         return np.array([observed[groups == group].min() for group in groups])
 
+    def example(self) -> Example:
+        """The same 13 sizes at each budget, so that the best size is between two of them."""
+        budgets, sizes = np.geomspace(1e18, 1e22, 9), np.geomspace(1e7, 1e11, 13)
+        columns = {"params": np.tile(sizes, 9), "budget": np.repeat(budgets, 13)}
+        return Example({"k": 0.1, "a": 0.5}, columns, 0.005, {"budget": 1e22})
+
     def warnings(self, columns: Columns, observed: np.ndarray, parameters: np.ndarray) -> list[str]:
         """Names bins whose best run is the smallest or the largest that was tried."""
         groups, out = self.groups(columns), []
