@@ -4,10 +4,11 @@ A refit of a resampled table is an estimate with other weights of the rows (case
 (residuals), so all refits are one call of `Law.estimate`.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 from ssljax.scaling.laws.law import Columns, Law
 
@@ -75,12 +76,12 @@ def residual_tables(
 ) -> np.ndarray:
     """Returns observations [repeats, T n] of a wild bootstrap (Liu 1988): fitted values and residuals of random signs.
 
-    Residuals are divided by the square root of 1 - leverage, which makes their variance that of the noise (HC2 of
-    MacKinnon and White 1985). Random signs keep the size of the noise at each row, and the design; the median of the
+    Residuals are divided by 1 - leverage (HC3 of MacKinnon and White 1985, the transformation w3 of MacKinnon 2013,
+    which covers best in small samples). Random signs keep the size of the noise at each row, and the design; the median of the
     noise is kept at zero too, so that the method also holds for losses close to absolute values (Feng, He and Hu 2011).
     """
     fitted = law.fitted(columns, observed, estimate)
-    residuals = law.residuals(observed, fitted) / np.sqrt(1 - law.leverage(columns, estimate))
+    residuals = law.residuals(observed, fitted) / (1 - law.leverage(columns, estimate))
     signs = rng.choice([-1.0, 1.0], size=(repeats, len(observed)))
     return fitted * np.exp(signs * residuals) if law.residual == "log" else fitted + signs * residuals
 
@@ -97,22 +98,19 @@ def tails(level: float, units: int, fitted: int) -> tuple[float, float]:
         fitted: parameters that these units determine.
     """
     free = max(units - fitted, 1)
-    low = float(stats.norm.cdf(np.sqrt(units / free) * stats.t.ppf((1 - level) / 2, free)))
+    low = float(ndtr(np.sqrt(units / free) * stdtrit(free, (1 - level) / 2)))
     return low, 1 - low
 
 
 def residual_tails(level: float, units: int, fitted: int) -> tuple[float, float]:
     """Returns the two quantiles for refits of residuals, whose spread is right already: t in place of the normal."""
-    low = float(stats.norm.cdf(stats.t.ppf((1 - level) / 2, max(units - fitted, 1))))
+    low = float(ndtr(stdtrit(max(units - fitted, 1), (1 - level) / 2)))
     return low, 1 - low
 
 
 def interval(samples: np.ndarray, quantiles: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Returns lower and upper bounds [...] of samples [R, ...], without the samples that are NaN."""
-    with np.errstate(all="ignore"):
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a quantity that is NaN in all samples stays NaN
-            low, high = np.nanquantile(samples, quantiles, axis=0)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a quantity that is NaN in all samples stays NaN
+        low, high = np.nanquantile(samples, quantiles, axis=0)
     return low, high

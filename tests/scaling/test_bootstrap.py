@@ -54,7 +54,7 @@ def test_residual_tables_keep_the_size_of_residuals():
     # Leverage of a line, from its textbook formula.
     x = np.log(table["tokens"])
     leverage = 1 / 20 + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
-    expected = np.abs(np.log(table["loss"] / fitted)) / np.sqrt(1 - leverage)
+    expected = np.abs(np.log(table["loss"] / fitted)) / (1 - leverage)
     np.testing.assert_allclose(np.abs(np.log(drawn / fitted)), np.tile(expected, (200, 1)), rtol=1e-9)
     assert abs(np.sign(np.log(drawn / fitted)).mean()) < 0.05
 
@@ -87,7 +87,7 @@ def test_the_spread_of_refits_equals_the_standard_error_of_a_line():
     residuals = y - law.predict(estimate, columns)
     leverage = 1 / 20 + (x - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
     slopes = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    expected = np.sqrt((slopes**2 * residuals**2 / (1 - leverage)).sum())  # HC2
+    expected = np.sqrt((slopes**2 * residuals**2 / (1 - leverage) ** 2).sum())  # HC3
     assert samples[:, 1].std() == pytest.approx(expected, rel=0.05)
 
 

@@ -389,7 +389,7 @@ def test_the_envelope_takes_the_best_run_of_each_budget():
     }
     fit = scaling.fit("chinchilla_envelope", table, bootstrap=50)
     assert fit.parameters["a"] == pytest.approx(0.5) and fit.optimal(flops=4e18)["params"].value == pytest.approx(4e7)
-    assert any("cover less than they say" in warning for warning in fit.warnings)
+    assert any("wider than they say" in warning for warning in fit.warnings)
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_solution():

@@ -276,8 +276,8 @@ class Envelope(Isoflop):
 
     resample = "cases"
     note = (
-        "the best size of a bin is one of the sizes that were tried: the grid limits it, and {level} intervals, "
-        "which come from drawing rows, cover less than they say in simulations (docs/laws.md)"
+        "the best size of a bin is one of the sizes that were tried; {level} intervals, which come from drawing rows, "
+        "are wider than they say in simulations (docs/laws.md)"
     )
 
     bins: int = setting(0, ge=0, doc="number of equal bins of log compute; 0: budgets that differ by 15% or more")
