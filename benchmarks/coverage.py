@@ -2,6 +2,7 @@
 
     python benchmarks/coverage.py                          # all laws, 200 studies each: about ten minutes on one core
     python benchmarks/coverage.py --laws power chinchilla  # only prints these
+    python benchmarks/coverage.py --laws my_package.laws:Mine
     python benchmarks/coverage.py --studies 50
 
 Each law declares a typical study: true parameters, a design and a noise level (`Law.example`). A study is simulated,
@@ -71,9 +72,14 @@ def study(law: Law, rng: np.random.Generator, refits_count: int = REFITS) -> dic
     return {**inside, "prediction": bool(low_at <= law.predict(truth, at)[0] <= high_at)}
 
 
+def law_of(variant: str) -> Law:
+    """The law of a row of the table, or of another package."""
+    return create(variant.split()[0], VARIANTS.get(variant))
+
+
 def shares(variant: str, studies: int, refits_count: int = REFITS, seed: int = 0) -> dict[str, float]:
     """Returns the share of studies whose interval holds the truth, by parameter and for a prediction."""
-    law = create(variant.split()[0], VARIANTS[variant])
+    law = law_of(variant)
     children = np.random.SeedSequence(seed).spawn(studies)
     found = [study(law, np.random.default_rng(child), refits_count) for child in children]
     return {name: sum(one[name] for one in found) / studies for name in found[0]}
@@ -86,10 +92,11 @@ def main() -> None:
     parser.add_argument("--refits", type=int, default=REFITS)
     arguments = parser.parse_args()
     chosen = [v for v in VARIANTS if not arguments.laws or any(v.startswith(word) for word in arguments.laws)]
+    chosen += [word for word in arguments.laws if ":" in word]
     body = []
     for variant in chosen:
         found = shares(variant, arguments.studies, arguments.refits)
-        law = create(variant.split()[0], VARIANTS[variant])
+        law = law_of(variant)
         parameters = ", ".join(f"{name} {share:.1%}" for name, share in found.items() if name != "prediction")
         missed = [name for name, share in found.items() if not 0.85 <= share <= 0.95]
         verdict = f"outside 85-95%: {', '.join(missed)}" if missed else "85-95%"

@@ -94,7 +94,8 @@ def describe(fit: Any, budgets: Sequence[float] = (), next_run: float | None = N
     )
     for budget in budgets:
         best = ", ".join(f"{name} {value}" for name, value in fit.optimal(flops=budget).items())
-        yield f"best run of {budget:.3g} FLOPs: {best}"
+        beyond = budget / fit.rule.size(fit.columns).max()
+        yield f"best run of {budget:.3g} FLOPs, {beyond:.3g} times the largest run of the table: {best}"
     if next_run is not None:
         run = fit.next_run(next_run)
         sizes = ", ".join(f"{name} {value:.3g}" for name, value in run.columns.items())

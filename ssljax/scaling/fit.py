@@ -82,7 +82,7 @@ class Fit:
         goodness: numbers that describe the residuals, see `ssljax.scaling.cautions.goodness`.
         condition: condition number of the covariance of the refits, over the coordinates of the search (logarithms of
             coefficients, exponents as they are).
-        influence: [n], the largest change of a parameter if a row is left out, in standard errors.
+        influence: [n], the largest change of a parameter if a row is left out, in standard errors of the other rows.
         forecasts: the leave-future-out table.
         warnings: doubts, one line each.
         samples: [R, P], the refits.
@@ -198,15 +198,19 @@ class Fit:
         criterion c of optimal design, Chaloner and Verdinelli 1995, section 2).
 
         Args:
-            budget: training FLOPs of the run for laws of params and tokens; else the largest size of the run.
+            budget: training FLOPs of the run for laws of params and tokens; else the largest size of the run. For laws
+                of optima it is the scale of a further group of runs, and the prediction is their best value.
 
         Raises:
-            UserError: a budget that is not positive.
+            UserError: a budget that is not positive, or a law without a size.
         """
         if not budget > 0:
             raise UserError(f"budget: got {budget:g}, must be > 0")
         law = self.rule
-        at = law.candidates(self.columns, budget, CANDIDATES)
+        try:
+            at = law.candidates(self.columns, budget, CANDIDATES)
+        except NotImplementedError:
+            raise UserError(f"{self.law}: suggests no next run, since it has no size that a budget limits") from None
         outcomes = _scaled(law, law.predict(self.samples, at))
         quantity, asked = self._asked(law, TARGET * budget)
         good = np.isfinite(outcomes).all(1) & np.isfinite(asked)
@@ -439,7 +443,7 @@ def _result(
         bounds = {name: interval(value, quantiles) for name, value in values.items()}
         intervals[kind] = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
     errors = {name: float(np.nanstd(value)) for name, value in drawn[resample].items()}
-    influence = cautions.influence(rule, data.columns, data.observed, estimate, samples[resample])
+    influence = cautions.influence(rule, data.columns, data.observed, estimate)
     past = forecast.groups_of(rule, data.columns, budgets)
     forecasts = forecast.leave_future_out(rule, data.columns, data.observed, past, level, seed)
     condition = cautions.condition(rule, samples[resample])

@@ -168,5 +168,5 @@ def _forecasts(fit: Any, axes: Any) -> None:
 def _influence(fit: Any, axes: Any) -> None:
     """Change of a parameter without a row, in standard errors."""
     axes.stem(range(len(fit.influence)), np.nan_to_num(fit.influence), basefmt=" ")
-    axes.set(xlabel="row", ylabel="largest change, in standard errors")
+    axes.set(xlabel="row", ylabel="largest change, in standard errors of the rest")
     axes.set_title("influence of single rows", fontsize=10)

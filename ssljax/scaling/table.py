@@ -213,8 +213,11 @@ def checked(table: Table, law: Law) -> Checked:
         )
     for column in law.inputs:
         _check_distinct(table.source, column, values[column.name], _name(law))
+    observed = np.concatenate([values[column.name] for column in law.outputs])
+    if refused := law.refused(columns, observed):
+        raise UserError(f"{table.source}, row {rows[refused[0]]}: {refused[1]}")
     notes += _duplicates(values, rows) + _units(table, values, kept)
-    return Checked(columns, np.concatenate([values[c.name] for c in law.outputs]), rows, kept, tuple(notes))
+    return Checked(columns, observed, rows, kept, tuple(notes))
 
 
 def _name(law: Law) -> str:

@@ -108,7 +108,7 @@ def test_the_benchmark_has_every_law(coverage):
 def test_intervals_of_all_laws_cover(coverage):
     """60 studies: at a true coverage of 85%, at least 40 of 60 hold the truth with probability 0.9998."""
     for variant in coverage.VARIANTS:
-        law = create(variant.split()[0], coverage.VARIANTS[variant])
+        law = coverage.law_of(variant)
         found = coverage.shares(variant, 60, 200)
         if not law.note:
             assert all(share >= 40 / 60 for share in found.values()), (variant, found)

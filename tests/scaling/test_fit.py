@@ -243,6 +243,10 @@ def test_what_a_law_does_not_have():
     fit = scaling.fit("power", power_table(), bootstrap=20)
     with pytest.raises(UserError, match="power: has no optimal split of a budget"):
         fit.optimal(flops=1e20)
+    error = create("downstream")
+    table = error.simulate(error.example(), np.random.default_rng(0))
+    with pytest.raises(UserError, match="downstream: suggests no next run"):
+        scaling.fit("downstream", table, bootstrap=20).next_run(1e20)
     with pytest.raises(UserError, match="flops: got -1, must be > 0"):
         fit.optimal(flops=-1)
     with pytest.raises(UserError, match="has no column 'tokens'"):

@@ -50,6 +50,14 @@ def test_sizes_without_common_budgets_are_cut_into_fifths():
     assert x[groups == 0].max() < x[groups == 1].min()
 
 
+def test_budgets_that_differ_a_little_are_one_group():
+    law = create("isoflop")
+    table = law.simulate(law.example(), np.random.default_rng(0))
+    columns = {name: table[name] for name in ("params", "budget")}
+    columns["budget"] = columns["budget"] * np.random.default_rng(1).uniform(0.98, 1.02, 45)
+    assert groups_of(law, columns, None).tolist() == np.repeat(range(5), 9).tolist()
+
+
 def test_the_order_can_be_named():
     table = {**runs(), "date": np.tile([1, 2, 3, 4], 6)}
     fit = scaling.fit("power", table, order="date", bootstrap=20)

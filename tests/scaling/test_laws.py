@@ -198,9 +198,8 @@ def test_predictions_are_vectorised(variant):
             np.testing.assert_allclose(found[i, j], law.predict(many[i, j], columns), rtol=1e-12)
 
 
-# Relative errors of parameters from noiseless data. The envelope sees sizes on a grid of steps of 1.57, so that its
-# exponent is right only because the grid moves with the optimum; coverage has the noise of 150 problems.
-RECOVERED = {"chinchilla_envelope": 1e-6, "coverage": 0.5}
+# Relative errors of parameters from noiseless data: coverage has the noise of 150 problems.
+RECOVERED = {"coverage": 0.5}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -208,7 +207,11 @@ def test_noiseless_data_give_the_true_parameters(variant):
     law, name = law_of(variant), variant.split()[0]
     table = noiseless(law)
     fit = scaling.fit(name, table, bootstrap=20, **VARIANTS[variant])
-    np.testing.assert_allclose(fit.estimate, truth_of(law), rtol=RECOVERED.get(name, 1e-5))
+    if name == "chinchilla_envelope":  # the best sizes are those of a grid with steps of 10^(1/3)
+        best = law.predict(fit.estimate, {"budget": np.array([1e19, 1e21])})
+        assert np.abs(np.log10(best / (0.1 * np.sqrt([1e19, 1e21])))).max() < 1 / 6
+    else:
+        np.testing.assert_allclose(fit.estimate, truth_of(law), rtol=RECOVERED.get(name, 1e-5))
     again = scaling.Fit.from_json(fit.to_json())
     for field in dataclasses.fields(fit):
         one, other = getattr(fit, field.name), getattr(again, field.name)
@@ -400,6 +403,13 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_solution():
         expected = np.mean([any(subset) for subset in itertools.combinations(solved, k)])
         found = pass_at_k(np.array([float(n)]), np.array([float(c)]), np.array([float(k)]))
         assert found[0, 0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_more_solutions_than_samples_are_refused():
+    with pytest.raises(UserError, match=r"table, row 1: 9 correct of 8 samples"):
+        scaling.fit("coverage", {"samples": [8] * 5, "correct": [1, 9, 2, 3, 0]}, bootstrap=20)
+    with pytest.raises(UserError, match=r"row 0, column 'samples': got 2, must be >= 4"):
+        scaling.fit("coverage", {"samples": [2] * 5, "correct": [1, 2, 2, 1, 0]}, bootstrap=20)
 
 
 def test_regions_are_found():

@@ -85,7 +85,7 @@ WARNED = {
     ),
     "tokens in billions, no flops": (
         {**GOOD, "tokens": GOOD["tokens"] / 1e9},
-        "tokens / params is 5.48e-08: is one of the columns in millions or billions?",
+        "tokens / params is 1e-07: is one of the columns in millions or billions?",
     ),
     "budget in other units": (
         {**GOOD, "budget": 6e-18 * GOOD["params"] * GOOD["tokens"]},

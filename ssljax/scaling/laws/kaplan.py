@@ -166,6 +166,9 @@ class CriticalBatch(Law):
         """For "tradeoff": E_min, the fewest examples that reach the loss."""
         return {"E_min": parameters[..., 0] * parameters[..., 1]} if self.form == "tradeoff" else {}
 
+    def candidates(self, columns: Columns, budget: float, count: int) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
     def size(self, columns: Columns) -> np.ndarray:
         """Returns the batch size, or 1 / loss, by which the past is told from the future."""
         return columns["batch"] if self.form == "tradeoff" else 1 / columns["loss"]

@@ -124,6 +124,9 @@ class Law:
 
         For params and tokens: splits of 6 params tokens = budget, with ratios up to three times outside the table's.
         Else sizes from the smallest of the table to the budget.
+
+        Raises:
+            NotImplementedError: the law has no size that a budget limits.
         """
         if "params" not in self.asked or "tokens" not in self.asked:
             fixed = {name: np.full(count, np.median(columns[name])) for name in self.asked[1:]}
@@ -145,6 +148,10 @@ class Law:
             NotImplementedError: the law has no budget.
         """
         raise NotImplementedError
+
+    def refused(self, columns: Columns, observed: np.ndarray) -> tuple[int, str] | None:
+        """Returns the index of a row that cannot be and the reason, one line; None if there is none."""
+        return None
 
     def warnings(self, columns: Columns, observed: np.ndarray, parameters: np.ndarray) -> list[str]:
         """Returns doubts about a fit that only this law knows; of parameters [P]."""

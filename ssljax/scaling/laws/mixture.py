@@ -65,6 +65,11 @@ class Mixture(Law):
             ends.append(np.stack([linear[:, 0], B, beta, sign * linear[:, 2]], -1))
         return np.concatenate(ends)
 
+    def candidates(self, columns: Columns, budget: float, count: int) -> dict[str, np.ndarray]:
+        if self.form == "share":
+            raise NotImplementedError
+        return super().candidates(columns, budget, count)
+
     def size(self, columns: Columns) -> np.ndarray:
         """Returns the share, from 1% on, or the tokens, by which the past is told from the future."""
         return np.maximum(columns["share"], 0.01) if self.form == "share" else columns["tokens"]

@@ -63,6 +63,11 @@ class Optima(Law):
         k, *exponents = parts(parameters)
         return np.exp(np.log(k) + sum(e * np.log(columns[name]) for e, name in zip(exponents, self.scales)))
 
+    def candidates(self, columns: Columns, budget: float, count: int) -> dict[str, np.ndarray]:
+        """Returns the budget itself, for a further group of runs about the best value that is predicted there."""
+        others = {name: np.array([np.median(columns[name])]) for name in self.scales[1:]}
+        return {self.scales[0]: np.array([budget]), **others}
+
     def count(self, columns: Columns) -> int:
         return 3 * len(np.unique(self.groups(columns)))
 
@@ -220,7 +225,8 @@ class Isoflop(Optima):
         return budgets_of(columns["budget"])
 
     def size(self, columns: Columns) -> np.ndarray:
-        return columns["budget"]
+        """Returns the mean budget of the group of each row."""
+        return np.exp(self._scale_logs(columns)[self.groups(columns), 0])
 
     def derived(self, parameters: np.ndarray) -> dict[str, np.ndarray]:
         """The exponent of the best number of tokens, from 6 N D = C."""

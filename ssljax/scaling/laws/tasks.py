@@ -9,6 +9,8 @@ from scipy.special import betaln, expit, gammaln
 from ssljax.base.schema import setting
 from ssljax.scaling.laws.law import Column, Columns, Example, Law, Parameter, mesh, parts, separable_starts
 
+FEWEST = 4  # samples of a problem: three values of k for the two parameters of the curve
+
 
 @dataclasses.dataclass(frozen=True)
 class Downstream(Law):
@@ -59,6 +61,9 @@ class Downstream(Law):
         curve = expit(grid[:, :1] * (loss - grid[:, 1:]))
         found, points = separable_starts(np.stack([np.ones_like(curve), curve], -1), grid, observed, weights, False)
         return np.concatenate([found, points], 1)
+
+    def candidates(self, columns: Columns, budget: float, count: int) -> dict[str, np.ndarray]:
+        raise NotImplementedError
 
     def size(self, columns: Columns) -> np.ndarray:
         """Returns exp(-L), by which the past is told from the future: forecasts go to smaller losses."""
@@ -114,7 +119,7 @@ class Coverage(Law):
     @property
     def inputs(self) -> tuple[Column, ...]:
         return (
-            Column("samples", "samples of a problem", distinct=1),
+            Column("samples", "samples of a problem", distinct=1, lower=FEWEST, open=False),
             Column("correct", "solutions among them", distinct=2, lower=0.0, open=False),
         )
 
@@ -133,6 +138,13 @@ class Coverage(Law):
     def predict(self, parameters: np.ndarray, columns: Columns) -> np.ndarray:
         """Returns the coverage [..., n] at k samples."""
         return _Curve().predict(parameters, columns)
+
+    def refused(self, columns: Columns, observed: np.ndarray) -> tuple[int, str] | None:
+        more = np.flatnonzero(columns["correct"] > columns["samples"])
+        if not len(more):
+            return None
+        row = int(more[0])
+        return row, f"{columns['correct'][row]:g} correct of {columns['samples'][row]:g} samples"
 
     @staticmethod
     def powers(samples: np.ndarray) -> np.ndarray:
