@@ -77,8 +77,9 @@ def residual_tables(
     """Returns observations [repeats, T n] of a wild bootstrap (Liu 1988): fitted values and residuals of random signs.
 
     Residuals are divided by 1 - leverage (HC3 of MacKinnon and White 1985, the transformation w3 of MacKinnon 2013,
-    which covers best in small samples). Random signs keep the size of the noise at each row, and the design; the median of the
-    noise is kept at zero too, so that the method also holds for losses close to absolute values (Feng, He and Hu 2011).
+    which covers best in small samples). Random signs keep the size of the noise at each row, and the design; the
+    median of the noise is kept at zero too, so that the method also holds for losses close to absolute values (Feng, He
+    and Hu 2011).
     """
     fitted = law.fitted(columns, observed, estimate)
     residuals = law.residuals(observed, fitted) / (1 - law.leverage(columns, estimate))

@@ -166,7 +166,7 @@ def test_the_next_run_lowers_the_uncertainty_as_expected():
         gradient @ np.linalg.solve(m, gradient) for m in (jacobian.T @ jacobian, jacobian.T @ jacobian + more.T @ more)
     ]
     expected = math.sqrt(ratio[1] / ratio[0])
-    assert run.after / run.before == pytest.approx(expected, abs=0.1)
+    assert run.after / run.before == pytest.approx(expected, abs=0.01)
 
 
 def coordinates(law, theta):
