@@ -1,6 +1,6 @@
 """Fits of the published tables of runs beside vpnls, if it is installed; writes a table of docs/laws.md.
 
-    python benchmarks/laws.py             # needs SSLJAX_DATA
+    python benchmarks/laws.py             # needs SSLJAX_DATA, and a quiet machine
     python benchmarks/laws.py --print     # changes no page
 
 vpnls (pip install --target FOLDER vpnls, then PYTHONPATH=FOLDER) fits the same law to the same rows in the same
@@ -60,7 +60,7 @@ def ours(table: dict[str, np.ndarray]) -> tuple[float, float]:
 
 
 def vpnls(table: dict[str, np.ndarray]) -> tuple[float, float] | None:
-    """The same of vpnls; None if it is not installed."""
+    """Returns mean Huber loss and time of vpnls; None if it is not installed."""
     try:
         from vpnls.api import fit_vpnls
         from vpnls.api import huber as huber_of

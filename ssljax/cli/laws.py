@@ -87,6 +87,8 @@ def describe(fit: Any, budgets: Sequence[float] = (), next_run: float | None = N
         shown = "".join(f"{f'{low:.4g} to {high:.4g}':>28}" for low, high in spans)
         yield f"{name:18}{value:>12.5g}{fit.standard_errors[name]:>12.3g}{shown}"
     yield f"standard errors: bootstrap over {fit.resample}, {len(fit.samples)} refits"
+    for source, values in fit.rule.published.items():
+        yield f"published by {source}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     good = fit.goodness
     yield (
         f"residuals: rmse {good['rmse']:.3g}, median {good['median']:.3g}, r2 {good['r2']:.5f}, "

@@ -119,7 +119,7 @@ def _minimise(
 
 @dataclasses.dataclass
 class _Parts:
-    """Losses [R], gradients [R, P] and the two matrices [R, P, P] at a point."""
+    """Losses [R], gradients [R, P] and the two matrices [R, P, P] at points [R, P]."""
 
     loss: np.ndarray
     gradient: np.ndarray
@@ -130,26 +130,30 @@ class _Parts:
     def at(
         cls, model: Model, observed: np.ndarray, u: np.ndarray, weights: np.ndarray, delta: float | None
     ) -> "_Parts":
-        values, derivatives = model(u)
-        residuals = observed - values
-        size = np.abs(residuals)
-        loss = (weights * huber(residuals, delta)).sum(1)
-        transposed = derivatives.swapaxes(1, 2)
-        if delta is None:
-            influence = weights * residuals
-            matrix = np.matmul(transposed * weights[:, None], derivatives)
-            newton = matrix
-        else:
-            influence = weights * np.clip(residuals, -delta, delta)
-            matrix = np.matmul(transposed * (weights * (delta / np.maximum(size, delta)))[:, None], derivatives)
-            newton = np.matmul(transposed * (weights * (size <= delta))[:, None], derivatives)
-        gradient = -np.matmul(transposed, influence[..., None])[..., 0]
+        """Returns the parts at coordinates [R, P]; those of a point out of the range of numbers are not finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values, derivatives = model(u)
+            residuals = observed - values
+            size = np.abs(residuals)
+            loss = (weights * huber(residuals, delta)).sum(1)
+            transposed = derivatives.swapaxes(1, 2)
+            if delta is None:
+                influence = weights * residuals
+                matrix = np.matmul(transposed * weights[:, None], derivatives)
+                newton = matrix
+            else:
+                influence = weights * np.clip(residuals, -delta, delta)
+                matrix = np.matmul(transposed * (weights * (delta / np.maximum(size, delta)))[:, None], derivatives)
+                newton = np.matmul(transposed * (weights * (size <= delta))[:, None], derivatives)
+            gradient = -np.matmul(transposed, influence[..., None])[..., 0]
         return cls(loss, gradient, newton, matrix)
 
     def rows(self, which: np.ndarray) -> "_Parts":
+        """Returns the parts of some problems."""
         return _Parts(self.loss[which], self.gradient[which], self.newton[which], self.reweighted[which])
 
     def put(self, which: np.ndarray, parts: "_Parts") -> None:
+        """Replaces the parts of some problems."""
         for field in dataclasses.fields(self):
             getattr(self, field.name)[which] = getattr(parts, field.name)
 

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from ssljax.base.errors import UserError
 from ssljax.base.files import replacing
@@ -16,7 +17,7 @@ BLUE, RED, GREY = "#1f5fa8", "#b3261e", "#777777"
 
 
 def draw(fit: Any, path: pathlib.Path) -> pathlib.Path:
-    """Draws a fit on four panels and returns the path.
+    """Draws a fit on six panels and returns the path.
 
     Args:
         fit: a `ssljax.scaling.Fit`.
@@ -29,17 +30,19 @@ def draw(fit: Any, path: pathlib.Path) -> pathlib.Path:
         raise UserError(f"{path}: must end with {', '.join(SUFFIXES)}")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    panels = figure.subplots(2, 2)
+    figure = Figure(figsize=(16, 8.5), layout="constrained")
+    panels = figure.subplots(2, 3)
     law = fit.rule
     if {"params", "tokens"} <= set(law.asked):
         _compute(fit, panels[0, 0])
         _contours(fit, panels[0, 1])
     else:
         _curve(fit, panels[0, 0])
-        (_parabolas if isinstance(law, Optima) else _intervals)(fit, panels[0, 1])
+        (_parabolas if isinstance(law, Optima) else _quantiles)(fit, panels[0, 1])
+    _intervals(fit, panels[0, 2])
     _residuals(fit, panels[1, 0])
-    (_forecasts if fit.forecasts else _influence)(fit, panels[1, 1])
+    _forecasts(fit, panels[1, 1])
+    _influence(fit, panels[1, 2])
     figure.suptitle(f"{fit.law}: {fit.goodness['rows']:.0f} rows of {pathlib.Path(fit.source).name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as whole:
@@ -130,14 +133,31 @@ def _parabolas(fit: Any, axes: Any) -> None:
 
 
 def _intervals(fit: Any, axes: Any) -> None:
-    """Intervals of the parameters relative to the estimates."""
+    """Intervals of the parameters relative to the estimates, with published values that are near."""
     spans = [(n, fit.intervals[fit.resample][n], v) for n, v in {**fit.parameters, **fit.derived}.items() if v]
     for i, (_, (low, high), value) in enumerate(spans):
         axes.plot([low / value, high / value], [i, i], color=BLUE)
         axes.plot([1], [i], "o", color=BLUE, ms=4)
+    low, high = axes.get_xlim()
+    for (source, values), mark in zip(fit.rule.published.items(), "xd+"):
+        ratios = [(values[name] / value, i) for i, (name, _, value) in enumerate(spans) if name in values]
+        near = [(ratio, i) for ratio, i in ratios if low - (high - low) < ratio < high + (high - low)]
+        if near:
+            axes.plot(*zip(*near), mark, color=RED, label=source)
+            axes.legend(fontsize=8)
     axes.set_yticks(range(len(spans)), [f"{name} = {value:.3g}" for name, _, value in spans])
     axes.set(xlabel=f"{fit.level:.0%} interval / estimate")
-    axes.set_title("parameters", fontsize=10)
+    axes.set_title("parameters, and published values", fontsize=10)
+
+
+def _quantiles(fit: Any, axes: Any) -> None:
+    """Sorted residuals against those of a normal distribution."""
+    residuals = np.sort(fit.residuals)
+    normal = ndtri((np.arange(len(residuals)) + 0.5) / len(residuals)) * fit.goodness["rmse"]
+    axes.plot(normal, residuals, ".", color=BLUE)
+    axes.axline((0, 0), slope=1, color=GREY, lw=1)
+    axes.set(xlabel="residual of a normal distribution", ylabel="residual")
+    axes.set_title("distribution of the residuals", fontsize=10)
 
 
 def _residuals(fit: Any, axes: Any) -> None:
@@ -156,13 +176,16 @@ def _residuals(fit: Any, axes: Any) -> None:
 
 def _forecasts(fit: Any, axes: Any) -> None:
     """Errors of the forecasts from smaller runs."""
+    axes.set_title("forecasts, each from the smaller runs only", fontsize=10)
+    if not fit.forecasts:
+        axes.text(0.5, 0.5, "too few sizes", ha="center", transform=axes.transAxes)
+        return
     upto = [line.to for line in fit.forecasts]
     axes.axhline(0, color=GREY, lw=1)
     axes.errorbar(upto, [f.bias for f in fit.forecasts], [f.error for f in fit.forecasts], fmt="o", color=BLUE, ms=4)
     if min(upto) > 0:
         axes.set_xscale("log")
     axes.set(xlabel="size of the predicted runs", ylabel="mean error, bar: rms error")
-    axes.set_title("forecasts, each from the smaller runs only", fontsize=10)
 
 
 def _influence(fit: Any, axes: Any) -> None:

@@ -15,4 +15,5 @@ def test_each_kind_of_law_is_drawn(name, tmp_path):
     path = fit.plot(tmp_path / "new" / f"{name}.svg")
     text = path.read_text()
     assert text.startswith("<?xml") and len(text) > 20_000
+    assert text.count('<g id="axes_') >= 6  # panels, and a colour bar
     assert not list(path.parent.glob("*.tmp*"))

@@ -60,6 +60,12 @@ class Chinchilla(Law):
         exponents = (Parameter("alpha", 0.0, 5.0), Parameter("beta", 0.0, 5.0))
         return (Parameter("E", 0.0), Parameter("A", log=True), Parameter("B", log=True), *exponents)
 
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        hoffmann = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28, "tokens_exponent": 0.54}
+        besiroglu = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+        return {"Hoffmann et al. 2022": hoffmann, "Besiroglu et al. 2024": besiroglu}
+
     def predict(self, parameters: np.ndarray, columns: Columns) -> np.ndarray:
         E, A, B, alpha, beta = parts(parameters)
         of_size = np.exp(np.log(A) - alpha * np.log(columns["params"]))
@@ -194,6 +200,11 @@ class DataConstrained(Law):
     """
 
     tied: bool = setting(True, doc="one exponent for both terms, as in the paper")
+
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        values = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "Rd": 15.4, "Rn": 5.3}
+        return {"Muennighoff et al. 2023, by memory": values}
 
     @property
     def inputs(self) -> tuple[Column, ...]:

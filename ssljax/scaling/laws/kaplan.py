@@ -53,6 +53,13 @@ class Kaplan(Law):
             for parameter in (Parameter(OF_FORM[form][1], log=True), Parameter(OF_FORM[form][2], 1e-3, 5.0))
         )
 
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        values = {"N_c": 8.8e13, "alpha_N": 0.076, "D_c": 5.4e13, "alpha_D": 0.095, "C_c": 2.7e28, "alpha_C": 0.050}
+        if self.form == "ND":  # the joint fit of table 2 has other values
+            return {}
+        return {"Kaplan et al. 2020": {p.name: values[p.name] for p in self.parameters}}
+
     def predict(self, parameters: np.ndarray, columns: Columns) -> np.ndarray:
         if self.form != "ND":
             scale, exponent = parts(parameters)
@@ -145,6 +152,10 @@ class CriticalBatch(Law):
         if self.form == "tradeoff":
             return (Parameter("S_min", log=True), Parameter("B_crit", log=True))
         return (Parameter("B_star", log=True), Parameter("alpha_B", 1e-3, 50.0))
+
+    @property
+    def published(self) -> dict[str, dict[str, float]]:
+        return {} if self.form == "tradeoff" else {"Kaplan et al. 2020": {"B_star": 2e8, "alpha_B": 0.21}}
 
     def predict(self, parameters: np.ndarray, columns: Columns) -> np.ndarray:
         first, second = parts(parameters)

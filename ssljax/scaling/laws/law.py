@@ -115,6 +115,11 @@ class Law:
         raise NotImplementedError
 
     @property
+    def published(self) -> dict[str, dict[str, float]]:
+        """Published values, {source: {parameter or derived quantity: value}}, which results show beside their own."""
+        return {}
+
+    @property
     def asked(self) -> tuple[str, ...]:
         """Columns that `predict` reads."""
         return tuple(column.name for column in self.inputs)

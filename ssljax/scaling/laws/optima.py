@@ -210,6 +210,12 @@ class Isoflop(Optima):
         return "params"
 
     @property
+    def published(self) -> dict[str, dict[str, float]]:
+        approaches = {"chinchilla_envelope": {"a": 0.50, "tokens_exponent": 0.50}}
+        own = approaches.get(getattr(self, "_registry_name", ""), {"a": 0.49, "tokens_exponent": 0.51})
+        return {"Hoffmann et al. 2022": own, "Kaplan et al. 2020": {"a": 0.73}}
+
+    @property
     def scales(self) -> tuple[str, ...]:
         return ("budget",)
 
@@ -318,7 +324,7 @@ class Envelope(Isoflop):
         return np.array([observed[groups == group].min() for group in groups])
 
     def example(self) -> Example:
-        """The same 13 sizes at each budget, so that the best size is between two of them."""
+        """Returns a study of 13 sizes, the same at each budget, so that the best size is between two of them."""
         budgets, sizes = np.geomspace(1e18, 1e22, 9), np.geomspace(1e7, 1e11, 13)
         columns = {"params": np.tile(sizes, 9), "budget": np.repeat(budgets, 13)}
         return Example({"k": 0.1, "a": 0.5}, columns, 0.005, {"budget": 1e22})
