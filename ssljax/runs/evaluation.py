@@ -217,18 +217,24 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
 
 
 def make_health(assembly: Assembly) -> Callable[[State], dict[str, jax.Array]]:
-    """Returns a function state -> measures of collapse on one batch: feature std, effective rank, uniformity."""
-    objective, program, rows = assembly.program.objective, assembly.program, assembly.rows_near(256)
-    own = assembly.dataset.batch(0, lambda size: program.own_rows(min(rows, size)))
-    batch = program.put_rows({k: v for k, v in own.items() if k != "label"})
-
-    @jax.jit
-    def health(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
-        pooled = objective.features(params, extra, views.centered(objective.prepare(batch)))["pooled"]
-        return {
-            "health/feature_std": losses.feature_std(pooled),
-            "health/effective_rank": losses.effective_rank(pooled),
-            "health/uniformity": losses.uniformity(pooled),
-        }
-
+    """Returns a function state -> `collapse` on one batch."""
+    objective, batch = assembly.program.objective, health_batch(assembly)
+    health = jax.jit(lambda params, extra, batch: collapse(objective, params, extra, batch))
     return lambda state: health(evaluation_params(state), state.extra, batch)
+
+
+def health_batch(assembly: Assembly) -> Any:
+    """Returns the rows on which `collapse` is measured: up to 256 of the first batch, without labels."""
+    program, rows = assembly.program, assembly.rows_near(256)
+    own = assembly.dataset.batch(0, lambda size: program.own_rows(min(rows, size)))
+    return program.put_rows({k: v for k, v in own.items() if k != "label"})
+
+
+def collapse(objective: Any, params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
+    """Returns measures of collapse of the features of a batch: standard deviation, effective rank, uniformity."""
+    pooled = objective.features(params, extra, views.centered(objective.prepare(batch)))["pooled"]
+    return {
+        "health/feature_std": losses.feature_std(pooled),
+        "health/effective_rank": losses.effective_rank(pooled),
+        "health/uniformity": losses.uniformity(pooled),
+    }
