@@ -1,9 +1,6 @@
 """Groups of configs of one shape."""
 
-import dataclasses
 import logging
-
-import pytest
 
 from ssljax.config import RunConfig, build
 from ssljax.scaling.stackable import Group, numbers, refusals, stackable
@@ -73,8 +70,3 @@ def test_runs_that_cannot_share_a_process_or_a_program_are_alone(caplog):
     assert stackable(with_wandb) == [Group((0,)), Group((1,))]
     wrong = [config(optimizer__layer_decay=0.5, optimizer__learning_rate=r) for r in (0.1, 0.2)]  # it has no layers
     assert stackable(wrong) == [Group((0,)), Group((1,))]
-
-
-@pytest.mark.parametrize("group", [Group((1,)), Group((0, 2), ("optimizer.b1",))])
-def test_groups_are_values(group):
-    assert dataclasses.replace(group) == group and hash(group) == hash(dataclasses.replace(group))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from test_run import TINY, metrics, parameters
 from test_stackable import config
-from test_step import close
 
 from ssljax import run
 from ssljax.base.errors import UserError
@@ -34,6 +33,12 @@ def different() -> list:
         config(evals=KNN, optimizer__learning_rate=0.03, optimizer__weight_decay=0.5, seed=1),
         config(evals=KNN, optimizer__learning_rate=0.01, objective__temperature=0.5, objective__size=0.5),
     ]
+
+
+def close(a, b, rtol: float, what: str) -> None:
+    """Compares arrays relative to the largest entry."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(initial=0), err_msg=what)
 
 
 def lines(folder: pathlib.Path, name: str) -> list[dict]:

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_objectives as tiny
-from daily import daily
 from micro_objective import Micro
 from test_step import close
 
@@ -144,7 +143,8 @@ def numbers_of(objective):
     return found
 
 
-@pytest.mark.parametrize("name", daily(list(objectives.REGISTRY), 20))
+@pytest.mark.full
+@pytest.mark.parametrize("name", list(objectives.REGISTRY))
 def test_objectives_in_a_stack_equal_runs_alone(name):
     numbers = {**numbers_of(tiny.make(name)), "optimizer.learning_rate": (0.01, 0.02)}
     settings = [{key: values[i] for key, values in numbers.items()} for i in range(2)]
