@@ -7,7 +7,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssljax import data, evals, parallel, report
@@ -157,8 +157,14 @@ def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callba
     )
 
 
-def finish(recorder: Recorder, state: State) -> Finished:
-    """Waits for the last checkpoint, evaluates the model and its controls, and writes the report."""
+def finish(recorder: Recorder, state: State, controls: Callable[[], Any] | None = None) -> Finished:
+    """Waits for the last checkpoint, evaluates the model and its controls, and writes the report.
+
+    Args:
+        recorder: the recorder of the run.
+        state: the state after the last step.
+        controls: returns the results of the controls, which runs of a stack may share; None: they are computed.
+    """
     recorder.close()
     with recorder.record.timed("checkpoints"):
         recorder.checkpoints.wait()
@@ -167,7 +173,7 @@ def finish(recorder: Recorder, state: State) -> Finished:
     results = recorder.final_results(done)
     with recorder.record.timed("evaluations"):
         lines = evaluate_and_report(
-            assembly, recorder.evaluator, state, folder, results=results, before_report=recorder.write_record
+            assembly, recorder.evaluator, state, folder, None, results, recorder.write_record, controls
         )
     # The callbacks of the last step have sent `results`.
     recorder.trackers.evaluations(done, [line for line in lines if results is None or line["of"] != "trained"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
@@ -14,6 +15,7 @@ from ssljax.base.signals import Signals
 from ssljax.config import RunConfig
 from ssljax.run import checked_evaluator, finish, open_folder
 from ssljax.runs.assembly import Assembly, Parts, parts_of
+from ssljax.runs.evaluation import control_results
 from ssljax.runs.finished import Finished
 from ssljax.runs.inspection import announce
 from ssljax.runs.recorder import Recorder, Shared
@@ -47,6 +49,7 @@ class StackedRun:
     assembly: Assembly
     evaluator: evals.Evaluator
     checkpoints: Checkpoints
+    controls: Callable[[], Any]
     recorder: Recorder
 
     def __init__(self, number: int, config: RunConfig, workdir: str | pathlib.Path):
@@ -102,12 +105,21 @@ class StackedRun:
         self.data = digest([name, json.loads(self.parts.spec.to_json())])
         self.config = dataclasses.replace(self.parts.config, data=self.given.data)
 
-    def build(self, stacking: Stacking, varied: Sequence[str]) -> None:
-        """Makes the run's own program, of which it uses all but the step, and its evaluations."""
+    def build(self, stacking: Stacking, varied: Sequence[str], earlier: Sequence["StackedRun"]) -> None:
+        """Makes the run's own program, of which it uses all but the step, and its evaluations.
+
+        Runs with equal objectives, seeds and data share evaluations, which are then compiled once, and controls.
+        """
         values = numbers(self.config)
         self.hyper = {key: values[key] for key in varied}
         self.assembly = self.parts.assembly(stacking.member(self.parts.objective, self.hyper))
+        for other in earlier:
+            same = other.config.seed == self.config.seed and other.data == self.data
+            if other.outcome is None and same and other.parts.objective == self.parts.objective:
+                self.evaluator, self.controls = other.evaluator, other.controls
+                return
         self.evaluator = checked_evaluator(self.assembly)
+        self.controls = functools.cache(functools.partial(control_results, self.assembly, self.evaluator))
 
     def open(self, resume: Resume, began: float) -> None:
         """Takes the folder, and restores or makes the state; `began` is the `time.perf_counter()` of the beginning."""
@@ -133,7 +145,7 @@ class StackedRun:
 
     def finish(self, state: State) -> None:
         """Evaluates the run, writes its report, and ends it."""
-        self.end(finish(self.recorder, state))
+        self.end(finish(self.recorder, state, self.controls))
 
 
 def _name_of_data(config: RunConfig) -> str:

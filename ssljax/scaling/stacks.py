@@ -115,26 +115,44 @@ def _train_group(
         for run in made:
             run.attempt(functools.partial(run.assemble, opened))
         yield from _ended(made)
-        ready = [run for run in made if run.outcome is None]
-        if not ready:
-            return
-        stacking = Stacking(
-            ready[0].parts.program(group.varied),
-            one_seed=len({run.config.seed for run in ready}) == 1,
-            one_batch=len({run.data for run in ready}) == 1,
-        )
-        for run in ready:
-            run.attempt(functools.partial(run.build, stacking, group.varied))
-        yield from _ended(ready)
-        ready = [run for run in ready if run.outcome is None]
-        while ready:
-            count = _even(len(ready), _most(stacking, ready[0].assembly, len(ready), size))
-            chunk, ready = ready[:count], ready[count:]
-            with contextlib.closing(_Stack(stacking, chunk, signals, resume, began)) as stack:
+        ready = _alive(made)
+        try:
+            stacking = _stacking(ready, group) if ready else None
+        except Exception as error:  # a mistake that all of their configs have
+            stacking = None
+            for run in ready:
+                run.end(error)
+        yield from _ended(made)
+        while stacking and (ready := _alive(ready)):
+            try:
+                count = _even(len(ready), _most(stacking, ready[0].assembly, len(ready), size))
+            except Exception as error:
+                for run in ready:
+                    run.end(error)
+                count = len(ready)
+            with contextlib.closing(_Stack(stacking, ready[:count], signals, resume, began)) as stack:
                 while not stack.is_done:
                     stack.advance()
-                    yield from _ended(chunk)
+                    yield from _ended(ready)
+            yield from _ended(ready)
             began = time.perf_counter()
+
+
+def _alive(runs: Iterable[StackedRun]) -> list[StackedRun]:
+    """Returns the runs that have not ended."""
+    return [run for run in runs if run.outcome is None]
+
+
+def _stacking(runs: Sequence[StackedRun], group: Group) -> Stacking:
+    """Returns the functions of the stack, and builds what each run has of its own."""
+    stacking = Stacking(
+        runs[0].parts.program(group.varied),
+        one_seed=len({run.config.seed for run in runs}) == 1,
+        one_batch=len({run.data for run in runs}) == 1,
+    )
+    for place, run in enumerate(runs):
+        run.attempt(functools.partial(run.build, stacking, group.varied, runs[:place]))
+    return stacking
 
 
 def _ended(runs: Iterable[StackedRun]) -> Iterator[tuple[int, Outcome]]:
@@ -156,10 +174,18 @@ def _most(stacking: Stacking, assembly: Assembly, runs: int, size: Size) -> int:
         return min(size, runs)
     device = next(d for d in stacking.program.mesh.devices.flat if d.process_index == jax.process_index())
     free, one = free_bytes(device), state_bytes(stacking)
-    found = fitting(lambda count: one + compiled_bytes(_compiled(stacking, assembly, count)), runs, free, one)
-    log.info(
-        "stack: %d of %d runs fit the %.2f GB of a device (%.3f GB of state each)", found, runs, free / 1e9, one / 1e9
-    )
+
+    def needed(count: int) -> float:
+        joining = (2 * count + 1) * one  # the states of all runs, before and in the stack
+        try:
+            return max(joining, one + compiled_bytes(_compiled(stacking, assembly, count)))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return max(joining, 1.5 * free)  # the compiler says that it does not fit
+
+    found = fitting(needed, runs, free, 2 * one)
+    log.info("stack     %d of %d runs fit %.2f GB (%.3f GB of state each)", found, runs, free / 1e9, one / 1e9)
     return found
 
 
@@ -172,7 +198,7 @@ def fitting(needed: Callable[[int], float], runs: int, available: float, least: 
         available: bytes that there are.
         least: bytes that each run needs at least.
     """
-    count = max(1, min(runs, int(available / max(least, 1.0)) - 1))  # a copy of one state is made besides
+    count = max(1, min(runs, int(available / max(least, 1.0))))
     while count > 1:
         need = needed(count)
         if need <= available:
@@ -225,7 +251,7 @@ class _Stack:
     @property
     def alive(self) -> list[StackedRun]:
         """The runs that have not ended."""
-        return [run for run in self.runs if run.outcome is None]
+        return _alive(self.runs)
 
     @property
     def training(self) -> list[tuple[int, StackedRun]]:
