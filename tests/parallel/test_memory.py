@@ -39,5 +39,7 @@ def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
 
 def test_an_accelerator_has_what_its_allocator_has_left():
     assert memory.free_bytes(Device({"bytes_limit": 100, "bytes_in_use": 30})) == 70
-    assert memory.free_bytes(Device({})) == find("NVIDIA H100 80GB HBM3").memory, "of the table, without an allocator that tells"
+    assert memory.free_bytes(Device({})) == find("NVIDIA H100 80GB HBM3").memory, (
+        "of the table, without an allocator that tells"
+    )
     assert memory.free_bytes(Device({}, device_kind="unknown")) == 8 * 2**30

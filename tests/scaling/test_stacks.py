@@ -1,6 +1,6 @@
 """Whole runs in stacks: the same folders as runs alone, also after stops, and no harm from a run that fails.
 
-Runs of a vision transformer on meshes, and of all optimisers: `pytest -m full tests/scaling/test_stacks.py`.
+More faults, and runs of a vision transformer on meshes: `pytest -m full tests/scaling/test_stacks.py`.
 """
 
 import json
@@ -23,15 +23,15 @@ from ssljax.runs.workdir import Workdir
 from ssljax.scaling import stacks
 from ssljax.scaling.stacks import fitting, train_runs, train_stack
 
-KNN = {"knn": {"every_steps": 3, "max_examples": 64, "k": 3}}
+LOSS = {"loss": {"every_steps": 3, "batch_size": 16, "max_examples": 32}}
 
 
 def different() -> list:
     """Three runs that differ in seed, rate, decay and temperature."""
     return [
-        config(evals=KNN, optimizer__learning_rate=0.01),
-        config(evals=KNN, optimizer__learning_rate=0.03, optimizer__weight_decay=0.5, seed=1),
-        config(evals=KNN, optimizer__learning_rate=0.01, objective__temperature=0.5, objective__size=0.5),
+        config(evals=LOSS, optimizer__learning_rate=0.01),
+        config(evals=LOSS, optimizer__learning_rate=0.03, optimizer__weight_decay=0.5, seed=1),
+        config(evals=LOSS, optimizer__learning_rate=0.01, objective__temperature=0.5, objective__size=0.5),
     ]
 
 
@@ -42,7 +42,19 @@ def close(a, b, rtol: float, what: str) -> None:
 
 
 def lines(folder: pathlib.Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    path = folder / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def assert_equal_numbers(folder: pathlib.Path, other: pathlib.Path, rtol: float = 1e-5) -> None:
+    """Asserts that the logged numbers of two folders are equal."""
+    for line, wanted in zip(metrics(folder), metrics(other), strict=True):
+        assert line.keys() == wanted.keys()
+        for key, value in wanted.items():
+            if value is None or isinstance(value, str):
+                assert line[key] == value
+            else:  # the rank is a function of singular values, of which some are near 0
+                np.testing.assert_allclose(line[key], value, 1e-3 if "rank" in key else rtol, err_msg=key)
 
 
 def assert_equal_runs(folder: pathlib.Path, other: pathlib.Path, rtol: float = 1e-5) -> None:
@@ -51,13 +63,7 @@ def assert_equal_runs(folder: pathlib.Path, other: pathlib.Path, rtol: float = 1
     assert {p.name for p in folder.iterdir()} - hidden == {p.name for p in other.iterdir()} - hidden
     for name in ("config.json", "data.json"):
         assert (folder / name).read_text() == (other / name).read_text()
-    for line, wanted in zip(metrics(folder), metrics(other), strict=True):
-        assert line.keys() == wanted.keys()
-        for key, value in wanted.items():
-            if isinstance(value, str):
-                assert line[key] == value
-            else:  # the rank is a function of singular values, of which some are near 0
-                np.testing.assert_allclose(line[key], value, 1e-3 if "rank" in key else rtol, err_msg=key)
+    assert_equal_numbers(folder, other, rtol)
     for line, wanted in zip(lines(folder, "evals.jsonl"), lines(other, "evals.jsonl"), strict=True):
         assert {**line, "metrics": 0} == {**wanted, "metrics": 0}
         assert line["metrics"] == pytest.approx(wanted["metrics"], rel=rtol)
@@ -126,6 +132,7 @@ def test_stops_and_continues_alone_and_in_another_stack(alone, tmp_path, monkeyp
         close([line["loss"] for line in own], [line["loss"] for line in wanted], 1e-5, "loss")
 
 
+@pytest.mark.full
 def test_a_half_done_run_continues_in_a_stack(alone, tmp_path, monkeypatch):
     configs = [build({**one.to_dict(), "checkpoint": {"every_steps": 3}}) for one in different()[:2]]
     stop_at(monkeypatch, 3)
@@ -154,13 +161,14 @@ def test_a_run_that_diverges_ends_alone_with_the_error_of_a_single_run(tmp_path)
     with pytest.raises(UserError) as single:
         run.train(configs[1], tmp_path / "single")
     assert str(outcomes[1]) == str(single.value)
-    assert metrics(tmp_path / "1") == metrics(tmp_path / "single")
+    assert_equal_numbers(tmp_path / "1", tmp_path / "single")
     assert not (tmp_path / "1" / "report.html").exists()
     train_stack([configs[0], configs[2]], [tmp_path / "a", tmp_path / "b"])
     for mine, other in (("0", "a"), ("2", "b")):
         assert_equal_runs(tmp_path / mine, tmp_path / other, 1e-6)
 
 
+@pytest.mark.full
 def test_runs_that_end_are_left_out_once_half_have_ended(tmp_path, monkeypatch):
     sizes = []
     original = stacks._compiled
@@ -173,6 +181,7 @@ def test_runs_that_end_are_left_out_once_half_have_ended(tmp_path, monkeypatch):
     assert_equal_runs(tmp_path / "0", tmp_path / "alone")
 
 
+@pytest.mark.full
 def test_early_stopping_ends_one_run(tmp_path):
     more = {
         "evals": {"loss": {"every_steps": 1, "batch_size": 16, "max_examples": 32}},
@@ -187,6 +196,7 @@ def test_early_stopping_ends_one_run(tmp_path):
     assert_equal_runs(tmp_path / "1", tmp_path / "alone")
 
 
+@pytest.mark.full
 def test_a_folder_of_another_run_ends_this_run_only(tmp_path):
     configs = rates(0.1, 0.2, 0.3)
     run.train(rates(0.5)[0], tmp_path / "1")
@@ -197,6 +207,7 @@ def test_a_folder_of_another_run_ends_this_run_only(tmp_path):
     assert [int(outcome.state.step) for outcome in again] == [6, 6], "finished runs are evaluated again, as alone"
 
 
+@pytest.mark.full
 def test_an_error_of_the_data_ends_all_runs(tmp_path, monkeypatch):
     def fail(*_):
         raise UserError("no data")
@@ -208,14 +219,27 @@ def test_an_error_of_the_data_ends_all_runs(tmp_path, monkeypatch):
         pass
 
 
-def test_runs_of_several_shapes(tmp_path, monkeypatch):
+def test_runs_of_several_shapes_are_no_stack(tmp_path):
     configs = [*rates(0.1, 0.2, steps=1), config(steps=1)]
     with pytest.raises(UserError, match=r"stack: the runs have 2 shapes.*optimizer\.name: 'sgd' -> 'adamw'"):
         train_stack(configs, [tmp_path / str(n) for n in range(3)])
-    ended = dict(train_runs([(one, tmp_path / str(n)) for n, one in enumerate(configs)], stack=1))
-    assert sorted(ended) == [0, 1, 2] and all(isinstance(outcome, Finished) for outcome in ended.values())
     with pytest.raises(UserError, match=r"stack: got 0"):
         next(train_runs([], stack=0))
+
+
+@pytest.mark.full
+def test_runs_of_several_shapes_are_all_trained(tmp_path):
+    configs = [*rates(0.1, 0.2, steps=1), config(steps=1), config(steps=1, optimizer__layer_decay=0.5)]
+    for number, outcome in train_runs([(one, tmp_path / str(n)) for n, one in enumerate(configs)]):
+        assert isinstance(outcome, UserError if number == 3 else Finished)
+        assert (tmp_path / str(number) / "report.html").exists() == (number != 3)
+
+
+@pytest.mark.full
+def test_a_mistake_that_all_configs_have_ends_all_runs(tmp_path):
+    configs = [config(optimizer__layer_decay=0.5, seed=seed) for seed in range(2)]
+    outcomes = train_stack(configs, [tmp_path / str(n) for n in range(2)])
+    assert all("the model has no layers" in str(outcome) for outcome in outcomes)
 
 
 @pytest.mark.parametrize(("available", "want"), [(1000.0, 8), (85.0, 6), (45.0, 2), (5.0, 1)])

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 from micro_objective import Micro
 from test_step import close
 
@@ -96,7 +97,7 @@ def one_device():
     return parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
 
 
-@pytest.mark.parametrize("name", list(optimizers.REGISTRY))
+@pytest.mark.parametrize("name", daily(list(optimizers.REGISTRY), 4))
 def test_every_number_of_an_optimiser_can_vary(name):
     rule = optimizers.REGISTRY.get(name)(clip_norm=0.5, weight_decay=0.1)
     first = {f"optimizer.{key}": value for key, value in floats(rule).items()}
