@@ -37,11 +37,13 @@ class Variant:
         changes: {dotted key: value}, how its config differs from that of the study.
         label: the values that name it, such as {"depth": 4}.
         after: number, in the list of the generator, of the variant whose last state the run continues; None: none.
+        stop: step after which the run is done, as part of longer ones; None: it ends with its last step.
     """
 
     changes: Changes
     label: Changes
     after: int | None = None
+    stop: int | None = None
 
 
 class Base(Protocol):
@@ -93,7 +95,8 @@ class Sizes:
         return [Variant(self._sized(base, depth), {"depth": depth}) for depth in self.depths]
 
     def _sized(self, base: Base, depth: int) -> Changes:
-        config, changes = base.config({}), {}
+        config = base.config({})
+        changes: Changes = {}
         for path in self.groups:
             model: Any = config
             for part in path.split("."):
@@ -287,18 +290,20 @@ class Cooldowns(Sizes):
             changes = self.ruled(base, size.changes)
             config = base.config(changes)
             check_trunk(config)
-            warmup, branches = config.schedule.warmup, {}
+            warmup = config.schedule.warmup
+            branches: dict[int, list[Duration]] = {}
             for length in self.lengths:
                 given = base.config({**changes, "steps": length})
                 resolved = given.schedule.resolve(_whole(base, given))
                 total = base.costs(given).steps
-                branches.setdefault(max(resolved.warmup, total - resolved.decay), []).append((length, total))
+                branches.setdefault(max(resolved.warmup, total - resolved.decay), []).append(length)
             before = None
             for step in sorted(branches):
                 if step:  # else the run is all decay and begins from scratch
-                    out.append(Variant(trunk_changes(changes, step, warmup), {**size.label, "trunk": step}, before))
+                    label = {**size.label, "trunk": step}
+                    out.append(Variant(trunk_changes(changes, step, warmup), label, before, step))
                     before = len(out) - 1
-                for length, _ in branches[step]:
+                for length in branches[step]:
                     whole = {**changes, "steps": length}
                     out.append(Variant(whole, {**size.label, "steps": length}, before))
         return out
@@ -308,9 +313,19 @@ def _whole(base: Base, config: RunConfig) -> durations.RunLengths:
     return dataclasses.replace(base.costs.lengths(config), total_steps=base.costs(config).steps)
 
 
-def trunk_changes(changes: Changes, steps: int, warmup: Duration) -> Changes:
-    """Returns the changes of a segment of the trunk: the constant rate, up to a step."""
-    return {**changes, "steps": steps, "schedule.name": "constant", "schedule.warmup": warmup, "early_stopping": None}
+def trunk_changes(changes: Changes, step: int, warmup: Duration) -> Changes:
+    """Returns the changes of a segment of the trunk: the constant rate, up to a step.
+
+    The config has a further step, which is not trained: at its last step a run logs and evaluates, and a run from
+    scratch does not at this one.
+    """
+    return {
+        **changes,
+        "steps": step + 1,
+        "schedule.name": "constant",
+        "schedule.warmup": warmup,
+        "early_stopping": None,
+    }
 
 
 def check_trunk(config: RunConfig) -> None:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssljax.base import durations, schema
-from ssljax.base.durations import Duration
+from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.base.plain import dotted
@@ -16,38 +15,9 @@ from ssljax.config import RunConfig, build, override, parse_value, read_file
 from ssljax.scaling.axes import Axes, Changes, in_order, parse_distribution
 from ssljax.scaling.cost import Costs
 from ssljax.scaling.generators import GENERATORS, Base, Variant, ratio_text
+from ssljax.scaling.halving import Halving
 
 _LONGEST = 100  # characters of the name of a run, which is a name of a folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Halving:
-    """Successive halving (Jamieson and Talwalkar 2016): at each rung, the best 1 / `factor` of the runs continue."""
-
-    metric: str = schema.setting(
-        "loss", doc="what ranks the runs: 'loss', the last logged loss of training, or 'evaluation/metric'"
-    )
-    mode: str = schema.setting("min", doc="the best value of the metric; 'max': the largest, 'min': the smallest")
-    first: Duration = schema.setting("10%", doc="the first rung, a duration; '10%': of each run")
-    factor: int = schema.setting(
-        3, ge=2, doc="of so many runs one continues; the next rung is so many times as far as the one before"
-    )
-
-    def validate(self) -> None:
-        durations.parse(self.first, "first")
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode: got {self.mode!r}, must be 'min' or 'max'")
-        if self.metric != "loss" and "/" not in self.metric:
-            raise ValueError(f"metric: got {self.metric!r}, must be 'loss' or 'evaluation/metric'")
-
-    def rungs(self, lengths: durations.RunLengths) -> list[int]:
-        """Returns the steps of the rungs of a run, all of them before its last step."""
-        total = lengths.total_steps or 0
-        step, out = max(1, durations.steps(self.first, lengths, "study.halving.first")), []
-        while step < total:
-            out.append(step)
-            step *= self.factor
-        return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +60,7 @@ class PlannedRun:
         changes: {dotted key: value}, how it differs from the config of the study.
         config: the checked config.
         parent: hash of the run whose last state it continues; None: it begins from scratch.
+        stop: step after which it is done, as the beginning of other runs; None: it ends with its last step.
     """
 
     hash: str
@@ -97,6 +68,7 @@ class PlannedRun:
     changes: Changes
     config: RunConfig
     parent: str | None = None
+    stop: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,23 +152,22 @@ def make_study(values: Mapping[str, Any], study: StudyConfig, name: str, costs: 
     check_name(name)
     costs, remarks = costs or Costs(), dict[str, None]()
     seed = build(values).seed
-    runs: list[tuple[Changes, Changes, RunConfig, int | None]] = []
+    labels, runs = list[Changes](), list[PlannedRun]()
     for outer in study.axes().changes(seed):
         base: Base = _Values(values, outer, costs, remarks)
         variants = study.generator.variants(base) if study.generator else [Variant({}, {})]
         first = len(runs)
         for variant in variants:
-            label = {**variant.label, **outer}
-            after = None if variant.after is None else first + variant.after
-            runs.append((label, {**outer, **variant.changes}, base.config(variant.changes), after))
-    hashes = [run_hash(config) for _, _, config, _ in runs]
-    names = run_names([label for label, *_ in runs])
-    _refuse_equal(hashes, [changes for _, changes, _, _ in runs], names)
-    planned = (
-        PlannedRun(hashes[i], names[i], _varying(changes), config, None if after is None else hashes[after])
-        for i, (_, changes, config, after) in enumerate(runs)
-    )
-    return Study(name, tuple(planned), study.halving, tuple(remarks))
+            config = base.config(variant.changes)
+            parent = None if variant.after is None else runs[first + variant.after].hash
+            changes = dotted({**outer, **variant.changes})
+            runs.append(PlannedRun(run_hash(config), "", changes, config, parent, variant.stop))
+            labels.append({**variant.label, **outer})
+    if study.halving and any(run.stop for run in runs):
+        raise UserError("study.halving: cannot be used with cool-downs, whose runs wait for their trunk")
+    named = [dataclasses.replace(run, name=name) for run, name in zip(runs, run_names(labels))]
+    _refuse_equal(named)
+    return Study(name, tuple(named), study.halving, tuple(remarks))
 
 
 def check_name(name: str) -> None:
@@ -208,26 +179,21 @@ def check_name(name: str) -> None:
         )
 
 
-def _varying(changes: Changes) -> Changes:
-    """Returns the changes with the values of whole groups as their keys."""
-    return dotted(changes)
-
-
-def _refuse_equal(hashes: list[str], changes: list[Changes], names: list[str]) -> None:
+def _refuse_equal(runs: list[PlannedRun]) -> None:
     """Raises UserError if two runs are the same."""
-    count = collections.Counter(hashes)
-    twice = [i for i, found in enumerate(hashes) if count[found] > 1]
-    if not twice:
-        return
-    first, second = twice[0], next(i for i in twice[1:] if hashes[i] == hashes[twice[0]])
-    keys = [key for key in changes[first] if changes[first][key] != changes[second].get(key)]
-    if not keys:
-        raise UserError(f"study: the run {names[first]!r} occurs twice; give each value of an axis once")
-    shown = ", ".join(f"{key}={changes[first][key]!r} and {changes[second].get(key)!r}" for key in keys[:2])
-    raise UserError(
-        f"{keys[0]}: {shown} are the same run, since the key does not change what is learned (or the value has no "
-        f"effect); sweep another key"
-    )
+    seen: dict[str, PlannedRun] = {}
+    for run in runs:
+        other = seen.setdefault(run.hash, run)
+        if other is run:
+            continue
+        keys = [key for key in run.changes if run.changes[key] != other.changes.get(key)]
+        if not keys:
+            raise UserError(f"study: the run {other.name!r} occurs twice; give each value of an axis once")
+        shown = f"{keys[0]}={other.changes.get(keys[0])!r} and {run.changes[keys[0]]!r}"
+        raise UserError(
+            f"{shown} are the same run, since the key does not change what is learned (or the value has no effect); "
+            f"sweep another key"
+        )
 
 
 def run_names(labels: Sequence[Changes]) -> list[str]:

@@ -93,7 +93,8 @@ def test_a_trunk_is_trained_once():
     runs = study({"name": "cooldowns", "lengths": [20, 10, 40]})
     by_name = {run.name: run for run in runs}
     trunks = [run for run in runs if "trunk" in run.name]
-    assert [run.config.steps for run in trunks] == [8, 16, 32]
+    assert [run.stop for run in trunks] == [8, 16, 32]
+    assert [run.config.steps for run in trunks] == [9, 17, 33], "the last step is not trained"
     assert [run.parent for run in trunks] == [None, trunks[0].hash, trunks[1].hash]
     for steps, trunk in zip((10, 20, 40), trunks):
         assert by_name[f"steps={steps}"].parent == trunk.hash

@@ -4,11 +4,11 @@ import pytest
 import tiny_runs
 
 from ssljax.base import schema
-from ssljax.base.durations import RunLengths
 from ssljax.base.errors import UserError
 from ssljax.config import build
 from ssljax.scaling.cost import Costs
-from ssljax.scaling.study import Halving, StudyConfig, make_study, read_study, run_hash, run_names
+from ssljax.scaling.halving import Halving
+from ssljax.scaling.study import StudyConfig, make_study, read_study, run_hash, run_names
 
 CONFIG = {**tiny_runs.LM, "data": {"source": "builtin:python-docs", "seq_len": 16, "tokenizer": {"name": "bytes"}}}
 COSTS = Costs()
@@ -57,7 +57,7 @@ def test_groups_are_axes_too():
             r"optimizer.learning_rat: unknown key.*'learning_rate'",
         ),
         ({"grid": [("optimizer.learning_rate", ["x"])]}, r"optimizer.learning_rate: got 'x' \(str\), must be a number"),
-        ({"grid": [("log.every_steps", [1, 2])]}, r"log.every_steps: .*=1 and 2 are the same run"),
+        ({"grid": [("log.every_steps", [1, 2])]}, r"log.every_steps=1 and 2 are the same run"),
         ({"grid": [("seed", [1, 1])]}, r"study: the run 'run' occurs twice"),
         ({"grids": []}, r"study.grids: unknown key; did you mean 'grid'"),
         ({"seeds": 0}, r"study.seeds: got 0, must be >= 1"),
@@ -94,10 +94,3 @@ def test_a_study_file(tmp_path):
     assert found.name == "mine" and len(found.runs) == 2 and found.halving == Halving(first="50%")
     found = read_study(str(file), [("study.seeds", "3"), ("seed", "5")], {"name": "other"})
     assert found.name == "other" and [run.config.seed for run in found.runs] == [5, 6, 7] * 2
-
-
-def test_rungs_grow_by_the_factor():
-    assert Halving(first=10, factor=3).rungs(RunLengths(8, total_steps=100)) == [10, 30, 90]
-    assert Halving(first="25%", factor=2).rungs(RunLengths(8, total_steps=100)) == [25, 50]
-    with pytest.raises(ValueError, match="mode"):
-        Halving(mode="best").validate()
