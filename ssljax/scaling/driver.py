@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.locks import EXPIRY
@@ -72,8 +72,9 @@ def check_space(ledger: Ledger, study: Study, costs: dict[str, Cost]) -> None:
     needed = sum(costs[key].state_bytes * number for key, number in kept.items() if key not in done)
     free = shutil.disk_usage(ledger.store).free
     if needed > free:
+        count = len(kept.keys() - done)
         raise UserError(
-            f"--workdir: the checkpoints of {len(kept) - len(done & kept.keys())} runs need about {needed / 1e9:,.1f} GB, "
+            f"--workdir: the checkpoints of {count} runs need about {needed / 1e9:,.1f} GB, "
             f"{str(ledger.store)!r} has {free / 1e9:,.1f} GB free; free some, or --config.checkpoint.keep=1"
         )
 
@@ -112,8 +113,11 @@ class Worker:
         self._beaten = time.monotonic()
         self._look_at = 0.0  # when it looks for runs again
 
-    def work(self) -> None:
+    def work(self, poll: Callable[[], None] | None = None) -> None:
         """Trains runs until none is left that this worker could do; runs of other workers are waited for.
+
+        Args:
+            poll: a function that is called several times a second; None: none.
 
         Raises:
             Stopped: SIGTERM or SIGINT came; the trainers have saved and ended. The same call continues.
@@ -125,6 +129,8 @@ class Worker:
                     self._collect()
                     if not self._fill():
                         break
+                    if poll:
+                        poll()
                     time.sleep(_POLL)
             finally:
                 self._stop()

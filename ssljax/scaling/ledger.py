@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS studies (
     name TEXT PRIMARY KEY, created REAL NOT NULL, halving TEXT
 );
 CREATE TABLE IF NOT EXISTS runs (
-    hash TEXT PRIMARY KEY, config TEXT NOT NULL, parent TEXT, stop INTEGER, state TEXT NOT NULL, why TEXT NOT NULL DEFAULT '',
+    hash TEXT PRIMARY KEY, config TEXT NOT NULL, parent TEXT, stop INTEGER,
+    state TEXT NOT NULL, why TEXT NOT NULL DEFAULT '',
     host TEXT, pid INTEGER, worker TEXT, holder TEXT, beat INTEGER NOT NULL DEFAULT 0,
     claims INTEGER NOT NULL DEFAULT 0, claimed_step INTEGER NOT NULL DEFAULT -1,
     started REAL, ended REAL, seconds REAL NOT NULL DEFAULT 0,

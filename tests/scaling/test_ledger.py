@@ -1,6 +1,7 @@
 """The ledger: claims are exclusive, a dead worker's runs are free, nothing is done twice, and damage is one line."""
 
 import concurrent.futures
+import itertools
 import json
 import pathlib
 import sqlite3
@@ -88,7 +89,7 @@ def test_no_run_is_claimed_twice_by_processes_that_race(ledger):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = [subprocess.Popen([*command, f"w{i}"], **pipes) for i in range(3)]
     found = [worker.stdout.readline().split() for worker in workers]
-    assert sorted(sum(found, [])) == sorted(run.hash for run in made.runs)
+    assert sorted(itertools.chain(*found)) == sorted(run.hash for run in made.runs)
     assert ledger.claim("a", "w") == [], "their workers live"
     for worker in workers:
         worker.kill()
@@ -107,7 +108,7 @@ def test_threads_of_one_process_share_no_run(ledger):
         return [claim.hash for _ in range(8) for claim in own.claim("a", worker)]
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = sum(pool.map(take, "abcd"), [])
+        found = list(itertools.chain(*pool.map(take, "abcd")))
     assert len(found) == len(set(found)) == 8
 
 
@@ -246,7 +247,7 @@ def test_a_damaged_ledger_is_one_line(ledger, where):
     else:
         content[4096:] = b"\xff" * (len(content) - 4096)
     pathlib.Path(ledger.path).write_bytes(bytes(content))
-    with pytest.raises(UserError, match="damaged .*; the runs are safe in runs/"):
+    with pytest.raises(UserError, match=r"damaged .*; the runs are safe in runs/"):
         Ledger(ledger.store).rows()
 
 
