@@ -18,7 +18,7 @@ class Metric(NamedTuple):
     meaning: str = ""
 
 
-COUNTERS = ("step", "examples", "tokens", "flops", "seconds", "skipped_steps")
+COUNTERS = ("step", "examples", "tokens", "flops", "seconds", "energy_kwh", "skipped_steps")
 SPEED = (
     "examples_per_second",
     "tokens_per_second",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ssljax.config import RunConfig
 from ssljax.report import Table
+from ssljax.runs.accounting import Cost, cost
 from ssljax.runs.assembly import Assembly, assemble
 from ssljax.runs.starts import StartRecord, environment
 from ssljax.runs.workdir import Workdir
@@ -83,11 +84,13 @@ def _around(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _facts(assembly: Assembly) -> dict[str, Any]:
     """Returns the numbers of a run that config.json and data.json do not have."""
-    config, program = assembly.config, assembly.program
+    program, found = assembly.program, cost(assembly)
     return {
-        "parameters": _count(program.shapes.params),
+        "parameters": found.total,
+        "non_embedding_parameters": found.non_embedding,
+        "flops": found.flops,
         "steps": assembly.steps,
-        "epochs": assembly.steps * config.batch_size / assembly.spec.size,
+        "epochs": found.epochs,
         "device_kind": program.device_kind,
         "mesh": dict(program.mesh.shape),
         "processes": jax.process_count(),
@@ -96,31 +99,32 @@ def _facts(assembly: Assembly) -> dict[str, Any]:
 
 def _run(assembly: Assembly) -> list[list[str]]:
     config, spec, program = assembly.config, assembly.spec, assembly.program
-    rows, count = config.batch_size, _count(program.shapes.params)
-    flops = program.objective.flops(spec)
-    epochs = assembly.steps * rows / spec.size
+    rows, found = config.batch_size, cost(assembly)
+    epochs = f"{found.epochs:,.2f} epochs of {spec.size / rows:,.1f} steps"
     mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
     elements = ", ".join(f"{name} {_shape(e['shape'])} {e['dtype']}" for name, e in spec.elements.items())
     out = [
         ["objective", type(program.objective).__name__],
-        ["model", f"{type(config.model).__name__.removesuffix('Config')}, {count:,} parameters with all heads"],
+        ["model", f"{type(config.model).__name__.removesuffix('Config')}, {_parameters_of(found)}"],
         ["data", f"{config.data.source or 'mixture'}: {spec.size:,} examples of {elements}"],
         ["classes", f"{spec.num_classes:,}" if spec.num_classes else "none"],
-        ["steps", f"{assembly.steps:,} of {rows:,} examples: {epochs:,.2f} epochs of {spec.size / rows:,.1f} steps"],
+        ["steps", f"{assembly.steps:,} of {rows:,} examples: {epochs}"],
         ["devices", f"{program.mesh.size} x {program.device_kind} ({mesh}), {config.microbatches} microbatches"],
     ]
     out.append(["precision", _precision(assembly)])
     if spec.tokens:
-        tokens = assembly.steps * rows * (spec.max_len or 0)
-        counts = f"{spec.tokens:,} in an epoch, {tokens:,} in the run, vocabulary {spec.vocab_size:,}"
+        counts = f"{spec.tokens:,} in an epoch, {found.tokens:,} in the run, vocabulary {spec.vocab_size:,}"
         size = f", {spec.bytes_per_token:.2f} bytes a token" if spec.bytes_per_token is not None else ""
         out.insert(4, ["tokens", counts + size])
-    if flops:
-        total = 3 * flops * rows
-        out.append(
-            ["FLOPs", f"{flops:.3g} forward per example, {total:.3g} per step, {total * assembly.steps:.3g} in all"]
-        )
+    if found.flops_per_example and found.flops:
+        step = found.flops_per_example * rows
+        parts = f"{found.flops_per_example:.3g} per example, {step:.3g} per step, {found.flops:.3g} in all"
+        out.append(["FLOPs", f"{parts} (forward and backward)"])
     return out
+
+
+def _parameters_of(found: Cost) -> str:
+    return f"{found.total:,} parameters with all heads, {found.non_embedding:,} without embeddings"
 
 
 def _precision(assembly: Assembly) -> str:
@@ -173,10 +177,6 @@ def _parameters(assembly: Assembly) -> Iterator[list[str]]:
         spec = ", ".join("-" if axis is None else str(axis) for axis in sharding.spec) or "-"
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         yield [name, _shape(shape.shape), getattr(names, "role", ""), spec, f"{math.prod(shape.shape):,}"]
-
-
-def _count(shapes: Any) -> int:
-    return sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
 
 
 def _bytes(s: Any) -> int:

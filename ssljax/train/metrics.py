@@ -61,8 +61,9 @@ class Speedometer:
 
     Model FLOP/s = examples/s * 3 * forward FLOPs per example: a backward pass costs as much as two forward passes, and
     recomputation is not counted. MFU = model FLOP/s / (devices * peak FLOP/s of one device) (Chowdhery et al. 2022,
-    appendix B); it is left out for devices that `ssljax.parallel.hardware`
-    does not know.
+    appendix B). Energy is that of the devices at their thermal design power,
+    an upper bound without hosts and cooling. Both are left out for devices whose rates or power
+    `ssljax.parallel.hardware` does not know.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Speedometer:
         self.batch_size, self.tokens, self.flops, self.devices = batch_size, tokens, flops, mesh.size
         kind = mesh.devices.flat[0].device_kind
         self.peak = peak_flops(kind)
+        chip = hardware.find(kind)
+        self.watts = None if chip is None or chip.watts is None else mesh.size * chip.watts
         if self.peak is None:
             log.info("the peak of device kind %r is not known: MFU is not logged", kind)
         self.last = time.perf_counter()
@@ -102,6 +105,8 @@ class Speedometer:
             out["tokens"] = step * self.batch_size * self.tokens
         if self.flops:
             out["flops"] = 3 * self.flops * step * self.batch_size
+        if self.watts is not None:
+            out["energy_kwh"] = self.watts * out["seconds"] / 3.6e6
         if self.last_step is not None and step > self.last_step:
             elapsed = max(now - self.last, 1e-9)
             rate = (step - self.last_step) * self.batch_size / elapsed

@@ -116,6 +116,8 @@ def test_platform_and_device_kind_are_those_of_the_mesh(monkeypatch):
         attention.attend(q, q, q, attention.Full())  # choosing the kernel of cuDNN would be an error
     meter = Speedometer(16, None, 1e9, Absent())
     assert meter.peak == 989e12 and meter.devices == 4
+    found = meter.read(1, 0.0, 0.0)
+    assert found["energy_kwh"] == pytest.approx(4 * 700 * found["seconds"] / 3.6e6)
 
 
 def test_deterministic_kernels_are_a_free_key():
