@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     runs = commands.add_parser("runs", help="list the runs in a folder: state, step, loss, best metrics, differences")
     runs.set_defaults(call=_runs)
     runs.add_argument("folder", metavar="DIR", help="a store of `ssljax sweep`, or a folder with workdirs")
+    runs.add_argument("--csv", metavar="FILE", help="write sizes, losses and metrics of a store, for `ssljax fit`")
     compare = commands.add_parser("compare", help="compare several runs: one table and one page of curves")
     compare.set_defaults(call=_compare)
     compare.add_argument("workdirs", metavar="RUN", nargs="+", help="workdirs, or folders with workdirs")
@@ -194,8 +195,11 @@ def _watch(ledger: Any, study: str | None) -> int:
 
 def _runs(options: argparse.Namespace, overrides: Overrides) -> int:
     from ssljax import report
-    from ssljax.scaling.listing import list_runs
+    from ssljax.scaling.listing import list_runs, write_csv
 
+    if options.csv is not None:
+        print(f"{options.csv}: {write_csv(options.folder, options.csv)} runs")
+        return 0
     report.print_table(list_runs(options.folder))
     return 0
 

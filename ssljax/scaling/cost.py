@@ -1,9 +1,12 @@
-"""Costs of a run before it starts: parameters, FLOPs, tokens and bytes, without any array."""
+"""Costs of a run before it starts: parameters, FLOPs, tokens and bytes, without any array.
+
+They are those of `ssljax.runs.accounting`, which has the formula of the FLOPs; here the step is not traced, so that a
+study of hundreds of runs is counted in seconds.
+"""
 
 import dataclasses
 import json
 import math
-from typing import Any
 
 import jax
 
@@ -12,9 +15,11 @@ from ssljax.base import durations
 from ssljax.base.durations import RunLengths
 from ssljax.base.hashing import digest
 from ssljax.config import RunConfig
-from ssljax.train.program import batch_shapes, variable_shapes
+from ssljax.runs.accounting import EMBEDDINGS, by_role
+from ssljax.train.program import batch_shapes
+from ssljax.train.state import abstract_variables, make_variables
 
-TRAINING = 3  # forward passes that a training step costs: the backward pass counts as two (`ssljax.models.flops`)
+TRAINING = 3  # forward passes that a training step costs: the backward pass counts as two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Cost:
 
     Attributes:
         parameters: number of learned parameters, with all heads.
+        non_embedding: without tables of tokens and positions and without the projection of patches.
         steps: length of the run.
         batch_size: examples per step.
         flops_per_step: training FLOPs of a step by the formula of the objective; None: it has none.
@@ -31,6 +37,7 @@ class Cost:
     """
 
     parameters: int
+    non_embedding: int
     steps: int
     batch_size: int
     flops_per_step: float | None
@@ -58,7 +65,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._specs: dict[str, data.DataSpec] = {}
-        self._sizes: dict[str, tuple[int, int, float | None]] = {}
+        self._sizes: dict[str, tuple[dict[str, int], int, float | None]] = {}
 
     def __call__(self, config: RunConfig) -> Cost:
         """Returns the cost of a config.
@@ -68,11 +75,14 @@ class Costs:
         """
         spec, lengths = self.spec(config), self.lengths(config)
         steps = durations.steps(config.steps, lengths, "steps")
-        parameters, extra, forward = self._measure(config, spec, steps)
+        roles, extra, forward = self._measure(config, spec, steps)
+        parameters = sum(roles.values())
+        rest = parameters - sum(roles.get(role, 0) for role in EMBEDDINGS)
         copies = 3 + (config.ema is not None)  # parameters and two moments, and their average
         flops = None if forward is None else TRAINING * forward * config.batch_size
         tokens = spec.max_len if spec.tokens else None
-        return Cost(parameters, steps, config.batch_size, flops, tokens, 4 * (copies * parameters + extra))
+        state_bytes = 4 * (copies * parameters + extra)
+        return Cost(parameters, rest, steps, config.batch_size, flops, tokens, state_bytes)
 
     def spec(self, config: RunConfig) -> data.DataSpec:
         """Returns the description of the data of a config."""
@@ -87,17 +97,14 @@ class Costs:
         spec = self.spec(config)
         return RunLengths(config.batch_size, spec.size, spec.max_len)
 
-    def _measure(self, config: RunConfig, spec: data.DataSpec, steps: int) -> tuple[int, int, float | None]:
-        """Numbers of parameters and of other variables, and forward FLOPs of an example."""
+    def _measure(self, config: RunConfig, spec: data.DataSpec, steps: int) -> tuple[dict[str, int], int, float | None]:
+        """Returns numbers of parameters by role, the number of other variables, and forward FLOPs of an example."""
         values = config.to_dict()
         key = json.dumps([values["model"], values["objective"], values["data"], config.batch_size], sort_keys=True)
         if key not in self._sizes:
             objective = objectives.create({"objective": config.objective, "model": config.model}, spec, steps)
-            shapes = variable_shapes(objective, batch_shapes(spec, config.batch_size))
+            shapes, axes = abstract_variables(make_variables(objective, batch_shapes(spec, config.batch_size)))
+            extra = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.extra))
             forward = objective.flops(spec) or None
-            self._sizes[key] = _numbers(shapes.params), _numbers(shapes.extra), forward
+            self._sizes[key] = by_role(axes.params, shapes.params), extra, forward
         return self._sizes[key]
-
-
-def _numbers(shapes: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS runs (
     host TEXT, pid INTEGER, worker TEXT, holder TEXT, beat INTEGER NOT NULL DEFAULT 0,
     claims INTEGER NOT NULL DEFAULT 0, claimed_step INTEGER NOT NULL DEFAULT -1,
     started REAL, ended REAL, seconds REAL NOT NULL DEFAULT 0,
-    parameters INTEGER, flops REAL, tokens INTEGER, steps INTEGER NOT NULL,
+    parameters INTEGER, non_embedding INTEGER, flops REAL, examples INTEGER, tokens INTEGER, steps INTEGER NOT NULL,
     version TEXT, step INTEGER NOT NULL DEFAULT 0, loss REAL, metrics TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE IF NOT EXISTS members (
@@ -59,8 +59,8 @@ CREATE TABLE IF NOT EXISTS members (
 
 # The free keys of a run that has not begun are those of the newest study that has it.
 _ADD_RUN = """
-INSERT INTO runs (hash, config, parent, stop, parameters, flops, tokens, steps, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'planned')
+INSERT INTO runs (hash, config, parent, stop, parameters, non_embedding, flops, examples, tokens, steps, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')
 ON CONFLICT (hash) DO UPDATE
 SET config = CASE WHEN state = 'planned' AND started IS NULL THEN excluded.config ELSE config END
 """
@@ -96,7 +96,7 @@ class Row:
         host, pid, worker: of the newest worker.
         started, ended: times of the first claim and of the end, in seconds since 1970.
         seconds: time that workers spent on it.
-        parameters, flops, tokens, steps: its costs.
+        parameters, non_embedding, flops, examples, tokens, steps: its costs; see `ssljax.scaling.cost.Cost`.
         version: version and commit of the code that trained it.
         step, loss: step and loss of its last line of metrics.
         metrics: {"evaluation/metric": value} at its end.
@@ -116,7 +116,9 @@ class Row:
     ended: float | None
     seconds: float
     parameters: int | None
+    non_embedding: int | None
     flops: float | None
+    examples: int | None
     tokens: int | None
     steps: int
     version: str | None
@@ -278,8 +280,9 @@ class Ledger:
             before = db.execute("SELECT count(*) FROM runs").fetchone()[0]
             for position, run in enumerate(study.runs):
                 cost = costs[run.hash]
-                values = (cost.parameters, cost.flops, cost.tokens, run.stop or cost.steps)
-                db.execute(_ADD_RUN, (run.hash, json.dumps(run.config.to_dict()), run.parent, run.stop, *values))
+                sizes = (cost.parameters, cost.non_embedding, cost.flops, cost.examples, cost.tokens)
+                values = (run.hash, json.dumps(run.config.to_dict()), run.parent, run.stop, *sizes)
+                db.execute(_ADD_RUN, (*values, run.stop or cost.steps))
                 own = (run.name, json.dumps(run.changes), json.dumps(list((rungs or {}).get(run.hash, ()))))
                 db.execute(_ADD_MEMBER, (study.name, run.hash, position, *own))
             if not study.halving:

@@ -1,6 +1,7 @@
 """The runs below a folder: those of a store, or workdirs of `ssljax train`."""
 
 import contextlib
+import csv
 import dataclasses
 import json
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ssljax.base.errors import UserError
-from ssljax.base.files import local_folder, read_json
+from ssljax.base.files import local_folder, read_json, replacing
 from ssljax.base.locks import is_alive
 from ssljax.base.plain import dotted
 from ssljax.report.compare import differing
@@ -66,6 +67,33 @@ def list_runs(folder: str | pathlib.Path) -> Table:
     if not entries:
         raise UserError(f"{folder}: has no runs, must hold workdirs of `ssljax train` or a store of `ssljax sweep`")
     return _table(entries, notes)
+
+
+def write_csv(store: str | pathlib.Path, path: str | pathlib.Path) -> int:
+    """Writes a line for each run of a store, for `ssljax fit` and other programs. Returns the number of lines.
+
+    Columns: study, run, state, params, params_non_embedding, tokens, examples, flops (training FLOPs until the last
+    logged step), steps, step, loss, seconds, a column for each metric "evaluation/metric" and for each changed key.
+
+    Raises:
+        UserError: there is no ledger, or it is damaged.
+    """
+    ledger = Ledger(store)
+    rows = [current(ledger, row) for row in ledger.rows()]
+    keys = list(dict.fromkeys(key for row in rows for key in row.changes))
+    metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    head = ["study", "run", "state", "params", "params_non_embedding", "tokens", "examples", "flops"]
+    with replacing(pathlib.Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*head, "steps", "step", "loss", "seconds", *metrics, *keys])
+        for row in rows:
+            share = row.step / row.steps if row.steps else 0.0
+            done = [None if n is None else round(n * share) for n in (row.tokens, row.examples)]
+            flops = None if row.flops is None else row.flops * share
+            sizes = [row.parameters, row.non_embedding, *done, flops, row.steps, row.step, row.loss, row.seconds]
+            values = [*(row.metrics.get(name) for name in metrics), *(row.changes.get(key) for key in keys)]
+            table.writerow([row.study, row.name, row.state, *sizes, *values])
+    return len(rows)
 
 
 def workdirs(root: pathlib.Path) -> list[pathlib.Path]:

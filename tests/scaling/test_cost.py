@@ -6,6 +6,7 @@ import tiny_runs
 
 from ssljax import runs
 from ssljax.config import build
+from ssljax.runs import accounting
 from ssljax.scaling.cost import Costs
 
 CONFIG = {**tiny_runs.LM, "data": {"source": "builtin:python-docs", "seq_len": 16, "tokenizer": {"name": "bytes"}}}
@@ -17,6 +18,9 @@ def test_costs_are_those_of_the_program():
     program = runs.assemble(config).program
     sizes = [leaf.size for leaf in jax.tree.leaves(program.shapes.params)]
     assert cost.parameters == sum(sizes)
+    accounted = accounting.cost(runs.assemble(config))
+    assert cost.non_embedding == accounted.non_embedding < cost.parameters
+    assert (cost.flops, cost.examples, cost.tokens) == (accounted.flops, accounted.examples, accounted.tokens)
     assert cost.steps == 4096 // (8 * 16) and cost.tokens == 4096 and cost.examples == 256
     shapes = program.shapes
     state = [leaf.size for leaf in jax.tree.leaves((shapes.params, shapes.opt_state, shapes.ema))]

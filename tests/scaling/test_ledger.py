@@ -29,7 +29,7 @@ def study(name="a", **group):
 
 
 def add(ledger, made, **options):
-    costs = {run.hash: Cost(1, 100, 8, 10.0, 4, 100) for run in made.runs}
+    costs = {run.hash: Cost(2, 1, 100, 8, 10.0, 4, 100) for run in made.runs}
     return ledger.add(made, costs, **options)
 
 
