@@ -124,7 +124,7 @@ def _planned(options: argparse.Namespace, overrides: Overrides) -> "tuple[Any, l
 
     from ssljax import report
     from ssljax.scaling.cost import Costs
-    from ssljax.scaling.driver import plan
+    from ssljax.scaling.driver import plan, study_costs
     from ssljax.scaling.ledger import NAME, Ledger
     from ssljax.scaling.overview import planned
     from ssljax.scaling.study import read_study
@@ -137,7 +137,7 @@ def _planned(options: argparse.Namespace, overrides: Overrides) -> "tuple[Any, l
     if options.dry_run:
         store = pathlib.Path(options.workdir)
         known = Ledger(store).rows() if (store / NAME).exists() else []
-        report.print_table(planned(study, {run.hash: costs(run.config) for run in study.runs}, known))
+        report.print_table(planned(study, study_costs(study, costs), known))
         return None
     ledger, _ = plan(study, options.workdir, costs)
     return ledger, [study.name]

@@ -24,6 +24,7 @@ from ssljax.scaling.trainer import OUTPUT, last_line, version_of
 
 log = logging.getLogger(__name__)
 
+TRAINER = [sys.executable, "-m", "ssljax.scaling.trainer"]  # the command of a trainer
 _POLL = 0.2  # seconds between two looks at the trainers
 _IDLE = 2.0  # seconds between two looks for runs that others may have left
 _BEAT = EXPIRY / 4  # seconds between two renewals of the claims
@@ -36,7 +37,7 @@ def plan(study: Study, store: str | pathlib.Path, costs: Costs | None = None) ->
         UserError: a config does not fit its data; the store has another study of this name, or too little space.
     """
     costs = costs or Costs()
-    found = {run.hash: costs(run.config) for run in study.runs}
+    found = study_costs(study, costs)
     rungs: dict[str, Sequence[int]] = {}
     if study.halving:
         for run in study.runs:
@@ -48,6 +49,19 @@ def plan(study: Study, store: str | pathlib.Path, costs: Costs | None = None) ->
     added = ledger.add(study, found, rungs)
     log.info("%s: study %s has %d runs, %d of them new here", ledger.path, study.name, len(study.runs), added)
     return ledger, found
+
+
+def study_costs(study: Study, costs: Costs) -> dict[str, Cost]:
+    """Returns the costs of the runs of a study by hash, of a trunk up to its last step.
+
+    Raises:
+        UserError: a config does not fit its data.
+    """
+    found = {run.hash: costs(run.config) for run in study.runs}
+    return {
+        run.hash: dataclasses.replace(found[run.hash], steps=run.stop) if run.stop else found[run.hash]
+        for run in study.runs
+    }
 
 
 def check_halving(study: Study) -> None:
@@ -166,7 +180,7 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / OUTPUT, "ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ssljax.scaling.trainer"],
+                TRAINER,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

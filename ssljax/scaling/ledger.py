@@ -282,7 +282,7 @@ class Ledger:
                 cost = costs[run.hash]
                 sizes = (cost.parameters, cost.non_embedding, cost.flops, cost.examples, cost.tokens)
                 values = (run.hash, json.dumps(run.config.to_dict()), run.parent, run.stop, *sizes)
-                db.execute(_ADD_RUN, (*values, run.stop or cost.steps))
+                db.execute(_ADD_RUN, (*values, cost.steps))
                 own = (run.name, json.dumps(run.changes), json.dumps(list((rungs or {}).get(run.hash, ()))))
                 db.execute(_ADD_MEMBER, (study.name, run.hash, position, *own))
             if not study.halving:

@@ -78,6 +78,8 @@ def span_text(seconds: float) -> str:
 def planned(study: "Study", costs: "Mapping[str, Cost]", known: Sequence[Row] = ()) -> Table:
     """Returns what a study would train: sizes, lengths, FLOPs, bytes of checkpoints, and the time where it is known.
 
+    FLOPs and time of a run that continues another one are those of its own steps.
+
     Args:
         study: the study.
         costs: costs by hash.
@@ -89,7 +91,8 @@ def planned(study: "Study", costs: "Mapping[str, Cost]", known: Sequence[Row] = 
     rows, total, left = [], 0.0, 0.0
     for run in study.runs:
         cost = costs[run.hash]
-        flops = cost.flops or 0.0
+        before = costs[run.parent].flops or 0.0 if run.parent else 0.0
+        flops = (cost.flops or 0.0) - before  # what it continues is trained once
         total += flops
         left += 0.0 if states.get(run.hash) == "done" else flops
         length = f"{cost.tokens:,} tokens" if cost.tokens else f"{cost.examples:,} examples"
