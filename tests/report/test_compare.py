@@ -100,7 +100,7 @@ def test_a_metric_that_is_not_finite_differs_from_one_that_is_missing(tmp_path):
 def test_the_command_prints_and_writes_a_page(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "out.html"
-    assert cli.main(["report", *map(str, folders), "--out", str(out)]) == 0
+    assert cli.main(["compare", *map(str, folders), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "75.0 ± 7.1 %" in printed and printed.endswith(f"{out}\n")
     page = out.read_text()
@@ -127,11 +127,11 @@ def test_mistakes(folders, tmp_path, capsys):
         report.compare(folders[:1])
     with pytest.raises(UserError, match="is given twice"):
         report.compare([folders[0], folders[0].parent / "." / folders[0].name])
-    assert cli.main(["report", str(folders[0]), str(tmp_path / "nothing")]) == 2
+    assert cli.main(["compare", str(folders[0]), str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
-    assert cli.main(["report", str(folders[0]), "--out", str(tmp_path / "x.html")]) == 2
-    assert "--out: got" in capsys.readouterr().err
-    assert cli.main(["report", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
+    assert cli.main(["report", *map(str, folders)]) == 2
+    assert "report: got 3 workdirs, must be one; `ssljax compare` compares several" in capsys.readouterr().err
+    assert cli.main(["compare", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
     assert "--out: the folder" in capsys.readouterr().err
 
 
