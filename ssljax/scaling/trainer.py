@@ -7,6 +7,7 @@ the run prints to `output.txt` in its workdir.
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -27,6 +28,9 @@ def main() -> None:
     """Trains what the standard input orders: one line {"store", "claims": [...], "result": file descriptor}."""
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_worker, name="worker", daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s")
+    for noisy in ("absl", "jax", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     with Signals():  # before the imports, which take seconds
         from ssljax.scaling.ledger import Claim
 

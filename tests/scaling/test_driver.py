@@ -37,6 +37,9 @@ signal.signal(signal.SIGTERM, lambda *_: stopped.set())
 threading.Thread(target=lambda: (sys.stdin.buffer.read(), stopped.set()), daemon=True).start()
 (claim,) = order["claims"]
 folder = pathlib.Path(order["store"]) / "runs" / claim["hash"]
+config = {**claim["config"], "evals": {}}
+(folder / "config.json").write_text(json.dumps(config))
+(folder / "data.json").write_text("{}")
 lock = open(folder / "lock", "w")
 fcntl.flock(lock, fcntl.LOCK_EX)  # in place of the lease of a workdir
 seed, path = claim["config"]["seed"], folder / "metrics.jsonl"

@@ -1,17 +1,23 @@
 """Studies: hashes of content, names, and mistakes that are found before any run starts."""
 
+import ast
+import pathlib
+import re
+
 import pytest
 import tiny_runs
 
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.config import build
+from ssljax.config import build, load
 from ssljax.scaling.cost import Costs
+from ssljax.scaling.generators import GENERATORS
 from ssljax.scaling.halving import Halving
 from ssljax.scaling.study import StudyConfig, make_study, read_study, run_hash, run_names
 
 CONFIG = {**tiny_runs.LM, "data": {"source": "builtin:python-docs", "seq_len": 16, "tokenizer": {"name": "bytes"}}}
 COSTS = Costs()
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def study(**group):
@@ -94,3 +100,25 @@ def test_a_study_file(tmp_path):
     assert found.name == "mine" and len(found.runs) == 2 and found.halving == Halving(first="50%")
     found = read_study(str(file), [("study.seeds", "3"), ("seed", "5")], {"name": "other"})
     assert found.name == "other" and [run.config.seed for run in found.runs] == [5, 6, 7] * 2
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/scaling").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_shipped_studies(path):
+    """Each makes its runs, says the commands in its docstring, and is a config for `ssljax train` too."""
+    smaller = [("data.source", "builtin:python-docs")]
+    found = read_study(str(path), smaller, costs=COSTS)
+    assert found.name == path.stem and len(found.runs) >= 8
+    name = path.relative_to(ROOT)
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert f"\n    ssljax sweep --config {name} --workdir runs/scaling --dry-run\n" in docstring
+    config, remarks = load(str(path), smaller)
+    assert config.steps and remarks == ["study: left out, the runs of a study are those of `ssljax sweep`"]
+
+
+def test_the_page_lists_the_keys():
+    text = (ROOT / "docs/howto/sweeps.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*) \|$", text.partition("StudyConfig -->")[2].partition("\n\n`")[0], re.MULTILINE
+    )
+    assert dict(rows) == {key: schema.key_doc(StudyConfig, key) for key in schema.keys(StudyConfig)}
+    assert set(re.findall(r"^\| `(\w+)` \| (?:sizes|budgets)", text, re.MULTILINE)) == set(GENERATORS)
