@@ -160,9 +160,9 @@ def best(lines: list[dict[str, Any]]) -> dict[str, tuple[float, str | None]]:
 def _table(entries: list[Entry], notes: list[str]) -> Table:
     metrics = dict.fromkeys(name for entry in entries for name in entry.metrics)
     shown = list(metrics)[:_METRICS]
-    keys = [
-        key for key in (*differing([e.config for e in entries]), "seed") if len({_value(e, key) for e in entries}) > 1
-    ]
+    read = [entry for entry in entries if entry.config]
+    keys = differing([entry.config for entry in read])
+    keys += ["seed"] if len({_value(entry, "seed") for entry in read}) > 1 else []
     rows = []
     for entry in entries:
         cells = [_cell(entry.metrics, name) for name in shown]
