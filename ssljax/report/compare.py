@@ -186,7 +186,8 @@ def _shown_runs(groups: list[Group]) -> list[curves.Shown]:
             folder = _folder(run, runs)
             alike = [other for other in groups if other.changed == group.changed]
             label = f"{group.label} ({folder})" if len(group.runs) > 1 or len(alike) > 1 else group.label
-            shown.append(curves.Shown(label if group.label else folder, i, run))
+            mean = f"{label if len(alike) > 1 else group.label or folder}, mean of {len(group.runs)} seeds"
+            shown.append(curves.Shown(label if group.label else folder, i, run, mean))
     return shown
 
 

@@ -104,7 +104,7 @@ def test_the_command_prints_and_writes_a_page(folders, tmp_path, capsys, monkeyp
     printed = capsys.readouterr().out
     assert "75.0 ± 7.1 %" in printed and printed.endswith(f"{out}\n")
     page = out.read_text()
-    assert "temperature 0.1 (t0.1s0)" in page and "temperature 0.1 (t0.1s1)" in page and "75.0 ± 7.1 %" in page
+    assert "temperature 0.1, mean of 2 seeds" in page and "temperature 0.5" in page and "75.0 ± 7.1 %" in page
     assert "<h2>Runs</h2>" in page and page.count('class="panels"') == 2, "loss and evaluations"
 
 
