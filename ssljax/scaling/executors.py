@@ -78,7 +78,5 @@ def devices_of_jobs(jobs: int, per_run: int, visible: str | None = None) -> Sequ
     given = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
     names = given.split(",") if given else [str(i) for i in range(jobs * per_run)]
     if len(names) < jobs * per_run:
-        raise UserError(
-            f"--gpus-per-run: {jobs} jobs of {per_run} GPUs need {jobs * per_run}, visible are {len(names)}"
-        )
+        raise UserError(f"--gpus-per-run: {jobs} jobs need {jobs * per_run} GPUs, but {len(names)} are visible")
     return [",".join(names[i * per_run : (i + 1) * per_run]) for i in range(jobs)]
