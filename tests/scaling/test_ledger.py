@@ -174,7 +174,9 @@ def test_a_study_may_grow_but_not_become_another(ledger):
 
 def test_what_continues_a_failed_run_fails(ledger):
     group = {"generator": {"name": "cooldowns", "lengths": [10, 20]}}
-    made = make_study({**CONFIG, "schedule": {"name": "wsd"}}, schema.build(StudyConfig, group, "study"), "a")
+    text = {"source": "builtin:python-docs", "seq_len": 16, "tokenizer": {"name": "bytes"}}
+    keys = {**CONFIG, "schedule": {"name": "wsd"}, "data": text}
+    made = make_study(keys, schema.build(StudyConfig, group, "study"), "a")
     add(ledger, made)
     (trunk,) = ledger.claim("a", "w", limit=9)
     assert (trunk.until, trunk.then) == (8, "done"), "the others wait for it"
