@@ -42,7 +42,8 @@ def main() -> None:
 
 def _end_with_worker() -> None:
     """Stops the run as SIGTERM does when the worker has ended, which closes its end of the pipe."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1 << 10):  # a thread that holds the lock of `sys.stdin` would abort the exit
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

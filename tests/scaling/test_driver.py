@@ -34,7 +34,7 @@ import fcntl, json, os, pathlib, signal, sys, threading, time
 order = json.loads(sys.stdin.readline())
 stopped = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), stopped.set()), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 9), stopped.set()), daemon=True).start()
 (claim,) = order["claims"]
 folder = pathlib.Path(order["store"]) / "runs" / claim["hash"]
 config = {**claim["config"], "evals": {}}
