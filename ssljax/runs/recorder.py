@@ -21,6 +21,7 @@ from ssljax.runs.progress import Progress
 from ssljax.runs.starts import Part, StartRecord
 from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
+from ssljax.train import noise_scale
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Callback, DeviceWait, Watchdog
 from ssljax.train.metrics import Speedometer
@@ -139,6 +140,8 @@ class Recorder:
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:
             values["skipped_steps"] = guard["skipped"]
+        if noise_scale.missing(self.assembly.program.objective, self.assembly.config.microbatches):
+            values.pop(noise_scale.NAME, None)
         values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
         values |= self.speed.read(step, self.batches.wait_seconds, self.wait.seconds)
         self.workdir.append_metrics(step, values)
