@@ -5,6 +5,7 @@ import re
 import sqlite3
 
 import pytest
+import test_driver
 import test_run
 
 from ssljax import cli
@@ -15,6 +16,7 @@ CONFIG = {**test_run.TINY, "mesh": {"data": 1}, "steps": 9}
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     """Calls a command in an empty folder with the config `tiny.py`; returns (exit code, stdout, lines of error)."""
+    test_driver.use_fake(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "tiny.py").write_text(f"def get_config(arg=''):\n    return {CONFIG!r}\n")

@@ -68,14 +68,19 @@ os.write(order["result"], json.dumps([outcome]).encode())
 """
 
 
-@pytest.fixture(autouse=True)
-def fake(tmp_path, monkeypatch):
-    file = tmp_path / "fake.py"
+def use_fake(folder, monkeypatch):
+    """Puts a program in the place of trainers, and lets workers look often."""
+    file = folder / "fake.py"
     file.write_text(FAKE)
     monkeypatch.setattr(driver, "TRAINER", [sys.executable, str(file)])
     for name in ("_POLL", "_IDLE"):
         monkeypatch.setattr(driver, name, 0.02)
     return file
+
+
+@pytest.fixture(autouse=True)
+def fake(tmp_path, monkeypatch):
+    return use_fake(tmp_path, monkeypatch)
 
 
 def prepared(store, seeds=(0, 1, 2), name="a", **group):
