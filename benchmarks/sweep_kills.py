@@ -42,7 +42,6 @@ CONFIG = {
     "objective": {"name": "simclr", "projector": {"hidden": 16, "output": 8}},
     "data": {"source": "builtin:digits", "max_examples": 200},
     "optimizer": {"name": "adamw"},
-    "mesh": {"data": 1},
     "steps": 120,
     "batch_size": 32,
     "evals": {},

@@ -37,7 +37,7 @@ def test_without_submitit_there_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_jobs_train_a_study(tmp_path):
     submitit = pytest.importorskip("submitit")
-    config = {**test_run.TINY, "mesh": {"data": 1}, "steps": 3}
+    config = {**test_run.TINY, "steps": 3}
     study = make_study(config, schema.build(StudyConfig, {"seeds": 2}, "study"), "a")
     ledger, _ = plan(study, tmp_path, Costs())
     ids = submit(tmp_path, "a", 2, {"timeout_min": 10}, cluster="local")
