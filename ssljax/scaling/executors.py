@@ -1,4 +1,4 @@
-"""Where the workers of a study run: here, or as an array of jobs on SLURM."""
+"""Places of the workers of a study: GPUs of this machine, or an array of jobs on SLURM."""
 
 import os
 import pathlib

@@ -150,7 +150,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How the work on a claim ended.
+    """The end of the work on a claim.
 
     Attributes:
         state: "done", "failed", "diverged", "paused", or "planned": to be continued.
