@@ -12,7 +12,7 @@ import numpy as np
 
 from ssljax import data, evals, parallel
 from ssljax.base import hashing
-from ssljax.base.errors import UserError
+from ssljax.base.errors import DivergedError
 from ssljax.base.signals import Abandoned, Signals
 from ssljax.base.threads import single_threaded_blas
 from ssljax.runs.assembly import Assembly
@@ -130,7 +130,7 @@ class Recorder:
         """Writes the mean of each metric since the last call, and returns the state with empty meters.
 
         Raises:
-            UserError: too many steps in a row were not finite.
+            DivergedError: too many steps in a row were not finite.
         """
         state, numbers = self.pop(state)
         with single_threaded_blas():
@@ -155,7 +155,7 @@ class Recorder:
         limit = self.assembly.config.log.skipped_in_a_row
         if streak >= limit:
             ids = self.assembly.dataset.ids(last)[:8].tolist()
-            error = UserError(
+            error = DivergedError(
                 f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
                 f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or inspect these"
             )
