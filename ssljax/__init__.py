@@ -20,7 +20,7 @@ _FUNCTIONS = {
 }
 _PACKAGES = (
     *("config", "data", "evals", "interop", "layers", "losses", "models", "objectives", "parallel"),
-    *("reference", "report", "run", "runs", "train", "views"),
+    *("reference", "report", "run", "runs", "scaling", "train", "views"),
 )
 __all__ = ["__version__", *_FUNCTIONS, *_PACKAGES]
 

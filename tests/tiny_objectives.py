@@ -133,7 +133,9 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
     }
 
 
-def gradients(objective: Any, params: Any, extra: Any, batch: Any, ctx: Any, slices: int, scale: Any = None) -> Any:
+def gradients(
+    objective: Any, params: Any, extra: Any, batch: Any, ctx: Any, slices: int, scale: Any = None, **options: Any
+) -> Any:
     """`train.microbatch.gradients` of a batch, with the views that the step makes of it at seed 0."""
     key = stream(0, ctx.step, "views")
 
@@ -141,4 +143,4 @@ def gradients(objective: Any, params: Any, extra: Any, batch: Any, ctx: Any, sli
         return objective.views(example_keys(key, rows), objective.prepare(batch), ctx.step)
 
     batch = objective.mixed(example_keys(key, ctx.row), batch, ctx.step)
-    return microbatch.gradients(objective, params, extra, batch, inputs_of, ctx, slices, scale)
+    return microbatch.gradients(objective, params, extra, batch, inputs_of, ctx, slices, scale, **options)

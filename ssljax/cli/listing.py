@@ -15,7 +15,7 @@ def add(commands: Any, parser: argparse.ArgumentParser) -> None:
     """Adds the commands to the parser, of which `completion` makes a script."""
     listing = commands.add_parser("list", help="list the names and the keys that a config may use")
     listing.set_defaults(call=_list)
-    kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "configs", "keys", "schema")
+    kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "laws", "configs", "keys", "schema")
     meanings = "keys: type, default and meaning of the keys of a config; schema: all of them as a JSON schema"
     listing.add_argument("kind", choices=kinds, help=meanings)
     listing.add_argument("group", nargs="?", help="for keys: `objective` lists its names, `objective.simclr` its keys")
@@ -73,6 +73,8 @@ def _names(kind: str) -> Iterable[str]:
         from ssljax.data import REGISTRY
     elif kind == "evals":
         from ssljax.evals import REGISTRY
+    elif kind == "laws":
+        from ssljax.scaling.laws import REGISTRY
     elif kind == "optimizers":
         from ssljax.train.optimizers import REGISTRY
     else:

@@ -1,4 +1,4 @@
-"""Data of every installation: the digits of scikit-learn, the text and the code of the Python library."""
+"""Data of every installation: the digits of scikit-learn, text and code of the Python library, synthetic data."""
 
 import functools
 import hashlib
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.base.errors import UserError, nearest
+from ssljax.data import synthetic
 from ssljax.data.sources import Column, Table, unknown_split
 from ssljax.data.splits import Split
 
@@ -20,12 +21,14 @@ _VERSION = 2  # part of the name of caches; raise it if a change of this file ch
 
 
 class Builtin:
-    """`builtin:digits`, `builtin:python-docs`, `builtin:python-code`.
+    """`builtin:digits`, `builtin:python-docs`, `builtin:python-code`, `builtin:modular-addition`, `builtin:markov`.
 
     digits: 1,797 grey images [8, 8, 1] of handwritten digits (Alpaydin and Kaynak, 1998), values 0..16 scaled to
     0..255; 1,437 train and 360 test in a fixed random order.
     python-docs: help topics and docstrings of the standard library of the running CPython, in English.
     python-code: source files of this library. Both have train, valid (about 10% of the documents) and test (10%).
+    modular-addition: 9,409 pairs of numbers below 97, one character each, and their sums modulo 97 as labels.
+    markov: texts of 16 letters whose entropy is known (`ssljax.data.synthetic`), 20M letters in train.
     """
 
     def __init__(self, name: str):
@@ -40,7 +43,12 @@ class Builtin:
 
     def content(self, split: Split) -> Any:
         """Returns the version of the rows; that of Python counts for its texts only."""
-        return ["builtin", self.name, _VERSION, *([] if self.name == "digits" else [platform.python_version()])]
+        return [
+            "builtin",
+            self.name,
+            _VERSION,
+            *([platform.python_version()] if self.name.startswith("python") else []),
+        ]
 
     def table(self, split: Split) -> Table:
         return _TABLES[self.name](split)
@@ -127,5 +135,7 @@ def _docs() -> dict[str, str]:
 _TABLES = {
     "digits": _digits,
     "python-code": lambda split: _texts(_code, split, "builtin:python-code"),
+    "markov": synthetic.markov,
+    "modular-addition": synthetic.modular_addition,
     "python-docs": lambda split: _texts(_docs, split, "builtin:python-docs"),
 }

@@ -175,6 +175,16 @@ class BlockConfig(TermKeys):
         doc='attention kernel to try first; "auto": the first of the platform\'s list that supports the request',
     )
     strict: bool = setting(False, free=True, doc="refuse to fall back to a slower attention kernel")
+    mup_base_width: int | None = setting(
+        None,
+        ge=1,
+        doc="width at which muP equals the standard parametrisation; initial values, learning rates and logits scale "
+        "from there, so that the best learning rate of a narrow model is that of a wide one (Yang et al. 2022); None: "
+        "no muP",
+    )
+    mup_base_heads: int | None = setting(
+        None, ge=1, doc="number of heads at `mup_base_width`, if the width of a head grows; None: the number grows"
+    )
 
     def validate(self) -> None:
         width, heads, head_dim = self.width, self.heads, self.head_dim
@@ -191,6 +201,8 @@ class BlockConfig(TermKeys):
         for name in ("repeats", "group"):
             if self.experts is not None and getattr(self, name) > 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, must be 1 with experts")
+        if self.mup_base_heads is not None and (self.mup_base_width is None or self.head_dim is not None):
+            raise ValueError(f"mup_base_heads: got {self.mup_base_heads}; needs mup_base_width, and no head_dim")
         for term in terms_of(self):
             term.check()
         if not self.layer_kinds:
@@ -202,6 +214,18 @@ class BlockConfig(TermKeys):
     def head_width(self) -> int:
         """The width of one head."""
         return self.head_dim or self.known("width") // self.known("heads")
+
+    @property
+    def width_ratio(self) -> float:
+        """The width ratio of muP (`ssljax.layers.width`); 1 without muP."""
+        return 1.0 if self.mup_base_width is None else self.known("width") / self.mup_base_width
+
+    @property
+    def head_ratio(self) -> float:
+        """The width of a head as a multiple of that at the base width of muP; 1 without muP."""
+        if self.mup_base_width is None or self.mup_base_heads is None:
+            return 1.0
+        return self.head_width * self.mup_base_heads / self.mup_base_width
 
     @property
     def rotary_width(self) -> int:
@@ -241,4 +265,20 @@ class BlockConfig(TermKeys):
         if self.init == "xavier":
             return nn.initializers.xavier_uniform()
         shrink = (2 * depth) ** -0.5 if depth and self.init == "gpt2" else 1.0
-        return nn.initializers.normal(0.02 * shrink)
+        return self.normal(shrink)
+
+    def input_initializer(self) -> Callable[..., jax.Array]:
+        """The initialiser of matrices whose inputs do not grow with the width: that of the base width of muP."""
+        if self.init != "xavier":
+            return nn.initializers.normal(0.02)
+        base = self.mup_base_width or self.known("width")
+
+        def xavier_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+            limit = (6 / (shape[-2] + base)) ** 0.5
+            return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+        return xavier_uniform
+
+    def normal(self, factor: float = 1.0) -> Callable[..., jax.Array]:
+        """Normal initialiser of matrices with the inputs of a block, of standard deviation 0.02 x factor."""
+        return nn.initializers.normal(0.02 * factor * self.width_ratio**-0.5)

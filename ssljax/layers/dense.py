@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssljax.layers import width
 from ssljax.layers.roles import EFFECTS, Declared, Role, height_of
 
 Initializer = Callable[..., jax.Array]
@@ -23,6 +24,7 @@ def parameter(
     shape: tuple[int, ...],
     *,
     role: Role,
+    width_ratio: float | None = None,
 ) -> jax.Array:
     """Creates (in `init`) or reads (in `apply`) a float32 parameter.
 
@@ -35,14 +37,21 @@ def parameter(
         names: logical names of the axes.
         shape: shape of the parameter.
         role: role for optimisers (`ssljax.layers.roles`).
+        width_ratio: width ratio of the inputs of a matrix (`ssljax.layers.width`); None: that of the model if the name
+            of the axis grows with the width.
 
     Raises:
         ValueError: `role` is unknown.
     """
 
+    ratio = width.input_ratio(module, names, role) if width_ratio is None else width_ratio
+    if ratio != 1:
+        init = width.to_fixed_size(init, names, role, ratio)
+
     @functools.wraps(init)
     def declared(*arguments: Any, **options: Any) -> Declared:
-        return Declared(init(*arguments, **options), names, role=role, height=height_of(module, name))
+        value = init(*arguments, **options)
+        return Declared(value, names, role=role, height=height_of(module, name), width_ratio=ratio)
 
     if role not in EFFECTS:
         raise ValueError(f"{name}: got role {role!r}, must be one of {', '.join(EFFECTS)} (ssljax.layers.roles)")
@@ -81,11 +90,13 @@ class Dense(nn.Module):
     dtype: Any = "float32"
     role: Role = "matrix"
     precision: jax.lax.Precision | None = None
+    width_ratio: float | None = None  # see `parameter`
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = parameter(self, "kernel", self.initializer, self.names, shape, role=self.role)
+        ratio = self.width_ratio
+        kernel = parameter(self, "kernel", self.initializer, self.names, shape, role=self.role, width_ratio=ratio)
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.names[1:], shape[1:], role="bias")

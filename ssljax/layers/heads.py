@@ -1,13 +1,14 @@
 """Heads on top of an encoder: projectors, classifiers, prototypes."""
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ssljax.layers.dense import EXACT, Dense, Initializer, Norm, constrain_rows, parameter
+from ssljax.layers.width import scaled
 from ssljax.parallel.rules import sum_of_rows
 
 
@@ -51,6 +52,7 @@ class MLPHead(nn.Module):
     final_norm: bool = False
     activation: Literal["relu", "gelu"] = "relu"
     bias: bool = True
+    input_ratio: float = 1.0  # width ratio of x (`ssljax.layers.width`)
 
     @nn.compact
     def __call__(self, x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -61,7 +63,10 @@ class MLPHead(nn.Module):
             normed = self.norm is not None and (not last or self.final_norm)
             # Batch norm subtracts the mean, so a bias before it would have no effect.
             bias = self.bias and not (normed and self.norm == "batch")
-            x = Dense(width, _axes(i), bias=bias, initializer=nn.initializers.he_normal(), name=f"linear_{i}")(x)
+            ratio = 1.0 if i else self.input_ratio
+            init = scaled(nn.initializers.he_normal(), ratio**-0.5)
+            dense = Dense(width, _axes(i), bias=bias, initializer=init, width_ratio=ratio, name=f"linear_{i}")
+            x = dense(x)
             if normed and self.norm == "batch":
                 x = BatchNorm(affine=not last, name=f"norm_{i}")(x, weights)
             elif normed:
@@ -84,13 +89,16 @@ class DINOHead(nn.Module):
     prototypes: int = 65_536
     hidden: int = 2048
     bottleneck: int = 256
+    input_ratio: float = 1.0  # width ratio of x (`ssljax.layers.width`)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x [..., D] -> logits [..., prototypes]."""
         init = nn.initializers.truncated_normal(0.02)
         for i, width in enumerate((self.hidden, self.hidden, self.bottleneck)):
-            x = Dense(width, _axes(i), initializer=init, name=f"linear_{i}")(x)
+            ratio = 1.0 if i else self.input_ratio
+            dense = Dense(width, _axes(i), initializer=scaled(init, 1 / ratio), width_ratio=ratio, name=f"linear_{i}")
+            x = dense(x)
             if i < 2:
                 x = nn.gelu(x, approximate=False)
         return Prototypes(self.prototypes, initializer=init, name="last_layer")(x)
@@ -126,12 +134,14 @@ class Linear(nn.Module):
 
     features: int
     bias: bool = True
+    input_ratio: float = 1.0  # width ratio of x (`ssljax.layers.width`)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros
         names = ("embed", "classes")
-        dense = Dense(self.features, names, self.bias, zeros, role="head", precision=EXACT, name="linear")
+        options: dict[str, Any] = {"role": "head", "precision": EXACT, "width_ratio": self.input_ratio}
+        dense = Dense(self.features, names, self.bias, zeros, **options, name="linear")
         return dense(x.astype(jnp.float32))
 
 

@@ -172,7 +172,10 @@ class Attention(nn.Module):
 
     def _scale(self, products: int) -> float:
         """The factor of q k^T if position terms add `products` products to it."""
-        return self.config.attention_scale or logit_scale(self.config.head_width, products)
+        c = self.config
+        if c.attention_scale is not None:
+            return c.attention_scale / c.head_ratio
+        return logit_scale(c.head_width, products) * c.head_ratio**-0.5
 
     def _attend(self, products: int) -> Callable[..., jax.Array]:
         """`attend` with the settings of the configuration; see `_scale` for `products`."""

@@ -32,6 +32,9 @@ A module answers for its parameters and submodules by a method `height_of(part: 
 of the parameter or submodule. The function `height_of` walks up from a parameter to the nearest module with this
 method.
 
+The width ratio of a matrix or head is the number of its inputs as a multiple of that of a base model, for muP
+(`ssljax.layers.width`); 1 where the inputs do not grow with the width of the model, and for all other parameters.
+
 A scanned parameter [L, ...] has L heights. Inside a scanned unit, heights are relative to the first block of the unit;
 `nn.scan(..., metadata_params={nn.PARTITION_NAME: "layers", HEIGHTS: heights})` adds the heights of the first blocks.
 """
@@ -69,10 +72,11 @@ EFFECTS: dict[Role, Effects] = {
 
 
 class Declared(nn.LogicallyPartitioned):
-    """The box in which `init` returns a parameter: its value, logical axis names, role and height."""
+    """The box in which `init` returns a parameter: its value, axis names, role, height and width ratio."""
 
     role: Role = flax.struct.field(default="matrix", pytree_node=False)
     height: Height = flax.struct.field(default=0, pytree_node=False)
+    width_ratio: float = flax.struct.field(default=1.0, pytree_node=False)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Declared":
         """Adds the axis of a scan; a scan over blocks also turns the height into one height per block."""
@@ -92,17 +96,20 @@ class Declared(nn.LogicallyPartitioned):
 
 
 class ParameterAxes(tuple[str | None, ...]):
-    """The logical axis names of a parameter, with its role and height as attributes.
+    """The logical axis names of a parameter, with its role, height and width ratio as attributes.
 
-    Sharding rules read the tuple of names; optimisers also read `role` and `height`.
+    Sharding rules read the tuple of names; optimisers also read the attributes.
     """
 
     role: Role
     height: Height
+    width_ratio: float
 
-    def __new__(cls, names: tuple[str | None, ...], role: Role, height: Height = 0) -> "ParameterAxes":
+    def __new__(
+        cls, names: tuple[str | None, ...], role: Role, height: Height = 0, width_ratio: float = 1.0
+    ) -> "ParameterAxes":
         axes = super().__new__(cls, names)
-        axes.role, axes.height = role, height
+        axes.role, axes.height, axes.width_ratio = role, height, width_ratio
         return axes
 
 
@@ -111,7 +118,7 @@ def declarations(boxed: Any) -> Any:
 
     def of_leaf(leaf: Any) -> tuple[str | None, ...]:
         if isinstance(leaf, Declared):
-            return ParameterAxes(tuple(leaf.names), leaf.role, leaf.height)
+            return ParameterAxes(tuple(leaf.names), leaf.role, leaf.height, leaf.width_ratio)
         return tuple(leaf.names) if isinstance(leaf, nn.Partitioned) else ()
 
     return jax.tree.map(of_leaf, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))

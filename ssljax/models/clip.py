@@ -170,17 +170,17 @@ class CLIP(nn.Module):
         self.image_tower = ViT(self.config.image, "model.image")
         self.text_tower = TokenTransformer(self.config.text)
         if self.config.embed_dim is not None:
-            self.image_projection = self._projection()
-        self.text_projection = self._projection()
+            self.image_projection = self._projection(self.config.image.width_ratio)
+        self.text_projection = self._projection(self.config.text.width_ratio)
         start = nn.initializers.constant(-math.log(self.config.temperature))
         self.log_scale = parameter(self, "log_scale", start, (), (), role="scale")
         if self.config.logit_bias is not None:
             start = nn.initializers.constant(self.config.logit_bias)
             self.logit_bias = parameter(self, "logit_bias", start, (), (), role="bias")
 
-    def _projection(self) -> Dense:
-        names = ("embed", None)
-        return Dense(self.width, names, self.config.projection_bias, nn.initializers.lecun_normal())
+    def _projection(self, ratio: float) -> Dense:
+        names, init = ("embed", None), nn.initializers.lecun_normal()
+        return Dense(self.width, names, self.config.projection_bias, init, width_ratio=ratio)
 
     def image(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
         """Embeds images [B, H, W, C] -> float32 [B, embed_dim]."""

@@ -1,6 +1,7 @@
 """LLaVA (Liu et al. 2023, "Visual Instruction Tuning"): a decoder whose input mixes image tokens and text tokens."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -110,9 +111,10 @@ class LLaVA(nn.Module):
         c = self.config
         self.vision = c.image.standalone()
         self.language = c.text.standalone()
-        init = nn.initializers.normal(0.02)
-        self.project_in = Dense(self.width, ("embed", "mlp"), c.projector_bias, initializer=init, dtype=c.text.dtype)
-        self.project_out = Dense(self.width, ("mlp", "embed"), c.projector_bias, initializer=init, dtype=c.text.dtype)
+        dense = functools.partial(Dense, self.width, bias=c.projector_bias, dtype=c.text.dtype)
+        image, text = c.image.width_ratio, c.text.width_ratio
+        self.project_in = dense(names=("embed", "mlp"), initializer=c.image.normal(), width_ratio=image)
+        self.project_out = dense(names=("mlp", "embed"), initializer=c.text.normal(), width_ratio=text)
 
     def patches(self, images: jax.Array, noise: Noise | None = None) -> jax.Array:
         """Projected image tokens: [I, H, W, C] -> [I, N, D]."""

@@ -45,9 +45,9 @@ class MAEDecoder(TransformerConfig):
         if self.positions == "sincos" and width % 4:
             raise ValueError(f"width: sine-cosine positions need a multiple of 4, got {width}")
 
-    def module(self, grid: tuple[int, int], patch_dim: int) -> "Decoder":
-        """The decoder for `grid` patches (rows, columns) of `patch_dim` numbers each."""
-        return Decoder(self.with_preset(), grid, patch_dim)
+    def module(self, grid: tuple[int, int], patch_dim: int, input_ratio: float = 1.0) -> "Decoder":
+        """The decoder for `grid` patches (rows, columns) of `patch_dim` numbers each; see `Decoder`."""
+        return Decoder(self.with_preset(), grid, patch_dim, input_ratio)
 
 
 class Decoder(nn.Module):
@@ -56,6 +56,7 @@ class Decoder(nn.Module):
     config: MAEDecoder  # with preset values filled in
     grid: tuple[int, int]
     patch_dim: int
+    input_ratio: float = 1.0  # width ratio of the encoder (`ssljax.layers.width`)
 
     def height_of(self, part: str) -> int:
         """The height of a part (`layers.roles`): the input of the decoder's blocks, or its head."""
@@ -76,7 +77,9 @@ class Decoder(nn.Module):
         c = self.config
         width, patches = c.known("width"), self.grid[0] * self.grid[1]
         batch, kept = keep.shape
-        embed = Dense(width, ("embed", "mlp"), initializer=c.initializer(), dtype=c.dtype, name="embed")
+        init = c.initializer() if c.init == "xavier" else c.normal((c.width_ratio / self.input_ratio) ** 0.5)
+        options: dict[str, Any] = {"width_ratio": self.input_ratio, "dtype": c.dtype, "name": "embed"}
+        embed = Dense(width, ("embed", "mlp"), initializer=init, **options)
         x = embed(tokens)
         hidden = token_vectors(self, "mask_token", 1, width).astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(hidden, (batch, 1, width))], axis=1)

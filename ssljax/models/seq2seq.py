@@ -194,6 +194,11 @@ class EncoderDecoder(nn.Module):
         """Width of the hidden states."""
         return self.config.known("width")
 
+    @property
+    def width_ratio(self) -> float:
+        """Width ratio of muP of the hidden states."""
+        return self.config.width_ratio
+
     def height_of(self, part: str) -> int:
         """The height of a part (`layers.roles`): the shared token table lies below the deeper stack."""
         return max(self.config.known("depth"), self.config.decoder().known("depth")) + 1 if part == "embed" else 0

@@ -181,6 +181,11 @@ class TokenTransformer(nn.Module):
         return self.config.known("depth") + 1 if part in self.below else 0
 
     @property
+    def width_ratio(self) -> float:
+        """Width ratio of muP of the pooled vector."""
+        return self.config.width_ratio
+
+    @property
     def table_rows(self) -> int:
         """Rows of the token table: the vocabulary size, padded to a multiple of `vocab_multiple`."""
         multiple = self.config.vocab_multiple
@@ -201,10 +206,16 @@ class TokenTransformer(nn.Module):
         """The width of the vectors that are multiplied by the read-out table."""
         return self.embedding_dim if self.config.readout_transform or self.maps_tokens else self.width
 
+    @property
+    def _readout_scale(self) -> float:
+        """The factor of the hidden states before the read-out; see `ssljax.layers.width` too."""
+        ratio = self.config.width_ratio if self.readout_width == self.width else 1.0
+        return (self.config.readout_scale or 1.0) / ratio
+
     def setup(self) -> None:
         c, inner = self.config, self.embedding_dim
+        dense = functools.partial(Dense, initializer=c.normal(), dtype=c.dtype)
         init = nn.initializers.normal(0.02)
-        dense = functools.partial(Dense, initializer=init, dtype=c.dtype)
         self.embed = self.table or Table(self.table_rows, inner, dtype=c.dtype)
         summed = self.width if self.maps_tokens else inner
         if c.positions == "learned":
@@ -215,7 +226,8 @@ class TokenTransformer(nn.Module):
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
         if c.embedding_dim is not None:
-            self.embed_project = dense(self.width, ("embed", "mlp"), c.embedding_map == "sum")
+            mapped = functools.partial(dense, initializer=init, width_ratio=1.0)  # its inputs have a fixed width
+            self.embed_project = mapped(self.width, ("embed", "mlp"), c.embedding_map == "sum")
         if self.maps_tokens:
             self.readout_project = dense(inner, ("embed", "mlp"), False)
         self.stack = Stack(c, c.known("depth"), self.cross, c.final_norm)
@@ -235,7 +247,8 @@ class TokenTransformer(nn.Module):
             self.replaced_logit = dense(1, ("embed", "classes"), role="head")
         if not c.tied:
             shape = (self.readout_width, c.readout_size or self.table_rows)
-            self.head_kernel = parameter(self, "head_kernel", init, ("embed", "vocab"), shape, role="head")
+            names = ("embed", "vocab")  # muP scales the logits instead
+            self.head_kernel = parameter(self, "head_kernel", init, names, shape, role="head", width_ratio=1.0)
 
     def __call__(
         self,
@@ -333,7 +346,9 @@ class TokenTransformer(nn.Module):
         x = self.embed(tokens)
         if self.maps_tokens:
             x = self.embed_project(x)
-        return x * jnp.asarray(self.width**0.5, x.dtype) if self.config.embedding_scale else x
+        if not self.config.embedding_scale:
+            return x
+        return x * jnp.asarray((self.width / self.config.width_ratio) ** 0.5, x.dtype)
 
     def narrowed(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [..., D] mapped to the width of the read-out."""
@@ -344,8 +359,8 @@ class TokenTransformer(nn.Module):
         c, hidden = self.config, self.narrowed(hidden)
         if c.readout_transform:
             hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
-        if c.readout_scale is not None:
-            hidden = hidden * jnp.asarray(c.readout_scale, hidden.dtype)
+        if (scale := self._readout_scale) != 1:
+            hidden = hidden * jnp.asarray(scale, hidden.dtype)
         bias = self.head_bias if c.readout_bias else None
         if self.table_rows != c.known("vocab_size") and not c.readout_size:
             is_id = jnp.arange(self.table_rows) < c.known("vocab_size")  # the other rows are padding

@@ -181,6 +181,11 @@ class ViT(nn.Module):
         return self.config.known("width")
 
     @property
+    def width_ratio(self) -> float:
+        """Width ratio of muP of the tokens and of the pooled vector."""
+        return self.config.width_ratio
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.config.patch_size
@@ -213,7 +218,8 @@ class ViT(nn.Module):
             self.mask_vector = token_vectors(self, "mask_token", 1, self.width)
         front = {"class_token": c.has_class_token, "distillation_token": c.distillation, "registers": c.registers}
         self.front = [token_vectors(self, name, int(n), self.width) for name, n in front.items() if n]
-        self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias, role="embedding")
+        init = c.input_initializer()
+        self.patch = dense(self.width, ("patch", "embed"), bias=c.patch_bias, role="embedding", initializer=init)
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
         blocks = dataclasses.replace(c, bias_rows=grid_rows(grid))

@@ -11,6 +11,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.layers.heads import Linear
 from ssljax.layers.masks import Full
+from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.images import ImageObjective, view_flops
 
@@ -65,7 +66,7 @@ class Classification(ImageObjective):
         return Variables({"encoder": encoder, "head": head}, {})
 
     def head(self) -> Linear:
-        return Linear(self.classes)
+        return Linear(self.classes, input_ratio=output_ratio(self.model))
 
     def prepare(self, batch: Batch) -> Batch:
         return super().prepare(batch) if "image" in batch else batch

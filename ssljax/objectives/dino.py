@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.layers.heads import DINOHead
+from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
 from ssljax.objectives.images import ImageObjective, crop_flops, each_crop, merge
 from ssljax.objectives.teacher import ema, momentum
@@ -29,8 +30,8 @@ class Head:
     )
     prototypes: int = schema.setting(65536, gt=0, doc="outputs of the head, over which the softmax runs (K)")
 
-    def module(self) -> DINOHead:
-        return DINOHead(self.prototypes, self.hidden, self.bottleneck)
+    def module(self, input_ratio: float = 1.0) -> DINOHead:
+        return DINOHead(self.prototypes, self.hidden, self.bottleneck, input_ratio)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ class DINO(ImageObjective):
         encoder_key, head_key = jax.random.split(key)
         images = self.prepare(batch)["image"]
         encoder = self.model.init(encoder_key, images)["params"]
-        head = self.head.module().init(head_key, jnp.zeros((1, self.model.width)))["params"]
+        head = self.head.module(output_ratio(self.model)).init(head_key, jnp.zeros((1, self.model.width)))["params"]
         student = {"encoder": encoder, "head": head}
         center = nn.LogicallyPartitioned(jnp.zeros(self.head.prototypes), ("prototypes",))
         return Variables(student, {"teacher": jax.tree.map(jnp.copy, student), "center": center})
@@ -131,7 +132,7 @@ class DINO(ImageObjective):
 
     def _project(self, params: Params, images: jax.Array, noise: Any, ctx: Ctx | None = None) -> jax.Array:
         pooled = self.encode_images(params["encoder"], images, noise, ctx)
-        logits = apply(self.head.module(), params["head"], merge(pooled))
+        logits = apply(self.head.module(output_ratio(self.model)), params["head"], merge(pooled))
         return logits.reshape(*images.shape[:2], -1)
 
     def _teacher_temperature(self, step: jax.Array) -> jax.Array:

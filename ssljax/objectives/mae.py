@@ -13,6 +13,7 @@ from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Grid, Tile
+from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
@@ -124,4 +125,6 @@ class MAE(ImageObjective):
 
     def _decoder(self, shape: tuple[int, ...]) -> Any:
         """The decoder module for images of `shape` [B, H, W, C]."""
-        return self.decoder.module(self.model.grid(shape), self.model.patch_size**2 * shape[-1])
+        return self.decoder.module(
+            self.model.grid(shape), self.model.patch_size**2 * shape[-1], output_ratio(self.model)
+        )

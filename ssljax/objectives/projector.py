@@ -20,5 +20,7 @@ class Projector:
         "None: no normalisation",
     )
 
-    def module(self) -> MLPHead:
-        return MLPHead(features=(self.hidden,) * (self.layers - 1) + (self.output,), norm=self.norm)
+    def module(self, input_ratio: float = 1.0) -> MLPHead:
+        """The projector of vectors with a width ratio (`ssljax.layers.width`)."""
+        features = (self.hidden,) * (self.layers - 1) + (self.output,)
+        return MLPHead(features, self.norm, input_ratio=input_ratio)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.layers.heads import MLPHead
+from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.contrastive import ContrastiveObjective
 from ssljax.objectives.images import uniformity, view_flops
@@ -33,7 +35,7 @@ class SimCLR(ContrastiveObjective):
         images = self.prepare(batch)["image"]
         encoder_key, projector_key = jax.random.split(key)
         encoder = self.model.init(encoder_key, images)["params"]
-        projector = self.projector.module().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
+        projector = self._projector().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
         return Variables({"encoder": encoder, "projector": projector}, {})
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
@@ -43,7 +45,7 @@ class SimCLR(ContrastiveObjective):
         return self.encode_images(params["encoder"], inputs["image"], noise_of(ctx, 2), ctx)  # [B, 2, D]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        z_BxVxE = apply(self.projector.module(), params["projector"], outputs)
+        z_BxVxE = apply(self._projector(), params["projector"], outputs)
         first, second = z_BxVxE[:, 0], z_BxVxE[:, 1]
         matched = self.match(losses.nt_xent, first, second, {"temperature": self.temperature}, ctx)
         n = jnp.float32(first.shape[0])
@@ -55,6 +57,9 @@ class SimCLR(ContrastiveObjective):
         }
         return Loss({"nt_xent": matched.term}, metrics)
 
+    def _projector(self) -> MLPHead:
+        return self.projector.module(output_ratio(self.model))
+
     def flops(self, spec: Any) -> float:
-        head = self.projector.module().flops(self.model.width)
+        head = self._projector().flops(self.model.width)
         return 2 * (view_flops(self.model, self.augment, spec) + head)

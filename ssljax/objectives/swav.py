@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
-from ssljax.layers.heads import Prototypes
+from ssljax.layers.heads import MLPHead, Prototypes
+from ssljax.layers.width import output_ratio
 from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
 from ssljax.objectives.images import ImageObjective, crop_flops, each_crop, uniformity
@@ -69,7 +70,7 @@ class SwAV(ImageObjective):
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, projector_key, prototype_key = jax.random.split(key, 3)
         encoder = self.model.init(encoder_key, self.prepare(batch)["image"])["params"]
-        projector = self.projector.module().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
+        projector = self._projector().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
         prototypes = self._prototypes().init(prototype_key, jnp.zeros((1, self.projector.output)))["params"]
         params = {"encoder": encoder, "projector": projector, "prototypes": prototypes}
         if not self.queue:
@@ -86,7 +87,7 @@ class SwAV(ImageObjective):
         return each_crop(inputs, ctx, lambda views, noise: self.encode_images(params["encoder"], views, noise, ctx))
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        z_BxVxE = apply(self.projector.module(), params["projector"], outputs)
+        z_BxVxE = apply(self._projector(), params["projector"], outputs)
         z_BxVxE = l2_normalize(z_BxVxE)
         score = lambda z: apply(self._prototypes(), params["prototypes"], z)  # noqa: E731
         scores = score(z_BxVxE)
@@ -115,8 +116,11 @@ class SwAV(ImageObjective):
         queue = jnp.concatenate([rows, extra["queue"]])[: self.queue]  # newest first
         return {"queue": queue, "filled": jnp.minimum(extra["filled"] + rows.shape[0], self.queue)}
 
+    def _projector(self) -> MLPHead:
+        return self.projector.module(output_ratio(self.model))
+
     def flops(self, spec: Any) -> float:
-        projector = self.projector.module()
+        projector = self._projector()
         head = projector.flops(self.model.width) + self._prototypes().flops(projector.features[-1])
         return sum(crop_flops(self.model, self.augment, spec, head).values())
 

@@ -57,6 +57,8 @@ def description(run: Run) -> dict[str, str]:
         "model": _model(run),
         "data": _data(run),
         "length": " ".join(filter(None, length)),
+        "FLOPs": f"{_number(run, 'flops'):.3g}" if _number(run, "flops") else "",
+        "gradient noise scale": f"not measured: {reason}" if (reason := _no_noise_scale(run)) else "",
         "seed": str(run.config.get("seed", "")),
         "devices": _over_starts(run, _devices),
         "host": _over_starts(run, lambda start: _joined(start, "host", "platform")),
@@ -67,6 +69,10 @@ def description(run: Run) -> dict[str, str]:
         "time": time_of(run),
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _no_noise_scale(run: Run) -> str:
+    return str(run.starts[-1].get("no_gradient_noise_scale") or "") if run.starts else ""
 
 
 def duration(seconds: float) -> str:

@@ -40,6 +40,11 @@ METRICS = {
         "share of time of the host", "share of time in which the loop waits neither for a batch nor for the devices"
     ),
     "device_memory_gb": Metric("device memory (GB)", "largest memory in use so far, on one device"),
+    "gradient_noise_scale": Metric(
+        "gradient noise scale (examples)",
+        "critical batch size: with batches well below it, twice the batch halves the steps; a gap: the noise hides the "
+        "gradient",
+    ),
     "grad_norm": Metric("gradient norm", "norm over all parameters, before clipping"),
     "accuracy": Metric(
         "accuracy",

@@ -16,6 +16,7 @@ from ssljax.runs.accounting import Cost, cost
 from ssljax.runs.assembly import Assembly, assemble
 from ssljax.runs.starts import StartRecord, environment
 from ssljax.runs.workdir import Workdir
+from ssljax.train import noise_scale
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def _facts(assembly: Assembly) -> dict[str, Any]:
         "parameters": found.total,
         "non_embedding_parameters": found.non_embedding,
         "flops": found.flops,
+        "no_gradient_noise_scale": noise_scale.missing(program.objective, assembly.config.microbatches),
         "steps": assembly.steps,
         "epochs": found.epochs,
         "device_kind": program.device_kind,

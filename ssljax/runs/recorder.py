@@ -13,7 +13,7 @@ import numpy as np
 
 from ssljax import data, evals, parallel
 from ssljax.base import hashing
-from ssljax.base.errors import UserError
+from ssljax.base.errors import DivergedError
 from ssljax.base.signals import Abandoned, Signals
 from ssljax.base.threads import single_threaded_blas
 from ssljax.runs.assembly import Assembly
@@ -22,6 +22,7 @@ from ssljax.runs.progress import Progress
 from ssljax.runs.starts import Part, StartRecord
 from ssljax.runs.trackers import Trackers
 from ssljax.runs.workdir import Workdir
+from ssljax.train import noise_scale
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.loop import Callback, DeviceWait, Watchdog
 from ssljax.train.metrics import Speedometer
@@ -173,7 +174,7 @@ class Recorder:
         """Writes the mean of each metric since the last call, and returns the state with empty meters.
 
         Raises:
-            UserError: too many steps in a row were not finite.
+            DivergedError: too many steps in a row were not finite.
         """
         assert self.health is not None, "the runs of a stack are measured together"
         state, numbers = self.pop(state)
@@ -193,6 +194,8 @@ class Recorder:
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:
             values["skipped_steps"] = guard["skipped"]
+        if noise_scale.missing(self.assembly.program.objective, self.assembly.config.microbatches):
+            values.pop(noise_scale.NAME, None)
         values["batch_hash"] = hashing.digest(self.assembly.dataset.ids(step - 1).tolist())
         values |= self.speed.read(step, self.batches.wait_seconds, self.wait.seconds)
         self.workdir.append_metrics(step, values)
@@ -205,7 +208,7 @@ class Recorder:
         limit = self.assembly.config.log.skipped_in_a_row
         if streak >= limit:
             ids = self.assembly.dataset.ids(last)[:8].tolist()
-            error = UserError(
+            error = DivergedError(
                 f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
                 f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or inspect these"
             )

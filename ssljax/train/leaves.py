@@ -31,6 +31,7 @@ class Leaf:
     height: Height = 0  # a tuple with one height per layer for a scanned leaf
     lr: float | np.ndarray = 1.0  # multiplier of the learning rate; [L, 1, ...] for a scanned leaf with layer_decay
     wd: float = 1.0  # multiplier of the weight decay
+    width_ratio: float = 1.0  # of the inputs of a matrix, for muP (`ssljax.layers.width`)
     frozen_until: int = 0  # first step at which the leaf is updated
 
     @property
@@ -76,11 +77,10 @@ def describe(axes: Any, shapes: Any) -> Leaves:
         if names and len(names) != array.ndim:
             raise ValueError(f"{path}: logical axes {names} do not fit the shape {array.shape}")
         stacked = next((i for i, name in enumerate(names) if name not in STACKING), len(names))
-        if isinstance(declared, ParameterAxes):
-            role, height = declared.role, declared.height
-        else:
-            role, height = default_role(array.ndim - stacked), 0
-        leaves[path] = Leaf(path, tuple(array.shape), names, stacked, role, height)
+        if not isinstance(declared, ParameterAxes):
+            declared = ParameterAxes(names, default_role(array.ndim - stacked))
+        of_module = {name: getattr(declared, name) for name in ("role", "height", "width_ratio")}
+        leaves[path] = Leaf(path, tuple(array.shape), names, stacked, **of_module)
     _check_scanned(leaves)
     return leaves
 

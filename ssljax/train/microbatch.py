@@ -20,20 +20,33 @@ gradients whole, each device therefore adds up the gradients of its own rows (`s
 devices once, after the last slice.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import PartitionSpec
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx, Loss, Objective, total
+from ssljax.parallel.rules import free_sizes
 
 InputsOf = Callable[[Any, jax.Array], Any]  # (batch or slice of it, rows int32 [B] of its examples) -> inputs
 TotalLoss = Callable[[Any], jax.Array]  # terms of a loss -> the value to differentiate
+
+
+class Parts(NamedTuple):
+    """Gradients of the parts of a batch: its slices, or the rows of a slice on one device.
+
+    The gradient of a part is that of the sum over its examples times `number`, so their mean is that of the batch.
+    """
+
+    number: int
+    square: jax.Array  # float32 scalar, mean over parts of the squared norm
 
 
 class Gradients(NamedTuple):
@@ -42,6 +55,7 @@ class Gradients(NamedTuple):
     grads: Any  # a tree like the parameters
     value: jax.Array  # float32 scalar, the loss
     loss: Loss  # terms, metrics, sums and rows of the whole batch
+    parts: Parts | None = None  # None: one slice, or a loss that compares examples
 
 
 class _Call(NamedTuple):
@@ -52,6 +66,7 @@ class _Call(NamedTuple):
     ctx: Ctx
     slices: int
     axes: tuple[str, ...]
+    trained: Callable[[Any], Any]
     total_loss: TotalLoss
 
 
@@ -72,6 +87,7 @@ def gradients(
     slices: int,
     scale: jax.Array | None = None,
     axes: tuple[str, ...] = (),
+    trained: Callable[[Any], Any] = lambda grads: grads,
 ) -> Gradients:
     """Computes the loss of a batch and its gradients with respect to the parameters.
 
@@ -86,17 +102,20 @@ def gradients(
             differentiation, the gradients are divided by it (Micikevicius et al. 2018, section 3.2); None: 1.
         axes: mesh axes that split the rows of a slice and neither parameters nor gradients, the first axes of the
             batch: gradients are summed over them once.
+        trained: sets gradients that do not count in norms to 0.
 
     Raises:
         UserError: a stream has a number of rows that is not a multiple of the batch's.
     """
     method = _whole if slices == 1 else _coupled if objective.coupled else _uncoupled
-    call = _Call(objective, inputs_of, ctx, slices, axes, total)
+    call = _Call(objective, inputs_of, ctx, slices, axes, trained, total)
     if scale is None:
         return method(call, params, extra, batch)
     call = call._replace(total_loss=lambda terms: scale * total(terms))
-    grads, value, loss = method(call, params, extra, batch)
-    return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss)
+    grads, value, loss, parts = method(call, params, extra, batch)
+    if parts is not None:
+        parts = parts._replace(square=parts.square / scale**2)
+    return Gradients(jax.tree.map(lambda g: g / scale, grads), value / scale, loss, parts)
 
 
 def _whole(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
@@ -112,7 +131,7 @@ def _whole(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
 
 
 def _uncoupled(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
-    objective, inputs_of, ctx, slices, axes, total_loss = call
+    objective, inputs_of, ctx, slices, axes, trained, total_loss = call
     # Only weights and coefficients of this pass are used, so its encoder and most of its views are dead code.
     inputs = inputs_of(batch, ctx.row)
     whole = objective.loss(params, extra, objective.encode(params, extra, inputs, ctx), inputs, ctx)
@@ -129,16 +148,20 @@ def _uncoupled(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
 
         (part_value, loss), grads = jax.value_and_grad(value, has_aux=True)(params)
         term_sums = {name: s for name, (_, s, _) in loss.terms.items()}
-        return (grads, part_value, term_sums, loss.metrics, loss.sums), loss.rows
+        square = jnp.square(optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), trained(grads))))
+        return (grads, part_value, square, term_sums, loss.metrics, loss.sums), loss.rows
 
     parts = split(_Batch(batch, ctx.row), slices)
-    (grads, value, term_sums, metrics, sums), rows = _scan_sum(slice_gradients, parts, (params, extra, weights), axes)
+    (grads, value, square, term_sums, metrics, sums), rows = _scan_sum(
+        slice_gradients, parts, (params, extra, weights), axes
+    )
     terms = {name: (c, term_sums[name], weights[name]) for name, (c, _, _) in whole.terms.items()}
-    return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)))
+    number = slices * math.prod(free_sizes()[axis] for axis in axes)
+    return Gradients(grads, value, Loss(terms, metrics, sums, join(rows)), Parts(number, number * square))
 
 
 def _coupled(call: _Call, params: Any, extra: Any, batch: Any) -> Gradients:
-    objective, inputs_of, ctx, slices, axes, total_loss = call
+    objective, inputs_of, ctx, slices, axes, _, total_loss = call
     parts = split(_Batch(batch, ctx.row), slices)
 
     def encode(part: _Batch) -> tuple[Any, Any]:

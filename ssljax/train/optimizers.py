@@ -29,7 +29,7 @@ epoch).
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ _EPSILON = "added to the root of the second moment (epsilon)"
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
     """The settings that all optimisers share."""
+
+    mup: ClassVar[bool] = False  # True: the learning rates of muP (`ssljax.layers.width`) are those of this rule
 
     learning_rate: float = setting(1e-3, gt=0, doc=_LEARNING_RATE)
     lr_per: int | None = setting(
@@ -159,15 +161,25 @@ class Optimizer:
             factor = float(lr.get(name, 1.0))
             if factor != 0 and name in by_height:
                 factor = factor * by_height[name]
-            bound[name] = dataclasses.replace(
-                leaf, lr=factor, wd=float(wd.get(name, leaf.effects.decays)), frozen_until=int(freeze.get(name, 0))
-            )
+            decay = float(wd.get(name, leaf.effects.decays))
+            if leaf.width_ratio != 1:
+                self._check_mup(path)
+                factor, decay = factor / leaf.width_ratio, decay * leaf.width_ratio
+            bound[name] = dataclasses.replace(leaf, lr=factor, wd=decay, frozen_until=int(freeze.get(name, 0)))
         rule = self.rule(bound)
         if self.moment_dtype != "float32":
             rule = _stored(optax.with_extra_args_support(rule), jnp.dtype(self.moment_dtype))
         if any(leaf.frozen for leaf in bound.values()):
             rule = optax.masked(rule, lambda tree: map_leaves(bound, lambda leaf, _: not leaf.frozen, tree))
         return Bound(leaves=bound, rule=optax.with_extra_args_support(rule), axes=axes, shapes=shapes)
+
+    def _check_mup(self, path: str) -> None:
+        if not self.mup:
+            known = ", ".join(name for name in REGISTRY if REGISTRY.get(name).mup)
+            raise UserError(
+                f"model.mup_base_width: muP is for optimisers whose updates do not depend on the size of gradients "
+                f"({path}.name: {known}), got {type(self).__name__}"
+            )
 
     def rule(self, leaves: Leaves) -> optax.GradientTransformation:
         """The update rule for the trained leaves; its `update` gets `lr` and `step` as extra arguments."""
@@ -382,6 +394,8 @@ class AdamW(Optimizer):
     p <- p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p).
     """
 
+    mup: ClassVar[bool] = True
+
     weight_decay: float = setting(0.05, ge=0, doc=_WEIGHT_DECAY)
     b1: float = setting(0.9, ge=0, lt=1, doc=_BETA_1)
     b2: float = setting(0.999, ge=0, lt=1, doc=_BETA_2)
@@ -468,6 +482,8 @@ class Lion(Optimizer):
     p <- p - lr (sign(b1 m + (1 - b1) g) + weight_decay p);  m <- b2 m + (1 - b2) g. Learning rates are 3 to 10 times
     smaller than for AdamW, weight decays 3 to 10 times larger.
     """
+
+    mup: ClassVar[bool] = True
 
     learning_rate: float = setting(1e-4, gt=0, doc=_LEARNING_RATE)
     weight_decay: float = setting(0.5, ge=0, doc=_WEIGHT_DECAY)

@@ -10,6 +10,7 @@ import optax
 
 from ssljax.objectives.base import Ctx, Loss, Objective, rows_of, stream
 from ssljax.objectives.teacher import ema
+from ssljax.train import noise_scale
 from ssljax.train.microbatch import gradients
 from ssljax.train.state import State, settings_of, update_loss_scale, with_hyper
 from ssljax.views import example_keys
@@ -72,7 +73,8 @@ def make_update(
 
         scale = None if state.loss_scale is None else state.loss_scale["value"]
         variables = (state.params, state.extra)
-        grads, value, loss = gradients(current, *variables, batch, inputs_of, ctx, microbatches, scale, whole_axes)
+        given = (current, *variables, batch, inputs_of, ctx, microbatches, scale, whole_axes)
+        grads, value, loss, parts = gradients(*given, trained=opt.bound().trainable)
 
         updates, opt_state, health = opt.update(place(grads), state.opt_state, state.params, state.step)
         # Frozen parameters, and their averages, stay bitwise unchanged, even beyond a bound.
@@ -100,7 +102,10 @@ def make_update(
             guard=_count_skipped(state.guard, ok, state.step),
             loss_scale=None if state.loss_scale is None else update_loss_scale(state.loss_scale, ok),
         )
-        return state, _measurements(value, loss, health, ok)
+        noise = (
+            {} if current.coupled else {noise_scale.NAME: noise_scale.meter(parts, len(ctx.row), health["grad_norm"])}
+        )
+        return state, _measurements(value, loss, health, noise, ok)
 
     return update
 
@@ -117,11 +122,17 @@ def pop_meters(state: State) -> tuple[State, dict[str, jax.Array]]:
     return state.replace(meters=jax.tree.map(jnp.zeros_like, state.meters), guard=guard), numbers
 
 
-def _measurements(value: jax.Array, loss: Loss, health: dict[str, jax.Array], ok: jax.Array) -> Meters:
+def _measurements(value: jax.Array, loss: Loss, health: dict[str, jax.Array], more: Meters, ok: jax.Array) -> Meters:
     """Sums and weights of loss, loss terms (if several), metrics and optimiser health; all 0 for a skipped step."""
     one = jnp.float32(1)
     terms = {f"loss/{name}": (s, w) for name, (_, s, w) in loss.terms.items()} if len(loss.terms) > 1 else {}
-    measured = {"loss": (value, one), **terms, **loss.metrics, **{name: (v, one) for name, v in health.items()}}
+    measured = {
+        "loss": (value, one),
+        **terms,
+        **loss.metrics,
+        **{name: (v, one) for name, v in health.items()},
+        **more,
+    }
     return jax.tree.map(lambda x: jnp.where(ok, x, 0).astype(jnp.float32), measured)
 
 
