@@ -83,6 +83,7 @@ setup(
         "hf": ["datasets>=4,<6"],
         "gcs": ["gcsfs>=2024.6"],  # data and workdirs at gs://
         "s3": ["s3fs>=2024.6"],  # data and workdirs at s3://
+        "slurm": ["submitit>=1.5,<2"],  # `ssljax sweep --executor slurm`
         "parity": ["torch==2.13.0", "transformers>=5,<6", "sentencepiece>=0.2"],
         "completion": ["shtab>=1.7,<2"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],

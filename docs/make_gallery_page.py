@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "gallery.md"
+OTHERS = ("recipes", "scaling")  # folders of configs that have pages of their own
 
 INTRODUCTION = """# Configs
 
 <!-- This page is made by python docs/make_gallery_page.py from the docstrings of the configs. -->
 
-One section for each config: what it trains, the commands, the time, and the number to expect with its controls. The models are small, so that each run takes minutes; the same files train larger models with other values of `model`, `batch_size` and `steps` ([keys](config.md#overview-of-the-groups)). [Data](data.md#the-data-of-the-shipped-configs) lists the files that the configs read; the quickstart and the text configs need none. [Recipes](recipes.md) are configs of another kind: those of papers, for clusters.
+One section for each config: what it trains, the commands, the time, and the number to expect with its controls. The models are small, so that each run takes minutes; the same files train larger models with other values of `model`, `batch_size` and `steps` ([keys](config.md#overview-of-the-groups)). [Data](data.md#the-data-of-the-shipped-configs) lists the files that the configs read; the quickstart and the text configs need none. [Recipes](recipes.md) are configs of another kind: those of papers, for clusters; [studies](howto/sweeps.md) are files of many runs.
 """  # noqa: E501
 
 PICTURES = {"configs/quickstart.py": ("quickstart.png", "Features of held-out digits; colours are labels")}
@@ -25,7 +26,7 @@ PICTURES = {"configs/quickstart.py": ("quickstart.png", "Features of held-out di
 
 def page() -> str:
     """The whole page."""
-    found = (path for path in (ROOT / "configs").rglob("[!_]*.py") if path.parent.name != "recipes")
+    found = (path for path in (ROOT / "configs").rglob("[!_]*.py") if path.parent.name not in OTHERS)
     paths = sorted(found, key=lambda path: (path.parent != ROOT / "configs", path))
     return "\n".join([INTRODUCTION, *(line for path in paths for line in _section(path))]).rstrip() + "\n"
 

@@ -182,7 +182,8 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
         overrides: (dotted key, text of the value), as on the command line.
 
     Returns:
-        The configuration, and remarks for the user: keys that were dropped because their group was replaced.
+        The configuration, and remarks for the user: keys that were dropped because their group was replaced. The group
+        `study` of a study file is left out.
 
     Raises:
         UserError: the file is missing or fails, or a key or a value is wrong.
@@ -193,7 +194,9 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
     for key, text in sorted(overrides, key=lambda pair: not pair[0].endswith(".source")):
         values, remark = override(values, key, parse_value(text))
         remarks += [remark] if remark else []
-    return build(values), remarks
+    if "study" in values:
+        remarks.append("study: left out, the runs of a study are those of `ssljax sweep`")
+    return build({key: value for key, value in values.items() if key != "study"}), remarks
 
 
 def read_file(path: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssljax import data, evals, parallel, report
@@ -77,19 +77,12 @@ def train(
         config = dataclasses.replace(assembly.config, data=given.data)  # with the keys of a hardware preset
         _check_agreement(config, dataset.spec)
         stack.enter_context(parallel.mesh_context(program.mesh))
-        parallel.together(lambda: stack.enter_context(folder.lock()))
-        stack.enter_context(folder.sending())
-        parallel.lead(lambda: folder.check(config, dataset.spec, resume))
-        batch_of = functools.partial(dataset.batch, part=program.own_rows)
-        parallel.together(lambda: batch_of(0))  # mistakes in the data are reported before anything is compiled
-        checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity(), source=folder.source)
-        stack.callback(checkpoints.close)
-        checkpoints.prove()
-        state, start = restore_or_begin(assembly, folder, checkpoints, resume)
+        checkpoints, state, start = open_folder(stack, assembly, folder, config, resume)
         signals.saved(start or None)
         folder.write_description(config, dataset.spec, assembly.config.data)
         record = announce(assembly, folder, start, began)
         trackers = stack.enter_context(open_trackers(config, folder, start))
+        batch_of = functools.partial(dataset.batch, part=program.own_rows)
         batches = data.Prefetcher(batch_of, program.put_rows, start, assembly.steps, config.data.prefetch)
         stack.callback(batches.close)
         watchdog = Watchdog(config.log.stall_seconds)
@@ -100,16 +93,51 @@ def train(
         if hlo:
             write_hlo(folder, program, assembly.batch_target())
         traces = stack.enter_context(tracing(folder, profile, start, assembly.steps))
-        return _finished(recorder, _fit(recorder, state, [*callbacks, *traces]))
+        return finish(recorder, _fit(recorder, state, [*callbacks, *traces]))
 
 
 def _assembled(config: RunConfig) -> tuple[Assembly, evals.Evaluator]:
     """Opens the data of training and of the evaluations, whose mistakes are reported before anything is compiled."""
     assembly = assemble(config)
+    return assembly, checked_evaluator(assembly)
+
+
+def checked_evaluator(assembly: Assembly) -> evals.Evaluator:
+    """Returns the evaluations of a run, whose data are there and fit the model.
+
+    Raises:
+        UserError: they do not.
+    """
     evaluator, shapes = make_evaluator(assembly), assembly.program.shapes
     with parallel.mesh_context(assembly.program.mesh):
-        check_rules(config, evaluator.check(shapes.params, shapes.extra))
-    return assembly, evaluator
+        check_rules(assembly.config, evaluator.check(shapes.params, shapes.extra))
+    return evaluator
+
+
+def open_folder(
+    stack: contextlib.ExitStack, assembly: Assembly, folder: Workdir, config: RunConfig, resume: Resume
+) -> tuple[Checkpoints, State, int]:
+    """Takes the folder of a run for this process, and returns its checkpoints, the state to train from, and its step.
+
+    Args:
+        stack: receives what is to be closed after the run.
+        assembly: the run.
+        folder: its folder.
+        config: its config, as it is written to the folder.
+        resume: see `train`.
+
+    Raises:
+        UserError: the folder holds another run, another process trains in it, or it cannot keep a checkpoint.
+    """
+    parallel.together(lambda: stack.enter_context(folder.lock()))
+    stack.enter_context(folder.sending())
+    parallel.lead(lambda: folder.check(config, assembly.spec, resume))
+    # Mistakes in the data are reported before anything is compiled.
+    parallel.together(lambda: assembly.dataset.batch(0, part=assembly.program.own_rows))
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint, config.identity(), source=folder.source)
+    stack.callback(checkpoints.close)
+    checkpoints.prove()
+    return checkpoints, *restore_or_begin(assembly, folder, checkpoints, resume)
 
 
 def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callback]]) -> State:
@@ -129,8 +157,14 @@ def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callba
     )
 
 
-def _finished(recorder: Recorder, state: State) -> Finished:
-    """Waits for the last checkpoint, evaluates the model and its controls, and writes the report."""
+def finish(recorder: Recorder, state: State, controls: Callable[[], Any] | None = None) -> Finished:
+    """Waits for the last checkpoint, evaluates the model and its controls, and writes the report.
+
+    Args:
+        recorder: the recorder of the run.
+        state: the state after the last step.
+        controls: returns the results of the controls, which runs of a stack may share; None: they are computed.
+    """
     recorder.close()
     with recorder.record.timed("checkpoints"):
         recorder.checkpoints.wait()
@@ -139,7 +173,7 @@ def _finished(recorder: Recorder, state: State) -> Finished:
     results = recorder.final_results(done)
     with recorder.record.timed("evaluations"):
         lines = evaluate_and_report(
-            assembly, recorder.evaluator, state, folder, results=results, before_report=recorder.write_record
+            assembly, recorder.evaluator, state, folder, None, results, recorder.write_record, controls
         )
     # The callbacks of the last step have sent `results`.
     recorder.trackers.evaluations(done, [line for line in lines if results is None or line["of"] != "trained"])

@@ -12,7 +12,7 @@ from ssljax.base.files import write_whole
 from ssljax.config import RunConfig, build, override, read_file, shipped_configs
 
 OWN_DATA = ("data=folder", "data=files")  # arguments of shipped configs for data that a URI names
-_RECIPES = "configs/recipes/"  # for clusters, and without data
+_OTHERS = ("configs/recipes/", "configs/scaling/")  # for clusters, and without data; of many runs
 _FIRST = "configs/quickstart.py"  # the config without an objective and data
 _WIDTH = 100
 
@@ -65,7 +65,7 @@ def _chosen(objective: str | None, uri: str | None) -> tuple[str, dict[str, Any]
 def starters() -> dict[str, str]:
     """Returns {objective: shipped config} of the configs that start from random parameters."""
     found: dict[str, str] = {}
-    for name in (name for name in shipped_configs() if not name.startswith(_RECIPES)):
+    for name in (name for name in shipped_configs() if not name.startswith(_OTHERS)):
         values = read_file(name)
         if values.get("init_from") is None and name != _FIRST:
             found.setdefault(values["objective"]["name"], name)

@@ -71,6 +71,7 @@ COMMANDS = {
     "export": ["export", "{}", "{out}"],
     "import": ["import", "{}", "{out}"],
     "report": ["report", "{}"],
+    "sweep": ["sweep", "--status", "--workdir", "{}"],
 }
 
 

@@ -17,7 +17,8 @@ from ssljax.interop.hf import flat
 from ssljax.models.family import TransformerConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = [p for p in (ROOT / "configs").rglob("[!_]*.py") if p.parent.name != "recipes"]  # tests/test_recipes.py
+OTHERS = ("recipes", "scaling")  # tests/test_recipes.py, tests/scaling/test_study.py
+FILES = [p for p in (ROOT / "configs").rglob("[!_]*.py") if p.parent.name not in OTHERS]
 PATHS = sorted(str(p.relative_to(ROOT)) for p in FILES)
 VARIANTS = [
     *PATHS,

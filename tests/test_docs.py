@@ -22,6 +22,7 @@ from ssljax.parallel.hardware import CHIPS
 from ssljax.parallel.rules import RULES
 from ssljax.runs import export, inspection
 from ssljax.runs.card import Card
+from ssljax.scaling.study import read_study
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -124,11 +125,26 @@ def test_named_files_exist(page):
         assert (ROOT / name).exists() or name in MADE_BY_RUNS, f"{page.name}: {name}"
 
 
+def done(options, overrides):
+    """A command that is not run here."""
+    return 0
+
+
+def swept(options, overrides):
+    """Makes the runs of a command `ssljax sweep`; none is trained."""
+    cli.sweeps._check(options, overrides)
+    cli.sweeps._parameters(options.slurm)
+    if options.config is not None:
+        assert read_study(options.config, overrides, cli.sweeps._group(options)).runs
+    return 0
+
+
 @pages
 def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
-    monkeypatch.setattr(cli, "_start", lambda options: None)
+    for module in (cli.training, cli.models, cli.text):
+        monkeypatch.setattr(module, "compilation_cache", lambda: None)
+    monkeypatch.setattr(cli.training, "start", lambda options: None)
     monkeypatch.setattr(starter, "write_starter", lambda name, *args: pathlib.Path(f"{name}.py"))
     monkeypatch.setattr(run, "train", lambda *args, **options: None)
     monkeypatch.setattr(runs, "evaluate", lambda *args: None)
@@ -136,7 +152,9 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
     monkeypatch.setattr(runs, "embed", lambda *args, **options: runs.Embedded(np.zeros((1, 2), np.float32), ["a"]))
     monkeypatch.setattr(runs, "write_embedded", lambda embedded, path: path)
-    monkeypatch.setattr(cli, "_report", lambda options, overrides: 0)
+    monkeypatch.setattr(cli.training, "_report", lambda options, overrides: 0)
+    for name, call in (("_sweep", swept), ("_runs", done), ("_compare", done)):
+        monkeypatch.setattr(cli.sweeps, name, call)
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)
     monkeypatch.setattr(hf_export, "convert", lambda *args: model)
     monkeypatch.setattr(export, "export", lambda *args: export.Exported(model, Card({}, "")))

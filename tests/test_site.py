@@ -57,7 +57,7 @@ def test_gallery_equals_the_docstrings():
     maker = script("docs/make_gallery_page.py")
     text = maker.PAGE.read_text()
     assert maker.page() == text, "stale: run python docs/make_gallery_page.py"
-    configs = [p for p in (ROOT / "configs").rglob("[!_]*.py") if p.parent.name != "recipes"]
+    configs = [p for p in (ROOT / "configs").rglob("[!_]*.py") if p.parent.name not in maker.OTHERS]
     assert text.count("\n## ") == len(configs) and all(
         f"--config configs/{p.relative_to(ROOT / 'configs')}" in text for p in configs
     )

@@ -45,7 +45,7 @@ def follow(name, monkeypatch):
         elif language == "python":
             exec(block, names)
         for words in map(words_of, block.splitlines() if language == "bash" else ()):
-            small = SMALL if words[1:2] == ["train"] else []
+            small = SMALL if words[1:2] == ["train"] or (words[1:2] == ["sweep"] and "--config" in words) else []
             if small and re.fullmatch(r"configs/[\w/]+\.py", words[words.index("--config") + 1]):
                 small = [*small, "--config.evals={}"]
             assert not words or cli.main([*words[1:], *small]) == 0, words

@@ -4,7 +4,7 @@ The encoder starts from the run of configs/vision/simclr.py, which saw no labels
 
     ssljax train --config configs/finetune/images.py --workdir runs/finetuned
     ssljax train --config configs/finetune/images.py:start=random --workdir runs/scratch
-    ssljax report runs/finetuned runs/scratch
+    ssljax compare runs/finetuned runs/scratch
 
 Another encoder of the same shape is named by `--config.init_from.path=DIR`; pictures of your own, in one folder for
 each class, by `:data=folder` and `--config.data.source=images:DIR`.

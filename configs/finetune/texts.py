@@ -5,7 +5,7 @@ layer.
 
     ssljax train --config configs/finetune/texts.py --workdir runs/sentiment
     ssljax train --config configs/finetune/texts.py:start=random --workdir runs/sentiment-scratch
-    ssljax report runs/sentiment runs/sentiment-scratch
+    ssljax compare runs/sentiment runs/sentiment-scratch
 
 Another encoder of the same shape is named by `--config.init_from.path=DIR`; texts of your own, in a table with the
 columns `text` and `label` whose rows are in no order, by `:data=files` and `--config.data.source=csv:FILE`.

@@ -19,6 +19,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class DivergedError(UserError):
+    """A run whose steps are no longer finite."""
+
+
 def one_line(text: str) -> str:
     """Returns a text as one printable line of at most 2,000 characters."""
     line = " ".join(part.strip() for part in text.splitlines()) if len(text.splitlines()) > 1 else text

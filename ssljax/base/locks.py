@@ -59,7 +59,7 @@ def leased(path: pathlib.Path, expiry: float = EXPIRY) -> Iterator[None]:
         BlockingIOError: another process holds the lease; the message names it.
         OSError: the file cannot be written.
     """
-    own = json.dumps({**_this_process(), "nonce": uuid.uuid4().hex})
+    own = json.dumps({**this_process(), "nonce": uuid.uuid4().hex})
     _take(path, own, expiry)
     ended = threading.Event()
     threading.Thread(target=_renew, args=(path, own, expiry / 3, ended), name="lease", daemon=True).start()
@@ -98,7 +98,7 @@ def _await_end(path: pathlib.Path, holder: str, expiry: float) -> None:
     Raises:
         BlockingIOError: the holder is alive.
     """
-    alive = _is_alive(holder)
+    alive = is_alive(holder)
     if alive is False:
         return
     if alive is None:
@@ -176,7 +176,7 @@ def _await_silence(bucket: Bucket, name: str, holder: bytes, expiry: float) -> N
     Raises:
         BlockingIOError: the holder is alive.
     """
-    alive, began = _is_alive(holder.decode(errors="replace")), time.monotonic()
+    alive, began = is_alive(holder.decode(errors="replace")), time.monotonic()
     if alive is False:
         return
     if alive is None:
@@ -204,7 +204,7 @@ def _raise_number(bucket: Bucket, name: str, nonce: str, every: float, ended: th
 
 
 def _numbered(nonce: str, number: int) -> bytes:
-    return json.dumps({**_this_process(), "nonce": nonce, "number": number}).encode()
+    return json.dumps({**this_process(), "nonce": nonce, "number": number}).encode()
 
 
 def _nonce(content: bytes | None) -> str | None:
@@ -214,16 +214,17 @@ def _nonce(content: bytes | None) -> str | None:
         return None
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
+    """Returns what tells this process from every other one, on this machine and elsewhere, as JSON values."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
     machine = boot.read_text().strip() if boot.exists() else platform.node()
     return {"host": platform.node(), "machine": machine, "pid": os.getpid(), "started": _started(os.getpid())}
 
 
-def _is_alive(holder: str) -> bool | None:
-    """Returns True if the process that wrote a lease runs; None if it ran on another machine."""
+def is_alive(holder: str) -> bool | None:
+    """Returns True if the process of which `this_process` is the JSON text runs; None if it ran on another machine."""
     try:
-        values, here = json.loads(holder), _this_process()
+        values, here = json.loads(holder), this_process()
         if (values["host"], values["machine"]) != (here["host"], here["machine"]):
             return None
         os.kill(values["pid"], 0)

@@ -2,6 +2,7 @@
 
 Exit codes:
 0: success.
+1: a run of a study has failed (`ssljax sweep`).
 2: a user error, reported in one line.
 75: stopped by a signal after saving. The same command continues, so a scheduler may run it again.
 141: the output was piped to a program that has closed the pipe (`ssljax list models | head`).
@@ -19,7 +20,7 @@ from ssljax import __version__
 from ssljax.base.console import ConsoleHandler
 from ssljax.base.errors import UserError, one_line
 from ssljax.base.signals import STOPPED, Stopped
-from ssljax.cli import laws, listing, models, text, training
+from ssljax.cli import laws, listing, models, sweeps, text, training
 from ssljax.cli.arguments import Parser, overrides
 
 USER_ERROR, CLOSED_PIPE = 2, 141  # 141: 128 + SIGPIPE
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     parser.add_argument("--version", action="version", version=f"ssljax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (training, models, text, laws):
+    for module in (training, sweeps, laws, models, text):
         module.add(commands)
     listing.add(commands, parser)
     return parser

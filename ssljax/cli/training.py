@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -33,10 +32,9 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--evals", help="names, comma-separated (default: all of the config)")
     evaluate.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
     add_processes(evaluate)
-    report = commands.add_parser("report", help="write report.html again, or compare several runs")
+    report = commands.add_parser("report", help="write report.html of a workdir again")
     report.set_defaults(call=_report)
-    report.add_argument("workdirs", metavar="WORKDIR", nargs="+")
-    report.add_argument("--out", metavar="FILE", help="page of a comparison (default: comparison.html)")
+    report.add_argument("workdir", metavar="WORKDIR", nargs="+", help="one workdir; `ssljax compare` takes several")
 
 
 def _add_train(commands: Any) -> None:
@@ -134,25 +132,12 @@ def _eval(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _report(options: argparse.Namespace, overrides: Overrides) -> int:
-    from ssljax import report
-    from ssljax.base.buckets import is_address
-    from ssljax.base.files import replacing
     from ssljax.runs.workdir import Workdir
 
-    if len(options.workdirs) == 1:
-        if options.out is not None:
-            raise UserError(f"--out: got {options.out!r}, which is for several workdirs; one has its report inside")
-        workdir = Workdir(options.workdirs[0])
-        print(workdir.write_report())
-        if workdir.name != str(workdir.path):
-            print(f"{workdir.name}/report.html")
-        return 0
-    folders = [Workdir(path).path if is_address(path) else path for path in options.workdirs]
-    found, out = report.compare(folders), pathlib.Path(options.out or "comparison.html")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: the folder {str(out.parent)!r} does not exist")
-    report.print_table(found.table)
-    with replacing(out) as temporary:
-        temporary.write_text(found.page(), encoding="utf-8")
-    print(out)
+    if len(options.workdir) > 1:
+        raise UserError(f"report: got {len(options.workdir)} workdirs, must be one; `ssljax compare` compares several")
+    workdir = Workdir(options.workdir[0])
+    print(workdir.write_report())
+    if workdir.name != str(workdir.path):
+        print(f"{workdir.name}/report.html")
     return 0

@@ -78,10 +78,10 @@ def compare(workdirs: Sequence[str | pathlib.Path]) -> Comparison:
         UserError: fewer than two folders, one of them twice or not a workdir, or a damaged file.
     """
     if len(workdirs) < 2:
-        raise UserError("report: a comparison needs at least two workdirs")
+        raise UserError("compare: a comparison needs at least two workdirs")
     paths = [pathlib.Path(workdir).resolve() for workdir in workdirs]
     if twice := {str(path) for path in paths if paths.count(path) > 1}:
-        raise UserError(f"report: {sorted(twice)[0]!r} is given twice")
+        raise UserError(f"compare: {sorted(twice)[0]!r} is given twice")
     groups = _grouped([read_run(workdir) for workdir in workdirs])
     return Comparison(groups, _table(groups))
 
@@ -92,11 +92,11 @@ def _grouped(runs: list[Run]) -> list[Group]:
         {key: _without_folder(value, str(run.workdir.resolve())) for key, value in dotted(run.config).items()}
         for run in runs
     ]
-    differing = _differing(flat)
+    keys = differing(flat)
     groups: dict[str, Group] = {}
     seeds: dict[str, set[Any]] = {}
     for run, config in zip(runs, flat):
-        changed, seed, copy = {key: config.get(key) for key in differing}, config.get(_SEED), 0
+        changed, seed, copy = {key: config.get(key) for key in keys}, config.get(_SEED), 0
         while seed in seeds.setdefault(key := json.dumps([changed, copy]), set()):
             copy += 1
         seeds[key].add(seed)
@@ -104,7 +104,7 @@ def _grouped(runs: list[Run]) -> list[Group]:
     return list(groups.values())
 
 
-def _differing(configs: list[dict[str, Any]]) -> list[str]:
+def differing(configs: list[dict[str, Any]]) -> list[str]:
     """Returns the keys whose values differ, without the seed and those that change no result.
 
     A key that only some of the configs have, with one value, is left out if other keys of its group, or of the groups
@@ -186,7 +186,8 @@ def _shown_runs(groups: list[Group]) -> list[curves.Shown]:
             folder = _folder(run, runs)
             alike = [other for other in groups if other.changed == group.changed]
             label = f"{group.label} ({folder})" if len(group.runs) > 1 or len(alike) > 1 else group.label
-            shown.append(curves.Shown(label if group.label else folder, i, run))
+            mean = f"{label if len(alike) > 1 else group.label or folder}, mean of {len(group.runs)} seeds"
+            shown.append(curves.Shown(label if group.label else folder, i, run, mean))
     return shown
 
 

@@ -42,10 +42,10 @@
     return at;
   }
 
-  // The data and the series of a panel: each curve, below it its faint original if it is smoothed, and levels.
+  // The data, series and bands of a panel: each curve, below it its faint original if it is smoothed, and levels.
   function content(panel, positive, weight) {
     const drawn = value => (positive && value <= 0 ? null : value);
-    const tables = [], series = [{label: "step", value: (plot, step) => (step == null ? "–" : whole.format(step))}];
+    const tables = [], bands = [], series = [{label: "step", value: (plot, step) => (step == null ? "–" : whole.format(step))}];
     for (const line of panel.lines) {
       const values = line.values.map(drawn), color = css(`--line-${line.color % COLORS}`);
       const dash = line.color < COLORS ? undefined : DASHES[Math.floor(line.color / COLORS - 1) % DASHES.length];
@@ -58,6 +58,12 @@
       } else {
         series.push({...shared, width: 1.6, points: {fill: css("--back")}, value: (plot, value) => text(value, panel.unit)});
         tables.push([page.steps[line.steps], values]);
+        if (line.low) { // the band of a mean, between two lines that are not drawn
+          const edge = {label: line.label, width: 0, class: "faint", points: {show: false}};
+          bands.push({series: [series.length + 1, series.length], fill: color + "33"});
+          series.push({...edge}, {...edge});
+          tables[tables.length - 1].push(line.low.map(drawn), line.high.map(drawn));
+        }
       }
     }
     const data = uPlot.join(tables);
@@ -67,7 +73,7 @@
         points: {show: false}, value: () => text(level.value, panel.unit)});
       data.push(data[0].map(() => drawn(level.value)));
     });
-    return {data, series};
+    return {data, series, bands};
   }
 
   function size(place) {
@@ -75,11 +81,12 @@
     return {width, height: Math.round(Math.min(320, Math.max(210, 0.6 * width)))};
   }
 
-  function options(panel, place, series, positive, hidden) {
+  function options(panel, place, series, bands, positive, hidden) {
     const axis = {stroke: css("--text"), grid: {stroke: css("--grid"), width: 1}, ticks: {stroke: css("--grid"), size: 4}};
     const wide = values => 16 + 7 * Math.max(4, ...(values || []).map(value => (value || "").length));
     return {
       ...size(place),
+      bands,
       series: series.map(one => ({...one, show: !hidden.has(one.label)})),
       scales: {x: {time: false}, y: positive ? {distr: 3, range: (plot, low, high) => uPlot.rangeLog(low, high, 10, false)} : {}},
       axes: [
@@ -111,9 +118,9 @@
     function draw() {
       const {min, max} = plot ? plot.scales.x : {};
       const positive = log.checked && panel.lines.some(line => line.values.some(value => value > 0));
-      const {data, series} = content(panel, positive, Number(smoothing.value));
+      const {data, series, bands} = content(panel, positive, Number(smoothing.value));
       if (plot) plot.destroy();
-      plot = new uPlot(options(panel, place, series, positive, hidden), data, place);
+      plot = new uPlot(options(panel, place, series, bands, positive, hidden), data, place);
       if (min != null) plot.setScale("x", {min, max});
     }
     new ResizeObserver(() => {

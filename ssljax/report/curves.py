@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,20 +20,30 @@ class Shown:
     Attributes:
         label: name in legends.
         color: number of its colour; runs that differ in their seed share one.
+        mean: name of the mean of the runs of this colour.
     """
 
     label: str
     color: int
     run: Run
+    mean: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A curve of a panel."""
+    """A curve of a panel.
+
+    Attributes:
+        label: name in legends.
+        color: number of its colour.
+        points: the curve.
+        spread: standard deviations of the points of a mean; (): the curve is no mean.
+    """
 
     label: str
     color: int
     points: Points
+    spread: Sequence[float] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +84,8 @@ def sections(runs: Sequence[Shown]) -> list[Section]:
     speed = [name for name in ("learning_rate", *metrics.SPEED) if name in names]
     health = sorted(set(names) - {*losses, *speed})
     loss = [_loss(runs[0], losses)] if len(runs) == 1 else _panels(runs, losses)
-    several = [] if len(runs) == 1 else ["One line for each run; runs that differ in their seed have one colour."]
+    means = "of runs that differ in their seed, their mean with a band of one standard deviation"
+    several = [] if len(runs) == 1 else [f"A line for each run; {means}."]
     controls = ["Dashed: controls."] if len(runs) == 1 else several
     found = [
         Section("Loss", loss, ["Training loss: each point is the mean since the previous point.", *several]),
@@ -91,7 +103,7 @@ def page_data(shown: Sequence[Section]) -> dict[str, Any]:
     Returns:
         {"steps": lists of steps, "sections": [[panel, ...], ...]}. A panel has "title", "unit" ("%" or ""), "lines"
         and "levels". A line has "label", "color", "steps" (number of its list of steps) and "values", of 6 significant
-        digits; null: not finite. Shares are in per cent.
+        digits; null: not finite; a mean has "low" and "high" too. Shares are in per cent.
     """
     steps: dict[tuple[int, ...], int] = {}
     return {
@@ -121,11 +133,29 @@ def _panels(runs: Sequence[Shown], names: Sequence[str]) -> list[Panel]:
     return [
         Panel(
             metrics.title(name),
-            [Line(s.label if len(runs) > 1 else "value", s.color, points(s.run, "", name)) for s in runs],
+            _lines(runs if len(runs) > 1 else [dataclasses.replace(runs[0], label="value")], "", name),
             is_share(name),
         )
         for name in names
     ]
+
+
+def _lines(runs: Sequence[Shown], name: str, metric: str) -> list[Line]:
+    """Returns a line for each run; of runs of one colour that share steps, their mean with its spread."""
+    out = []
+    for color in dict.fromkeys(shown.color for shown in runs):
+        own = [Line(s.label, color, points(s.run, name, metric)) for s in runs if s.color == color]
+        tables = [dict(line.points) for line in own if line.points]
+        steps = sorted(set(tables[0]).intersection(*tables[1:])) if len(tables) > 1 else []
+        if not steps:
+            out += own
+            continue
+        values = [[table[step] for table in tables] for step in steps]
+        means = [statistics.fmean(v) if all(map(_finite, v)) else math.nan for v in values]
+        spread = [statistics.stdev(v) if all(map(_finite, v)) else math.nan for v in values]
+        mean = next(shown.mean for shown in runs if shown.color == color)
+        out.append(Line(mean, color, list(zip(steps, means)), spread))
+    return out
 
 
 def _evaluations(runs: Sequence[Shown]) -> list[Panel]:
@@ -135,7 +165,7 @@ def _evaluations(runs: Sequence[Shown]) -> list[Panel]:
     return [
         Panel(
             f"{name}: {readable(metric)}",
-            [Line(s.label, s.color, points(s.run, name, metric)) for s in runs],
+            _lines(runs, name, metric),
             is_share(metric),
             _levels(runs[0].run, name, metric) if len(runs) == 1 else {},
         )
@@ -166,6 +196,7 @@ def _panel_data(panel: Panel, steps: dict[tuple[int, ...], int]) -> dict[str, An
             "steps": steps.setdefault(tuple(step for step, _ in line.points), len(steps)),
             "values": [_rounded(y, factor) for _, y in line.points],
         }
+        | _band(line, factor)
         for line in panel.lines
         if line.points
     ]
@@ -175,6 +206,14 @@ def _panel_data(panel: Panel, steps: dict[tuple[int, ...], int]) -> dict[str, An
         if _finite(value)
     ]
     return {"title": panel.title, "unit": "%" if panel.share else "", "lines": lines, "levels": levels}
+
+
+def _band(line: Line, factor: int) -> dict[str, list[float | None]]:
+    """Returns the values one standard deviation below and above a mean; {} for another line."""
+    if not line.spread:
+        return {}
+    pairs = [(y, s) for (_, y), s in zip(line.points, line.spread)]
+    return {"low": [_rounded(y - s, factor) for y, s in pairs], "high": [_rounded(y + s, factor) for y, s in pairs]}
 
 
 def _rounded(value: Any, factor: int) -> float | None:

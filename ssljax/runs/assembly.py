@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ssljax.config import RunConfig
 from ssljax.parallel import MeshConfig, presets
 from ssljax.train.optimization import Optimization
 from ssljax.train.program import Program, batch_shapes, variable_shapes, with_shardings
+from ssljax.train.state import settings_of, with_hyper
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,61 @@ class Assembly:
         return -(-count // devices) * devices
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of a run of which its program is built; nothing is traced yet.
+
+    Attributes:
+        config: the checked config, with the tokenizer as it is now.
+        spec: description of the training data.
+        steps: length of the run.
+        objective: the objective, with its model.
+        optimization: rule, schedule and lengths.
+        mesh: the mesh.
+        open_data: opens the training data, once.
+    """
+
+    config: RunConfig
+    spec: data.DataSpec
+    steps: int
+    objective: Any
+    optimization: Optimization
+    mesh: Mesh
+    open_data: Callable[[], data.Dataset]
+
+    def program(self, varied: Collection[str] = ()) -> Program:
+        """Returns the program, traced; one that a recent run of this process has built is used again.
+
+        Args:
+            varied: settings such as "optimizer.learning_rate" that are arrays of the state, `State.hyper`. The program
+                does not depend on their values.
+
+        Raises:
+            UserError: settings of the optimisation do not fit the parameters.
+        """
+        hyper = dict.fromkeys(varied, 0.0)
+        return _program(
+            objective=with_hyper(self.objective, hyper),
+            optimization=self.optimization.with_settings(settings_of("optimizer", hyper)),
+            mesh=self.mesh,
+            batch_shapes=batch_shapes(self.spec, self.config.batch_size),
+            microbatches=self.config.microbatches,
+            ema=self.config.ema,
+            hyper=hyper,
+            deterministic=self.config.deterministic,
+            shard=self.config.mesh.shard,
+        )
+
+    def assembly(self, program: Program) -> Assembly:
+        """Returns the run with its program.
+
+        Raises:
+            UserError: the devices hold more of the parameters whole than `mesh.whole` allows.
+        """
+        parallel.check_whole(self.config.mesh.whole, program.axes.params, program.shapes.params, self.mesh)
+        return Assembly(self.config, self.spec, program, self.steps, self.open_data)
+
+
 def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: data.DataSpec | None = None) -> Assembly:
     """Opens the data and builds the program; nothing is computed on a device.
 
@@ -73,6 +129,12 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     Raises:
         UserError: the parts of the config do not fit each other, the data, or the devices.
     """
+    parts = parts_of(config, devices, spec)
+    return parts.assembly(parts.program())
+
+
+def parts_of(config: RunConfig, devices: list[jax.Device] | None = None, spec: data.DataSpec | None = None) -> Parts:
+    """Opens the data and makes the parts of the program; arguments and errors are those of `assemble`."""
     if config.mesh.preset is None:  # mistakes in the mesh are reported before the data are opened
         check_batches(config, parallel.make_mesh(config.mesh, devices))
     if spec is None:
@@ -87,18 +149,8 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None, spec: d
     steps = durations.steps(config.steps, lengths, "steps")
     lengths = dataclasses.replace(lengths, total_steps=steps)
     objective = objectives.create({"objective": config.objective, "model": config.model}, spec, steps)
-    program = _program(
-        objective=objective,
-        optimization=Optimization(config.optimizer, Multiplier(config.schedule.resolve(lengths), steps), lengths),
-        mesh=mesh,
-        batch_shapes=batch_shapes(spec, config.batch_size),
-        microbatches=config.microbatches,
-        ema=config.ema,
-        deterministic=config.deterministic,
-        shard=config.mesh.shard,
-    )
-    parallel.check_whole(config.mesh.whole, program.axes.params, program.shapes.params, mesh)
-    return Assembly(config, spec, program, steps, open_data)
+    optimization = Optimization(config.optimizer, Multiplier(config.schedule.resolve(lengths), steps), lengths)
+    return Parts(config, spec, steps, objective, optimization, mesh, open_data)
 
 
 def with_preset(config: RunConfig, devices: list[jax.Device], spec: data.DataSpec) -> RunConfig:

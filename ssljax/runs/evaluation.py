@@ -103,6 +103,7 @@ def evaluate_and_report(
     names: list[str] | None = None,
     results: Mapping[str, Mapping[str, float]] | None = None,
     before_report: Callable[[], None] = lambda: None,
+    controls: Callable[[], Mapping[str, Mapping[str, Mapping[str, float]]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluates the model and its controls, prints the table and draws the report.
 
@@ -117,17 +118,18 @@ def evaluate_and_report(
         names: evaluations to run; None: all.
         results: metrics of the trained model, if they were already measured at this step.
         before_report: called once everything that the report shows is measured.
+        controls: returns the results of the controls; None: they are computed.
 
     Returns:
         The lines that were added to evals.jsonl.
     """
-    step, program = int(state.step), assembly.program
+    step = int(state.step)
     state = state.replace(opt_state=None)  # frees memory for the untrained control
     lines = evaluator.records(step, results or evaluator.run(evaluation_params(state), state.extra, names))
     with _where_possible():
         workdir.write_evaluations(lines)  # before the controls, which may fail
-    untrained = program.jitted_variables()(assembly.config.seed)
-    for control, found in evaluator.controls(untrained.params, untrained.extra, names).items():
+    found_controls = controls() if controls else control_results(assembly, evaluator, names)
+    for control, found in found_controls.items():
         lines += evaluator.records(step, found, of=control)
     if lines and workdir.leads:
         report.print_table(report.evaluation_table(lines))
@@ -140,6 +142,14 @@ def evaluate_and_report(
         if workdir.leads:
             print(f"report: {path}" if workdir.name == str(workdir.path) else f"report: {workdir.name}/{path.name}")
     return lines
+
+
+def control_results(
+    assembly: Assembly, evaluator: evals.Evaluator, names: list[str] | None = None
+) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    """Returns {control: {evaluation: {metric: value}}}; they depend on objective, seed and data, not on training."""
+    untrained = assembly.program.jitted_variables()(assembly.config.seed)
+    return evaluator.controls(untrained.params, untrained.extra, names)
 
 
 def _write_pictures(assembly: Assembly, evaluator: evals.Evaluator, state: State, workdir: Workdir) -> None:
@@ -217,18 +227,24 @@ def make_evaluator(assembly: Assembly) -> evals.Evaluator:
 
 
 def make_health(assembly: Assembly) -> Callable[[State], dict[str, jax.Array]]:
-    """Returns a function state -> measures of collapse on one batch: feature std, effective rank, uniformity."""
-    objective, program, rows = assembly.program.objective, assembly.program, assembly.rows_near(256)
-    own = assembly.dataset.batch(0, lambda size: program.own_rows(min(rows, size)))
-    batch = program.put_rows({k: v for k, v in own.items() if k != "label"})
-
-    @jax.jit
-    def health(params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
-        pooled = objective.features(params, extra, views.centered(objective.prepare(batch)))["pooled"]
-        return {
-            "health/feature_std": losses.feature_std(pooled),
-            "health/effective_rank": losses.effective_rank(pooled),
-            "health/uniformity": losses.uniformity(pooled),
-        }
-
+    """Returns a function state -> `collapse` on one batch."""
+    objective, batch = assembly.program.objective, health_batch(assembly)
+    health = jax.jit(lambda params, extra, batch: collapse(objective, params, extra, batch))
     return lambda state: health(evaluation_params(state), state.extra, batch)
+
+
+def health_batch(assembly: Assembly) -> Any:
+    """Returns the rows on which `collapse` is measured: up to 256 of the first batch, without labels."""
+    program, rows = assembly.program, assembly.rows_near(256)
+    own = assembly.dataset.batch(0, lambda size: program.own_rows(min(rows, size)))
+    return program.put_rows({k: v for k, v in own.items() if k != "label"})
+
+
+def collapse(objective: Any, params: Any, extra: Any, batch: Any) -> dict[str, jax.Array]:
+    """Returns measures of collapse of the features of a batch: standard deviation, effective rank, uniformity."""
+    pooled = objective.features(params, extra, views.centered(objective.prepare(batch)))["pooled"]
+    return {
+        "health/feature_std": losses.feature_std(pooled),
+        "health/effective_rank": losses.effective_rank(pooled),
+        "health/uniformity": losses.uniformity(pooled),
+    }

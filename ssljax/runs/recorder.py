@@ -1,6 +1,7 @@
 """Callbacks between training steps: they log metrics, run evaluations and save checkpoints."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import time
@@ -12,7 +13,7 @@ import numpy as np
 
 from ssljax import data, evals, parallel
 from ssljax.base import hashing
-from ssljax.base.errors import UserError
+from ssljax.base.errors import DivergedError
 from ssljax.base.signals import Abandoned, Signals
 from ssljax.base.threads import single_threaded_blas
 from ssljax.runs.assembly import Assembly
@@ -34,6 +35,19 @@ log = logging.getLogger(__name__)
 _WRITTEN = 10.0  # seconds between the lines of starts.jsonl that log points write, so that a killed start has one
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the recorders of a stack of runs have in common.
+
+    Attributes:
+        wait: waits for the devices.
+        shows_progress: True: this run shows the progress of all.
+    """
+
+    wait: DeviceWait
+    shows_progress: bool
+
+
 class Recorder:
     """The callbacks of the loop, in this order: compare replicas, log, evaluate, save.
 
@@ -52,13 +66,19 @@ class Recorder:
         watchdog: Watchdog,
         trackers: Trackers,
         record: StartRecord,
+        shared: Shared | None = None,
     ):
-        self.record, self.wait = record, DeviceWait()
+        """Opens the log of metrics.
+
+        Args:
+            shared: what the runs of a stack have in common; None: the run is alone.
+        """
+        self.record, self.wait = record, shared.wait if shared else DeviceWait()
         self.assembly, self.workdir, self.batches, self.trackers = assembly, workdir, batches, trackers
         self.checkpoints, self.evaluator, self.signals, self.watchdog = checkpoints, evaluator, signals, watchdog
         program, spec, settings = assembly.program, assembly.spec, assembly.config.log
         self.pop = jax.jit(pop_meters, donate_argnums=0, out_shardings=(program.shardings, None))
-        self.health = make_health(assembly)
+        self.health = make_health(assembly) if shared is None else None
         self.results: dict[int, Mapping[str, Mapping[str, float]]] = {}  # {step: results} of the newest evaluated step
         cut = parallel.lead(lambda: workdir.cut_metrics(start))
         record.lose(cut.lost)
@@ -69,7 +89,8 @@ class Recorder:
             program.mesh,
             seconds_before=cut.kept,
         )
-        self.progress = Progress(assembly.steps, start, settings.progress and workdir.leads)
+        shown = settings.progress and workdir.leads and (shared is None or shared.shows_progress)
+        self.progress = Progress(assembly.steps, start, shown)
         self._exhausted = parallel.lead(lambda: self._judge(start))
 
     def close(self) -> None:
@@ -78,15 +99,33 @@ class Recorder:
 
     def callbacks(self, own: Sequence[tuple[int, Callback]] = ()) -> list[tuple[int, Callback]]:
         """Returns pairs (steps between calls, callback) for `train.loop.fit`; `own` ones come before the saving."""
-        config, program = self.assembly.config, self.assembly.program
-        calls: list[tuple[int, Callback]] = [(1, self.tick)]
-        if config.log.check_every_steps and program.mesh.size > 1:
-            calls.append((config.log.check_every_steps, Replicas(program.target(), program.mesh).check))
-        calls.append((config.log.every_steps, self.log))
+        program = self.assembly.program
+        compare = Replicas(program.target(), program.mesh).check if self.compares_replicas() else None
+        return self.scheduled(self.tick, compare, self.log, self.evaluate, self.save, own)
+
+    def compares_replicas(self) -> bool:
+        """Returns True if the copies of the state on different devices are compared."""
+        return self.assembly.config.log.check_every_steps > 0 and self.assembly.program.mesh.size > 1
+
+    def scheduled(
+        self,
+        tick: Callback,
+        compare: Callback | None,
+        log: Callback,
+        evaluate: Callback,
+        save: Callback,
+        own: Sequence[tuple[int, Callback]] = (),
+    ) -> list[tuple[int, Callback]]:
+        """Returns callbacks with the steps between their calls, in the order of their calls."""
+        config = self.assembly.config
+        calls: list[tuple[int, Callback]] = [(1, tick)]
+        if compare is not None:
+            calls.append((config.log.check_every_steps, compare))
+        calls.append((config.log.every_steps, log))
         every = [e.every_steps for e in self.evaluator.evaluations.values() if e.every_steps]
         if every:
-            calls.append((math.gcd(*every), self.evaluate))
-        return [*calls, *own, (config.checkpoint.every_steps or self.assembly.steps, self.save)]
+            calls.append((math.gcd(*every), evaluate))
+        return [*calls, *own, (config.checkpoint.every_steps or self.assembly.steps, save)]
 
     def tick(self, step: int, state: State) -> None:
         """Redraws the progress bar, and notes when the first step was done."""
@@ -104,6 +143,11 @@ class Recorder:
         with self.record.timed(part):
             yield
         self.speed.pause(time.perf_counter() - began)
+
+    def set_aside(self, part: Part, seconds: float) -> None:
+        """Counts time that another run of the stack has taken as that of evaluations or checkpoints."""
+        self.record.add(part, seconds)
+        self.speed.pause(seconds)
 
     def is_exhausted(self) -> bool:
         """Returns True if the metric of `early_stopping` has not improved for its number of evaluations."""
@@ -130,13 +174,23 @@ class Recorder:
         """Writes the mean of each metric since the last call, and returns the state with empty meters.
 
         Raises:
-            UserError: too many steps in a row were not finite.
+            DivergedError: too many steps in a row were not finite.
         """
+        assert self.health is not None, "the runs of a stack are measured together"
         state, numbers = self.pop(state)
         with single_threaded_blas():
             numbers = {**numbers, **self.health(state)}
             self.wait(numbers)
-        values: dict[str, Any] = {k: float(v) for k, v in parallel.fetch(numbers).items()}
+        self.write_numbers(step, {k: float(v) for k, v in parallel.fetch(numbers).items()})
+        return state
+
+    def write_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Writes the means of a log point, with rates and the count of skipped steps.
+
+        Raises:
+            UserError: too many steps in a row were not finite.
+        """
+        values: dict[str, Any] = dict(numbers)
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}
         if guard["skipped"]:
             values["skipped_steps"] = guard["skipped"]
@@ -149,13 +203,12 @@ class Recorder:
         self.progress.update(step, values)
         self.record.write(self.batches.wait_seconds, every=_WRITTEN)
         self._check_finite(guard["longest"], guard["last"])
-        return state
 
     def _check_finite(self, streak: int, last: int) -> None:
         limit = self.assembly.config.log.skipped_in_a_row
         if streak >= limit:
             ids = self.assembly.dataset.ids(last)[:8].tolist()
-            error = UserError(
+            error = DivergedError(
                 f"loss: {streak} steps in a row were not finite (limit log.skipped_in_a_row = {limit}); the last one, "
                 f"step {last}, saw the examples with ids {ids} ...; lower optimizer.learning_rate or inspect these"
             )
@@ -168,7 +221,7 @@ class Recorder:
 
         A signal ends them at once, without results: there is time to save, not to evaluate. The next start runs them.
         """
-        names = self._due(step)
+        names = self.due(step)
         if not names:
             return
         self.wait(state.step)  # the time of unfinished steps is not counted as evaluation
@@ -196,14 +249,14 @@ class Recorder:
     def evaluate_left_out(self, step: int, state: State) -> None:
         """Runs the evaluations of a restored step that a signal left out, and ranks its checkpoint by them."""
         done = parallel.lead(lambda: self._evaluated(step))
-        names = self._due(step)
+        names = self.due(step)
         if step and not done.issuperset(names):
             with self.record.timed("evaluations"):
                 results = self.evaluator.run(evaluation_params(state), state.extra, names)
             self._write(step, results)
             self.checkpoints.rank(step, _flat(results))
 
-    def _due(self, step: int) -> list[str]:
+    def due(self, step: int) -> list[str]:
         """Returns the evaluations of a step; all after the last one, so that its checkpoint can be ranked by them."""
         last = step == self.assembly.steps
         evaluations = self.evaluator.evaluations.items()

@@ -52,6 +52,10 @@ class StartRecord:
         finally:
             self._spent, self._open = self._parts(), None
 
+    def add(self, part: Part, seconds: float) -> None:
+        """Adds time that was spent elsewhere, for another run of a stack, to a part."""
+        self._spent[part] += seconds
+
     def stepped(self, waited: float) -> None:
         """Ends the part "start" at the first call; `waited` is the time in seconds that was waited for data so far."""
         if self._start is None:

@@ -46,6 +46,9 @@ REGISTRY = Registry(
 # Trackers whose libraries are extras of the package: `pip install ssljax[NAME]`.
 EXTRAS = ("aim", "mlflow", "trackio", "wandb")
 
+# Trackers whose libraries have one open run in a process, so that their runs are not stacked.
+ONE_RUN_A_PROCESS = ("trackio", "wandb")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tracked:

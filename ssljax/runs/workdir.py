@@ -1,6 +1,7 @@
 """The folder of a run: one object that reads and writes its files."""
 
 import contextlib
+import contextvars
 import dataclasses
 import errno
 import io
@@ -29,6 +30,12 @@ from ssljax.train.checkpoint import Source
 log = logging.getLogger(__name__)
 
 Resume = Literal["auto", "force"]
+
+# The folder that lines of the log belong to, and True if they are for its log.txt alone; None: for all folders that
+# this process trains in.
+_SPEAKING: contextvars.ContextVar[tuple[pathlib.Path, bool] | None] = contextvars.ContextVar("speaking", default=None)
+
+_OPEN: dict[logging.Handler, int] = {}  # the files log.txt that are open -> the level of the log before the first one
 
 
 class Cut(NamedTuple):
@@ -121,18 +128,43 @@ class Workdir:
     @contextlib.contextmanager
     def _log_file(self) -> Iterator[None]:
         handler = logging.FileHandler(self.path / "log.txt")
+        handler.addFilter(self._hears)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         package = logging.getLogger("ssljax")
-        level = package.level
+        level = next(iter(_OPEN.values()), package.level)
         if not package.isEnabledFor(logging.INFO):  # a program that has not set up its log gets the file all the same
             package.setLevel(logging.INFO)
         package.addHandler(handler)
+        _OPEN[handler] = level
         try:
             yield
         finally:
             package.removeHandler(handler)
-            package.setLevel(level)
+            del _OPEN[handler]
+            if not _OPEN:
+                package.setLevel(level)
             handler.close()
+
+    @contextlib.contextmanager
+    def speaking(self, quiet: bool = False) -> Iterator[None]:
+        """Keeps lines of the log that are written inside out of the log.txt of other folders, for runs of a stack.
+
+        Args:
+            quiet: True: the lines are not printed either.
+        """
+        token = _SPEAKING.set((self.path, quiet))
+        try:
+            yield
+        finally:
+            _SPEAKING.reset(token)
+
+    def _hears(self, record: logging.LogRecord) -> bool:
+        """Returns True if a line of the log belongs into the log.txt of this folder."""
+        spoken = _SPEAKING.get()
+        if spoken is None:
+            return True
+        record.quiet = spoken[1] or getattr(record, "quiet", False)  # handlers that print come after this one
+        return spoken[0] == self.path
 
     # Reading
 

@@ -38,7 +38,7 @@ class Program:
         objective: the objective, with its model.
         optimization: the optimisation, bound to the parameters.
         mesh: the mesh that holds the state; its devices decide on platform and device kind.
-        init: seed -> State, with meters.
+        init: seed -> State, with meters; or (seed, hyper) -> State, with other values of the settings that vary.
         step: (state, batch) -> (state, metrics).
         shapes: a `State` of `jax.ShapeDtypeStruct`.
         shardings: a `State` of shardings.
@@ -50,7 +50,7 @@ class Program:
     objective: Objective
     optimization: Optimization
     mesh: Mesh
-    init: Callable[[Any], State]
+    init: Callable[..., State]
     step: Step
     shapes: State
     shardings: State
@@ -89,7 +89,7 @@ class Program:
         """
         with parallel.mesh_context(mesh):
             variables = make_variables(objective, batch_shapes)
-            shapes, axes = abstract_variables(variables)
+            shapes, axes = abstract_variables(variables, hyper)
             optimization = optimization.bind(axes.params, shapes.params)
             state = jax.eval_shape(make_init(objective, variables, optimization, ema is not None, hyper), 0)
             place = _placing(axes, shapes, mesh, shard)
@@ -125,7 +125,7 @@ class Program:
 
     def jitted_init(self) -> Callable[[Any], State]:
         """Returns the compiled `init`: seed -> State. Parameters are created sharded; no device holds all of them."""
-        return self._jit("init", self.init, out_shardings=self.shardings)
+        return self.jit("init", self.init, out_shardings=self.shardings)
 
     def jitted_variables(self) -> Callable[[Any], Variables]:
         """Returns a compiled function: seed -> initial (params, extra), for the untrained control of evaluations."""
@@ -135,13 +135,13 @@ class Program:
             return Variables(state.params, state.extra)
 
         shardings = Variables(self.shardings.params, self.shardings.extra)
-        return self._jit("variables", variables, out_shardings=shardings)
+        return self.jit("variables", variables, out_shardings=shardings)
 
     def jitted_step(self) -> Step:
         """Returns the compiled step; it donates the buffers of the state that it gets."""
-        return self._jit("step", self.step, donate_argnums=0, out_shardings=(self.shardings, None))
+        return self.jit("step", self.step, donate_argnums=0, out_shardings=(self.shardings, None))
 
-    def _jit(self, name: str, function: Callable, **options: Any) -> Any:
+    def jit(self, name: str, function: Callable, **options: Any) -> Any:
         """`jax.jit` with the compiler options of the mesh's platform, once for a name."""
         if name not in self.compiled:
             chosen = compiler_options(self.mesh, self.deterministic)

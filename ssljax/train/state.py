@@ -1,5 +1,6 @@
 """The state of a run: its fields, initial values and shardings."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -83,8 +84,19 @@ def _conversions(jaxpr: Any) -> Iterator[Any]:
                 yield from _conversions(inner)
 
 
-def make_variables(objective: Objective, batch: Any) -> Callable[[Any], Any]:
-    """Returns the pure function seed -> initial variables of an objective, in boxes that hold their declarations.
+def settings_of(group: str, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one group in `hyper`: {"objective.temperature": x} -> {"temperature": x} for "objective"."""
+    return {k.removeprefix(group + "."): v for k, v in hyper.items() if k.startswith(group + ".")}
+
+
+def with_hyper(objective: Objective, hyper: Mapping[str, Any]) -> Objective:
+    """Returns the objective with the settings in `hyper`, which may be traced."""
+    settings = settings_of("objective", hyper)
+    return dataclasses.replace(objective, **settings) if settings else objective
+
+
+def make_variables(objective: Objective, batch: Any) -> Callable[..., Any]:
+    """Returns the pure function (seed, hyper) -> initial variables of an objective, in boxes with their declarations.
 
     Args:
         objective: the objective, with its model.
@@ -92,42 +104,48 @@ def make_variables(objective: Objective, batch: Any) -> Callable[[Any], Any]:
     """
 
     @functools.partial(jax.jit, inline=True)  # keeps the trace for all its users
-    def variables(seed: Any) -> Any:
+    def variables(seed: Any, hyper: Mapping[str, Any]) -> Any:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
         with nn.logical_axis_rules(()):  # otherwise flax applies the rules for activations to boxed parameters
-            return objective.init(stream(seed, 0, "init"), zeros)
+            return with_hyper(objective, hyper).init(stream(seed, 0, "init"), zeros)
 
     return variables
 
 
-def abstract_variables(variables: Callable[[Any], Any]) -> tuple[Any, Any]:
+def abstract_variables(variables: Callable[..., Any], hyper: Mapping[str, float] | None = None) -> tuple[Any, Any]:
     """Shapes and axes of the objective's variables, without computing arrays.
 
     Args:
-        variables: the function seed -> variables, from `make_variables`.
+        variables: the function (seed, hyper) -> variables, from `make_variables`.
+        hyper: settings that a stacked sweep varies; None: none.
 
     Returns:
         (shapes, axes), two trees like the variables. The axes of a leaf are a tuple of logical names; for a parameter
         with a declared role it is a `ssljax.layers.roles.ParameterAxes`, which also has role and height.
     """
-    boxed = jax.eval_shape(variables, 0)
+    boxed = jax.eval_shape(variables, 0, {name: jax.ShapeDtypeStruct((), jnp.float32) for name in hyper or {}})
     return parallel.unboxed(boxed), declarations(boxed)
+
+
+def as_arrays(hyper: Mapping[str, Any] | None) -> dict[str, jax.Array]:
+    """Returns settings as float32 scalars, as a state holds them; None: none."""
+    return {name: jnp.asarray(value, jnp.float32) for name, value in (hyper or {}).items()}
 
 
 def make_init(
     objective: Objective,
-    variables: Callable[[Any], Any],
+    variables: Callable[..., Any],
     optimizer: Any,
     ema: bool,
     hyper: Mapping[str, float] | None = None,
     meters: Any = None,
     scaled: bool = False,
-) -> Callable[[Any], State]:
-    """Returns the pure function seed -> State.
+) -> Callable[..., State]:
+    """Returns the pure function (seed, other values of `hyper`) -> State; the values may be left out.
 
     Args:
         objective: the objective, with its model.
-        variables: the function seed -> variables, from `make_variables`.
+        variables: the function (seed, hyper) -> variables, from `make_variables`.
         optimizer: a bound `ssljax.train.optimization.Optimization`.
         ema: True: keep averaged parameters.
         hyper: initial values of the settings that a stacked sweep varies; None: none.
@@ -135,18 +153,19 @@ def make_init(
         scaled: True: keep a loss scale, for float16.
     """
 
-    def init(seed: jax.Array) -> State:
-        params, extra = parallel.unboxed(variables(seed))
-        params = objective.project(params)
+    def init(seed: jax.Array, values: Mapping[str, Any] | None = None) -> State:
+        settings = as_arrays(hyper if values is None else values)
+        params, extra = parallel.unboxed(variables(seed, settings))
+        params = with_hyper(objective, settings).project(params)
         return State(
             step=jnp.int32(0),
             seed=jnp.asarray(seed, jnp.uint32),
             params=params,
             extra=extra,
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.with_settings(settings_of("optimizer", settings)).init(params),
             # A copy, because two leaves of a donated state must not share a buffer.
             ema=jax.tree.map(jnp.copy, params) if ema else None,
-            hyper={k: jnp.float32(v) for k, v in (hyper or {}).items()},
+            hyper=settings,
             meters=jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), meters or {}),
             guard={"skipped": jnp.int32(0), "streak": jnp.int32(0), "longest": jnp.int32(0), "last": jnp.int32(-1)},
             loss_scale=first_loss_scale() if scaled else None,

@@ -1,6 +1,5 @@
 """The train step: one function for all objectives, models and meshes."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from ssljax.objectives.base import Ctx, Loss, Objective, rows_of, stream
 from ssljax.objectives.teacher import ema
 from ssljax.train import noise_scale
 from ssljax.train.microbatch import gradients
-from ssljax.train.state import State, update_loss_scale
+from ssljax.train.state import State, settings_of, update_loss_scale, with_hyper
 from ssljax.views import example_keys
 
 Meters = dict[str, tuple[jax.Array, jax.Array]]  # {name: (sum, weight)}, float32 scalars
@@ -61,8 +60,8 @@ def make_update(
     # `jit` keeps the trace, which serves the shapes of the measurements, and then every program that has this step.
     @functools.partial(jax.jit, inline=True)
     def update(state: State, batch: Any) -> tuple[State, Meters]:
-        current = dataclasses.replace(objective, **_settings_of("objective", state.hyper))
-        opt = optimizer.with_settings(_settings_of("optimizer", state.hyper))
+        current = with_hyper(objective, state.hyper)
+        opt = optimizer.with_settings(settings_of("optimizer", state.hyper))
 
         # Inputs are a pure function of (seed, step, row, batch): slices, meshes and restarts do not change them.
         key = stream(state.seed, state.step, "views")
@@ -151,8 +150,3 @@ def _finite(tree: Any) -> jax.Array:
     """Returns True if all floating point leaves are finite. (A sum of squares could overflow for finite leaves.)"""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all() if leaves else jnp.bool_(True)
-
-
-def _settings_of(group: str, hyper: dict[str, jax.Array]) -> dict[str, Any]:
-    """The settings of one group in `hyper`: {"objective.temperature": x} -> {"temperature": x} for "objective"."""
-    return {k.removeprefix(group + "."): v for k, v in hyper.items() if k.startswith(group + ".")}

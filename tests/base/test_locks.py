@@ -65,7 +65,7 @@ def test_a_killed_job_frees_its_lease_at_once(holder, tmp_path, reaped):
 
 def test_another_process_with_the_number_of_the_dead_one_holds_nothing(tmp_path):
     """After a restart of the machine, or when numbers have run out."""
-    stale = {**locks._this_process(), "started": "1"}
+    stale = {**locks.this_process(), "started": "1"}
     (tmp_path / ".lease").write_text(json.dumps(stale))
     with leased(tmp_path / ".lease"):
         pass

@@ -100,11 +100,11 @@ def test_a_metric_that_is_not_finite_differs_from_one_that_is_missing(tmp_path):
 def test_the_command_prints_and_writes_a_page(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "out.html"
-    assert cli.main(["report", *map(str, folders), "--out", str(out)]) == 0
+    assert cli.main(["compare", *map(str, folders), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "75.0 ± 7.1 %" in printed and printed.endswith(f"{out}\n")
     page = out.read_text()
-    assert "temperature 0.1 (t0.1s0)" in page and "temperature 0.1 (t0.1s1)" in page and "75.0 ± 7.1 %" in page
+    assert "temperature 0.1, mean of 2 seeds" in page and "temperature 0.5" in page and "75.0 ± 7.1 %" in page
     assert "<h2>Runs</h2>" in page and page.count('class="panels"') == 2, "loss and evaluations"
 
 
@@ -127,11 +127,11 @@ def test_mistakes(folders, tmp_path, capsys):
         report.compare(folders[:1])
     with pytest.raises(UserError, match="is given twice"):
         report.compare([folders[0], folders[0].parent / "." / folders[0].name])
-    assert cli.main(["report", str(folders[0]), str(tmp_path / "nothing")]) == 2
+    assert cli.main(["compare", str(folders[0]), str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
-    assert cli.main(["report", str(folders[0]), "--out", str(tmp_path / "x.html")]) == 2
-    assert "--out: got" in capsys.readouterr().err
-    assert cli.main(["report", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
+    assert cli.main(["report", *map(str, folders)]) == 2
+    assert "report: got 3 workdirs, must be one; `ssljax compare` compares several" in capsys.readouterr().err
+    assert cli.main(["compare", *map(str, folders), "--out", str(tmp_path / "no" / "x.html")]) == 2
     assert "--out: the folder" in capsys.readouterr().err
 
 
@@ -140,7 +140,8 @@ def test_a_copy_is_no_second_seed(folders, tmp_path):
     copy = workdir(tmp_path / "copy", 0.1, 1, 0.9)
     found = report.compare([*folders, copy])
     assert [(row[0], row[2]) for row in found.table.rows] == [("t0.1s0", "2"), ("t0.5s0", "1"), ("copy", "1")]
-    assert "temperature 0.1 (copy)" in found.page() and "temperature 0.1 (t0.1s1)" in found.page()
+    assert "temperature 0.1 (copy)" in found.page()
+    assert "temperature 0.1 (t0.1s0), mean of 2 seeds" in found.page()
 
 
 def test_many_differences_are_listed_below_the_table(tmp_path):

@@ -1,5 +1,6 @@
 """The data of curves that go into a page, from small artificial workdirs, and the page in a browser."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -89,6 +90,25 @@ def test_several_runs_have_a_line_each(tmp_path):
             ("two", 1, second),
         ]
         assert panels[title]["levels"] == []
+
+
+def test_seeds_have_a_mean_with_its_spread(tmp_path):
+    """Runs of one colour: the mean and the standard deviation at the steps that all have, by hand."""
+    rows = {"a": (1.0, 2.0, 4.0), "b": (3.0, None, 1.0), "c": (2.0, 6.0, 4.0, 9.0)}
+    shown = []
+    for name, losses in rows.items():
+        lines = [{"step": 10 * (j + 1), "loss": loss} for j, loss in enumerate(losses)]
+        run = read_run(workdir(tmp_path / name, lines))
+        shown.append(curves.Shown(name, 1 if name == "b" else 0, run, "mean"))
+    mean, single = curves.page_data(curves.sections(shown))["sections"][0][0]["lines"]
+    assert mean["label"] == "mean" and mean["values"] == [1.5, 4.0, 4.0]
+    spread = [0.5**0.5, 8**0.5, 0.0]
+    assert mean["high"] == pytest.approx([m + s for m, s in zip(mean["values"], spread)], rel=1e-5)
+    assert mean["low"] == pytest.approx([m - s for m, s in zip(mean["values"], spread)], rel=1e-5)
+    assert single["values"] == [3.0, None, 1.0] and "low" not in single
+    alike = [dataclasses.replace(one, color=0) for one in shown]
+    (mean,) = curves.page_data(curves.sections(alike))["sections"][0][0]["lines"]
+    assert mean["values"] == [2.0, None, 3.0], "the steps of the shortest run; a gap where one is not finite"
 
 
 def page_json(html):

@@ -1,0 +1,284 @@
+"""The driver of a study: a worker claims runs, trains each in a process of its own, and records what became of it."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+from ssljax.base.errors import UserError, one_line
+from ssljax.base.locks import EXPIRY
+from ssljax.base.signals import Signals, Stopped
+from ssljax.scaling.cost import Cost, Costs
+from ssljax.scaling.ledger import Claim, Ledger, Outcome
+from ssljax.scaling.study import Study
+from ssljax.scaling.trainer import OUTPUT, last_line, version_of
+
+log = logging.getLogger(__name__)
+
+TRAINER = [sys.executable, "-m", "ssljax.scaling.trainer"]  # the command of a trainer
+_POLL = 0.2  # seconds between two looks at the trainers
+_IDLE = 2.0  # seconds between two looks for runs that others may have left
+_BEAT = EXPIRY / 4  # seconds between two renewals of the claims
+
+
+def plan(study: Study, store: str | pathlib.Path, costs: Costs | None = None) -> tuple[Ledger, dict[str, Cost]]:
+    """Adds a study to a store, which is made if it is missing. Returns the ledger, and the costs of the runs by hash.
+
+    Raises:
+        UserError: a config does not fit its data; the store has another study of this name, or too little space.
+    """
+    costs = costs or Costs()
+    found = study_costs(study, costs)
+    rungs: dict[str, Sequence[int]] = {}
+    if study.halving:
+        for run in study.runs:
+            lengths = dataclasses.replace(costs.lengths(run.config), total_steps=found[run.hash].steps)
+            rungs[run.hash] = study.halving.rungs(lengths)
+        check_halving(study)
+    ledger = Ledger(store, make=True)
+    check_space(ledger, study, found)
+    added = ledger.add(study, found, rungs)
+    log.info("%s: study %s has %d runs, %d of them new here", ledger.path, study.name, len(study.runs), added)
+    return ledger, found
+
+
+def study_costs(study: Study, costs: Costs) -> dict[str, Cost]:
+    """Returns the costs of the runs of a study by hash, of a trunk up to its last step.
+
+    Raises:
+        UserError: a config does not fit its data.
+    """
+    found = {run.hash: costs(run.config) for run in study.runs}
+    return {
+        run.hash: dataclasses.replace(found[run.hash], steps=run.stop) if run.stop else found[run.hash]
+        for run in study.runs
+    }
+
+
+def check_halving(study: Study) -> None:
+    """Raises UserError if the metric of halving is not measured at the rungs."""
+    assert study.halving
+    name, slash, _ = study.halving.metric.partition("/")
+    for run in study.runs if slash else ():
+        every = (run.config.to_dict()["evals"].get(name) or {}).get("every_steps")
+        if not every:
+            raise UserError(
+                f"study.halving.metric: got {study.halving.metric!r}, must be 'loss' or a metric of an evaluation with "
+                f"every_steps"
+            )
+
+
+def check_space(ledger: Ledger, study: Study, costs: dict[str, Cost]) -> None:
+    """Raises UserError if the disk has too little space for the checkpoints of the runs that are not done."""
+    done = set()
+    if study.name in ledger.studies():
+        done = {row.hash for row in ledger.rows(study.name) if row.step > 0}
+    kept = {run.hash: run.config.checkpoint.keep + (run.config.checkpoint.best is not None) for run in study.runs}
+    needed = sum(costs[key].state_bytes * number for key, number in kept.items() if key not in done)
+    free = shutil.disk_usage(ledger.store).free
+    if needed > free:
+        count = len(kept.keys() - done)
+        raise UserError(
+            f"--workdir: the checkpoints of {count} runs need about {needed / 1e9:,.1f} GB, "
+            f"{str(ledger.store)!r} has {free / 1e9:,.1f} GB free; free some, or --config.checkpoint.keep=1"
+        )
+
+
+@dataclasses.dataclass
+class _Slot:
+    """A trainer and what it works on."""
+
+    claims: list[Claim]
+    process: subprocess.Popen
+    result: int  # file descriptor of the pipe
+    began: float
+    received: bytes = b""
+
+    def receive(self) -> None:
+        """Takes what the trainer has written so far."""
+        with contextlib.suppress(BlockingIOError):
+            while found := os.read(self.result, 1 << 16):
+                self.received += found
+
+
+class Worker:
+    """A worker of a study: up to `jobs` trainers at a time.
+
+    Args:
+        ledger: the ledger of the store.
+        study: name of the study.
+        jobs: largest number of trainers.
+        devices: None, or for each trainer the numbers of the GPUs that it sees.
+    """
+
+    def __init__(self, ledger: Ledger, study: str, jobs: int = 1, devices: Sequence[str] | None = None):
+        self.ledger, self.study, self.jobs, self.devices = ledger, study, jobs, devices
+        self.name = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._slots: dict[int, _Slot] = {}
+        self._beaten = time.monotonic()
+        self._look_at = 0.0  # when it looks for runs again
+
+    def work(self, poll: Callable[[], None] | None = None) -> None:
+        """Trains runs until none is left that this worker could do; runs of other workers are waited for.
+
+        Args:
+            poll: a function that is called several times a second; None: none.
+
+        Raises:
+            Stopped: SIGTERM or SIGINT came; the trainers have saved and ended. The same call continues.
+        """
+        with Signals() as signals:
+            signals.record()
+            try:
+                while not signals.received:
+                    self._collect()
+                    if not self._fill():
+                        break
+                    if poll:
+                        poll()
+                    time.sleep(_POLL)
+            finally:
+                self._stop()
+            if signals.received:
+                raise _Ended
+
+    def _fill(self) -> bool:
+        """Starts trainers in empty slots. Returns False if there is nothing left to do or to wait for."""
+        if time.monotonic() - self._beaten > _BEAT:
+            self.ledger.beat(self.name)
+            self._beaten = time.monotonic()
+        if len(self._slots) == self.jobs or time.monotonic() < self._look_at:
+            return True
+        self._look_at = time.monotonic() + _IDLE
+        self.ledger.halve(self.study)
+        for slot in range(self.jobs):
+            if slot not in self._slots:
+                claims = self.ledger.claim(self.study, self.name)
+                if not claims:
+                    break
+                self._start(slot, claims)
+        return bool(self._slots) or self.ledger.is_open(self.study)
+
+    def _start(self, slot: int, claims: list[Claim]) -> None:
+        """Starts a trainer for runs of one shape."""
+        self._check_space(claims)
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        environment = dict(os.environ)
+        if self.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
+        folder = self.ledger.workdir(claims[0].hash)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / OUTPUT, "ab") as output:
+            process = subprocess.Popen(
+                TRAINER,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=[writing],
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the worker alone, which passes it on
+            )
+        os.close(writing)
+        assert process.stdin
+        order = {"store": str(self.ledger.store.resolve()), "result": writing}
+        order["claims"] = [dataclasses.asdict(claim) for claim in claims]
+        with contextlib.suppress(BrokenPipeError):  # it has died at once, which `_collect` finds
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+        self._slots[slot] = _Slot(claims, process, reading, time.monotonic())
+        log.info("%s: started", ", ".join(claim.name for claim in claims))
+
+    def _check_space(self, claims: Sequence[Claim]) -> None:
+        """Raises UserError if the disk is full: all further runs would fail."""
+        free = shutil.disk_usage(self.ledger.store).free
+        sizes = {row.hash: 12 * (row.parameters or 0) for row in self.ledger.rows(self.study)}
+        needed = sum(sizes[claim.hash] for claim in claims)
+        if free < needed:
+            self._give_back(claims)
+            raise UserError(
+                f"--workdir: {str(self.ledger.store)!r} has {free / 1e6:,.0f} MB free, a checkpoint of "
+                f"{claims[0].name!r} needs {needed / 1e6:,.0f} MB; free some and repeat the command"
+            )
+
+    def _give_back(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            step, loss = self.ledger.progress(claim.hash)
+            self.ledger.record(claim, self.name, Outcome("planned", step=step, loss=loss))
+
+    def _collect(self) -> None:
+        """Records what became of trainers that have ended."""
+        for number, slot in list(self._slots.items()):
+            ended = slot.process.poll() is not None
+            slot.receive()
+            if not ended:
+                continue
+            del self._slots[number]
+            self._look_at = 0.0
+            for claim, outcome in zip(slot.claims, self._outcomes(slot)):
+                self.ledger.record(claim, self.name, outcome)
+                shown = "continues later" if outcome.state == "planned" else outcome.state
+                log.info("%s: %s%s", claim.name, shown, f" ({outcome.why})" if outcome.why else "")
+
+    def _outcomes(self, slot: _Slot) -> list[Outcome]:
+        """Returns the outcomes that a trainer wrote; if it died before, one that says so."""
+        os.close(slot.result)
+        assert slot.process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            slot.process.stdin.close()
+        try:
+            return [Outcome(**values) for values in json.loads(slot.received)]
+        except ValueError:
+            return [self._died(slot, claim) for claim in slot.claims]
+
+    def _died(self, slot: _Slot, claim: Claim) -> Outcome:
+        workdir = self.ledger.workdir(claim.hash)
+        step, loss, _ = last_line(workdir)
+        seconds = round(time.monotonic() - slot.began, 3)
+        code = slot.process.returncode
+        state, why = "failed", f"exit code {code}"
+        if code == Stopped.exit_code or -code in (signal.SIGTERM, signal.SIGINT):
+            state, why = "planned", ""
+        elif code < 0:
+            name = signal.Signals(-code).name
+            why = f"killed by {name}" + (", as for want of memory" if -code == signal.SIGKILL else "")
+        elif said := _last_words(self.ledger.workdir(slot.claims[0].hash) / OUTPUT):
+            why = f"exit code {code}: {said}"
+        return Outcome(state, why, step, loss, seconds, {}, version_of(workdir))
+
+    def _stop(self) -> None:
+        """Stops all trainers, waits until they have saved, and records it."""
+        for slot in self._slots.values():
+            with contextlib.suppress(ProcessLookupError):
+                slot.process.terminate()
+        while self._slots:
+            self._collect()
+            if time.monotonic() - self._beaten > _BEAT:
+                self.ledger.beat(self.name)
+                self._beaten = time.monotonic()
+            time.sleep(_POLL / 4)
+
+
+class _Ended(Stopped):
+    """A signal stopped a study."""
+
+    def __init__(self) -> None:
+        BaseException.__init__(self, "the runs are saved; the same command continues")
+        self.step, self.of_all = None, False
+
+
+def _last_words(path: pathlib.Path) -> str:
+    """Returns the last line that a process printed."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").split("\n")
+        return one_line(next((line.strip() for line in reversed(lines) if line.strip()), ""))[:300]
+    return ""

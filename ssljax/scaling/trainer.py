@@ -1,0 +1,169 @@
+"""The process that trains claimed runs for a worker: it may crash, or be killed for its memory, without the worker.
+
+The worker writes its order to the standard input, and keeps it open: at its end, which comes with the death of the
+worker, the run is saved and stops, so that another worker can continue it. Outcomes go to a pipe of their own, and what
+the run prints to `output.txt` in its workdir.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssljax.base.errors import DivergedError, UserError, one_line
+from ssljax.base.signals import Signals, Stopped
+
+OUTPUT = "output.txt"
+
+
+def main() -> None:
+    """Trains what the standard input orders: one line {"store", "claims": [...], "result": file descriptor}."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_worker, name="worker", daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s")
+    for noisy in ("absl", "jax", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    with Signals():  # before the imports, which take seconds
+        from ssljax.scaling.ledger import Claim
+
+        claims = [Claim(**values) for values in order["claims"]]
+        outcomes = train_claims(pathlib.Path(order["store"]), claims)
+    with os.fdopen(order["result"], "w") as result:
+        json.dump([dataclasses.asdict(outcome) for outcome in outcomes], result)
+
+
+def _end_with_worker() -> None:
+    """Stops the run as SIGTERM does when the worker has ended, which closes its end of the pipe."""
+    while os.read(sys.stdin.fileno(), 1 << 10):  # a thread that holds the lock of `sys.stdin` would abort the exit
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_claims(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
+    """Trains runs of one shape that a worker has claimed. Returns their outcomes, in order.
+
+    This is the one place that knows how claimed runs are trained: one after another.
+
+    Args:
+        store: folder of the store.
+        claims: a list of `ssljax.scaling.ledger.Claim`.
+    """
+    return [_train(store, claim) for claim in claims]
+
+
+def _train(store: pathlib.Path, claim: Any) -> Any:
+    """Trains a run to its end, or to the step at which it pauses, and returns its outcome; it raises no error."""
+    from ssljax.scaling.ledger import Outcome
+
+    began, workdir, metrics = time.monotonic(), store / "runs" / claim.hash, dict[str, float]()
+    try:
+        metrics = _trained(store, claim)
+        state, why = "done", ""
+    except _Reached:
+        state, why = claim.then, ""
+    except Stopped:
+        state, why = "planned", ""
+    except DivergedError as error:
+        state, why = "diverged", str(error)
+    except UserError as error:
+        # A trainer whose worker has died may still be saving; the run is free in a moment.
+        busy = isinstance(error.__cause__, BlockingIOError)
+        state, why = ("planned" if busy else "failed"), str(error)
+    except (KeyboardInterrupt, SystemExit):
+        state, why = "planned", ""
+    except BaseException as error:
+        traceback.print_exc()
+        state, why = "failed", one_line(f"{type(error).__name__}: {error}".partition("\n")[0])
+    step, loss, finite = last_line(workdir)
+    if state == "done" and not finite:
+        state, why = "diverged", f"loss: not finite at step {step}"
+    return Outcome(state, why, step, loss, round(time.monotonic() - began, 3), metrics, version_of(workdir))
+
+
+class _Reached(BaseException):
+    """A run has reached the step at which its claim ends."""
+
+
+def _trained(store: pathlib.Path, claim: Any) -> dict[str, float]:
+    """Trains a run to its last step and returns the headline metrics of its final evaluations.
+
+    Raises:
+        _Reached: it stopped at the step of the claim, and is saved.
+        Stopped: a signal stopped it before.
+    """
+    from ssljax import run
+    from ssljax.config import build
+    from ssljax.scaling.branching import begin_from, saved_steps
+
+    config, workdir = build(claim.config), store / "runs" / claim.hash
+    if claim.parent is not None:
+        begin_from(store / "runs" / claim.parent, config, workdir)
+    if claim.until is None:
+        finished = run.train(config, workdir)
+        return headlines(finished.evaluations)
+    if (saved := saved_steps(workdir)) and saved[-1] >= claim.until:
+        raise _Reached
+    reached = False
+
+    def stop(step: int, state: Any) -> None:
+        nonlocal reached
+        if step == claim.until:
+            reached = True
+            signal.raise_signal(signal.SIGTERM)  # the loop saves this step and ends, as for a scheduler
+
+    try:
+        finished = run.train(config, workdir, callbacks=[(claim.until, stop)])
+    except Stopped:
+        if reached:
+            raise _Reached from None
+        raise
+    return headlines(finished.evaluations)
+
+
+def headlines(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns {"evaluation/metric": value} of the trained model, from lines of evals.jsonl; later steps win."""
+    out: dict[str, float] = {}
+    for line in sorted(lines, key=lambda line: line["step"]):
+        found = line["metrics"].items() if line["of"] == "trained" else ()
+        out |= {f"{line['eval']}/{k}": v for k, v in found if k in line["headline"] and v is not None}
+    return out
+
+
+def last_line(workdir: pathlib.Path) -> tuple[int, float | None, bool]:
+    """Returns step and loss of the last line of metrics, and False if this loss is not finite."""
+    from ssljax.report.read import METRICS, read_lines
+
+    try:
+        lines = read_lines(workdir / "metrics.jsonl", METRICS)
+    except UserError:
+        lines = []
+    if not lines:
+        return 0, None, True
+    loss = lines[-1].get("loss")
+    return lines[-1]["step"], loss, loss is not None
+
+
+def version_of(workdir: pathlib.Path) -> str | None:
+    """Returns version and commit of the code that last trained in a workdir; None if it did not begin."""
+    from ssljax.report.read import STARTS, read_lines
+
+    try:
+        starts = read_lines(workdir / "starts.jsonl", STARTS)
+    except UserError:
+        starts = []
+    if not starts:
+        return None
+    version, commit = (starts[-1].get("versions") or {}).get("ssljax", "?"), starts[-1].get("commit")
+    return f"{version} {commit}" if commit else version
+
+
+if __name__ == "__main__":
+    main()

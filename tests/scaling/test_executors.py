@@ -1,0 +1,50 @@
+"""Workers elsewhere: GPUs of each trainer, and jobs of submitit, whose local processes run with `-m full`.
+
+pip install "submitit>=1.5" && pytest -m full tests/scaling/test_executors.py
+"""
+
+import pickle
+import sys
+import time
+
+import pytest
+import test_run
+
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.scaling.cost import Costs
+from ssljax.scaling.driver import plan
+from ssljax.scaling.executors import Job, devices_of_jobs, submit
+from ssljax.scaling.study import StudyConfig, make_study
+
+
+def test_gpus_are_dealt_out():
+    assert devices_of_jobs(2, 2, "4,5,6,7") == ["4,5", "6,7"]
+    assert devices_of_jobs(2, 1, "") == ["0", "1"]
+    with pytest.raises(UserError, match="--gpus-per-run: 2 jobs need 4 GPUs, but 3 are visible"):
+        devices_of_jobs(2, 2, "0,1,2")
+
+
+def test_a_job_can_be_pickled():
+    assert vars(pickle.loads(pickle.dumps(Job("store", "a")))) == {"store": "store", "study": "a"}
+
+
+def test_without_submitit_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs submitit; pip install 'ssljax\[slurm\]'"):
+        submit(tmp_path, "a", 1, {})
+
+
+@pytest.mark.full
+def test_jobs_train_a_study(tmp_path):
+    pytest.importorskip("submitit")
+    config = {**test_run.TINY, "steps": 3}
+    study = make_study(config, schema.build(StudyConfig, {"seeds": 2}, "study"), "a")
+    ledger, _ = plan(study, tmp_path, Costs())
+    assert len(set(submit(tmp_path, "a", 2, {"timeout_min": 10}, cluster="local"))) == 2
+    deadline = time.monotonic() + 600
+    while ledger.is_open("a") and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert [row.state for row in ledger.rows("a")] == ["done", "done"]
+    with pytest.raises(UserError, match="--executor slurm: "):
+        submit(tmp_path, "a", 1, {"no_such_parameter": 1}, cluster="local")
