@@ -47,6 +47,8 @@ def _add_sweep(commands: Any) -> None:
     axes.add_argument("--seeds", type=int, metavar="N", help="seeds of each run (default: 1)")
     work = sweep.add_argument_group("work")
     work.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; on SLURM: jobs of the array")
+    stack = "train up to N runs of one shape (seeds, learning rates, ...) in one program (default: 1)"
+    work.add_argument("--stack", type=int, default=1, metavar="N", help=stack)
     work.add_argument("--gpus-per-run", type=int, metavar="K", help="each run at a time sees K GPUs of its own")
     work.add_argument("--executor", choices=("local", "slurm"), default="local", help="slurm: needs ssljax[slurm]")
     slurm = "for submitit: timeout_min=60, slurm_partition=gpu; may be repeated"
@@ -89,7 +91,7 @@ def _check(options: argparse.Namespace, overrides: Overrides) -> None:
     given += [f"--config.{key}" for key, _ in overrides] + ["--dry-run"] * options.dry_run
     if options.config is None and given:
         raise UserError(f"--config: missing; {given[0]} needs the config whose runs it makes")
-    for key in ("jobs", "runs", "gpus_per_run"):
+    for key in ("jobs", "runs", "stack", "gpus_per_run"):
         if getattr(options, key) is not None and getattr(options, key) < 1:
             raise UserError(f"--{key.replace('_', '-')}: got {getattr(options, key)}, must be at least 1")
     if options.slurm and options.executor != "slurm":
@@ -154,11 +156,11 @@ def _work(options: argparse.Namespace, ledger: Any, studies: list[str]) -> int:
         if options.retry:
             print(f"{study}: {ledger.retry(study, options.retry)} {options.retry} runs are planned again")
         if options.executor == "slurm":
-            ids = submit(ledger.store, study, options.jobs, _parameters(options.slurm))
+            ids = submit(ledger.store, study, options.jobs, _parameters(options.slurm), stack=options.stack)
             print(f"{study}: jobs {', '.join(ids)}; `ssljax sweep --workdir {ledger.store} --status` shows them")
             continue
         devices = devices_of_jobs(options.jobs, options.gpus_per_run) if options.gpus_per_run else None
-        worker = Worker(ledger, study, options.jobs, devices)
+        worker = Worker(ledger, study, options.jobs, devices, options.stack)
         if options.watch:
             logging.getLogger("ssljax").setLevel(logging.WARNING)
             with Live(ledger, study) as live:

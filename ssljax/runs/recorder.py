@@ -37,7 +37,7 @@ _WRITTEN = 10.0  # seconds between the lines of starts.jsonl that log points wri
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """What the recorders of a stack of runs have in common.
+    """The parts that the recorders of a stack of runs share.
 
     Attributes:
         wait: waits for the devices.

@@ -118,10 +118,11 @@ class Worker:
         study: name of the study.
         jobs: largest number of trainers.
         devices: None, or for each trainer the numbers of the GPUs that it sees.
+        stack: largest number of runs of one shape that a trainer gets, to train them in one program.
     """
 
-    def __init__(self, ledger: Ledger, study: str, jobs: int = 1, devices: Sequence[str] | None = None):
-        self.ledger, self.study, self.jobs, self.devices = ledger, study, jobs, devices
+    def __init__(self, ledger: Ledger, study: str, jobs: int = 1, devices: Sequence[str] | None = None, stack: int = 1):
+        self.ledger, self.study, self.jobs, self.devices, self.stack = ledger, study, jobs, devices, stack
         self.name = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._slots: dict[int, _Slot] = {}
         self._beaten = time.monotonic()
@@ -162,7 +163,7 @@ class Worker:
         self.ledger.halve(self.study)
         for slot in range(self.jobs):
             if slot not in self._slots:
-                claims = self.ledger.claim(self.study, self.name)
+                claims = self.ledger.claim(self.study, self.name, self.stack, alike)
                 if not claims:
                     break
                 self._start(slot, claims)
@@ -266,6 +267,16 @@ class Worker:
                 self.ledger.beat(self.name)
                 self._beaten = time.monotonic()
             time.sleep(_POLL / 4)
+
+
+def alike(one: Claim, other: Claim) -> bool:
+    """Returns True if two runs may fit into one program: their configs have one shape, and both run to their ends."""
+    if any(claim.parent is not None or claim.until is not None for claim in (one, other)):
+        return False
+    from ssljax.config import build
+    from ssljax.scaling.stackable import of_one_shape
+
+    return of_one_shape(build(one.config), build(other.config))
 
 
 class _Ended(Stopped):

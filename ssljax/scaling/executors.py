@@ -16,14 +16,15 @@ class Job:
     Args:
         store: folder of the store, which all jobs see.
         study: name of the study.
+        stack: see `ssljax.scaling.driver.Worker`.
     """
 
-    def __init__(self, store: str, study: str):
-        self.store, self.study = store, study
+    def __init__(self, store: str, study: str, stack: int = 1):
+        self.store, self.study, self.stack = store, study, stack
 
     def __call__(self) -> None:
         """Works until nothing is left to do."""
-        Worker(Ledger(self.store), self.study).work()
+        Worker(Ledger(self.store), self.study, stack=self.stack).work()
 
     def checkpoint(self) -> Any:
         """Returns the job that continues this one, which `submitit` calls before the time of a job ends."""
@@ -33,7 +34,12 @@ class Job:
 
 
 def submit(
-    store: pathlib.Path, study: str, jobs: int, parameters: Mapping[str, Any], cluster: str = "slurm"
+    store: pathlib.Path,
+    study: str,
+    jobs: int,
+    parameters: Mapping[str, Any],
+    cluster: str = "slurm",
+    stack: int = 1,
 ) -> list[str]:
     """Submits an array of jobs, each of which is a worker of the study. Returns their ids.
 
@@ -43,6 +49,7 @@ def submit(
         jobs: number of jobs.
         parameters: parameters of `submitit`, such as timeout_min, slurm_partition, gpus_per_node.
         cluster: "slurm"; "local": processes of this machine that submitit watches.
+        stack: see `ssljax.scaling.driver.Worker`.
 
     Raises:
         UserError: submitit is missing or refuses the parameters, or there is no SLURM here.
@@ -55,7 +62,7 @@ def submit(
         executor = submitit.AutoExecutor(folder=store / "jobs", cluster=cluster)
         executor.update_parameters(**parameters)
         with executor.batch():
-            submitted = [executor.submit(Job(str(store.resolve()), study)) for _ in range(jobs)]
+            submitted = [executor.submit(Job(str(store.resolve()), study, stack)) for _ in range(jobs)]
     except Exception as error:  # submitit raises its own types, RuntimeError, NameError, and errors of sbatch
         raise UserError(f"--executor slurm: {type(error).__name__}: {error}") from error
     return [job.job_id for job in submitted]

@@ -353,7 +353,7 @@ class Ledger:
     # Claims
 
     def claim(
-        self, study: str, worker: str, limit: int = 1, alike: Callable[[Any, Any], bool] | None = None
+        self, study: str, worker: str, limit: int = 1, alike: Callable[[Claim, Claim], bool] | None = None
     ) -> list[Claim]:
         """Takes up to `limit` runs that nobody is working on, in the order of the study; [] if there are none.
 
@@ -361,7 +361,7 @@ class Ledger:
             study: name of the study.
             worker: name of the worker, different for each.
             limit: largest number of runs.
-            alike: (keys of a config, of another one) -> True if the runs can be trained together; None: all can.
+            alike: (run, another run) -> True if they can be trained together; None: all can.
         """
         out: list[Claim] = []
         process = this_process()
@@ -371,7 +371,7 @@ class Ledger:
                 until = rungs[row["rung"]] if row["rung"] < len(rungs) else row["stop"]
                 then = "paused" if row["rung"] < len(rungs) else "done"
                 claim = Claim(row["hash"], row["name"], json.loads(row["config"]), row["parent"], until, then)
-                if len(out) == limit or (out and alike and not alike(out[0].config, claim.config)):
+                if len(out) == limit or (out and alike and not alike(out[0], claim)):
                     continue
                 if row["dropped"] or not self._is_free(db, row, worker):
                     continue

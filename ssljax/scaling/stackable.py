@@ -56,6 +56,11 @@ def stackable(configs: Sequence[RunConfig]) -> list[Group]:
     return sorted(found, key=lambda group: group.members)
 
 
+def of_one_shape(one: RunConfig, other: RunConfig) -> bool:
+    """Returns True if two configs may be in one group of `stackable`; nothing is opened or traced."""
+    return _shape(one, numbers(one)) == _shape(other, numbers(other))
+
+
 def numbers(config: RunConfig) -> dict[str, float]:
     """Returns the numbers of the objective and the optimiser: {"optimizer.learning_rate": 0.001, ...}."""
     found = {}

@@ -48,44 +48,83 @@ def _end_with_worker() -> None:
 
 
 def train_claims(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
-    """Trains runs of one shape that a worker has claimed. Returns their outcomes, in order.
+    """Trains runs that a worker has claimed. Returns their outcomes, in order.
 
-    This is the one place that knows how claimed runs are trained: one after another.
+    Several runs are trained in stacks (`ssljax.scaling.stacks`) where their shapes allow.
 
     Args:
         store: folder of the store.
-        claims: a list of `ssljax.scaling.ledger.Claim`.
+        claims: a list of `ssljax.scaling.ledger.Claim`; of several, none begins or ends within another run.
     """
-    return [_train(store, claim) for claim in claims]
+    return [_train(store, claims[0])] if len(claims) == 1 else _train_together(store, claims)
+
+
+def _train_together(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
+    """Trains several runs to their ends, and returns their outcomes; it raises no error."""
+    began, found = time.monotonic(), dict[int, Any]()
+
+    def note(number: int, state: str, why: str = "", metrics: Mapping[str, float] | None = None) -> None:
+        seconds = time.monotonic() - began
+        found[number] = _outcome(store / "runs" / claims[number].hash, state, why, seconds, metrics or {})
+
+    try:
+        from ssljax.config import build
+        from ssljax.scaling.stacks import train_runs
+
+        configs = {}
+        for number, claim in enumerate(claims):
+            try:
+                configs[number] = build(claim.config)
+            except UserError as error:
+                note(number, *_state_of(error))
+        runs = [(config, store / "runs" / claims[number].hash) for number, config in configs.items()]
+        for place, ended in train_runs(runs):
+            number = list(configs)[place]
+            if isinstance(ended, Exception):
+                note(number, *_state_of(ended))
+            else:
+                note(number, "done", metrics=headlines(ended.evaluations))
+    except BaseException as error:
+        for number in set(range(len(claims))) - found.keys():
+            note(number, *_state_of(error))
+    return [found[number] for number in range(len(claims))]
 
 
 def _train(store: pathlib.Path, claim: Any) -> Any:
     """Trains a run to its end, or to the step at which it pauses, and returns its outcome; it raises no error."""
-    from ssljax.scaling.ledger import Outcome
-
     began, workdir, metrics = time.monotonic(), store / "runs" / claim.hash, dict[str, float]()
     try:
         metrics = _trained(store, claim)
         state, why = "done", ""
     except _Reached:
         state, why = claim.then, ""
-    except Stopped:
-        state, why = "planned", ""
-    except DivergedError as error:
-        state, why = "diverged", str(error)
-    except UserError as error:
+    except BaseException as error:
+        state, why = _state_of(error)
+    return _outcome(workdir, state, why, time.monotonic() - began, metrics)
+
+
+def _state_of(error: BaseException) -> tuple[str, str]:
+    """Returns the state of a run that an error has ended, and the reason in one line."""
+    if isinstance(error, Stopped | KeyboardInterrupt | SystemExit):
+        return "planned", ""
+    if isinstance(error, DivergedError):
+        return "diverged", str(error)
+    if isinstance(error, UserError):
         # A trainer whose worker has died may still be saving; the run is free in a moment.
         busy = isinstance(error.__cause__, BlockingIOError)
-        state, why = ("planned" if busy else "failed"), str(error)
-    except (KeyboardInterrupt, SystemExit):
-        state, why = "planned", ""
-    except BaseException as error:
-        traceback.print_exc()
-        state, why = "failed", one_line(f"{type(error).__name__}: {error}".partition("\n")[0])
+        return "planned" if busy else "failed", str(error)
+    traceback.print_exception(error)
+    return "failed", one_line(f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+def _outcome(workdir: pathlib.Path, state: str, why: str, seconds: float, metrics: Mapping[str, float]) -> Any:
+    """Returns the outcome of a run, with what its files say."""
+    from ssljax.scaling.ledger import Outcome
+
     step, loss, finite = last_line(workdir)
     if state == "done" and not finite:
         state, why = "diverged", f"loss: not finite at step {step}"
-    return Outcome(state, why, step, loss, round(time.monotonic() - began, 3), metrics, version_of(workdir))
+    return Outcome(state, why, step, loss, round(seconds, 3), metrics, version_of(workdir))
 
 
 class _Reached(BaseException):

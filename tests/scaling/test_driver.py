@@ -116,6 +116,15 @@ def test_every_end_is_recorded_and_the_study_goes_on(tmp_path):
     assert set(states(ledger).values()) == {"done", "diverged"}, "the half-done runs were continued"
 
 
+def test_a_trainer_gets_runs_of_one_shape(tmp_path, monkeypatch):
+    ledger = prepared(tmp_path / "store", (0, 1), zip=[("steps", (9, 10))])
+    taken = []
+    monkeypatch.setattr(Worker, "_start", lambda self, slot, claims: taken.append([claim.name for claim in claims]))
+    worker = Worker(ledger, "a", jobs=3, stack=4)
+    worker._fill()
+    assert taken == [["seed=0,steps=9", "seed=1,steps=9"], ["seed=0,steps=10", "seed=1,steps=10"]]
+
+
 def test_a_signal_reaches_the_trainers_and_the_same_call_continues(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "0.05")
     ledger = prepared(tmp_path / "store")

@@ -66,6 +66,22 @@ def test_mistakes_are_outcomes(tmp_path):
     assert outcome.state == "failed" and "stepz: unknown key" in outcome.why
 
 
+def test_several_claims_are_trained_together(tmp_path, monkeypatch):
+    """A rate that diverges, and a mistake in one config, end their own run; the others equal a run alone."""
+    sgd = {"name": "sgd", "momentum": 0.0, "clip_norm": None}
+    options = {"log": {**CONFIG["log"], "skipped_in_a_row": 2}}
+    claims = [claim(optimizer={**sgd, "learning_rate": rate}, **options) for rate in (0.1, 1e38, 0.2)]
+    outcomes = train_claims(tmp_path, claims)
+    assert [outcome.state for outcome in outcomes] == ["done", "diverged", "done"]
+    assert "steps in a row were not finite" in outcomes[1].why
+    run.train(build(claims[2].config), tmp_path / "alone")
+    alone = test_run.metrics(tmp_path / "alone")[-1]["loss"]
+    assert outcomes[2].step == 6 and outcomes[2].loss == pytest.approx(alone, rel=1e-5)
+    assert 0 < outcomes[2].metrics["knn/accuracy"] <= 1
+    broken = dataclasses.replace(claims[0], config={**claims[0].config, "stepz": 1})
+    assert [outcome.state for outcome in train_claims(tmp_path, [broken, claims[0]])] == ["failed", "done"]
+
+
 def test_headlines_are_those_of_the_trained_model():
     line = {"eval": "knn", "headline": ["accuracy"], "metrics": {"accuracy": 0.5, "top5": 0.9}}
     lines = [{**line, "of": "trained", "step": 2}, {**line, "of": "raw", "step": 4}]

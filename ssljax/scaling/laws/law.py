@@ -78,7 +78,6 @@ class Law:
 
     resample: ClassVar[str] = "cases"  # the bootstrap of the reported intervals: cases, clusters or residuals
     noisy: ClassVar[bool] = True  # a held-out value has the noise of an observation
-    note: ClassVar[str] = ""  # a limit of the intervals, which every result states
 
     residual: Literal["log", "linear"] = setting("log", doc="residuals: differences of logarithms, or of values")
     delta: float | None = setting(
@@ -113,6 +112,11 @@ class Law:
     def example(self) -> Example:
         """Returns a typical study."""
         raise NotImplementedError
+
+    @property
+    def note(self) -> str:
+        """A limit of the intervals, which every result states; {level} stands for their level."""
+        return ""
 
     @property
     def published(self) -> dict[str, dict[str, float]]:

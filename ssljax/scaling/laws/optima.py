@@ -287,12 +287,14 @@ class Envelope(Isoflop):
     """
 
     resample = "cases"
-    note = (
-        "the best size of a bin is one of the sizes that were tried; {level} intervals, which come from drawing rows, "
-        "are wider than they say in simulations (docs/laws.md)"
-    )
-
     bins: int = setting(0, ge=0, doc="number of equal bins of log compute; 0: budgets that differ by 15% or more")
+
+    @property
+    def note(self) -> str:
+        return (
+            "the best size of a bin is one of the sizes that were tried; {level} intervals, which come from drawing "
+            "rows, are wider than they say in simulations (docs/laws.md)"
+        )
 
     @property
     def inputs(self) -> tuple[Column, ...]:
