@@ -13,6 +13,7 @@ fails; another worker takes its place. When the ledger has no open run, the chec
 """
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import json
@@ -78,24 +79,29 @@ def disturb(store: pathlib.Path, seed: int, limit: float) -> dict[str, int]:
     ledger, ended, trained = Ledger(store), time.monotonic() + limit, 0
     with open(store / "workers.txt", "ab") as log:
         workers = [start(store, log) for _ in range(WORKERS)]
-        while ledger.is_open("kills") and time.monotonic() < ended:
-            time.sleep(chance.uniform(*BETWEEN))
-            if (now := steps(ledger)) == trained and ledger.is_open("kills"):
-                continue
-            trained = now
-            number = chance.randrange(WORKERS)
-            victim = workers[number]
-            with_trainers = chance.random() < 0.5
-            if victim.poll() is None:
-                trainers = children(victim.pid) if with_trainers else []
-                victim.send_signal(signal.SIGKILL)
-                for pid in trainers:
-                    os.kill(pid, signal.SIGKILL)
-                kills["workers with their trainers" if with_trainers else "workers"] += 1
-            victim.wait()
-            workers[number] = start(store, log)
-        for worker in workers:  # they find nothing to do, and end
-            worker.wait(max(1.0, ended + 600 - time.monotonic()))
+        try:
+            while ledger.is_open("kills") and time.monotonic() < ended:
+                time.sleep(chance.uniform(*BETWEEN))
+                if (now := steps(ledger)) == trained and ledger.is_open("kills"):
+                    continue
+                trained = now
+                number = chance.randrange(WORKERS)
+                victim = workers[number]
+                with_trainers = chance.random() < 0.5
+                if victim.poll() is None:
+                    trainers = children(victim.pid) if with_trainers else []
+                    victim.send_signal(signal.SIGKILL)
+                    for pid in trainers:
+                        with contextlib.suppress(ProcessLookupError):  # it has ended
+                            os.kill(pid, signal.SIGKILL)
+                    kills["workers with their trainers" if with_trainers else "workers"] += 1
+                victim.wait()
+                workers[number] = start(store, log)
+            for worker in workers:  # they find nothing to do, and end
+                worker.wait(max(1.0, ended + 600 - time.monotonic()))
+        finally:
+            for worker in workers:
+                worker.terminate()  # its runs are saved
     return kills
 
 
