@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import pytest
+from daily import on_day
 
 from ssljax import cli, runs
 
@@ -124,6 +125,7 @@ def test_workdirs_that_cannot_be_made(name, tmp_path, capsys):
     assert not pathlib.Path("gs:").exists() and not pathlib.Path("file:").exists()
 
 
+@on_day(1, 3)
 def test_a_run_under_an_odd_path_trains_resumes_and_is_read(tmp_path, capsys, monkeypatch):
     """A relative path through a symbolic link, with characters of patterns, a space, and a slash at its end."""
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from daily import daily
 
 from ssljax import cli, report, run, runs, starter
 from ssljax.base import schema
@@ -139,7 +140,7 @@ def swept(options, overrides):
     return 0
 
 
-@pages
+@pytest.mark.parametrize("page", daily(PAGES, 2), ids=lambda page: page.name)
 def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     for module in (cli.training, cli.models, cli.text):

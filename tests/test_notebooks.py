@@ -9,7 +9,7 @@ from test_docs import ROOT
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", daily(NOTEBOOKS, 2), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", daily(NOTEBOOKS, 4), ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     for name in ("nbclient", "ipykernel"):
         pytest.importorskip(name, reason=f'{name} is not installed: pip install -e ".[docs]"')

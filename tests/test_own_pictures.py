@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from daily import daily
 from PIL import Image
 
 from ssljax import cli, run
@@ -36,7 +37,7 @@ def test_every_config_of_images_takes_a_folder(path, tmp_path):
     assert set(parts[0]["label"]) == {0, 1}, "a slice of a folder has pictures of every class"
 
 
-@pytest.mark.parametrize("classes", [["cats", "dogs"], [""]])
+@pytest.mark.parametrize("classes", daily([["cats", "dogs"], [""]], 2))
 def test_one_line_trains_and_evaluates_what_the_folder_has(classes, tmp_path, caplog):
     caplog.set_level(logging.INFO, "ssljax")
     source = f"images:{pictures(tmp_path / 'my photos', classes)}"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
+from daily import daily
 
 from ssljax import models, objectives
 from ssljax.base.durations import RunLengths
@@ -55,7 +56,7 @@ def trained(groups, steps, seed=0, **options):
     return state
 
 
-@pytest.mark.parametrize("name", ["causal_lm", "classification", "mae"])
+@pytest.mark.parametrize("name", daily(["causal_lm", "classification", "mae"], 3))
 def test_at_the_base_width_nothing_changes(name):
     groups = tiny.config(name)
     with_mup = {**groups, "model": {**groups["model"], "mup_base_width": 32, "mup_base_heads": 4}}
@@ -172,7 +173,7 @@ def of_family(name, base):
     return make
 
 
-@pytest.mark.parametrize("name", ["gpt"])
+@pytest.mark.parametrize("name", daily(["gpt"], 3))
 def test_with_mup_the_changes_of_a_step_keep_their_size(name):
     """The standard parametrisation beside it: logits of wide models change more, with an exponent near 1."""
     assert max(map(abs, exponents(of_family(name, BASE), (64, 256)).values())) < 0.2

@@ -16,6 +16,7 @@ import jax
 import jobs
 import numpy as np
 import pytest
+from daily import on_day
 from jax.tree_util import tree_leaves_with_path as leaves
 from test_run import TINY, metrics, same
 
@@ -450,6 +451,7 @@ def saves(tmp_path, address, name, processes, restored, taken):
     return job.output()
 
 
+@on_day(0, 3)
 def test_processes_without_a_common_disk_restore_what_others_have_saved(tmp_path):
     """Two processes, again after a shard of the newest checkpoint was damaged, then one, then two."""
     bucket, address = tmp_path / "bucket/run", f"disk://{tmp_path}/bucket/run"

@@ -13,6 +13,7 @@ import time
 
 import pytest
 import test_run
+from daily import on_day
 
 from ssljax import run
 from ssljax.config import build
@@ -66,6 +67,7 @@ def test_mistakes_are_outcomes(tmp_path):
     assert outcome.state == "failed" and "stepz: unknown key" in outcome.why
 
 
+@on_day(1, 2)
 def test_several_claims_are_trained_together(tmp_path, monkeypatch):
     """A rate that diverges, and a mistake in one config, end their own run; the others equal a run alone."""
     sgd = {"name": "sgd", "momentum": 0.0, "clip_norm": None}

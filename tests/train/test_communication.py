@@ -6,6 +6,7 @@ import math
 import jax
 import pytest
 from absent_hardware import needs_gpu, needs_tpu
+from daily import daily
 
 from ssljax import parallel, runs
 from ssljax.config import build
@@ -79,7 +80,7 @@ def test_the_scan_over_layers_gathers_one_layer_at_a_time(target):
 
 
 @pytest.mark.parametrize("target", ["cpu:8", *ABSENT])
-@pytest.mark.parametrize("values", [GPT, SIMCLR], ids=["not coupled", "coupled"])
+@pytest.mark.parametrize("values", daily([GPT, SIMCLR], 2), ids=["not coupled", "coupled"])
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"fsdp": 8, "shard": "optimizer"}], ids=["data", "ZeRO-1"])
 def test_gradients_of_slices_are_summed_over_devices_once(target, values, mesh):
     """Each device adds up the gradients of its rows in all slices, where it holds whole gradients anyway."""
