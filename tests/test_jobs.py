@@ -102,7 +102,7 @@ def undisturbed(tmp_path_factory):
     return metrics(folder / "run")
 
 
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=on_day(0, 5)), pytest.param(1, marks=on_day(2, 5))])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=on_day(5, 10)), pytest.param(1, marks=on_day(2, 10))])
 def test_a_killed_process_ends_the_job_which_continues_bit_for_bit(killed, undisturbed, tmp_path):
     job = start(tmp_path)
     await_step(job, tmp_path / "run", 9)
@@ -115,7 +115,7 @@ def test_a_killed_process_ends_the_job_which_continues_bit_for_bit(killed, undis
     assert metrics(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("told", [pytest.param(0, marks=on_day(1, 5)), pytest.param(1, marks=on_day(3, 5))])
+@pytest.mark.parametrize("told", [pytest.param(0, marks=on_day(6, 10)), pytest.param(1, marks=on_day(3, 10))])
 def test_sigterm_of_one_process_stops_all_at_one_step(told, undisturbed, tmp_path):
     job = start(tmp_path)
     await_step(job, tmp_path / "run", 9)
@@ -139,7 +139,7 @@ def test_all_processes_agree_on_the_checkpoint_before_a_damaged_one(how, undistu
     assert metrics(tmp_path / "run") == expected
 
 
-@on_day(4, 5)
+@on_day(9, 10)
 def test_an_error_in_one_process_ends_the_others_with_its_line(tmp_path):
     hook = "from ssljax.data import dataset\nreal = dataset.Dataset.batch\n"
     hook += "def batch(self, step, *more, **options):\n"
@@ -153,7 +153,7 @@ def test_an_error_in_one_process_ends_the_others_with_its_line(tmp_path):
     assert "error: shard-7: Input/output error" in second
 
 
-@on_day(3, 5)
+@on_day(3, 10)
 def test_another_number_of_processes_continues_the_run(undisturbed, tmp_path):
     job = start(tmp_path)
     await_step(job, tmp_path / "run", 9)
@@ -164,7 +164,7 @@ def test_another_number_of_processes_continues_the_run(undisturbed, tmp_path):
     close(metrics(tmp_path / "run"), undisturbed, 1e-2)
 
 
-@on_day(4, 5)
+@on_day(9, 10)
 def test_a_second_job_is_refused_and_the_first_goes_on(tmp_path):
     first = start(tmp_path)
     await_step(first, tmp_path / "run", 3)
@@ -218,7 +218,7 @@ def one_disk(tmp_path_factory):
     return folder / "run"
 
 
-@on_day(0, 5)
+@on_day(0, 10)
 def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path):
     killed = start_apart(tmp_path, "first", hook=jobs.killed_while_sending(12))
     codes = killed.wait()
@@ -244,7 +244,7 @@ def check_read(tmp_path, bucket, expected):
         np.testing.assert_array_equal(saved[path], value, err_msg=path)
 
 
-@on_day(1, 5)
+@on_day(6, 10)
 def test_jobs_of_other_sizes_continue_a_run_at_an_address(one_disk, tmp_path):
     """Two processes, then one, then two again."""
     expected = metrics(one_disk)
@@ -258,7 +258,7 @@ def test_jobs_of_other_sizes_continue_a_run_at_an_address(one_disk, tmp_path):
     close(found, expected, 2e-3)
 
 
-@on_day(2, 5)
+@on_day(2, 10)
 def test_a_damaged_checkpoint_at_an_address_is_skipped_by_all(one_disk, tmp_path):
     config = {**BUCKET, "checkpoint": {**BUCKET["checkpoint"], "best": None}}
     run_apart(tmp_path, "first", config)
@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_at_an_address_is_skipped_by_all(one_disk, tmp_path
     assert metrics(bucket) == expected and (bucket / "damaged-16/state").is_dir() and marks(tmp_path) == {12, 16}
 
 
-@on_day(3, 5)
+@on_day(8, 10)
 def test_sigterm_of_one_process_leaves_a_sent_checkpoint_at_an_address(one_disk, tmp_path):
     job, bucket = start_apart(tmp_path, "first"), tmp_path / "bucket/run"
     await_step(job, bucket, 5)
@@ -286,7 +286,7 @@ def test_sigterm_of_one_process_leaves_a_sent_checkpoint_at_an_address(one_disk,
     assert metrics(bucket) == metrics(one_disk)
 
 
-@on_day(4, 5)
+@on_day(4, 10)
 def test_a_process_that_cannot_send_ends_its_job_with_its_line(tmp_path):
     hook = "from ssljax.base import buckets\n"
     hook += "def refuse(self, file, name):\n"

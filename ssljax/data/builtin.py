@@ -134,8 +134,8 @@ def _docs() -> dict[str, str]:
 
 _TABLES = {
     "digits": _digits,
-    "python-code": lambda split: _texts(_code, split, "builtin:python-code"),
     "markov": synthetic.markov,
     "modular-addition": synthetic.modular_addition,
+    "python-code": lambda split: _texts(_code, split, "builtin:python-code"),
     "python-docs": lambda split: _texts(_docs, split, "builtin:python-docs"),
 }

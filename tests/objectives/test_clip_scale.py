@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
-from daily import daily
+from daily import daily, on_day
 
 from ssljax import parallel
 from ssljax.base.durations import RunLengths
@@ -83,6 +83,7 @@ def test_the_parameter_is_within_the_bound_in_every_kind_of_run(variant):
         assert (state.loss_scale is not None) == (dtype == "float16")
 
 
+@on_day(3, 4)
 def test_a_frozen_scale_stays_and_is_clipped_in_the_loss():
     """Loaded weights may be beyond the bound; frozen means bitwise unchanged, in the average too."""
     beyond = np.float32(np.log(50.0))

@@ -83,7 +83,7 @@ def measure(keys, removed, learning_rate):
 
 @pytest.mark.parametrize(
     ("keys", "removed", "learning_rate"),
-    daily([(DINO, {"centering": None}, 2e-3), (SWAV, {"sinkhorn_iterations": 0}, 3e-3)], 3),
+    daily([(DINO, {"centering": None}, 2e-3), (SWAV, {"sinkhorn_iterations": 0}, 3e-3)], 6),
     ids=["dino without centring", "swav without Sinkhorn"],
 )
 def test_collapse_with_and_without_the_remedy(keys, removed, learning_rate):

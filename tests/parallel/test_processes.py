@@ -224,6 +224,6 @@ def test_two_processes_add_and_one_that_fails_leaves_at_once():
 
 @pytest.mark.parametrize("options", [["--process-id", "0"], ["--num-processes", "2", "--process-id", "2"]])
 def test_the_command_refuses_half_a_job(options, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_compilation_cache", lambda: None)
+    monkeypatch.setattr(cli.training, "compilation_cache", lambda: None)
     assert cli.main(["eval", "--workdir", "none", *options]) == 2
     assert capsys.readouterr().err.startswith("error: --coordinator")

@@ -374,7 +374,7 @@ def test_a_run_on_a_bucket_is_continued_bit_for_bit_and_read(tmp_path, machine, 
     assert f"disk://{killed}/report.html" in capsys.readouterr().out
     (killed / "report.html").unlink()
     assert cli.main(["report", f"disk://{killed}"]) == 0 and (killed / "report.html").exists()
-    assert cli.main(["report", f"disk://{killed}", f"disk://{bucket}", "--out", str(tmp_path / "c.html")]) == 0
+    assert cli.main(["compare", f"disk://{killed}", f"disk://{bucket}", "--out", str(tmp_path / "c.html")]) == 0
 
 
 def test_mistakes_are_one_line_before_anything_is_trained(tmp_path, machine, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 import test_run
+from daily import on_day
 
 from ssljax import run
 from ssljax.base import schema
@@ -36,6 +37,7 @@ def store(tmp_path_factory):
     return folder, {planned.name: planned for planned in runs}
 
 
+@on_day(0, 3)
 def test_segments_stop_where_runs_begin(store):
     folder, runs = store
     assert list(runs) == ["trunk=6", "steps=10", "trunk=9", "steps=13"]
@@ -44,6 +46,7 @@ def test_segments_stop_where_runs_begin(store):
     assert [line["step"] for line in first] == [4], "no line at its end, which a run from scratch has not"
 
 
+@on_day(0, 3)
 def test_a_cool_down_equals_the_run_from_scratch(store, tmp_path):
     folder, runs = store
     planned = runs["steps=13"]
@@ -53,12 +56,14 @@ def test_a_cool_down_equals_the_run_from_scratch(store, tmp_path):
     test_run.same(test_run.parameters(branch), test_run.parameters(tmp_path / "scratch"))
 
 
+@on_day(0, 3)
 def test_a_run_with_a_checkpoint_keeps_it(store):
     folder, runs = store
     planned = runs["steps=10"]
     assert begin_from(folder / "missing", planned.config, folder / "runs" / planned.hash) == 10
 
 
+@on_day(0, 3)
 def test_a_missing_parent_is_one_line(store, tmp_path):
     folder, runs = store
     with pytest.raises(UserError, match=r"missing.* holds no config.json"):

@@ -26,7 +26,8 @@ def test_gpus_are_dealt_out():
 
 
 def test_a_job_can_be_pickled():
-    assert vars(pickle.loads(pickle.dumps(Job("store", "a")))) == {"store": "store", "study": "a"}
+    again = pickle.loads(pickle.dumps(Job("store", "a", 3)))
+    assert vars(again) == {"store": "store", "study": "a", "stack": 3}
 
 
 def test_without_submitit_there_is_one_line(tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ def claim(until=None, then="done", **changes):
     return Claim(run_hash(config), "one", config.to_dict(), None, until, then)
 
 
+@on_day(0, 2)
 def test_a_run_pauses_is_found_paused_and_ends(tmp_path):
     part, whole = claim(4, "paused"), claim()
     workdir = tmp_path / "runs" / part.hash
