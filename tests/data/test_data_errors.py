@@ -97,7 +97,7 @@ def test_config(config, keys, pattern):
         ),
         (
             "builtin:digit",
-            r"unknown builtin:digit; did you mean 'digits'\? \(allowed: digits, markov, modular-addition, python-code, py",
+            r"unknown builtin:digit; did you mean 'digits'\? \(allowed: digits, markov, modular-addition, python-code,",
         ),
         ("npz:$NO_SUCH_VARIABLE/a.npz", r"environment variable NO_SUCH_VARIABLE is not set \(in '\$NO_SUCH_VARIABLE/a"),
         ("text:${NO_SUCH_VARIABLE}/*.txt", r"environment variable NO_SUCH_VARIABLE is not set"),
