@@ -29,6 +29,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import hypothesis
 import jax
 import pytest
+from daily import leave_for_other_days
 
 # Traces make millions of objects that live as long as the process; looking at all of them often takes 5% of the time.
 gc.set_threshold(50_000, 20, 50)
@@ -44,3 +45,8 @@ def shared_data() -> pathlib.Path:
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("SSLJAX_DATA (the folder of real datasets) is not set")
     return pathlib.Path(path)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
+def pytest_collection_modifyitems(items):
+    leave_for_other_days(items)

@@ -9,6 +9,36 @@ import pytest
 TODAY = datetime.date.today().toordinal()
 
 
+# Modules of many like tests: each day has every third of them, `pytest -m full` the others.
+THIRDS = (
+    "evals/test_definitions.py",
+    "interop/test_export.py",
+    "interop/test_inputs.py",
+    "interop/test_live.py",
+    "interop/test_parity.py",
+    "layers/test_attention.py",
+    "losses/test_losses_brute_force.py",
+    "models/test_flops.py",
+    "models/test_models.py",
+    "models/test_presets.py",
+    "scaling/test_generators.py",
+    "scaling/test_laws.py",
+    "train/test_leaves.py",
+    "train/test_optimizers.py",
+)
+
+
+def leave_for_other_days(items: Iterable[pytest.Item]) -> None:
+    """Marks two of three tests of the modules in `THIRDS` as `full`, other ones each day."""
+    counts: dict[str, int] = {}
+    for item in items:
+        name = "/".join(item.path.parts[-2:])
+        if name in THIRDS:
+            counts[name] = counts.get(name, -1) + 1
+            if counts[name] % 3 != TODAY % 3:
+                item.add_marker(pytest.mark.full)
+
+
 def daily(cases: Iterable[Any], every: int) -> list[Any]:
     """Parameters for all cases. Case i belongs to the days whose number is i modulo `every`; on others it is `full`."""
 
