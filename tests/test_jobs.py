@@ -127,7 +127,9 @@ def test_sigterm_of_one_process_stops_all_at_one_step(told, undisturbed, tmp_pat
     assert metrics(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("how", daily(["flip", "truncate", "delete"], 15))
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=on_day(4 + 7 * i, 21)) for i, how in enumerate(["flip", "truncate", "delete"])]
+)
 def test_all_processes_agree_on_the_checkpoint_before_a_damaged_one(how, undisturbed, tmp_path):
     config = {**SLOW, "steps": 20, "schedule": {"name": "constant"}}
     run_job(tmp_path, config=config)
@@ -218,7 +220,7 @@ def one_disk(tmp_path_factory):
     return folder / "run"
 
 
-@on_day(0, 10)
+@on_day(7, 20)
 def test_a_killed_job_at_an_address_is_continued_bit_for_bit(one_disk, tmp_path):
     killed = start_apart(tmp_path, "first", hook=jobs.killed_while_sending(12))
     codes = killed.wait()

@@ -3,8 +3,9 @@
 Decoders of three widths train at seven learning rates each. With muP the best rate is that of the narrowest model for
 all widths; the argument `mup=false` is the standard parametrisation, whose best rate falls with the width.
 
-    ssljax sweep --config configs/scaling/transfer.py --workdir runs/transfer
-    ssljax sweep --config configs/scaling/transfer.py:mup=false --name standard --workdir runs/transfer
+    ssljax sweep --config configs/scaling/transfer.py --workdir runs/scaling --dry-run
+    ssljax sweep --config configs/scaling/transfer.py --workdir runs/scaling
+    ssljax sweep --config configs/scaling/transfer.py:mup=false --name standard --workdir runs/scaling
 """
 
 import ml_collections
