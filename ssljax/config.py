@@ -188,15 +188,28 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[RunConfi
     Raises:
         UserError: the file is missing or fails, or a key or a value is wrong.
     """
+    values, remarks = read_overridden(path, overrides)
+    if values.pop("study", None) is not None:
+        remarks.append("study: left out, the runs of a study are those of `ssljax sweep`")
+    return build(values), remarks
+
+
+def read_overridden(path: str, overrides: Sequence[tuple[str, str]]) -> tuple[dict[str, Any], list[str]]:
+    """Reads a config file and applies overrides, without a check of the keys.
+
+    Returns:
+        The values, and remarks for the user: keys that were dropped because their group was replaced.
+
+    Raises:
+        UserError: the file is missing or fails, or a key is none.
+    """
     values: Mapping[str, Any] = read_file(path)
     remarks: list[str] = []
     # A source comes first, since it drops the columns of the one that it replaces.
     for key, text in sorted(overrides, key=lambda pair: not pair[0].endswith(".source")):
         values, remark = override(values, key, parse_value(text))
         remarks += [remark] if remark else []
-    if "study" in values:
-        remarks.append("study: left out, the runs of a study are those of `ssljax sweep`")
-    return build({key: value for key, value in values.items() if key != "study"}), remarks
+    return dict(values), remarks
 
 
 def read_file(path: str) -> dict[str, Any]:

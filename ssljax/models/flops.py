@@ -7,6 +7,8 @@ costs as much as three forward passes.
 from ssljax.layers.config import GATED, BlockConfig
 from ssljax.layers.terms.registry import terms_of
 
+TRAINING = 3  # forward passes that a train step costs: a backward pass counts as two
+
 
 def stack_flops(config: BlockConfig, depth: int, tokens: int, causal: bool = False) -> float:
     """Forward FLOPs of `depth` blocks, each applied `config.repeats` times, on a sequence of `tokens` tokens.

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 
 from ssljax.layers.roles import default_role
+from ssljax.models.flops import TRAINING
 from ssljax.runs.assembly import Assembly
 
 FORMULA = 1
@@ -84,7 +85,7 @@ def cost(assembly: Assembly) -> Cost:
     unique = None if spec.tokens is None else math.ceil(spec.tokens * min(1.0, examples / spec.size))
     forward = program.objective.flops(spec)
     counts = by_role(program.axes.params, program.shapes.params)
-    return Cost(counts, 3 * forward if forward else None, examples, spec.size, tokens, unique)
+    return Cost(counts, TRAINING * forward if forward else None, examples, spec.size, tokens, unique)
 
 
 def by_role(axes: Any, shapes: Any) -> dict[str, int]:

@@ -20,6 +20,7 @@ from ssljax import parallel
 from ssljax.base.errors import UserError, one_line
 from ssljax.config import RunConfig
 from ssljax.data import DataSpec
+from ssljax.models.flops import TRAINING
 from ssljax.parallel import hlo
 from ssljax.parallel.hardware import platform_of
 from ssljax.parallel.roofline import ASSUMPTIONS, Roofline, matrix_products, roofline
@@ -150,7 +151,7 @@ def plan(config: RunConfig, target: str | Topology, spec: DataSpec | None = None
         "mesh": shape,
         "microbatches": config.microbatches,
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(program.shapes.params)),
-        "flops": 3 * flops * config.batch_size if flops else None,
+        "flops": TRAINING * flops * config.batch_size if flops else None,
     }
     available, notes = available_memory(target)
     state = _state_memory(assembly)

@@ -188,7 +188,7 @@ class Recorder:
         """Writes the means of a log point, with rates and the count of skipped steps.
 
         Raises:
-            UserError: too many steps in a row were not finite.
+            DivergedError: too many steps in a row were not finite.
         """
         values: dict[str, Any] = dict(numbers)
         guard = {k: int(values.pop(f"guard/{k}")) for k in ("skipped", "streak", "longest", "last")}

@@ -15,11 +15,10 @@ from ssljax.base import durations
 from ssljax.base.durations import RunLengths
 from ssljax.base.hashing import digest
 from ssljax.config import RunConfig
+from ssljax.models.flops import TRAINING
 from ssljax.runs.accounting import EMBEDDINGS, by_role
 from ssljax.train.program import batch_shapes
 from ssljax.train.state import abstract_variables, make_variables
-
-TRAINING = 3  # forward passes that a training step costs: the backward pass counts as two
 
 
 @dataclasses.dataclass(frozen=True)

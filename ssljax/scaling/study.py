@@ -11,7 +11,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.base.plain import dotted
-from ssljax.config import RunConfig, build, override, parse_value, read_file
+from ssljax.config import RunConfig, build, override, read_overridden
 from ssljax.scaling.axes import Axes, Changes, in_order, parse_distribution
 from ssljax.scaling.cost import Costs
 from ssljax.scaling.generators import GENERATORS, Base, Variant, ratio_text
@@ -130,12 +130,7 @@ def read_study(
     Raises:
         UserError: the file, a key or a value is wrong; two runs are the same.
     """
-    values: Mapping[str, Any] = read_file(path)
-    remarks: list[str] = []
-    for key, text in sorted(overrides, key=lambda pair: not pair[0].endswith(".source")):
-        values, remark = override(values, key, parse_value(text))
-        remarks += [remark] if remark else []
-    values = dict(values)
+    values, remarks = read_overridden(path, overrides)
     group = {**(values.pop("study", None) or {}), **(given or {})}
     study = schema.build(StudyConfig, group, "study")
     stem = re.sub(r"\.py(:.*)?$", "", path).rpartition("/")[2]

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from ssljax.base import schema
+from ssljax.models.flops import TRAINING
 from ssljax.parallel import hardware
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Speedometer:
         if self.tokens:
             out["tokens"] = step * self.batch_size * self.tokens
         if self.flops:
-            out["flops"] = 3 * self.flops * step * self.batch_size
+            out["flops"] = TRAINING * self.flops * step * self.batch_size
         if self.watts is not None:
             out["energy_kwh"] = self.watts * out["seconds"] / 3.6e6
         if self.last_step is not None and step > self.last_step:
@@ -117,9 +118,9 @@ class Speedometer:
             if self.tokens:
                 out["tokens_per_second"] = rate * self.tokens
             if self.flops:
-                out["model_flops_per_second"] = 3 * self.flops * rate
+                out["model_flops_per_second"] = TRAINING * self.flops * rate
                 if self.peak:
-                    out["mfu"] = 3 * self.flops * rate / (self.peak * self.devices)
+                    out["mfu"] = TRAINING * self.flops * rate / (self.peak * self.devices)
         # Of accelerators only; a read does not wait for the step.
         memory = self._local.memory_stats() if self._local is not None else None
         if memory and "peak_bytes_in_use" in memory:
