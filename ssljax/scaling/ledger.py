@@ -61,8 +61,14 @@ CREATE TABLE IF NOT EXISTS members (
 _ADD_RUN = """
 INSERT INTO runs (hash, config, parent, stop, parameters, non_embedding, flops, examples, tokens, steps, state)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')
-ON CONFLICT (hash) DO UPDATE
-SET config = CASE WHEN state = 'planned' AND started IS NULL THEN excluded.config ELSE config END
+ON CONFLICT (hash) DO NOTHING
+"""
+_CORRECT_RUN = """
+UPDATE runs SET config = :config,
+    why = CASE state WHEN 'failed' THEN '' ELSE why END, claims = CASE state WHEN 'failed' THEN 0 ELSE claims END,
+    ended = CASE state WHEN 'failed' THEN NULL ELSE ended END,
+    state = CASE state WHEN 'failed' THEN 'planned' ELSE state END
+WHERE hash = :hash AND config != :config AND state NOT IN ('running', 'done')
 """
 _ADD_MEMBER = """
 INSERT INTO members (study, hash, position, name, changes, rungs) VALUES (?, ?, ?, ?, ?, ?)
@@ -263,7 +269,8 @@ class Ledger:
         """Adds a study, or the further runs of a study that has grown. Returns the number of runs that are new here.
 
         Runs that the store knows from other studies keep what they have done. A run that another study has stopped
-        early is planned again.
+        early is planned again. What is not done gets the free keys of this config, which may correct the reason of a
+        failure: a failed run whose free keys changed is planned again.
 
         Args:
             study: the study.
@@ -283,6 +290,7 @@ class Ledger:
                 sizes = (cost.parameters, cost.non_embedding, cost.flops, cost.examples, cost.tokens)
                 values = (run.hash, json.dumps(run.config.to_dict()), run.parent, run.stop, *sizes)
                 db.execute(_ADD_RUN, (*values, cost.steps))
+                db.execute(_CORRECT_RUN, {"hash": run.hash, "config": values[1]})
                 own = (run.name, json.dumps(run.changes), json.dumps(list((rungs or {}).get(run.hash, ()))))
                 db.execute(_ADD_MEMBER, (study.name, run.hash, position, *own))
             if not study.halving:

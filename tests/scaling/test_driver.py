@@ -116,6 +116,21 @@ def test_every_end_is_recorded_and_the_study_goes_on(tmp_path):
     assert set(states(ledger).values()) == {"done", "diverged"}, "the half-done runs were continued"
 
 
+def test_a_corrected_free_key_reaches_runs_that_are_not_done(tmp_path):
+    """The evaluation that failed a run is no part of its identity, so the corrected study has the same run."""
+    ledger = prepared(tmp_path / "store", (0, 101))
+    Worker(ledger, "a").work()
+    assert states(ledger) == {"seed=0": "done", "seed=101": "failed"}
+    group = {"grid": [("seed", (0, 101))]}
+    corrected = make_study({**CONFIG, "evals": {"knn": {}}}, schema.build(StudyConfig, group, "study"), "a")
+    costs = {run.hash: Cost(2, 1, 9, 8, 10.0, 4, 100) for run in corrected.runs}
+    assert ledger.add(corrected, costs) == 0
+    assert states(ledger) == {"seed=0": "done", "seed=101": "planned"}
+    (claim,) = ledger.claim("a", "me", 9)
+    assert "knn" in claim.config["evals"]
+    assert ledger.add(corrected, costs) == 0 and states(ledger)["seed=101"] == "running"
+
+
 def test_a_trainer_gets_runs_of_one_shape(tmp_path, monkeypatch):
     ledger = prepared(tmp_path / "store", (0, 1), zip=[("steps", (9, 10))])
     taken = []
