@@ -16,7 +16,7 @@ from ssljax.base.plain import dotted
 from ssljax.report.compare import differing
 from ssljax.report.read import EVALUATIONS, METRICS, STARTS, read_lines
 from ssljax.report.table import Table, direction, format_metric, readable
-from ssljax.scaling.ledger import NAME, Ledger
+from ssljax.scaling.ledger import NAME, Ledger, Row
 from ssljax.scaling.overview import current, summary
 
 _DEEPEST = 5  # levels of folders that are searched for workdirs
@@ -72,6 +72,8 @@ def list_runs(folder: str | pathlib.Path) -> Table:
 def write_csv(store: str | pathlib.Path, path: str | pathlib.Path) -> int:
     """Writes a line for each run of a store, for `ssljax fit` and other programs. Returns the number of lines.
 
+    A run of several studies has one line, with the name that the first of them gave it.
+
     Columns: study, run, state, params, params_non_embedding, tokens, examples, flops (training FLOPs until the last
     logged step), steps, step, loss, seconds, a column for each metric "evaluation/metric" and for each changed key.
 
@@ -79,8 +81,13 @@ def write_csv(store: str | pathlib.Path, path: str | pathlib.Path) -> int:
         UserError: there is no ledger, or it is damaged.
     """
     ledger = Ledger(store)
-    rows = [current(ledger, row) for row in ledger.rows()]
-    keys = list(dict.fromkeys(key for row in rows for key in row.changes))
+    changes: dict[str, dict[str, Any]] = {}
+    unique: dict[str, Row] = {}
+    for row in ledger.rows():
+        changes[row.hash] = {**row.changes, **changes.get(row.hash, {})}
+        unique.setdefault(row.hash, row)
+    rows = [current(ledger, row) for row in unique.values()]
+    keys = list(dict.fromkeys(key for own in changes.values() for key in own))
     metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
     head = ["study", "run", "state", "params", "params_non_embedding", "tokens", "examples", "flops"]
     with replacing(pathlib.Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -91,7 +98,7 @@ def write_csv(store: str | pathlib.Path, path: str | pathlib.Path) -> int:
             done = [None if n is None else round(n * share) for n in (row.tokens, row.examples)]
             flops = None if row.flops is None else row.flops * share
             sizes = [row.parameters, row.non_embedding, *done, flops, row.steps, row.step, row.loss, row.seconds]
-            values = [*(row.metrics.get(name) for name in metrics), *(row.changes.get(key) for key in keys)]
+            values = [*(row.metrics.get(name) for name in metrics), *(changes[row.hash].get(key) for key in keys)]
             table.writerow([row.study, row.name, row.state, *sizes, *values])
     return len(rows)
 

@@ -1,12 +1,14 @@
 """Runs below a folder: plain workdirs in every state, and the best of their metrics."""
 
+import csv
 import json
 
 import pytest
+from test_driver import prepared
 
 from ssljax.base.errors import UserError
 from ssljax.base.locks import this_process
-from ssljax.scaling.listing import best, list_runs, workdirs
+from ssljax.scaling.listing import best, list_runs, workdirs, write_csv
 
 
 def workdir(path, temperature, step=4, steps=4, accuracy=(0.5, 0.7, 0.6)):
@@ -55,6 +57,14 @@ def test_links_to_folders_above_do_not_loop(tmp_path):
     (tmp_path / "a/up").symlink_to(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "a/b")
     assert workdirs(tmp_path) == [tmp_path / "a/b", tmp_path / "link"]
+
+
+def test_a_run_of_two_studies_is_one_line_of_the_table(tmp_path):
+    prepared(tmp_path / "store", (0, 1), "a")
+    prepared(tmp_path / "store", (1, 2), "b")
+    assert write_csv(tmp_path / "store", tmp_path / "table.csv") == 3
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    assert [(row["study"], row["seed"]) for row in rows] == [("a", "0"), ("a", "1"), ("b", "2")]
 
 
 @pytest.mark.parametrize("name", ["missing", "empty", "file"])
