@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     """Adds the command to the parser."""
     fit = commands.add_parser("fit", help="fit a scaling law to a table of runs, with intervals and forecasts")
     fit.set_defaults(call=_fit)
-    fit.add_argument("table", help="CSV file with a header: columns params, tokens, flops, loss, ... in units")
+    fit.add_argument("table", help="CSV file with columns params, tokens, loss, ... in units; or a study, STORE/STUDY")
     fit.add_argument("--law", required=True, help="name of a law (`ssljax list laws`), or package.module:Class")
     fit.add_argument("--out", help="folder for fit.json and fit.png; without it the result is only printed")
     fit.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the law; repeatable")

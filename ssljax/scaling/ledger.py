@@ -34,7 +34,7 @@ STATES = ("planned", "running", "paused", "done", "failed", "diverged", "stopped
 ENDED = ("done", "failed", "diverged", "stopped")
 FRUITLESS = 8  # claims in a row whose workers died without a further step, after which a run has failed
 
-_VERSION = 1
+_VERSION = 2
 _APPLICATION = 0x55A11EDC  # tells the file from other SQLite files
 _BUSY = 60.0  # seconds that a transaction waits for those of other processes
 _SCHEMA = """
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS members (
     study TEXT NOT NULL REFERENCES studies, hash TEXT NOT NULL REFERENCES runs, position INTEGER NOT NULL,
     name TEXT NOT NULL, changes TEXT NOT NULL, rungs TEXT NOT NULL DEFAULT '[]', rung INTEGER NOT NULL DEFAULT 0,
-    dropped INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (study, hash)
+    dropped INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (study, hash)
 );
 """
 
@@ -71,12 +71,12 @@ UPDATE runs SET config = :config,
 WHERE hash = :hash AND config != :config AND state NOT IN ('running', 'done')
 """
 _ADD_MEMBER = """
-INSERT INTO members (study, hash, position, name, changes, rungs) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO members (study, hash, position, name, changes, labels, rungs) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (study, hash) DO UPDATE
-SET position = excluded.position, name = excluded.name, changes = excluded.changes
+SET position = excluded.position, name = excluded.name, changes = excluded.changes, labels = excluded.labels
 """
 _ROWS = """
-SELECT r.*, m.study, m.name, m.changes FROM members m
+SELECT r.*, m.study, m.name, m.changes, m.labels FROM members m
 JOIN runs r ON r.hash = m.hash JOIN studies s ON s.name = m.study
 WHERE ?1 IS NULL OR m.study = ?1 ORDER BY s.created, s.name, m.position
 """
@@ -98,6 +98,7 @@ class Row:
         hash: name of its folder below runs/.
         study, name: the study, and the name of the run in it.
         changes: {dotted key: value}, its difference from the config of the study.
+        labels: the values that name it, such as {"budget": 1e12, "depth": 4}.
         state: one of `STATES`; why: the reason in one line, if there is one.
         host, pid, worker: of the newest worker.
         started, ended: times of the first claim and of the end, in seconds since 1970.
@@ -113,6 +114,7 @@ class Row:
     study: str
     name: str
     changes: dict[str, Any]
+    labels: dict[str, Any]
     state: str
     why: str
     host: str | None
@@ -217,11 +219,20 @@ class Ledger:
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        elif (kind, version) == (_APPLICATION, 1):
+            self._add_labels()
         elif (kind, version) not in ((_APPLICATION, _VERSION), (0, 0)):
             what = f"a ledger of format {version}" if kind == _APPLICATION else "a database of another program"
             raise UserError(f"{self.path}: {what}, must be a ledger of format {_VERSION}; use another folder")
         elif not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'members'").fetchone():
             raise UserError(f"{self.path}: has no table of runs, so it is no ledger; use another folder")
+
+    def _add_labels(self) -> None:
+        """Brings a ledger of format 1 to format 2; the labels of its runs are known once their study is added again."""
+        with self._transaction() as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+                db.execute("ALTER TABLE members ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'")
+                db.execute(f"PRAGMA user_version = {_VERSION}")
 
     @property
     def runs(self) -> pathlib.Path:
@@ -291,8 +302,8 @@ class Ledger:
                 values = (run.hash, json.dumps(run.config.to_dict()), run.parent, run.stop, *sizes)
                 db.execute(_ADD_RUN, (*values, cost.steps))
                 db.execute(_CORRECT_RUN, {"hash": run.hash, "config": values[1]})
-                own = (run.name, json.dumps(run.changes), json.dumps(list((rungs or {}).get(run.hash, ()))))
-                db.execute(_ADD_MEMBER, (study.name, run.hash, position, *own))
+                own = (run.changes, run.labels, list((rungs or {}).get(run.hash, ())))
+                db.execute(_ADD_MEMBER, (study.name, run.hash, position, run.name, *map(json.dumps, own)))
             if not study.halving:
                 db.execute(
                     "UPDATE runs SET state = 'planned', why = '' WHERE state IN ('stopped', 'paused') AND hash IN "
@@ -347,7 +358,7 @@ class Ledger:
         with self._errors():
             found = self._db.execute(_ROWS, (study,)).fetchall()
         fields = [field.name for field in dataclasses.fields(Row)]
-        texts = ("changes", "metrics")
+        texts = ("changes", "labels", "metrics")
         return [Row(**{k: json.loads(row[k]) if k in texts else row[k] for k in fields}) for row in found]
 
     @staticmethod

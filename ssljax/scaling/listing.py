@@ -21,6 +21,10 @@ from ssljax.scaling.overview import current, summary
 
 _DEEPEST = 5  # levels of folders that are searched for workdirs
 _METRICS = 3  # largest number of metrics that are columns
+_OWN = (
+    *("study", "run", "state", "params", "params_non_embedding", "tokens", "examples", "flops"),
+    *("steps", "step", "loss", "seconds"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,38 +73,57 @@ def list_runs(folder: str | pathlib.Path) -> Table:
     return _table(entries, notes)
 
 
-def write_csv(store: str | pathlib.Path, path: str | pathlib.Path) -> int:
-    """Writes a line for each run of a store, for `ssljax fit` and other programs. Returns the number of lines.
-
-    A run of several studies has one line, with the name that the first of them gave it.
-
-    Columns: study, run, state, params, params_non_embedding, tokens, examples, flops (training FLOPs until the last
-    logged step), steps, step, loss, seconds, a column for each metric "evaluation/metric" and for each changed key.
+def write_csv(folder: str | pathlib.Path, path: str | pathlib.Path) -> int:
+    """Writes `run_columns` of a store, or of a study of it, as a CSV file. Returns the number of lines.
 
     Raises:
         UserError: there is no ledger, or it is damaged.
     """
-    ledger = Ledger(store)
-    changes: dict[str, dict[str, Any]] = {}
-    unique: dict[str, Row] = {}
-    for row in ledger.rows():
-        changes[row.hash] = {**row.changes, **changes.get(row.hash, {})}
-        unique.setdefault(row.hash, row)
-    rows = [current(ledger, row) for row in unique.values()]
-    keys = list(dict.fromkeys(key for own in changes.values() for key in own))
-    metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    head = ["study", "run", "state", "params", "params_non_embedding", "tokens", "examples", "flops"]
+    columns = run_columns(folder)
     with replacing(pathlib.Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow([*head, "steps", "step", "loss", "seconds", *metrics, *keys])
-        for row in rows:
-            share = row.step / row.steps if row.steps else 0.0
-            done = [None if n is None else round(n * share) for n in (row.tokens, row.examples)]
-            flops = None if row.flops is None else row.flops * share
-            sizes = [row.parameters, row.non_embedding, *done, flops, row.steps, row.step, row.loss, row.seconds]
-            values = [*(row.metrics.get(name) for name in metrics), *(changes[row.hash].get(key) for key in keys)]
-            table.writerow([row.study, row.name, row.state, *sizes, *values])
-    return len(rows)
+        table.writerow(columns)
+        table.writerows(zip(*columns.values()))
+    return len(columns["run"])
+
+
+def run_columns(folder: str | pathlib.Path) -> dict[str, list[Any]]:
+    """Returns the runs of a store as columns {name: [n]}, for `ssljax fit` and other programs.
+
+    A run of several studies has one row, with the name that the first of them gave it. Columns: study, run, state,
+    params, params_non_embedding, tokens, examples, flops (training FLOPs until the last logged step), steps, step,
+    loss, seconds, a column for each metric "evaluation/metric", for each changed key, and for each value that names a
+    run and is no key, such as budget; None where a run has no value.
+
+    Args:
+        folder: a store, or the folder STORE/STUDY of one of its studies.
+
+    Raises:
+        UserError: there is no ledger, or it is damaged.
+    """
+    root = pathlib.Path(folder)
+    study = None if (root / NAME).exists() or not (root.parent / NAME).exists() else root.name
+    ledger = Ledger(root if study is None else root.parent)
+    changes: dict[str, dict[str, Any]] = {}
+    unique: dict[str, Row] = {}
+    for row in ledger.rows(study):
+        labels = {key: value for key, value in row.labels.items() if key not in _OWN}
+        changes[row.hash] = {**labels, **row.changes, **changes.get(row.hash, {})}
+        unique.setdefault(row.hash, row)
+    rows = [current(ledger, row) for row in unique.values()]
+    metrics = dict.fromkeys(name for row in rows for name in row.metrics)
+    keys = dict.fromkeys(key for own in changes.values() for key in own if key not in _OWN)
+    out: dict[str, list[Any]] = {name: [] for name in (*_OWN, *metrics, *keys)}
+    for row in rows:
+        share = row.step / row.steps if row.steps else 0.0
+        tokens, examples = (None if n is None else round(n * share) for n in (row.tokens, row.examples))
+        flops = None if row.flops is None else row.flops * share
+        sizes = (row.parameters, row.non_embedding, tokens, examples, flops, row.steps, row.step, row.loss, row.seconds)
+        own = dict(zip(_OWN, (row.study, row.name, row.state, *sizes)))
+        for name, column in out.items():
+            value = own if name in own else row.metrics if name in metrics else changes[row.hash]
+            column.append(value.get(name))
+    return out
 
 
 def workdirs(root: pathlib.Path) -> list[pathlib.Path]:

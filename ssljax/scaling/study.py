@@ -59,6 +59,7 @@ class PlannedRun:
         name: its changes in words, the name of a link to the folder.
         changes: {dotted key: value}, how it differs from the config of the study.
         config: the checked config.
+        labels: the values that name it, such as {"budget": 1e12, "depth": 4}.
         parent: hash of the run whose last state it continues; None: it begins from scratch.
         stop: step after which it is done, as the beginning of other runs; None: it ends with its last step.
     """
@@ -67,6 +68,7 @@ class PlannedRun:
     name: str
     changes: Changes
     config: RunConfig
+    labels: Changes = dataclasses.field(default_factory=dict)
     parent: str | None = None
     stop: int | None = None
 
@@ -147,7 +149,7 @@ def make_study(values: Mapping[str, Any], study: StudyConfig, name: str, costs: 
     check_name(name)
     costs, remarks = costs or Costs(), dict[str, None]()
     seed = build(values).seed
-    labels, runs = list[Changes](), list[PlannedRun]()
+    runs = list[PlannedRun]()
     for outer in study.axes().changes(seed):
         base: Base = _Values(values, outer, costs, remarks)
         variants = study.generator.variants(base) if study.generator else [Variant({}, {})]
@@ -156,11 +158,12 @@ def make_study(values: Mapping[str, Any], study: StudyConfig, name: str, costs: 
             config = base.config(variant.changes)
             parent = None if variant.after is None else runs[first + variant.after].hash
             changes = dotted({**outer, **variant.changes})
-            runs.append(PlannedRun(run_hash(config), "", changes, config, parent, variant.stop))
-            labels.append({**variant.label, **outer})
+            labels = {**variant.label, **outer}
+            runs.append(PlannedRun(run_hash(config), "", changes, config, labels, parent, variant.stop))
     if study.halving and any(run.stop for run in runs):
         raise UserError("study.halving: cannot be used with cool-downs, whose runs wait for their trunk")
-    named = [dataclasses.replace(run, name=name) for run, name in zip(runs, run_names(labels))]
+    names = run_names([run.labels for run in runs])
+    named = [dataclasses.replace(run, name=name) for run, name in zip(runs, names)]
     _refuse_equal(named)
     return Study(name, tuple(named), study.halving, tuple(remarks))
 

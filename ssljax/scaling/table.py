@@ -11,11 +11,13 @@ import numpy as np
 
 from ssljax.base.errors import UserError, nearest, shown
 from ssljax.scaling.laws.law import Column, Law
+from ssljax.scaling.listing import run_columns
 
 LISTED = 5  # rows that a message names
 EMPTY = {"", "nan", "na", "none", "null"}
 RATIO = 3.0  # flops / (6 params tokens) within this factor of 1 is ordinary: attention, embeddings, other formulas
 ASK = "is one of the columns in millions or billions?"
+HELD_OUT = "loss/loss"  # metric of the evaluation of the held-out loss, under its usual name
 TOKENS_PER_PARAMETER = (1e-3, 1e5)
 
 
@@ -37,7 +39,10 @@ class Table:
 
 
 def read(table: Any) -> Table:
-    """Returns a table from the path of a CSV file with a header, a mapping {name: values}, a list of rows, or a frame.
+    """Returns a table from a CSV file with a header, a study, a mapping {name: values}, a list of rows, or a frame.
+
+    Args:
+        table: path of a CSV file, of a store of `ssljax sweep`, or of a study in it (STORE/STUDY); or values.
 
     Raises:
         UserError: the file cannot be read, has no header or no rows, or columns differ in length.
@@ -45,7 +50,8 @@ def read(table: Any) -> Table:
     if isinstance(table, Table):
         return table
     if isinstance(table, str | os.PathLike):
-        return _read_csv(pathlib.Path(table))
+        path = pathlib.Path(table)
+        return _read_store(path) if path.is_dir() else _read_csv(path)
     if isinstance(table, Sequence) and table and all(isinstance(row, Mapping) for row in table):
         names = list(dict.fromkeys(name for row in table for name in row))
         table = {name: [row.get(name) for row in table] for name in names}
@@ -56,6 +62,25 @@ def read(table: Any) -> Table:
     if len(set(lengths.values())) != 1:
         raise UserError(f"table: columns must have one length, got {shown(lengths)}")
     return Table(columns, "table", range(next(iter(lengths.values()))))
+
+
+def _read_store(path: pathlib.Path) -> Table:
+    """Reads the runs of a study that are done. `loss` is the held-out one, where the runs have an evaluation `loss`."""
+    columns = run_columns(path)
+    trunk = columns.pop("trunk", None) or [None] * len(columns["run"])
+    kept = [i for i, state in enumerate(columns["state"]) if state == "done" and trunk[i] is None]
+    if not kept:
+        raise UserError(f"{path}: has no run that is done; `ssljax sweep --workdir STORE` trains them")
+    notes = []
+    if others := sum(state != "done" for state in columns["state"]):
+        notes.append(f"{others} of {len(columns['state'])} runs are not done and left out")
+    held_out = columns.get(HELD_OUT)
+    if held_out and all(held_out[i] is not None for i in kept):
+        columns["loss"] = held_out
+        notes.append(f"loss is {HELD_OUT}, on held-out data")
+    else:
+        notes.append("loss is the training loss at the last log point, since not all runs have an evaluation `loss`")
+    return Table({name: [column[i] for i in kept] for name, column in columns.items()}, str(path), kept, tuple(notes))
 
 
 def _read_csv(path: pathlib.Path) -> Table:

@@ -237,6 +237,18 @@ def test_missing_and_strange_ledgers_are_one_line(tmp_path):
         Ledger(tmp_path)
 
 
+def test_a_ledger_of_the_first_format_is_brought_up_to_date(ledger):
+    add(ledger, study(seeds=2))
+    ledger.close()
+    with sqlite3.connect(ledger.path) as db:
+        db.execute("ALTER TABLE members DROP COLUMN labels")
+        db.execute("PRAGMA user_version = 1")
+    assert [row.labels for row in Ledger(ledger.store).rows()] == [{}, {}]
+    again = Ledger(ledger.store)
+    add(again, study(seeds=2))
+    assert [row.labels for row in again.rows()] == [{"seed": 0}, {"seed": 1}]
+
+
 @pytest.mark.parametrize("where", ["head", "middle", "text"])
 def test_a_damaged_ledger_is_one_line(ledger, where):
     add(ledger, study(seeds=40))

@@ -1,14 +1,19 @@
 """Runs below a folder: plain workdirs in every state, and the best of their metrics."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
-from test_driver import prepared
+from test_driver import CONFIG, prepared
 
+from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.locks import this_process
-from ssljax.scaling.listing import best, list_runs, workdirs, write_csv
+from ssljax.scaling.cost import Cost
+from ssljax.scaling.ledger import Ledger
+from ssljax.scaling.listing import best, list_runs, run_columns, workdirs, write_csv
+from ssljax.scaling.study import StudyConfig, make_study
 
 
 def workdir(path, temperature, step=4, steps=4, accuracy=(0.5, 0.7, 0.6)):
@@ -65,6 +70,17 @@ def test_a_run_of_two_studies_is_one_line_of_the_table(tmp_path):
     assert write_csv(tmp_path / "store", tmp_path / "table.csv") == 3
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [(row["study"], row["seed"]) for row in rows] == [("a", "0"), ("a", "1"), ("b", "2")]
+    assert len(run_columns(tmp_path / "store/b")["run"]) == 2, "the folder of a study"
+
+
+def test_the_values_that_name_a_run_are_columns(tmp_path):
+    study = make_study(CONFIG, schema.build(StudyConfig, {"seeds": 2}, "study"), "iso")
+    runs = tuple(dataclasses.replace(run, labels={"budget": 1e10, **run.labels}) for run in study.runs)
+    costs = {run.hash: Cost(2, 1, 9, 8, 10.0, 4, 100) for run in runs}
+    Ledger(tmp_path, make=True).add(dataclasses.replace(study, runs=runs), costs)
+    columns = run_columns(tmp_path)
+    assert columns["budget"] == [1e10, 1e10] and columns["seed"] == [0, 1]
+    assert all(len(column) == 2 for column in columns.values())
 
 
 @pytest.mark.parametrize("name", ["missing", "empty", "file"])

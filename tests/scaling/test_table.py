@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from test_driver import prepared
 
 from ssljax import scaling
 from ssljax.base.errors import UserError
 from ssljax.scaling.laws import create
+from ssljax.scaling.ledger import Outcome
 from ssljax.scaling.table import checked, read, renamed
 
 GOOD = {
@@ -152,3 +154,24 @@ def test_what_is_no_table():
         read(3)
     with pytest.raises(UserError, match="columns must have one length"):
         read({"a": [1, 2], "b": [1]})
+
+
+def recorded(store, states, losses):
+    """A ledger of runs that ended in these states, with held-out losses."""
+    ledger = prepared(store, range(len(states)), "mine")
+    claims = ledger.claim("mine", "w", limit=len(states))
+    for claim, state, loss in zip(claims, states, losses):
+        metrics = {} if loss is None else {"loss/loss": loss}
+        ledger.record(claim, "w", Outcome(state, step=2, loss=9.0, seconds=1.0, metrics=metrics, version="1"))
+
+
+def test_a_study_is_a_table_of_its_done_runs(tmp_path):
+    recorded(tmp_path / "a", ["done", "failed", "done"], [1.5, None, 2.5])
+    table = read(tmp_path / "a/mine")
+    assert table.columns["loss"] == [1.5, 2.5] and table.columns["seed"] == [0, 2]
+    assert table.notes == ("1 of 3 runs are not done and left out", "loss is loss/loss, on held-out data")
+    recorded(tmp_path / "b", ["done", "done"], [1.5, None])
+    assert read(tmp_path / "b").columns["loss"] == [9.0, 9.0]
+    recorded(tmp_path / "c", ["failed"], [None])
+    with pytest.raises(UserError, match="has no run that is done"):
+        read(tmp_path / "c")
