@@ -1,4 +1,4 @@
-"""Weak scaling by bytes: what a device sends in a step on 1, 2, 4 and 8 devices, beside theory; writes docs/scaling.md.
+"""Weak scaling by bytes: what a device sends in a step on 1 to 8 devices, beside theory; writes docs/weak_scaling.md.
 
     python benchmarks/weak_scaling.py [PLATFORM [AXIS ...]]
 
@@ -35,7 +35,7 @@ from ssljax.data import DataSpec
 from ssljax.parallel import hlo
 from ssljax.parallel.topology import topology
 
-PAGE = pathlib.Path(__file__).parent.parent / "docs/scaling.md"
+PAGE = pathlib.Path(__file__).parent.parent / "docs/weak_scaling.md"
 COUNTS = (1, 2, 4, 8)
 LAYERS, WIDTH, LENGTH, VOCABULARY = 12, 256, 256, 512
 TEXT = DataSpec(

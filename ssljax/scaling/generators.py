@@ -1,4 +1,4 @@
-"""Generators of the runs of a study: size ladders, token grids, isoFLOP grids, and cool-downs of one trunk.
+"""Generators of the runs of a study: size ladders, token and isoFLOP grids, cool-downs of one trunk, data shares.
 
 A generator returns variants of one config. The rules are stated at its keys; all of them keep what they do not name.
 """
@@ -24,6 +24,7 @@ GENERATORS = Registry(
         "tokens": "ssljax.scaling.generators:TokenGrid",
         "isoflop": "ssljax.scaling.generators:IsoFlop",
         "cooldowns": "ssljax.scaling.generators:Cooldowns",
+        "shares": "ssljax.scaling.generators:Shares",
     },
     has=("variants",),
 )
@@ -343,6 +344,42 @@ def check_trunk(config: RunConfig) -> None:
                 f"{key}: has a setting that depends on the length of the run, so runs of different lengths have no "
                 f"common beginning; cool-downs cannot share a trunk"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares(Sizes):
+    """Shares of one source of `data.mixture`; the others keep their proportions."""
+
+    shares: tuple[float, ...] = setting((), gt=0, doc="shares of the source in the examples, below 1")
+    source: int = setting(0, ge=0, doc="number of the source in `data.mixture`, from 0")
+
+    def validate(self) -> None:
+        if not self.shares:
+            raise ValueError("shares: got an empty list, must hold at least one share")
+        if max(self.shares) >= 1:
+            raise ValueError(f"shares: got {max(self.shares):g}, must be < 1; a single source is no mixture")
+
+    def variants(self, base: Base) -> list[Variant]:
+        """Returns a variant for each size and share.
+
+        Raises:
+            UserError: the config has no mixture, or none with this source.
+        """
+        parts = base.config({}).to_dict()["data"]["mixture"]
+        if len(parts) < 2 or self.source >= len(parts):
+            raise UserError(
+                f"study.generator.source: got {self.source}, must be the number of a source of data.mixture, which has "
+                f"{len(parts)}"
+            )
+        rest = sum(part["weight"] for i, part in enumerate(parts) if i != self.source)
+        out = []
+        for size in self.sizes(base):
+            for share in self.shares:
+                mixture = [{**part, "weight": part["weight"] * (1 - share) / rest} for part in parts]
+                mixture[self.source]["weight"] = share
+                changes = self.ruled(base, {**size.changes, "data.mixture": mixture})
+                out.append(Variant(changes, {**size.label, "share": share}))
+        return out
 
 
 def _words(label: Mapping[str, Any]) -> str:

@@ -127,3 +127,18 @@ def test_cooldowns_need_a_common_beginning(schedule, said):
 def test_mistakes_are_one_line(generator, said):
     with pytest.raises(UserError, match=said):
         study(generator)
+
+
+def test_shares_of_a_mixture():
+    sources = ("builtin:python-docs", "builtin:python-code", "builtin:markov")
+    mixture = [{"source": source, "weight": weight} for source, weight in zip(sources, (1.0, 3.0, 2.0))]
+    data = {"mixture": mixture, "seq_len": 16, "tokenizer": {"name": "bytes"}}
+    runs = study({"name": "shares", "shares": [0.2, 0.5], "source": 2}, data=data)
+    weights = [[part.weight for part in run.config.data.mixture] for run in runs]
+    assert weights == [pytest.approx([0.2, 0.6, 0.2]), pytest.approx([0.125, 0.375, 0.5])]
+    assert [run.labels for run in runs] == [{"share": 0.2}, {"share": 0.5}]
+    assert [run.name for run in runs] == ["share=0.2", "share=0.5"]
+    with pytest.raises(UserError, match=r"got 3, must be the number of a source of data.mixture, which has 3"):
+        study({"name": "shares", "shares": [0.2], "source": 3}, data=data)
+    with pytest.raises(UserError, match="shares: got 1, must be < 1"):
+        study({"name": "shares", "shares": [1.0]}, data=data)
