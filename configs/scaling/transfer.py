@@ -17,7 +17,7 @@ def get_config(arg=""):
     mup = arguments(arg, mup=True)["mup"]
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="gpt", preset=None, width=64, depth=2, heads=4, mup_base_width=64 if mup else None),
+            model=dict(name="gpt", preset=None, width=32, depth=2, heads=2, mup_base_width=32 if mup else None),
             objective=dict(name="causal_lm"),
             data=dict(source="builtin:python-code", seq_len=64, tokenizer=dict(name="bytes")),
             optimizer=dict(name="adamw", learning_rate=2**-8, weight_decay=0.0, b2=0.95),
@@ -28,7 +28,7 @@ def get_config(arg=""):
             batch_size=32,
             steps=300,
             study=dict(
-                zip=(("model.width", (64, 128, 256)), ("model.heads", (4, 8, 16))),
+                zip=(("model.width", (32, 64, 128)), ("model.heads", (2, 4, 8))),
                 grid=(("optimizer.learning_rate", tuple(2.0**-i for i in range(11, 4, -1))),),
             ),
         )

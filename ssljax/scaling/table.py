@@ -108,16 +108,19 @@ def renamed(table: Table, columns: Mapping[str, str]) -> Table:
     """Returns the table with columns under other names.
 
     Args:
-        columns: {name of a law: name in the table}.
+        columns: {name of a law: name in the table}; a name such as "1-accuracy" is one minus the column after it.
 
     Raises:
         UserError: the table has no such column.
     """
     out = dict(table.columns)
     for name, own in columns.items():
-        if own not in table.columns:
+        if own not in table.columns and own.startswith("1-"):
+            out[name] = list(1 - numbers(table, own[2:]))
+        elif own not in table.columns:
             raise UserError(_absent(table, own))
-        out[name] = table.columns[own]
+        else:
+            out[name] = table.columns[own]
     return dataclasses.replace(table, columns=out)
 
 

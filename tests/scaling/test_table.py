@@ -156,6 +156,13 @@ def test_what_is_no_table():
         read({"a": [1, 2], "b": [1]})
 
 
+def test_one_minus_a_column_is_a_column():
+    table = read({"accuracy": [0.25, 0.5]})
+    assert renamed(table, {"error": "1-accuracy"}).columns["error"] == [0.75, 0.5]
+    with pytest.raises(UserError, match="has no column 'acuracy'; did you mean 'accuracy'"):
+        renamed(table, {"error": "1-acuracy"})
+
+
 def recorded(store, states, losses):
     """A ledger of runs that ended in these states, with held-out losses."""
     ledger = prepared(store, range(len(states)), "mine")

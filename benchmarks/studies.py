@@ -1,0 +1,294 @@
+"""Tables and pictures of the studies in configs/scaling, from the runs of a store; writes docs/scaling.md.
+
+    ssljax sweep --config configs/scaling/isoflop.py --workdir runs/scaling
+    python benchmarks/studies.py isoflop --store runs/scaling
+
+The names are those of the studies. `--print` changes no page. Pictures are docs/studies/NAME.png.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from pages import fill, markdown
+
+from ssljax import scaling
+from ssljax.data import synthetic
+from ssljax.scaling.forecast import observation_interval
+from ssljax.scaling.listing import run_columns
+from ssljax.scaling.table import Table, read
+
+PAGE = pathlib.Path(__file__).parent.parent / "docs/scaling.md"
+PICTURES = PAGE.parent / "studies"
+STANDARD = 3e-3  # learning rate of the study `kaplan` that stands for "not tuned"
+
+
+def grid(table: Table, row: str, column: str, value: str, digits: int = 3) -> str:
+    """Returns a value by two columns, means over what is equal in both; the best of a row is bold."""
+    rows, columns, values = ([*table.columns[name]] for name in (row, column, value))
+    heads = list(dict.fromkeys(columns))
+    body = []
+    for name in dict.fromkeys(rows):
+        means = []
+        for head in heads:
+            own = [float(v) for r, c, v in zip(rows, columns, values) if (r, c) == (name, head)]
+            means.append(float(np.mean(own)) if own else np.nan)
+        cells = [("" if np.isnan(mean) else f"{mean:.{digits}f}") for mean in means]
+        cells[int(np.nanargmin(means))] = f"**{cells[int(np.nanargmin(means))]}**"
+        body.append([f"{name:.0e}" if isinstance(name, float) and name > 1e4 else str(name), *cells])
+    return markdown([f"{row} \\ {column}", *map(str, heads)], body)
+
+
+def parameters(fit: Any) -> str:
+    """Returns the parameters of a fit with standard errors and intervals."""
+    spans = fit.intervals[fit.resample]
+    body = [
+        [
+            f"`{name}`",
+            f"{value:.4g}",
+            f"{fit.standard_errors[name]:.2g}",
+            f"{spans[name][0]:.4g} to {spans[name][1]:.4g}",
+        ]
+        for name, value in {**fit.parameters, **fit.derived}.items()
+    ]
+    return markdown([f"`{fit.law}`", "estimate", "standard error", f"{fit.level:.0%} interval"], body)
+
+
+def doubts(fit: Any) -> str:
+    """Returns residuals and warnings of a fit in lines."""
+    good = fit.goodness
+    lines = [f"Residuals of `{fit.law}`: rms {good['rmse']:.2%}, explained variance {good['r2']:.4f}."]
+    return "\n".join([*lines, *(f"- {warning}" for warning in fit.warnings)])
+
+
+def forecasts(fit: Any) -> str:
+    """Returns the leave-future-out table of a fit."""
+    body = [
+        [
+            f"{line.upto:.3g}",
+            str(line.fitted),
+            f"{line.to:.3g}",
+            f"{line.error:.2%}",
+            f"{line.bias:+.2%}",
+            f"{line.inside:.0%}",
+        ]
+        for line in fit.forecasts
+    ]
+    return markdown(
+        ["fitted up to", "rows", "predicted", "rms error", "bias", f"inside the {fit.level:.0%} interval"], body
+    )
+
+
+def best_of_the_largest(table: Table) -> str:
+    """Returns the forecast of the least loss of the largest budget from the smaller budgets, by `chinchilla`."""
+    budget, loss = (np.array(table.columns[name], float) for name in ("budget", "loss"))
+    past = np.flatnonzero(budget < budget.max())
+    best = min(np.flatnonzero(budget == budget.max()), key=lambda i: loss[i])
+    smaller = {name: [table.columns[name][i] for i in past] for name in ("params", "tokens", "loss")}
+    fit = scaling.fit("chinchilla", smaller, delta=None)
+    at = {name: np.array([table.columns[name][best]], float) for name in ("params", "tokens")}
+    estimate = np.array(list(fit.parameters.values()))
+    rng = np.random.default_rng(0)
+    low, high = observation_interval(
+        fit.rule, fit.columns, fit.observed, estimate, fit.samples, at, fit.level, fit.resample, rng
+    )
+    predicted = float(fit.rule.predict(estimate, at)[0])
+    error = predicted / loss[best] - 1
+    return (
+        f"Held out: fitted to the budgets below {budget.max():.0e}, `chinchilla` predicts {predicted:.4f} for the best run "
+        f"of this budget, {fit.level:.0%} interval {low[0]:.4f} to {high[0]:.4f}; measured {loss[best]:.4f}: an error of "
+        f"{error:+.2%}, {'inside' if low[0] <= loss[best] <= high[0] else 'outside'} the interval."
+    )
+
+
+def ledger(store: pathlib.Path, study: str) -> str:
+    """Returns one line on cost: runs, FLOPs, and time of the trainers."""
+    columns = run_columns(store / study)
+    hours = sum(columns["seconds"]) / 3600
+    states = ", ".join(f"{columns['state'].count(state)} {state}" for state in dict.fromkeys(columns["state"]))
+    return f"{states}; {sum(flops or 0 for flops in columns['flops']):.2g} FLOPs; {hours:.2f} hours of trainers."
+
+
+def picture(fit: Any, name: str) -> str:
+    fit.plot(PICTURES / f"{name}.png")
+    return f"![{fit.law} of the study](studies/{name}.png)"
+
+
+def isoflop(store: pathlib.Path) -> list[str]:
+    table = read(store / "isoflop")
+    fits = [scaling.fit(law, table, **options) for law, options in APPROACHES]
+    parts = [grid(table, "budget", "params", "loss"), best_of_the_largest(table)]
+    for fit in fits:
+        parts += [parameters(fit), doubts(fit)]
+    names = ("envelope", "parabolas", "parametric")
+    return [*parts, forecasts(fits[-1]), *(picture(fit, f"isoflop_{name}") for fit, name in zip(fits[1:], names[1:]))]
+
+
+APPROACHES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("chinchilla_envelope", {}),
+    ("isoflop", {}),
+    ("chinchilla", {"delta": None}),
+)
+
+
+def surface(study: str, size: str = "tokens", loss: str | None = None) -> Callable[[pathlib.Path], list[str]]:
+    """Returns the section of a study over sizes and lengths: losses, `chinchilla`, forecasts."""
+
+    def section(store: pathlib.Path) -> list[str]:
+        table = read(store / study)
+        given = {"tokens": size, **({"loss": loss} if loss else {})}
+        fit = scaling.fit("chinchilla", table, columns=given, delta=None)
+        shown = Table({**table.columns, "loss": list(fit.observed)}, table.source, table.rows)
+        parts = [grid(shown, "params", size, "loss", 4), parameters(fit), doubts(fit), forecasts(fit)]
+        return [*parts, picture(fit, study)]
+
+    return section
+
+
+def contrastive(store: pathlib.Path) -> list[str]:
+    probe = surface("contrastive", "examples", "1-linear/accuracy")(store)
+    table = read(store / "contrastive")
+    loss = scaling.fit("chinchilla", table, columns={"tokens": "examples"}, delta=None)
+    own = [grid(table, "params", "examples", "loss"), parameters(loss), doubts(loss)]
+    return ["Error of the linear probe:", *probe, "The contrastive loss, in batches of 128:", *own]
+
+
+def mixture(store: pathlib.Path) -> list[str]:
+    table, parts = read(store / "mixture"), []
+    for part in ("code", "docs"):
+        share = table.columns["share"] if part == "code" else [1 - value for value in table.columns["share"]]
+        columns = {**table.columns, "share": share}
+        own = Table(columns, table.source, table.rows, table.notes)
+        fit = scaling.fit("mixture", own, columns={"loss": f"{part}/loss"})
+        parts += [
+            f"Loss on `{part}` against its own share:",
+            parameters(fit),
+            doubts(fit),
+            picture(fit, f"mixture_{part}"),
+        ]
+    losses = markdown(
+        ["share of code", "loss on code", "loss on docs"],
+        [
+            [
+                f"{q}",
+                *(
+                    f"{np.mean([v for s, v in zip(table.columns['share'], table.columns[f'{p}/loss']) if s == q]):.4f}"
+                    for p in ("code", "docs")
+                ),
+            ]
+            for q in dict.fromkeys(table.columns["share"])
+        ],
+    )
+    return [losses, *parts]
+
+
+def markov(store: pathlib.Path) -> list[str]:
+    table, truth = read(store / "markov"), synthetic.floor(64)
+    fit = scaling.fit("chinchilla", table, delta=None)
+    low, high = fit.intervals[fit.resample]["E"]
+    line = (
+        f"Entropy of the source: {truth:.4f} nats per symbol. Fitted E: {fit.parameters['E']:.4f}, {fit.level:.0%} interval "
+        f"{low:.4f} to {high:.4f}, which {'holds' if low <= truth <= high else 'does not hold'} it. Least loss of a run: "
+        f"{min(table.columns['loss']):.4f}."
+    )
+    return [line, *surface("markov")(store)]
+
+
+def kaplan(store: pathlib.Path) -> list[str]:
+    """The exponent of the best size by warm-up, learning rate, and what is counted."""
+    table = read(store / "kaplan")
+    columns = {name: np.array(values) for name, values in table.columns.items()}
+    rate, warmup = columns["optimizer.learning_rate"].astype(float), columns["schedule.warmup"].astype(str)
+    body = []
+    for name in dict.fromkeys(warmup):
+        own = warmup == name
+        for tuning, rows in (
+            (f"{STANDARD:g} for all sizes", np.flatnonzero(own & (rate == STANDARD))),
+            ("best of three for each run", _tuned(columns, own)),
+        ):
+            body.append([name, tuning, *(_exponent(columns, rows, law, size) for law, size in COUNTS)])
+    head = [
+        "warm-up",
+        "learning rate",
+        *(f"{law}, {'all' if size == 'params' else 'no embeddings'}" for law, size in COUNTS),
+    ]
+    return [grid(table, "budget", "params", "loss"), "Exponent a of the best size, N_opt ~ C^a:", markdown(head, body)]
+
+
+COUNTS = (("isoflop", "params"), ("chinchilla", "params"), ("chinchilla", "params_non_embedding"))
+
+
+def _tuned(columns: dict[str, np.ndarray], own: np.ndarray) -> np.ndarray:
+    """Returns the rows with the best learning rate of each budget and size."""
+    best: dict[tuple[float, int], int] = {}
+    for i in np.flatnonzero(own):
+        key = (columns["budget"][i], columns["params"][i])
+        if key not in best or columns["loss"][i] < columns["loss"][best[key]]:
+            best[key] = i
+    return np.array(list(best.values()))
+
+
+def _exponent(columns: dict[str, np.ndarray], rows: np.ndarray, law: str, size: str) -> str:
+    names = {"params": size, "tokens": "tokens", "budget": "budget", "loss": "loss"}
+    given = {name: columns[own][rows].astype(float) for name, own in names.items()}
+    fit = scaling.fit(law, given, **({"delta": None} if law == "chinchilla" else {}))
+    name = "a" if law == "isoflop" else "params_exponent"
+    low, high = fit.intervals[fit.resample][name]
+    return f"{ {**fit.parameters, **fit.derived}[name]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def transfer(store: pathlib.Path) -> list[str]:
+    """Loss against the learning rate by width, with muP and with the standard parametrisation."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    parts = []
+    for axes, (study, title) in zip(figure.subplots(1, 2, sharey=True), PARAMETRISATIONS):
+        table = read(store / study)
+        columns = {name: np.array(table.columns[name]) for name in ("model.width", "optimizer.learning_rate", "loss")}
+        body = []
+        for width in dict.fromkeys(columns["model.width"]):
+            rows = np.flatnonzero(columns["model.width"] == width)
+            rows = rows[np.argsort(columns["optimizer.learning_rate"][rows])]
+            rates, losses = (columns[name][rows].astype(float) for name in ("optimizer.learning_rate", "loss"))
+            axes.plot(rates, losses, ".-", label=f"width {width}")
+            at = np.log2(rates[np.argmin(losses)])
+            body.append([str(width), *(f"{value:.3f}" for value in losses), f"2^{at:.0f}"])
+        axes.set(xscale="log", xlabel="learning rate", title=title)
+        axes.legend()
+        head = ["width", *(f"2^{np.log2(value):.0f}" for value in rates), "best"]
+        parts += [f"{title}:", markdown(head, body)]
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / "transfer.png", dpi=110)
+    return [*parts, "![loss against learning rate](studies/transfer.png)"]
+
+
+PARAMETRISATIONS = (("transfer", "muP"), ("standard", "standard parametrisation"))
+
+STUDIES: dict[str, Callable[[pathlib.Path], list[str]]] = {
+    "isoflop": isoflop,
+    "markov": markov,
+    "masked_images": surface("masked_images", "examples"),
+    "contrastive": contrastive,
+    "mixture": mixture,
+    "kaplan": kaplan,
+    "transfer": transfer,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="+", choices=list(STUDIES), help="names of studies")
+    parser.add_argument("--store", type=pathlib.Path, required=True, help="the store of their runs")
+    parser.add_argument("--print", action="store_true", help="only print")
+    options = parser.parse_args(arguments)
+    for name in options.study:
+        text = "\n\n".join([ledger(options.store, name), *STUDIES[name](options.store)])
+        print(f"{name}\n\n{text}\n")
+        if not options.print:
+            fill(PAGE, f"benchmarks/studies.py {name}", text)
+
+
+if __name__ == "__main__":
+    main()
