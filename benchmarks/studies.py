@@ -44,16 +44,10 @@ def grid(table: Table, row: str, column: str, value: str, digits: int = 3) -> st
 
 def parameters(fit: Any) -> str:
     """Returns the parameters of a fit with standard errors and intervals."""
-    spans = fit.intervals[fit.resample]
-    body = [
-        [
-            f"`{name}`",
-            f"{value:.4g}",
-            f"{fit.standard_errors[name]:.2g}",
-            f"{spans[name][0]:.4g} to {spans[name][1]:.4g}",
-        ]
-        for name, value in {**fit.parameters, **fit.derived}.items()
-    ]
+    body = []
+    for name, value in {**fit.parameters, **fit.derived}.items():
+        low, high = fit.intervals[fit.resample][name]
+        body.append([f"`{name}`", f"{value:.4g}", f"{fit.standard_errors[name]:.2g}", f"{low:.4g} to {high:.4g}"])
     return markdown([f"`{fit.law}`", "estimate", "standard error", f"{fit.level:.0%} interval"], body)
 
 
@@ -66,20 +60,12 @@ def doubts(fit: Any) -> str:
 
 def forecasts(fit: Any) -> str:
     """Returns the leave-future-out table of a fit."""
-    body = [
-        [
-            f"{line.upto:.3g}",
-            str(line.fitted),
-            f"{line.to:.3g}",
-            f"{line.error:.2%}",
-            f"{line.bias:+.2%}",
-            f"{line.inside:.0%}",
-        ]
-        for line in fit.forecasts
-    ]
-    return markdown(
-        ["fitted up to", "rows", "predicted", "rms error", "bias", f"inside the {fit.level:.0%} interval"], body
-    )
+    body = []
+    for line in fit.forecasts:
+        quality = (f"{line.error:.2%}", f"{line.bias:+.2%}", f"{line.inside:.0%}")
+        body.append([f"{line.upto:.3g}", str(line.fitted), f"{line.to:.3g}", *quality])
+    head = ["fitted up to", "rows", "predicted", "rms error", "bias", f"inside the {fit.level:.0%} interval"]
+    return markdown(head, body)
 
 
 def best_of_the_largest(table: Table) -> str:
@@ -96,11 +82,11 @@ def best_of_the_largest(table: Table) -> str:
         fit.rule, fit.columns, fit.observed, estimate, fit.samples, at, fit.level, fit.resample, rng
     )
     predicted = float(fit.rule.predict(estimate, at)[0])
-    error = predicted / loss[best] - 1
+    inside = "inside" if low[0] <= loss[best] <= high[0] else "outside"
     return (
-        f"Held out: fitted to the budgets below {budget.max():.0e}, `chinchilla` predicts {predicted:.4f} for the best run "
-        f"of this budget, {fit.level:.0%} interval {low[0]:.4f} to {high[0]:.4f}; measured {loss[best]:.4f}: an error of "
-        f"{error:+.2%}, {'inside' if low[0] <= loss[best] <= high[0] else 'outside'} the interval."
+        f"Held out: fitted to the budgets below {budget.max():.0e}, `chinchilla` predicts {predicted:.4f} for the best "
+        f"run of this budget, {fit.level:.0%} interval {low[0]:.4f} to {high[0]:.4f}; measured {loss[best]:.4f}: an "
+        f"error of {predicted / loss[best] - 1:+.2%}, {inside} the interval."
     )
 
 
@@ -157,42 +143,26 @@ def contrastive(store: pathlib.Path) -> list[str]:
 
 
 def mixture(store: pathlib.Path) -> list[str]:
-    table, parts = read(store / "mixture"), []
-    for part in ("code", "docs"):
-        share = table.columns["share"] if part == "code" else [1 - value for value in table.columns["share"]]
-        columns = {**table.columns, "share": share}
-        own = Table(columns, table.source, table.rows, table.notes)
-        fit = scaling.fit("mixture", own, columns={"loss": f"{part}/loss"})
-        parts += [
-            f"Loss on `{part}` against its own share:",
-            parameters(fit),
-            doubts(fit),
-            picture(fit, f"mixture_{part}"),
-        ]
-    losses = markdown(
-        ["share of code", "loss on code", "loss on docs"],
-        [
-            [
-                f"{q}",
-                *(
-                    f"{np.mean([v for s, v in zip(table.columns['share'], table.columns[f'{p}/loss']) if s == q]):.4f}"
-                    for p in ("code", "docs")
-                ),
-            ]
-            for q in dict.fromkeys(table.columns["share"])
-        ],
-    )
-    return [losses, *parts]
+    table = read(store / "mixture")
+    share = np.array(table.columns["share"], float)
+    losses = {name: np.array(table.columns[f"{name}/loss"], float) for name in ("code", "docs")}
+    body = [[f"{q:g}", *(f"{loss[share == q].mean():.4f}" for loss in losses.values())] for q in np.unique(share)]
+    parts = [markdown(["share of code", "loss on code", "loss on docs"], body)]
+    for name, loss in losses.items():
+        fit = scaling.fit("mixture", {"share": share if name == "code" else 1 - share, "loss": loss})
+        parts += [f"Loss on `{name}` against its own share:", parameters(fit), doubts(fit)]
+        parts.append(picture(fit, f"mixture_{name}"))
+    return parts
 
 
 def markov(store: pathlib.Path) -> list[str]:
     table, truth = read(store / "markov"), synthetic.floor(64)
     fit = scaling.fit("chinchilla", table, delta=None)
     low, high = fit.intervals[fit.resample]["E"]
+    holds = "holds it" if low <= truth <= high else "does not hold it"
     line = (
-        f"Entropy of the source: {truth:.4f} nats per symbol. Fitted E: {fit.parameters['E']:.4f}, {fit.level:.0%} interval "
-        f"{low:.4f} to {high:.4f}, which {'holds' if low <= truth <= high else 'does not hold'} it. Least loss of a run: "
-        f"{min(table.columns['loss']):.4f}."
+        f"Entropy of the source: {truth:.4f} nats per symbol. Fitted E: {fit.parameters['E']:.4f}; the {fit.level:.0%} "
+        f"interval, {low:.4f} to {high:.4f}, {holds}. Least loss of a run: {min(table.columns['loss']):.4f}."
     )
     return [line, *surface("markov")(store)]
 
@@ -210,11 +180,8 @@ def kaplan(store: pathlib.Path) -> list[str]:
             ("best of three for each run", _tuned(columns, own)),
         ):
             body.append([name, tuning, *(_exponent(columns, rows, law, size) for law, size in COUNTS)])
-    head = [
-        "warm-up",
-        "learning rate",
-        *(f"{law}, {'all' if size == 'params' else 'no embeddings'}" for law, size in COUNTS),
-    ]
+    counted = {"params": "all parameters", "params_non_embedding": "without embeddings"}
+    head = ["warm-up", "learning rate", *(f"`{law}`, {counted[size]}" for law, size in COUNTS)]
     return [grid(table, "budget", "params", "loss"), "Exponent a of the best size, N_opt ~ C^a:", markdown(head, body)]
 
 
