@@ -9,8 +9,9 @@ import pytest
 TODAY = datetime.date.today().toordinal()
 
 
-# Modules of many like tests: each day has every third of them, `pytest -m full` the others.
-THIRDS = (
+# Modules of many like tests: each day has every fifth of them, `pytest -m full` the others.
+EVERY = 5
+MANY = (
     "evals/test_definitions.py",
     "interop/test_export.py",
     "interop/test_inputs.py",
@@ -29,13 +30,13 @@ THIRDS = (
 
 
 def leave_for_other_days(items: Iterable[pytest.Item]) -> None:
-    """Marks two of three tests of the modules in `THIRDS` as `full`, other ones each day."""
+    """Marks four of five tests of the modules in `MANY` as `full`, other ones each day."""
     counts: dict[str, int] = {}
     for item in items:
         name = "/".join(item.path.parts[-2:])
-        if name in THIRDS:
+        if name in MANY:
             counts[name] = counts.get(name, -1) + 1
-            if counts[name] % 3 != TODAY % 3:
+            if counts[name] % EVERY != TODAY % EVERY:
                 item.add_marker(pytest.mark.full)
 
 

@@ -115,7 +115,7 @@ def test_other_optimisers_are_refused():
 
 def hidden(objective, params, batch):
     """{name: hidden states between blocks, logits, features} of the model of an objective."""
-    model, encoder = objective.model, {"params": params["encoder"]}
+    model, encoder = objective.model, {"params": params.get("encoder", params)}  # towers have no further head
     run = functools.partial(model.apply, encoder)
     tokens, images = batch["tokens"], objective.prepare(batch).get("image")
     if isinstance(model, EncoderDecoder):
@@ -126,7 +126,8 @@ def hidden(objective, params, batch):
         image, text = (
             run(x, states=True, method=f"encode_{name}") for name, x in (("image", images), ("text", tokens))
         )
-        return {"image": image.states, "text": text.states, **dict(enumerate(run(images, tokens)[:2]))}
+        vectors = dict(zip(("image vectors", "text vectors"), run(images, tokens)))
+        return {"image": image.states, "text": text.states, **vectors}
     if isinstance(model, TokenTransformer):
         encoded = run(tokens, mask=Full(), states=True)
         return {"states": encoded.states, "logits": run(encoded.tokens, method="logits")}
