@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import losses
+from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
+from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, noise_of
 from ssljax.objectives.pictures import TEXTS, Showing, first_text
@@ -24,6 +26,13 @@ class CausalLM(TokenObjective):
 
     attention: ClassVar[Any] = Causal()
 
+    spans: tuple[int, ...] = setting(
+        (),
+        ge=2,
+        doc="lengths n of further metrics `accuracy_n`: share of spans of n tokens that are predicted without an "
+        "error, each token from its true predecessors; it is the share that greedy decoding continues exactly",
+    )
+
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         return {k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}
 
@@ -32,7 +41,10 @@ class CausalLM(TokenObjective):
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         scores, weights = self._scores(params, outputs, inputs)
-        return token_loss(scores, weights)
+        loss = token_loss(scores, weights)
+        correct, counted = (x.reshape(inputs["tokens"].shape[0], -1) for x in (scores.correct, weights))
+        exact = {f"accuracy_{n}": in_spans(correct, counted, n) for n in self.spans}
+        return loss._replace(metrics={**loss.metrics, **exact})
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         scores, weights = self._scores(params, self.hidden(params, batch, None).tokens[:, :-1], batch)
@@ -72,3 +84,24 @@ class CausalLM(TokenObjective):
         weights = self.scored(inputs)[:, 1:]
         scores = self.scores(params, hidden, inputs["tokens"][:, 1:])
         return scores, weights.reshape(-1).astype(jnp.float32)
+
+
+def in_spans(correct: jax.Array, weights: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """Returns (number of spans of n tokens that are all correct, number of spans whose tokens all count).
+
+    Spans follow each other from the first token of a row on; a rest of fewer than n tokens is left out.
+
+    Args:
+        correct: [B, T], 1 where a token is predicted right, else 0.
+        weights: [B, T], 1 where a token counts, else 0.
+        n: tokens in a span.
+
+    Raises:
+        UserError: n > T.
+    """
+    rows, length = weights.shape
+    if n > length:
+        raise UserError(f"objective.spans: got {n}, must be at most {length}, the predicted tokens of a row")
+    cut = length // n * n
+    right, counted = (jnp.min(x[:, :cut].reshape(rows, -1, n), -1) for x in (correct * weights, weights))
+    return jnp.sum(right), jnp.sum(counted)
