@@ -55,6 +55,7 @@ setup(
         "rich>=13",
         "tensorboardX>=2.6",
         "matplotlib>=3.8",
+        "plotly>=6",
         "jinja2>=3.1",
         "filelock>=3.15",
         "tenacity>=8",

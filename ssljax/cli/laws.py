@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     fit.set_defaults(call=_fit)
     fit.add_argument("table", help="CSV file with columns params, tokens, loss, ... in units; or a study, STORE/STUDY")
     fit.add_argument("--law", required=True, help="name of a law (`ssljax list laws`), or package.module:Class")
-    fit.add_argument("--out", help="folder for fit.json and fit.png; without it the result is only printed")
+    fit.add_argument("--out", help="folder for fit.json, fit.png, fit.html; without it the result is only printed")
     fit.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the law; repeatable")
     fit.add_argument(
         "--column", action="append", default=[], metavar="NAME=HEADER", help="name of a column in the table; repeatable"
@@ -55,7 +55,8 @@ def _fit(options: argparse.Namespace, overrides: Overrides) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         fit.to_json(folder / "fit.json")
         fit.plot(folder / "fit.png")
-        print(f"written: {folder / 'fit.json'}, {folder / 'fit.png'}")
+        fit.page(folder / "fit.html")
+        print("written: " + ", ".join(str(folder / f"fit.{suffix}") for suffix in ("json", "png", "html")))
     return 0
 
 

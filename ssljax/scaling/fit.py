@@ -244,6 +244,12 @@ class Fit:
 
         return plots.draw(self, pathlib.Path(path))
 
+    def page(self, path: str | os.PathLike) -> pathlib.Path:
+        """Writes an HTML page with interactive pictures and tables, which needs no network. Returns the path."""
+        from ssljax.scaling import page
+
+        return page.write_page(self, pathlib.Path(path))
+
     def _quantiles(self, level: float) -> tuple[float, float]:
         if not 0 < level < 1:
             raise UserError(f"level: got {level:g}, must be > 0 and < 1")
@@ -445,7 +451,7 @@ def _result(
     errors = {name: float(np.nanstd(value)) for name, value in drawn[resample].items()}
     influence = cautions.influence(rule, data.columns, data.observed, estimate)
     past = forecast.groups_of(rule, data.columns, budgets)
-    forecasts = forecast.leave_future_out(rule, data.columns, data.observed, past, level, seed)
+    forecasts, missing = forecast.leave_future_out(rule, data.columns, data.observed, past, level, seed)
     condition = cautions.condition(rule, samples[resample])
     doubts = cautions.doubts(rule, data, estimate, samples[resample], influence, condition, level)
     return Fit(
@@ -461,7 +467,7 @@ def _result(
         condition=condition,
         influence=influence,
         forecasts=forecasts,
-        warnings=(*data.notes, *doubts),
+        warnings=(*data.notes, *doubts, *missing),
         samples=samples[resample],
         columns=data.columns,
         observed=data.observed,

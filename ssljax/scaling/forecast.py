@@ -48,12 +48,15 @@ def groups_of(law: Law, columns: Columns, budgets: np.ndarray | None) -> np.ndar
 
 def leave_future_out(
     law: Law, columns: Columns, observed: np.ndarray, groups: np.ndarray, level: float, seed: int
-) -> tuple[Forecast, ...]:
+) -> tuple[tuple[Forecast, ...], tuple[str, ...]]:
     """Returns a line for each group after the first ones that suffice for a fit: fit on groups up to i, predict i + 1.
 
     Intervals are those of a new observation: refits by the law's bootstrap, with a residual added.
+
+    Returns:
+        (lines, warnings); a fit that fails on the smaller runs is named in a warning.
     """
-    lines = []
+    lines, failed = [], []
     sizes = law.size(columns)
     for last in range(int(groups.max())):
         past, future = groups <= last, groups == last + 1
@@ -64,8 +67,10 @@ def leave_future_out(
         try:
             line = _line(law, inputs, y, columns, observed, future, level, seed)
         except (UserError, np.linalg.LinAlgError):
-            continue
-        if line is not None:
+            line = None
+        if line is None:
+            failed.append(f"{sizes[past].max():.3g}")
+        else:
             error, inside = line
             lines.append(
                 Forecast(
@@ -78,7 +83,8 @@ def leave_future_out(
                     float(inside.mean()),
                 )
             )
-    return tuple(lines)
+    warnings = [f"no forecast from the runs up to {', '.join(failed)}: no estimate from these"] if failed else []
+    return tuple(lines), tuple(warnings)
 
 
 def _rows(law: Law, observed: np.ndarray, which: np.ndarray) -> np.ndarray:

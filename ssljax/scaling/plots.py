@@ -82,7 +82,7 @@ def _compute(fit: Any, axes: Any) -> None:
     dots = axes.scatter(flops, observed, c=np.log10(fit.columns["params"]), s=12, cmap="viridis")
     axes.figure.colorbar(dots, ax=axes, label="log10 params")
     budgets = np.geomspace(flops.min(), flops.max() * BEYOND, 25)
-    best = _frontier(fit, budgets)
+    best = frontier(fit, budgets)
     if best:
         axes.plot(budgets, [b["loss"].value for b in best], color=RED, lw=1, label="best runs by the law")
         low, high = ([getattr(b["loss"], side) for b in best] for side in ("lower", "upper"))
@@ -92,8 +92,8 @@ def _compute(fit: Any, axes: Any) -> None:
     axes.set_title("envelope", fontsize=10)
 
 
-def _frontier(fit: Any, budgets: np.ndarray) -> list[dict[str, Any]]:
-    """The best run of each budget; none if the law has no optimum."""
+def frontier(fit: Any, budgets: np.ndarray) -> list[dict[str, Any]]:
+    """Returns the best run of each budget; none if the law has no optimum."""
     try:
         return [fit.optimal(flops=budget) for budget in budgets]
     except UserError:
@@ -112,7 +112,7 @@ def _contours(fit: Any, axes: Any) -> None:
     axes.clabel(lines, fontsize=7)
     axes.plot(params, tokens, ".", color=GREY, ms=4)
     budgets = np.geomspace(6 * x[0] * y[0], 6 * x[-1] * y[-1], 25)
-    if best := _frontier(fit, budgets):
+    if best := frontier(fit, budgets):
         axes.plot([b["params"].value for b in best], [b["tokens"].value for b in best], color=RED, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="params", ylabel="tokens", xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     axes.set_title("loss by the law, runs, efficient frontier", fontsize=10)

@@ -20,8 +20,13 @@ def test_each_line_is_a_fit_of_the_past_alone():
     columns, y = {"tokens": table["tokens"]}, table["loss"]
     groups = groups_of(law, columns, None)
     assert groups.tolist() == np.repeat(range(6), 4).tolist()
-    lines = leave_future_out(law, columns, y, groups, 0.9, 0)
-    assert [line.fitted for line in lines] == [8, 12, 16, 20]  # one budget alone does not determine a power law
+    lines, warnings = leave_future_out(law, columns, y, groups, 0.9, 0)
+    assert warnings == () and [line.fitted for line in lines] == [
+        8,
+        12,
+        16,
+        20,
+    ]  # one budget alone does not determine a power law
     for line in lines:
         slope, level = np.polyfit(np.log(columns["tokens"][: line.fitted]), np.log(y[: line.fitted]), 1)
         future = slice(line.fitted, line.fitted + 4)
@@ -36,10 +41,24 @@ def test_later_rows_do_not_change_earlier_lines():
     groups = np.repeat(range(6), 4)
     changed = np.where(groups == 5, table["loss"] * 3, table["loss"])
     one, other = (
-        leave_future_out(law, {"tokens": table["tokens"]}, y, groups, 0.9, 0) for y in (table["loss"], changed)
+        leave_future_out(law, {"tokens": table["tokens"]}, y, groups, 0.9, 0)[0] for y in (table["loss"], changed)
     )
     assert one[:-1] == other[:-1] and one[-1] != other[-1]
     assert other[-1].inside == 0 and other[-1].bias == pytest.approx(np.log(3), abs=0.1)
+
+
+def test_a_fit_that_fails_on_the_past_is_a_warning(monkeypatch):
+    table, law = runs(), create("power")
+    estimate = type(law).estimate
+
+    def failing(self, columns, observed, *others):
+        return estimate(self, columns, observed, *others) * (np.nan if len(observed[0]) == 12 else 1)
+
+    monkeypatch.setattr(type(law), "estimate", failing)
+    columns, groups = {"tokens": table["tokens"]}, np.repeat(range(6), 4)
+    lines, warnings = leave_future_out(law, columns, table["loss"], groups, 0.9, 0)
+    assert [line.fitted for line in lines] == [8, 16, 20]
+    assert warnings == ("no forecast from the runs up to 1e+08: no estimate from these",)
 
 
 def test_sizes_without_common_budgets_are_cut_into_fifths():
