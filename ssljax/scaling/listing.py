@@ -22,8 +22,8 @@ from ssljax.scaling.overview import current, summary
 _DEEPEST = 5  # levels of folders that are searched for workdirs
 _METRICS = 3  # largest number of metrics that are columns
 _OWN = (
-    *("study", "run", "state", "params", "params_non_embedding", "tokens", "examples", "flops"),
-    *("steps", "step", "loss", "seconds"),
+    *("study", "run", "state", "params", "params_non_embedding", "tokens", "examples", "unique_tokens"),
+    *("unique_examples", "flops", "steps", "step", "loss", "seconds"),
 )
 
 
@@ -91,9 +91,10 @@ def run_columns(folder: str | pathlib.Path) -> dict[str, list[Any]]:
     """Returns the runs of a store as columns {name: [n]}, for `ssljax fit` and other programs.
 
     A run of several studies has one row, with the name that the first of them gave it. Columns: study, run, state,
-    params, params_non_embedding, tokens, examples, flops (training FLOPs until the last logged step), steps, step,
-    loss, seconds, a column for each metric "evaluation/metric", for each changed key, and for each value that names a
-    run and is no key, such as budget; None where a run has no value.
+    params, params_non_embedding, tokens, examples, unique_tokens, unique_examples (different ones among them), flops
+    (training FLOPs until the last logged step), steps, step, loss, seconds, a column for each metric
+    "evaluation/metric", for each changed key, and for each value that names a run and is no key, such as budget; None
+    where a run has no value.
 
     Args:
         folder: a store, or the folder STORE/STUDY of one of its studies.
@@ -115,15 +116,27 @@ def run_columns(folder: str | pathlib.Path) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for own in changes.values() for key in own if key not in _OWN)
     out: dict[str, list[Any]] = {name: [] for name in (*_OWN, *metrics, *keys)}
     for row in rows:
-        share = row.step / row.steps if row.steps else 0.0
-        tokens, examples = (None if n is None else round(n * share) for n in (row.tokens, row.examples))
-        flops = None if row.flops is None else row.flops * share
-        sizes = (row.parameters, row.non_embedding, tokens, examples, flops, row.steps, row.step, row.loss, row.seconds)
+        sizes = (row.parameters, row.non_embedding, *_seen(ledger, row), row.steps, row.step, row.loss, row.seconds)
         own = dict(zip(_OWN, (row.study, row.name, row.state, *sizes)))
         for name, column in out.items():
             value = own if name in own else row.metrics if name in metrics else changes[row.hash]
             column.append(value.get(name))
     return out
+
+
+def _seen(ledger: Ledger, row: Row) -> tuple[int | None, int | None, int | None, int | None, float | None]:
+    """Returns tokens, examples, different ones among them, and FLOPs of a run until its last logged step."""
+    share = row.step / row.steps if row.steps else 0.0
+    tokens, examples = (None if n is None else round(n * share) for n in (row.tokens, row.examples))
+    flops = None if row.flops is None else row.flops * share
+    try:
+        size = read_json(ledger.workdir(row.hash) / "data.json").get("size")
+    except (UserError, OSError):  # a run that has not begun has none
+        size = None
+    if size is None or not examples:
+        return tokens, examples, None, None, flops
+    unique = min(examples, size)
+    return tokens, examples, None if tokens is None else round(tokens * unique / examples), unique, flops
 
 
 def workdirs(root: pathlib.Path) -> list[pathlib.Path]:
