@@ -20,6 +20,7 @@ from pages import fill, markdown
 from ssljax import scaling
 from ssljax.scaling.fitting import huber
 from ssljax.scaling.laws import create
+from ssljax.scaling.laws.optima import Isoflop
 from ssljax.scaling.table import numbers, read
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/laws.md"
@@ -73,6 +74,20 @@ def vpnls(table: dict[str, np.ndarray]) -> tuple[float, float] | None:
     return float(huber(table["loss"] - predicted, DELTA).mean()), seconds
 
 
+def approaches(table: dict[str, np.ndarray]) -> list[str]:
+    """Returns the exponent of the best size by the three approaches, with intervals, and the bias of the parabolas."""
+    given = {"budget": 6 * table["params"] * table["tokens"], **table}
+    cells = []
+    for law, name in (("chinchilla_envelope", "a"), ("isoflop", "a"), ("chinchilla", "params_exponent")):
+        fit = scaling.fit(law, given)
+        low, high = fit.intervals[fit.resample][name]
+        cells.append(f"{ {**fit.parameters, **fit.derived}[name]:.3f} ({low:.3f} to {high:.3f})")
+        if isinstance(fit.rule, Isoflop) and law == "isoflop":
+            bias = fit.rule.bias(fit.columns, fit.observed)
+            cells.append("" if bias is None else f"{bias[0]:+.3f}")
+    return cells
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--print", action="store_true", help="do not write the page")
@@ -95,7 +110,9 @@ def main() -> None:
     said = (
         f"The fit with 4,000 bootstrap refits, forecasts and influences took {seconds:.1f} s on {os.cpu_count()} cores."
     )
-    text = f"{markdown(head, body)}\n\n{parameters}\n\n{said}"
+    heads = ["exponent a of N_opt ~ C^a", "1: envelope", "2: parabolas", "bias of 2 without noise", "3: parametric"]
+    compared = markdown(heads, [[name, *approaches(table)] for name, table in found.items()])
+    text = f"{markdown(head, body)}\n\n{parameters}\n\n{said}\n\n{compared}"
     print(text)
     if not arguments.print:
         fill(PAGE, "benchmarks/laws.py", text)

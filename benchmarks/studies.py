@@ -231,6 +231,73 @@ def transfer(store: pathlib.Path) -> list[str]:
     return [*parts, "![loss against learning rate](studies/transfer.png)"]
 
 
+def means(table: Table, by: str, columns: Sequence[str], digits: int = 4) -> str:
+    """Returns means and, with several seeds, standard deviations of columns by the values of another one."""
+    at = np.array(table.columns[by], float)
+    body = []
+    for value in np.unique(at):
+        cells = []
+        for name in columns:
+            own = np.array(table.columns[name], float)[at == value]
+            spread = f" ± {own.std(ddof=1):.{digits}f}" if len(own) > 1 else ""
+            cells.append(f"{own.mean():.{digits}f}{spread}")
+        body.append([f"{value:,.0f}", *cells])
+    return markdown([by, *columns], body)
+
+
+def emergence(store: pathlib.Path) -> list[str]:
+    """The loss and the share of exact spans by tokens."""
+    table = read(store / "emergence")
+    names = {"loss": "loss/loss", **{name: f"loss/{name}" for name in ("accuracy", *EXACT)}}
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    smooth, sharp = figure.subplots(1, 2)
+    tokens = np.array(table.columns["tokens"], float)
+    at = np.unique(tokens)
+    for name, column in names.items():
+        values = np.array(table.columns[column], float)
+        curve = [values[tokens == one].mean() for one in at]
+        (smooth if name == "loss" else sharp).plot(at, curve, ".-", label=name)
+    smooth.set(xscale="log", xlabel="tokens", ylabel="loss in nats")
+    sharp.set(xscale="log", xlabel="tokens", ylabel="share that is right")
+    sharp.legend()
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / "emergence.png", dpi=110)
+    return [means(table, "tokens", list(names.values())), "![loss and exact spans](studies/emergence.png)"]
+
+
+EXACT = ("accuracy_4", "accuracy_16", "accuracy_32")
+
+
+def learning_curves(store: pathlib.Path) -> list[str]:
+    """Error by the number of labels, with the laws of three papers."""
+    table = read(store / "learning_curves")
+    size = np.array(table.columns["unique_examples"], float)
+    test, train = (1 - np.array(table.columns[f"{name}/accuracy"], float) for name in ("test", "train"))
+    errors = Table({"labels": list(size), "test error": list(test), "train error": list(train)}, "", table.rows)
+    parts = [means(errors, "labels", ["test error", "train error"])]
+    for law, loss, options in CURVES:
+        fit = scaling.fit(law, {"labels": size, "loss": test if loss == "error" else 1 - test}, x="labels", **options)
+        parts += [f"`{law}` of the {loss} on the test set:", parameters(fit), doubts(fit), forecasts(fit)]
+        parts.append(picture(fit, f"learning_curves_{law}"))
+    return parts
+
+
+CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("power_offset", "error", {}),
+    ("broken", "error", {}),
+    ("log_linear", "accuracy", {}),
+)
+
+
+def repeated(store: pathlib.Path) -> list[str]:
+    """Loss by tokens and by different ones among them."""
+    table = read(store / "repeated_data")
+    fit = scaling.fit("data_constrained", table)
+    once = scaling.fit("chinchilla", table, delta=None)
+    parts = [grid(table, "data.split", "tokens", "loss", 4), parameters(fit), doubts(fit)]
+    return [*parts, "Without regard to repetition:", doubts(once), picture(fit, "repeated_data")]
+
+
 PARAMETRISATIONS = (("transfer", "muP"), ("standard", "standard parametrisation"))
 
 STUDIES: dict[str, Callable[[pathlib.Path], list[str]]] = {
@@ -241,6 +308,9 @@ STUDIES: dict[str, Callable[[pathlib.Path], list[str]]] = {
     "mixture": mixture,
     "kaplan": kaplan,
     "transfer": transfer,
+    "emergence": emergence,
+    "learning_curves": learning_curves,
+    "repeated_data": repeated,
 }
 
 
