@@ -9,7 +9,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.files import replacing
 from ssljax.scaling.laws.optima import Optima
-from ssljax.scaling.plots import BEYOND, frontier
+from ssljax.scaling.plots import BEYOND, frontier, minima
 
 POINTS = 60  # points of a curve
 COLORS = ("#1f5fa8", "#b3261e", "#2a7d3f", "#8a5a00", "#6a3d9a", "#00707a")
@@ -156,25 +156,34 @@ def _runs(fit: Any) -> Any:
 
 def _inside(fit: Any) -> list[Any]:
     """Contours of a law of params and tokens, or the curves of the groups of a law of optima."""
+    if {"params", "tokens"} <= set(fit.rule.asked):
+        return [_contours(fit)]
+    return [_groups(fit)] if isinstance(fit.rule, Optima) else []
+
+
+def _contours(fit: Any) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    params, tokens = fit.columns["params"], fit.columns["tokens"]
+    x, y = (np.geomspace(v.min() / 2, v.max() * BEYOND, SIDE) for v in (params, tokens))
+    grid = {"params": np.tile(x, SIDE), "tokens": np.repeat(y, SIDE)}
+    grid |= {n: np.full(SIDE**2, np.median(v)) for n, v in fit.columns.items() if n not in grid}
+    loss = fit.rule.predict(fit.estimate, grid).reshape(SIDE, SIDE)
+    figure.add_contour(x=x, y=y, z=loss, contours={"coloring": "lines"}, name="loss")
+    figure.add_scatter(x=params, y=tokens, mode="markers", text=_hover(fit), name="runs")
+    if best := frontier(fit, np.geomspace(6 * x[0] * y[0], 6 * x[-1] * y[-1], POINTS // 2)):
+        sizes, lengths = ([b[name].value for b in best] for name in ("params", "tokens"))
+        figure.add_scatter(x=sizes, y=lengths, mode="lines", name="efficient frontier")
+    figure.update_xaxes(type="log", title="params", range=np.log10(x[[0, -1]]).tolist())
+    figure.update_yaxes(type="log", title="tokens", range=np.log10(y[[0, -1]]).tolist())
+    return figure.update_layout(title="Loss by the law")
+
+
+def _groups(fit: Any) -> Any:
     import plotly.graph_objects as go
 
     law, figure = fit.rule, go.Figure()
-    if {"params", "tokens"} <= set(law.asked):
-        params, tokens = fit.columns["params"], fit.columns["tokens"]
-        x, y = (np.geomspace(v.min() / 2, v.max() * BEYOND, SIDE) for v in (params, tokens))
-        grid = {"params": np.tile(x, SIDE), "tokens": np.repeat(y, SIDE)}
-        grid |= {n: np.full(SIDE**2, np.median(v)) for n, v in fit.columns.items() if n not in grid}
-        loss = law.predict(fit.estimate, grid).reshape(SIDE, SIDE)
-        figure.add_contour(x=x, y=y, z=loss, contours={"coloring": "lines"}, name="loss")
-        figure.add_scatter(x=params, y=tokens, mode="markers", text=_hover(fit), name="runs")
-        if best := frontier(fit, np.geomspace(6 * x[0] * y[0], 6 * x[-1] * y[-1], POINTS // 2)):
-            sizes, lengths = ([b[name].value for b in best] for name in ("params", "tokens"))
-            figure.add_scatter(x=sizes, y=lengths, mode="lines", name="efficient frontier")
-        figure.update_xaxes(type="log", title="params", range=np.log10(x[[0, -1]]).tolist())
-        figure.update_yaxes(type="log", title="tokens", range=np.log10(y[[0, -1]]).tolist())
-        return [figure.update_layout(title="Loss by the law")]
-    if not isinstance(law, Optima):
-        return []
     groups, fitted = law.groups(fit.columns), law.fitted(fit.columns, fit.observed, fit.estimate)
     at = fit.columns[law.sought]
     for group in range(groups.max() + 1):
@@ -185,8 +194,12 @@ def _inside(fit: Any) -> list[Any]:
         dots = {"mode": "markers", "marker": {"color": color}, "showlegend": False}
         figure.add_scatter(x=at[rows], y=fit.observed[rows], **dots, **given)
         figure.add_scatter(x=at[rows], y=fitted[rows], mode="lines", line={"color": color}, **given)
+    for group, at_best, low, high, lowest in minima(fit) if law.parabolic else ():
+        bar = {"type": "data", "array": [max(high - at_best, 0)], "arrayminus": [max(at_best - low, 0)]}
+        cross = {"mode": "markers", "marker": {"color": "black", "symbol": "cross"}, "showlegend": False}
+        figure.add_scatter(x=[at_best], y=[lowest], error_x=bar, name="minimum", legendgroup=str(group), **cross)
     figure.update_xaxes(type="log", title=law.sought)
-    return [figure.update_yaxes(title=law.outputs[0].name).update_layout(title="Groups and their curves")]
+    return figure.update_yaxes(title=law.outputs[0].name).update_layout(title="Groups and their curves")
 
 
 def _residuals(fit: Any) -> Any:

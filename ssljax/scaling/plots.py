@@ -8,11 +8,13 @@ from scipy.special import ndtri
 
 from ssljax.base.errors import UserError
 from ssljax.base.files import replacing
+from ssljax.scaling.bootstrap import residual_tables
 from ssljax.scaling.laws.optima import Optima
 
 SUFFIXES = (".png", ".svg", ".pdf")
 BEYOND = 10.0  # curves go on beyond the data by this factor
 STEPS = 80
+REPEATS = 400  # tables of the bootstrap of the minima of parabolas
 BLUE, RED, GREY = "#1f5fa8", "#b3261e", "#777777"
 
 
@@ -119,7 +121,7 @@ def _contours(fit: Any, axes: Any) -> None:
 
 
 def _parabolas(fit: Any, axes: Any) -> None:
-    """Losses of each group over the sought column, with the fitted curves."""
+    """Losses of each group over the sought column, with the fitted curves, and minima with their intervals."""
     law = fit.rule
     groups, fitted = law.groups(fit.columns), law.fitted(fit.columns, fit.observed, fit.estimate)
     x = fit.columns[law.sought]
@@ -128,8 +130,29 @@ def _parabolas(fit: Any, axes: Any) -> None:
         rows = rows[np.argsort(x[rows])]
         (dots,) = axes.plot(x[rows], fit.observed[rows], ".", ms=4)
         axes.plot(x[rows], fitted[rows], "-", lw=1, color=dots.get_color())
+    for _, best, low, high, lowest in minima(fit) if law.parabolic else ():
+        axes.errorbar([best], [lowest], xerr=[[max(best - low, 0)], [max(high - best, 0)]], fmt="k+", lw=1, capsize=2)
     axes.set(xscale="log", xlabel=law.sought, ylabel=law.outputs[0].name)
     axes.set_title("groups", fontsize=10)
+
+
+def minima(fit: Any) -> list[tuple[int, float, float, float, float]]:
+    """Returns (group, best value, ends of its interval, outcome) of each group of a law of parabolas with a minimum.
+
+    Intervals are percentiles over the tables of the wild bootstrap, at the level of the fit.
+    """
+    law, rng = fit.rule, np.random.default_rng(0)
+    drawn = residual_tables(law, fit.columns, fit.observed, fit.estimate, REPEATS, rng)
+    tables = np.concatenate([fit.observed[None], drawn])
+    logs, _ = law.minima(fit.columns, tables, np.ones(tables.shape))
+    groups, fitted = law.groups(fit.columns), law.fitted(fit.columns, fit.observed, fit.estimate)
+    tail, out = (1 - fit.level) / 2, []
+    for group in np.flatnonzero(np.isfinite(logs[0])):
+        rows = groups == group
+        curve = np.polyfit(np.log(fit.columns[law.sought][rows]), fitted[rows], 2)
+        low, high = np.exp(np.nanquantile(logs[1:, group], (tail, 1 - tail)))
+        out.append((int(group), float(np.exp(logs[0, group])), low, high, float(np.polyval(curve, logs[0, group]))))
+    return out
 
 
 def _intervals(fit: Any, axes: Any) -> None:

@@ -4,6 +4,7 @@ Each has two stages: the optimum of each group of runs, and a power law through 
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Optima(Law):
 
     resample = "residuals"
     noisy = False
+    parabolic: ClassVar[bool] = True  # the best value of a group is the minimum of a parabola
 
     # ---- of a subclass
 
@@ -287,6 +289,7 @@ class Envelope(Isoflop):
     """
 
     resample = "cases"
+    parabolic: ClassVar[bool] = False
     bins: int = setting(0, ge=0, doc="number of equal bins of log compute; 0: budgets that differ by 15% or more")
 
     @property
