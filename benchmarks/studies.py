@@ -113,6 +113,29 @@ def isoflop(store: pathlib.Path) -> list[str]:
     return [*parts, forecasts(fits[-1]), *(picture(fit, f"isoflop_{name}") for fit, name in zip(fits[1:], names[1:]))]
 
 
+def capability(store: pathlib.Path) -> list[str]:
+    """Compute to loss to accuracy on the runs of `isoflop`, and best sizes when the model is used after training."""
+    table = read(store / "isoflop")
+    error = scaling.fit("downstream", table, columns={"error": "1-loss/accuracy"})
+    parts = ["Error of the next byte from the loss:", parameters(error), doubts(error), forecasts(error)]
+    budget = 10 * max(table.columns["budget"])
+    body = []
+    for used in (0.0, 1e7, 1e8):
+        fit = scaling.fit("inference_aware", table, inference_tokens=used, bootstrap=200)
+        best = fit.optimal(flops=budget)
+        cells = [
+            f"{best[name].value:.3g} ({best[name].lower:.3g} to {best[name].upper:.3g})"
+            for name in ("params", "tokens")
+        ]
+        body.append([f"{used:.0e}" if used else "0", *cells])
+    head = ["tokens of inference", "best parameters", "best tokens"]
+    parts += [
+        f"The best run of {budget:.0e} FLOPs, training and use together (`inference_aware`):",
+        markdown(head, body),
+    ]
+    return [*parts, picture(error, "capability")]
+
+
 APPROACHES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("chinchilla_envelope", {}),
     ("isoflop", {}),
@@ -302,6 +325,7 @@ PARAMETRISATIONS = (("transfer", "muP"), ("standard", "standard parametrisation"
 
 STUDIES: dict[str, Callable[[pathlib.Path], list[str]]] = {
     "isoflop": isoflop,
+    "capability": capability,
     "markov": markov,
     "masked_images": surface("masked_images", "examples"),
     "contrastive": contrastive,
@@ -321,7 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--print", action="store_true", help="only print")
     options = parser.parse_args(arguments)
     for name in options.study:
-        text = "\n\n".join([ledger(options.store, name), *STUDIES[name](options.store)])
+        runs = "isoflop" if name == "capability" else name
+        text = "\n\n".join([ledger(options.store, runs), *STUDIES[name](options.store)])
         print(f"{name}\n\n{text}\n")
         if not options.print:
             fill(PAGE, f"benchmarks/studies.py {name}", text)
