@@ -117,4 +117,4 @@ def test_stores_that_are_none_or_others(call, tmp_path):
     assert "is the workdir of one run" in call("sweep --config tiny.py --workdir run")[2][0]
     with sqlite3.connect(tmp_path / "store/ledger.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
-    assert "a ledger of format 99, must be a ledger of format 1" in call("runs store")[2][0]
+    assert "a ledger of format 99, must be a ledger of format 2" in call("runs store")[2][0]
