@@ -9,7 +9,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.files import replacing
 from ssljax.scaling.laws.optima import Optima
-from ssljax.scaling.plots import BEYOND, frontier, minima
+from ssljax.scaling.plots import BEYOND, frontier, minima, smooth
 
 POINTS = 60  # points of a curve
 COLORS = ("#1f5fa8", "#b3261e", "#2a7d3f", "#8a5a00", "#6a3d9a", "#00707a")
@@ -193,7 +193,8 @@ def _groups(fit: Any) -> Any:
         given = {"legendgroup": str(group), "name": f"group {group + 1}"}
         dots = {"mode": "markers", "marker": {"color": color}, "showlegend": False}
         figure.add_scatter(x=at[rows], y=fit.observed[rows], **dots, **given)
-        figure.add_scatter(x=at[rows], y=fitted[rows], mode="lines", line={"color": color}, **given)
+        x, y = smooth(law, at[rows], fitted[rows])
+        figure.add_scatter(x=x, y=y, mode="lines", line={"color": color}, **given)
     for group, at_best, low, high, lowest in minima(fit) if law.parabolic else ():
         bar = {"type": "data", "array": [max(high - at_best, 0)], "arrayminus": [max(at_best - low, 0)]}
         cross = {"mode": "markers", "marker": {"color": "black", "symbol": "cross"}, "showlegend": False}
@@ -226,5 +227,7 @@ def _intervals(fit: Any) -> Any:
         low, high = sorted(bound / value for bound in fit.intervals[fit.resample][name])
         bar = {"type": "data", "array": [high - 1], "arrayminus": [1 - low]}
         figure.add_scatter(x=[1], y=[f"{name} = {value:.3g}"], error_x=bar, mode="markers", showlegend=False)
+    ends = [bound / value for n, value in fit.parameters.items() if value for bound in fit.intervals[fit.resample][n]]
+    figure.update_xaxes(range=[max(min(ends, default=0) - 0.1, -1), min(max(ends, default=2) + 0.1, 3)])
     title = f"{fit.level:.0%} intervals, relative to the estimates"
     return figure.update_layout(title=title)

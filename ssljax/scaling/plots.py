@@ -129,11 +129,19 @@ def _parabolas(fit: Any, axes: Any) -> None:
         rows = np.flatnonzero(groups == group)
         rows = rows[np.argsort(x[rows])]
         (dots,) = axes.plot(x[rows], fit.observed[rows], ".", ms=4)
-        axes.plot(x[rows], fitted[rows], "-", lw=1, color=dots.get_color())
+        axes.plot(*smooth(law, x[rows], fitted[rows]), "-", lw=1, color=dots.get_color())
     for _, best, low, high, lowest in minima(fit) if law.parabolic else ():
         axes.errorbar([best], [lowest], xerr=[[max(best - low, 0)], [max(high - best, 0)]], fmt="k+", lw=1, capsize=2)
     axes.set(xscale="log", xlabel=law.sought, ylabel=law.outputs[0].name)
     axes.set_title("groups", fontsize=10)
+
+
+def smooth(law: Any, x: np.ndarray, fitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a curve through fitted values at sorted x: the parabola over log x, or the values themselves."""
+    if not law.parabolic or len(np.unique(x)) < 3:
+        return x, fitted
+    line = np.geomspace(x[0], x[-1], STEPS)
+    return line, np.polyval(np.polyfit(np.log(x), fitted, 2), np.log(line))
 
 
 def minima(fit: Any) -> list[tuple[int, float, float, float, float]]:
@@ -162,6 +170,7 @@ def _intervals(fit: Any, axes: Any) -> None:
         axes.plot([low / value, high / value], [i, i], color=BLUE)
         axes.plot([1], [i], "o", color=BLUE, ms=4)
     low, high = axes.get_xlim()
+    low, high = axes.set_xlim(max(low, -1), min(high, 3))  # an interval that goes on beyond says nothing
     for (source, values), mark in zip(fit.rule.published.items(), "xd+"):
         ratios = [(values[name] / value, i) for i, (name, _, value) in enumerate(spans) if name in values]
         near = [(ratio, i) for ratio, i in ratios if low - (high - low) < ratio < high + (high - low)]
