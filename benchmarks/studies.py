@@ -17,6 +17,7 @@ from pages import fill, markdown
 
 from ssljax import scaling
 from ssljax.data import synthetic
+from ssljax.report.read import EVALUATIONS, read_lines
 from ssljax.scaling.forecast import observation_interval
 from ssljax.scaling.listing import run_columns
 from ssljax.scaling.table import Table, read
@@ -288,6 +289,35 @@ def emergence(store: pathlib.Path) -> list[str]:
     return [means(table, "tokens", list(names.values())), "![loss and exact spans](studies/emergence.png)"]
 
 
+def grokking(store: pathlib.Path) -> list[str]:
+    """Accuracy on training pairs and on others by steps, with weight decay and without."""
+    found: dict[tuple[float, str], list[dict[int, float]]] = {}
+    columns = run_columns(store / "grokking")
+    for name, decay in zip(columns["run"], columns["optimizer.weight_decay"]):
+        curves: dict[str, dict[int, float]] = {"train": {}, "test": {}}
+        for line in read_lines(store / "grokking" / name / "evals.jsonl", EVALUATIONS):
+            if line["of"] == "trained":
+                curves[line["eval"]][line["step"]] = line["metrics"]["accuracy"]
+        for split, curve in curves.items():
+            found.setdefault((decay, split), []).append(curve)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes, body = figure.subplots(), []
+    for (decay, split), runs in found.items():
+        steps = sorted(set.intersection(*(set(curve) for curve in runs)))
+        values = np.array([[curve[step] for step in steps] for curve in runs])
+        axes.plot(steps, values.mean(0), "--" if split == "train" else "-", label=f"weight decay {decay:g}, {split}")
+        known = [next((step for step in steps if curve[step] >= KNOWN), None) for curve in runs]
+        ends = ", ".join(f"{value:.3f}" for value in values[:, -1])
+        body.append([f"{decay:g}", split, ", ".join("never" if k is None else f"{k}" for k in known), ends])
+    axes.set(xlabel="step", ylabel="accuracy")
+    axes.legend()
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / "grokking.png", dpi=110)
+    head = ["weight decay", "pairs", f"step with {KNOWN:.0%}, by seed", "accuracy at the end, by seed"]
+    return [markdown(head, body), "![accuracy by steps](studies/grokking.png)"]
+
+
+KNOWN = 0.95
 EXACT = ("accuracy_4", "accuracy_16", "accuracy_32")
 
 
@@ -333,6 +363,7 @@ STUDIES: dict[str, Callable[[pathlib.Path], list[str]]] = {
     "kaplan": kaplan,
     "transfer": transfer,
     "emergence": emergence,
+    "grokking": grokking,
     "learning_curves": learning_curves,
     "repeated_data": repeated,
 }
