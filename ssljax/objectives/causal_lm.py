@@ -29,8 +29,8 @@ class CausalLM(TokenObjective):
     spans: tuple[int, ...] = setting(
         (),
         ge=2,
-        doc="lengths n of further metrics `accuracy_n`: share of spans of n tokens that are predicted without an "
-        "error, each token from its true predecessors; it is the share that greedy decoding continues exactly",
+        doc="lengths n of further metrics `accuracy_n`: share of spans of n tokens that are all predicted right; each "
+        "token is predicted from its true predecessors, so it is the share that greedy decoding continues exactly",
     )
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
