@@ -8,15 +8,14 @@ same for all; the probe has 10,000 labels. Needs SSLJAX_DATA.
     ssljax fit runs/scaling/contrastive --law chinchilla --column tokens=examples --column loss=1-linear/accuracy
 """
 
+import _digits
 import ml_collections
 
 
 def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="vit", preset=None, width=32, depth=2, heads=2, patch_size=7, pool="mean", positions="sincos"
-            ),
+            model=_digits.vit(patch_size=7),
             objective=dict(
                 name="simclr",
                 temperature=0.2,
@@ -26,11 +25,7 @@ def get_config(arg=""):
                     augment=dict(flip=0.0, jitter=0.5, brightness=0.4, contrast=0.4, gray=0.0, blur=0.2),
                 ),
             ),
-            data=dict(
-                source="npz:$SSLJAX_DATA/mnist/mnist.npz",
-                keys=dict(train=dict(image="x_train", label="y_train"), test=dict(image="x_test", label="y_test")),
-                num_classes=10,
-            ),
+            data=_digits.DATA,
             optimizer=dict(name="adamw", learning_rate=4e-3, weight_decay=0.05, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
             evals=dict(

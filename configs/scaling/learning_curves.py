@@ -8,6 +8,7 @@ A vision transformer learns MNIST from 60 to 60,000 labels (Cortes et al. 1993; 
     ssljax fit runs/scaling/learning_curves --law broken --option x=unique_examples --column loss=1-test/accuracy
 """
 
+import _digits
 import ml_collections
 
 SIZES = (60, 120, 250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 60_000)
@@ -17,15 +18,9 @@ def get_config(arg=""):
     splits = tuple(f"train[:{size}]" for size in SIZES)
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="vit", preset=None, width=32, depth=2, heads=2, patch_size=7, pool="mean", positions="sincos"
-            ),
+            model=_digits.vit(patch_size=7),
             objective=dict(name="classification"),
-            data=dict(
-                source="npz:$SSLJAX_DATA/mnist/mnist.npz",
-                keys=dict(train=dict(image="x_train", label="y_train"), test=dict(image="x_test", label="y_test")),
-                num_classes=10,
-            ),
+            data=_digits.DATA,
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
             evals=dict(test=dict(type="loss"), train=dict(type="loss", test_split="train[:60]", max_examples=10_000)),

@@ -7,15 +7,14 @@ Vision transformers of four sizes see 4,000 to 64,000 images; 60 % of the patche
     ssljax fit runs/scaling/masked_images --law chinchilla --column tokens=examples
 """
 
+import _digits
 import ml_collections
 
 
 def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="vit", preset=None, width=32, depth=2, heads=2, patch_size=4, pool="mean", positions="sincos"
-            ),
+            model=_digits.vit(patch_size=4),
             objective=dict(
                 name="mae",
                 decoder=dict(width=32, depth=1, heads=2),
@@ -23,11 +22,7 @@ def get_config(arg=""):
                 normalize_targets=False,
                 augment=dict(name="single", crop_scale=(0.8, 1.0), augment=dict(flip=0.0)),
             ),
-            data=dict(
-                source="npz:$SSLJAX_DATA/mnist/mnist.npz",
-                keys=dict(train=dict(image="x_train", label="y_train"), test=dict(image="x_test", label="y_test")),
-                num_classes=10,
-            ),
+            data=_digits.DATA,
             optimizer=dict(name="adamw", learning_rate=4e-3, weight_decay=0.05, b2=0.95, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
             evals=dict(loss=dict(max_examples=4096)),

@@ -102,9 +102,12 @@ def run_columns(folder: str | pathlib.Path) -> dict[str, list[Any]]:
     Raises:
         UserError: there is no ledger, or it is damaged.
     """
-    root = pathlib.Path(folder)
-    study = None if (root / NAME).exists() or not (root.parent / NAME).exists() else root.name
-    ledger = Ledger(root if study is None else root.parent)
+    root = pathlib.Path(os.path.abspath(folder))
+    stores = [one for one in (root, root.parent) if (one / NAME).exists()]
+    if not stores:
+        raise UserError(f"{folder}: has no {NAME}, must be a store of `ssljax sweep`, or the folder of a study in it")
+    study = None if stores[0] == root else root.name
+    ledger = Ledger(stores[0])
     changes: dict[str, dict[str, Any]] = {}
     unique: dict[str, Row] = {}
     for row in ledger.rows(study):

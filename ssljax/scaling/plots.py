@@ -147,7 +147,8 @@ def smooth(law: Any, x: np.ndarray, fitted: np.ndarray) -> tuple[np.ndarray, np.
 def minima(fit: Any) -> list[tuple[int, float, float, float, float]]:
     """Returns (group, best value, ends of its interval, outcome) of each group of a law of parabolas with a minimum.
 
-    Intervals are percentiles over the tables of the wild bootstrap, at the level of the fit.
+    Intervals are percentiles over those tables of the wild bootstrap in which the group has a minimum, at the level of
+    the fit; NaN if there is none.
     """
     law, rng = fit.rule, np.random.default_rng(0)
     drawn = residual_tables(law, fit.columns, fit.observed, fit.estimate, REPEATS, rng)
@@ -158,7 +159,8 @@ def minima(fit: Any) -> list[tuple[int, float, float, float, float]]:
     for group in np.flatnonzero(np.isfinite(logs[0])):
         rows = groups == group
         curve = np.polyfit(np.log(fit.columns[law.sought][rows]), fitted[rows], 2)
-        low, high = np.exp(np.nanquantile(logs[1:, group], (tail, 1 - tail)))
+        found = logs[1:, group][np.isfinite(logs[1:, group])]
+        low, high = np.exp(np.quantile(found, (tail, 1 - tail))) if len(found) else (np.nan, np.nan)
         out.append((int(group), float(np.exp(logs[0, group])), low, high, float(np.polyval(curve, logs[0, group]))))
     return out
 

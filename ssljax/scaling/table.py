@@ -68,12 +68,15 @@ def _read_store(path: pathlib.Path) -> Table:
     """Reads the runs of a study that are done. `loss` is the held-out one, where the runs have an evaluation `loss`."""
     columns = run_columns(path)
     trunk = columns.pop("trunk", None) or [None] * len(columns["run"])
-    kept = [i for i, state in enumerate(columns["state"]) if state == "done" and trunk[i] is None]
+    whole = [i for i, step in enumerate(trunk) if step is None]
+    kept = [i for i in whole if columns["state"][i] == "done"]
     if not kept:
         raise UserError(f"{path}: has no run that is done; `ssljax sweep --workdir STORE` trains them")
     notes = []
-    if others := sum(state != "done" for state in columns["state"]):
-        notes.append(f"{others} of {len(columns['state'])} runs are not done and left out")
+    if segments := len(trunk) - len(whole):
+        notes.append(f"{segments} segments of trunks are left out: they are beginnings of other runs")
+    if others := len(whole) - len(kept):
+        notes.append(f"{others} of {len(whole)} runs are not done and left out")
     held_out = columns.get(HELD_OUT)
     if held_out and all(held_out[i] is not None for i in kept):
         columns["loss"] = held_out
@@ -121,7 +124,8 @@ def renamed(table: Table, columns: Mapping[str, str]) -> Table:
             raise UserError(_absent(table, own))
         else:
             out[name] = table.columns[own]
-    return dataclasses.replace(table, columns=out)
+    kept = tuple(note for note in table.notes if not note.startswith(tuple(f"{name} is " for name in columns)))
+    return dataclasses.replace(table, columns=out, notes=kept)
 
 
 def _absent(table: Table, name: str) -> str:

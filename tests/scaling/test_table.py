@@ -1,5 +1,7 @@
 """Tables: found by name, and one clear line, or a warning with the fit, for each kind of bad table."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from test_driver import prepared
@@ -156,6 +158,14 @@ def test_what_is_no_table():
         read({"a": [1, 2], "b": [1]})
 
 
+def test_segments_of_trunks_are_no_rows(monkeypatch):
+    columns = {"run": ["a", "b", "c"], "state": ["done"] * 3, "trunk": [80, None, None], "loss": [3.0, 2.0, 1.0]}
+    monkeypatch.setattr("ssljax.scaling.table.run_columns", lambda path: columns)
+    table = read(pathlib.Path())
+    assert table.columns["run"] == ["b", "c"] and "trunk" not in table.columns
+    assert table.notes[0] == "1 segments of trunks are left out: they are beginnings of other runs"
+
+
 def test_one_minus_a_column_is_a_column():
     table = read({"accuracy": [0.25, 0.5]})
     assert renamed(table, {"error": "1-accuracy"}).columns["error"] == [0.75, 0.5]
@@ -172,13 +182,19 @@ def recorded(store, states, losses):
         ledger.record(claim, "w", Outcome(state, step=2, loss=9.0, seconds=1.0, metrics=metrics, version="1"))
 
 
-def test_a_study_is_a_table_of_its_done_runs(tmp_path):
+def test_a_study_is_a_table_of_its_done_runs(tmp_path, monkeypatch):
     recorded(tmp_path / "a", ["done", "failed", "done"], [1.5, None, 2.5])
     table = read(tmp_path / "a/mine")
     assert table.columns["loss"] == [1.5, 2.5] and table.columns["seed"] == [0, 2]
+    assert renamed(table, {"loss": "1-loss/loss"}).notes == ("1 of 3 runs are not done and left out",)
     assert table.notes == ("1 of 3 runs are not done and left out", "loss is loss/loss, on held-out data")
     recorded(tmp_path / "b", ["done", "done"], [1.5, None])
     assert read(tmp_path / "b").columns["loss"] == [9.0, 9.0]
+    monkeypatch.chdir(tmp_path / "a/mine")
+    assert len(read(".").columns["loss"]) == 2, "where one stands"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"other: has no ledger.sqlite, must be a store of `ssljax sweep`, or"):
+        read(tmp_path / "other")
     recorded(tmp_path / "c", ["failed"], [None])
     with pytest.raises(UserError, match="has no run that is done"):
         read(tmp_path / "c")
