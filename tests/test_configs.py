@@ -27,6 +27,7 @@ VARIANTS = [
     "configs/text/mlm.py:data=classic-books",
     "configs/finetune/images.py:start=random",
     "configs/finetune/texts.py:start=random",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs/scaling").glob("[!_]*.py")),
 ]
 TODAY = datetime.date.today().toordinal()
 
