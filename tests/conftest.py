@@ -1,6 +1,7 @@
 """Every test sees eight CPU devices, exact matrix products, and a compilation cache shared by the processes."""
 
 import gc
+import logging
 import os
 import pathlib
 import tempfile
@@ -45,6 +46,16 @@ def shared_data() -> pathlib.Path:
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("SSLJAX_DATA (the folder of real datasets) is not set")
     return pathlib.Path(path)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels():
+    """Commands that a test calls in this process set levels of loggers, which later tests read."""
+    loggers = [logging.getLogger(name) for name in ("", "ssljax")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks

@@ -332,7 +332,8 @@ def test_odd_lengths_are_padded_for_cudnn(monkeypatch, lengths, mask):
     got, want = (value(KERNELS[name].run)(q, k, v) for name in ("cudnn", "xla"))
     assert seen == [("cudnn", 0, 0)]
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        # The value, a sum of size 40, was seen 4 units in the last place apart: padding changes the order of sums.
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.full

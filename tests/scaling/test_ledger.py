@@ -77,7 +77,7 @@ from ssljax.scaling.ledger import Ledger
 ledger, got = Ledger(sys.argv[1]), []
 while claims := ledger.claim("a", sys.argv[2]):
     got += [claim.hash for claim in claims]
-print(*got)
+print(*got, flush=True)
 sys.stdin.read()  # alive: its claims are not free
 """
 
