@@ -206,7 +206,9 @@ def kaplan(store: pathlib.Path) -> list[str]:
             body.append([name, tuning, *(_exponent(columns, rows, law, size) for law, size in COUNTS)])
     counted = {"params": "all parameters", "params_non_embedding": "without embeddings"}
     head = ["warm-up", "learning rate", *(f"`{law}`, {counted[size]}" for law, size in COUNTS)]
-    return [grid(table, "budget", "params", "loss"), "Exponent a of the best size, N_opt ~ C^a:", markdown(head, body)]
+    best = _tuned(columns, np.full(len(rate), True))
+    lowest = Table({name: list(values[best]) for name, values in columns.items()}, table.source, best.tolist())
+    return [grid(lowest, "budget", "params", "loss"), "Exponent a of the best size, N_opt ~ C^a:", markdown(head, body)]
 
 
 COUNTS = (("isoflop", "params"), ("chinchilla", "params"), ("chinchilla", "params_non_embedding"))
