@@ -27,7 +27,7 @@ from ssljax.base.signals import STOPPED
 
 USER_ERROR = 2
 _POLL_SECONDS = 0.1
-_COMMANDS = ("train", "eval")  # of ssljax; any other command is a program
+_COMMANDS = ("train", "eval", "sweep")  # of ssljax; any other command is a program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--logs", type=pathlib.Path, metavar="DIR", help="for the output of processes 1, 2, ... (default: temporary)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
-    command = "a command of ssljax (train, eval), or a program that calls ssljax.parallel.start()"
+    command = "a command of ssljax (train, eval, sweep), or a program that calls ssljax.parallel.start()"
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help=command)
     return parser
 

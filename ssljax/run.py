@@ -39,6 +39,7 @@ def train(
     *,
     arrays: Arrays | None = None,
     callbacks: Sequence[tuple[int, Callback]] = (),
+    until: int | None = None,
     profile: tuple[int, int] | None = None,
     hlo: bool = False,
 ) -> Finished:
@@ -56,6 +57,7 @@ def train(
             They are stored in the workdir.
         callbacks: pairs (steps between calls, function), called as function(steps done, state) before checkpoints are
             saved; a function may return another state.
+        until: step after which the run is saved and `Stopped` is raised; None: it runs to its end.
         profile: (start, stop): the steps after step `start`, up to step `stop`, are traced into profile/.
         hlo: the compiled step is written to step_hlo.txt; it is compiled once more, or read from JAX's cache.
 
@@ -64,7 +66,8 @@ def train(
 
     Raises:
         UserError: a mistake in the config, the data or the workdir.
-        Stopped: SIGTERM or SIGINT came. The steps that were done are saved, and the same call continues from them.
+        Stopped: SIGTERM or SIGINT came, or step `until` was done. The steps that were done are saved, and the same call
+            continues from them.
     """
     began, folder = time.perf_counter(), parallel.together(lambda: Workdir(workdir))
     given = _checked(config, folder, arrays)
@@ -93,7 +96,7 @@ def train(
         if hlo:
             write_hlo(folder, program, assembly.batch_target())
         traces = stack.enter_context(tracing(folder, profile, start, assembly.steps))
-        return finish(recorder, _fit(recorder, state, [*callbacks, *traces]))
+        return finish(recorder, _fit(recorder, state, [*callbacks, *traces], until))
 
 
 def _assembled(config: RunConfig) -> tuple[Assembly, evals.Evaluator]:
@@ -140,13 +143,14 @@ def open_folder(
     return checkpoints, *restore_or_begin(assembly, folder, checkpoints, resume)
 
 
-def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callback]]) -> State:
+def _fit(recorder: Recorder, state: State, callbacks: Sequence[tuple[int, Callback]], until: int | None) -> State:
     """Runs the steps that are left, with the callbacks of the recorder and of the caller."""
     return fit(
         recorder.assembly.program.jitted_step(),
         state,
         recorder.batches,
         stop=recorder.assembly.steps,
+        until=until,
         callbacks=recorder.callbacks(callbacks),
         on_stop=recorder.save,
         exhausted=recorder.is_exhausted,

@@ -1,6 +1,6 @@
 """Masked autoencoders on MNIST: held-out loss against size and number of images (Henighan et al. 2020).
 
-Vision transformers of four sizes see 4,000 to 64,000 images; 60 % of the patches are hidden. Needs SSLJAX_DATA.
+Vision transformers of four sizes see 48,000 to 384,000 images; 60 % of the patches are hidden. Needs SSLJAX_DATA.
 
     ssljax sweep --config configs/scaling/masked_images.py --workdir runs/scaling --dry-run
     ssljax sweep --config configs/scaling/masked_images.py --workdir runs/scaling
@@ -36,7 +36,7 @@ def get_config(arg=""):
                     depths=(1, 2, 3, 4),
                     aspect=16,
                     head_dim=16,
-                    lengths=tuple(f"{n}k examples" for n in (4, 8, 16, 32, 64)),
+                    lengths=tuple(f"{n}k examples" for n in (48, 96, 192, 384)),
                     learning_rate=dict(of="width", power=-1.0),
                 ),
             ),

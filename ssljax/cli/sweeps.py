@@ -1,14 +1,16 @@
 """Commands on many runs: sweep, runs, compare."""
 
 import argparse
+import concurrent.futures
 import logging
+import multiprocessing
 import pathlib
 import sys
 import time
 from typing import Any
 
 from ssljax.base.errors import UserError
-from ssljax.cli.arguments import Overrides, compilation_cache
+from ssljax.cli.arguments import Overrides, add_processes, compilation_cache
 
 FAILED = 1  # exit code of a study with a failed run
 
@@ -49,7 +51,9 @@ def _add_sweep(commands: Any) -> None:
     work.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; on SLURM: jobs of the array")
     stack = "train up to N runs of one shape (seeds, learning rates, ...) in one program (default: 1)"
     work.add_argument("--stack", type=int, default=1, metavar="N", help=stack)
-    work.add_argument("--gpus-per-run", type=int, metavar="K", help="each run at a time sees K GPUs of its own")
+    devices = work.add_mutually_exclusive_group()
+    devices.add_argument("--gpus-per-run", type=int, metavar="K", help="each run at a time sees K GPUs of its own")
+    devices.add_argument("--chips-per-run", type=int, metavar="K", help="the same with TPU chips of this host")
     work.add_argument("--executor", choices=("local", "slurm"), default="local", help="slurm: needs ssljax[slurm]")
     slurm = "for submitit: timeout_min=60, slurm_partition=gpu; may be repeated"
     work.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=slurm)
@@ -59,6 +63,7 @@ def _add_sweep(commands: Any) -> None:
     look.add_argument("--dry-run", action="store_true", help="print runs, parameters, tokens, FLOPs; change nothing")
     look.add_argument("--status", action="store_true", help="print what became of each run, and end")
     look.add_argument("--watch", action="store_true", help="a live table; without --config it only watches")
+    add_processes(sweep)
 
 
 def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -73,15 +78,50 @@ def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:
     if options.config is None and options.watch:
         return _watch(Ledger(options.workdir), options.name)
     compilation_cache()
-    if options.config is None:
-        ledger = Ledger(options.workdir)
-        studies = ledger.studies() if options.name is None else [options.name]
-    else:
-        planned = _planned(options, overrides)
-        if planned is None:
-            return 0
-        ledger, studies = planned
-    return _work(options, ledger, studies)
+    team = None if options.dry_run or options.executor == "slurm" else _team(options)
+    if team is None:
+        ledger, studies = _ledger(options, overrides)
+        return _work(options, ledger, studies) if studies else 0
+    if not team.leads:
+        team.follow(pathlib.Path(options.workdir))
+        return 0
+    with team.leading():
+        # Whatever planning computes, it must not wait for the other processes.
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            studies = other.submit(_studies, options, overrides).result()
+        return _work(options, Ledger(options.workdir), studies, team)
+
+
+def _team(options: argparse.Namespace) -> Any:
+    """Returns the other processes of the job of this one; None: it is alone."""
+    from ssljax import parallel
+    from ssljax.scaling.team import join
+
+    team = join(options.coordinator, options.process_id, options.num_processes)
+    given = ("jobs", "stack", "gpus_per_run", "chips_per_run")
+    if team and (wrong := [key for key in given if getattr(options, key) not in (1, None)]):
+        raise parallel.agreed(
+            UserError(
+                f"--{wrong[0].replace('_', '-')}: the processes of a job train one run at a time, on all of their "
+                f"devices; start several jobs, or single processes with --num-processes 1"
+            )
+        )
+    return team
+
+
+def _studies(options: argparse.Namespace, overrides: Overrides) -> list[str]:
+    """Returns the names of the studies to work on; a new one is added to the store."""
+    return _ledger(options, overrides)[1]
+
+
+def _ledger(options: argparse.Namespace, overrides: Overrides) -> "tuple[Any, list[str]]":
+    """Returns the ledger and the names of the studies to work on; a dry run has none."""
+    from ssljax.scaling.ledger import Ledger
+
+    if options.config is not None:
+        return _planned(options, overrides) or (None, [])
+    ledger = Ledger(options.workdir)
+    return ledger, ledger.studies() if options.name is None else [options.name]
 
 
 def _check(options: argparse.Namespace, overrides: Overrides) -> None:
@@ -91,7 +131,7 @@ def _check(options: argparse.Namespace, overrides: Overrides) -> None:
     given += [f"--config.{key}" for key, _ in overrides] + ["--dry-run"] * options.dry_run
     if options.config is None and given:
         raise UserError(f"--config: missing; {given[0]} needs the config whose runs it makes")
-    for key in ("jobs", "runs", "stack", "gpus_per_run"):
+    for key in ("jobs", "runs", "stack", "gpus_per_run", "chips_per_run"):
         if getattr(options, key) is not None and getattr(options, key) < 1:
             raise UserError(f"--{key.replace('_', '-')}: got {getattr(options, key)}, must be at least 1")
     if options.slurm and options.executor != "slurm":
@@ -145,11 +185,11 @@ def _planned(options: argparse.Namespace, overrides: Overrides) -> "tuple[Any, l
     return ledger, [study.name]
 
 
-def _work(options: argparse.Namespace, ledger: Any, studies: list[str]) -> int:
+def _work(options: argparse.Namespace, ledger: Any, studies: list[str], team: Any = None) -> int:
     """Trains the runs of studies, one study after the other, and prints what became of them."""
     from ssljax import report
     from ssljax.scaling.driver import Worker
-    from ssljax.scaling.executors import devices_of_jobs, submit
+    from ssljax.scaling.executors import chips_of_jobs, gpus_of_jobs, submit
     from ssljax.scaling.overview import Live, status
 
     for study in studies:
@@ -159,8 +199,10 @@ def _work(options: argparse.Namespace, ledger: Any, studies: list[str]) -> int:
             ids = submit(ledger.store, study, options.jobs, _parameters(options.slurm), stack=options.stack)
             print(f"{study}: jobs {', '.join(ids)}; `ssljax sweep --workdir {ledger.store} --status` shows them")
             continue
-        devices = devices_of_jobs(options.jobs, options.gpus_per_run) if options.gpus_per_run else None
-        worker = Worker(ledger, study, options.jobs, devices, options.stack)
+        devices = gpus_of_jobs(options.jobs, options.gpus_per_run) if options.gpus_per_run else None
+        if options.chips_per_run:
+            devices = chips_of_jobs(options.jobs, options.chips_per_run)
+        worker = Worker(ledger, study, options.jobs, devices, options.stack, team)
         if options.watch:
             logging.getLogger("ssljax").setLevel(logging.WARNING)
             with Live(ledger, study) as live:

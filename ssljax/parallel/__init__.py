@@ -15,7 +15,7 @@ from ssljax.parallel.agreement import (
 from ssljax.parallel.arrays import fetch, own_rows, put_batch, put_rows, put_whole
 from ssljax.parallel.batch import over_batch
 from ssljax.parallel.mesh import MeshConfig, Shard, make_mesh, mesh_context, platform
-from ssljax.parallel.processes import Job, detect, leave, start
+from ssljax.parallel.processes import Job, coordinator_host, detect, leave, start
 from ssljax.parallel.rules import (
     activation_rules,
     batch_devices,
@@ -42,6 +42,7 @@ __all__ = [
     "batch_sharding",
     "check_equal",
     "check_whole",
+    "coordinator_host",
     "detect",
     "fetch",
     "joint_end",

@@ -128,6 +128,13 @@ def start(
     return job
 
 
+def coordinator_host() -> str:
+    """Returns the host at which process 0 connects the others, which all of them can reach."""
+    from jax._src import distributed  # jax has no public access to the address
+
+    return (distributed.global_state.coordinator_address or "localhost").rpartition(":")[0]
+
+
 def leave(code: int) -> int:
     """Ends this process at once if it is one of several, and otherwise returns the exit code.
 

@@ -1,5 +1,6 @@
 """Runs that continue the last state of another run, whose config may have another schedule."""
 
+import contextlib
 import json
 import pathlib
 
@@ -30,28 +31,32 @@ def begin_from(parent: pathlib.Path, config: RunConfig, workdir: pathlib.Path) -
     Raises:
         UserError: the other run has no sound checkpoint, or its arrays have other shapes.
     """
-    if found := saved_steps(workdir):
+    if found := parallel.lead(lambda: saved_steps(workdir)):
         return found[-1]
     own, other = Workdir(workdir), Workdir(parent)
-    assembly = assemble(config)
-    with parallel.mesh_context(assembly.program.mesh), own.lock():
+    assembly = parallel.leader_first(lambda: assemble(config))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(parallel.joint_end())
+        stack.enter_context(parallel.mesh_context(assembly.program.mesh))
+        parallel.together(lambda: stack.enter_context(own.lock()))
         source = Checkpoints(other.checkpoints, config.checkpoint, other.config().identity(), read_only=True)
-        try:
+        with contextlib.closing(source):
             restored = source.restore(assembly.program.target())
-        finally:
-            source.close()
         if restored is None:
             raise UserError(f"{parent}: has no checkpoint, from which {workdir} could continue")
         state, step = restored
-        for name, keys in (("metrics.jsonl", METRICS), ("evals.jsonl", EVALUATIONS)):
-            lines = [line for line in read_lines(parent / name, keys) if line["step"] <= step]
-            write_whole(workdir / name, "".join(json.dumps(line) + "\n" for line in lines))
+        parallel.lead(lambda: _copy_lines(parent, workdir, step))
         target = Checkpoints(own.checkpoints, config.checkpoint, config.identity())  # last: it makes the rest count
-        try:
+        with contextlib.closing(target):
             target.save(state, step)
-        finally:
-            target.close()
     return step
+
+
+def _copy_lines(parent: pathlib.Path, workdir: pathlib.Path, step: int) -> None:
+    """Writes the metrics and evaluations of a run up to a step into another workdir."""
+    for name, keys in (("metrics.jsonl", METRICS), ("evals.jsonl", EVALUATIONS)):
+        lines = [line for line in read_lines(parent / name, keys) if line["step"] <= step]
+        write_whole(workdir / name, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def saved_steps(workdir: pathlib.Path) -> list[int]:

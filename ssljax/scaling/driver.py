@@ -1,30 +1,28 @@
 """The driver of a study: a worker claims runs, trains each in a process of its own, and records what became of it."""
 
-import contextlib
 import dataclasses
-import json
 import logging
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ssljax.base.errors import UserError, one_line
+from ssljax.base.errors import UserError
 from ssljax.base.locks import EXPIRY
 from ssljax.base.signals import Signals, Stopped
 from ssljax.scaling.cost import Cost, Costs
 from ssljax.scaling.ledger import Claim, Ledger, Outcome
+from ssljax.scaling.process import TrainerProcess
 from ssljax.scaling.study import Study
-from ssljax.scaling.trainer import OUTPUT, last_line, version_of
+
+if TYPE_CHECKING:
+    from ssljax.scaling.team import Team
 
 log = logging.getLogger(__name__)
 
-TRAINER = [sys.executable, "-m", "ssljax.scaling.trainer"]  # the command of a trainer
 _POLL = 0.2  # seconds between two looks at the trainers
 _IDLE = 2.0  # seconds between two looks for runs that others may have left
 _BEAT = EXPIRY / 4  # seconds between two renewals of the claims
@@ -93,23 +91,6 @@ def check_space(ledger: Ledger, study: Study, costs: dict[str, Cost]) -> None:
         )
 
 
-@dataclasses.dataclass
-class _Slot:
-    """A trainer and what it works on."""
-
-    claims: list[Claim]
-    process: subprocess.Popen
-    result: int  # file descriptor of the pipe
-    began: float
-    received: bytes = b""
-
-    def receive(self) -> None:
-        """Takes what the trainer has written so far."""
-        with contextlib.suppress(BlockingIOError):
-            while found := os.read(self.result, 1 << 16):
-                self.received += found
-
-
 class Worker:
     """A worker of a study: up to `jobs` trainers at a time.
 
@@ -117,14 +98,25 @@ class Worker:
         ledger: the ledger of the store.
         study: name of the study.
         jobs: largest number of trainers.
-        devices: None, or for each trainer the numbers of the GPUs that it sees.
+        devices: None, or for each trainer the variables that tell it its devices.
         stack: largest number of runs of one shape that a trainer gets, to train them in one program.
+        team: the processes of a job, all of which train each run; this one leads them. None: this process alone.
     """
 
-    def __init__(self, ledger: Ledger, study: str, jobs: int = 1, devices: Sequence[str] | None = None, stack: int = 1):
+    def __init__(
+        self,
+        ledger: Ledger,
+        study: str,
+        jobs: int = 1,
+        devices: Sequence[Mapping[str, str]] | None = None,
+        stack: int = 1,
+        team: "Team | None" = None,
+    ):
+        assert team is None or (jobs, stack, devices) == (1, 1, None), "a team trains one run at a time"
         self.ledger, self.study, self.jobs, self.devices, self.stack = ledger, study, jobs, devices, stack
+        self.team = team
         self.name = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, TrainerProcess] = {}
         self._beaten = time.monotonic()
         self._look_at = 0.0  # when it looks for runs again
 
@@ -150,7 +142,7 @@ class Worker:
             finally:
                 self._stop()
             if signals.received:
-                raise _Ended
+                raise Ended
 
     def _fill(self) -> bool:
         """Starts trainers in empty slots. Returns False if there is nothing left to do or to wait for."""
@@ -172,31 +164,11 @@ class Worker:
     def _start(self, slot: int, claims: list[Claim]) -> None:
         """Starts a trainer for runs of one shape."""
         self._check_space(claims)
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        environment = dict(os.environ)
-        if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot]
-        folder = self.ledger.workdir(claims[0].hash)
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / OUTPUT, "ab") as output:
-            process = subprocess.Popen(
-                TRAINER,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=[writing],
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the worker alone, which passes it on
-            )
-        os.close(writing)
-        assert process.stdin
-        order = {"store": str(self.ledger.store.resolve()), "result": writing}
-        order["claims"] = [dataclasses.asdict(claim) for claim in claims]
-        with contextlib.suppress(BrokenPipeError):  # it has died at once, which `_collect` finds
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-        self._slots[slot] = _Slot(claims, process, reading, time.monotonic())
+        if self.team:
+            self._slots[slot] = self.team.announce(claims, self.ledger.store)
+        else:
+            environment = self.devices[slot] if self.devices else {}
+            self._slots[slot] = TrainerProcess(self.ledger.store, claims, environment)
         log.info("%s: started", ", ".join(claim.name for claim in claims))
 
     def _check_space(self, claims: Sequence[Claim]) -> None:
@@ -218,49 +190,27 @@ class Worker:
 
     def _collect(self) -> None:
         """Records what became of trainers that have ended."""
-        for number, slot in list(self._slots.items()):
-            ended = slot.process.poll() is not None
-            slot.receive()
-            if not ended:
+        for number, trainer in list(self._slots.items()):
+            outcomes = self._outcomes(trainer)
+            if outcomes is None:
                 continue
             del self._slots[number]
             self._look_at = 0.0
-            for claim, outcome in zip(slot.claims, self._outcomes(slot)):
+            for claim, outcome in zip(trainer.claims, outcomes):
                 self.ledger.record(claim, self.name, outcome)
                 shown = "continues later" if outcome.state == "planned" else outcome.state
                 log.info("%s: %s%s", claim.name, shown, f" ({outcome.why})" if outcome.why else "")
 
-    def _outcomes(self, slot: _Slot) -> list[Outcome]:
-        """Returns the outcomes that a trainer wrote; if it died before, one that says so."""
-        os.close(slot.result)
-        assert slot.process.stdin
-        with contextlib.suppress(BrokenPipeError):
-            slot.process.stdin.close()
-        try:
-            return [Outcome(**values) for values in json.loads(slot.received)]
-        except ValueError:
-            return [self._died(slot, claim) for claim in slot.claims]
-
-    def _died(self, slot: _Slot, claim: Claim) -> Outcome:
-        workdir = self.ledger.workdir(claim.hash)
-        step, loss, _ = last_line(workdir)
-        seconds = round(time.monotonic() - slot.began, 3)
-        code = slot.process.returncode
-        state, why = "failed", f"exit code {code}"
-        if code == Stopped.exit_code or -code in (signal.SIGTERM, signal.SIGINT):
-            state, why = "planned", ""
-        elif code < 0:
-            name = signal.Signals(-code).name
-            why = f"killed by {name}" + (", as for want of memory" if -code == signal.SIGKILL else "")
-        elif said := _last_words(self.ledger.workdir(slot.claims[0].hash) / OUTPUT):
-            why = f"exit code {code}: {said}"
-        return Outcome(state, why, step, loss, seconds, {}, version_of(workdir))
+    def _outcomes(self, trainer: TrainerProcess) -> list[Outcome] | None:
+        """Returns what became of the runs of a trainer; None: it has not ended."""
+        if self.team:
+            return self.team.outcomes(trainer)
+        return trainer.outcomes() if trainer.ended() else None
 
     def _stop(self) -> None:
         """Stops all trainers, waits until they have saved, and records it."""
-        for slot in self._slots.values():
-            with contextlib.suppress(ProcessLookupError):
-                slot.process.terminate()
+        for trainer in self._slots.values():
+            trainer.terminate()
         while self._slots:
             self._collect()
             if time.monotonic() - self._beaten > _BEAT:
@@ -279,17 +229,9 @@ def alike(one: Claim, other: Claim) -> bool:
     return of_one_shape(build(one.config), build(other.config))
 
 
-class _Ended(Stopped):
+class Ended(Stopped):
     """A signal stopped a study."""
 
     def __init__(self) -> None:
         BaseException.__init__(self, "the runs are saved; the same command continues")
-        self.step, self.of_all = None, False
-
-
-def _last_words(path: pathlib.Path) -> str:
-    """Returns the last line that a process printed."""
-    with contextlib.suppress(OSError):
-        lines = path.read_text(errors="replace").split("\n")
-        return one_line(next((line.strip() for line in reversed(lines) if line.strip()), ""))[:300]
-    return ""
+        self.step, self.of_all = None, True  # the processes of a team end together

@@ -1,13 +1,14 @@
-"""Places of the workers of a study: GPUs of this machine, or an array of jobs on SLURM."""
+"""Places of the workers of a study: GPUs and TPU chips of this machine, or an array of jobs on SLURM."""
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ssljax.base.errors import UserError
 from ssljax.scaling.driver import Worker
 from ssljax.scaling.ledger import Ledger
+from ssljax.scaling.team import join
 
 
 class Job:
@@ -23,8 +24,15 @@ class Job:
         self.store, self.study, self.stack = store, study, stack
 
     def __call__(self) -> None:
-        """Works until nothing is left to do."""
-        Worker(Ledger(self.store), self.study, stack=self.stack).work()
+        """Works until nothing is left to do; the tasks of one job train each run together."""
+        team = join()
+        if team is None:
+            Worker(Ledger(self.store), self.study, stack=self.stack).work()
+        elif not team.leads:
+            team.follow(pathlib.Path(self.store))
+        else:
+            with team.leading():
+                Worker(Ledger(self.store), self.study, team=team).work()
 
     def checkpoint(self) -> Any:
         """Returns the job that continues this one, which `submitit` calls before the time of a job ends."""
@@ -68,8 +76,8 @@ def submit(
     return [job.job_id for job in submitted]
 
 
-def devices_of_jobs(jobs: int, per_run: int, visible: str | None = None) -> Sequence[str]:
-    """Returns the numbers of the GPUs of each trainer, as CUDA_VISIBLE_DEVICES takes them.
+def gpus_of_jobs(jobs: int, per_run: int, visible: str | None = None) -> list[dict[str, str]]:
+    """Returns the variables that give each trainer GPUs of its own.
 
     Args:
         jobs: number of trainers.
@@ -79,11 +87,34 @@ def devices_of_jobs(jobs: int, per_run: int, visible: str | None = None) -> Sequ
     Raises:
         UserError: more are needed than are visible.
 
-    >>> devices_of_jobs(2, 2, "4,5,6,7")
-    ['4,5', '6,7']
+    >>> gpus_of_jobs(2, 2, "4,5,6,7")
+    [{'CUDA_VISIBLE_DEVICES': '4,5'}, {'CUDA_VISIBLE_DEVICES': '6,7'}]
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
     names = given.split(",") if given else [str(i) for i in range(jobs * per_run)]
     if len(names) < jobs * per_run:
         raise UserError(f"--gpus-per-run: {jobs} jobs need {jobs * per_run} GPUs, but {len(names)} are visible")
-    return [",".join(names[i * per_run : (i + 1) * per_run]) for i in range(jobs)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(names[i * per_run : (i + 1) * per_run])} for i in range(jobs)]
+
+
+_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # of the chips that a process may hold, in space
+
+
+def chips_of_jobs(jobs: int, per_run: int) -> list[dict[str, str]]:
+    """Returns the variables that give each trainer TPU chips of this host, as a slice of its own.
+
+    Args:
+        jobs: number of trainers.
+        per_run: chips of each: 1, 2, 4 or 8.
+
+    Raises:
+        UserError: chips of this number are no slice.
+
+    >>> chips_of_jobs(2, 1)[1]["TPU_VISIBLE_CHIPS"]
+    '1'
+    """
+    if per_run not in _BOUNDS:
+        raise UserError(f"--chips-per-run: got {per_run}, must be 1, 2, 4 or 8")
+    alone = {"TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": _BOUNDS[per_run], "TPU_SKIP_MDS_QUERY": "1"}
+    first = [i * per_run for i in range(jobs)]
+    return [{**alone, "TPU_VISIBLE_CHIPS": ",".join(map(str, range(i, i + per_run)))} for i in first]

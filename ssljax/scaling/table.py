@@ -298,6 +298,8 @@ def _units(table: Table, values: Mapping[str, np.ndarray], kept: np.ndarray) -> 
     """Warnings if columns seem to be in different units."""
     if not {"params", "tokens"} <= set(values):
         return []
+    if table.columns.get("examples") == table.columns.get("tokens"):  # an example has many tokens, as of images
+        return []
     notes = []
     for name in ("flops", "budget"):
         if name in table.columns and not any(

@@ -25,7 +25,10 @@ OUTPUT = "output.txt"
 
 
 def main() -> None:
-    """Trains what the standard input orders: one line {"store", "claims": [...], "result": file descriptor}."""
+    """Trains what the standard input orders.
+
+    It is one line {"store", "claims": [...], "result": file descriptor, "job": of `train_claims`}.
+    """
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_worker, name="worker", daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s")
@@ -35,9 +38,13 @@ def main() -> None:
         from ssljax.scaling.ledger import Claim
 
         claims = [Claim(**values) for values in order["claims"]]
-        outcomes = train_claims(pathlib.Path(order["store"]), claims)
+        outcomes = train_claims(pathlib.Path(order["store"]), claims, order.get("job"))
     with os.fdopen(order["result"], "w") as result:
         json.dump([dataclasses.asdict(outcome) for outcome in outcomes], result)
+    if order.get("job") and outcomes[0].state == "failed":
+        from ssljax import parallel
+
+        parallel.leave(0)
 
 
 def _end_with_worker() -> None:
@@ -47,7 +54,7 @@ def _end_with_worker() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_claims(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
+def train_claims(store: pathlib.Path, claims: Sequence[Any], job: Mapping[str, Any] | None = None) -> list[Any]:
     """Trains runs that a worker has claimed. Returns their outcomes, in order.
 
     Several runs are trained in stacks (`ssljax.scaling.stacks`) where their shapes allow.
@@ -55,8 +62,10 @@ def train_claims(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
     Args:
         store: folder of the store.
         claims: a list of `ssljax.scaling.ledger.Claim`; of several, none begins or ends within another run.
+        job: arguments of `ssljax.parallel.start` that make this process one of several, which train one run; None: it
+            is alone.
     """
-    return [_train(store, claims[0])] if len(claims) == 1 else _train_together(store, claims)
+    return [_train(store, claims[0], job)] if len(claims) == 1 else _train_together(store, claims)
 
 
 def _train_together(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
@@ -90,10 +99,16 @@ def _train_together(store: pathlib.Path, claims: Sequence[Any]) -> list[Any]:
     return [found[number] for number in range(len(claims))]
 
 
-def _train(store: pathlib.Path, claim: Any) -> Any:
+def _train(store: pathlib.Path, claim: Any, job: Mapping[str, Any] | None) -> Any:
     """Trains a run to its end, or to the step at which it pauses, and returns its outcome; it raises no error."""
     began, workdir, metrics = time.monotonic(), store / "runs" / claim.hash, dict[str, float]()
     try:
+        if job:
+            from ssljax import parallel
+
+            parallel.start(**job)
+            if job["process_id"]:  # what all do is said by the leading process
+                logging.getLogger().setLevel(logging.WARNING)
         metrics = _trained(store, claim)
         state, why = "done", ""
     except _Reached:
@@ -138,30 +153,19 @@ def _trained(store: pathlib.Path, claim: Any) -> dict[str, float]:
         _Reached: it stopped at the step of the claim, and is saved.
         Stopped: a signal stopped it before.
     """
-    from ssljax import run
+    from ssljax import parallel, run
     from ssljax.config import build
     from ssljax.scaling.branching import begin_from, saved_steps
 
     config, workdir = build(claim.config), store / "runs" / claim.hash
     if claim.parent is not None:
         begin_from(store / "runs" / claim.parent, config, workdir)
-    if claim.until is None:
-        finished = run.train(config, workdir)
-        return headlines(finished.evaluations)
-    if (saved := saved_steps(workdir)) and saved[-1] >= claim.until:
+    if claim.until is not None and parallel.lead(lambda: saved_steps(workdir))[-1:] >= [claim.until]:
         raise _Reached
-    reached = False
-
-    def stop(step: int, state: Any) -> None:
-        nonlocal reached
-        if step == claim.until:
-            reached = True
-            signal.raise_signal(signal.SIGTERM)  # the loop saves this step and ends, as for a scheduler
-
     try:
-        finished = run.train(config, workdir, callbacks=[(claim.until, stop)])
-    except Stopped:
-        if reached:
+        finished = run.train(config, workdir, until=claim.until)
+    except Stopped as stopped:
+        if claim.until is not None and stopped.step == claim.until:
             raise _Reached from None
         raise
     return headlines(finished.evaluations)

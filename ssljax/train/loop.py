@@ -94,6 +94,7 @@ def fit(
     batches: Iterable[tuple[int, Any]],
     *,
     stop: int,
+    until: int | None = None,
     callbacks: Sequence[tuple[int, Callback]],
     on_stop: Callback,
     exhausted: Callable[[], bool],
@@ -109,8 +110,9 @@ def fit(
         state: the state before the first step; its buffers are donated.
         batches: pairs (number of the step from 0, batch on the devices).
         stop: number of steps of the whole run.
+        until: step after which the run is saved and `Stopped` is raised; None: none.
         callbacks: pairs (period in steps, callback).
-        on_stop: called once after a signal, before `Stopped` is raised, or after an early end; it saves the state.
+        on_stop: called once before `Stopped` is raised, or after an early end; it saves the state.
         exhausted: returns True if the run ends here, before `stop`.
         signals: the entered context that handles signals.
         votes: the processes' decisions to stop.
@@ -121,7 +123,7 @@ def fit(
         The state after the last step that was done.
 
     Raises:
-        Stopped: on SIGTERM or SIGINT.
+        Stopped: on SIGTERM or SIGINT, or after step `until`.
     """
     in_flight: collections.deque[Any] = collections.deque()
     watchdog.alive()
@@ -139,7 +141,7 @@ def fit(
                 if done % every == 0 or done == stop:
                     state = callback(done, state) or state
                     watchdog.alive()
-            if votes(bool(signals.received)):
+            if votes(bool(signals.received)) or done == until:
                 on_stop(done, state)
                 raise Stopped(done, of_all=True)
             if exhausted() and done < stop:

@@ -20,7 +20,7 @@ import tiny_runs
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.signals import Stopped
-from ssljax.scaling import driver
+from ssljax.scaling import driver, process
 from ssljax.scaling.cost import Cost, Costs
 from ssljax.scaling.driver import Worker, plan
 from ssljax.scaling.ledger import Ledger
@@ -72,7 +72,7 @@ def use_fake(folder, monkeypatch):
     """Puts a program in the place of trainers, and lets workers look often."""
     file = folder / "fake.py"
     file.write_text(FAKE)
-    monkeypatch.setattr(driver, "TRAINER", [sys.executable, str(file)])
+    monkeypatch.setattr(process, "TRAINER", [sys.executable, str(file)])
     for name in ("_POLL", "_IDLE"):
         monkeypatch.setattr(driver, name, 0.02)
     return file
@@ -157,9 +157,9 @@ def test_a_signal_reaches_the_trainers_and_the_same_call_continues(tmp_path, mon
 
 WORKER = """
 import sys
-from ssljax.scaling import driver
+from ssljax.scaling import driver, process
 from ssljax.scaling.ledger import Ledger
-driver.TRAINER, driver._IDLE, driver._POLL = [sys.executable, sys.argv[2]], 0.05, 0.02
+process.TRAINER, driver._IDLE, driver._POLL = [sys.executable, sys.argv[2]], 0.05, 0.02
 driver.Worker(Ledger(sys.argv[1]), "a").work()
 """
 
@@ -196,7 +196,7 @@ def test_halving_stops_the_worst(tmp_path):
 
 def test_trainers_see_devices_of_their_own(tmp_path):
     ledger = prepared(tmp_path / "store")
-    Worker(ledger, "a", jobs=2, devices=["4,5", "6,7"]).work()
+    Worker(ledger, "a", jobs=2, devices=[{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "6,7"}]).work()
     assert {row.version for row in ledger.rows("a")} <= {"4,5", "6,7"}
 
 

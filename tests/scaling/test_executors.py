@@ -14,15 +14,23 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.scaling.cost import Costs
 from ssljax.scaling.driver import plan
-from ssljax.scaling.executors import Job, devices_of_jobs, submit
+from ssljax.scaling.executors import Job, chips_of_jobs, gpus_of_jobs, submit
 from ssljax.scaling.study import StudyConfig, make_study
 
 
 def test_gpus_are_dealt_out():
-    assert devices_of_jobs(2, 2, "4,5,6,7") == ["4,5", "6,7"]
-    assert devices_of_jobs(2, 1, "") == ["0", "1"]
+    assert [job["CUDA_VISIBLE_DEVICES"] for job in gpus_of_jobs(2, 2, "4,5,6,7")] == ["4,5", "6,7"]
+    assert [job["CUDA_VISIBLE_DEVICES"] for job in gpus_of_jobs(2, 1, "")] == ["0", "1"]
     with pytest.raises(UserError, match="--gpus-per-run: 2 jobs need 4 GPUs, but 3 are visible"):
-        devices_of_jobs(2, 2, "0,1,2")
+        gpus_of_jobs(2, 2, "0,1,2")
+
+
+def test_chips_are_dealt_out_in_slices():
+    first, second = chips_of_jobs(2, 4)
+    assert (first["TPU_VISIBLE_CHIPS"], second["TPU_VISIBLE_CHIPS"]) == ("0,1,2,3", "4,5,6,7")
+    assert first["TPU_CHIPS_PER_PROCESS_BOUNDS"] == "2,2,1" and first["TPU_PROCESS_BOUNDS"] == "1,1,1"
+    with pytest.raises(UserError, match="--chips-per-run: got 3, must be 1, 2, 4 or 8"):
+        chips_of_jobs(1, 3)
 
 
 def test_a_job_can_be_pickled():

@@ -108,6 +108,8 @@ def test_doubtful_tables_are_warned_of(case, tmp_path):
 def test_a_good_table_has_no_notes_and_its_warnings_reach_the_fit(tmp_path):
     extra = {**GOOD, "name": ["a"] * 16, "note": ["text"] * 16}
     assert checked(read(written(tmp_path, extra)), create("chinchilla")).notes == ()
+    images = {**GOOD, "examples": GOOD["tokens"], "flops": 600 * GOOD["params"] * GOOD["tokens"]}
+    assert checked(renamed(read(images), {"tokens": "examples"}), create("chinchilla")).notes == ()
     fit = scaling.fit("chinchilla", changed("loss", 4, "nan"), bootstrap=20)
     assert len(fit.rows) == 15 and "left out" in fit.warnings[0]
 
