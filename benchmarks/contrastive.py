@@ -37,8 +37,8 @@ FORMS = ("dense", "chunked", "ring")
 # (loss, learned numbers, vectors of an example that others must see, whose gradients must come back)
 LOSSES: dict[str, tuple[Callable[..., Any], tuple[str, ...], int, int]] = {
     "nt_xent": (losses.nt_xent, ("temperature",), 2, 0),
-    "clip_loss": (losses.clip_loss, ("logit_scale",), 1, 1),
-    "siglip_loss": (losses.siglip_loss, ("logit_scale", "logit_bias"), 1, 1),
+    "clip": (losses.clip, ("logit_scale",), 1, 1),
+    "siglip": (losses.siglip, ("logit_scale", "logit_bias"), 1, 1),
 }
 COLLECTIVES = ("ppermute", "all_gather", "reduce_scatter", "all_to_all")
 

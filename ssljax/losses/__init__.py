@@ -6,27 +6,71 @@ weights [N]). Sums, softmaxes, norms and similarities are computed in float32, w
 precision. Values and gradients are finite for one example, equal rows, zeros, and weights of 0 too.
 """
 
-from ssljax.losses.classification import TokenScores, cross_entropy, linear_cross_entropy, linear_nll
-from ssljax.losses.contrastive import clip_loss, nt_xent, siglip_loss
-from ssljax.losses.cross_view import dino_loss, sinkhorn, swav_loss
+from ssljax.base.patches import patchify, unpatchify
+from ssljax.losses.classification import (
+    TokenScores,
+    binary_cross_entropy,
+    cross_entropy,
+    linear_cross_entropy,
+    linear_nll,
+)
+from ssljax.losses.contrastive import clip, decoupled_contrastive, graph_cl, info_nce, moco_v3, nt_xent, siglip, simcse
+from ssljax.losses.cross_view import assignments, byol, dino, ibot, simsiam, sinkhorn, swapped, swav
 from ssljax.losses.health import alignment, effective_rank, entropy, feature_std, uniformity
-from ssljax.losses.reconstruction import masked_mse
+from ssljax.losses.metric import contrastive_pairs, n_pair, nce, sup_con, triplet
+from ssljax.losses.reconstruction import gaussian_nll, huber, mae, masked_patches, mse, smooth_l1, vae_kl
+from ssljax.losses.redundancy import barlow_twins, hsic, koleo, sigreg, vicreg
+from ssljax.losses.soft_targets import deep_cluster, distillation, electra, fixmatch, mean_teacher
 
 __all__ = [
     "TokenScores",
     "alignment",
-    "clip_loss",
+    "assignments",
+    "barlow_twins",
+    "binary_cross_entropy",
+    "byol",
+    "clip",
+    "contrastive_pairs",
     "cross_entropy",
-    "dino_loss",
+    "decoupled_contrastive",
+    "deep_cluster",
+    "dino",
+    "distillation",
     "effective_rank",
+    "electra",
     "entropy",
     "feature_std",
+    "fixmatch",
+    "gaussian_nll",
+    "graph_cl",
+    "hsic",
+    "huber",
+    "ibot",
+    "info_nce",
+    "koleo",
     "linear_cross_entropy",
     "linear_nll",
-    "masked_mse",
+    "mae",
+    "masked_patches",
+    "mean_teacher",
+    "moco_v3",
+    "mse",
+    "n_pair",
+    "nce",
     "nt_xent",
-    "siglip_loss",
+    "patchify",
+    "siglip",
+    "sigreg",
+    "simcse",
+    "simsiam",
     "sinkhorn",
-    "swav_loss",
+    "smooth_l1",
+    "sup_con",
+    "swapped",
+    "swav",
+    "triplet",
     "uniformity",
+    "unpatchify",
+    "vae_kl",
+    "vicreg",
 ]

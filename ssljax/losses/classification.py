@@ -1,11 +1,12 @@
 """Cross-entropy of logits, and cross-entropy fused with the projection to logits."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.losses.reduction import EXACT, weighted_mean, weights_of
 
 
@@ -13,36 +14,90 @@ def cross_entropy(
     logits: jax.Array,
     labels: jax.Array,
     *,
-    label_smoothing: float = 0.0,
+    ignore: int = -100,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Literal["token", "example"] = "token",
     weights: jax.Array | None = None,
     reduce: bool = True,
 ):
     """Softmax cross-entropy in nats.
 
-    The target of an integer label y is (1 - s) onehot(y) + s / C with s = `label_smoothing` (Szegedy et al. 2016,
-    section 7); soft labels are smoothed the same way.
+    The target of an integer label y is (1 - s) onehot(y) + s / C with s = `smoothing` (Szegedy et al. 2016, section 7);
+    soft labels are smoothed the same way.
 
     Args:
-        logits: [N, C], any float type; computed in float32.
-        labels: int [N] in [0, C), or soft labels float [N, C]. An integer outside [0, C) whose weight is positive
-            gives NaN, so that a wrong label is noticed.
+        logits: [N, C], or [N, L, C] of texts; any float type, computed in float32.
+        labels: int [N] or [N, L] in [0, C), or soft labels, of the shape of the logits. Another integer whose weight is
+            positive gives NaN, so that a wrong label is noticed.
+        ignore: label without loss.
+        smoothing: s.
+        z_loss: weight of the squared logarithm of the softmax's denominator, which keeps logits small (Chowdhery et al.
+            2022, "PaLM", section 5).
+        reduction: of texts; "token": mean over all tokens of the batch; "example": mean over texts of their means.
+        weights: [N], 0 = padding.
+        reduce: False returns (values [N], weights [N]); the weight of a text is then its weight times, for "token", the
+            number of its tokens.
+
+    Raises:
+        UserError: another `reduction`.
+    """
+    if reduction not in ("token", "example"):
+        raise UserError(f"reduction: got {reduction!r}, must be 'token' or 'example'")
+    logits = logits.astype(jnp.float32)
+    weights = weights_of(weights, logits.shape[0])
+    soft = labels.ndim == logits.ndim
+    present = jnp.ones(logits.shape[:-1], bool) if soft else labels != ignore
+    values = _cross_entropies(logits, labels, present, smoothing, z_loss)
+    if logits.ndim == 2:
+        return weighted_mean(values, jnp.where(present, weights, 0.0), reduce)
+    count = present.sum(range(1, present.ndim))
+    means = jnp.where(present, values, 0.0).sum(range(1, present.ndim)) / jnp.maximum(count, 1)
+    counted = count if reduction == "token" else (count > 0)
+    return weighted_mean(means, weights * counted, reduce)
+
+
+def _cross_entropies(
+    logits: jax.Array, labels: jax.Array, present: jax.Array, smoothing: float, z_loss: float
+) -> jax.Array:
+    """The loss of each label [...], for logits [..., C]."""
+    log_p, classes = jax.nn.log_softmax(logits), logits.shape[-1]
+    if labels.ndim == logits.ndim:
+        # A class without mass adds 0, even if its logit is -inf.
+        values = -jnp.where(labels == 0, 0.0, labels.astype(jnp.float32) * log_p).sum(-1)
+        total = labels.astype(jnp.float32).sum(-1)
+    else:
+        values = -jnp.take_along_axis(log_p, _clipped(labels, classes)[..., None], axis=-1)[..., 0]
+        values = jnp.where(present, _nan_outside(values, labels, classes), 0.0)
+        total = jnp.float32(1.0)
+    spread = jnp.where(smoothing == 0, 0.0, smoothing * -log_p.mean(-1) * total)
+    values = (1 - smoothing) * values + spread
+    if isinstance(z_loss, float | int) and z_loss == 0:
+        return values
+    return values + z_loss * jnp.square(jax.nn.logsumexp(logits, -1))
+
+
+def binary_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    smoothing: float = 0.0,
+    weights: jax.Array | None = None,
+    reduce: bool = True,
+):
+    """Binary cross-entropy of logits in nats, mean over the labels of an example.
+
+    Args:
+        logits: [N] or [N, C], one for each of C labels that do not exclude each other.
+        labels: 0, 1, or probabilities, of the shape of the logits.
+        smoothing: s; the target is (1 - s) y + s / 2.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
     logits = logits.astype(jnp.float32)
-    weights = weights_of(weights, logits.shape[0])
-    log_p_NxC = jax.nn.log_softmax(logits)
-    if labels.ndim == logits.ndim:
-        # A class without mass adds 0, even if its logit is -inf.
-        values = -jnp.where(labels == 0, 0.0, labels.astype(jnp.float32) * log_p_NxC).sum(-1)
-        total = labels.astype(jnp.float32).sum(-1)
-    else:
-        values = -jnp.take_along_axis(log_p_NxC, _clipped(labels, logits.shape[-1])[:, None], axis=-1)[:, 0]
-        values = _nan_outside(values, labels, logits.shape[-1])
-        total = jnp.float32(1.0)
-    uniform = -log_p_NxC.mean(-1) * total
-    smoothing = jnp.where(label_smoothing == 0, 0.0, label_smoothing * uniform)
-    return weighted_mean((1 - label_smoothing) * values + smoothing, weights, reduce)
+    target = (1 - smoothing) * labels.astype(jnp.float32) + smoothing / 2
+    values = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return weighted_mean(values.reshape(len(values), -1).mean(-1), weights_of(weights, len(values)), reduce)
 
 
 class TokenScores(NamedTuple):
@@ -91,27 +146,31 @@ def linear_nll(
 
 def linear_cross_entropy(
     hidden: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None,
+    weight: jax.Array,
     labels: jax.Array,
-    *,
-    weights: jax.Array | None = None,
     chunk: int = 512,
+    *,
+    bias: jax.Array | None = None,
+    ignore: int = -100,
+    weights: jax.Array | None = None,
     reduce: bool = True,
 ):
-    """`cross_entropy(hidden @ kernel + bias, labels)`, computed by `linear_nll`.
+    """`cross_entropy(hidden @ weight + bias, labels)`, computed by `linear_nll`: no array has shape [N, V].
 
     Args:
         hidden: [N, D].
-        kernel: [D, V].
-        bias: [V] or None.
-        labels: int [N]; ignored where the weight is 0.
-        weights: [N], 0 = padding.
+        weight: [D, V].
+        labels: int [N]; not read where the weight of the example is 0.
         chunk: number of tokens whose logits are in memory at a time.
+        bias: [V]; None: none.
+        ignore: label without loss.
+        weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
-    weights = weights_of(weights, hidden.shape[0])
-    return weighted_mean(linear_nll(hidden, kernel, bias, labels, chunk=chunk).nll, weights, reduce)
+    present = labels != ignore
+    weights = jnp.where(present, weights_of(weights, hidden.shape[0]), 0.0)
+    scores = linear_nll(hidden, weight, bias, jnp.where(present, labels, 0), chunk=chunk)
+    return weighted_mean(scores.nll, weights, reduce)
 
 
 def _clipped(labels: jax.Array, classes: int) -> jax.Array:

@@ -4,16 +4,44 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.losses.reduction import EXACT, NEG_INF, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
-def dino_loss(
-    student_logits: jax.Array,
-    teacher_logits: jax.Array,
-    center: jax.Array,
+def byol(p: jax.Array, z: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
+    """BYOL in one direction (Grill et al. 2020, "Bootstrap Your Own Latent", eq. 2): 2 - 2 cos(p, z).
+
+    Args:
+        p: [N, D], predictions of the online network.
+        z: [N, D], projections of the target network; no gradient reaches them.
+        weights: [N], 0 = padding.
+        reduce: False returns (values [N], weights [N]).
+    """
+    return weighted_mean(2 - 2 * _cosine(p, z), weights_of(weights, p.shape[0]), reduce)
+
+
+def simsiam(p: jax.Array, z: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
+    """SimSiam in one direction (Chen & He 2021, "Exploring Simple Siamese Representation Learning", eq. 1): -cos(p, z).
+
+    Args:
+        p: [N, D], predictions.
+        z: [N, D], projections of the other view; no gradient reaches them.
+        weights: [N], 0 = padding.
+        reduce: False returns (values [N], weights [N]).
+    """
+    return weighted_mean(-_cosine(p, z), weights_of(weights, p.shape[0]), reduce)
+
+
+def _cosine(p: jax.Array, z: jax.Array) -> jax.Array:
+    return (l2_normalize(p) * l2_normalize(jax.lax.stop_gradient(z))).sum(-1)
+
+
+def dino(
+    student: jax.Array,
+    teacher: jax.Array,
+    centre: jax.Array,
+    student_temp: float | jax.Array = 0.1,
+    teacher_temp: float | jax.Array = 0.04,
     *,
-    student_temperature: float,
-    teacher_temperature: float | jax.Array,
     skip_same: bool = True,
     weights: jax.Array | None = None,
     reduce: bool = True,
@@ -21,13 +49,14 @@ def dino_loss(
     """DINO (Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", eq. 1 to 3), in nats.
 
     Mean over the pairs of a teacher view t and a student view s != t of the cross-entropy between
-    softmax((teacher_t - center) / teacher_temperature) and softmax(student_s / student_temperature). No gradient
-    reaches the teacher's logits or the centre.
+    softmax((teacher_t - centre) / teacher_temp) and softmax(student_s / student_temp). No gradient reaches the
+    teacher's logits or the centre.
 
     Args:
-        student_logits: [N, S, K], all crops.
-        teacher_logits: [N, T, K], the global crops; the student's first T views are the same crops.
-        center: [K], running mean of the teacher's logits.
+        student: [S, N, K], logits of all crops.
+        teacher: [T, N, K], logits of the global crops; the student's first T views are the same crops.
+        centre: [K], running mean of the teacher's logits.
+        student_temp, teacher_temp: temperatures.
         skip_same: leaves out the pairs in which teacher and student see the same crop.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
@@ -35,41 +64,137 @@ def dino_loss(
     Raises:
         UserError: no pair is left (S = T = 1 with `skip_same`).
     """
-    centred = teacher_logits.astype(jnp.float32) - center.astype(jnp.float32)
-    target_NxTxK = jax.lax.stop_gradient(jnp.exp(_log_softmax(centred, teacher_temperature)))
-    log_q_NxSxK = _log_softmax(student_logits, student_temperature)
-    values = _across_views(target_NxTxK, log_q_NxSxK, skip_same)
+    target_TxNxK = _targets(teacher, centre, teacher_temp)
+    values = _across_views(target_TxNxK, _log_softmax(student, student_temp), skip_same)
     return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
 
 
-def swav_loss(
-    scores: jax.Array,
-    assignments: jax.Array,
+def ibot(
+    student: jax.Array,
+    teacher: jax.Array,
+    mask: jax.Array,
+    centre: jax.Array,
+    student_temp: float | jax.Array = 0.1,
+    teacher_temp: float | jax.Array = 0.04,
     *,
-    temperature: float = 0.1,
     weights: jax.Array | None = None,
     reduce: bool = True,
 ):
-    """Swapped prediction of SwAV (Caron et al. 2020, "Unsupervised Learning ... by Contrasting Cluster Assignments",
-    eq. 2 and, for multi-crop, eq. 6), in nats.
+    """Masked image modelling of iBOT (Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", eq. 2),
+    in nats.
 
-    Mean over the pairs of an assigned view a and another view v of the cross-entropy between the assignment of a and
-    softmax(scores_v / temperature). No gradient reaches the assignments.
+    The cross-entropy between softmax((teacher - centre) / teacher_temp) and softmax(student / student_temp) at the
+    masked patches of one view; the value of an image is the mean over its masked patches. No gradient reaches the
+    teacher's logits or the centre.
 
     Args:
-        scores: [N, V, K], dot products of embeddings and prototypes, both normalised.
-        assignments: [N, A, K], the result of `sinkhorn` for the first A views.
+        student: [N, P, K], logits of the patches of the masked view.
+        teacher: [N, P, K], logits of the patches of the same view without a mask.
+        mask: [N, P], True where the patch was masked. An image without masked patches gets weight 0.
+        centre: [K], running mean of the teacher's logits.
+        student_temp, teacher_temp: temperatures.
+        weights: [N], 0 = padding.
+        reduce: False returns (values [N], weights [N]).
+    """
+    cross_entropy_NxP = -(_targets(teacher, centre, teacher_temp) * _log_softmax(student, student_temp)).sum(-1)
+    mask = mask.astype(bool)
+    hidden = mask.sum(-1)
+    values = jnp.where(mask, cross_entropy_NxP, 0.0).sum(-1) / jnp.maximum(hidden, 1)
+    return weighted_mean(values, jnp.where(hidden > 0, weights_of(weights, student.shape[0]), 0.0), reduce)
+
+
+def _targets(teacher: jax.Array, centre: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    centred = teacher.astype(jnp.float32) - centre.astype(jnp.float32)
+    return jax.lax.stop_gradient(jnp.exp(_log_softmax(centred, temperature)))
+
+
+def swav(
+    global_scores: jax.Array,
+    local_scores: jax.Array | None = None,
+    temperature: float | jax.Array = 0.1,
+    *,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    queue: jax.Array | None = None,
+    queue_weights: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    reduce: bool = True,
+):
+    """Swapped prediction of SwAV (Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
+    Assignments", eq. 2 and, for multi-crop, eq. 6), in nats.
+
+    Mean over the pairs of a global view g and another view v of the cross-entropy between the assignment of g, by
+    `assignments`, and softmax(scores_v / temperature). No gradient reaches the assignments.
+
+    Args:
+        global_scores: [G, N, K], dot products of embeddings and prototypes, both normalised.
+        local_scores: [L, N, K] of small crops, which get no assignment; None: none.
         temperature: temperature of the softmax.
+        epsilon, iterations, queue, queue_weights: see `assignments`.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
 
     Raises:
-        UserError: no pair is left (V = A = 1).
+        UserError: no pair is left (G = 1 and no local scores).
     """
-    target_NxAxK = jax.lax.stop_gradient(assignments.astype(jnp.float32))
-    log_q_NxVxK = _log_softmax(scores, temperature)
-    values = _across_views(target_NxAxK, log_q_NxVxK, skip_same=True)
+    weights = weights_of(weights, global_scores.shape[1])
+    target = assignments(
+        global_scores,
+        epsilon=epsilon,
+        iterations=iterations,
+        queue=queue,
+        queue_weights=queue_weights,
+        weights=weights,
+    )
+    return swapped(global_scores, local_scores, target, temperature, weights=weights, reduce=reduce)
+
+
+def swapped(
+    global_scores: jax.Array,
+    local_scores: jax.Array | None,
+    target: jax.Array,
+    temperature: float | jax.Array,
+    *,
+    weights: jax.Array | None = None,
+    reduce: bool = True,
+):
+    """The loss `swav` for given assignments `target` [G, N, K]."""
+    scores = global_scores if local_scores is None else jnp.concatenate([global_scores, local_scores])
+    target = jax.lax.stop_gradient(target.astype(jnp.float32))
+    values = _across_views(target, _log_softmax(scores, temperature), skip_same=True)
     return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
+
+
+def assignments(
+    scores: jax.Array,
+    *,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    queue: jax.Array | None = None,
+    queue_weights: jax.Array | None = None,
+    weights: jax.Array | None = None,
+) -> jax.Array:
+    """Balanced assignments of each view, by `sinkhorn`, without gradient (Caron et al. 2020, section 3.1).
+
+    Args:
+        scores: [G, N, K].
+        epsilon, iterations: see `sinkhorn`; 0 iterations: softmax(scores / epsilon), without balance.
+        queue: [G, Q, K], scores of earlier examples, which join the batch; None: none.
+        queue_weights: [Q], 0 = not yet filled; None: all 1.
+        weights: [N], 0 = padding.
+
+    Returns:
+        float32 [G, N, K]; rows sum to 1.
+    """
+    scores, n = jax.lax.stop_gradient(scores), scores.shape[1]
+    if iterations == 0:
+        return jnp.exp(_log_softmax(scores, epsilon))
+    weights = weights_of(weights, n)
+    if queue is not None:
+        scores = jnp.concatenate([scores, jax.lax.stop_gradient(queue)], 1)
+        weights = jnp.concatenate([weights, weights_of(queue_weights, queue.shape[1])])
+    balance = lambda view: sinkhorn(view, epsilon=epsilon, iterations=iterations, weights=weights)  # noqa: E731
+    return jnp.stack([balance(view)[:n] for view in scores])
 
 
 def sinkhorn(
@@ -88,7 +213,7 @@ def sinkhorn(
             contributing.
 
     Returns:
-        float32 [N, K]; rows sum to 1. Differentiable; `swav_loss` stops the gradient.
+        float32 [N, K]; rows sum to 1. Differentiable; `assignments` stops the gradient.
     """
     weights = weights_of(weights, scores.shape[0])
     log_w = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1.0)), NEG_INF)[:, None]
@@ -112,14 +237,14 @@ def _log_softmax(logits: jax.Array, temperature: float | jax.Array) -> jax.Array
     return jax.nn.log_softmax(shifted / temperature)
 
 
-def _across_views(target_NxTxK: jax.Array, log_q_NxSxK: jax.Array, skip_same: bool) -> jax.Array:
+def _across_views(target_TxNxK: jax.Array, log_q_SxNxK: jax.Array, skip_same: bool) -> jax.Array:
     """Mean cross-entropy [N] over the pairs (t, s); `skip_same` leaves out t = s."""
-    t, s = target_NxTxK.shape[1], log_q_NxSxK.shape[1]
+    t, s = len(target_TxNxK), len(log_q_SxNxK)
     counted_TxS = ~jnp.eye(t, s, dtype=bool) if skip_same else jnp.ones((t, s), bool)
     pairs = t * s - (min(t, s) if skip_same else 0)
     if pairs == 0:
         raise UserError(
             f"no pair of different views: got {t} target and {s} predicting views, one number must be at least 2"
         )
-    cross_entropy_NxTxS = -jnp.einsum("ntk,nsk->nts", target_NxTxK, log_q_NxSxK, precision=EXACT)
+    cross_entropy_NxTxS = -jnp.einsum("tnk,snk->nts", target_TxNxK, log_q_SxNxK, precision=EXACT)
     return jnp.where(counted_TxS, cross_entropy_NxTxS, 0.0).sum((1, 2)) / pairs

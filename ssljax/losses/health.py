@@ -9,14 +9,24 @@ import jax.numpy as jnp
 from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
-def alignment(z1: jax.Array, z2: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
-    """Mean squared distance between the two views of an example on the unit sphere, in [0, 4]; 0 = aligned.
+def alignment(
+    z1: jax.Array,
+    z2: jax.Array,
+    alpha: float = 2.0,
+    *,
+    weights: jax.Array | None = None,
+    reduce: bool = True,
+):
+    """Mean distance to the power alpha between the two views of an example on the unit sphere; 0 = aligned.
 
     Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-    Hypersphere", eq. 3 with alpha = 2. z1, z2: [N, D], normalised inside; weights [N].
+    Hypersphere", eq. 3. z1, z2: [N, D], normalised inside; weights [N].
     """
-    values = jnp.square(l2_normalize(z1) - l2_normalize(z2)).sum(-1)
-    return weighted_mean(values, weights_of(weights, z1.shape[0]), reduce)
+    square = jnp.square(l2_normalize(z1) - l2_normalize(z2)).sum(-1)
+    if alpha != 2:
+        apart = square > 0
+        square = jnp.where(apart, jnp.where(apart, square, 1.0) ** (alpha / 2), 0.0)
+    return weighted_mean(square, weights_of(weights, z1.shape[0]), reduce)
 
 
 def uniformity(z: jax.Array, t: float = 2.0, *, weights: jax.Array | None = None) -> jax.Array:

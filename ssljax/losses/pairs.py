@@ -110,7 +110,7 @@ Reduction = type[LogSumExp] | type[SumSoftplus]
 Block = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
-def negatives(
+def negatives_of(
     reduction: Reduction, x: Side, y: Side | None, *, form: Form, axis_name: Any = None, chunk: int = CHUNK
 ) -> tuple[Negatives, Negatives | None]:
     """Reduces the logits x_i . y_j + offset_i of each row i and of each column j over pairs of different examples.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.base.patches import patchify
 from ssljax.base.schema import fixed, setting
 from ssljax.layers import positions
 from ssljax.layers.block import FeedForward
@@ -26,7 +27,6 @@ from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.layers.terms.grid import grid_rows
 from ssljax.models.family import Encoded, Preset, PublishedCount, TransformerConfig, dims, element_shape
 from ssljax.models.flops import dense_flops, stack_flops
-from ssljax.views.patches import patchify
 
 PHOTO = (224, 224, 3)  # [H, W, C] of the images on which the published presets were trained
 

@@ -106,9 +106,7 @@ class Classification(ImageObjective):
         return apply(self.head(), params["head"], pooled)  # [B, C]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        values, weights = losses.cross_entropy(
-            outputs, inputs["target"], label_smoothing=self.label_smoothing, reduce=False
-        )
+        values, weights = losses.cross_entropy(outputs, inputs["target"], smoothing=self.label_smoothing, reduce=False)
         weight = jnp.sum(weights)
         right = jnp.argmax(outputs, -1) == jnp.argmax(inputs["target"], -1)
         return Loss(

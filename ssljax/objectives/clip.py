@@ -31,7 +31,7 @@ class CLIP(ContrastiveObjective):
     model_key: ClassVar[str | None] = None
 
     term: ClassVar[str] = "clip"  # name of the loss term
-    criterion: ClassVar[Callable[..., Any]] = staticmethod(losses.clip_loss)
+    criterion: ClassVar[Callable[..., Any]] = staticmethod(losses.clip)
 
     max_scale: float | None = schema.setting(
         100.0,
@@ -69,7 +69,7 @@ class CLIP(ContrastiveObjective):
         return {"logit_scale": scale if self.max_scale is None else clipped(scale, self.max_scale)}
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
-        image, text = outputs["image"], outputs["text"]
+        image, text = (l2_normalize(outputs[name]) for name in ("image", "text"))
         learned = self.learned(params)
         matched = self.match(self.criterion, image, text, learned, ctx)
         n = jnp.float32(image.shape[0])

@@ -92,18 +92,14 @@ class DINO(ImageObjective):
         temperature = self._teacher_temperature(ctx.step)
         teacher = outputs["teacher"].astype(jnp.float32)
         center = extra["center"] if self.centering is not None else jnp.zeros_like(extra["center"])
-        values, weights = losses.dino_loss(
-            outputs["student"],
-            teacher,
-            center,
-            student_temperature=self.student_temperature,
-            teacher_temperature=temperature,
-            reduce=False,
+        student = jnp.swapaxes(outputs["student"], 0, 1)  # [V, B, K]
+        values, weights = losses.dino(
+            student, jnp.swapaxes(teacher, 0, 1), center, self.student_temperature, temperature, reduce=False
         )
         weight = jnp.sum(weights)
         targets = jax.nn.softmax((teacher - center) / temperature, -1)
         entropy = jnp.mean(losses.entropy(targets), 1)  # [B]
-        alignment, _ = losses.alignment(outputs["student"][:, 0], outputs["student"][:, 1], reduce=False)
+        alignment, _ = losses.alignment(student[0], student[1], reduce=False)
         return Loss(
             {"dino": (1.0, jnp.sum(values * weights), weight)},
             {

@@ -79,10 +79,10 @@ class MAE(ImageObjective):
         return apply(decoder, params["decoder"], encoded.tokens, inputs["keep"], **keywords)  # [B, N, P]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        target = views.patchify(self.pixels(inputs["image"]), self.model.patch_size)
-        if self.normalize_targets:
-            target = views.normalize_patches(target)
-        values, weights = losses.masked_mse(outputs, target, inputs["mask"], reduce=False)
+        images = self.pixels(inputs["image"])
+        values, weights = losses.masked_patches(
+            images, outputs, inputs["mask"], self.model.patch_size, self.normalize_targets, reduce=False
+        )
         return Loss({"mse": (1.0, jnp.sum(values * weights), jnp.sum(weights))})
 
     def reconstructed(

@@ -21,7 +21,7 @@ class SigLIP(CLIP):
     """Sigmoid loss over cosine similarities times a learned scale plus a learned bias (section 3.2)."""
 
     term: ClassVar[str] = "siglip"
-    criterion: ClassVar[Callable[..., Any]] = staticmethod(losses.siglip_loss)
+    criterion: ClassVar[Callable[..., Any]] = staticmethod(losses.siglip)
 
     max_scale: float | None = schema.setting(
         None,

@@ -90,15 +90,12 @@ class SwAV(ImageObjective):
         z_BxVxE = apply(self._projector(), params["projector"], outputs)
         z_BxVxE = l2_normalize(z_BxVxE)
         score = lambda z: apply(self._prototypes(), params["prototypes"], z)  # noqa: E731
-        scores = score(z_BxVxE)
+        scores = jnp.swapaxes(score(z_BxVxE), 0, 1)  # [V, B, K]
         globals_ = inputs["global"].shape[1]
-        z_BxGxE = z_BxVxE[:, :globals_]
-        assignments = jnp.stack(
-            [self._assign(scores[:, g], extra, g, score) for g in range(globals_)], axis=1
-        )  # [B, G, K]
-        values, weights = losses.swav_loss(
-            scores, jax.lax.stop_gradient(assignments), temperature=self.temperature, reduce=False
-        )
+        z_BxGxE, large = z_BxVxE[:, :globals_], scores[:globals_]
+        assignments = self._assign(large, extra, score)  # [G, B, K]
+        small = scores[globals_:] if len(scores) > globals_ else None
+        values, weights = losses.swapped(large, small, assignments, self.temperature, reduce=False)
         n = jnp.float32(values.shape[0])
         mean_assignment = jnp.mean(assignments, (0, 1))
         metrics = {
@@ -127,21 +124,11 @@ class SwAV(ImageObjective):
     def _prototypes(self) -> Prototypes:
         return Prototypes(self.prototypes)
 
-    def _assign(self, scores_BxK: jax.Array, extra: Any, crop: int, score: Any) -> jax.Array:
-        """Assignments [B, K] of one global crop, balanced over the batch and, once it is full, the queue."""
-        scores_BxK = jax.lax.stop_gradient(scores_BxK)
-        if not self.sinkhorn_iterations:
-            return jax.nn.softmax(scores_BxK / self.epsilon, -1)
-        if not self.queue:
-            return losses.sinkhorn(scores_BxK, epsilon=self.epsilon, iterations=self.sinkhorn_iterations)
-        queued = jax.lax.stop_gradient(score(extra["queue"][:, crop]))
-        present = jnp.concatenate(
-            [jnp.ones(scores_BxK.shape[0]), jnp.full(self.queue, extra["filled"] == self.queue, jnp.float32)]
-        )
-        both = losses.sinkhorn(
-            jnp.concatenate([scores_BxK, queued]),
-            epsilon=self.epsilon,
-            iterations=self.sinkhorn_iterations,
-            weights=present,
-        )
-        return both[: scores_BxK.shape[0]]
+    def _assign(self, scores_GxBxK: jax.Array, extra: Any, score: Any) -> jax.Array:
+        """Assignments [G, B, K] of the global crops, balanced over the batch and, once it is full, the queue."""
+        options: dict[str, Any] = {"epsilon": self.epsilon, "iterations": self.sinkhorn_iterations}
+        if self.queue:
+            full = jnp.float32(extra["filled"] == self.queue)
+            queue = jnp.swapaxes(score(extra["queue"]), 0, 1)
+            options |= {"queue": queue, "queue_weights": jnp.full(self.queue, full)}
+        return losses.assignments(scores_GxBxK, **options)

@@ -4,6 +4,7 @@ The functions take keys [B], one per example (`example_keys(key, B)`). Row i of 
 row i of the input (mixtures: also on row i - 1), so a batch may be cut into slices before its views are made.
 """
 
+from ssljax.base.patches import normalize_patches, patchify, unnormalize_patches, unpatchify
 from ssljax.base.registry import Registry
 from ssljax.views.augment import Augment, ContrastiveAugment, MultiCrop, Single, TwoViews
 from ssljax.views.color import (
@@ -22,7 +23,6 @@ from ssljax.views.geometry import random_cutout, random_flip, random_resized_cro
 from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
-from ssljax.views.patches import normalize_patches, patchify, unnormalize_patches, unpatchify
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
 

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax import losses
 from ssljax.base.errors import UserError
-from ssljax.losses import alignment, dino_loss, entropy, swav_loss, uniformity
+from ssljax.losses import alignment, dino, entropy, swav, uniformity
 
 # Compiled as a whole: eagerly, each small operation would be compiled alone, for every shape.
 effective_rank, feature_std = jax.jit(losses.effective_rank), jax.jit(losses.feature_std)
@@ -63,10 +63,10 @@ def test_sinkhorn_uses_all_prototypes_equally():
 
 
 def test_a_single_view_is_refused():
-    one = jnp.ones((2, 1, 3))
+    one = jnp.ones((1, 2, 3))
     for loss in (
-        lambda: swav_loss(one, one),
-        lambda: dino_loss(one, one, jnp.zeros(3), student_temperature=0.1, teacher_temperature=0.04),
+        lambda: swav(one),
+        lambda: dino(one, one, jnp.zeros(3), 0.1, 0.04),
     ):
         with pytest.raises(UserError, match="no pair of different views"):
             loss()
@@ -74,12 +74,26 @@ def test_a_single_view_is_refused():
 
 def test_targets_have_no_gradient():
     rng = np.random.default_rng(1)
-    student, teacher = jnp.asarray(rng.normal(size=(2, 3, 4))), jnp.asarray(rng.normal(size=(2, 2, 4)))
+    student, teacher = jnp.asarray(rng.normal(size=(3, 2, 4))), jnp.asarray(rng.normal(size=(2, 2, 4)))
+    target, centre, mask = jax.nn.softmax(teacher), jnp.zeros(4), jnp.ones((3, 2))
+    for loss, arrays in {
+        dino: (student, teacher, centre),
+        lambda s, t, c: losses.ibot(s, t, mask, c): (student, student + 1, centre),
+        lambda s, t: losses.swapped(s[:2], s[2:], t, 0.1): (student, target),
+        losses.byol: (student[0], teacher[0]),
+        losses.simsiam: (student[0], teacher[0]),
+        lambda q, k: losses.moco_v3(q, k, temperature=0.5): (student[0], teacher[0]),
+        losses.distillation: (student[0], teacher[0]),
+        losses.mean_teacher: (student[0], teacher[0]),
+        lambda s, w: losses.fixmatch(w, s, threshold=0.1): (student[0], teacher[0]),
+    }.items():
+        first, *others = jax.jit(jax.grad(loss, tuple(range(len(arrays)))))(*arrays)
+        assert first.any() and not any(other.any() for other in others)
 
-    def dino(student, teacher, center):
-        return dino_loss(student, teacher, center, student_temperature=0.1, teacher_temperature=0.04)
 
-    d_student, d_teacher, d_center = jax.jit(jax.grad(dino, (0, 1, 2)))(student, teacher, jnp.zeros(4))
-    assert d_student.any() and not d_teacher.any() and not d_center.any()
-    d_scores, d_assignments = jax.jit(jax.grad(swav_loss, (0, 1)))(student, jax.nn.softmax(teacher))
-    assert d_scores.any() and not d_assignments.any()
+def test_assignments_have_no_gradient():
+    """The gradient of `swav` is that of `swapped` at fixed assignments."""
+    scores = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4, 5)))
+    target = losses.assignments(scores[:2])
+    whole = jax.grad(lambda s: swav(s[:2], s[2:]))(scores)
+    np.testing.assert_allclose(whole, jax.grad(lambda s: losses.swapped(s[:2], s[2:], target, 0.1))(scores), rtol=1e-5)

@@ -32,7 +32,7 @@ def test_every_chunk_size_gives_the_plain_loss(problem, chunk):
         return cross_entropy(h @ k + b, labels, weights=weights)
 
     def fused(h, k, b):
-        return linear_cross_entropy(h, k, b, labels, weights=weights, chunk=chunk)
+        return linear_cross_entropy(h, k, labels, chunk, weights=weights, bias=b)
 
     expected = jax.value_and_grad(plain, (0, 1, 2))(hidden, kernel, bias)
     actual = jax.jit(jax.value_and_grad(fused, (0, 1, 2)))(hidden, kernel, bias)
@@ -67,7 +67,7 @@ def test_no_array_has_the_size_of_all_logits(problem):
     hidden, kernel, bias, labels, _ = problem
 
     def size(chunk):
-        loss = lambda h, k, b: linear_cross_entropy(h, k, b, labels, chunk=chunk)  # noqa: E731
+        loss = lambda h, k, b: linear_cross_entropy(h, k, labels, chunk, bias=b)  # noqa: E731
         return largest_array(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(hidden, kernel, bias).jaxpr)
 
     assert size(48) == N * V  # with one chunk the check finds the logits
@@ -82,7 +82,7 @@ def test_bfloat16_inputs_are_summed_in_float32(problem):
         return cross_entropy(h @ k + bias, labels)
 
     def fused(h, k):
-        return linear_cross_entropy(h, k, bias, labels, chunk=7)
+        return linear_cross_entropy(h, k, labels, 7, bias=bias)
 
     expected, (dh, dk) = jax.value_and_grad(exact, (0, 1))(h16.astype(jnp.float32), k16.astype(jnp.float32))
     value, (dh16, dk16) = jax.value_and_grad(fused, (0, 1))(h16, k16.astype(jnp.float32))
@@ -96,7 +96,7 @@ def test_every_slab_is_shared_by_all_devices(problem):
     hidden, kernel, bias, labels, _ = problem
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    loss = jax.value_and_grad(lambda h, k, b, y: linear_cross_entropy(h, k, b, y, chunk=16), (0, 1, 2))
+    loss = jax.value_and_grad(lambda h, k, b, y: linear_cross_entropy(h, k, y, 16, bias=b), (0, 1, 2))
     compiled = jax.jit(loss, in_shardings=(split, whole, whole, split)).lower(hidden, kernel, bias, labels).compile()
     assert f"f32[{16 // 8},{V}]" in compiled.as_text()
     assert f"f32[16,{V}]" not in compiled.as_text()
@@ -111,7 +111,7 @@ def test_every_slab_is_shared_by_all_devices(problem):
 def test_vmap_over_kernels(problem):
     hidden, kernel, bias, labels, _ = problem
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
-    loss = jax.value_and_grad(lambda k: linear_cross_entropy(hidden, k, bias, labels, chunk=16))
+    loss = jax.value_and_grad(lambda k: linear_cross_entropy(hidden, k, labels, 16, bias=bias))
     stacked = jax.vmap(loss)(kernels)
     for i in range(3):
         jax.tree.map(

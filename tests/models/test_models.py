@@ -12,6 +12,7 @@ from daily import daily
 
 from ssljax import models
 from ssljax.base.errors import UserError
+from ssljax.base.patches import patchify
 from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
 from ssljax.models.mae import MAEDecoder
@@ -19,7 +20,6 @@ from ssljax.models.tokens import TokenTransformer
 from ssljax.models.vit import windows
 from ssljax.parallel import MeshConfig, make_mesh, mesh_context
 from ssljax.parallel.rules import RULES
-from ssljax.views.patches import patchify
 
 
 @dataclasses.dataclass

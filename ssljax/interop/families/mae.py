@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ssljax.base import patches as patching
 from ssljax.interop.families.vit import ACT, BLOCK, IMAGE, NORM_EPS, QKV_BIAS, encoder, pixels
 from ssljax.interop.family import Family, Head
 from ssljax.interop.fields import Group, constant, counts
 from ssljax.interop.inputs import Inputs
 from ssljax.interop.outputs import HFConfig, InputArrays, hidden_states
 from ssljax.interop.rules import LEADING, blocks, copy, dense, norm, under
-from ssljax.views import patches as patching
 
 _SHARED = (NORM_EPS, ACT, QKV_BIAS, constant("positions", "learned"))  # files contain fixed positions as a table
 _ENCODER = (
