@@ -7,20 +7,26 @@ The names are those of the studies. `--print` changes no page. Pictures are docs
 """
 
 import argparse
+import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from pages import fill, markdown
 
-from ssljax import scaling
+from ssljax import objectives, scaling
+from ssljax.config import build
 from ssljax.data import synthetic
 from ssljax.report.read import EVALUATIONS, read_lines
+from ssljax.scaling.cost import Costs
 from ssljax.scaling.forecast import observation_interval
 from ssljax.scaling.listing import run_columns
 from ssljax.scaling.table import Table, read
+from ssljax.train.program import batch_shapes
+from ssljax.train.state import abstract_variables, make_variables
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/scaling.md"
 PICTURES = PAGE.parent / "studies"
@@ -144,11 +150,24 @@ APPROACHES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+def kept(store: pathlib.Path, study: str) -> Table:
+    """Returns the table of a study whose `params` are those of the model that stays: without projectors and decoders."""
+    table, costs, sizes = read(store / study), Costs(), []
+    for run in table.columns["run"]:
+        config = build(json.loads((store / study / run / "config.json").read_text()))
+        spec = costs.spec(config)
+        objective = objectives.create({"objective": config.objective, "model": config.model}, spec)
+        variables, _ = abstract_variables(make_variables(objective, batch_shapes(spec, config.batch_size)))
+        model = objective.model_params(variables.params, variables.extra)
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(model)))
+    return Table({**table.columns, "params": sizes}, table.source, table.rows)
+
+
 def surface(study: str, size: str = "tokens", loss: str | None = None) -> Callable[[pathlib.Path], list[str]]:
     """Returns the section of a study over sizes and lengths: losses, `chinchilla`, forecasts."""
 
     def section(store: pathlib.Path) -> list[str]:
-        table = read(store / study)
+        table = kept(store, study) if size == "examples" else read(store / study)
         given = {"tokens": size, **({"loss": loss} if loss else {})}
         fit = scaling.fit("chinchilla", table, columns=given, delta=None)
         shown = Table({**table.columns, "loss": list(fit.observed)}, table.source, table.rows)
@@ -160,7 +179,7 @@ def surface(study: str, size: str = "tokens", loss: str | None = None) -> Callab
 
 def contrastive(store: pathlib.Path) -> list[str]:
     probe = surface("contrastive", "examples", "1-linear/accuracy")(store)
-    table = read(store / "contrastive")
+    table = kept(store, "contrastive")
     loss = scaling.fit("chinchilla", table, columns={"tokens": "examples"}, delta=None)
     own = [grid(table, "params", "examples", "loss"), parameters(loss), doubts(loss)]
     return ["Error of the linear probe:", *probe, "The contrastive loss, in batches of 128:", *own]

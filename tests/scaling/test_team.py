@@ -13,6 +13,7 @@ import time
 
 import pytest
 import test_run
+from daily import on_day
 from test_driver import prepared
 
 from ssljax.base import schema
@@ -80,6 +81,7 @@ def end(folder, processes, seconds=120):
             process.kill()
 
 
+@on_day(0, 3)
 def test_all_processes_train_each_run(tmp_path):
     ledger = prepared(tmp_path / "store", (0, 1, 3))
     assert end(tmp_path, start(tmp_path, tmp_path / "store")) == [1, 0], "a run has failed, says the leading process"
@@ -91,6 +93,7 @@ def test_all_processes_train_each_run(tmp_path):
     assert jobs[0]["coordinator"] == jobs[1]["coordinator"] and rows["seed=3"].step == 0
 
 
+@on_day(1, 3)
 def test_a_signal_to_one_process_ends_all(tmp_path):
     ledger = prepared(tmp_path / "store", (2, 3))
     processes = start(tmp_path, tmp_path / "store")
@@ -104,6 +107,7 @@ def test_a_signal_to_one_process_ends_all(tmp_path):
     assert [row.state for row in Ledger(tmp_path / "store").rows("a")] == ["planned", "planned"]
 
 
+@on_day(2, 3)
 def test_several_runs_at_a_time_are_refused(tmp_path):
     prepared(tmp_path / "store")
     assert end(tmp_path, start(tmp_path, tmp_path / "store", "--jobs=2")) == [2, 2]
