@@ -151,7 +151,7 @@ APPROACHES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def kept(store: pathlib.Path, study: str) -> Table:
-    """Returns the table of a study whose `params` are those of the model that stays: without projectors and decoders."""
+    """Returns the table of a study whose `params` are those of the model that stays, without projector or decoder."""
     table, costs, sizes = read(store / study), Costs(), []
     for run in table.columns["run"]:
         config = build(json.loads((store / study / run / "config.json").read_text()))

@@ -10,9 +10,15 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import jax
+
 from ssljax.base.errors import UserError
+from ssljax.base.hashing import digest
 from ssljax.base.locks import EXPIRY
 from ssljax.base.signals import Signals, Stopped
+from ssljax.parallel import MeshConfig
+from ssljax.run import checked_evaluator
+from ssljax.runs.assembly import assemble
 from ssljax.scaling.cost import Cost, Costs
 from ssljax.scaling.ledger import Claim, Ledger, Outcome
 from ssljax.scaling.process import TrainerProcess
@@ -32,10 +38,12 @@ def plan(study: Study, store: str | pathlib.Path, costs: Costs | None = None) ->
     """Adds a study to a store, which is made if it is missing. Returns the ledger, and the costs of the runs by hash.
 
     Raises:
-        UserError: a config does not fit its data; the store has another study of this name, or too little space.
+        UserError: a config or an evaluation does not fit its data; the store has another study of this name, or too
+            little space.
     """
     costs = costs or Costs()
     found = study_costs(study, costs)
+    check_evaluations(study)
     rungs: dict[str, Sequence[int]] = {}
     if study.halving:
         for run in study.runs:
@@ -60,6 +68,22 @@ def study_costs(study: Study, costs: Costs) -> dict[str, Cost]:
         run.hash: dataclasses.replace(found[run.hash], steps=run.stop) if run.stop else found[run.hash]
         for run in study.runs
     }
+
+
+def check_evaluations(study: Study) -> None:
+    """Opens the evaluations of one run of each kind, so that their mistakes are reported before any run begins.
+
+    Raises:
+        UserError: the data of an evaluation cannot be opened, or do not fit the model.
+    """
+    checked = set()
+    for run in study.runs:
+        values = run.config.to_dict()
+        kind = digest([values["evals"], values["data"], values["model"]["name"], values["objective"]["name"]])
+        if run.config.evals and kind not in checked:
+            checked.add(kind)
+            alone = dataclasses.replace(run.config, mesh=MeshConfig())  # the mesh has the devices of the trainers
+            checked_evaluator(assemble(alone, jax.devices()[:1]))
 
 
 def check_halving(study: Study) -> None:

@@ -220,3 +220,12 @@ def test_metrics_of_halving_must_be_measured_at_the_rungs(tmp_path):
     with pytest.raises(UserError, match="must be 'loss' or a metric of an evaluation with every_steps"):
         plan(study, tmp_path / "store", Costs())
     assert not pathlib.Path(tmp_path / "store").exists()
+
+
+def test_mistakes_in_evaluations_are_reported_before_any_run(tmp_path):
+    config = {**tiny_runs.LM, "data": {"source": "builtin:python-docs", "seq_len": 16, "tokenizer": {"name": "bytes"}}}
+    config["evals"] = {"held": {"type": "loss", "source": f"text:{tmp_path}/missing.txt"}}
+    study = make_study(config, schema.build(StudyConfig, {"seeds": 2}, "study"), "a")
+    with pytest.raises(UserError, match=r"missing\.txt"):
+        plan(study, tmp_path / "store", Costs())
+    assert not (tmp_path / "store").exists()
