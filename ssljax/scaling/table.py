@@ -89,7 +89,9 @@ def _read_store(path: pathlib.Path) -> Table:
 def _read_csv(path: pathlib.Path) -> Table:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))  # a comma if there is none of them
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV file ({error})") from error
@@ -266,6 +268,8 @@ def _check_range(source: str, column: Column, values: np.ndarray, rows: Sequence
     if len(wrong):
         sign = ">" if column.open else ">="
         needed = "finite" if np.isinf(column.lower) else f"{sign} {column.lower:g}"
+        if not np.isfinite(values[wrong[0]]) and not np.isinf(column.lower):
+            needed = f"finite and {needed}"
         needed += f" and <= {column.upper:g}" if np.isfinite(column.upper) else ""
         more = f" (and in {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise UserError(

@@ -50,7 +50,7 @@ REFUSED = {
     "text in a number": (changed("loss", 4, "2.9x"), "row 6, column 'loss': got '2.9x', must be a number"),
     "zero loss": (changed("loss", 0, 0.0), "row 2, column 'loss': got 0, must be > 0"),
     "negative loss": (changed("loss", 3, -1.0), "row 5, column 'loss': got -1, must be > 0"),
-    "infinite loss": (changed("loss", 3, "inf"), "row 5, column 'loss': got inf, must be > 0"),
+    "infinite loss": (changed("loss", 3, "inf"), "row 5, column 'loss': got inf, must be finite and > 0"),
     "negative size": (changed("params", 2, -5e6), "row 4, column 'params': got -5e+06, must be > 0"),
     "constant column": (
         {**GOOD, "params": np.full(16, 1e8)},
@@ -112,6 +112,13 @@ def test_a_good_table_has_no_notes_and_its_warnings_reach_the_fit(tmp_path):
     assert checked(renamed(read(images), {"tokens": "examples"}), create("chinchilla")).notes == ()
     fit = scaling.fit("chinchilla", changed("loss", 4, "nan"), bootstrap=20)
     assert len(fit.rows) == 15 and "left out" in fit.warnings[0]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_delimiters_are_seen_from_the_header(delimiter, tmp_path):
+    path = written(tmp_path, GOOD)
+    path.write_text(path.read_text().replace(",", delimiter))
+    assert (checked(read(path), create("chinchilla")).observed == GOOD["loss"]).all()
 
 
 def test_mappings_rows_and_files_are_the_same_table(tmp_path):
