@@ -153,7 +153,8 @@ def test_commands_run(page, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "fill_mask", lambda *args: [])
     monkeypatch.setattr(runs, "embed", lambda *args, **options: runs.Embedded(np.zeros((1, 2), np.float32), ["a"]))
     monkeypatch.setattr(runs, "write_embedded", lambda embedded, path: path)
-    monkeypatch.setattr(cli.training, "_report", lambda options, overrides: 0)
+    for name in ("_report", "_views"):
+        monkeypatch.setattr(cli.training, name, lambda options, overrides: 0)
     for name, call in (("_sweep", swept), ("_runs", done), ("_compare", done)):
         monkeypatch.setattr(cli.sweeps, name, call)
     model = types.SimpleNamespace(hf_config={"model_type": "gpt2"}, parameters=1)

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import pathlib
 import sys
+import textwrap
 from typing import Any
 
 from ssljax.base.errors import UserError
@@ -24,6 +26,11 @@ def add(commands: Any) -> None:
     inspect.set_defaults(call=_inspect, prefix="--config.")
     inspect.add_argument("--config", required=True, help="as for `train`")
     inspect.add_argument("--parameters", action="store_true", help="also print each parameter with its sharding")
+    look = commands.add_parser("views", help="show what the step reads: views, masks, corrupted texts", epilog=_KEYS)
+    look.set_defaults(call=_views, prefix="--config.")
+    look.add_argument("--config", required=True, help="as for `train`")
+    look.add_argument("--rows", type=int, default=8, metavar="N", help="number of examples (default: 8)")
+    look.add_argument("--out", default=".", metavar="DIR", help="folder for views.png and texts.txt (default: .)")
     _add_plan(commands)
     other = "`--evals.NAME.key=VALUE` changes a key of an evaluation for this call; a new NAME is another evaluation."
     evaluate = commands.add_parser("eval", help="evaluate a workdir and its controls", epilog=other)
@@ -96,6 +103,35 @@ def _inspect(options: argparse.Namespace, overrides: Overrides) -> int:
     found = inspect(config)
     for table in (found.run, found.memory, *([found.parameters] if options.parameters else [])):
         report.print_table(table)
+    return 0
+
+
+def _views(options: argparse.Namespace, overrides: Overrides) -> int:
+    folder = pathlib.Path(options.out)
+    if not folder.is_dir():
+        raise UserError(f"--out: the folder {options.out!r} does not exist")
+    if options.rows < 1:
+        raise UserError(f"--rows: got {options.rows}, must be at least 1")
+    from ssljax.base.exhibits import Texts
+    from ssljax.base.files import write_whole
+    from ssljax.config import load
+    from ssljax.report.pictures import draw
+    from ssljax.runs.views import show_views
+
+    config, remarks = load(options.config, overrides)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    found = show_views(config, options.rows)
+    if not found:
+        raise UserError("objective.name: its inputs have neither images nor texts, so there is nothing to show")
+    for name, exhibit in found.items():
+        path = folder / f"{name}.{'txt' if isinstance(exhibit, Texts) else 'png'}"
+        if isinstance(exhibit, Texts):
+            lines = [f"{label}:\n{textwrap.indent(text, '    ')}\n" for one in exhibit.examples for label, text in one]
+            write_whole(path, "\n".join(lines))
+        else:
+            write_whole(path, draw(exhibit))
+        print(path)
     return 0
 
 

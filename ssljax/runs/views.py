@@ -1,0 +1,106 @@
+"""What the step reads: the views that an objective makes of some training examples, before any training."""
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import data
+from ssljax.base.exhibits import Exhibit, Grid, Texts, Tile
+from ssljax.config import RunConfig
+from ssljax.objectives.base import stream, views_of
+from ssljax.objectives.pictures import Decode
+from ssljax.runs.assembly import parts_of
+
+_TEXTS = ("tokens", "inputs", "target", "targets", "labels")  # names of arrays of token ids
+_SHOWN = 200  # tokens of a text
+_HIDDEN = 0.5  # value of the pixels of a masked patch
+
+
+def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
+    """Returns pictures or texts of the inputs of the first step.
+
+    Images stand beside their originals, masked patches are grey. Of texts, special tokens and sentinels are visible.
+
+    Args:
+        config: the checked config.
+        rows: number of examples.
+
+    Raises:
+        UserError: the parts of the config do not fit each other or the data.
+    """
+    parts = parts_of(config, jax.devices()[:1])
+    batch = {name: np.asarray(array)[:rows] for name, array in parts.open_data().batch(0).items()}
+    batch = jax.tree.map(jnp.asarray, data.device_batch(batch))
+    key = stream(jnp.uint32(config.seed), 0, "views")
+    inputs = jax.device_get(jax.jit(functools.partial(views_of, parts.objective))(key, batch, jnp.int32(0)))
+    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)}
+    original = jax.device_get(parts.objective.prepare(batch))
+    found: dict[str, Exhibit] = {}
+    if images := _images(leaves, getattr(parts.objective.model, "patch_size", None)):
+        columns = {"original": original["image"], **images} if "image" in original else images
+        tiles = [[_tile(image) for image in row] for row in zip(*columns.values())]
+        found["views"] = Grid("Views", "Training images, and what the step reads of them.", tiles, tuple(columns))
+    if parts.spec.vocab_size is not None and "tokens" in original:
+        decode = functools.partial(_readable, data.open_tokenizer(parts.config.data).decode, parts.spec)
+        columns = _texts(leaves, original["tokens"])
+        examples = [[(name, decode(leaf[i])) for name, leaf in columns.items()] for i in range(len(original["tokens"]))]
+        found["texts"] = Texts("Texts", "Training texts, and what the step reads of them.", examples)
+    return found
+
+
+def _tile(image: np.ndarray) -> Tile:
+    return Tile(np.clip(np.asarray(image, np.float32), 0, 1))
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def _texts(leaves: Mapping[str, Any], tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the arrays of token ids [B, T] by their titles; the original stands alone if it is read as it is."""
+    found = {name: leaf for name, leaf in leaves.items() if name.rpartition("/")[2] in _TEXTS and leaf.ndim == 2}
+    ordered = sorted(found, key=lambda name: _TEXTS.index(name.rpartition("/")[2]))
+    return {"original": tokens} | {name: found[name] for name in ordered if not np.array_equal(found[name], tokens)}
+
+
+def _images(leaves: Mapping[str, Any], patch: int | None) -> dict[str, np.ndarray]:
+    """Returns the columns of images [B, h, w, C] by their titles."""
+    out: dict[str, np.ndarray] = {}
+    for name, leaf in leaves.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.ndim not in (4, 5) or leaf.shape[-1] not in (1, 3):
+            continue
+        if leaf.ndim == 4:
+            out[name] = leaf
+        else:
+            out |= {f"{name} {v + 1}": leaf[:, v] for v in range(leaf.shape[1])}
+    mask = leaves.get("mask")
+    if mask is not None and patch and "image" in out:
+        image = out["image"]
+        height, width = image.shape[1] // patch, image.shape[2] // patch
+        if mask.shape[1:] == (height * width,):
+            hidden = np.asarray(mask, bool).reshape(-1, height, width)
+            hidden = hidden.repeat(patch, 1).repeat(patch, 2)[..., None]
+            out["masked"] = np.where(hidden, _HIDDEN, image[:, : height * patch, : width * patch])
+    return out
+
+
+def _readable(decode: Decode, spec: Any, tokens: Iterable[int]) -> str:
+    """Returns the text of tokens; special tokens have names, and tokens beyond the tokenizer are numbers."""
+    special = {number: f"[{name.upper()}]" for name, number in spec.special_ids.items() if name != "unk"}
+    ids = [int(i) for i in tokens]
+    while ids and ids[-1] == spec.special_ids.get("pad"):
+        ids.pop()
+
+    def sign(i: int) -> str:
+        return special.get(i, f"<{i}>" if i >= spec.vocab_size else "")
+
+    parts = []
+    for signs, group in itertools.groupby(ids[:_SHOWN], lambda i: bool(sign(i))):
+        run = list(group)
+        parts.append(" ".join(map(sign, run)) if signs else decode(run))
+    return " ".join([*parts, "..."] if len(ids) > _SHOWN else parts)

@@ -1,0 +1,59 @@
+"""`ssljax views`: what the step reads of some examples of every objective."""
+
+import numpy as np
+import pytest
+import tiny_objectives as tiny
+from daily import daily
+from PIL import Image
+
+from ssljax import cli, objectives
+from ssljax.base.exhibits import Grid, Texts
+from ssljax.config import build
+from ssljax.runs.views import show_views
+
+
+def shown(name, folder, rows=3, **objective):
+    groups = tiny.config(name, bytes=True)
+    groups["objective"] |= objective
+    keys = {"data": tiny.data(name, folder), "optimizer": {"name": "adamw"}, "batch_size": 8, "steps": 2}
+    return show_views(build({**groups, **keys}), rows)
+
+
+@pytest.mark.parametrize("name", daily(objectives.REGISTRY, 4))
+def test_every_objective_has_something_to_show(name, tmp_path):
+    found = shown(name, tmp_path)
+    assert found
+    for exhibit in found.values():
+        rows = exhibit.examples if isinstance(exhibit, Texts) else exhibit.rows
+        assert len(rows) == 3
+        if isinstance(exhibit, Grid):
+            assert exhibit.columns[0] == "original" and len(exhibit.columns) > 1
+            assert all(0 <= tile.image.min() <= tile.image.max() <= 1 for row in rows for tile in row)
+        else:
+            assert all(label == "original" and text for (label, text), *_ in rows)
+
+
+def test_masked_patches_are_grey_and_the_others_as_they_are_read(tmp_path):
+    (grid,) = shown("mae", tmp_path, mask_ratio=0.75).values()
+    assert grid.columns == ("original", "image", "masked")
+    for _, image, masked in grid.rows:
+        grey = (masked.image == 0.5).all(-1)
+        assert grey.reshape(2, 4, 2, 4).all((1, 3)).sum() == 3
+        np.testing.assert_array_equal(masked.image[~grey], image.image[~grey])
+
+
+def test_sentinels_and_masks_are_visible(tmp_path):
+    (texts,) = shown("mlm", tmp_path).values()
+    assert all([label for label, _ in one] == ["original", "tokens", "target"] for one in texts.examples)
+    assert any("[MASK]" in dict(one)["tokens"] for one in texts.examples)
+    (texts,) = shown("span_corruption", tmp_path).values()
+    assert all("<319>" in text for one in texts.examples for label, text in one if label != "original")
+
+
+def test_the_command_writes_a_picture(tmp_path, capsys):
+    command = ["views", "--config", "configs/quickstart.py", "--rows", "2", "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.strip() == f"{tmp_path}/views.png"
+    assert Image.open(tmp_path / "views.png").width > 100
+    assert cli.main([*command[:-1], str(tmp_path / "no")]) == 2 and "--out: the folder" in capsys.readouterr().err
+    assert cli.main([*command, "--rows", "0"]) == 2 and "--rows: got 0, must be at least 1" in capsys.readouterr().err
