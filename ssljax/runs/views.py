@@ -1,4 +1,4 @@
-"""What the step reads: the views that an objective makes of some training examples, before any training."""
+"""Pictures and texts of what the step reads: the views that an objective makes of some training examples."""
 
 import functools
 import itertools
