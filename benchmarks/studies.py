@@ -290,24 +290,32 @@ def means(table: Table, by: str, columns: Sequence[str], digits: int = 4) -> str
     return markdown([by, *columns], body)
 
 
+def along(store: pathlib.Path, study: str, metrics: Sequence[str]) -> tuple[list[int], dict[str, np.ndarray]]:
+    """Returns the steps of the evaluation `loss` along the runs of a study, and {metric: [runs, steps]}."""
+    curves = []
+    for name in run_columns(store / study)["run"]:
+        lines = read_lines(store / study / name / "evals.jsonl", EVALUATIONS)
+        curves.append({x["step"]: x["metrics"] for x in lines if x["of"] == "trained" and x["eval"] == "loss"})
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return steps, {name: np.array([[curve[step][name] for step in steps] for curve in curves]) for name in metrics}
+
+
 def emergence(store: pathlib.Path) -> list[str]:
-    """The loss and the share of exact spans by tokens."""
-    table = read(store / "emergence")
-    names = {"loss": "loss/loss", **{name: f"loss/{name}" for name in ("accuracy", *EXACT)}}
+    """The loss and the share of exact sums by steps."""
+    steps, found = along(store, "emergence", ("loss", "accuracy", "exact_5"))
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    smooth, sharp = figure.subplots(1, 2)
-    tokens = np.array(table.columns["tokens"], float)
-    at = np.unique(tokens)
-    for name, column in names.items():
-        values = np.array(table.columns[column], float)
-        curve = [values[tokens == one].mean() for one in at]
-        (smooth if name == "loss" else sharp).plot(at, curve, ".-", label=name)
-    smooth.set(xscale="log", xlabel="tokens", ylabel="loss in nats")
-    sharp.set(xscale="log", xlabel="tokens", ylabel="share that is right")
-    sharp.legend()
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "exact_5")):
+        axes.plot(steps, found[name].T)
+        axes.set(xlabel="step", ylabel=name)
     PICTURES.mkdir(exist_ok=True)
     figure.savefig(PICTURES / "emergence.png", dpi=110)
-    return [means(table, "tokens", list(names.values())), "![loss and exact spans](studies/emergence.png)"]
+    shown = [i for i, step in enumerate(steps) if step % 300 == 0]
+    body = [
+        [str(steps[i]), *(", ".join(f"{run[i]:.3f}" for run in found[name]) for name in ("loss", "exact_5"))]
+        for i in shown
+    ]
+    head = ["step", "loss in nats, by seed", "exact sums, by seed"]
+    return [markdown(head, body), "![loss and exact sums](studies/emergence.png)"]
 
 
 def grokking(store: pathlib.Path) -> list[str]:
@@ -339,7 +347,6 @@ def grokking(store: pathlib.Path) -> list[str]:
 
 
 KNOWN = 0.95
-EXACT = ("accuracy_4", "accuracy_16", "accuracy_32")
 
 
 def learning_curves(store: pathlib.Path) -> list[str]:

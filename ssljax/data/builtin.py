@@ -21,12 +21,13 @@ _VERSION = 2  # part of the name of caches; raise it if a change of this file ch
 
 
 class Builtin:
-    """`builtin:digits`, `builtin:python-docs`, `builtin:python-code`, `builtin:modular-addition`, `builtin:markov`.
+    """`builtin:digits`, `builtin:python-docs`, `builtin:python-code`, and synthetic data (`ssljax.data.synthetic`).
 
     digits: 1,797 grey images [8, 8, 1] of handwritten digits (Alpaydin and Kaynak, 1998), values 0..16 scaled to
     0..255; 1,437 train and 360 test in a fixed random order.
     python-docs: help topics and docstrings of the standard library of the running CPython, in English.
     python-code: source files of this library. Both have train, valid (about 10% of the documents) and test (10%).
+    addition: a million texts such as "347+085=2340", the digits of the sum from the units on.
     modular-addition: 9,409 pairs of numbers below 97, one character each, and their sums modulo 97 as labels.
     markov: texts of 16 letters whose entropy is known (`ssljax.data.synthetic`), 20M letters in train.
     """
@@ -133,6 +134,7 @@ def _docs() -> dict[str, str]:
 
 
 _TABLES = {
+    "addition": synthetic.addition,
     "digits": _digits,
     "markov": synthetic.markov,
     "modular-addition": synthetic.modular_addition,

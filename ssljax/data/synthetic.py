@@ -1,4 +1,4 @@
-"""Synthetic data of known structure: sums modulo a prime, and texts of a Markov chain of known entropy."""
+"""Synthetic data of known structure: sums, sums modulo a prime, and texts of a Markov chain of known entropy."""
 
 import functools
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from ssljax.data.splits import Split
 
 PRIME = 97
 FIRST = 31  # code of the character of 0; the last one is 127, so that each number is one byte
+SUMS = {"train": 990_000, "valid": 5000, "test": 5000}
 SYMBOLS = "abcdefghijklmnop"
 ORDER = 2  # symbols on which the next one depends
 DOCUMENTS = {"train": 4000, "valid": 200, "test": 200}
@@ -42,6 +43,33 @@ def modular_addition(split: Split) -> Table:
         tuple(map(str, range(PRIME))),
         numbers=lambda: np.arange(first, first + len(rows)),
     )
+
+
+def addition(split: Split) -> Table:
+    """All sums of two numbers below 1,000, such as "347+085=2340": the digits of the sum begin with the units.
+
+    The pairs are in a fixed random order; 990,000 are `train`, 5,000 `valid`, and 5,000 `test`.
+    """
+    if split.name not in (*SUMS, "all"):
+        raise unknown_split(split.name, (*SUMS, "all"), "builtin:addition")
+    firsts = dict(zip(SUMS, np.cumsum([0, *SUMS.values()]).tolist()))
+    first, count = (0, 10**6) if split.name == "all" else (firsts[split.name], SUMS[split.name])
+
+    def get(row: int) -> str:
+        a, b = divmod(int(_pairs()[first + row]), 1000)
+        return f"{a:03}+{b:03}={f'{a + b:04}'[::-1]}"
+
+    return Table(
+        ("text",),
+        lambda _: OnDemand(count, get),
+        (*SUMS, "all"),
+        numbers=lambda: np.arange(first, first + count),
+    )
+
+
+@functools.cache
+def _pairs() -> np.ndarray:
+    return np.random.RandomState(0).permutation(10**6).astype(np.int32)
 
 
 def markov(split: Split) -> Table:

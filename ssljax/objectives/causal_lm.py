@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import losses
-from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal
@@ -26,11 +25,11 @@ class CausalLM(TokenObjective):
 
     attention: ClassVar[Any] = Causal()
 
-    spans: tuple[int, ...] = setting(
+    last: tuple[int, ...] = setting(
         (),
-        ge=2,
-        doc="lengths n of further metrics `accuracy_n`: share of spans of n tokens that are all predicted right; each "
-        "token is predicted from its true predecessors, so it is the share that greedy decoding continues exactly",
+        ge=1,
+        doc="numbers n of further metrics `exact_n`: share of rows whose last n tokens are all predicted right; each "
+        "is predicted from its true predecessors, so it is the share that greedy decoding continues exactly",
     )
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
@@ -43,7 +42,7 @@ class CausalLM(TokenObjective):
         scores, weights = self._scores(params, outputs, inputs)
         loss = token_loss(scores, weights)
         correct, counted = (x.reshape(inputs["tokens"].shape[0], -1) for x in (scores.correct, weights))
-        exact = {f"accuracy_{n}": in_spans(correct, counted, n) for n in self.spans}
+        exact = {f"exact_{n}": at_the_end(correct, counted, n) for n in self.last}
         return loss._replace(metrics={**loss.metrics, **exact})
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -86,22 +85,15 @@ class CausalLM(TokenObjective):
         return scores, weights.reshape(-1).astype(jnp.float32)
 
 
-def in_spans(correct: jax.Array, weights: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (number of spans of n tokens that are all correct, number of spans whose tokens all count).
-
-    Spans follow each other from the first token of a row on; a rest of fewer than n tokens is left out.
+def at_the_end(correct: jax.Array, weights: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """Returns (number of rows whose last n tokens are all correct, number of rows with n tokens that count).
 
     Args:
         correct: [B, T], 1 where a token is predicted right, else 0.
         weights: [B, T], 1 where a token counts, else 0.
-        n: tokens in a span.
-
-    Raises:
-        UserError: n > T.
+        n: tokens at the end of a row.
     """
-    rows, length = weights.shape
-    if n > length:
-        raise UserError(f"objective.spans: got {n}, must be at most {length}, the predicted tokens of a row")
-    cut = length // n * n
-    right, counted = (jnp.min(x[:, :cut].reshape(rows, -1, n), -1) for x in (correct * weights, weights))
-    return jnp.sum(right), jnp.sum(counted)
+    left = jnp.cumsum(weights[:, ::-1], 1)[:, ::-1]  # tokens from here to the end
+    read = (weights > 0) & (left <= n)
+    long = jnp.sum(weights, 1) >= n
+    return jnp.sum(long & jnp.all((correct > 0) | ~read, 1)), jnp.sum(long)

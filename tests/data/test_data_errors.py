@@ -97,7 +97,7 @@ def test_config(config, keys, pattern):
         ),
         (
             "builtin:digit",
-            r"unknown builtin:digit; did you mean 'digits'\? \(allowed: digits, markov, modular-addition, python-code,",
+            r"unknown builtin:digit; did you mean 'digits'\? \(allowed: addition, digits, markov, modular-addition, ",
         ),
         ("npz:$NO_SUCH_VARIABLE/a.npz", r"environment variable NO_SUCH_VARIABLE is not set \(in '\$NO_SUCH_VARIABLE/a"),
         ("text:${NO_SUCH_VARIABLE}/*.txt", r"environment variable NO_SUCH_VARIABLE is not set"),

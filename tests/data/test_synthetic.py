@@ -25,6 +25,19 @@ def test_sums_modulo_a_prime():
         table("modular-addition", "valid")
 
 
+def test_sums_of_numbers():
+    found = {split: table("addition", split) for split in ("train", "valid", "test")}
+    assert [len(t.get("text")) for t in found.values()] == [990_000, 5000, 5000]
+    texts = [found[split].get("text")[row] for split in found for row in range(0, 5000, 50)]
+    for text in texts:
+        a, b, total = text[:3], text[4:7], text[8:]
+        assert len(text) == 12 and text[3] + text[7] == "+=" and int(a) + int(b) == int(total[::-1])
+    numbers = np.concatenate([t.numbers() for t in found.values()])
+    assert len(set(numbers)) == 10**6 == len(set(synthetic._pairs()))
+    with pytest.raises(UserError, match="builtin:addition"):
+        table("addition", "dev")
+
+
 def test_the_statistics_of_a_text_are_those_of_the_chain():
     text = "".join(synthetic.documents(range(80)))
     ids = np.array([synthetic.SYMBOLS.index(c) for c in text])
