@@ -1,18 +1,21 @@
 """Commands on many runs: sweep, runs, compare."""
 
 import argparse
-import concurrent.futures
 import logging
 import multiprocessing
+import multiprocessing.connection
+import os
 import pathlib
 import sys
+import threading
 import time
 from typing import Any
 
 from ssljax.base.errors import UserError
 from ssljax.cli.arguments import Overrides, add_processes, compilation_cache
 
-FAILED = 1  # exit code of a study with a failed run
+# Exit codes of a study with a failed run; launchers of jobs repeat a command that ends with another code than 2.
+FAILED, FAILED_TOGETHER = 1, 2
 
 _STUDY = (
     "`--config.a.b=VALUE` changes a key of all runs. Exit code: 0, all runs are done, diverged or stopped early; "
@@ -86,10 +89,7 @@ def _sweep(options: argparse.Namespace, overrides: Overrides) -> int:
         team.follow(pathlib.Path(options.workdir))
         return 0
     with team.leading():
-        # Whatever planning computes, it must not wait for the other processes.
-        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-            studies = other.submit(_studies, options, overrides).result()
-        return _work(options, Ledger(options.workdir), studies, team)
+        return _work(options, Ledger(options.workdir), _planned_apart(options, overrides), team)
 
 
 def _team(options: argparse.Namespace) -> Any:
@@ -109,9 +109,37 @@ def _team(options: argparse.Namespace) -> Any:
     return team
 
 
-def _studies(options: argparse.Namespace, overrides: Overrides) -> list[str]:
-    """Returns the names of the studies to work on; a new one is added to the store."""
-    return _ledger(options, overrides)[1]
+def _planned_apart(options: argparse.Namespace, overrides: Overrides) -> list[str]:
+    """Returns the names of the studies to work on, planned by a process that is no part of the job.
+
+    Whatever planning computes, it must not wait for the other processes of the job.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=_plan_and_send, args=(sending, options, overrides), daemon=True)
+    child.start()
+    sending.close()
+    try:
+        studies, error = receiving.recv()
+    except EOFError:
+        child.join()
+        raise UserError(f"--config: the process that planned the study ended with code {child.exitcode}") from None
+    if error is not None:
+        raise error
+    return studies
+
+
+def _plan_and_send(sending: Any, options: argparse.Namespace, overrides: Overrides) -> None:
+    """Plans studies, and sends (their names, None) or ([], the error). It ends with its parent."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    watch = threading.Thread(target=lambda: (multiprocessing.connection.wait([parent.sentinel]), os._exit(1)))
+    watch.daemon = True
+    watch.start()
+    try:
+        sending.send((_ledger(options, overrides)[1], None))
+    except (UserError, OSError) as error:
+        sending.send(([], error))
 
 
 def _ledger(options: argparse.Namespace, overrides: Overrides) -> "tuple[Any, list[str]]":
@@ -211,7 +239,9 @@ def _work(options: argparse.Namespace, ledger: Any, studies: list[str], team: An
             worker.work()
             report.print_table(status(ledger, study))
     failed = any(row.state == "failed" for study in studies for row in ledger.rows(study))
-    return FAILED if failed and options.executor == "local" else 0
+    if not failed or options.executor != "local":
+        return 0
+    return FAILED if team is None else FAILED_TOGETHER
 
 
 def _parameters(texts: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.losses.reduction import EXACT, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, present, weighted_mean, weights_of
 
 
 def cross_entropy(
@@ -44,21 +44,22 @@ def cross_entropy(
     """
     if reduction not in ("token", "example"):
         raise UserError(f"reduction: got {reduction!r}, must be 'token' or 'example'")
-    logits = logits.astype(jnp.float32)
     weights = weights_of(weights, logits.shape[0])
+    (logits,) = present(weights, logits.astype(jnp.float32))
     soft = labels.ndim == logits.ndim
-    present = jnp.ones(logits.shape[:-1], bool) if soft else labels != ignore
-    values = _cross_entropies(logits, labels, present, smoothing, z_loss)
+    labels = present(weights, labels)[0] if soft else labels
+    counted = jnp.ones(logits.shape[:-1], bool) if soft else labels != ignore
+    logits = jnp.where(counted[..., None], logits, 0.0)
+    values = _cross_entropies(logits, labels, counted, smoothing, z_loss)
     if logits.ndim == 2:
-        return weighted_mean(values, jnp.where(present, weights, 0.0), reduce)
-    count = present.sum(range(1, present.ndim))
-    means = jnp.where(present, values, 0.0).sum(range(1, present.ndim)) / jnp.maximum(count, 1)
-    counted = count if reduction == "token" else (count > 0)
-    return weighted_mean(means, weights * counted, reduce)
+        return weighted_mean(values, jnp.where(counted, weights, 0.0), reduce)
+    count = counted.sum(range(1, counted.ndim))
+    means = jnp.where(counted, values, 0.0).sum(range(1, counted.ndim)) / jnp.maximum(count, 1)
+    return weighted_mean(means, weights * (count if reduction == "token" else count > 0), reduce)
 
 
 def _cross_entropies(
-    logits: jax.Array, labels: jax.Array, present: jax.Array, smoothing: float, z_loss: float
+    logits: jax.Array, labels: jax.Array, counted: jax.Array, smoothing: float, z_loss: float
 ) -> jax.Array:
     """The loss of each label [...], for logits [..., C]."""
     log_p, classes = jax.nn.log_softmax(logits), logits.shape[-1]
@@ -68,7 +69,7 @@ def _cross_entropies(
         total = labels.astype(jnp.float32).sum(-1)
     else:
         values = -jnp.take_along_axis(log_p, _clipped(labels, classes)[..., None], axis=-1)[..., 0]
-        values = jnp.where(present, _nan_outside(values, labels, classes), 0.0)
+        values = jnp.where(counted, _nan_outside(values, labels, classes), 0.0)
         total = jnp.float32(1.0)
     spread = jnp.where(smoothing == 0, 0.0, smoothing * -log_p.mean(-1) * total)
     values = (1 - smoothing) * values + spread
@@ -94,10 +95,11 @@ def binary_cross_entropy(
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
-    logits = logits.astype(jnp.float32)
+    weights = weights_of(weights, logits.shape[0])
+    logits, labels = present(weights, logits.astype(jnp.float32), labels)
     target = (1 - smoothing) * labels.astype(jnp.float32) + smoothing / 2
     values = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    return weighted_mean(values.reshape(len(values), -1).mean(-1), weights_of(weights, len(values)), reduce)
+    return weighted_mean(values.reshape(len(values), -1).mean(-1), weights, reduce)
 
 
 class TokenScores(NamedTuple):
@@ -167,9 +169,9 @@ def linear_cross_entropy(
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
-    present = labels != ignore
-    weights = jnp.where(present, weights_of(weights, hidden.shape[0]), 0.0)
-    scores = linear_nll(hidden, weight, bias, jnp.where(present, labels, 0), chunk=chunk)
+    weights = jnp.where(labels != ignore, weights_of(weights, hidden.shape[0]), 0.0)
+    hidden, labels = present(weights, hidden, labels)
+    scores = linear_nll(hidden, weight, bias, labels, chunk=chunk)
     return weighted_mean(scores.nll, weights, reduce)
 
 

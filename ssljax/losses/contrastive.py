@@ -78,8 +78,8 @@ def decoupled_contrastive(
         z1, z2: [N, D] the two views; L2-normalised inside, in float32.
         temperature: t > 0.
         weighted: True: w = 2 - exp(s_ij / sigma) / mean of exp(s / sigma) over the examples (eq. 7, DCLW), which
-            weights hard positives more; its gradient is taken, as in the authors' code (lightly stops it). False: w =
-            1.
+            weights hard positives more; gradients pass through w, as in the authors' code (the library Lightly stops
+            them). False: w = 1.
         sigma: sigma of w.
         weights, reduce, accuracy, form, axis_name, chunk: see the module.
     """

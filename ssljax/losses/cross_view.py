@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, present, weighted_mean, weights_of
 
 
 def byol(p: jax.Array, z: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
@@ -16,7 +16,8 @@ def byol(p: jax.Array, z: jax.Array, *, weights: jax.Array | None = None, reduce
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
-    return weighted_mean(2 - 2 * _cosine(p, z), weights_of(weights, p.shape[0]), reduce)
+    weights = weights_of(weights, p.shape[0])
+    return weighted_mean(2 - 2 * _cosine(*present(weights, p, z)), weights, reduce)
 
 
 def simsiam(p: jax.Array, z: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
@@ -28,7 +29,8 @@ def simsiam(p: jax.Array, z: jax.Array, *, weights: jax.Array | None = None, red
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
-    return weighted_mean(-_cosine(p, z), weights_of(weights, p.shape[0]), reduce)
+    weights = weights_of(weights, p.shape[0])
+    return weighted_mean(-_cosine(*present(weights, p, z)), weights, reduce)
 
 
 def _cosine(p: jax.Array, z: jax.Array) -> jax.Array:
@@ -64,9 +66,11 @@ def dino(
     Raises:
         UserError: no pair is left (S = T = 1 with `skip_same`).
     """
+    weights = weights_of(weights, student.shape[1])
+    student, teacher = present(weights, student, teacher, axis=1)
     target_TxNxK = _targets(teacher, centre, teacher_temp)
     values = _across_views(target_TxNxK, _log_softmax(student, student_temp), skip_same)
-    return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
+    return weighted_mean(values, weights, reduce)
 
 
 def ibot(
@@ -90,17 +94,19 @@ def ibot(
     Args:
         student: [N, P, K], logits of the patches of the masked view.
         teacher: [N, P, K], logits of the patches of the same view without a mask.
-        mask: [N, P], True where the patch was masked. An image without masked patches gets weight 0.
+        mask: [N, P], True where the patch was masked. An image without masked patches counts with 0, as in the authors'
+            code.
         centre: [K], running mean of the teacher's logits.
         student_temp, teacher_temp: temperatures.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
+    weights = weights_of(weights, student.shape[0])
+    student, teacher = present(weights, student, teacher)
     cross_entropy_NxP = -(_targets(teacher, centre, teacher_temp) * _log_softmax(student, student_temp)).sum(-1)
     mask = mask.astype(bool)
-    hidden = mask.sum(-1)
-    values = jnp.where(mask, cross_entropy_NxP, 0.0).sum(-1) / jnp.maximum(hidden, 1)
-    return weighted_mean(values, jnp.where(hidden > 0, weights_of(weights, student.shape[0]), 0.0), reduce)
+    values = jnp.where(mask, cross_entropy_NxP, 0.0).sum(-1) / jnp.maximum(mask.sum(-1), 1)
+    return weighted_mean(values, weights, reduce)
 
 
 def _targets(teacher: jax.Array, centre: jax.Array, temperature: float | jax.Array) -> jax.Array:
@@ -160,9 +166,10 @@ def swapped(
 ):
     """The loss `swav` for given assignments `target` [G, N, K]."""
     scores = global_scores if local_scores is None else jnp.concatenate([global_scores, local_scores])
-    target = jax.lax.stop_gradient(target.astype(jnp.float32))
+    weights = weights_of(weights, scores.shape[1])
+    scores, target = present(weights, scores, jax.lax.stop_gradient(target.astype(jnp.float32)), axis=1)
     values = _across_views(target, _log_softmax(scores, temperature), skip_same=True)
-    return weighted_mean(values, weights_of(weights, values.shape[0]), reduce)
+    return weighted_mean(values, weights, reduce)
 
 
 def assignments(
@@ -187,9 +194,9 @@ def assignments(
         float32 [G, N, K]; rows sum to 1.
     """
     scores, n = jax.lax.stop_gradient(scores), scores.shape[1]
+    weights = weights_of(weights, n)
     if iterations == 0:
         return jnp.exp(_log_softmax(scores, epsilon))
-    weights = weights_of(weights, n)
     if queue is not None:
         scores = jnp.concatenate([scores, jax.lax.stop_gradient(queue)], 1)
         weights = jnp.concatenate([weights, weights_of(queue_weights, queue.shape[1])])
@@ -219,7 +226,8 @@ def sinkhorn(
     log_w = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1.0)), NEG_INF)[:, None]
 
     def iterate(log_q, _):
-        log_q = log_q - jax.nn.logsumexp(log_q + log_w, axis=0, keepdims=True)
+        counted = jnp.where(log_w > NEG_INF, log_q + log_w, NEG_INF)  # padding may hold NaN
+        log_q = log_q - jax.nn.logsumexp(counted, axis=0, keepdims=True)
         return jax.nn.log_softmax(log_q, axis=1), None
 
     log_q, _ = jax.lax.scan(iterate, scores.astype(jnp.float32) / epsilon, length=iterations)

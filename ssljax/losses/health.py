@@ -6,7 +6,7 @@ Most have a gradient, so they can be used as losses too.
 import jax
 import jax.numpy as jnp
 
-from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, present, weighted_mean, weights_of
 
 
 def alignment(
@@ -22,11 +22,13 @@ def alignment(
     Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
     Hypersphere", eq. 3. z1, z2: [N, D], normalised inside; weights [N].
     """
+    weights = weights_of(weights, z1.shape[0])
+    z1, z2 = present(weights, z1, z2)
     square = jnp.square(l2_normalize(z1) - l2_normalize(z2)).sum(-1)
     if alpha != 2:
         apart = square > 0
         square = jnp.where(apart, jnp.where(apart, square, 1.0) ** (alpha / 2), 0.0)
-    return weighted_mean(square, weights_of(weights, z1.shape[0]), reduce)
+    return weighted_mean(square, weights, reduce)
 
 
 def uniformity(z: jax.Array, t: float = 2.0, *, weights: jax.Array | None = None) -> jax.Array:
@@ -37,7 +39,7 @@ def uniformity(z: jax.Array, t: float = 2.0, *, weights: jax.Array | None = None
     """
     n = z.shape[0]
     w = weights_of(weights, n)
-    z = l2_normalize(z)
+    z = l2_normalize(present(w, z)[0])
     distance = 2 - 2 * jnp.matmul(z, z.T, precision=EXACT)
     pair = w[:, None] * w[None, :] * (1 - jnp.eye(n))
     total = pair.sum()
@@ -53,7 +55,7 @@ def feature_std(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Array:
     """
     w = weights_of(weights, z.shape[0])
     w = (w / jnp.where(w.sum() > 0, w.sum(), 1.0))[:, None]
-    z = l2_normalize(z)
+    z = l2_normalize(present(weights_of(weights, z.shape[0]), z)[0])
     variance = (w * jnp.square(z - (w * z).sum(0))).sum(0)
     spread = variance > 0  # the root has no gradient at 0
     return jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0.0).mean()
@@ -67,7 +69,7 @@ def effective_rank(z: jax.Array, *, weights: jax.Array | None = None) -> jax.Arr
     as two copies of the row. Returns 0 if z is 0.
     """
     w = weights_of(weights, z.shape[0])
-    z = z.astype(jnp.float32)
+    (z,) = present(w, z.astype(jnp.float32))
     largest = jax.lax.stop_gradient(jnp.abs(z).max())  # the rank does not depend on the scale
     z = z / jnp.where(largest > 0, largest, 1.0)
     s = jnp.linalg.svd(z * jnp.sqrt(w)[:, None], compute_uv=False)

@@ -1,7 +1,7 @@
 """Losses of labelled or paired embeddings: supervised contrastive, pairs, triplets, N-pairs, and noise contrast.
 
-`weights` [N]: an example of weight 0 is in no pair. Pairwise matrices are computed for `chunk` anchors at a time, and
-again in the backward pass; so memory grows with N x chunk.
+`weights` [N]: an example of weight 0 is in no pair. Losses with a `chunk` compute pairwise matrices for so many anchors
+at a time, and again in the backward pass; so their memory grows with N x chunk.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
-from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
+from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, present, weighted_mean, weights_of
 
 CHUNK = 1024
 
@@ -145,7 +145,7 @@ def triplet(
         reduction: "mean": over all triplets; "nonzero": over those whose loss is above 0; "sum".
         normalize: True: vectors are L2-normalised inside, as in Schroff et al.
         weights: [N], 0 = padding; the weight of a triplet is that of its anchor.
-        chunk: anchors whose triplets are in memory at a time; of "all", each anchor has N^2.
+        chunk: anchors whose triplets are in memory at a time; of "all" and "semi", each anchor has N^2.
 
     Raises:
         UserError: another `mining` or `reduction`.
@@ -162,9 +162,9 @@ def triplet(
     chosen = {"all": _all, "hard": _hardest, "semi": _semi_hard}[mining]
 
     def anchors(own: jax.Array, label: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        present, other = weights > 0, number[:, None] != jnp.arange(z.shape[0])
-        positive = present & other & (label[:, None] == labels)
-        negative = present & (label[:, None] != labels)
+        there, other = weights > 0, number[:, None] != jnp.arange(z.shape[0])
+        positive = there & other & (label[:, None] == labels)
+        negative = there & (label[:, None] != labels)
         distance = _squares(own, z) if squared else _root(_squares(own, z))
         difference, exists = chosen(distance, positive, negative)
         values = jax.nn.softplus(difference) if soft else jnp.maximum(difference + margin, 0)
@@ -212,7 +212,7 @@ def n_pair(
     7).
 
     log(1 + sum over j != i of exp(a_i . p_j - a_i . p_i)) + l2 (|a_i|^2 + |p_i|^2): dot products, without temperature
-    and without normalisation. (TensorFlow Addons has l2 / 4, with 0.002.)
+    and without normalisation.
 
     Args:
         anchor, positive: [N, D]; row i of both has one class, different from the others.
@@ -221,9 +221,8 @@ def n_pair(
         reduce: False returns (values [N], weights [N]).
     """
     weights = weights_of(weights, anchor.shape[0])
-    present = weights > 0
-    anchor, positive = (jnp.where(present[:, None], z.astype(jnp.float32), 0) for z in (anchor, positive))
-    logits = jnp.where(present[None], jnp.matmul(anchor, positive.T, precision=EXACT), NEG_INF)
+    anchor, positive = present(weights, anchor.astype(jnp.float32), positive.astype(jnp.float32))
+    logits = jnp.where((weights > 0)[None], jnp.matmul(anchor, positive.T, precision=EXACT), NEG_INF)
     values = jax.nn.logsumexp(logits, 1) - jnp.diagonal(logits)
     values = values + l2 * (jnp.square(anchor).sum(-1) + jnp.square(positive).sum(-1))
     return weighted_mean(values, weights, reduce)
@@ -253,16 +252,29 @@ def nce(
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]): the sum over a data sample and its k noise samples.
     """
-    log_k = math.log(noise_logits.shape[-1])
+    weights, log_k = weights_of(weights, pos_logit.shape[0]), math.log(noise_logits.shape[-1])
     data = pos_logit.astype(jnp.float32) - log_noise_pos - log_k
     noise = noise_logits.astype(jnp.float32) - log_noise - log_k
+    data, noise = present(weights, data, noise)
     values = jax.nn.softplus(-data) + jax.nn.softplus(noise).sum(-1)
-    return weighted_mean(values, weights_of(weights, data.shape[0]), reduce)
+    return weighted_mean(values, weights, reduce)
 
 
+@jax.custom_vjp
 def _squares(x_NxD: jax.Array, y_MxD: jax.Array) -> jax.Array:
     """Squared distances [N, M], 0 for equal vectors; differences lose less to rounding than inner products."""
     return jnp.square(x_NxD[:, None, :] - y_MxD[None, :, :]).sum(-1)
+
+
+def _squares_back(saved: tuple[jax.Array, jax.Array], g_NxM: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradients by matrix products, without an array [N, M, D]."""
+    x, y = saved
+    dx = g_NxM.sum(1)[:, None] * x - jnp.matmul(g_NxM, y, precision=EXACT)
+    dy = g_NxM.sum(0)[:, None] * y - jnp.matmul(g_NxM.T, x, precision=EXACT)
+    return 2 * dx, 2 * dy
+
+
+_squares.defvjp(lambda x, y: (_squares(x, y), (x, y)), _squares_back)
 
 
 def _root(square: jax.Array) -> jax.Array:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.base.patches import normalize_patches, patchify
-from ssljax.losses.reduction import weighted_mean, weights_of
+from ssljax.losses.reduction import present, weighted_mean, weights_of
 
 
 def masked_patches(
@@ -36,13 +37,15 @@ def masked_patches(
     Raises:
         UserError: the images are not divisible into patches.
     """
-    target = patchify(images.astype(jnp.float32), patch)
+    weights = weights_of(weights, pred.shape[0])
+    images, pred = present(weights, images.astype(jnp.float32), pred.astype(jnp.float32))
+    target = patchify(images, patch)
     target = normalize_patches(target) if normalize else target
     mask = mask.astype(bool)
     hidden = mask.sum(-1)
-    error_NxP = jnp.square(pred.astype(jnp.float32) - target).mean(-1)
+    error_NxP = jnp.square(pred - target).mean(-1)
     values = jnp.where(mask, error_NxP, 0.0).sum(-1) / jnp.maximum(hidden, 1)
-    return weighted_mean(values, jnp.where(hidden > 0, weights_of(weights, pred.shape[0]), 0.0), reduce)
+    return weighted_mean(values, jnp.where(hidden > 0, weights, 0.0), reduce)
 
 
 def mse(pred: jax.Array, target: jax.Array, *, weights: jax.Array | None = None, reduce: bool = True):
@@ -52,6 +55,9 @@ def mse(pred: jax.Array, target: jax.Array, *, weights: jax.Array | None = None,
         pred, target: [N, ...], of one shape.
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
+
+    Raises:
+        UserError: the shapes differ.
     """
     return _elementwise(jnp.square, pred, target, weights, reduce)
 
@@ -102,9 +108,10 @@ def _elementwise(
     weights: jax.Array | None,
     reduce: bool,
 ):
+    if pred.shape != target.shape:
+        raise UserError(f"target: got shape {target.shape}, must be that of the predictions, {pred.shape}")
     weights = weights_of(weights, pred.shape[0])
-    error = pred.astype(jnp.float32) - target.astype(jnp.float32)
-    error = jnp.where((weights > 0).reshape(-1, *(1,) * (error.ndim - 1)), error, 0.0)
+    (error,) = present(weights, pred.astype(jnp.float32) - target.astype(jnp.float32))
     return weighted_mean(function(error).reshape(len(error), -1).mean(-1), weights, reduce)
 
 
@@ -118,7 +125,7 @@ def vae_kl(mean: jax.Array, logvar: jax.Array, *, weights: jax.Array | None = No
         reduce: False returns (values [N], weights [N]).
     """
     weights = weights_of(weights, mean.shape[0])
-    mean, logvar = _present(weights, mean, logvar)
+    mean, logvar = present(weights, mean.astype(jnp.float32), logvar.astype(jnp.float32))
     values = (jnp.square(mean) + jnp.expm1(logvar) - logvar).sum(-1) / 2
     return weighted_mean(values, weights, reduce)
 
@@ -137,11 +144,6 @@ def gaussian_nll(
         reduce: False returns (values [N], weights [N]).
     """
     weights = weights_of(weights, mean.shape[0])
-    mean, logvar, target = _present(weights, mean, logvar, target)
-    values = (logvar + jnp.square(target - mean) * jnp.exp(-logvar)).sum(-1) / 2
+    mean, logvar, target = present(weights, *(x.astype(jnp.float32) for x in (mean, logvar, target)))
+    values = (logvar + jnp.square((target - mean) * jnp.exp(-logvar / 2))).sum(-1) / 2
     return weighted_mean(values, weights, reduce)
-
-
-def _present(weights: jax.Array, *arrays: jax.Array) -> list[jax.Array]:
-    """Arrays [N, D] in float32; zeros for padding, whose exponential may overflow."""
-    return [jnp.where((weights > 0)[:, None], x.astype(jnp.float32), 0.0) for x in arrays]

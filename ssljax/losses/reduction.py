@@ -18,6 +18,17 @@ def weights_of(weights: jax.Array | None, n: int) -> jax.Array:
     return jnp.ones(n, jnp.float32) if weights is None else jnp.asarray(weights).astype(jnp.float32)
 
 
+def present(weights: jax.Array, *arrays: jax.Array, axis: int = 0) -> list[jax.Array]:
+    """Returns arrays whose rows of weight 0, along an axis, are zeros: padding may hold NaN, also in gradients."""
+
+    def cleared(x: jax.Array) -> jax.Array:
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        return jnp.where((weights > 0).reshape(shape), x, jnp.zeros((), x.dtype))
+
+    return [cleared(x) for x in arrays]
+
+
 def weighted_mean(values: jax.Array, weights: jax.Array, reduce: bool = True, axis_name: Any = None):
     """Returns the scalar sum(w v) / sum(w), or the pair (values [N], weights [N]) if `reduce` is False.
 

@@ -6,6 +6,7 @@
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.losses.reduction import EXACT, NEG_INF, l2_normalize, weighted_mean, weights_of
 
 
@@ -118,8 +119,13 @@ def hsic(
         gamma: weight of HSIC(Z, Z).
         bandwidth: c of the kernel.
         weights: [N], see the module.
+
+    Raises:
+        UserError: V < 2.
     """
     n, v, _ = z.shape
+    if v < 2:
+        raise UserError(f"z: got {v} view of each image, must be at least 2")
     weights = weights_of(weights, n)
     z = l2_normalize(jnp.where((weights > 0)[:, None, None], z, 0)).reshape(n * v, -1)
     share = jnp.repeat(weights, v)

@@ -5,8 +5,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.losses.classification import binary_cross_entropy, cross_entropy
-from ssljax.losses.reduction import weighted_mean, weights_of
+from ssljax.losses.reduction import present, weighted_mean, weights_of
 
 
 def distillation(
@@ -31,12 +32,14 @@ def distillation(
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
+    weights = weights_of(weights, student.shape[0])
+    student, teacher = present(weights, student, teacher)
     log_p = jax.lax.stop_gradient(jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature))
     log_q = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
     p = jnp.exp(log_p)
     values = jnp.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
     values = values * temperature**2 if scale else values
-    return weighted_mean(values, weights_of(weights, student.shape[0]), reduce)
+    return weighted_mean(values, weights, reduce)
 
 
 def fixmatch(
@@ -59,10 +62,12 @@ def fixmatch(
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
     """
+    weights = weights_of(weights, weak.shape[0])
+    weak, strong = present(weights, weak, strong)
     p = jax.nn.softmax(jax.lax.stop_gradient(weak.astype(jnp.float32)))
     confident = p.max(-1) >= threshold
     values, _ = cross_entropy(strong, p.argmax(-1), reduce=False)
-    return weighted_mean(jnp.where(confident, values, 0.0), weights_of(weights, weak.shape[0]), reduce)
+    return weighted_mean(jnp.where(confident, values, 0.0), weights, reduce)
 
 
 def mean_teacher(
@@ -83,12 +88,19 @@ def mean_teacher(
         distance: "mse" or "kl".
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]).
+
+    Raises:
+        UserError: another `distance`.
     """
+    if distance not in ("mse", "kl"):
+        raise UserError(f"distance: got {distance!r}, must be 'mse' or 'kl'")
     if distance == "kl":
         return distillation(student, teacher, weights=weights, reduce=reduce)
+    weights = weights_of(weights, student.shape[0])
+    student, teacher = present(weights, student, teacher)
     target = jax.lax.stop_gradient(jax.nn.softmax(teacher.astype(jnp.float32)))
     values = jnp.square(jax.nn.softmax(student.astype(jnp.float32)) - target).mean(-1)
-    return weighted_mean(values, weights_of(weights, student.shape[0]), reduce)
+    return weighted_mean(values, weights, reduce)
 
 
 def deep_cluster(
@@ -137,9 +149,11 @@ def electra(
         weights: [N], 0 = padding.
         reduce: False returns (values [N], weights [N]): mean over the tokens of a text, weighted by their number.
     """
-    present = jnp.ones(logits.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
+    weights = weights_of(weights, logits.shape[0])
+    (logits,) = present(weights, logits)
+    tokens = jnp.ones(logits.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
+    logits = jnp.where(tokens > 0, logits, 0)
     values, _ = binary_cross_entropy(logits.reshape(-1), replaced.reshape(-1), reduce=False)
-    values = jnp.where(present > 0, values.reshape(logits.shape), 0.0)
-    count = present.sum(-1)
-    mean = (present * values).sum(-1) / jnp.maximum(count, 1)
-    return weighted_mean(mean, weights_of(weights, logits.shape[0]) * count, reduce)
+    count = tokens.sum(-1)
+    mean = (tokens * values.reshape(logits.shape)).sum(-1) / jnp.maximum(count, 1)
+    return weighted_mean(mean, weights * count, reduce)

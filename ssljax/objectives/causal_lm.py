@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import losses
+from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal
@@ -28,8 +29,8 @@ class CausalLM(TokenObjective):
     last: tuple[int, ...] = setting(
         (),
         ge=1,
-        doc="numbers n of further metrics `exact_n`: share of rows whose last n tokens are all predicted right; each "
-        "is predicted from its true predecessors, so it is the share that greedy decoding continues exactly",
+        doc="numbers n of further metrics `exact_n`: share of texts (of a row, the last one) whose last n tokens are "
+        "all predicted right from the true tokens before them, so that greedy decoding ends the text exactly",
     )
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
@@ -42,6 +43,9 @@ class CausalLM(TokenObjective):
         scores, weights = self._scores(params, outputs, inputs)
         loss = token_loss(scores, weights)
         correct, counted = (x.reshape(inputs["tokens"].shape[0], -1) for x in (scores.correct, weights))
+        if "segment_ids" in inputs:
+            segments = inputs["segment_ids"]
+            counted = counted * (segments == jnp.max(segments, 1, keepdims=True))[:, 1:]
         exact = {f"exact_{n}": at_the_end(correct, counted, n) for n in self.last}
         return loss._replace(metrics={**loss.metrics, **exact})
 
@@ -92,7 +96,12 @@ def at_the_end(correct: jax.Array, weights: jax.Array, n: int) -> tuple[jax.Arra
         correct: [B, T], 1 where a token is predicted right, else 0.
         weights: [B, T], 1 where a token counts, else 0.
         n: tokens at the end of a row.
+
+    Raises:
+        UserError: n > T.
     """
+    if n > weights.shape[1]:
+        raise UserError(f"objective.last: got {n}, must be at most {weights.shape[1]}, the predicted tokens of a row")
     left = jnp.cumsum(weights[:, ::-1], 1)[:, ::-1]  # tokens from here to the end
     read = (weights > 0) & (left <= n)
     long = jnp.sum(weights, 1) >= n

@@ -1,5 +1,6 @@
 """Pictures and texts of what the step reads: the views that an objective makes of some training examples."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from ssljax.base.exhibits import Exhibit, Grid, Texts, Tile
 from ssljax.config import RunConfig
 from ssljax.objectives.base import stream, views_of
 from ssljax.objectives.pictures import Decode
+from ssljax.parallel import MeshConfig
 from ssljax.runs.assembly import parts_of
 
 _TEXTS = ("tokens", "inputs", "target", "targets", "labels")  # names of arrays of token ids
@@ -33,13 +35,13 @@ def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
     Raises:
         UserError: the parts of the config do not fit each other or the data.
     """
-    parts = parts_of(config, jax.devices()[:1])
-    batch = {name: np.asarray(array)[:rows] for name, array in parts.open_data().batch(0).items()}
-    batch = jax.tree.map(jnp.asarray, data.device_batch(batch))
+    parts = parts_of(dataclasses.replace(config, mesh=MeshConfig()), jax.devices()[:1])
+    batch = data.device_batch(parts.open_data().batch(0))
     key = stream(jnp.uint32(config.seed), 0, "views")
-    inputs = jax.device_get(jax.jit(functools.partial(views_of, parts.objective))(key, batch, jnp.int32(0)))
+    made = jax.jit(functools.partial(views_of, parts.objective))(key, batch, jnp.int32(0))
+    # Cut afterwards: an example may be mixed with another one of the batch.
+    inputs, original = jax.tree.map(lambda x: np.asarray(x)[:rows], (made, jax.jit(parts.objective.prepare)(batch)))
     leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)}
-    original = jax.device_get(parts.objective.prepare(batch))
     found: dict[str, Exhibit] = {}
     if images := _images(leaves, getattr(parts.objective.model, "patch_size", None)):
         columns = {"original": original["image"], **images} if "image" in original else images

@@ -36,7 +36,6 @@ def begin_from(parent: pathlib.Path, config: RunConfig, workdir: pathlib.Path) -
     own, other = Workdir(workdir), Workdir(parent)
     assembly = parallel.leader_first(lambda: assemble(config))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(parallel.joint_end())
         stack.enter_context(parallel.mesh_context(assembly.program.mesh))
         parallel.together(lambda: stack.enter_context(own.lock()))
         source = Checkpoints(other.checkpoints, config.checkpoint, other.config().identity(), read_only=True)

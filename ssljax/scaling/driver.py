@@ -157,8 +157,10 @@ class Worker:
             signals.record()
             try:
                 while not signals.received:
+                    if self.team:
+                        self.team.listen()
                     self._collect()
-                    if not self._fill():
+                    if signals.received or not self._fill():
                         break
                     if poll:
                         poll()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -89,10 +90,10 @@ def _read_store(path: pathlib.Path) -> Table:
 def _read_csv(path: pathlib.Path) -> Table:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))  # a comma if there is none of them
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+            text = file.read()
+        readings = [_lines(text, delimiter) for delimiter in ",;\t"]
+        whole = (lines for lines in readings if len({len(cells) for _, cells in lines}) == 1 < len(lines[0][1]))
+        lines = next(whole, readings[0])
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: is no CSV file ({error})") from error
     except FileNotFoundError as error:
@@ -107,6 +108,12 @@ def _read_csv(path: pathlib.Path) -> Table:
             raise UserError(f"{path}, line {number}: has {len(cells)} cells, the header has {len(header)}")
     columns = {name: [cells[i].strip() for _, cells in lines[1:]] for i, name in enumerate(header)}
     return Table(columns, str(path), [number for number, _ in lines[1:]])
+
+
+def _lines(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Returns (number of the line, cells) of the lines of a CSV file that are not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
 
 
 def renamed(table: Table, columns: Mapping[str, str]) -> Table:

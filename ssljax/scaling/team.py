@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from ssljax import parallel
+from ssljax.base.errors import UserError
 from ssljax.base.signals import Signals
 from ssljax.scaling.driver import Ended
 from ssljax.scaling.ledger import Claim, Outcome
@@ -28,15 +29,17 @@ _POLL = 0.2  # seconds between two looks at the own trainer
 _LOOK = 1.0  # seconds between two looks at the notes of others
 _BIND = "JAX_COORDINATOR_BIND_ADDRESS"  # of the job; each trainer has another port
 _GRACE = 120.0  # seconds that trainers have to end after that of process 0
-_LOST = re.compile("since process|process of this job|killed by SIGABRT")  # reasons that follow from another's death
+_HASTE = 30.0  # seconds that a trainer has to end after that of another process has failed
+# Reasons that follow from the end of another process.
+_LOST = re.compile("since process|process of this job|killed by SIGABRT|did not come to|cannot be reached")
 
 
-@dataclasses.dataclass(frozen=True)
-class _End:
-    """The note of a process on the end of its trainer."""
+class Left(UserError):
+    """Process 0 has ended with an error, which it has reported; every process of the job ends with its exit code."""
 
-    outcomes: list[Outcome]
-    signalled: bool = False  # a signal came to this process
+    def __init__(self, code: int):
+        super().__init__("process 0 has ended")
+        self.exit_code = code
 
 
 class Team:
@@ -50,18 +53,36 @@ class Team:
         self.leads, self._job = parallel.leads(), job
         self._board, self._number, self._reported, self._looked = parallel.Board("study"), 0, 0, 0.0
         self._host = parallel.coordinator_host()
+        self._listened, self._deadline = 0.0, float("inf")
 
     # The leading process
 
     @contextlib.contextmanager
     def leading(self) -> Iterator[None]:
-        """A context at whose end the other processes leave."""
-        stopped = True
+        """A context at whose end the other processes leave, with the exit code of an error in it."""
+        code = 1
         try:
             yield
-            stopped = False
+            code = 0
+        except (UserError, OSError, Ended) as error:
+            code = getattr(error, "exit_code", 2)
+            raise parallel.agreed(error) from error.__cause__
         finally:
-            self._board.write(f"order/{self._number + 1}", {"claims": None, "stopped": stopped})
+            self._board.write(f"order/{self._number + 1}", {"claims": None, "code": code})
+            if code == 1:
+                time.sleep(2 * _LOOK)  # the others lose the service with this process
+
+    def listen(self) -> None:
+        """Raises a signal here that came to another process, and ends a trainer whose partner has failed.
+
+        The worker calls it often.
+        """
+        if time.monotonic() < self._listened + _LOOK:
+            return
+        self._listened = time.monotonic()
+        if self._board.found("signal"):
+            self._board.remove("signal")
+            signal.raise_signal(signal.SIGTERM)
 
     def announce(self, claims: Sequence[Claim], store: pathlib.Path) -> TrainerProcess:
         """Starts a trainer in every process."""
@@ -73,25 +94,29 @@ class Team:
         return self._trainer(order, store)
 
     def outcomes(self, trainer: TrainerProcess) -> list[Outcome] | None:
-        """Returns the outcomes of the announced runs; None: the trainer of a process has not ended.
-
-        A signal that came to another process is raised here too.
-        """
+        """Returns the outcomes of the announced runs; None: the trainer of a process has not ended."""
         topic = f"end/{self._number}"
-        if self._reported < self._number:
-            if not trainer.ended():
-                return None
+        if self._reported < self._number and trainer.ended():
             self._reported = self._number
-            self._board.write(topic, _End(trainer.outcomes()))
+            self._board.write(topic, trainer.outcomes())
         if time.monotonic() < self._looked + _LOOK:
             return None
         self._looked = time.monotonic()
-        notes = self._board.all(topic)
-        if notes is None:
+        notes = self._board.found(topic)
+        if self._reported < self._number:
+            self._hurry(trainer, notes)
             return None
-        if any(note.signalled for note in notes):
-            signal.raise_signal(signal.SIGTERM)
-        return [joint_outcome([note.outcomes[i] for note in notes]) for i in range(len(trainer.claims))]
+        if len(notes) < jax.process_count():
+            return None
+        self._deadline = float("inf")
+        return [joint_outcome([notes[p][i] for p in sorted(notes)]) for i in range(len(trainer.claims))]
+
+    def _hurry(self, trainer: TrainerProcess, notes: dict[int, list[Outcome]]) -> None:
+        """Ends the own trainer some time after that of another process has failed: it may wait for it."""
+        if self._deadline == float("inf") and any(one.state == "failed" for note in notes.values() for one in note):
+            self._deadline = time.monotonic() + _HASTE
+        if time.monotonic() > self._deadline:
+            trainer.kill()
 
     # The others
 
@@ -112,24 +137,28 @@ class Team:
                 if order is None or order["claims"] is None:
                     break
                 self._board.write(f"end/{self._number}", self._train(order, store, signals))
-        if order is None or order["stopped"]:
+        if order is None or order["code"] == Ended.exit_code:
             raise parallel.agreed(Ended())
+        if order["code"]:
+            raise parallel.agreed(Left(order["code"]))
 
     def _await_order(self, signals: Signals) -> dict[str, Any] | None:
-        """Returns the next order; None: none came after a signal, of which process 0 has not heard."""
+        """Returns the next order; None: a signal came to this process, and process 0 did not answer in time."""
         deadline = float("inf")
         while (found := self._board.read(f"order/{self._number}")) is None:
-            if signals.received:
-                deadline = min(deadline, time.monotonic() + _GRACE)
+            if signals.received and deadline == float("inf"):
+                self._board.write("signal", True)
+                deadline = time.monotonic() + _GRACE
             if time.monotonic() > deadline:
                 return None
             time.sleep(_LOOK)
         return found[0]
 
-    def _train(self, order: dict[str, Any], store: pathlib.Path, signals: Signals) -> _End:
+    def _train(self, order: dict[str, Any], store: pathlib.Path, signals: Signals) -> list[Outcome]:
         trainer, told, deadline = self._trainer(order, store), False, float("inf")
         while not trainer.ended():
             if signals.received and not told:
+                self._board.write("signal", True)
                 trainer.terminate()
                 told = True
             if time.monotonic() > self._looked + _LOOK:
@@ -139,7 +168,7 @@ class Team:
             if time.monotonic() > deadline:
                 trainer.kill()
             time.sleep(_POLL)
-        return _End(trainer.outcomes(), bool(signals.received))
+        return trainer.outcomes()
 
     def _trainer(self, order: dict[str, Any], store: pathlib.Path) -> TrainerProcess:
         number = jax.process_index()
@@ -172,11 +201,14 @@ def join(
 def joint_outcome(outcomes: Sequence[Outcome]) -> Outcome:
     """Returns the outcome of a run from those of the processes of its job, of process 0 first.
 
-    It is that of process 0. If that failed, the reason is taken from the first process that did not only lose another.
+    It is that of process 0. If process 0 failed because another process ended, that process has the reason: it failed,
+    or a signal stopped it.
     """
     first = outcomes[0]
-    if first.state != "failed":
+    if first.state != "failed" or not _LOST.search(first.why):
         return first
+    if any(other.state == "planned" for other in outcomes):
+        return dataclasses.replace(first, state="planned", why="")
     causes = [other.why for other in outcomes if other.state == "failed" and not _LOST.search(other.why)]
     number = next((i for i, other in enumerate(outcomes) if other.why == causes[0]), 0) if causes else 0
     return dataclasses.replace(first, why=f"process {number}: {causes[0]}") if number else first

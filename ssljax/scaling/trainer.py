@@ -41,7 +41,7 @@ def main() -> None:
         outcomes = train_claims(pathlib.Path(order["store"]), claims, order.get("job"))
     with os.fdopen(order["result"], "w") as result:
         json.dump([dataclasses.asdict(outcome) for outcome in outcomes], result)
-    if order.get("job") and outcomes[0].state == "failed":
+    if order.get("job") and outcomes[0].state in ("failed", "planned"):  # others may be gone, for which JAX would wait
         from ssljax import parallel
 
         parallel.leave(0)
@@ -103,13 +103,7 @@ def _train(store: pathlib.Path, claim: Any, job: Mapping[str, Any] | None) -> An
     """Trains a run to its end, or to the step at which it pauses, and returns its outcome; it raises no error."""
     began, workdir, metrics = time.monotonic(), store / "runs" / claim.hash, dict[str, float]()
     try:
-        if job:
-            from ssljax import parallel
-
-            parallel.start(**job)
-            if job["process_id"]:  # what all do is said by the leading process
-                logging.getLogger().setLevel(logging.WARNING)
-        metrics = _trained(store, claim)
+        metrics = _trained(store, claim) if job is None else _trained_together(store, claim, job)
         state, why = "done", ""
     except _Reached:
         state, why = claim.then, ""
@@ -143,7 +137,20 @@ def _outcome(workdir: pathlib.Path, state: str, why: str, seconds: float, metric
 
 
 class _Reached(BaseException):
-    """A run has reached the step at which its claim ends."""
+    """A run has reached the step at which its claim ends, in all processes."""
+
+    of_all = True
+
+
+def _trained_together(store: pathlib.Path, claim: Any, job: Mapping[str, Any]) -> dict[str, float]:
+    """Does the same as `_trained`, as one process of a job."""
+    from ssljax import parallel
+
+    parallel.start(**job)
+    if job["process_id"]:  # what all do is said by the leading process
+        logging.getLogger().setLevel(logging.WARNING)
+    with parallel.joint_end():
+        return _trained(store, claim)
 
 
 def _trained(store: pathlib.Path, claim: Any) -> dict[str, float]:

@@ -256,7 +256,7 @@ def ibot(student, teacher, mask, centre, w, ts, tt):
     values = []
     for s, t, m in zip(student, teacher, mask):
         at = [-(softmax((t[p] - centre) / tt) * log_softmax(s[p] / ts)).sum() for p in range(len(m)) if m[p]]
-        values.append(np.mean(at))
+        values.append(np.mean(at) if at else 0.0)
     return values
 
 
@@ -511,7 +511,7 @@ def view_cases():
         "ibot",
         partial(losses.ibot, student_temp=0.3, teacher_temp=0.2),
         partial(ibot, ts=0.3, tt=0.2),
-        lambda rng: [*rng.normal(size=(2, N, 4, 3)), MASK, rng.normal(size=3)],
+        lambda rng: [*rng.normal(size=(2, N, 4, 3)), MASK * (np.arange(N) != 2)[:, None], rng.normal(size=3)],
         shared=(3,),
     )
     yield Case(

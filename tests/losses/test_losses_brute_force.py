@@ -300,7 +300,7 @@ def test_a_row_of_weight_zero_counts_as_absent(case):
     def spoil(k, a):
         if k in case.shared or np.issubdtype(a.dtype, np.integer):
             return a
-        return np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, 1e4)
+        return np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, np.nan)
 
     spoilt = [spoil(k, a) for k, a in enumerate(arrays)]
     dropped = [a if k in case.shared else a[kept] for k, a in enumerate(arrays)]

@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssljax.base.errors import UserError
 from ssljax.objectives.causal_lm import at_the_end
 
 
@@ -12,6 +14,10 @@ from ssljax.objectives.causal_lm import at_the_end
 def test_ends_of_rows_by_a_loop(rows, length, n, seed):
     rng = np.random.default_rng(seed)
     correct, weights = (rng.random((rows, length)) < p for p in (0.8, 0.9))
+    if n > length:
+        with pytest.raises(UserError, match=f"objective.last: got {n}, must be at most {length}"):
+            at_the_end(jnp.float32(correct), jnp.float32(weights), n)
+        return
     right = counted = 0
     for row in range(rows):
         end = [i for i in range(length) if weights[row, i]][-n:]

@@ -121,6 +121,16 @@ def test_other_delimiters_are_seen_from_the_header(delimiter, tmp_path):
     assert (checked(read(path), create("chinchilla")).observed == GOOD["loss"]).all()
 
 
+def test_headers_with_other_delimiters_inside(tmp_path):
+    for text in (
+        'params,"a;b;c",loss\n1,x,2\n',
+        'params;"loss, held-out, nats"\n1;2\n',
+        "\nparams;loss, in nats\n1;2\n",
+    ):
+        (tmp_path / "runs.csv").write_text(text)
+        assert list(read(tmp_path / "runs.csv").columns["params"]) == ["1"]
+
+
 def test_mappings_rows_and_files_are_the_same_table(tmp_path):
     law = create("chinchilla")
     by_mapping = checked(read(GOOD), law)

@@ -37,6 +37,9 @@ if seed == 1 and me == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 if seed == 1:
     state, why = "failed", "a process of this job has died or cannot be reached"
+if seed == 4:  # process 0 is in a library, and ends by the signal that its worker got from process 1
+    stopped.wait(60)
+    state, why = ("planned", "") if me else ("failed", "process 1 of 2 did not come to localhost:1 within 300 s")
 if seed == 2:  # one process is signalled, and both stop at the same step
     if me == 1 and stopped.wait(60):
         (folder / "stop").touch()
@@ -84,7 +87,7 @@ def end(folder, processes, seconds=120):
 @on_day(0, 3)
 def test_all_processes_train_each_run(tmp_path):
     ledger = prepared(tmp_path / "store", (0, 1, 3))
-    assert end(tmp_path, start(tmp_path, tmp_path / "store")) == [1, 0], "a run has failed, says the leading process"
+    assert end(tmp_path, start(tmp_path, tmp_path / "store")) == [2, 0], "a run has failed, says the leading process"
     rows = {row.name: row for row in ledger.rows("a")}
     assert [row.state for row in rows.values()] == ["done", "failed", "done"]
     assert rows["seed=1"].why == "process 1: killed by SIGKILL, as for want of memory"
@@ -116,6 +119,29 @@ def test_several_runs_at_a_time_are_refused(tmp_path):
     assert "error" not in (tmp_path / "process-1.log").read_text()
 
 
+@on_day(0, 3)
+def test_an_error_of_process_0_ends_all_with_its_exit_code(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert end(tmp_path, start(tmp_path, tmp_path / "empty")) == [2, 2]
+    said = [(tmp_path / f"process-{i}.log").read_text() for i in (0, 1)]
+    assert "has no ledger.sqlite" in said[0] and "error" not in said[1]
+
+
+@on_day(1, 3)
+def test_a_signal_while_a_trainer_waits_for_the_others_loses_nothing(tmp_path):
+    """The trainer of process 1 has ended by a signal; that of process 0 waits for it until it is ended too."""
+    ledger = prepared(tmp_path / "store", (4, 3))
+    processes = start(tmp_path, tmp_path / "store")
+    waiting = ledger.workdir(ledger.rows("a")[0].hash) / "job-1.json"
+    for _ in range(600):
+        if waiting.exists():
+            break
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    assert end(tmp_path, processes) == [75, 75]
+    assert [row.state for row in Ledger(tmp_path / "store").rows("a")] == ["planned", "planned"]
+
+
 def outcome(state, why=""):
     return Outcome(state, why, 3, 1.0, 1.0, {}, None)
 
@@ -127,6 +153,9 @@ def test_the_reason_is_that_of_the_process_which_failed_first():
     assert joint_outcome([lost, dead, full]).why == "process 2: RESOURCE_EXHAUSTED"
     assert joint_outcome([full, lost]).why == "RESOURCE_EXHAUSTED"
     assert joint_outcome([lost, dead]).why == lost.why
+    late = outcome("failed", "process 1 of 2 did not come to localhost:1234 within 300 s")
+    assert joint_outcome([late, outcome("planned")]).state == "planned", "a signal came to process 1"
+    assert joint_outcome([late, outcome("failed", "exit code 1: No module")]).why == "process 1: exit code 1: No module"
     assert joint_outcome([outcome("diverged", "loss"), outcome("diverged", "loss")]).state == "diverged"
 
 
