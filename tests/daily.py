@@ -9,36 +9,43 @@ import pytest
 TODAY = datetime.date.today().toordinal()
 
 
-# Modules of many like tests: each day has every fifth of them, `pytest -m full` the others.
-EVERY = 5
-MANY = (
-    "evals/test_definitions.py",
-    "interop/test_export.py",
-    "interop/test_inputs.py",
-    "interop/test_live.py",
-    "interop/test_parity.py",
-    "layers/test_attention.py",
-    "losses/test_contrastive.py",
-    "losses/test_losses_brute_force.py",
-    "losses/test_precision_and_limits.py",
-    "models/test_flops.py",
-    "models/test_models.py",
-    "models/test_presets.py",
-    "scaling/test_generators.py",
-    "scaling/test_laws.py",
-    "train/test_leaves.py",
-    "train/test_optimizers.py",
-)
+# Modules of many like tests, or of long ones: each day has every n-th of them, `pytest -m full` the others.
+MANY = {
+    "evals/test_definitions.py": 5,
+    "evals/test_generation.py": 3,
+    "evals/test_prompts.py": 4,
+    "interop/test_export.py": 5,
+    "interop/test_fields.py": 5,
+    "interop/test_inputs.py": 5,
+    "interop/test_live.py": 5,
+    "interop/test_parity.py": 5,
+    "layers/test_attention.py": 5,
+    "layers/test_experts.py": 3,
+    "layers/test_ring.py": 3,
+    "losses/test_contrastive.py": 5,
+    "losses/test_losses_brute_force.py": 5,
+    "losses/test_precision_and_limits.py": 5,
+    "models/test_flops.py": 5,
+    "models/test_models.py": 5,
+    "models/test_presets.py": 5,
+    "objectives/test_router.py": 4,
+    "runs/test_init_from.py": 3,
+    "scaling/test_generators.py": 5,
+    "scaling/test_laws.py": 5,
+    "tests/test_run.py": 2,
+    "train/test_leaves.py": 5,
+    "train/test_optimizers.py": 5,
+}
 
 
 def leave_for_other_days(items: Iterable[pytest.Item]) -> None:
-    """Marks four of five tests of the modules in `MANY` as `full`, other ones each day."""
+    """Marks most tests of the modules in `MANY` as `full`, other ones each day."""
     counts: dict[str, int] = {}
     for item in items:
         name = "/".join(item.path.parts[-2:])
         if name in MANY:
             counts[name] = counts.get(name, -1) + 1
-            if counts[name] % EVERY != TODAY % EVERY:
+            if counts[name] % MANY[name] != TODAY % MANY[name]:
                 item.add_marker(pytest.mark.full)
 
 
