@@ -29,8 +29,9 @@ class CausalLM(TokenObjective):
     last: tuple[int, ...] = setting(
         (),
         ge=1,
-        doc="numbers n of further metrics `exact_n`: share of texts (of a row, the last one) whose last n tokens are "
-        "all predicted right from the true tokens before them, so that greedy decoding ends the text exactly",
+        doc="numbers n of further metrics `exact_n`: share of texts whose last n tokens are all predicted right; each "
+        "is predicted from the true tokens before it, so that greedy decoding ends these texts exactly; of several "
+        "texts in a row, the last one counts",
     )
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
