@@ -73,10 +73,7 @@ class Team:
                 time.sleep(2 * _LOOK)  # the others lose the service with this process
 
     def listen(self) -> None:
-        """Raises a signal here that came to another process, and ends a trainer whose partner has failed.
-
-        The worker calls it often.
-        """
+        """Raises a signal here that came to another process; the worker calls it often."""
         if time.monotonic() < self._listened + _LOOK:
             return
         self._listened = time.monotonic()

@@ -96,18 +96,22 @@ def test_all_processes_train_each_run(tmp_path):
     assert jobs[0]["coordinator"] == jobs[1]["coordinator"] and rows["seed=3"].step == 0
 
 
-@on_day(1, 3)
-def test_a_signal_to_one_process_ends_all(tmp_path):
-    ledger = prepared(tmp_path / "store", (2, 3))
-    processes = start(tmp_path, tmp_path / "store")
+def signalled(folder, seeds):
+    """Sends SIGTERM to process 1 during the first run; returns the exit codes and the states of the runs."""
+    ledger = prepared(folder / "store", seeds)
+    processes = start(folder, folder / "store")
     waiting = ledger.workdir(ledger.rows("a")[0].hash) / "job-1.json"
     for _ in range(600):
         if waiting.exists():
             break
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
-    assert end(tmp_path, processes) == [75, 75]
-    assert [row.state for row in Ledger(tmp_path / "store").rows("a")] == ["planned", "planned"]
+    return end(folder, processes), [row.state for row in Ledger(folder / "store").rows("a")]
+
+
+@on_day(1, 3)
+def test_a_signal_to_one_process_ends_all(tmp_path):
+    assert signalled(tmp_path, (2, 3)) == ([75, 75], ["planned", "planned"])
 
 
 @on_day(2, 3)
@@ -130,16 +134,7 @@ def test_an_error_of_process_0_ends_all_with_its_exit_code(tmp_path):
 @on_day(1, 3)
 def test_a_signal_while_a_trainer_waits_for_the_others_loses_nothing(tmp_path):
     """The trainer of process 1 has ended by a signal; that of process 0 waits for it until it is ended too."""
-    ledger = prepared(tmp_path / "store", (4, 3))
-    processes = start(tmp_path, tmp_path / "store")
-    waiting = ledger.workdir(ledger.rows("a")[0].hash) / "job-1.json"
-    for _ in range(600):
-        if waiting.exists():
-            break
-        time.sleep(0.1)
-    processes[1].send_signal(signal.SIGTERM)
-    assert end(tmp_path, processes) == [75, 75]
-    assert [row.state for row in Ledger(tmp_path / "store").rows("a")] == ["planned", "planned"]
+    assert signalled(tmp_path, (4, 3)) == ([75, 75], ["planned", "planned"])
 
 
 def outcome(state, why=""):
