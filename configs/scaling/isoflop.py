@@ -1,7 +1,7 @@
 """IsoFLOP curves of a decoder on source code: four budgets by five sizes (Hoffmann et al. 2022, approach 2).
 
 Sizes have one dial, the depth: the width is 12 times the depth, heads are 12 wide, and the learning rate falls with the
-square root of the width. The text is the source code that every Python carries, in bytes.
+width. The text is the source code that every Python carries, in bytes.
 
     ssljax sweep --config configs/scaling/isoflop.py --workdir runs/scaling --dry-run
     ssljax sweep --config configs/scaling/isoflop.py --workdir runs/scaling
@@ -35,7 +35,7 @@ def get_config(arg=""):
                     depths=(2, 3, 4, 5, 6),
                     aspect=12,
                     head_dim=12,
-                    learning_rate=dict(of="width", power=-0.5),
+                    learning_rate=dict(of="width", power=-1.0),
                 ),
             ),
         )
