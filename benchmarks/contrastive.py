@@ -26,7 +26,7 @@ from pages import fill, markdown
 from ssljax import losses, parallel
 from ssljax.config import build
 from ssljax.objectives.base import Ctx
-from ssljax.objectives.clip import CLIP
+from ssljax.objectives.contrastive.clip import CLIP
 from ssljax.parallel.topology import topology
 from ssljax.runs.assembly import assemble
 

@@ -31,8 +31,8 @@ from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
-from ssljax.objectives.contrastive import ContrastiveObjective
-from ssljax.objectives.dino import Head
+from ssljax.objectives.contrastive.matching import ContrastiveObjective
+from ssljax.objectives.distillation.dino import Head
 from ssljax.objectives.images import ImageObjective
 from ssljax.objectives.projector import Projector
 from ssljax.parallel import MeshConfig

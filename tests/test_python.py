@@ -15,7 +15,7 @@ import ssljax
 from ssljax.base.errors import UserError
 from ssljax.config import build
 from ssljax.models.vit import ViTConfig
-from ssljax.objectives.simclr import SimCLR
+from ssljax.objectives.contrastive.simclr import SimCLR
 from ssljax.runs import assemble
 
 CONFIG = {

@@ -32,6 +32,7 @@ _VIT = {
 _TEXT = {"preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1}
 _HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 24}
 _PROJECTOR = {"hidden": 32, "output": 16}
+_HEADS = {"projector": _PROJECTOR, "predictor": {"hidden": 24}}
 _CROPS = {"name": "multi_crop", "local_crops": 2, "local_size": 4}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -63,6 +64,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
+    "align_uniform": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "barlow_twins": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "byol": {"model": _VIT, "objective": _HEADS},
+    "dcl": {"model": _VIT, "objective": {"projector": _PROJECTOR, "weighted": True, "form": "chunked"}},
+    "lejepa": {"model": _VIT, "objective": {"projector": _PROJECTOR, "directions": 8}},
+    "moco": {"model": _VIT, "objective": {**_HEADS, "form": "chunked"}},
+    "nnclr": {"model": _VIT, "objective": {**_HEADS, "queue": 32}},
+    "simsiam": {"model": _VIT, "objective": _HEADS},
+    "ssl_hsic": {"model": _VIT, "objective": _HEADS},
+    "sup_con": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "vicreg": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "swav": {"model": _VIT, "objective": {"prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS, "queue": 32}},
 }
 

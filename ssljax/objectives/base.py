@@ -97,8 +97,6 @@ class Objective:
 
     # True: the loss compares examples with each other, so all slices must be encoded before the loss is computed.
     coupled: ClassVar[bool] = False
-    # True: a setting is scheduled over `steps`, so the length of the run is part of its identity.
-    total_dependent: ClassVar[bool] = False
     # Kinds of input that `views` can make ("images", "tokens", "pairs", ...); the model's `inputs` must be one of them.
     inputs: ClassVar[tuple[str, ...]]
     # Key of the model's parameters in `params`; None: `params` are the model's parameters.
@@ -107,6 +105,11 @@ class Objective:
     model: Any = schema.injected()  # Flax module
     spec: Any = schema.injected()  # `ssljax.data.DataSpec`
     steps: int | None = schema.injected()  # length of the run; None: unknown
+
+    @property
+    def total_dependent(self) -> bool:
+        """True if a setting is scheduled over `steps`, so that the length of the run is part of its identity."""
+        return False
 
     @property
     def classes(self) -> int | None:

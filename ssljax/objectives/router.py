@@ -65,7 +65,7 @@ class RouterLosses(Objective):
     def __init__(self, inner: Objective, **settings: Any) -> None:
         inner = _replaced(inner, settings)
         balanced = any(config.balance for config in _experts_in(inner))
-        values = {name: getattr(inner, name) for name in ("model", "spec", "steps", "model_key", "total_dependent")}
+        values = {name: getattr(inner, name) for name in ("model", "spec", "steps", "model_key")}
         for name, value in {**values, "inner": inner, "coupled": inner.coupled or balanced}.items():
             object.__setattr__(self, name, value)
 
@@ -73,6 +73,10 @@ class RouterLosses(Objective):
         if name == "inner":  # not set yet while copy or pickle creates the object
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+    @property
+    def total_dependent(self) -> bool:
+        return bool(self.inner.total_dependent)
 
     @property
     def unwrapped(self) -> Objective:

@@ -1,9 +1,32 @@
 """A teacher: the exponential moving average of the parameters of a student."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+
+from ssljax.base import schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A teacher whose parameters follow those of the student after every step."""
+
+    momentum: float = schema.setting(0.996, ge=0, le=1, doc="decay of the moving average at step 0")
+    schedule: Literal["cosine", "constant"] = schema.setting(
+        "cosine", doc="course of the decay; 'cosine': it rises to 1 on a half cosine over the run"
+    )
+
+    def follow(self, teacher: Any, student: Any, step: jax.Array, steps: int | None) -> Any:
+        """Returns the teacher after a step of the student.
+
+        Args:
+            teacher, student: trees of parameters.
+            step: number of the step.
+            steps: length of the run; None: unknown, and the decay is constant.
+        """
+        return ema(teacher, student, momentum(self.momentum, step, steps if self.schedule == "cosine" else None))
 
 
 def momentum(base: float, step: jax.Array, steps: int | None) -> jax.Array:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssljax.base.errors import UserError
-from ssljax.objectives.causal_lm import at_the_end
+from ssljax.objectives.autoregressive.causal_lm import at_the_end
 
 
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**16))

@@ -11,7 +11,7 @@ from daily import daily, on_day
 
 from ssljax import parallel
 from ssljax.base.durations import RunLengths
-from ssljax.objectives.clip import CLIP
+from ssljax.objectives.contrastive.clip import CLIP
 from ssljax.train import optimizers
 from ssljax.train.optimization import Optimization
 from ssljax.train.program import Program

@@ -14,8 +14,8 @@ from daily import daily
 
 from ssljax import parallel
 from ssljax.base.errors import UserError
-from ssljax.objectives import contrastive
 from ssljax.objectives.base import Ctx, total
+from ssljax.objectives.contrastive import matching as contrastive
 
 NAMES = ("simclr", "clip", "siglip")
 RNG = np.random.default_rng(0)

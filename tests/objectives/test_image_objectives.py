@@ -14,7 +14,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.config import load
 from ssljax.objectives.base import Ctx, views_of
-from ssljax.objectives.clip import clipped
+from ssljax.objectives.contrastive.clip import clipped
 from ssljax.objectives.images import uniformity
 from ssljax.train.state import abstract_variables, make_variables
 

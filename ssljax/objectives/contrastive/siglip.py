@@ -13,7 +13,7 @@ from ssljax import losses
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Params, apply
-from ssljax.objectives.clip import CLIP
+from ssljax.objectives.contrastive.clip import CLIP
 
 
 @dataclasses.dataclass(frozen=True)

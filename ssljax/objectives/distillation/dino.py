@@ -5,7 +5,7 @@ Transformers".
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -41,8 +41,6 @@ class DINO(ImageObjective):
     To freeze the last layer during the first epoch, as the paper does, set `optimizer.freeze`.
     """
 
-    total_dependent: ClassVar[bool] = True
-
     student_temperature: float = schema.setting(0.1, gt=0, doc="temperature of the student's softmax (tau_s of eq. 1)")
     teacher_temperature: float = schema.setting(
         0.07, gt=0, doc="temperature of the teacher's softmax (tau_t) after its warm-up"
@@ -69,6 +67,10 @@ class DINO(ImageObjective):
         doc="large and small crops, by default with the recipes of DINO's code",
     )
     head: Head = schema.setting(Head(), doc="projection head of student and teacher")
+
+    @property
+    def total_dependent(self) -> bool:
+        return True
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)

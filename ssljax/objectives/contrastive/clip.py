@@ -15,7 +15,7 @@ from ssljax.base import schema
 from ssljax.base.exhibits import Exhibit, Grid, Tile
 from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.contrastive import ContrastiveObjective
+from ssljax.objectives.contrastive.matching import ContrastiveObjective
 from ssljax.objectives.images import unaugmented, uniformity, view_flops
 from ssljax.objectives.pictures import Showing, first_text, in_rows
 

@@ -1,0 +1,1 @@
+"""Objectives that predict each element of a sequence from those before it."""

@@ -1,0 +1,1 @@
+"""Objectives that predict the clusters of examples."""

@@ -1,0 +1,1 @@
+"""Objectives that tell the partner of an example from other examples."""

@@ -1,0 +1,42 @@
+"""SupCon: all views of the images of a class are positives of each other.
+
+Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan 2020, "Supervised Contrastive Learning".
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+
+from ssljax import losses
+from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.objectives.base import Ctx
+from ssljax.objectives.two_view import Compared, TwoView, Views
+
+
+@dataclasses.dataclass(frozen=True)
+class SupCon(TwoView):
+    """The supervised contrastive loss of the 2B projections of a batch (eq. 2)."""
+
+    term: ClassVar[str] = "sup_con"
+    joint: ClassVar[bool] = True
+
+    temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau)")
+    form: Literal["out", "in"] = schema.setting(
+        "out", doc="whether the mean over positives stands outside (eq. 2) or inside (eq. 3) the logarithm"
+    )
+
+    @property
+    def labelled(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        super().check()
+        if "label" not in self.spec.elements:
+            raise UserError("objective.name: sup_con reads labels, but the data have none")
+
+    def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
+        z, labels = jnp.concatenate([seen.p[:, 0], seen.p[:, 1]]), jnp.tile(inputs["label"], 2)
+        values, _ = losses.sup_con(z, labels, temperature=self.temperature, form=self.form, reduce=False)
+        return Compared((values[: len(seen.p)] + values[len(seen.p) :]) / 2)

@@ -1,0 +1,1 @@
+"""Objectives in which a student predicts the output of a teacher."""

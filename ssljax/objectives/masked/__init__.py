@@ -1,0 +1,1 @@
+"""Objectives that predict hidden parts of an example from the rest."""

@@ -1,0 +1,1 @@
+"""Objectives that keep the dimensions of embeddings informative, without negatives."""

@@ -1,0 +1,171 @@
+"""Base class of objectives that compare two augmented views of an image.
+
+    view -> encoder -> projector z -> predictor p        (student; without a predictor p = z)
+    view -> teacher's encoder -> teacher's projector     (target; without a teacher the student's z)
+
+A method is a subclass: its defaults choose the parts, and `compare` is its loss. So an ablation changes one key, such
+as `objective.predictor=None`.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, views
+from ssljax.base import schema
+from ssljax.layers.heads import MLPHead
+from ssljax.layers.width import output_ratio
+from ssljax.losses.reduction import l2_normalize
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, uniformity, view_flops
+from ssljax.objectives.projector import Predictor, Projector
+from ssljax.objectives.teacher import Teacher
+
+
+class Views(NamedTuple):
+    """What a method compares: the two views of each example, [B, 2, E] each.
+
+    Attributes:
+        z: the student's projections.
+        p: its predictions; z without a predictor.
+        target: the teacher's projections, without gradient; z without a teacher.
+    """
+
+    z: jax.Array
+    p: jax.Array
+    target: jax.Array
+
+
+class Compared(NamedTuple):
+    """The result of a method.
+
+    Attributes:
+        values: the loss of each example, [B]; or the loss of the batch, a scalar.
+        metrics: {name: (sum, weight)}.
+        rows: vectors for the queue, [B, E].
+    """
+
+    values: jax.Array
+    metrics: dict[str, tuple[jax.Array, jax.Array]] = {}  # noqa: RUF012 (never mutated)
+    rows: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoView(ImageObjective):
+    """Two augmented views of each image, encoder, projector, and optionally predictor, teacher and queue."""
+
+    coupled: ClassVar[bool] = True
+    term: ClassVar[str]  # name of the loss term
+    joint: ClassVar[bool] = False  # True: a batch norm of the heads has the statistics of both views together
+
+    augment: Any = schema.setting(
+        {"name": "two_views"},
+        registry=views.REGISTRY.only("two_views"),
+        doc="augmentation of the two views, by default with the operations of SimCLR",
+    )
+    projector: Projector = schema.setting(Projector(), doc="network between the encoder and the loss")
+    predictor: Predictor | None = schema.setting(
+        None, doc="network that predicts the target of one view from the projection of the other; None: none"
+    )
+    teacher: Teacher | None = schema.setting(
+        None, doc="moving average of encoder and projector, which makes the targets; None: the student makes them"
+    )
+    queue: int = schema.setting(
+        0, ge=0, doc="number of vectors of earlier batches that the loss sees; they begin as random directions"
+    )
+
+    def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
+        """Computes the loss of a method.
+
+        Args:
+            seen: projections, predictions and targets of the whole batch.
+            inputs: the result of `views`.
+            extra: the extra state; "queue" [Q, E] if there is one.
+            ctx: the context of the step.
+        """
+        raise NotImplementedError
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        images = self.prepare(batch)["image"]
+        encoder_key, projector_key, predictor_key, queue_key = jax.random.split(key, 4)
+        params = {"encoder": self.model.init(encoder_key, images)["params"]}
+        params["projector"] = self._projector().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
+        extra: dict[str, Any] = {}
+        if self.teacher:
+            extra["teacher"] = jax.tree.map(jnp.copy, dict(params))
+        if self.predictor:
+            params["predictor"] = self._predictor().init(predictor_key, jnp.zeros((2, self.projector.output)))["params"]
+        if self.queue:
+            vectors = l2_normalize(jax.random.normal(queue_key, (self.queue, self.projector.output)))
+            extra["queue"] = nn.LogicallyPartitioned(vectors, ("queue", None))
+        return Variables(params, extra)
+
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        inputs = {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
+        return inputs | ({"label": batch["label"]} if self.labelled else {})
+
+    @property
+    def labelled(self) -> bool:
+        """True for a method that reads labels."""
+        return False
+
+    @property
+    def total_dependent(self) -> bool:
+        return self.teacher is not None and self.teacher.schedule == "cosine"
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
+        images = inputs["image"]
+        out = {"student": self.encode_images(params["encoder"], images, noise_of(ctx, 2), ctx)}  # [B, 2, D]
+        if self.teacher:
+            out["teacher"] = jax.lax.stop_gradient(self.encode_images(extra["teacher"]["encoder"], images, None))
+        return out
+
+    def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
+        z = self._heads(self._projector(), params["projector"], outputs["student"])
+        p = self._heads(self._predictor(), params["predictor"], z) if self.predictor else z
+        target = z
+        if self.teacher:
+            target = self._heads(self._projector(), extra["teacher"]["projector"], outputs["teacher"])
+            target = jax.lax.stop_gradient(target)
+        found = self.compare(Views(z, p, target), inputs, extra, ctx)
+        n = jnp.float32(len(z))
+        metrics = {
+            "alignment": (n * losses.alignment(z[:, 0], z[:, 1]), n),
+            "uniformity": (n * uniformity(z[:, 0]), n),
+            "feature_std": (n * losses.feature_std(outputs["student"][:, 0]), n),
+            **found.metrics,
+        }
+        total = jnp.sum(jnp.broadcast_to(found.values, len(z)))
+        rows = jax.lax.stop_gradient(found.rows) if self.queue else ()
+        return Loss({self.term: (1.0, total, n)}, metrics, rows=rows)
+
+    def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
+        out = dict(extra)
+        if self.teacher:
+            student = {name: params[name] for name in extra["teacher"]}
+            out["teacher"] = self.teacher.follow(extra["teacher"], student, step, self.steps)
+        if self.queue:
+            out["queue"] = jnp.concatenate([l2_normalize(rows), extra["queue"]])[: self.queue]  # newest first
+        return out
+
+    def flops(self, spec: Any) -> float:
+        projector = view_flops(self.model, self.augment, spec) + self._projector().flops(self.model.width)
+        predictor = self._predictor().flops(self.projector.output) if self.predictor else 0.0
+        # A backward pass costs two forward passes; the teacher has none, so its views cost a third of trained views.
+        return 2 * (projector + predictor) + (2 * projector / 3 if self.teacher else 0.0)
+
+    def _projector(self) -> MLPHead:
+        return self.projector.module(output_ratio(self.model))
+
+    def _predictor(self) -> MLPHead:
+        assert self.predictor
+        return self.predictor.module(self.projector.output)
+
+    def _heads(self, head: MLPHead, params: Params, x_BxVxD: jax.Array) -> jax.Array:
+        """Applies a head to both views; a batch norm has the statistics of each view alone, unless they are joint."""
+        if self.joint:
+            return apply(head, params, x_BxVxD)
+        return jnp.stack([apply(head, params, x_BxVxD[:, v]) for v in range(x_BxVxD.shape[1])], 1)
