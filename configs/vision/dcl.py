@@ -1,0 +1,41 @@
+"""DCL (Yeh et al. 2022): SimCLR without the positive pair in the denominator.
+
+Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31M parameters on MNIST, without labels.
+
+    ssljax train --config configs/vision/dcl.py --workdir runs/dcl
+    ssljax train --config configs/vision/dcl.py:data=mnist --workdir runs/dcl-mnist
+    ssljax train --config configs/vision/dcl.py:data=folder --workdir runs/own --config.data.source=images:DIR
+
+Time: 8 minutes on one CPU core.
+Result: not measured yet; docs/results.md, section 1.
+
+`--config.objective.weighted=true` is DCLW.
+"""
+
+import _images
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data=_images.DATA)
+    return ml_collections.ConfigDict(
+        dict(
+            model=_images.encoder(a["data"]),
+            objective=dict(
+                name="dcl",
+                temperature=0.2,
+                projector=dict(hidden=512, output=128),
+                augment=dict(name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]]),
+            ),
+            data=_images.SOURCES[a["data"]],
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="10%"),
+            evals=_images.probes(a["data"]),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=256,
+            steps=250 if a["data"] == "mnist" else 500,
+        )
+    )
