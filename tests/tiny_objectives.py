@@ -71,6 +71,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "lejepa": {"model": _VIT, "objective": {"projector": _PROJECTOR, "directions": 8}},
     "moco": {"model": _VIT, "objective": {**_HEADS, "form": "chunked"}},
     "nnclr": {"model": _VIT, "objective": {**_HEADS, "queue": 32}},
+    "simcse": {
+        "model": {"name": "bert", "pool": "mean", **_TEXT},
+        "objective": {"projector": {"output": 16}, "symmetric": True},
+    },
     "simsiam": {"model": _VIT, "objective": _HEADS},
     "ssl_hsic": {"model": _VIT, "objective": _HEADS},
     "sup_con": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
@@ -115,7 +119,14 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
     text = {"tokenizer": {"name": "bytes"}, "seq_len": 32}
     windows = {"source": captions, "mode": "windows", **text}
     pairs = {"source": f"builtin:digits+{captions}", "mode": "documents", **text}
-    own = {"clip": pairs, "siglip": pairs, "captioning": pairs, "mlm": windows, "causal_lm": {**windows, "overlap": 1}}
+    own = {
+        "clip": pairs,
+        "siglip": pairs,
+        "captioning": pairs,
+        "mlm": windows,
+        "simcse": windows,
+        "causal_lm": {**windows, "overlap": 1},
+    }
     own["span_corruption"] = windows
     return own.get(name, {"source": "builtin:digits", "max_examples": 200})
 

@@ -29,6 +29,7 @@ REGISTRY = Registry(
         "moco": "ssljax.objectives.contrastive.moco:MoCo",
         "nnclr": "ssljax.objectives.contrastive.nnclr:NNCLR",
         "siglip": "ssljax.objectives.contrastive.siglip:SigLIP",
+        "simcse": "ssljax.objectives.contrastive.simcse:SimCSE",
         "simclr": "ssljax.objectives.contrastive.simclr:SimCLR",
         "simsiam": "ssljax.objectives.distillation.simsiam:SimSiam",
         "span_corruption": "ssljax.objectives.masked.span_corruption:SpanCorruption",
@@ -65,6 +66,7 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
             f"model.name: this model reads {model.inputs}, but the objective makes {' or '.join(objective.inputs)} "
             f"(fitting: {', '.join(fitting)})"
         )
-    objective = dataclasses.replace(objective, model=models.create(model, spec), spec=spec, steps=steps)
+    module = models.create(model, spec)
+    objective = dataclasses.replace(objective, model=module, spec=spec, steps=steps, reads=model.inputs)
     objective.check()
     return with_router_losses(objective)

@@ -105,6 +105,7 @@ class Objective:
     model: Any = schema.injected()  # Flax module
     spec: Any = schema.injected()  # `ssljax.data.DataSpec`
     steps: int | None = schema.injected()  # length of the run; None: unknown
+    reads: str = schema.injected()  # kind of input of the model, one of `inputs`
 
     @property
     def total_dependent(self) -> bool:

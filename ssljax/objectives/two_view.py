@@ -1,4 +1,4 @@
-"""Base class of objectives that compare two augmented views of an image.
+"""Base class of objectives that compare two views of an example: augmented images, or texts under two dropout masks.
 
     view -> encoder -> projector z -> predictor p        (student; without a predictor p = z)
     view -> teacher's encoder -> teacher's projector     (target; without a teacher the student's z)
@@ -20,7 +20,8 @@ from ssljax.layers.heads import MLPHead
 from ssljax.layers.width import output_ratio
 from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, uniformity, view_flops
+from ssljax.objectives.encoder import EncoderObjective
+from ssljax.objectives.images import merge, uniformity
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
 
@@ -54,8 +55,11 @@ class Compared(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoView(ImageObjective):
-    """Two augmented views of each image, encoder, projector, and optionally predictor, teacher and queue."""
+class TwoView(EncoderObjective):
+    """Two views of each example, encoder, projector, and optionally predictor, teacher and queue.
+
+    Texts and spectrograms are not augmented: their views differ in dropout and stochastic depth.
+    """
 
     coupled: ClassVar[bool] = True
     term: ClassVar[str]  # name of the loss term
@@ -64,7 +68,7 @@ class TwoView(ImageObjective):
     augment: Any = schema.setting(
         {"name": "two_views"},
         registry=views.REGISTRY.only("two_views"),
-        doc="augmentation of the two views, by default with the operations of SimCLR",
+        doc="augmentation of the two views of images, by default with the operations of SimCLR",
     )
     projector: Projector = schema.setting(Projector(), doc="network between the encoder and the loss")
     predictor: Predictor | None = schema.setting(
@@ -89,9 +93,8 @@ class TwoView(ImageObjective):
         raise NotImplementedError
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
-        images = self.prepare(batch)["image"]
         encoder_key, projector_key, predictor_key, queue_key = jax.random.split(key, 4)
-        params = {"encoder": self.model.init(encoder_key, images)["params"]}
+        params = {"encoder": self.init_encoder(encoder_key, batch)}
         params["projector"] = self._projector().init(projector_key, jnp.zeros((2, self.model.width)))["params"]
         extra: dict[str, Any] = {}
         if self.teacher:
@@ -104,7 +107,10 @@ class TwoView(ImageObjective):
         return Variables(params, extra)
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        inputs = {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
+        if self.augmented:
+            inputs = {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
+        else:
+            inputs = {name: jnp.repeat(x[:, None], 2, 1) for name, x in self.read(batch).items()}
         return inputs | ({"label": batch["label"]} if self.labelled else {})
 
     @property
@@ -117,11 +123,16 @@ class TwoView(ImageObjective):
         return self.teacher is not None and self.teacher.schedule == "cosine"
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
-        images = inputs["image"]
-        out = {"student": self.encode_images(params["encoder"], images, noise_of(ctx, 2), ctx)}  # [B, 2, D]
+        out = {"student": self._pooled(params["encoder"], inputs, noise_of(ctx, 2), ctx)}
         if self.teacher:
-            out["teacher"] = jax.lax.stop_gradient(self.encode_images(extra["teacher"]["encoder"], images, None))
+            out["teacher"] = jax.lax.stop_gradient(self._pooled(extra["teacher"]["encoder"], inputs, None))
         return out
+
+    def _pooled(self, encoder: Params, inputs: Any, noise: Any, ctx: Ctx | None = None) -> jax.Array:
+        """Pooled features of both views, [B, 2, D]."""
+        views = self.read(inputs)
+        pooled = self.encoded(encoder, {name: merge(x) for name, x in views.items()}, noise, ctx).pooled
+        return pooled.reshape(-1, 2, pooled.shape[-1])
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
         z = self._heads(self._projector(), params["projector"], outputs["student"])
@@ -152,7 +163,7 @@ class TwoView(ImageObjective):
         return out
 
     def flops(self, spec: Any) -> float:
-        projector = view_flops(self.model, self.augment, spec) + self._projector().flops(self.model.width)
+        projector = self.encoder_flops(self.augment, spec) + self._projector().flops(self.model.width)
         predictor = self._predictor().flops(self.projector.output) if self.predictor else 0.0
         # A backward pass costs two forward passes; the teacher has none, so its views cost a third of trained views.
         return 2 * (projector + predictor) + (2 * projector / 3 if self.teacher else 0.0)

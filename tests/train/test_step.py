@@ -154,8 +154,8 @@ def test_a_mesh_with_slices_equals_one_device(name):
     one, many = five_steps(make_run(name)[0]), five_steps(make_run(name, (2, 2, 2), microbatches=2)[0])
     close(many[1], one[1], 1e-4, "first moment")
     assert all(np.isfinite(v) for line in one[0] for v in line.values())
-    # Adam's full steps from gradients that are zero but for round-off show first in the spread over the sphere.
-    compare(many[0], one[0], loose={"uniformity": 1e-3})
+    # Adam's full steps from gradients that are zero but for round-off show first in cosines.
+    compare(many[0], one[0], loose={"uniformity": 1e-3, "alignment": 1e-3})
 
 
 @pytest.mark.parametrize("name", tiered("causal_lm"))

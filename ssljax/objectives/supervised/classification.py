@@ -1,7 +1,7 @@
 """Supervised classification of images, spectrograms or tokens, the baseline of the other objectives."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,14 @@ from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.layers.heads import Linear
-from ssljax.layers.masks import Full
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, view_flops
+from ssljax.objectives.encoder import EncoderObjective
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(ImageObjective):
-    """Cross-entropy of a linear classifier on the pooled representation.
-
-    Spectrograms are also normalised with `mean` and `std`, but not scaled to [0, 1] before.
-    """
-
-    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms")
+class Classification(EncoderObjective):
+    """Cross-entropy of a linear classifier on the pooled representation."""
 
     label_smoothing: float = schema.setting(
         0.0, ge=0, lt=1, doc="share of the target's mass that is spread evenly over all classes (Szegedy et al. 2016)"
@@ -56,20 +50,12 @@ class Classification(ImageObjective):
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
-        batch = self.prepare(batch)
-        pixels = batch.get("image", batch.get("spectrogram"))
-        if pixels is not None:
-            encoder = self.model.init(encoder_key, pixels)["params"]
-        else:
-            encoder = self.model.init(encoder_key, batch["tokens"], mask=Full())["params"]
+        encoder = self.init_encoder(encoder_key, batch)
         head = self.head().init(head_key, jnp.zeros((1, self.model.width)))["params"]
         return Variables({"encoder": encoder, "head": head}, {})
 
     def head(self) -> Linear:
         return Linear(self.classes, input_ratio=output_ratio(self.model))
-
-    def prepare(self, batch: Batch) -> Batch:
-        return super().prepare(batch) if "image" in batch else batch
 
     def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
         """Returns augmented and mixed images with their soft labels, if images are to be mixed."""
@@ -84,7 +70,7 @@ class Classification(ImageObjective):
         return batch if self._mixes(batch) else self._views(keys, batch)
 
     def _mixes(self, batch: Batch) -> bool:
-        return bool(self.mixup or self.cutmix) and "image" in batch
+        return bool(self.mixup or self.cutmix) and self.augmented
 
     def _views(self, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Returns the augmented images (or tokens, or spectrograms) and the target distributions [B, C]."""
@@ -92,9 +78,8 @@ class Classification(ImageObjective):
         in_range = (label >= 0) & (label < self.classes)
         # Labels out of range give NaN, as in `losses.cross_entropy`; zeros from one_hot would silently give loss 0.
         target = jnp.where(in_range[:, None], jax.nn.one_hot(label, self.classes), jnp.nan)
-        if "image" not in batch:
-            names = ("tokens", "segment_ids", "positions", "spectrogram")
-            return {"target": target, **{k: batch[k] for k in names if k in batch}}
+        if not self.augmented:
+            return {"target": target, **self.read(batch)}
         return {"image": self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect")), "target": target}
 
     def held_out(self) -> "Classification":
@@ -102,7 +87,7 @@ class Classification(ImageObjective):
         return dataclasses.replace(self, mixup=0.0, cutmix=0.0, augment=type(self.augment)())
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        pooled = self._encoded(params, inputs, noise_of(ctx), ctx).pooled
+        pooled = self.encoded(params["encoder"], inputs, noise_of(ctx), ctx).pooled
         return apply(self.head(), params["head"], pooled)  # [B, C]
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
@@ -115,7 +100,7 @@ class Classification(ImageObjective):
         )
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        encoded = self._encoded(params, batch, None)
+        encoded = self.encoded(params["encoder"], batch, None)
         logits = apply(self.head(), params["head"], encoded.pooled)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens, "logits": logits}
 
@@ -125,24 +110,4 @@ class Classification(ImageObjective):
         return value, jnp.ones_like(value)
 
     def flops(self, spec: Any) -> float:
-        head = 2.0 * self.model.width * self.classes
-        if "image" in spec.elements:
-            return view_flops(self.model, self.augment, spec) + head
-        if "spectrogram" in spec.elements:
-            return self.model.flops() + head
-        return self.model.flops(tokens=spec.max_len, causal=False, predicted=0) + head
-
-    def _encoded(self, params: Params, inputs: Any, noise: Any, ctx: Ctx | None = None) -> Any:
-        pixels = inputs.get("image", inputs.get("spectrogram"))
-        if pixels is not None:
-            return apply(self.model, params["encoder"], self.pixels(pixels), noise=noise, ctx=ctx)
-        return apply(
-            self.model,
-            params["encoder"],
-            inputs["tokens"],
-            mask=Full(),
-            segment_ids=inputs.get("segment_ids"),
-            positions=inputs.get("positions"),
-            noise=noise,
-            ctx=ctx,
-        )
+        return self.encoder_flops(self.augment, spec) + 2.0 * self.model.width * self.classes
