@@ -79,6 +79,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ssl_hsic": {"model": _VIT, "objective": _HEADS},
     "sup_con": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "vicreg": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
+    "ibot": {
+        "model": {**_VIT, "mask_token": True},
+        "objective": {"head": _HEAD, "augment": _CROPS, "mask_probability": 0.8},
+    },
     "swav": {"model": _VIT, "objective": {"prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS, "queue": 32}},
 }
 

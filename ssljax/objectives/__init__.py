@@ -23,6 +23,7 @@ REGISTRY = Registry(
         "clip": "ssljax.objectives.contrastive.clip:CLIP",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "dino": "ssljax.objectives.distillation.dino:DINO",
+        "ibot": "ssljax.objectives.distillation.ibot:IBOT",
         "lejepa": "ssljax.objectives.redundancy.lejepa:LeJEPA",
         "mae": "ssljax.objectives.masked.mae:MAE",
         "mlm": "ssljax.objectives.masked.mlm:MLM",

@@ -21,7 +21,7 @@ from ssljax.views.color import (
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.keys import example_keys, fold_in
-from ssljax.views.masks import mlm_budget, mlm_corrupt, random_patch_mask, visible_patches
+from ssljax.views.masks import mlm_budget, mlm_corrupt, random_masks, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
@@ -65,6 +65,7 @@ __all__ = [
     "random_flip",
     "random_gaussian_blur",
     "random_grayscale",
+    "random_masks",
     "random_noise",
     "random_patch_mask",
     "random_resized_crop",

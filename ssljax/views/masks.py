@@ -32,6 +32,25 @@ def random_patch_mask(keys: jax.Array, patches: int, ratio: float) -> tuple[jax.
     return keep_BxK, ~visible
 
 
+def random_masks(keys: jax.Array, patches: int, ratio: tuple[float, float], probability: float = 1.0) -> jax.Array:
+    """Hides a random number of random patches of some examples, bool [B, patches], True = hidden.
+
+    With the given probability, an example hides round(r * patches) patches, a uniform subset, r uniform in `ratio`
+    (Zhou et al. 2022, "iBOT", section 4.1: (0.1, 0.5) with probability 0.5); else none.
+
+    Args:
+        keys: random keys [B].
+        patches: number of patches of an example.
+        ratio: range of the share of hidden patches.
+        probability: share of the examples that hide patches.
+    """
+    u = uniforms(keys, patches + 2)
+    share = ratio[0] + (ratio[1] - ratio[0]) * u[:, :1]
+    count = jnp.where(u[:, 1:2] < probability, jnp.round(share * patches), 0)
+    rank = jnp.argsort(jnp.argsort(u[:, 2:], 1), 1)
+    return rank < count
+
+
 def visible_patches(patches: int, ratio: float) -> int:
     """Returns the number of visible patches, `patches - round(patches * ratio)`.
 
