@@ -75,6 +75,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {"name": "bert", "pool": "mean", **_TEXT},
         "objective": {"projector": {"output": 16}, "symmetric": True},
     },
+    "simmim": {"model": {**_VIT, "mask_token": True}, "objective": {"target": "hog"}},
     "simsiam": {"model": _VIT, "objective": _HEADS},
     "ssl_hsic": {"model": _VIT, "objective": _HEADS},
     "sup_con": {"model": _VIT, "objective": {"projector": _PROJECTOR}},

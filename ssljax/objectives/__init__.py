@@ -32,6 +32,7 @@ REGISTRY = Registry(
         "siglip": "ssljax.objectives.contrastive.siglip:SigLIP",
         "simcse": "ssljax.objectives.contrastive.simcse:SimCSE",
         "simclr": "ssljax.objectives.contrastive.simclr:SimCLR",
+        "simmim": "ssljax.objectives.masked.simmim:SimMIM",
         "simsiam": "ssljax.objectives.distillation.simsiam:SimSiam",
         "span_corruption": "ssljax.objectives.masked.span_corruption:SpanCorruption",
         "ssl_hsic": "ssljax.objectives.redundancy.ssl_hsic:SSLHSIC",

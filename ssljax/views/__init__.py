@@ -20,6 +20,7 @@ from ssljax.views.color import (
     random_solarize,
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
+from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import mlm_budget, mlm_corrupt, random_masks, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
@@ -54,6 +55,7 @@ __all__ = [
     "example_keys",
     "fold_in",
     "gaussian_blur",
+    "hog",
     "mixup",
     "mlm_budget",
     "mlm_corrupt",

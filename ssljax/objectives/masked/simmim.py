@@ -1,0 +1,87 @@
+"""SimMIM and MaskFeat: an encoder that sees mask tokens in place of patches predicts pixels, or gradients.
+
+Xie, Zhang, Cao, Lin, Bao, Yao, Dai, Hu 2022, "SimMIM: A Simple Framework for Masked Image Modeling"; Wei, Fan, Xie, Wu,
+Yuille, Feichtenhofer 2022, "Masked Feature Prediction for Self-Supervised Visual Pre-Training".
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ssljax import views
+from ssljax.base import schema
+from ssljax.layers.heads import Linear
+from ssljax.layers.width import output_ratio
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
+
+
+@dataclasses.dataclass(frozen=True)
+class SimMIM(ImageObjective):
+    """The error of a linear head at masked patches. The model needs `mask_token=True`."""
+
+    mask_ratio: float = schema.setting(0.6, gt=0, lt=1, doc="share of patches that are masked")
+    target: Literal["pixels", "hog"] = schema.setting(
+        "pixels",
+        doc="what the head predicts; 'hog': histograms of oriented gradients of cells of half a patch (MaskFeat)",
+    )
+    error: Literal["l1", "l2"] = schema.setting("l1", doc="error of a prediction; MaskFeat has l2")
+    bins: int = schema.setting(9, gt=0, doc="orientations of a histogram; read if `target` is 'hog'")
+    augment: Any = schema.setting(
+        {"name": "single", "crop_scale": (0.67, 1.0), "augment": {"flip": 0.5}},
+        registry=views.REGISTRY.only("single"),
+        doc="augmentation before the patches are cut, by default crops and flips",
+    )
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        encoder_key, head_key = jax.random.split(key)
+        images = self.prepare(batch)["image"]
+        encoder = self.model.init(encoder_key, images, patch_mask=jnp.zeros((len(images), self._patches(images)), bool))
+        head = self._head(images.shape[-1]).init(head_key, jnp.zeros((1, self.model.width)))["params"]
+        return Variables({"encoder": encoder["params"], "head": head}, {})
+
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
+        _, mask = views.random_patch_mask(views.fold_in(keys, 1), self._patches(images), self.mask_ratio)
+        return {"image": images, "mask": mask}
+
+    def held_out(self) -> "SimMIM":
+        return dataclasses.replace(self, augment=unaugmented(self.augment))
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        options: dict[str, Any] = {"patch_mask": inputs["mask"], "noise": noise_of(ctx), "ctx": ctx}
+        tokens = apply(self.model, params["encoder"], self.pixels(inputs["image"]), **options).tokens
+        return apply(self._head(inputs["image"].shape[-1]), params["head"], tokens)  # [B, N, T]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        difference = outputs - self._targets(inputs["image"])
+        error = jnp.abs(difference) if self.error == "l1" else jnp.square(difference)
+        mask = inputs["mask"].astype(jnp.float32)
+        return Loss({self.error: (1.0, jnp.sum(jnp.mean(error, -1) * mask), jnp.sum(mask))})
+
+    def flops(self, spec: Any) -> float:
+        shape = (1, *view_shape(self.augment, spec))
+        rows, columns = self.model.grid(shape)
+        head = 2.0 * self.model.width * self._size(shape[-1]) * rows * columns
+        return view_flops(self.model, self.augment, spec) + head
+
+    def _targets(self, images: jax.Array) -> jax.Array:
+        """Targets [B, N, T] of images in [0, 1]."""
+        if self.target == "pixels":
+            return views.patchify(self.pixels(images), self.model.patch_size)
+        cells = views.hog(images, self.model.patch_size // 2, self.bins)
+        return views.patchify(cells.reshape(*cells.shape[:3], -1), 2)
+
+    def _patches(self, images: jax.Array) -> int:
+        rows, columns = self.model.grid(images.shape)
+        return int(rows * columns)
+
+    def _size(self, channels: int) -> int:
+        if self.target == "pixels":
+            return int(self.model.patch_size**2 * channels)
+        return 4 * channels * self.bins
+
+    def _head(self, channels: int) -> Linear:
+        return Linear(self._size(channels), input_ratio=output_ratio(self.model))
