@@ -22,7 +22,7 @@ from ssljax.views.color import (
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
-from ssljax.views.masks import mlm_budget, mlm_corrupt, random_masks, random_patch_mask, visible_patches
+from ssljax.views.masks import choose_spans, mlm_budget, mlm_corrupt, random_masks, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
@@ -50,6 +50,7 @@ __all__ = [
     "adjust_saturation",
     "center_crop",
     "centered",
+    "choose_spans",
     "cutmix",
     "denoising_lengths",
     "example_keys",

@@ -76,6 +76,7 @@ def mlm_corrupt(
     mask_share: float = 0.8,
     random_share: float = 0.1,
     special_ids: Sequence[int] = (),
+    spans: tuple[float, int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Corrupts tokens for masked language modelling (BERT, Devlin et al. 2019, section 3.1 and appendix A.1).
 
@@ -94,6 +95,8 @@ def mlm_corrupt(
         rate: share of the candidates that are chosen; a Python number, since it bounds a shape (`mlm_budget`).
         mask_share, random_share: probabilities of the two replacements.
         special_ids: ids that are neither candidates nor replacements.
+        spans: (p, longest): spans are chosen, by `choose_spans`, and each has one of the three fates as a whole
+            (SpanBERT, Joshi et al. 2020, section 3.1: (0.2, 10)); None: single tokens.
 
     Returns:
         inputs: [B, T], corrupted tokens in the dtype of `tokens`.
@@ -106,9 +109,14 @@ def mlm_corrupt(
     u = uniforms(keys, 2 * length + 1)
     lot_BxT, fate_BxT, round_B = u[:, :length], u[:, length:-1], u[:, -1]
     count_B = jnp.minimum(jnp.floor(rate * candidate_BxT.sum(1) + round_B), mlm_budget(length, rate))
-    order_BxT = jnp.argsort(jnp.where(candidate_BxT, lot_BxT, 2.0), axis=1)  # candidates first
-    rank_BxT = jnp.argsort(order_BxT, axis=1)
-    chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
+    if spans is None:
+        order_BxT = jnp.argsort(jnp.where(candidate_BxT, lot_BxT, 2.0), axis=1)  # candidates first
+        rank_BxT = jnp.argsort(order_BxT, axis=1)
+        chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
+    else:
+        span_BxT = choose_spans(fold_in(keys, 2), candidate_BxT, count_B, mlm_budget(length, rate), *spans)
+        chosen_BxT = span_BxT > 0
+        fate_BxT = jnp.take_along_axis(fate_BxT, span_BxT % length, 1)  # there are fewer spans than tokens
 
     ordinary = vocab_size - len(specials)
     random_BxT = jax.vmap(lambda key: jax.random.randint(key, (length,), 0, ordinary))(fold_in(keys, 1))
@@ -117,6 +125,47 @@ def mlm_corrupt(
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)
     corrupted = jnp.where(fate_BxT < mask_share, mask_id, random_BxT)
     return jnp.where(chosen_BxT, corrupted, tokens).astype(tokens.dtype), chosen_BxT
+
+
+def choose_spans(
+    keys: jax.Array, candidate: jax.Array, count: jax.Array, most: int, p: float, longest: int
+) -> jax.Array:
+    """Chooses spans of tokens until their number is reached (SpanBERT, Joshi et al. 2020, section 3.1).
+
+    Lengths have the geometric distribution with parameter `p` on 1 to `longest` (0.2 and 10: mean 3.8), and are cut to
+    the number of tokens that is left; first tokens are uniform. A span that overlaps another one, or a token that is
+    no candidate, is drawn again.
+
+    Args:
+        keys: random keys [B].
+        candidate: bool [B, T].
+        count: [B], number of tokens to choose.
+        most: largest possible count; a Python number.
+        p, longest: see above.
+
+    Returns:
+        int32 [B, T], the number of the span from 1 on, 0 = not chosen. After 20 `most` draws, fewer tokens than
+        `count` may have been chosen: among few candidates without long runs.
+    """
+    length = candidate.shape[1]
+    end = (1 - p) ** longest
+    tail = jnp.array([((1 - p) ** k - end) / (1 - end) for k in range(1, longest)])  # P(length > k)
+
+    def row(key: jax.Array, candidate: jax.Array, count: jax.Array) -> jax.Array:
+        u = jax.random.uniform(key, (20 * most, 2))
+
+        def draw(span: jax.Array, u: jax.Array) -> tuple[jax.Array, None]:
+            left = count - jnp.sum(span > 0)
+            size = jnp.minimum(1 + jnp.sum(u[0] < tail), left)
+            first = jnp.floor(u[1] * (length - size + 1))
+            at = jnp.arange(length)
+            inside = (at >= first) & (at < first + size)
+            free = jnp.all(~inside | (candidate & (span == 0))) & (size > 0)
+            return jnp.where(inside & free, jnp.max(span) + 1, span), None
+
+        return jax.lax.scan(draw, jnp.zeros(length, jnp.int32), u)[0]
+
+    return jax.vmap(row)(keys, candidate, count)
 
 
 def mlm_budget(length: int, rate: float) -> int:
