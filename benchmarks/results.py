@@ -58,6 +58,11 @@ IMAGES = {"data.split": REST} | {
     for key, split in (("fit_split", REST), ("test_split", HELD_OUT))
 }
 
+TWO_VIEW = (
+    *("byol", "simsiam", "moco", "nnclr", "dcl", "sup_con"),
+    *("align_uniform", "barlow_twins", "vicreg", "lejepa", "ssl_hsic"),
+)
+
 
 class Row(NamedTuple):
     """A row of the table: its name, config file and overrides."""
@@ -73,6 +78,7 @@ ROWS = [
         for name in ("simclr", "dino", "swav", "mae")
         for data in ("cifar10", "mnist")
     ),
+    *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in TWO_VIEW),
     Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
     Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
     Row("siglip, noto-emoji", "configs/multimodal/siglip.py", {}),
