@@ -79,6 +79,10 @@ ROWS = [
         for data in ("cifar10", "mnist")
     ),
     *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in TWO_VIEW),
+    Row("ibot, mnist", "configs/vision/ibot.py:data=mnist", IMAGES),
+    Row("simmim, mnist", "configs/vision/simmim.py:data=mnist", IMAGES),
+    Row("maskfeat, mnist", "configs/vision/simmim.py:data=mnist,target=hog", IMAGES),
+    Row("simcse, ag-news", "configs/text/simcse.py", {}),
     Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
     Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
     Row("siglip, noto-emoji", "configs/multimodal/siglip.py", {}),

@@ -18,7 +18,7 @@ INTRODUCTION = """# Configs
 
 <!-- This page is made by python docs/make_gallery_page.py from the docstrings of the configs. -->
 
-One section for each config: what it trains, the commands, the time, and the number to expect with its controls. The models are small, so that each run takes minutes; the same files train larger models with other values of `model`, `batch_size` and `steps` ([keys](config.md#overview-of-the-groups)). [Data](data.md#the-data-of-the-shipped-configs) lists the files that the configs read; the quickstart and the text configs need none. [Recipes](recipes.md) are configs of another kind: those of papers, for clusters; [studies](howto/sweeps.md) are files of many runs.
+One section for each config: what it trains, the commands, the time, and the number to expect with its controls. The models are small, so that each run takes minutes; the same files train larger models with other values of `model`, `batch_size` and `steps` ([keys](config.md#overview-of-the-groups)). [Data](data.md#the-data-of-the-shipped-configs) lists the files that the configs read; the quickstart needs none, and of the text configs only `simcse` does. [Recipes](recipes.md) are configs of another kind: those of papers, for clusters; [studies](howto/sweeps.md) are files of many runs.
 """  # noqa: E501
 
 PICTURES = {"configs/quickstart.py": ("quickstart.png", "Features of held-out digits; colours are labels")}

@@ -5,9 +5,11 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssljax.base.exhibits import Exhibit
 from ssljax.layers.masks import Full
 from ssljax.objectives.base import Batch, Ctx, Params, apply
 from ssljax.objectives.images import ImageObjective, view_flops
+from ssljax.objectives.pictures import Showing
 
 # Elements of a batch that an encoder reads, by its kind of inputs.
 ELEMENTS = {
@@ -65,6 +67,9 @@ class EncoderObjective(ImageObjective):
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self.encoded(self.model_params(params, extra), batch, None)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        return super().pictures(params, extra, batch, show) if self.augmented else {}
 
     def encoder_flops(self, augment: Any, spec: Any) -> float:
         """Forward FLOPs of the encoder for one view of an example."""

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from daily import daily
-from definitions import decoupled, info_nce
 from jax.sharding import AxisType, PartitionSpec
+from loss_definitions import decoupled, info_nce
 from programs import largest_array
 from test_losses_brute_force import clip, nt_xent, siglip
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from definitions import CASES as FURTHER
-from definitions import Case, N, log_softmax, normal, unit, weighted_mean
+from loss_definitions import CASES as FURTHER
+from loss_definitions import Case, N, log_softmax, normal, unit, weighted_mean
 
 from ssljax import losses
 

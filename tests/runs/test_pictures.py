@@ -1,5 +1,6 @@
 """Pictures of the task: what each objective shows, their drawing, and their place in a workdir and its report."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -20,6 +21,7 @@ from ssljax.base.exhibits import Grid, Texts, Tile
 from ssljax.evals.pictures import confusion, nearest, neighbours
 from ssljax.objectives.base import still, stream, views_of
 from ssljax.objectives.pictures import MASK, Showing, marked, pieces
+from ssljax.objectives.two_view import TwoView
 from ssljax.report import pictures as drawing
 from ssljax.runs.pictures import pictures as make_pictures
 
@@ -48,6 +50,7 @@ def shown(name):
     return objective.unwrapped, variables, batch, found
 
 
+TWO_VIEWS = [name for name in objectives.REGISTRY if issubclass(objectives.REGISTRY.get(name), TwoView)]
 EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "captioning": ("captions", ()),
     "causal_lm": ("samples", ("prompt", "continuation", "true continuation")),
@@ -57,7 +60,10 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "mae": ("reconstruction", ("original", "masked", "reconstruction")),
     "mlm": ("samples", ("masked", "guess", "truth")),
     "siglip": ("captions", ()),
-    "simclr": ("views", ("original", "view 1", "view 2")),
+    "ibot": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
+    "simmim": ("masks", ("original", "masked")),
+    **dict.fromkeys(TWO_VIEWS, ("views", ("original", "view 1", "view 2"))),
+    "simcse": None,  # texts are not augmented
     "span_corruption": ("samples", ("input", "guess", "truth")),
     "swav": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
 }
@@ -67,6 +73,9 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
 def test_every_objective_shows_its_task(name):
     assert name in EXPECTED, "an objective without a row here is not tested"
     *_, found = shown(name)
+    if EXPECTED[name] is None:
+        assert found == {}
+        return
     picture, titles = EXPECTED[name]
     assert list(found) == [picture]
     exhibit = found[picture]
@@ -120,6 +129,25 @@ def test_reconstruction_by_its_definition():
             values = predicted[row, number].reshape(4, 4, 3) * np.sqrt(normalised.var(ddof=1) + 1e-6)
             values = values + normalised.mean()
             np.testing.assert_allclose(made, np.clip(values * 0.25 + 0.5, 0, 1), atol=1e-4)
+
+
+def test_simmim_restores_pixels():
+    """Masked patches have the predicted pixels, the others those of the image."""
+    objective = tiny_objectives.make("simmim")
+    objective = dataclasses.replace(objective.unwrapped, target="pixels")
+    batch = objective.prepare(tiny_objectives.batch())
+    params, extra = nn.unbox(jax.jit(objective.init)(KEY, batch))
+    found = objective.pictures(params, extra, batch, Showing(KEY, ROWS))
+    assert list(found) == ["reconstruction"] and len(found["reconstruction"].columns) == 3
+    inputs = jax.jit(functools.partial(views_of, objective.held_out()))(KEY, batch, jnp.int32(0))
+    predicted = np.asarray(jax.jit(objective.encode)(params, extra, inputs, still(KEY, batch)), np.float64)
+    for row, (original, masked, whole) in enumerate(found["reconstruction"].rows):
+        for number, hidden in enumerate(np.asarray(inputs["mask"][row])):
+            y, x = 4 * (number // 2), 4 * (number % 2)
+            at = slice(y, y + 4), slice(x, x + 4)
+            made = np.clip(predicted[row, number].reshape(4, 4, 3) * 0.25 + 0.5, 0, 1) if hidden else original.image[at]
+            np.testing.assert_allclose(whole.image[at], made, atol=1e-4)
+            np.testing.assert_allclose(masked.image[at], 0.5 if hidden else original.image[at], atol=1e-5)
 
 
 def test_unnormalize_is_the_inverse_of_normalize():

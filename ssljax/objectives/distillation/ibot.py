@@ -15,6 +15,7 @@ from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.distillation.dino import DINO
 from ssljax.objectives.images import merge, view_shape
+from ssljax.objectives.masked.patches import check_patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,10 @@ class IBOT(DINO):
         (0.1, 0.5), ge=0, le=1, doc="range of the share of patches that a large crop hides"
     )
     mask_probability: float = schema.setting(0.5, ge=0, le=1, doc="share of the large crops that hide patches")
+
+    def check(self) -> None:
+        super().check()
+        check_patches(self)
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         params, extra = super().init(key, batch)

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, parallel, views
+from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
-from ssljax.base.exhibits import Exhibit, Grid, Tile
+from ssljax.base.exhibits import Exhibit
 from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
+from ssljax.objectives.masked.patches import check_masks, in_columns, masked_images, restored_images
 from ssljax.objectives.pictures import Showing
 
 
@@ -35,21 +36,12 @@ class MAE(ImageObjective):
 
     def check(self) -> None:
         super().check()
-        if not hasattr(self.model, "grid"):
-            raise UserError("model.name: this model has no patches that could be masked (fitting: vit)")
-        rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
-        patches = rows * columns
+        check_masks(self)
         _, _, channels = view_shape(self.augment, self.spec)
         if self.normalize_targets and self.model.patch_size**2 * channels == 1:
             raise UserError(
                 "objective.normalize_targets: got True, but a patch of one value has no variance "
                 "(set it to false, or model.patch_size to at least 2)"
-            )
-        hidden = round(patches * self.mask_ratio)  # as in `views.visible_patches`
-        if not 0 < hidden < patches:
-            raise UserError(
-                f"objective.mask_ratio: got {self.mask_ratio}, which hides {hidden} of {patches} patches "
-                "(at least one must be hidden and one visible)"
             )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
@@ -88,33 +80,21 @@ class MAE(ImageObjective):
     def reconstructed(
         self, params: Params, extra: Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns (images, masked images, reconstructed images), each [B, H, W, C] in [0, 1].
-
-        Masked patches are grey. A reconstruction has the visible patches and the predictions of the others; a
-        normalised prediction gets the mean and the variance of the true patch.
-        """
+        """Returns (images, masked images, reconstructed images), each [B, H, W, C] in [0, 1]."""
         inputs = views_of(self, key, batch, jnp.int32(0))
-        images, hidden = inputs["image"], inputs["mask"].astype(bool)[..., None]
-        _, height, width, channels = images.shape
-        shape = height, width, channels
+        images, mask = inputs["image"], inputs["mask"]
         predicted = self.encode(params, extra, inputs, still(key, batch))
-        true = views.patchify(self.pixels(images), self.model.patch_size)
-        if self.normalize_targets:
-            predicted = views.unnormalize_patches(predicted, true)
-        whole = views.unpatchify(jnp.where(hidden, predicted, true), shape)
-        masked = jnp.where(hidden, 0.5, views.patchify(images, self.model.patch_size))
-        whole = jnp.clip(views.unnormalize(whole, self.mean, self.std), 0, 1)
-        return images, views.unpatchify(masked, shape), whole
+        hidden = masked_images(images, mask, self.model.patch_size)
+        return images, hidden, restored_images(self, images, mask, predicted, self.normalize_targets)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
-        made = parallel.fetch(jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key))
-        rows = [[Tile(image) for image in row] for row in zip(*(images[: show.rows] for images in made))]
+        made = jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key)
         caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked, restored."
         if self.normalize_targets:
             caption += (
                 " Restored patches have the mean and the variance of the true ones, since the loss leaves both out."
             )
-        return {"reconstruction": Grid("Reconstruction", caption, rows, ("original", "masked", "reconstruction"))}
+        return {"reconstruction": in_columns(made, show.rows, caption)}
 
     def flops(self, spec: Any) -> float:
         shape = (1, *view_shape(self.augment, spec))

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 
 from ssljax import views
 from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Exhibit
 from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
+from ssljax.objectives.masked.patches import check_masks, in_columns, masked_images, restored_images
+from ssljax.objectives.pictures import Showing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,15 @@ class SimMIM(ImageObjective):
         registry=views.REGISTRY.only("single"),
         doc="augmentation before the patches are cut, by default crops and flips",
     )
+
+    def check(self) -> None:
+        super().check()
+        check_masks(self)
+        if self.target == "hog" and self.model.patch_size % 2:
+            raise UserError(
+                f"model.patch_size: got {self.model.patch_size}, must be even, since objective.target is 'hog': a "
+                "histogram covers half a patch"
+            )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
@@ -60,6 +73,25 @@ class SimMIM(ImageObjective):
         error = jnp.abs(difference) if self.error == "l1" else jnp.square(difference)
         mask = inputs["mask"].astype(jnp.float32)
         return Loss({self.error: (1.0, jnp.sum(jnp.mean(error, -1) * mask), jnp.sum(mask))})
+
+    def restored(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns (images, masked images, reconstructed images), each [B, H, W, C] in [0, 1].
+
+        Gradients are not made into images: without pixels as targets there is no reconstruction.
+        """
+        inputs = views_of(self, key, batch, jnp.int32(0))
+        images, mask = inputs["image"], inputs["mask"]
+        hidden = masked_images(images, mask, self.model.patch_size)
+        if self.target == "hog":
+            return images, hidden
+        predicted = self.encode(params, extra, inputs, still(key, batch))
+        return images, hidden, restored_images(self, images, mask, predicted, normalized=False)
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        made = jax.jit(self.held_out().restored)(params, extra, views.centered(batch), show.key)
+        ending = "restored" if len(made) > 2 else "whose gradients are predicted"
+        caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked, {ending}."
+        return {"reconstruction" if len(made) > 2 else "masks": in_columns(made, show.rows, caption)}
 
     def flops(self, spec: Any) -> float:
         shape = (1, *view_shape(self.augment, spec))

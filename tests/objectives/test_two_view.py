@@ -1,0 +1,259 @@
+"""Objectives of two views: the loss of each by its definition, and what teachers, targets and queues do."""
+
+import dataclasses
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import loss_definitions as brute
+import numpy as np
+import pytest
+import tiny_objectives as tiny
+from loss_definitions import unit
+
+from ssljax import objectives
+from ssljax.base.errors import UserError
+from ssljax.base.hashing import name_id
+from ssljax.objectives.base import Ctx, apply
+from ssljax.objectives.two_view import TwoView, Views
+
+N, E, QUEUE = 6, 5, 7
+ONES = np.ones(N)
+LABELS = np.array([0, 1, 0, 2, 1, 1])
+KEY = jax.random.key(3)
+BOTH = ((0, 1), (1, 0))
+METHODS = [name for name in objectives.REGISTRY if issubclass(objectives.REGISTRY.get(name), TwoView)]
+CTX = Ctx(KEY, jnp.int32(0), jnp.arange(N), train=True)
+
+
+def method(name, **settings):
+    return dataclasses.replace(tiny.make(name).unwrapped, **settings)
+
+
+def nt_xent(z1, z2, t):
+    z = [unit(x) for x in (*z1, *z2)]
+    values = []
+    for i, x in enumerate(z):
+        logits = np.array([x @ y / t for j, y in enumerate(z) if j != i])
+        values.append(np.log(np.exp(logits).sum()) - x @ z[(i + N) % (2 * N)] / t)
+    return np.mean(values)
+
+
+def nearest(z, queue):
+    return np.stack([queue[np.argmax([unit(x) @ y for y in queue])] for x in z])
+
+
+def moco(p, t, queue, symmetric):
+    pairs = BOTH if symmetric else BOTH[:1]
+    if queue is None:
+        return 2 * 0.2 * sum(np.mean(brute.info_nce(p[:, a], t[:, b], ONES, 0.2)) for a, b in pairs)
+    return sum(np.mean(brute.info_nce(p[:, a], t[:, b], ONES, 0.2, queue)) for a, b in pairs)
+
+
+def nnclr(p, t, queue):
+    return np.mean([brute.info_nce(nearest(t[:, a], queue), p[:, b], ONES, 0.1) for a, b in BOTH])
+
+
+def align_uniform(p, weight, alpha, t):
+    distances = [np.linalg.norm(unit(a) - unit(b)) for a, b in zip(p[:, 0], p[:, 1])]
+    spread = 0.0
+    for v in (0, 1):
+        pairs = [((unit(a) - unit(b)) ** 2).sum() for a, b in itertools.combinations(p[:, v], 2)]
+        spread += np.log(np.mean(np.exp(-t * np.array(pairs)))) / 2
+    return weight * np.mean(np.array(distances) ** alpha) + spread
+
+
+def lejepa(p, weight, directions):
+    spread = np.mean([brute.sigreg(p[:, v], directions, ONES) for v in (0, 1)])
+    distance = np.mean([np.mean([(p[:, v] - p.mean(1)) ** 2 for v in (0, 1)])])
+    return (1 - weight) * distance + weight * spread
+
+
+def hsic(p, t):
+    return np.mean([brute.hsic(np.stack([p[:, a], t[:, b]], 1), ONES) for a, b in BOTH])
+
+
+def directions(count):
+    key = jax.random.fold_in(KEY, name_id("directions"))
+    return np.asarray(jax.random.normal(key, (E, count)), np.float64)
+
+
+# (name of the method, settings, definition: (z, p, t, queue) -> loss)
+CASES = [
+    ("simclr", {"temperature": 0.3}, lambda z, p, t, q: nt_xent(p[:, 0], p[:, 1], 0.3)),
+    (
+        "dcl",
+        {"weighted": False, "temperature": 0.1},
+        lambda z, p, t, q: np.mean(brute.decoupled(p[:, 0], p[:, 1], ONES, 0.1, False)),
+    ),
+    (
+        "dcl",
+        {"weighted": True, "temperature": 0.2},
+        lambda z, p, t, q: np.mean(brute.decoupled(p[:, 0], p[:, 1], ONES, 0.2, True)),
+    ),
+    ("moco", {"queue": 0}, lambda z, p, t, q: moco(p, t, None, True)),
+    ("moco", {"queue": 0, "symmetric": False}, lambda z, p, t, q: moco(p, t, None, False)),
+    ("moco", {"queue": QUEUE, "symmetric": False}, lambda z, p, t, q: moco(p, t, q, False)),
+    ("nnclr", {"queue": QUEUE}, lambda z, p, t, q: nnclr(p, t, q)),
+    (
+        "sup_con",
+        {},
+        lambda z, p, t, q: brute.sup_con(
+            np.concatenate([p[:, 0], p[:, 1]]), np.tile(LABELS, 2), np.ones(2 * N), 0.1, "out"
+        ),
+    ),
+    (
+        "sup_con",
+        {"form": "in"},
+        lambda z, p, t, q: brute.sup_con(
+            np.concatenate([p[:, 0], p[:, 1]]), np.tile(LABELS, 2), np.ones(2 * N), 0.1, "in"
+        ),
+    ),
+    ("align_uniform", {"weight": 0.7, "alpha": 1.5, "t": 1.2}, lambda z, p, t, q: align_uniform(p, 0.7, 1.5, 1.2)),
+    ("simcse", {"symmetric": False}, lambda z, p, t, q: np.mean(brute.simcse(p[:, 0], t[:, 1], ONES, 0.05))),
+    (
+        "byol",
+        {},
+        lambda z, p, t, q: np.mean([2 - 2 * unit(p[i, a]) @ unit(t[i, b]) for i in range(N) for a, b in BOTH]) * 2,
+    ),
+    ("simsiam", {}, lambda z, p, t, q: np.mean([-unit(p[i, a]) @ unit(t[i, b]) for i in range(N) for a, b in BOTH])),
+    (
+        "simsiam",
+        {"stop_gradient": False},
+        lambda z, p, t, q: np.mean([-unit(p[i, a]) @ unit(t[i, b]) for i in range(N) for a, b in BOTH]),
+    ),
+    (
+        "barlow_twins",
+        {"lambda_offdiag": 0.1, "scale": 0.5},
+        lambda z, p, t, q: brute.barlow_twins(p[:, 0], t[:, 1], ONES, 0.1, 0.5),
+    ),
+    (
+        "vicreg",
+        {"sim": 5.0, "var": 7.0, "cov": 3.0},
+        lambda z, p, t, q: brute.vicreg(p[:, 0], t[:, 1], ONES, True, 5.0, 7.0, 3.0),
+    ),
+    ("lejepa", {"weight": 0.2, "directions": 8}, lambda z, p, t, q: lejepa(p, 0.2, directions(8))),
+    ("ssl_hsic", {}, lambda z, p, t, q: hsic(p, t)),
+]
+
+
+def arrays(seed=0):
+    rng = np.random.default_rng(seed)
+    z, p, target = rng.normal(size=(3, N, 2, E))
+    queue = rng.normal(size=(QUEUE, E))
+    return z, p, target, queue / np.linalg.norm(queue, axis=1, keepdims=True)
+
+
+def compared(objective, z, p, target, queue):
+    """The loss of a batch in float32."""
+    seen = Views(*(jnp.asarray(x, jnp.float32) for x in (z, p, target)))
+    inputs, extra = {"label": jnp.asarray(LABELS)}, {"queue": jnp.asarray(queue, jnp.float32)}
+    return objective.compare(seen, inputs, extra, CTX)
+
+
+def test_every_method_has_a_definition():
+    assert {name for name, _, _ in CASES} == set(METHODS)
+
+
+@pytest.mark.parametrize(("name", "settings", "definition"), CASES, ids=[f"{n}-{s}" for n, s, _ in CASES])
+def test_loss_by_its_definition(name, settings, definition):
+    objective = method(name, **settings)
+    found = jax.jit(lambda *given: jnp.mean(compared(objective, *given).values))(*arrays())
+    np.testing.assert_allclose(found, definition(*arrays()), rtol=2e-5)
+
+
+# Methods whose second argument is a constant: BYOL and its kin, and keys of contrastive methods.
+CONSTANT = {"byol", "simsiam", "moco"}
+
+
+@pytest.mark.parametrize("name", sorted(CONSTANT))
+def test_targets_have_no_gradient(name):
+    objective = method(name)
+    value = lambda target, p: jnp.mean(compared(objective, p, p, target, arrays()[3]).values)  # noqa: E731
+    z, p, target, _ = (jnp.asarray(x, jnp.float32) for x in arrays())
+    to_target, to_p = jax.grad(value, (0, 1))(target, p)
+    assert not np.any(np.asarray(to_target)) and np.abs(to_p).max() > 1e-3
+
+
+def test_simsiam_without_stop_gradient_learns_from_both_sides():
+    objective = method("simsiam", stop_gradient=False)
+    z, p, target, queue = arrays()
+    value = lambda target: jnp.mean(compared(objective, p, p, target, queue).values)  # noqa: E731
+    found = np.asarray(jax.grad(value)(jnp.asarray(target, jnp.float32)), np.float64)
+    step = 1e-4 * np.random.default_rng(1).normal(size=target.shape)
+    cos = lambda t: np.mean([-unit(p[i, a]) @ unit(t[i, b]) for i in range(N) for a, b in BOTH])  # noqa: E731
+    np.testing.assert_allclose((found * step).sum(), (cos(target + step) - cos(target - step)) / 2, rtol=1e-3)
+
+
+def parts_of(name, **settings):
+    """An objective, its variables, the encoder's outputs for a batch, and the inputs."""
+    objective = method(name, **settings)
+    batch = objective.prepare(tiny.batch())
+    params, extra = nn.unbox(jax.jit(objective.init)(KEY, batch))
+    rng = np.random.default_rng(0)
+    outputs = {
+        part: jnp.asarray(rng.normal(size=(tiny.BATCH, 2, objective.model.width)), jnp.float32)
+        for part in ("student", *(["teacher"] if objective.teacher else []))
+    }
+    return objective, params, extra, outputs, {"label": batch["label"]}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_heads_of_each_view(name):
+    """Projector and predictor see each view alone, or both together for a method that is `joint`."""
+    objective, params, extra, outputs, inputs = parts_of(name)
+    seen = {}
+
+    class Recorded(type(objective)):
+        def compare(self, views, inputs, extra, ctx):
+            seen["views"] = views
+            return super().compare(views, inputs, extra, ctx)
+
+    recording = Recorded(**{f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)})
+    recording.loss(params, extra, outputs, inputs, CTX._replace(row=jnp.arange(tiny.BATCH)))
+
+    def head(module, params, x):
+        if objective.joint:
+            return apply(module, params, x)
+        return jnp.stack([apply(module, params, x[:, v]) for v in (0, 1)], 1)
+
+    z = head(objective._projector(), params["projector"], outputs["student"])
+    p = head(objective._predictor(), params["predictor"], z) if objective.predictor else z
+    target = z
+    if objective.teacher:
+        target = head(objective._projector(), extra["teacher"]["projector"], outputs["teacher"])
+    for found, right in zip(seen["views"], (z, p, target), strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+def test_queue_has_the_newest_vectors_first():
+    objective, params, extra, _, _ = parts_of("moco", queue=20)
+    rng = np.random.default_rng(0)
+    size = objective.projector.output
+    first, second = rng.normal(size=(2, 16, size)).astype(np.float32)
+    for rows in (first, second):
+        extra = objective.update(extra, params, {}, jnp.asarray(rows), jnp.int32(0))
+    right = np.concatenate([second, first])[:20]
+    np.testing.assert_allclose(extra["queue"], right / np.linalg.norm(right, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_teacher_follows_encoder_and_projector():
+    objective, params, extra, _, _ = parts_of("byol")
+    assert set(extra["teacher"]) == {"encoder", "projector"}  # the predictor has no teacher
+    moved = jax.tree.map(lambda x: x + 1.0, params)
+    step = jnp.int32(4)
+    decay = 1 - (1 - objective.teacher.momentum) * (np.cos(np.pi * 4 / tiny.STEPS) + 1) / 2
+    after = objective.update(extra, moved, {}, (), step)["teacher"]
+    for old, new in zip(jax.tree.leaves(extra["teacher"]), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(new, old + (1 - decay), atol=1e-6)
+    constant = dataclasses.replace(objective, teacher=dataclasses.replace(objective.teacher, schedule="constant"))
+    after = constant.update(extra, moved, {}, (), step)["teacher"]
+    for old, new in zip(jax.tree.leaves(extra["teacher"]), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(new, old + (1 - objective.teacher.momentum), atol=1e-6)
+
+
+def test_labels_are_required_by_sup_con():
+    elements = {k: v for k, v in tiny.SPEC.elements.items() if k != "label"}
+    with pytest.raises(UserError, match=r"objective\.name: sup_con reads labels, but the data have none"):
+        objectives.create(tiny.config("sup_con"), dataclasses.replace(tiny.SPEC, elements=elements))
