@@ -1,7 +1,7 @@
 """SimCSE (Gao et al. 2021): a text finds itself under another dropout mask among the texts of the batch.
 
-Trains a small BERT with rotary positions from scratch on news in a vocabulary of 4,000 pieces of words. The paper starts
-from BERT; `init_from` does so here.
+Trains a small BERT with rotary positions from scratch on news in a vocabulary of 4,000 pieces of words. The paper
+starts from BERT; `init_from` does so here.
 
     ssljax train --config configs/text/simcse.py --workdir runs/simcse
     ssljax train --config configs/text/simcse.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
@@ -9,8 +9,8 @@ from BERT; `init_from` does so here.
 Time: 5 minutes on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
 
-Classes of news serve only for the evaluations; texts of your own need none. `--config.model.dropout=0` leaves nothing to
-learn but uniformity.
+Classes of news serve only for the evaluations; texts of your own need none. `--config.model.dropout=0` leaves nothing
+to learn but uniformity.
 """
 
 import ml_collections

@@ -9,7 +9,8 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without lab
 Time: 7 minutes on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
 
-`--config.objective.patch_weight=0` leaves DINO with hidden patches; `--config.objective.mask_probability=0` leaves DINO.
+`--config.objective.patch_weight=0` leaves DINO with hidden patches; `--config.objective.mask_probability=0` leaves
+DINO.
 """
 
 import _images

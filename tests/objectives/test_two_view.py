@@ -171,14 +171,14 @@ CONSTANT = {"byol", "simsiam", "moco"}
 def test_targets_have_no_gradient(name):
     objective = method(name)
     value = lambda target, p: jnp.mean(compared(objective, p, p, target, arrays()[3]).values)  # noqa: E731
-    z, p, target, _ = (jnp.asarray(x, jnp.float32) for x in arrays())
+    _, p, target, _ = (jnp.asarray(x, jnp.float32) for x in arrays())
     to_target, to_p = jax.grad(value, (0, 1))(target, p)
     assert not np.any(np.asarray(to_target)) and np.abs(to_p).max() > 1e-3
 
 
 def test_simsiam_without_stop_gradient_learns_from_both_sides():
     objective = method("simsiam", stop_gradient=False)
-    z, p, target, queue = arrays()
+    _, p, target, queue = arrays()
     value = lambda target: jnp.mean(compared(objective, p, p, target, queue).values)  # noqa: E731
     found = np.asarray(jax.grad(value)(jnp.asarray(target, jnp.float32)), np.float64)
     step = 1e-4 * np.random.default_rng(1).normal(size=target.shape)

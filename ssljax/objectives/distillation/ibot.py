@@ -15,7 +15,7 @@ from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.distillation.dino import DINO
 from ssljax.objectives.images import merge, view_shape
-from ssljax.objectives.masked.patches import check_patches
+from ssljax.objectives.masked.patches import check_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class IBOT(DINO):
 
     def check(self) -> None:
         super().check()
-        check_patches(self)
+        check_token(self)
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         params, extra = super().init(key, batch)

@@ -19,6 +19,13 @@ def check_patches(objective: Any) -> None:
         raise UserError("model.name: this model has no patches that could be masked (fitting: vit)")
 
 
+def check_token(objective: Any) -> None:
+    """Raises a `UserError` if the model has no patches, or no mask token to stand in their place."""
+    check_patches(objective)
+    if not objective.model.config.mask_token:
+        raise UserError("model.mask_token: got false, must be true: the objective hides patches inside the encoder")
+
+
 def check_masks(objective: Any) -> None:
     """Raises a `UserError` if the model has no patches, or `mask_ratio` masks none or all of them."""
     check_patches(objective)

@@ -18,7 +18,7 @@ from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
-from ssljax.objectives.masked.patches import check_masks, in_columns, masked_images, restored_images
+from ssljax.objectives.masked.patches import check_masks, check_token, in_columns, masked_images, restored_images
 from ssljax.objectives.pictures import Showing
 
 
@@ -41,6 +41,7 @@ class SimMIM(ImageObjective):
 
     def check(self) -> None:
         super().check()
+        check_token(self)
         check_masks(self)
         if self.target == "hog" and self.model.patch_size % 2:
             raise UserError(

@@ -1,0 +1,151 @@
+"""Objectives that hide patches inside the encoder: SimMIM, MaskFeat and iBOT by their definitions."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import loss_definitions as brute
+import numpy as np
+import pytest
+import tiny_objectives as tiny
+
+from ssljax import objectives, views
+from ssljax.base.errors import UserError
+from ssljax.objectives.base import still, views_of
+
+KEY = jax.random.key(5)
+
+
+def made(name, **settings):
+    """An objective, its variables, inputs, and outputs without dropout."""
+    objective = dataclasses.replace(tiny.make(name).unwrapped, **settings)
+    batch = objective.prepare(tiny.batch())
+    params, extra = nn.unbox(jax.jit(objective.init)(KEY, batch))
+    rng = np.random.default_rng(0)  # heads and mask tokens begin as zeros
+    params = jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), params)
+    inputs = jax.jit(lambda batch: views_of(objective, KEY, batch, jnp.int32(0)))(batch)
+    ctx = still(KEY, batch)
+    outputs = jax.jit(objective.encode)(params, extra, inputs, ctx)
+    return objective, params, extra, inputs, outputs, ctx
+
+
+def patches(images, size=4):
+    """[B, N, size * size * C] by slices, in raster order."""
+    _, h, w, _ = images.shape
+    cuts = [images[:, y : y + size, x : x + size] for y in range(0, h, size) for x in range(0, w, size)]
+    return np.stack([cut.reshape(len(images), -1) for cut in cuts], 1)
+
+
+@pytest.mark.parametrize("error", ["l1", "l2"])
+@pytest.mark.parametrize("target", ["pixels", "hog"])
+def test_simmim_by_its_definition(target, error):
+    objective, params, extra, inputs, outputs, ctx = made("simmim", target=target, error=error, mask_ratio=0.5)
+    images, mask = np.asarray(inputs["image"], np.float64), np.asarray(inputs["mask"], bool)
+    if target == "pixels":
+        wanted = patches((images - 0.5) / 0.25)
+    else:  # four cells of 2 x 2 pixels, each with three channels of nine bins
+        cells = np.asarray(views.hog(inputs["image"], 2), np.float64).reshape(len(images), 4, 4, 27)
+        wanted = patches(cells, 2)
+    total, count = 0.0, 0
+    for row, patch in zip(*np.nonzero(mask)):
+        difference = np.asarray(outputs, np.float64)[row, patch] - wanted[row, patch]
+        total, count = total + np.mean(np.abs(difference) if error == "l1" else difference**2), count + 1
+    assert count == 2 * len(images)
+    terms = jax.jit(objective.loss)(params, extra, outputs, inputs, ctx).terms
+    _, value, weight = terms[error]
+    np.testing.assert_allclose(value / weight, total / count, rtol=1e-5)
+
+
+def test_masked_pixels_are_not_seen():
+    """Predictions do not depend on the pixels of masked patches, and do depend on the others."""
+    objective, params, extra, inputs, outputs, ctx = made("simmim", target="pixels", mask_ratio=0.5)
+    hidden = np.asarray(inputs["mask"], bool)
+    for where, same in ((hidden, True), (~hidden, False)):
+        cut = views.patchify(inputs["image"], 4)
+        other = views.unpatchify(jnp.where(where[..., None], 1 - cut, cut), inputs["image"].shape[1:])
+        after = jax.jit(objective.encode)(params, extra, {**inputs, "image": other}, ctx)
+        assert np.allclose(after, outputs, atol=1e-6) == same
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "settings", "message"),
+    [
+        ("simmim", {"mask_token": True}, {"mask_ratio": 0.9}, r"mask_ratio: got 0\.9, which hides 4 of 4 patches"),
+        (
+            "simmim",
+            {"mask_token": True, "patch_size": 1},
+            {"target": "hog"},
+            r"model\.patch_size: got 1, must be even, since objective\.target is 'hog'",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(name, model, settings, message):
+    groups = tiny.config(name)
+    groups = {"model": {**groups["model"], **model}, "objective": {**groups["objective"], **settings}}
+    with pytest.raises(UserError, match=message):
+        objectives.create(groups, tiny.SPEC)
+
+
+@pytest.mark.parametrize("name", ["simmim", "ibot"])
+def test_models_that_cannot_hide_patches(name):
+    groups = tiny.config(name)
+    with pytest.raises(UserError, match=r"model\.mask_token: got false, must be true"):
+        objectives.create({**groups, "model": {**groups["model"], "mask_token": False}}, tiny.SPEC, 10)
+    with pytest.raises(UserError, match=r"model\.name: this model has no patches that could be masked"):
+        objectives.create({**groups, "model": {"name": "resnet", "preset": "micro"}}, tiny.SPEC, 10)
+
+
+def centred(extra):
+    """Extra state with centres that are not zero."""
+    values = jnp.linspace(-1.0, 1.0, extra["center"].shape[-1])
+    return {**extra, "center": values, "patch_center": values[::-1]}
+
+
+def test_ibot_by_its_definition():
+    objective, params, extra, inputs, outputs, ctx = made("ibot", patch_weight=0.7)
+    extra = centred(extra)
+    mask = np.asarray(inputs["mask"], bool)
+    assert 0 < mask.any(-1).mean() < 1  # some crops hide patches, and some do not
+    found = jax.jit(objective.loss)(params, extra, outputs, inputs, ctx)
+    cold, hot = objective.student_temperature, float(objective._teacher_temperature(ctx.step))
+    arrays = [np.asarray(outputs[part], np.float64) for part in ("patches", "taught")]
+    flat = [x.reshape(-1, *x.shape[2:]) for x in (*arrays, mask)]
+    center = np.asarray(extra["patch_center"], np.float64)
+    right = brute.ibot(*flat, center, np.ones(len(flat[0])), cold, hot)
+    scale, value, weight = found.terms["ibot"]
+    assert scale == 0.7 and set(found.terms) == {"dino", "ibot"}
+    np.testing.assert_allclose(value, np.sum(right), rtol=1e-5)
+    drawn = mask.reshape(-1, mask.shape[-1]).any(-1)
+    assert float(weight) in (len(flat[0]), drawn.sum())
+    np.testing.assert_allclose(found.sums["patch_center"], arrays[1].mean((1, 2)).sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_ibot_without_masks_is_dino():
+    objective, params, extra, inputs, outputs, ctx = made("ibot", mask_probability=0.0)
+    assert not np.any(inputs["mask"])
+    found = jax.jit(objective.loss)(params, extra, outputs, inputs, ctx)
+    assert float(found.terms["ibot"][1]) == 0
+    dino = dataclasses.replace(
+        tiny.make("dino").unwrapped,
+        **{f.name: getattr(objective, f.name) for f in dataclasses.fields(tiny.make("dino").unwrapped)},
+    )
+    other = jax.jit(dino.encode)(params, extra, inputs, ctx)
+    np.testing.assert_allclose(outputs["student"], other["student"], atol=1e-5)
+    np.testing.assert_allclose(outputs["teacher"], other["teacher"], atol=1e-5)
+
+
+def test_teacher_sees_all_patches():
+    objective, params, extra, inputs, outputs, ctx = made("ibot")
+    shown = {**inputs, "mask": jnp.zeros_like(inputs["mask"])}
+    after = jax.jit(objective.encode)(params, extra, shown, ctx)
+    np.testing.assert_allclose(after["taught"], outputs["taught"], atol=1e-6)
+    assert np.abs(after["patches"] - outputs["patches"]).max() > 1e-4
+
+
+def test_centre_of_patches_is_a_moving_average():
+    objective, params, extra, _, _, _ = made("ibot", centering=0.8)
+    extra = centred(extra)
+    sums = {"center": jnp.ones_like(extra["center"]), "patch_center": 3 * jnp.ones_like(extra["center"])}
+    after = objective.update(extra, params, {**sums, "weight": jnp.float32(2)}, (), jnp.int32(0))
+    np.testing.assert_allclose(after["patch_center"], 0.8 * extra["patch_center"] + 0.2 * 1.5, atol=1e-6)
