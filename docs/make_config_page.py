@@ -34,7 +34,9 @@ from ssljax.models.tokens import TokenConfig
 from ssljax.objectives.contrastive.matching import ContrastiveObjective
 from ssljax.objectives.distillation.dino import Head
 from ssljax.objectives.images import ImageObjective
-from ssljax.objectives.projector import Projector
+from ssljax.objectives.projector import Predictor, Projector
+from ssljax.objectives.teacher import Teacher
+from ssljax.objectives.two_view import TwoView
 from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
 from ssljax.train.checkpoint import Best, CheckpointConfig, EarlyStopping
@@ -68,8 +70,11 @@ def sections() -> list[Section]:
         Section("clip text tower", TextConfig),
         Section("every image objective", ImageObjective),
         Section("every contrastive objective", ContrastiveObjective),
+        Section("every two-view objective", TwoView),
         *_of_registry("objective", objectives.REGISTRY),
         Section("projector", Projector),
+        Section("predictor", Predictor),
+        Section("teacher", Teacher),
         Section("dino head", Head),
         Section("mae decoder", MAEDecoder),
         *_of_registry("views", views.REGISTRY),

@@ -83,7 +83,7 @@ def test_a_group_with_types_defaults_and_meanings():
     assert text.startswith("objective.simclr: NT-Xent (eq. 1) on projections")
     assert (
         "\ntemperature = 0.1  [a number, > 0]\n    temperature of the softmax over similarities (tau of eq. 1)\n"
-        in text
+        in f"{text}\n"
     )
     assert "\nform = 'auto'  [one of 'auto', 'dense', 'chunked', 'ring', may change at a restart]\n" in text
     assert "\naugment = two_views  [a group chosen by name]\n" in text and "\nprojector = its defaults  [" in text
@@ -148,7 +148,7 @@ def test_an_unknown_key_of_a_large_group_names_the_command_that_lists_it(overrid
     ("path", "message"),
     [
         ("objektive", "objektive: unknown key; did you mean 'objective'? (allowed: model, objective, data,"),
-        ("objective.simclrr", "objective.simclrr: unknown name; did you mean 'simclr'? (allowed: captioning,"),
+        ("objective.simclrr", "objective.simclrr: unknown name; did you mean 'simclr'? (allowed: align_uniform,"),
         ("objective.simclr.temp", "objective.simclr.temp: unknown key"),
         ("seed.more", "seed: is not a group, so it has no key 'more'"),
         ("objective.simclr.augment.size.more", "objective.simclr.augment.two_views.size: is not a group"),

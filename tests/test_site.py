@@ -80,7 +80,7 @@ def test_a_setting_has_its_default_and_meaning_in_the_reference():
 
     extensions = griffe.load_extensions(str(DOCS / "griffe_settings.py"))
     package = griffe.load("ssljax", search_paths=[str(ROOT)], extensions=extensions)
-    key = package["objectives.simclr.SimCLR.temperature"]
+    key = package["objectives.contrastive.simclr.SimCLR.temperature"]
     assert key.value == "0.1" and key.docstring.value.startswith("temperature of the softmax over similarities")
     shared = package["train.optimizers.Optimizer.learning_rate"]  # its `doc` is a constant of the module
     assert shared.docstring.value.startswith("peak learning rate")

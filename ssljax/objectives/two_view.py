@@ -27,7 +27,7 @@ from ssljax.objectives.teacher import Teacher
 
 
 class Views(NamedTuple):
-    """What a method compares: the two views of each example, [B, 2, E] each.
+    """The vectors of the two views of each example that a method compares, [B, 2, E] each.
 
     Attributes:
         z: the student's projections.
