@@ -93,7 +93,7 @@ class Program:
             optimization = optimization.bind(axes.params, shapes.params)
             state = jax.eval_shape(make_init(objective, variables, optimization, ema is not None, hyper), 0)
             place = _placing(axes, shapes, mesh, shard)
-            whole_axes = _whole_axes(mesh, shard, batch_shapes, microbatches)
+            whole_axes = _whole_axes(objective, mesh, shard, batch_shapes, microbatches)
             update = make_update(objective, optimization, microbatches, ema, place, whole_axes)
             # The shapes have shardings, since the trace serves the step too.
             arrays = with_shardings(state, state_shardings(state, axes, optimization.state_axes(), mesh, shard))
@@ -166,12 +166,17 @@ def _placing(axes: Variables, shapes: Variables, mesh: Mesh, shard: parallel.Sha
     return lambda grads: jax.lax.with_sharding_constraint(grads, places)
 
 
-def _whole_axes(mesh: Mesh, shard: parallel.Shard, batch_shapes: Any, microbatches: int) -> tuple[str, ...]:
+def _whole_axes(
+    objective: Objective, mesh: Mesh, shard: parallel.Shard, batch_shapes: Any, microbatches: int
+) -> tuple[str, ...]:
     """The mesh axes over which the gradients of several slices are summed once; see `ssljax.train.microbatch`.
 
     Over "fsdp" they are whole only if it splits nothing but the state of the optimiser: otherwise each device would
-    need the memory of all gradients.
+    need the memory of all gradients. None of them is whole where XLA's partitioner aborts on the second lookup of the
+    tokens of a slice: in a coupled objective over texts whose tables "fsdp" and "tensor" split.
     """
+    if objective.coupled and objective.reads == "tokens" and mesh.shape["fsdp"] > 1 and mesh.shape["tensor"] > 1:
+        return ()
     names = ("data", "fsdp") if shard == "optimizer" else ("data",)
     axes = tuple(axis for axis in names if mesh.shape[axis] > 1)
     devices = math.prod(mesh.shape[axis] for axis in axes)
