@@ -9,8 +9,7 @@ starts from BERT; `init_from` does so here.
 Time: 5 minutes on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
 
-Classes of news serve only for the evaluations; texts of your own need none. `--config.model.dropout=0` leaves nothing
-to learn but uniformity.
+Classes of news serve only for the evaluations; texts of your own need none.
 """
 
 import ml_collections

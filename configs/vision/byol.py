@@ -28,7 +28,9 @@ def get_config(arg=""):
                 projector=dict(hidden=512, output=128),
                 predictor=dict(hidden=256),
                 teacher=dict(momentum=0.98),
-                augment=dict(name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]]),
+                augment=dict(
+                    name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]], second=None
+                ),
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),

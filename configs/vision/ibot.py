@@ -23,7 +23,7 @@ def get_config(arg=""):
     a = arguments(arg, data=_images.DATA)
     return ml_collections.ConfigDict(
         dict(
-            model=dict(_images.vit(_images.PATCH_SIZE[a["data"]]), mask_token=True),
+            model=dict(_images.vit(_images.PATCH_SIZE[a["data"]]), mask_token=True, pool="cls"),
             objective=dict(
                 name="ibot",
                 head=dict(hidden=512, bottleneck=128, prototypes=256),
@@ -50,6 +50,6 @@ def get_config(arg=""):
             log=dict(every_steps=100),
             checkpoint=dict(every_steps=500),
             batch_size=64,
-            steps=400,
+            steps=700,
         )
     )

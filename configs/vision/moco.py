@@ -9,7 +9,8 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31
 Time: 8 minutes on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
 
-`--config.objective.queue=4096` takes its negatives from a queue, as v1 and v2 do.
+v2 (He et al. 2020) has a queue: `--config.objective.queue=4096 --config.objective.symmetric=False
+--config.objective.predictor=None --config.objective.projector.norm=None`.
 """
 
 import _images
@@ -29,7 +30,9 @@ def get_config(arg=""):
                 projector=dict(hidden=512, output=128, layers=2),
                 predictor=dict(hidden=256),
                 teacher=dict(momentum=0.98),
-                augment=dict(name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]]),
+                augment=dict(
+                    name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]], second=None
+                ),
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),

@@ -31,12 +31,12 @@ def get_config(arg=""):
             model=dict(_images.vit(patch_size=8 if a["data"] == "folder" else 4), mask_token=True),
             objective=dict(name="simmim", **VARIANTS[a["target"]], augment=AUGMENT[a["data"]]),
             data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, b2=0.95, clip_norm=1.0),
+            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.05, b2=0.95, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),
             evals=_images.probes(a["data"], feature=_images.VIT_FEATURE[a["data"]]),
-            log=dict(every_steps=25),
+            log=dict(every_steps=50),
             checkpoint=dict(every_steps=100),
-            batch_size=256,
-            steps=150,
+            batch_size=64,
+            steps=700,
         )
     )

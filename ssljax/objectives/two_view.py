@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.errors import UserError
 from ssljax.layers.heads import MLPHead
 from ssljax.layers.width import output_ratio
 from ssljax.losses.reduction import l2_normalize
@@ -58,12 +59,15 @@ class Compared(NamedTuple):
 class TwoView(EncoderObjective):
     """Two views of each example, encoder, projector, and optionally predictor, teacher and queue.
 
-    Texts and spectrograms are not augmented: their views differ in dropout and stochastic depth.
+    Texts and spectrograms are not augmented: their views differ in dropout and stochastic depth. Held-out losses have
+    neither, so that the two views of a text are equal there.
     """
 
     coupled: ClassVar[bool] = True
     term: ClassVar[str]  # name of the loss term
     joint: ClassVar[bool] = False  # True: a batch norm of the heads has the statistics of both views together
+    reads_target: ClassVar[bool] = False  # True: `compare` reads the targets, so that a teacher has an effect
+    reads_queue: ClassVar[bool] = False  # True: `compare` reads the queue and returns vectors for it
 
     augment: Any = schema.setting(
         {"name": "two_views"},
@@ -80,6 +84,18 @@ class TwoView(EncoderObjective):
     queue: int = schema.setting(
         0, ge=0, doc="number of vectors of earlier batches that the loss sees; they begin as random directions"
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.teacher and not self.reads_target:
+            raise UserError("objective.teacher: this objective compares the student's vectors only, must be None")
+        if self.queue and not self.reads_queue:
+            raise UserError("objective.queue: this objective sees no vectors of earlier batches, must be 0")
+        if not self.augmented and not (self.model.config.dropout or self.model.config.drop_path):
+            raise UserError(
+                "model.dropout: got 0, must be more than 0 (or model.drop_path): without augmentation, the two views "
+                f"of {self.reads} differ in them only"
+            )
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
         """Computes the loss of a method.
@@ -147,6 +163,7 @@ class TwoView(EncoderObjective):
             "alignment": (n * losses.alignment(z[:, 0], z[:, 1]), n),
             "uniformity": (n * uniformity(z[:, 0]), n),
             "feature_std": (n * losses.feature_std(outputs["student"][:, 0]), n),
+            "projection_std": (n * losses.feature_std(z[:, 0]), n),
             **found.metrics,
         }
         total = jnp.sum(jnp.broadcast_to(found.values, len(z)))
@@ -167,6 +184,14 @@ class TwoView(EncoderObjective):
         predictor = self._predictor().flops(self.projector.output) if self.predictor else 0.0
         # A backward pass costs two forward passes; the teacher has none, so its views cost a third of trained views.
         return 2 * (projector + predictor) + (2 * projector / 3 if self.teacher else 0.0)
+
+    @property
+    def pairings(self) -> tuple[tuple[int, int], ...]:
+        """The pairs (view of the prediction, view of the target) of a loss that is symmetric without heads of its own.
+
+        One pair if predictions and targets are projections; both, whose mean is taken, otherwise.
+        """
+        return ((0, 1), (1, 0)) if self.predictor or self.teacher else ((0, 1),)
 
     def _projector(self) -> MLPHead:
         return self.projector.module(output_ratio(self.model))

@@ -77,6 +77,7 @@ def mlm_corrupt(
     random_share: float = 0.1,
     special_ids: Sequence[int] = (),
     spans: tuple[float, int] | None = None,
+    segment_ids: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Corrupts tokens for masked language modelling (BERT, Devlin et al. 2019, section 3.1 and appendix A.1).
 
@@ -97,6 +98,7 @@ def mlm_corrupt(
         special_ids: ids that are neither candidates nor replacements.
         spans: (p, longest): spans are chosen, by `choose_spans`, and each has one of the three fates as a whole
             (SpanBERT, Joshi et al. 2020, section 3.1: (0.2, 10)); None: single tokens.
+        segment_ids: int [B, T]; no span crosses a border of segments. None: one segment.
 
     Returns:
         inputs: [B, T], corrupted tokens in the dtype of `tokens`.
@@ -114,7 +116,7 @@ def mlm_corrupt(
         rank_BxT = jnp.argsort(order_BxT, axis=1)
         chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
     else:
-        span_BxT = choose_spans(fold_in(keys, 2), candidate_BxT, count_B, mlm_budget(length, rate), *spans)
+        span_BxT = choose_spans(fold_in(keys, 2), candidate_BxT, count_B, mlm_budget(length, rate), *spans, segment_ids)
         chosen_BxT = span_BxT > 0
         fate_BxT = jnp.take_along_axis(fate_BxT, span_BxT % length, 1)  # there are fewer spans than tokens
 
@@ -128,7 +130,13 @@ def mlm_corrupt(
 
 
 def choose_spans(
-    keys: jax.Array, candidate: jax.Array, count: jax.Array, most: int, p: float, longest: int
+    keys: jax.Array,
+    candidate: jax.Array,
+    count: jax.Array,
+    most: int,
+    p: float,
+    longest: int,
+    segment_ids: jax.Array | None = None,
 ) -> jax.Array:
     """Chooses spans of tokens until their number is reached (SpanBERT, Joshi et al. 2020, section 3.1).
 
@@ -142,6 +150,7 @@ def choose_spans(
         count: [B], number of tokens to choose.
         most: largest possible count; a Python number.
         p, longest: see above.
+        segment_ids: int [B, T]; a span that crosses a border of segments is drawn again. None: one segment.
 
     Returns:
         int32 [B, T], the number of the span from 1 on, 0 = not chosen. After 20 `most` draws, fewer tokens than
@@ -151,7 +160,10 @@ def choose_spans(
     end = (1 - p) ** longest
     tail = jnp.array([((1 - p) ** k - end) / (1 - end) for k in range(1, longest)])  # P(length > k)
 
-    def row(key: jax.Array, candidate: jax.Array, count: jax.Array) -> jax.Array:
+    segments = jnp.zeros(candidate.shape, jnp.int32) if segment_ids is None else segment_ids
+    border = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0  # True at the first token of a further segment
+
+    def row(key: jax.Array, candidate: jax.Array, count: jax.Array, border: jax.Array) -> jax.Array:
         u = jax.random.uniform(key, (20 * most, 2))
 
         def draw(span: jax.Array, u: jax.Array) -> tuple[jax.Array, None]:
@@ -160,12 +172,13 @@ def choose_spans(
             first = jnp.floor(u[1] * (length - size + 1))
             at = jnp.arange(length)
             inside = (at >= first) & (at < first + size)
-            free = jnp.all(~inside | (candidate & (span == 0))) & (size > 0)
+            crosses = jnp.any(border & inside & (at > first))
+            free = jnp.all(~inside | (candidate & (span == 0))) & (size > 0) & ~crosses
             return jnp.where(inside & free, jnp.max(span) + 1, span), None
 
         return jax.lax.scan(draw, jnp.zeros(length, jnp.int32), u)[0]
 
-    return jax.vmap(row)(keys, candidate, count)
+    return jax.vmap(row)(keys, candidate, count, border)
 
 
 def mlm_budget(length: int, rate: float) -> int:

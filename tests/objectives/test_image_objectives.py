@@ -139,3 +139,11 @@ def test_the_alignment_of_dino_is_the_distance_of_the_large_crops():
     result = objective.loss({}, {"center": jnp.zeros(24)}, outputs, {}, ctx)
     total, weight = result.metrics["alignment"]
     np.testing.assert_allclose(total / weight, losses.alignment(student[:, 0], student[:, 1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_digits_are_not_mirrored(path):
+    """In no view of the configs for MNIST."""
+    augment = load(f"{path}:data=mnist")[0].objective.augment
+    recipes = [augment.augment, *(getattr(augment, name, None) for name in ("second", "local"))]
+    assert all(recipe.flip == 0 for recipe in recipes if recipe is not None)

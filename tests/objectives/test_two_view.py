@@ -16,6 +16,8 @@ from ssljax import objectives
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import name_id
 from ssljax.objectives.base import Ctx, apply
+from ssljax.objectives.projector import Predictor
+from ssljax.objectives.teacher import Teacher
 from ssljax.objectives.two_view import TwoView, Views
 
 N, E, QUEUE = 6, 5, 7
@@ -71,7 +73,7 @@ def lejepa(p, weight, directions):
 
 
 def hsic(p, t):
-    return np.mean([brute.hsic(np.stack([p[:, a], t[:, b]], 1), ONES) for a, b in BOTH])
+    return brute.hsic(np.concatenate([p, t], 1), ONES)
 
 
 def directions(count):
@@ -105,7 +107,7 @@ CASES = [
     ),
     (
         "sup_con",
-        {"form": "in"},
+        {"positive_mean": "inside"},
         lambda z, p, t, q: brute.sup_con(
             np.concatenate([p[:, 0], p[:, 1]]), np.tile(LABELS, 2), np.ones(2 * N), 0.1, "in"
         ),
@@ -163,6 +165,62 @@ def test_loss_by_its_definition(name, settings, definition):
     np.testing.assert_allclose(found, definition(*arrays()), rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["barlow_twins", "vicreg"])
+def test_symmetric_losses_stay_symmetric_with_heads_of_one_side(name):
+    """With a predictor or a teacher the loss is the mean over both directions."""
+    z, p, target, queue = arrays()
+    swapped = (z[:, ::-1], p[:, ::-1], target[:, ::-1], queue)
+    for settings in ({"predictor": Predictor(hidden=24)}, {"teacher": Teacher()}):
+        objective = method(name, **settings)
+        found = float(jnp.mean(compared(objective, z, p, target, queue).values))
+        np.testing.assert_allclose(found, float(jnp.mean(compared(objective, *swapped).values)), rtol=1e-5)
+        definition = {
+            "barlow_twins": lambda a, b: brute.barlow_twins(a, b, ONES),
+            "vicreg": lambda a, b: brute.vicreg(a, b, ONES, True),
+        }[name]
+        right = np.mean([definition(p[:, a], target[:, b]) for a, b in BOTH])
+        np.testing.assert_allclose(found, right, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parts_without_an_effect_are_refused(name):
+    """A teacher, or a queue, that the loss does not read."""
+    objective = method(name)
+    z, p, target, queue = (jnp.asarray(x, jnp.float32) for x in arrays())
+    with_teacher = dataclasses.replace(objective, teacher=Teacher(), queue=QUEUE if name == "nnclr" else 0)
+    value = lambda target: jnp.mean(compared(with_teacher, z, p, target, queue).values)  # noqa: E731
+    moved = not np.isclose(float(value(target)), float(value(target[:, ::-1] + 0.5)), rtol=1e-4)
+    assert moved == objective.reads_target
+    groups = tiny.config(name)
+    for part, allowed in (("teacher", objective.reads_target), ("queue", objective.reads_queue)):
+        more = {**groups["objective"], part: {"momentum": 0.9} if part == "teacher" else 32}
+        if allowed:
+            objectives.create({**groups, "objective": more}, tiny.SPEC, tiny.STEPS)
+            continue
+        with pytest.raises(UserError, match=rf"objective\.{part}: this objective .*, must be (None|0)"):
+            objectives.create({**groups, "objective": more}, tiny.SPEC, tiny.STEPS)
+
+
+def test_texts_need_dropout():
+    groups = tiny.config("simcse")
+    with pytest.raises(UserError, match=r"model\.dropout: got 0, must be more than 0 .* two views of tokens"):
+        objectives.create({**groups, "model": {**groups["model"], "dropout": 0.0}}, tiny.SPEC)
+
+
+def test_parts_of_the_losses_add_up():
+    z, p, target, queue = arrays()
+    for name, total in (
+        ("vicreg", lambda o, m: o.sim * m["invariance"] + o.var * m["variance"] + o.cov * m["covariance"]),
+        ("barlow_twins", lambda o, m: o.scale * (m["on_diagonal"] + o.lambda_offdiag * m["off_diagonal"])),
+        ("ssl_hsic", lambda o, m: o.gamma * m["hsic_zz_root"] - m["hsic_zy"]),
+        ("lejepa", lambda o, m: (1 - o.weight) * m["distance"] + o.weight * m["sigreg"]),
+    ):
+        objective = method(name)
+        found = compared(objective, z, p, target, queue)
+        parts = {part: s / w for part, (s, w) in found.metrics.items()}
+        np.testing.assert_allclose(jnp.mean(found.values), total(objective, parts), rtol=1e-5)
+
+
 # Methods whose second argument is a constant: BYOL and its kin, and keys of contrastive methods.
 CONSTANT = {"byol", "simsiam", "moco"}
 
@@ -199,6 +257,10 @@ def parts_of(name, **settings):
     return objective, params, extra, outputs, {"label": batch["label"]}
 
 
+# Methods whose loss treats the two views as one set of vectors.
+JOINT = {"simclr", "dcl", "sup_con", "align_uniform"}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_heads_of_each_view(name):
     """Projector and predictor see each view alone, or both together for a method that is `joint`."""
@@ -211,10 +273,10 @@ def test_heads_of_each_view(name):
             return super().compare(views, inputs, extra, ctx)
 
     recording = Recorded(**{f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)})
-    recording.loss(params, extra, outputs, inputs, CTX._replace(row=jnp.arange(tiny.BATCH)))
+    recording.loss(params, extra, outputs, inputs, CTX.replace(row=jnp.arange(tiny.BATCH)))
 
     def head(module, params, x):
-        if objective.joint:
+        if name in JOINT:
             return apply(module, params, x)
         return jnp.stack([apply(module, params, x[:, v]) for v in (0, 1)], 1)
 

@@ -1,13 +1,16 @@
 """Masked spans of SpanBERT: budgets, lengths and places, over many rows."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_objectives as tiny
 
-from ssljax import views
+from ssljax import objectives, views
+from ssljax.base.errors import UserError
 
 ROWS, LENGTH, BUDGET = 4000, 120, 18
 
@@ -61,3 +64,24 @@ def test_a_span_has_one_fate():
     both = chosen[:, 1:] & chosen[:, :-1]
     alike = ((inputs == 4)[:, 1:] == (inputs == 4)[:, :-1])[both].mean()
     assert alike > 0.85
+
+
+def test_no_span_crosses_a_border_of_segments():
+    keys = views.example_keys(jax.random.key(2), jnp.arange(400))
+    segments = jnp.broadcast_to(1 + jnp.arange(LENGTH) // 7, (400, LENGTH))
+    choose = functools.partial(views.choose_spans, most=BUDGET, p=0.2, longest=10)
+    candidate, count = jnp.ones((400, LENGTH), bool), jnp.full(400, BUDGET)
+    found = np.asarray(jax.jit(choose)(keys, candidate, count, segment_ids=segments))
+    assert ((found > 0).sum(1) == BUDGET).all()
+    for row in found:
+        for number in range(1, row.max() + 1):
+            assert len(set(np.flatnonzero(row == number) // 7)) == 1
+
+
+def test_the_objective_masks_spans():
+    objective = dataclasses.replace(tiny.make("mlm").unwrapped, spans=(0.2, 4), rate=0.4)
+    batch = tiny.batch()
+    made = objective.views(views.example_keys(jax.random.key(0), tiny.BATCH), batch, jnp.int32(0))
+    assert made["counted"].any() and not np.array_equal(made["tokens"], batch["tokens"])
+    with pytest.raises(UserError, match=r"spans: got \(1\.0, 10\), must be \(p, longest\) with 0 < p < 1"):
+        objectives.create({**tiny.config("mlm"), "objective": {"name": "mlm", "spans": (1.0, 10)}}, tiny.SPEC)

@@ -54,7 +54,7 @@ class ContrastiveObjective(ImageObjective):
         """Computes a contrastive loss of `ssljax.losses` in the form that is configured.
 
         Args:
-            loss: `nt_xent`, `clip` or `siglip`.
+            loss: a loss of `ssljax.losses` with the arguments `form`, `axis_name` and `accuracy`.
             first, second: the two vectors of each example, [B, D].
             learned: further arguments of the loss, scalars.
             ctx: the context of `loss`.

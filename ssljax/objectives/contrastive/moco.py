@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses
+from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.contrastive.matching import ContrastiveObjective, Matched
+from ssljax.objectives.distillation.byol import VIEWS
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
 from ssljax.objectives.two_view import Compared, TwoView, Views
@@ -24,14 +25,22 @@ from ssljax.objectives.two_view import Compared, TwoView, Views
 class MoCo(TwoView, ContrastiveObjective):
     """By default v3: keys of the batch are the negatives, both views are queries, with a predictor.
 
-    v1 and v2 have a queue (65,536), no predictor, `symmetric=False`, a constant momentum of 0.999, and temperatures of
-    0.07 and 0.2; v1 has a projector of one layer.
+    v1 and v2 have a queue (65,536), no predictor, `symmetric=False`, and a constant momentum of 0.999. The temperature
+    of v1 is 0.07, its projector `dict(output=128, layers=1)`; that of v2 is `dict(hidden=2048, output=128, norm=None)`.
+    The queue takes the keys of second views.
     """
 
     term: ClassVar[str] = "moco"
+    reads_target: ClassVar[bool] = True
+    reads_queue: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.2, gt=0, doc="temperature of the softmax over similarities (tau)")
     symmetric: bool = schema.setting(True, doc="whether both views are queries, or the first one alone (v1, v2)")
+    augment: Any = schema.setting(
+        VIEWS,
+        registry=views.REGISTRY.only("two_views"),
+        doc="augmentation of the two views, by default with the operations of BYOL, as in v3",
+    )
     projector: Projector = schema.setting(
         Projector(hidden=4096, output=256, layers=3, final_norm=True), doc="network between the encoder and the loss"
     )

@@ -24,6 +24,8 @@ class NNCLR(TwoView, ContrastiveObjective):
     """InfoNCE between neighbours of projections and predictions of the other view (eq. 3), both ways."""
 
     term: ClassVar[str] = "nnclr"
+    reads_target: ClassVar[bool] = True
+    reads_queue: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau)")
     projector: Projector = schema.setting(

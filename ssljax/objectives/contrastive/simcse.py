@@ -16,9 +16,13 @@ from ssljax.objectives.two_view import Compared, TwoView, Views
 
 @dataclasses.dataclass(frozen=True)
 class SimCSE(TwoView, ContrastiveObjective):
-    """InfoNCE in one direction between two dropout masks (eq. 4, unsupervised)."""
+    """InfoNCE in one direction between two dropout masks (eq. 4, unsupervised).
+
+    The projector is a linear map, which the paper's tanh does not follow.
+    """
 
     term: ClassVar[str] = "simcse"
+    reads_target: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.05, gt=0, doc="temperature of the softmax over similarities (tau of eq. 4)")
     symmetric: bool = schema.setting(False, doc="whether the other direction counts too; the paper has one")
@@ -32,4 +36,5 @@ class SimCSE(TwoView, ContrastiveObjective):
         if not self.symmetric:
             return Compared(matched.values, {"accuracy": matched.accuracy})
         other = self.match(losses.info_nce, seen.p[:, 1], seen.target[:, 0], learned, ctx)
-        return Compared((matched.values + other.values) / 2, {"accuracy": matched.accuracy})
+        right, number = (a + b for a, b in zip(matched.accuracy, other.accuracy))
+        return Compared((matched.values + other.values) / 2, {"accuracy": (right, number)})

@@ -14,6 +14,8 @@ from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.two_view import Compared, TwoView, Views
 
+FORMS: dict[str, Literal["out", "in"]] = {"outside": "out", "inside": "in"}  # the names of `losses.sup_con`
+
 
 @dataclasses.dataclass(frozen=True)
 class SupCon(TwoView):
@@ -23,8 +25,8 @@ class SupCon(TwoView):
     joint: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau)")
-    form: Literal["out", "in"] = schema.setting(
-        "out", doc="whether the mean over positives stands outside (eq. 2) or inside (eq. 3) the logarithm"
+    positive_mean: Literal["outside", "inside"] = schema.setting(
+        "outside", doc="whether the mean over positives stands outside (eq. 2) or inside (eq. 3) the logarithm"
     )
 
     @property
@@ -38,5 +40,7 @@ class SupCon(TwoView):
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
         z, labels = jnp.concatenate([seen.p[:, 0], seen.p[:, 1]]), jnp.tile(inputs["label"], 2)
-        values, _ = losses.sup_con(z, labels, temperature=self.temperature, form=self.form, reduce=False)
+        values, _ = losses.sup_con(
+            z, labels, temperature=self.temperature, form=FORMS[self.positive_mean], reduce=False
+        )
         return Compared((values[: len(seen.p)] + values[len(seen.p) :]) / 2)

@@ -15,11 +15,11 @@ from ssljax.objectives.teacher import Teacher
 from ssljax.objectives.two_view import Compared, TwoView, Views
 
 # Appendix B: the views differ in blur and solarisation.
-_SHARED = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
 VIEWS = {
     "name": "two_views",
-    "augment": {**_SHARED, "blur": 1.0},
-    "second": {**_SHARED, "blur": 0.1, "solarize": 0.2},
+    "augment": {**COLOURS, "blur": 1.0},
+    "second": {**COLOURS, "blur": 0.1, "solarize": 0.2},
 }
 
 
@@ -28,6 +28,7 @@ class BYOL(TwoView):
     """The sum over both directions of 2 - 2 cos(prediction, target) (eq. 2)."""
 
     term: ClassVar[str] = "byol"
+    reads_target: ClassVar[bool] = True
 
     augment: Any = schema.setting(
         VIEWS,

@@ -13,23 +13,34 @@ from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.distillation.dino import DINO
+from ssljax.objectives.distillation.dino import DINO, Head
 from ssljax.objectives.images import merge, view_shape
 from ssljax.objectives.masked.patches import check_token
 
 
 @dataclasses.dataclass(frozen=True)
 class IBOT(DINO):
-    """The loss of DINO on class tokens, plus `patch_weight` times eq. 2 on masked patches; both share the head.
+    """The loss of DINO on pooled vectors, plus `patch_weight` times eq. 2 on masked patches; both share the head.
 
-    The model needs `mask_token=True`.
+    The model needs `mask_token=True`, and `pool="cls"` for the class tokens of the paper.
     """
+
+    head: Head = schema.setting(Head(prototypes=8192), doc="projection head of student and teacher")
+    augment: Any = schema.setting(
+        {"name": "multi_crop", "local_crops": 10, "global_scale": (0.25, 1.0), "local_scale": (0.05, 0.25)},
+        registry=views.REGISTRY.only("multi_crop"),
+        doc="large and small crops, by default with the recipes of DINO's code and the sizes of iBOT's",
+    )
 
     patch_weight: float = schema.setting(1.0, ge=0, doc="weight of the loss on masked patches")
     mask_ratio: tuple[float, float] = schema.setting(
         (0.1, 0.5), ge=0, le=1, doc="range of the share of patches that a large crop hides"
     )
     mask_probability: float = schema.setting(0.5, ge=0, le=1, doc="share of the large crops that hide patches")
+
+    def validate(self) -> None:
+        if self.mask_ratio[0] > self.mask_ratio[1]:
+            raise ValueError(f"mask_ratio: got {self.mask_ratio}, the first share must be at most the second")
 
     def check(self) -> None:
         super().check()
@@ -76,7 +87,12 @@ class IBOT(DINO):
         )
         term = (self.patch_weight, jnp.sum(values * weights), jnp.sum(weights))
         sums = {**found.sums, "patch_center": jnp.sum(jnp.mean(taught, (1, 2)), 0)}
-        return found._replace(terms={**found.terms, "ibot": term}, sums=sums)
+        entropy = losses.entropy(
+            jax.nn.softmax((taught - center) / self._teacher_temperature(ctx.step), -1)
+        )  # [B, G, N]
+        count = jnp.float32(len(taught))
+        metrics = {**found.metrics, "patch_entropy": (jnp.sum(jnp.mean(entropy, (1, 2))), count)}
+        return found._replace(terms={**found.terms, "ibot": term}, metrics=metrics, sums=sums)
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         decay = 0.0 if self.centering is None else self.centering

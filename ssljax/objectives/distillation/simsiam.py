@@ -6,7 +6,7 @@ Chen & He 2021, "Exploring Simple Siamese Representation Learning".
 import dataclasses
 from typing import Any, ClassVar
 
-from ssljax import losses
+from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.projector import Predictor, Projector
@@ -18,7 +18,17 @@ class SimSiam(TwoView):
     """The mean over both directions of -cos(prediction, projection) (eq. 2)."""
 
     term: ClassVar[str] = "simsiam"
+    reads_target: ClassVar[bool] = True
 
+    augment: Any = schema.setting(
+        {
+            "name": "two_views",
+            "crop_scale": (0.2, 1.0),
+            "augment": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+        },
+        registry=views.REGISTRY.only("two_views"),
+        doc="augmentation of the two views, by default with the operations of MoCo v2, as in the paper",
+    )
     projector: Projector = schema.setting(
         Projector(output=2048, layers=3, final_norm=True), doc="network between the encoder and the loss"
     )

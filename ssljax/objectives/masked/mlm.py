@@ -28,7 +28,15 @@ class MLM(TokenObjective):
         0.1, ge=0, le=1, doc="share of chosen tokens that become a random token; the other chosen tokens stay unchanged"
     )
 
+    spans: tuple[float, int] | None = schema.setting(
+        None,
+        doc="(p, longest): chosen tokens form spans of geometric lengths (parameter p, at most `longest`), each of which "
+        "is masked, replaced or kept as a whole; SpanBERT has (0.2, 10), in words; None: single tokens",
+    )
+
     def validate(self) -> None:
+        if self.spans is not None and not (0 < self.spans[0] < 1 and self.spans[1] >= 1):
+            raise ValueError(f"spans: got {self.spans}, must be (p, longest) with 0 < p < 1 and longest at least 1")
         if self.mask_share + self.random_share > 1:
             raise ValueError(f"random_share: mask_share + random_share is {self.mask_share + self.random_share} > 1")
 
@@ -49,6 +57,8 @@ class MLM(TokenObjective):
             mask_share=self.mask_share,
             random_share=self.random_share,
             special_ids=self._special_ids,
+            spans=self.spans,
+            segment_ids=batch.get("segment_ids"),
         )
         context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
         # Only chosen tokens are read out: chosen_at [B, K] lists them first, K is the largest possible number of them.

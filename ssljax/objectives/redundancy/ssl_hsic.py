@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssljax import losses
+from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
+from ssljax.objectives.distillation.byol import VIEWS
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
 from ssljax.objectives.two_view import Compared, TwoView, Views
@@ -18,15 +19,22 @@ from ssljax.objectives.two_view import Compared, TwoView, Views
 
 @dataclasses.dataclass(frozen=True)
 class SSLHSIC(TwoView):
-    """-HSIC(Z, Y) + gamma sqrt(HSIC(Z, Z)), Z the prediction of one view and the target of the other.
+    """-HSIC(Z, Y) + gamma sqrt(HSIC(Z, Z)), Z the predictions and the targets of both views.
 
-    The kernel is computed for all pairs of the batch, where the authors approximate it by random features.
+    The kernel is computed for all pairs of the batch, where the authors approximate it by random features, and its
+    scale is constant, where theirs is learned.
     """
 
     term: ClassVar[str] = "ssl_hsic"
+    reads_target: ClassVar[bool] = True
 
     gamma: float = schema.setting(3.0, ge=0, doc="weight of the dependence of embeddings on themselves")
     bandwidth: float = schema.setting(1.0, gt=0, doc="scale of the inverse multiquadric kernel (c)")
+    augment: Any = schema.setting(
+        VIEWS,
+        registry=views.REGISTRY.only("two_views"),
+        doc="augmentation of the two views, by default with the operations of BYOL, as in the paper",
+    )
     projector: Projector = schema.setting(
         Projector(hidden=4096, output=256), doc="network between the encoder and the loss"
     )
@@ -38,6 +46,9 @@ class SSLHSIC(TwoView):
     )
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
-        each = [jnp.stack([seen.p[:, v], seen.target[:, 1 - v]], 1) for v in (0, 1)]  # [B, 2, E]
-        first, second = (losses.hsic(pair, gamma=self.gamma, bandwidth=self.bandwidth) for pair in each)
-        return Compared((first + second) / 2)
+        vectors = [seen.p, seen.target] if self.predictor or self.teacher else [seen.p]
+        z = jnp.concatenate(vectors, 1)  # [B, 4 or 2, E]
+        aligned, one = (-losses.hsic(z, gamma=gamma, bandwidth=self.bandwidth) for gamma in (0.0, 1.0))
+        spread = aligned - one
+        n = jnp.float32(len(z))
+        return Compared(self.gamma * spread - aligned, {"hsic_zy": (n * aligned, n), "hsic_zz_root": (n * spread, n)})

@@ -6,10 +6,13 @@ Bardes, Ponce, LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularizatio
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
+
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
-from ssljax.objectives.distillation.byol import VIEWS
+from ssljax.objectives.distillation.byol import COLOURS
 from ssljax.objectives.projector import Projector
 from ssljax.objectives.two_view import Compared, TwoView, Views
 
@@ -19,18 +22,30 @@ class VICReg(TwoView):
     """Invariance, variance and covariance of the projections (eq. 6)."""
 
     term: ClassVar[str] = "vicreg"
+    reads_target: ClassVar[bool] = True
 
     sim: float = schema.setting(25.0, ge=0, doc="weight of the invariance (lambda)")
     var: float = schema.setting(25.0, ge=0, doc="weight of the variance (mu); 0 collapses the method")
     cov: float = schema.setting(1.0, ge=0, doc="weight of the covariance (nu)")
     augment: Any = schema.setting(
-        VIEWS,
+        {"name": "two_views", "augment": {**COLOURS, "blur": 0.5, "solarize": 0.1}},
         registry=views.REGISTRY.only("two_views"),
-        doc="augmentation of the two views, by default with the operations of BYOL, as in the paper",
+        doc="augmentation of the two views, by default that of BYOL made alike for both, as in the paper",
     )
     projector: Projector = schema.setting(
         Projector(hidden=8192, output=8192, layers=3), doc="network between the encoder and the loss"
     )
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
-        return Compared(losses.vicreg(seen.p[:, 0], seen.target[:, 1], sim=self.sim, var=self.var, cov=self.cov))
+        found = [self._parts(seen.p[:, a], seen.target[:, b]) for a, b in self.pairings]
+        parts = {name: jnp.mean(jnp.stack([each[name] for each in found])) for name in found[0]}
+        n = jnp.float32(len(seen.p))
+        value = self.sim * parts["invariance"] + self.var * parts["variance"] + self.cov * parts["covariance"]
+        return Compared(value, {name: (n * part, n) for name, part in parts.items()})
+
+    def _parts(self, first: jax.Array, second: jax.Array) -> dict[str, jax.Array]:
+        """The parts of the loss, without their weights."""
+        weights = {"invariance": (1, 0, 0), "variance": (0, 1, 0), "covariance": (0, 0, 1)}
+        return {
+            name: losses.vicreg(first, second, sim=sim, var=var, cov=cov) for name, (sim, var, cov) in weights.items()
+        }
