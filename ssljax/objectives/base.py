@@ -114,7 +114,7 @@ class Objective:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes of a supervised objective; None: the objective uses no labels."""
+        """Number of classes that the objective learns to predict; None: none."""
         return None
 
     @property
