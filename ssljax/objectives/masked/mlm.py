@@ -30,8 +30,8 @@ class MLM(TokenObjective):
 
     spans: tuple[float, int] | None = schema.setting(
         None,
-        doc="(p, longest): chosen tokens form spans of geometric lengths (parameter p, at most `longest`), which are "
-        "masked, replaced or kept as a whole; SpanBERT has (0.2, 10), in words; None: single tokens",
+        doc="(p, longest): chosen tokens form spans of geometric lengths up to `longest`, each with one of the three "
+        "fates; SpanBERT has (0.2, 10), in words; None: single tokens",
     )
 
     def validate(self) -> None:
