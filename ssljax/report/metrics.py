@@ -63,6 +63,10 @@ METRICS = {
         "feature std",
         "standard deviation over examples of a dimension of normalised features; 0: collapsed, 1/√D: spread out",
     ),
+    "projection_std": Metric(
+        "projection std",
+        "standard deviation over examples of a dimension of normalised projections; 0: collapsed, 1/√D: spread out",
+    ),
     "effective_rank": Metric(
         "effective rank (dimensions)",
         "exponential of the entropy of the singular values of the features; 1: collapsed",
@@ -71,6 +75,22 @@ METRICS = {
         "teacher entropy (nats)",
         "entropy of the targets; 0 or the log of the number of prototypes throughout: collapsed",
     ),
+    "patch_entropy": Metric(
+        "patch entropy (nats)",
+        "entropy of the teacher at patches; 0 or the log of the number of prototypes throughout: collapsed",
+    ),
+    "neighbour_similarity": Metric("neighbour similarity", "cosine of a vector and its neighbour in the queue"),
+    "invariance": Metric("invariance", "squared difference of the two views, mean over dimensions"),
+    "variance": Metric("variance", "what dimensions lack to a standard deviation of 1; near 1: collapsed"),
+    "covariance": Metric("covariance", "squared covariances of different dimensions, divided by their number"),
+    "on_diagonal": Metric(
+        "on the diagonal", "squared distance of the correlations of one dimension in two views from 1"
+    ),
+    "off_diagonal": Metric("off the diagonal", "squared correlations of different dimensions"),
+    "hsic_zy": Metric("HSIC(Z, Y)", "dependence of vectors on the image that they come from"),
+    "hsic_zz_root": Metric("root of HSIC(Z, Z)", "dependence of vectors on themselves, which the loss lowers"),
+    "distance": Metric("distance", "squared distance of the views from their mean, mean over dimensions"),
+    "sigreg": Metric("SIGReg", "distance of the distribution of projections from a standard normal one"),
     "assignment_entropy": Metric(
         "assignment entropy (nats)",
         "entropy of the mean assignment to prototypes; the log of their number: all are used alike",

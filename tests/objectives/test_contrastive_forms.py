@@ -30,7 +30,7 @@ def made(name):
         return objective, params, {"image": vectors(32), "text": vectors(32)}
     shapes = jax.eval_shape(objective.init, jax.random.key(0), tiny.batch())
     params = jax.tree.map(lambda x: jnp.asarray(RNG.normal(0, 0.2, x.shape), x.dtype), parallel.unboxed(shapes.params))
-    return objective, {"projector": params["projector"]}, vectors(2, 32)
+    return objective, {"projector": params["projector"]}, {"student": vectors(2, 32)}
 
 
 def measured(objective, params, outputs, mesh=None):

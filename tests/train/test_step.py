@@ -377,8 +377,9 @@ class WithOwned(type(tiny.make("simclr"))):
 
     def loss(self, params, extra, outputs, inputs, ctx):
         made = super().loss(params, extra, outputs, inputs, ctx)
-        value = jnp.sum(jnp.square(Owned().apply({"params": params["owned"]}, outputs[:, 0, : self.projector.output])))
-        return made._replace(terms={**made.terms, "owned": (1e-3, value, jnp.float32(len(outputs)))})
+        first = outputs["student"][:, 0, : self.projector.output]
+        value = jnp.sum(jnp.square(Owned().apply({"params": params["owned"]}, first)))
+        return made._replace(terms={**made.terms, "owned": (1e-3, value, jnp.float32(len(first)))})
 
 
 def test_the_loss_scale_covers_every_module_of_an_objective():
