@@ -7,7 +7,8 @@ starts from BERT; `init_from` does so here.
     ssljax train --config configs/text/simcse.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
 Time: 5 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Result: accuracy of k-NN among four topics of held-out news: 0.547 (untrained encoder 0.493, chance 0.250);
+docs/results.md, section 1.
 
 Classes of news serve only for the evaluations; texts of your own need none.
 """

@@ -6,8 +6,9 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without lab
     ssljax train --config configs/vision/ibot.py:data=mnist --workdir runs/ibot-mnist
     ssljax train --config configs/vision/ibot.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: 7 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Time: 6 minutes on one CPU core for MNIST.
+Result: accuracy of a linear probe on held-out digits, one seed: 0.935 (raw pixels 0.921, untrained encoder 0.921);
+docs/results.md, section 1.
 
 `--config.objective.patch_weight=0` leaves DINO with hidden patches; `--config.objective.mask_probability=0` leaves
 DINO.

@@ -6,8 +6,9 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31
     ssljax train --config configs/vision/moco.py:data=mnist --workdir runs/moco-mnist
     ssljax train --config configs/vision/moco.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: 8 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Time: 5 minutes on one CPU core for MNIST.
+Result: accuracy of a linear probe with 100 labels per class on held-out digits: 0.939 (raw pixels 0.889, untrained
+encoder 0.867); docs/results.md, section 1.
 
 v2 (He et al. 2020) has a queue: `--config.objective.queue=4096 --config.objective.symmetric=False
 --config.objective.predictor=None --config.objective.projector.norm=None`.
