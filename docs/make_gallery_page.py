@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "gallery.md"
-OTHERS = ("recipes", "scaling", "ablations")  # folders of configs that have pages of their own
+OTHERS = ("recipes", "scaling")  # folders of configs that have pages of their own
 
 INTRODUCTION = """# Configs
 

@@ -17,7 +17,7 @@ from ssljax.interop.hf import flat
 from ssljax.models.family import TransformerConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
-OTHERS = ("recipes", "scaling", "ablations")  # tests/test_recipes.py, tests/scaling/test_study.py
+OTHERS = ("recipes", "scaling")  # tests/test_recipes.py, tests/scaling/test_study.py
 FILES = [p for p in (ROOT / "configs").rglob("[!_]*.py") if p.parent.name not in OTHERS]
 PATHS = sorted(str(p.relative_to(ROOT)) for p in FILES)
 VARIANTS = [
@@ -27,11 +27,7 @@ VARIANTS = [
     "configs/text/mlm.py:data=classic-books",
     "configs/finetune/images.py:start=random",
     "configs/finetune/texts.py:start=random",
-    *sorted(
-        str(p.relative_to(ROOT))
-        for room in ("scaling", "ablations")
-        for p in (ROOT / "configs" / room).glob("[!_]*.py")
-    ),
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs/scaling").glob("[!_]*.py")),
 ]
 TODAY = datetime.date.today().toordinal()
 
