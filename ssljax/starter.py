@@ -12,7 +12,7 @@ from ssljax.base.files import write_whole
 from ssljax.config import RunConfig, build, override, read_file, shipped_configs
 
 OWN_DATA = ("data=folder", "data=files")  # arguments of shipped configs for data that a URI names
-_OTHERS = ("configs/recipes/", "configs/scaling/", "configs/ablations/")  # for clusters, without data; of many runs
+_OTHERS = ("configs/recipes/", "configs/scaling/")  # for clusters, and without data; of many runs
 _FIRST = "configs/quickstart.py"  # the config without an objective and data
 _WIDTH = 100
 

@@ -7,8 +7,9 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without lab
     ssljax train --config configs/vision/simmim.py:data=mnist --workdir runs/simmim-mnist
     ssljax train --config configs/vision/simmim.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: 9 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Time: 5 minutes on one CPU core for MNIST.
+Result: accuracy of a linear probe on held-out digits, one seed: 0.953, with gradients as targets 0.958 (raw pixels
+0.921, untrained encoder 0.938); docs/results.md, section 1.
 """
 
 import _images

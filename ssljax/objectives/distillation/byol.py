@@ -39,7 +39,7 @@ class BYOL(TwoView):
         Projector(hidden=4096, output=256), doc="network between the encoder and the loss"
     )
     predictor: Predictor | None = schema.setting(
-        Predictor(hidden=4096), doc="network from projections to predictions; None: none, which collapses the method"
+        Predictor(hidden=4096), doc="network from projections to predictions; None: none; runs of the paper collapse"
     )
     teacher: Teacher | None = schema.setting(
         Teacher(),

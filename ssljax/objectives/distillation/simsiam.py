@@ -33,10 +33,10 @@ class SimSiam(TwoView):
         Projector(output=2048, layers=3, final_norm=True), doc="network between the encoder and the loss"
     )
     predictor: Predictor | None = schema.setting(
-        Predictor(hidden=512), doc="network from projections to predictions; None: none, which collapses the method"
+        Predictor(hidden=512), doc="network from projections to predictions; None: none; runs of the paper collapse"
     )
     stop_gradient: bool = schema.setting(
-        True, doc="whether targets are constants; without, the method collapses (section 4.1)"
+        True, doc="whether targets are constants; without, runs of the paper collapse (section 4.1)"
     )
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:

@@ -25,7 +25,7 @@ class VICReg(TwoView):
     reads_target: ClassVar[bool] = True
 
     sim: float = schema.setting(25.0, ge=0, doc="weight of the invariance (lambda)")
-    var: float = schema.setting(25.0, ge=0, doc="weight of the variance (mu); 0 collapses the method")
+    var: float = schema.setting(25.0, ge=0, doc="weight of the variance (mu); 0: runs of the paper collapse")
     cov: float = schema.setting(1.0, ge=0, doc="weight of the covariance (nu)")
     augment: Any = schema.setting(
         {"name": "two_views", "augment": {**COLOURS, "blur": 0.5, "solarize": 0.1}},
