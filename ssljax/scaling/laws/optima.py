@@ -36,6 +36,13 @@ class Optima(Law):
     # ---- of a subclass
 
     @property
+    def note(self) -> str:
+        return (
+            "{level} intervals are a little wider than they say: in simulations, 96% to 99% of the 90% intervals hold "
+            "the truth (docs/laws.md)"
+        )
+
+    @property
     def sought(self) -> str:
         """The column whose best value is sought."""
         raise NotImplementedError
