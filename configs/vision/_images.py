@@ -3,6 +3,10 @@
 The data are "cifar10", "mnist", or "folder": pictures of your own, of any size, which `data.source` names.
 """
 
+import ml_collections
+
+from ssljax.config import arguments
+
 SOURCES = {
     "cifar10": dict(
         source="npz:$SSLJAX_DATA/cifar10_jpeg/{split}.npz",
@@ -83,4 +87,27 @@ def probes(data, examples=5_000, feature="pooled"):
         linear=linear,
         linear_10=dict(linear, labels_per_class=10, draws=5),
         linear_100=dict(linear, labels_per_class=100, draws=3),
+    )
+
+
+def two_views(arg, augment=None, **objective):
+    """The config of a method of two views, which differs from those of the others in its objective alone.
+
+    Its augmentation is that of this file, with the keys of `augment`. On digits it has half the steps of `simclr.py`.
+    """
+    data = arguments(arg, data=DATA)["data"]
+    views = dict(name="two_views", **TWO_VIEWS[data], augment=AUGMENT[data], **(augment or {}))
+    return ml_collections.ConfigDict(
+        dict(
+            model=encoder(data),
+            objective=dict(**objective, augment=views),
+            data=SOURCES[data],
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="10%"),
+            evals=probes(data),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=256,
+            steps=120 if data == "mnist" else 500,
+        )
     )

@@ -14,29 +14,12 @@ encoder 0.854); docs/results.md, section 1.
 """
 
 import _images
-import ml_collections
-
-from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_images.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_images.encoder(a["data"]),
-            objective=dict(
-                name="dcl",
-                temperature=0.2,
-                projector=dict(hidden=512, output=128),
-                augment=dict(name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]]),
-            ),
-            data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
-            schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(a["data"]),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=100),
-            batch_size=256,
-            steps=120 if a["data"] == "mnist" else 500,
-        )
+    return _images.two_views(
+        arg,
+        name="dcl",
+        temperature=0.2,
+        projector=dict(hidden=512, output=128),
     )

@@ -15,33 +15,15 @@ v2 (He et al. 2020) has a queue: `--config.objective.queue=4096 --config.objecti
 """
 
 import _images
-import ml_collections
-
-from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_images.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_images.encoder(a["data"]),
-            objective=dict(
-                name="moco",
-                temperature=0.2,
-                projector=dict(hidden=512, output=128, layers=2),
-                predictor=dict(hidden=256),
-                teacher=dict(momentum=0.98),
-                augment=dict(
-                    name="two_views", **_images.TWO_VIEWS[a["data"]], augment=_images.AUGMENT[a["data"]], second=None
-                ),
-            ),
-            data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
-            schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(a["data"]),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=100),
-            batch_size=256,
-            steps=120 if a["data"] == "mnist" else 500,
-        )
+    return _images.two_views(
+        arg,
+        name="moco",
+        temperature=0.2,
+        projector=dict(hidden=512, output=128, layers=2),
+        predictor=dict(hidden=256),
+        teacher=dict(momentum=0.98),
+        augment=dict(second=None),  # both views alike
     )
