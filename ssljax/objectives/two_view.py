@@ -67,6 +67,7 @@ class TwoView(EncoderObjective):
     term: ClassVar[str]  # name of the loss term
     joint: ClassVar[bool] = False  # True: a batch norm of the heads has the statistics of both views together
     reads_target: ClassVar[bool] = False  # True: `compare` reads the targets, so that a teacher has an effect
+    reads_labels: ClassVar[bool] = False  # True: `views` passes the labels of the examples on
     reads_queue: ClassVar[bool] = False  # True: `compare` reads the queue and returns vectors for it
 
     augment: Any = schema.setting(
@@ -127,12 +128,7 @@ class TwoView(EncoderObjective):
             inputs = {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
         else:
             inputs = {name: jnp.repeat(x[:, None], 2, 1) for name, x in self.read(batch).items()}
-        return inputs | ({"label": batch["label"]} if self.labelled else {})
-
-    @property
-    def labelled(self) -> bool:
-        """True for a method that reads labels."""
-        return False
+        return inputs | ({"label": batch["label"]} if self.reads_labels else {})
 
     @property
     def total_dependent(self) -> bool:

@@ -120,13 +120,19 @@ def mlm_corrupt(
         chosen_BxT = span_BxT > 0
         fate_BxT = jnp.take_along_axis(fate_BxT, span_BxT % length, 1)  # there are fewer spans than tokens
 
-    ordinary = vocab_size - len(specials)
-    random_BxT = jax.vmap(lambda key: jax.random.randint(key, (length,), 0, ordinary))(fold_in(keys, 1))
-    for special in sorted({mask_id, *special_ids}):  # maps k to the k-th ordinary token
-        random_BxT += random_BxT >= special
+    random_BxT = _random_tokens(fold_in(keys, 1), length, vocab_size, sorted({mask_id, *special_ids}))
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)
     corrupted = jnp.where(fate_BxT < mask_share, mask_id, random_BxT)
     return jnp.where(chosen_BxT, corrupted, tokens).astype(tokens.dtype), chosen_BxT
+
+
+def _random_tokens(keys: jax.Array, length: int, vocab_size: int, specials: Sequence[int]) -> jax.Array:
+    """Draws uniform ordinary tokens, int32 [B, length]; `specials` are sorted."""
+    ordinary = vocab_size - len(specials)
+    number_BxT = jax.vmap(lambda key: jax.random.randint(key, (length,), 0, ordinary))(keys)
+    for special in specials:  # maps k to the k-th ordinary token
+        number_BxT += number_BxT >= special
+    return number_BxT
 
 
 def choose_spans(

@@ -23,15 +23,12 @@ class SupCon(TwoView):
 
     term: ClassVar[str] = "sup_con"
     joint: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau)")
     positive_mean: Literal["outside", "inside"] = schema.setting(
         "outside", doc="whether the mean over positives stands outside (eq. 2) or inside (eq. 3) the logarithm"
     )
-
-    @property
-    def labelled(self) -> bool:
-        return True
 
     def check(self) -> None:
         super().check()
