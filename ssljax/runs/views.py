@@ -14,13 +14,13 @@ from ssljax import data
 from ssljax.base.exhibits import Exhibit, Grid, Texts, Tile
 from ssljax.config import RunConfig
 from ssljax.objectives.base import stream, views_of
+from ssljax.objectives.masked.patches import masked_images
 from ssljax.objectives.pictures import Decode
 from ssljax.parallel import MeshConfig
 from ssljax.runs.assembly import parts_of
 
 _TEXTS = ("tokens", "inputs", "target", "targets", "labels")  # names of arrays of token ids
 _SHOWN = 200  # tokens of a text
-_HIDDEN = 0.5  # value of the pixels of a masked patch
 
 
 def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
@@ -81,13 +81,12 @@ def _images(leaves: Mapping[str, Any], patch: int | None) -> dict[str, np.ndarra
         else:
             out |= {f"{name} {v + 1}": leaf[:, v] for v in range(leaf.shape[1])}
     mask = leaves.get("mask")
-    if mask is not None and patch and "image" in out:
-        image = out["image"]
-        height, width = image.shape[1] // patch, image.shape[2] // patch
-        if mask.shape[1:] == (height * width,):
-            hidden = np.asarray(mask, bool).reshape(-1, height, width)
-            hidden = hidden.repeat(patch, 1).repeat(patch, 2)[..., None]
-            out["masked"] = np.where(hidden, _HIDDEN, image[:, : height * patch, : width * patch])
+    if mask is not None and patch:  # of images [B, N], or of large crops [B, G, N]
+        names = ["image"] if mask.ndim == 2 else [f"global {v + 1}" for v in range(mask.shape[1])]
+        for v, name in enumerate(name for name in names if name in out):
+            hidden = mask if mask.ndim == 2 else mask[:, v]
+            title = "masked" if mask.ndim == 2 else f"masked {v + 1}"
+            out[title] = np.asarray(masked_images(jnp.asarray(out[name]), jnp.asarray(hidden), patch))
     return out
 
 

@@ -42,6 +42,18 @@ def test_masked_patches_are_grey_and_the_others_as_they_are_read(tmp_path):
         np.testing.assert_array_equal(masked.image[~grey], image.image[~grey])
 
 
+def test_masks_of_large_crops_are_shown(tmp_path):
+    (grid,) = shown("ibot", tmp_path, mask_probability=1.0, mask_ratio=(0.5, 0.5)).values()
+    assert grid.columns[-2:] == ("masked 1", "masked 2")
+    place = {name: i for i, name in enumerate(grid.columns)}
+    for row in grid.rows:
+        for v in (1, 2):
+            crop, masked = (row[place[f"{name} {v}"]].image for name in ("global", "masked"))
+            grey = (masked == 0.5).all(-1)
+            assert grey.mean() >= 0.5  # two of four patches
+            np.testing.assert_allclose(masked[~grey], crop[~grey], atol=1e-6)
+
+
 def test_sentinels_and_masks_are_visible(tmp_path):
     (texts,) = shown("mlm", tmp_path).values()
     assert all([label for label, _ in one] == ["original", "tokens", "target"] for one in texts.examples)
