@@ -84,6 +84,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {**_VIT, "mask_token": True},
         "objective": {"head": _HEAD, "augment": _CROPS, "mask_probability": 0.8},
     },
+    "rotation": {"model": _VIT, "objective": {}},
+    "relative_patch": {
+        "model": {**_VIT, "patch_size": 2},
+        "objective": {"patch": 2, "gap": 0, "jitter": 1, "hidden": 16},
+    },
+    "jigsaw": {"model": {**_VIT, "patch_size": 2}, "objective": {"grid": 2, "permutations": 5, "gap": 2, "hidden": 16}},
     "swav": {"model": _VIT, "objective": {"prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS, "queue": 32}},
 }
 

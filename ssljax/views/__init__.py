@@ -25,6 +25,7 @@ from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import choose_spans, mlm_budget, mlm_corrupt, random_masks, random_patch_mask, visible_patches
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
+from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
 
 REGISTRY = Registry(
@@ -53,10 +54,13 @@ __all__ = [
     "choose_spans",
     "cutmix",
     "denoising_lengths",
+    "drop_colours",
     "example_keys",
+    "far_permutations",
     "fold_in",
     "gaussian_blur",
     "hog",
+    "jigsaw",
     "mixup",
     "mlm_budget",
     "mlm_corrupt",
@@ -69,6 +73,7 @@ __all__ = [
     "random_gaussian_blur",
     "random_grayscale",
     "random_masks",
+    "random_neighbours",
     "random_noise",
     "random_patch_mask",
     "random_resized_crop",
@@ -76,6 +81,7 @@ __all__ = [
     "random_solarize",
     "resample",
     "resize",
+    "rotations",
     "span_corrupt",
     "span_counts",
     "to_float",

@@ -1,0 +1,1 @@
+"""Objectives whose labels are made from the images."""
