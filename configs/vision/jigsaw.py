@@ -1,0 +1,41 @@
+"""Jigsaw (Noroozi & Favaro 2016): in which order are the tiles of an image?
+
+Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31M parameters on MNIST, without labels.
+
+    ssljax train --config configs/vision/jigsaw.py --workdir runs/jigsaw
+    ssljax train --config configs/vision/jigsaw.py:data=mnist --workdir runs/jigsaw-mnist
+    ssljax train --config configs/vision/jigsaw.py:data=folder --workdir runs/own --config.data.source=images:DIR
+
+Time: 4 minutes on one CPU core.
+Result: not measured yet; docs/results.md, section 1.
+"""
+
+import _images
+import ml_collections
+
+from ssljax.config import arguments
+
+# The sides of tiles are multiples of the side of the model's patches.
+TILES = {
+    "cifar10": dict(gap=2),
+    "mnist": dict(gap=1, normalize_tiles=False),  # many tiles of a digit are blank
+    "folder": dict(gap=5),
+}
+
+
+def get_config(arg=""):
+    a = arguments(arg, data=_images.DATA)
+    return ml_collections.ConfigDict(
+        dict(
+            model=_images.encoder(a["data"]),
+            objective=dict(name="jigsaw", hidden=256, permutations=64, **TILES[a["data"]]),
+            data=_images.SOURCES[a["data"]],
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="10%"),
+            evals=_images.probes(a["data"]),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=128,
+            steps=150 if a["data"] == "mnist" else 400,
+        )
+    )
