@@ -84,6 +84,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {**_VIT, "mask_token": True},
         "objective": {"head": _HEAD, "augment": _CROPS, "mask_probability": 0.8},
     },
+    "fixmatch": {"model": _VIT, "objective": {"threshold": 0.2}},
+    "mean_teacher": {"model": _VIT, "objective": {"weight": 10.0}},
+    "pseudo_label": {"model": _VIT, "objective": {}},
     "rotation": {"model": _VIT, "objective": {}},
     "relative_patch": {
         "model": {**_VIT, "patch_size": 2},
@@ -107,6 +110,7 @@ SPEC = DataSpec(
     special_ids={"pad": 0, "cls": 1, "sep": 2, "mask": 3},
     max_len=LENGTH,
     tokens=1000 * LENGTH,
+    streams={"unlabeled": {"elements": {"image": {"shape": [8, 8, 3], "dtype": "uint8"}}, "size": 500, "ratio": 2.0}},
 )
 
 
@@ -139,6 +143,12 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "causal_lm": {**windows, "overlap": 1},
     }
     own["span_corruption"] = windows
+    if name in ("fixmatch", "mean_teacher", "pseudo_label"):
+        return {
+            "source": "builtin:digits",
+            "max_examples": 200,
+            "streams": {"unlabeled": {"source": "builtin:digits", "keys": {"image": "image"}, "ratio": 2.0}},
+        }
     return own.get(name, {"source": "builtin:digits", "max_examples": 200})
 
 
@@ -164,6 +174,7 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
         "tokens": jnp.asarray(np.where(segments > 0, rng.integers(4, 64, (BATCH, LENGTH)), 0), jnp.int32),
         "segment_ids": jnp.asarray(segments, jnp.int32),
         "positions": jnp.asarray(positions, jnp.int32),
+        "unlabeled": {"image": jnp.asarray(rng.integers(0, 256, (2 * BATCH, 8, 8, 3)), jnp.uint8)},
     }
 
 

@@ -1,0 +1,1 @@
+"""Objectives with few labelled and many unlabelled examples."""
