@@ -10,7 +10,7 @@ from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of
-from ssljax.objectives.images import merge, view_flops
+from ssljax.objectives.images import merge, unaugmented, view_flops
 from ssljax.objectives.supervised.classification import Classification
 from ssljax.objectives.supervised.classifier import Classifier
 
@@ -84,7 +84,7 @@ class SemiSupervised(Classifier):
     def held_out(self) -> Classification:
         """Returns the classifier without augmentation, on labelled images only."""
         shared = {name: getattr(self, name) for name in ("model", "spec", "steps", "reads", "mean", "std")}
-        return Classification(**shared)
+        return Classification(**shared, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         seen = inputs[STREAM]
