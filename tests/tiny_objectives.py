@@ -84,6 +84,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {**_VIT, "mask_token": True},
         "objective": {"head": _HEAD, "augment": _CROPS, "mask_probability": 0.8},
     },
+    "autoencoder": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "noise": "gaussian"}},
+    "vae": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}}},
+    "regression": {"model": _VIT, "objective": {"error": "gaussian"}},
+    "multi_label": {"model": {"name": "bert", "pool": "mean", **_TEXT}, "objective": {"column": "tags"}},
     "fixmatch": {"model": _VIT, "objective": {"threshold": 0.2}},
     "mean_teacher": {"model": _VIT, "objective": {"weight": 10.0}},
     "pseudo_label": {"model": _VIT, "objective": {}},
@@ -103,6 +107,8 @@ SPEC = DataSpec(
         "tokens": {"shape": [LENGTH], "dtype": "int32"},
         "segment_ids": {"shape": [LENGTH], "dtype": "int32"},
         "positions": {"shape": [LENGTH], "dtype": "int32"},
+        "target": {"shape": [2], "dtype": "float32"},
+        "tags": {"shape": [3], "dtype": "int32"},
     },
     size=1000,
     num_classes=5,
@@ -143,6 +149,17 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "causal_lm": {**windows, "overlap": 1},
     }
     own["span_corruption"] = windows
+    if name == "regression":
+        return {"source": "builtin:digits", "keys": {"image": "image", "target": "label"}, "max_examples": 200}
+    if name == "multi_label":
+        words = np.array([[word in json.loads(line)["text"] for word in ("giant", "loss", "step")] for line in lines])
+        np.savez(folder / "tags.npz", tags=words.astype(np.int32))
+        return {
+            "source": f"{captions}+npz:{folder}/tags.npz",
+            "keys": {"text": "text", "tags": "tags"},
+            "mode": "documents",
+            **text,
+        }
     if name in ("fixmatch", "mean_teacher", "pseudo_label"):
         return {
             "source": "builtin:digits",
@@ -174,6 +191,8 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
         "tokens": jnp.asarray(np.where(segments > 0, rng.integers(4, 64, (BATCH, LENGTH)), 0), jnp.int32),
         "segment_ids": jnp.asarray(segments, jnp.int32),
         "positions": jnp.asarray(positions, jnp.int32),
+        "target": jnp.asarray(rng.normal(size=(BATCH, 2)), jnp.float32),
+        "tags": jnp.asarray(rng.integers(0, 2, (BATCH, 3)), jnp.int32),
         "unlabeled": {"image": jnp.asarray(rng.integers(0, 256, (2 * BATCH, 8, 8, 3)), jnp.uint8)},
     }
 

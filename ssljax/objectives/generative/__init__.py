@@ -1,0 +1,1 @@
+"""Objectives that generate images from a code."""
