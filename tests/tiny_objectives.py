@@ -84,6 +84,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {**_VIT, "mask_token": True},
         "objective": {"head": _HEAD, "augment": _CROPS, "mask_probability": 0.8},
     },
+    "i_jepa": {
+        "model": {**_VIT, "patch_size": 2, "positions": "sincos"},
+        "objective": {"predictor": {"width": 32, "depth": 1, "heads": 2}, "context": 0.3},
+    },
     "autoencoder": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "noise": "gaussian"}},
     "vae": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}}},
     "regression": {"model": _VIT, "objective": {"error": "gaussian"}},

@@ -14,8 +14,8 @@ class Teacher:
     """A teacher whose parameters follow those of the student after every step."""
 
     momentum: float = schema.setting(0.996, ge=0, le=1, doc="decay of the moving average at step 0")
-    schedule: Literal["cosine", "constant"] = schema.setting(
-        "cosine", doc="course of the decay; 'cosine': it rises to 1 on a half cosine over the run"
+    schedule: Literal["cosine", "linear", "constant"] = schema.setting(
+        "cosine", doc="course of the decay; 'cosine', 'linear': it rises to 1 over the run, on a half cosine or a line"
     )
 
     def follow(self, teacher: Any, student: Any, step: jax.Array, steps: int | None) -> Any:
@@ -26,6 +26,9 @@ class Teacher:
             step: number of the step.
             steps: length of the run; None: unknown, and the decay is constant.
         """
+        if self.schedule == "linear" and steps:
+            share = jnp.minimum(step / steps, 1.0)
+            return ema(teacher, student, self.momentum + (1 - self.momentum) * share)
         return ema(teacher, student, momentum(self.momentum, step, steps if self.schedule == "cosine" else None))
 
 

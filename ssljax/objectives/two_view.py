@@ -132,7 +132,7 @@ class TwoView(EncoderObjective):
 
     @property
     def total_dependent(self) -> bool:
-        return self.teacher is not None and self.teacher.schedule == "cosine"
+        return self.teacher is not None and self.teacher.schedule != "constant"
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         out = {"student": self._pooled(params["encoder"], inputs, noise_of(ctx, 2), ctx)}

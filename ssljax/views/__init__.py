@@ -22,7 +22,16 @@ from ssljax.views.color import (
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
-from ssljax.views.masks import choose_spans, mlm_budget, mlm_corrupt, random_masks, random_patch_mask, visible_patches
+from ssljax.views.masks import (
+    choose_spans,
+    mlm_budget,
+    mlm_corrupt,
+    random_blocks,
+    random_masks,
+    random_patch_mask,
+    random_subset,
+    visible_patches,
+)
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
@@ -67,6 +76,7 @@ __all__ = [
     "normalize",
     "normalize_patches",
     "patchify",
+    "random_blocks",
     "random_color_jitter",
     "random_cutout",
     "random_flip",
@@ -79,6 +89,7 @@ __all__ = [
     "random_resized_crop",
     "random_rotate90",
     "random_solarize",
+    "random_subset",
     "resample",
     "resize",
     "rotations",

@@ -51,6 +51,49 @@ def random_masks(keys: jax.Array, patches: int, ratio: tuple[float, float], prob
     return rank < count
 
 
+def random_blocks(
+    keys: jax.Array, grid: tuple[int, int], blocks: int, scale: tuple[float, float], aspect: tuple[float, float]
+) -> jax.Array:
+    """Draws rectangular blocks of patches, bool [B, blocks, N], N = rows * columns in raster order.
+
+    The share of the patches in a block is uniform in `scale` and its height / width is uniform in `aspect`; sides are
+    rounded, at least 1 and at most those of the grid. The place of a block is uniform (Assran et al. 2023, "I-JEPA",
+    appendix A; there all images of a batch have blocks of one size).
+
+    Args:
+        keys: random keys [B].
+        grid: rows and columns of the patches.
+        blocks: number of blocks.
+        scale: range of the share of the patches.
+        aspect: range of height / width.
+    """
+    rows, columns = grid
+    u = uniforms(keys, 4 * blocks).reshape(-1, blocks, 4)
+    area = rows * columns * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
+    ratio = aspect[0] + (aspect[1] - aspect[0]) * u[..., 1]
+    height = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, rows)
+    width = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, columns)
+    top, left = jnp.floor(u[..., 2] * (rows - height + 1)), jnp.floor(u[..., 3] * (columns - width + 1))
+    row, column = jnp.arange(rows), jnp.arange(columns)
+    inside_rows = (row >= top[..., None]) & (row < (top + height)[..., None])
+    inside_columns = (column >= left[..., None]) & (column < (left + width)[..., None])
+    return (inside_rows[..., :, None] & inside_columns[..., None, :]).reshape(*u.shape[:2], -1)
+
+
+def random_subset(keys: jax.Array, candidate: jax.Array, count: int) -> jax.Array:
+    """Draws `count` of the candidates of each row, int32 [B, count]; where there are fewer, some are drawn again.
+
+    Args:
+        keys: random keys [B].
+        candidate: bool [B, N], with one True at least.
+        count: number of places, at most N.
+    """
+    u = uniforms(keys, candidate.shape[1])
+    order = jnp.argsort(jnp.where(candidate, u, 2.0), 1)  # candidates first
+    number = jnp.maximum(candidate.sum(1, keepdims=True), 1)
+    return jnp.take_along_axis(order, jnp.arange(count) % number, 1).astype(jnp.int32)
+
+
 def visible_patches(patches: int, ratio: float) -> int:
     """Returns the number of visible patches, `patches - round(patches * ratio)`.
 
