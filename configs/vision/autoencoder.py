@@ -1,0 +1,34 @@
+"""Autoencoder (Hinton & Salakhutdinov 2006): images are restored from codes of 32 numbers.
+
+Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31M parameters on MNIST, without labels.
+
+    ssljax train --config configs/vision/autoencoder.py --workdir runs/autoencoder
+    ssljax train --config configs/vision/autoencoder.py:data=mnist --workdir runs/autoencoder-mnist
+    ssljax train --config configs/vision/autoencoder.py:data=folder --workdir runs/own --config.data.source=images:DIR
+
+Time: 4 minutes on one CPU core.
+Result: not measured yet; docs/results.md, section 1.
+"""
+
+import _images
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data=_images.DATA)
+    return ml_collections.ConfigDict(
+        dict(
+            model=_images.encoder(a["data"]),
+            objective=dict(name="autoencoder", code=32, decoder=dict(hidden=512)),
+            data=_images.SOURCES[a["data"]],
+            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="5%"),
+            evals=_images.probes(a["data"], feature="code"),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=128,
+            steps=300,
+        )
+    )

@@ -1,0 +1,34 @@
+"""Variational autoencoder (Kingma & Welling 2014): codes of 32 numbers near N(0, 1).
+
+Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31M parameters on MNIST, without labels.
+
+    ssljax train --config configs/vision/vae.py --workdir runs/vae
+    ssljax train --config configs/vision/vae.py:data=mnist --workdir runs/vae-mnist
+    ssljax train --config configs/vision/vae.py:data=folder --workdir runs/own --config.data.source=images:DIR
+
+Time: 4 minutes on one CPU core.
+Result: not measured yet; docs/results.md, section 1.
+"""
+
+import _images
+import ml_collections
+
+from ssljax.config import arguments
+
+
+def get_config(arg=""):
+    a = arguments(arg, data=_images.DATA)
+    return ml_collections.ConfigDict(
+        dict(
+            model=_images.encoder(a["data"]),
+            objective=dict(name="vae", code=32, decoder=dict(hidden=512), pixel_std=0.5),
+            data=_images.SOURCES[a["data"]],
+            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="5%"),
+            evals=_images.probes(a["data"], feature="code"),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=128,
+            steps=300,
+        )
+    )
