@@ -67,15 +67,30 @@ PATCHES = {
     "simmim": "simmim.py:data=mnist",
     "maskfeat": "simmim.py:data=mnist,target=hog",
 }
-FURTHER = (*TWO_VIEW, *PATCHES, "simcse")  # methods that the table of the README leaves to docs/results.md
+# Objectives of images without labels, besides those of two views, on digits.
+OTHERS = ("rotation", "relative_patch", "jigsaw", "i_jepa", "autoencoder", "vae")
+# Semi-supervised methods, and the augmentation with which their control learns from the labels alone.
+FEW_LABELS = {"pseudo_label": "weak", "fixmatch": "weak", "mean_teacher": "strong"}
+LABELS_ALONE = {augment: f"few_labels ({augment} augmentation), mnist" for augment in ("weak", "strong")}
+FEW_LABELS_DATA = {"data.streams.unlabeled.split": REST, "evals.loss.test_split": HELD_OUT}
+FURTHER = (
+    *TWO_VIEW,
+    *PATCHES,
+    *OTHERS,
+    *FEW_LABELS,
+    "simcse",
+    *(name.partition(",")[0] for name in LABELS_ALONE.values()),
+)  # methods that the table of the README leaves to docs/results.md
 
 
 class Row(NamedTuple):
-    """A row of the table: its name, config file and overrides."""
+    """A row of the table: name, config file, overrides, metrics besides the headlines, and a row that is a control."""
 
     name: str
     config: str
     overrides: Mapping[str, str]
+    metrics: tuple[str, ...] = ()
+    control: str = ""
 
 
 ROWS = [
@@ -86,6 +101,15 @@ ROWS = [
     ),
     *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in TWO_VIEW),
     *(Row(f"{name}, mnist", f"configs/vision/{file}", IMAGES) for name, file in PATCHES.items()),
+    *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in OTHERS),
+    *(
+        Row(name, f"configs/vision/few_labels.py:augment={augment}", {"evals.loss.test_split": HELD_OUT}, ("accuracy",))
+        for augment, name in LABELS_ALONE.items()
+    ),
+    *(
+        Row(f"{name}, mnist", f"configs/vision/{name}.py", FEW_LABELS_DATA, ("accuracy",), LABELS_ALONE[augment])
+        for name, augment in FEW_LABELS.items()
+    ),
     Row("simcse, ag-news", "configs/text/simcse.py", {}),
     Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
     Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
@@ -213,6 +237,7 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
     done = ledger()
     found: dict[str, list[dict[str, Any]]] = {}
     missing = []
+    rows = {row.name: row for row in ROWS}
     for row in ROWS:
         for seed in SEEDS if only in row.name else ():
             found.setdefault(row.name, [])
@@ -226,20 +251,24 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
         values: dict[tuple[str, str], dict[str, list[float]]] = {}
         better: dict[tuple[str, str], str | None] = {}
         for result in (result for record in records for result in record["results"]):
-            for metric in result["headline"]:
+            for metric in (*result["headline"], *rows[name].metrics):
                 value = result["metrics"].get(metric)
                 if value is not None:
                     values.setdefault((result["eval"], metric), {}).setdefault(result["of"], []).append(value)
                     better[result["eval"], metric] = direction(result, metric)
         minutes = max((record.get("cpu_seconds", 0) for record in records), default=0) / 60
         out += [(name, *what, by, better[what], minutes) for what, by in values.items()]
+    trained = {line[:3]: line[3].get("trained", []) for line in out}
+    for name, evaluation, metric, by, _, _ in out:
+        if own := trained.get((rows[name].control, evaluation, metric)):
+            by["labels alone"] = own
     return out, missing
 
 
 def table(only: str = "") -> str:
     """Markdown of docs/results.md: a line per row and headline metric, with mean and standard deviation over seeds."""
     found, missing = lines(only)
-    controls = ("untrained", "raw", "majority", "chance", "unigram", "bigram")
+    controls = ("untrained", "raw", "labels alone", "majority", "chance", "unigram", "bigram")
     head = ["run", "evaluation", "metric", "trained", *controls, "seeds", "verdict", "minutes"]
     body = [
         [

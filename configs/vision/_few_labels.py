@@ -1,6 +1,7 @@
 """Data of the semi-supervised configs: few labelled images, and all images without labels."""
 
 import _images
+import ml_collections
 
 DATA = ("cifar10", "mnist")
 LABELS = {"cifar10": 1000, "mnist": 100}
@@ -31,3 +32,21 @@ STRONG = {
         augment=dict(flip=0.0, jitter=0.8, brightness=0.4, contrast=0.4, cutout=1.0, cutout_size=0.3),
     ),
 }
+
+
+def config(data, ratio=7, **objective):
+    """The config of a semi-supervised method, which differs from those of the others in its objective alone."""
+    return ml_collections.ConfigDict(
+        dict(
+            model=_images.encoder(data),
+            objective=objective,
+            data=sources(data, ratio),
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup="5%"),
+            evals=dict(loss=dict(max_examples=5_000)),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=32,
+            steps=300,
+        )
+    )

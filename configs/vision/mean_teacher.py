@@ -11,25 +11,10 @@ Result: not measured yet; docs/results.md, section 1.
 """
 
 import _few_labels
-import _images
-import ml_collections
 
 from ssljax.config import arguments
 
 
 def get_config(arg=""):
     data = arguments(arg, data=("mnist", "cifar10"))["data"]
-    return ml_collections.ConfigDict(
-        dict(
-            model=_images.encoder(data),
-            objective=dict(name="mean_teacher", augment=_few_labels.STRONG[data]),
-            data=_few_labels.sources(data, ratio=7),
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
-            schedule=dict(name="cosine", warmup="5%"),
-            evals=dict(loss=dict(max_examples=5_000)),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=100),
-            batch_size=32,
-            steps=300,
-        )
-    )
+    return _few_labels.config(data, name="mean_teacher", augment=_few_labels.STRONG[data])
