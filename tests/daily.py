@@ -20,6 +20,7 @@ MANY = {
     "interop/test_live.py": 5,
     "interop/test_parity.py": 5,
     "layers/test_attention.py": 5,
+    "layers/test_block.py": 2,
     "layers/test_experts.py": 3,
     "layers/test_ring.py": 3,
     "losses/test_contrastive.py": 5,
@@ -28,13 +29,22 @@ MANY = {
     "models/test_flops.py": 5,
     "models/test_models.py": 5,
     "models/test_presets.py": 5,
+    "objectives/test_image_objectives.py": 3,
+    "objectives/test_masked_patches.py": 3,
     "objectives/test_router.py": 4,
+    "objectives/test_two_view.py": 3,
+    "runs/test_damage.py": 3,
     "runs/test_init_from.py": 3,
+    "runs/test_mirror.py": 3,
+    "runs/test_plans.py": 3,
     "scaling/test_generators.py": 5,
     "scaling/test_laws.py": 5,
     "tests/test_run.py": 2,
     "train/test_leaves.py": 5,
     "train/test_optimizers.py": 5,
+    "views/test_augment.py": 2,
+    "views/test_image_operations.py": 3,
+    "views/test_masks_and_mixing.py": 2,
 }
 
 
@@ -56,6 +66,12 @@ def daily(cases: Iterable[Any], every: int) -> list[Any]:
         return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.full)
 
     return [case if i % every == TODAY % every else marked(case) for i, case in enumerate(cases)]
+
+
+def at_most(cases: Iterable[Any], count: int) -> list[Any]:
+    """Parameters for all cases, at most `count` of them each day: a longer registry takes more days, not more time."""
+    cases = list(cases)
+    return daily(cases, max(1, -(-len(cases) // count)))
 
 
 def on_day(number: int, every: int) -> pytest.MarkDecorator:

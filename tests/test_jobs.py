@@ -8,7 +8,7 @@ import jobs
 import numpy as np
 import pytest
 import tiny_objectives as tiny
-from daily import daily, on_day
+from daily import at_most, on_day
 from test_run import TINY, damage, metrics, parameters
 
 from ssljax import objectives, run
@@ -53,7 +53,7 @@ MESHES = {2: {"data": 8}, 4: {"data": 2, "tensor": 4}}
 
 
 @pytest.mark.parametrize(
-    ("name", "processes"), daily([(n, 2 + 2 * (i % 2)) for i, n in enumerate(objectives.REGISTRY)], 8)
+    ("name", "processes"), at_most([(n, 2 + 2 * (i % 2)) for i, n in enumerate(objectives.REGISTRY)], 2)
 )
 def test_several_processes_equal_one(name, processes, tmp_path):
     """Losses, metrics, evaluations and checkpoints of a job with 8 devices."""

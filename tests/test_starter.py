@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from daily import daily
+from daily import at_most
 
 from ssljax import cli, run
 from ssljax.config import load
@@ -50,7 +50,9 @@ def test_the_file_is_the_shipped_config(objective, own, tmp_path):
     assert max(map(len, text.splitlines())) < 200
 
 
-@pytest.mark.parametrize(("own", "objective"), daily([(own, name) for name in OBJECTIVES for own in (False, True)], 20))
+@pytest.mark.parametrize(
+    ("own", "objective"), at_most([(own, name) for name in OBJECTIVES for own in (False, True)], 2)
+)
 def test_every_variant_trains_two_steps(own, objective, request, tmp_path):
     if not own and "SSLJAX_DATA" in str(load(OBJECTIVES[objective])[0].to_dict()):
         request.getfixturevalue("shared_data")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_objectives as tiny
-from daily import daily
+from daily import at_most, daily
 
 from ssljax import objectives, views
 from ssljax.base.errors import UserError
@@ -34,7 +34,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize("name", daily(objectives.REGISTRY, 4))
+@pytest.mark.parametrize("name", at_most(objectives.REGISTRY, 3))
 def test_losses_and_gradients_are_finite(name):
     objective = tiny.make(name)
     ctx = Ctx(stream(0, 0, "encode"), jnp.int32(0), jnp.arange(tiny.BATCH, dtype=jnp.int32))
