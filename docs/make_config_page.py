@@ -33,8 +33,12 @@ from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
 from ssljax.objectives.contrastive.matching import ContrastiveObjective
 from ssljax.objectives.distillation.dino import Head
+from ssljax.objectives.generative.autoencoder import ImageDecoder
 from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.pretext.puzzle import Puzzle
 from ssljax.objectives.projector import Predictor, Projector
+from ssljax.objectives.semi_supervised.semi_supervised import SemiSupervised
+from ssljax.objectives.supervised.regression import Targets
 from ssljax.objectives.teacher import Teacher
 from ssljax.objectives.two_view import TwoView
 from ssljax.parallel import MeshConfig
@@ -71,12 +75,16 @@ def sections() -> list[Section]:
         Section("every image objective", ImageObjective),
         Section("every contrastive objective", ContrastiveObjective),
         Section("every two-view objective", TwoView),
+        Section("every pretext objective", Puzzle),
+        Section("every semi-supervised objective", SemiSupervised),
+        Section("every objective of numbers", Targets),
         *_of_registry("objective", objectives.REGISTRY),
         Section("projector", Projector),
         Section("predictor", Predictor),
         Section("teacher", Teacher),
         Section("dino head", Head),
         Section("mae decoder", MAEDecoder),
+        Section("image decoder", ImageDecoder),
         *_of_registry("views", views.REGISTRY),
         Section("augment", Augment),
         Section("contrastive augment", ContrastiveAugment),

@@ -11,7 +11,7 @@ from ssljax.config import load
 from ssljax.starter import OWN_DATA, starters, write_starter
 
 OBJECTIVES = starters()
-TEXT = ("causal_lm", "mlm", "simcse", "span_corruption")
+TEXT = ("causal_lm", "mlm", "multi_label", "simcse", "span_corruption")
 
 
 def source(objective, folder):
@@ -19,10 +19,19 @@ def source(objective, folder):
     rng = np.random.default_rng(0)
     captions = "".join(json.dumps({"text": f"{i} " * 8}) + "\n" for i in range(40))
     (folder / "x.jsonl").write_text(captions)
+    if objective == "multi_label":
+        lines = (json.dumps({"text": f"{i} " * 8, "labels": [i % 2, i % 3 == 0]}) + "\n" for i in range(40))
+        (folder / "labels.jsonl").write_text("".join(lines))
+        return f"jsonl:{folder}/labels.jsonl"
     if objective in TEXT:
         (folder / "x.txt").write_text("one small step for a model\n" * 400)
         return f"text:{folder}/x.txt"
-    np.savez(folder / "x.npz", image=rng.integers(0, 256, (40, 64, 64, 3), np.uint8), label=np.arange(40) % 4)
+    np.savez(
+        folder / "x.npz",
+        image=rng.integers(0, 256, (40, 64, 64, 3), np.uint8),
+        label=np.arange(40) % 4,
+        target=np.arange(40.0),
+    )
     both = objective in ("clip", "siglip", "captioning")
     return f"npz:{folder}/x.npz" + (f"+jsonl:{folder}/x.jsonl" if both else "")
 

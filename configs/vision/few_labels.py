@@ -6,6 +6,7 @@ Trains a ResNet of 0.31M parameters on 100 labelled digits of MNIST, or a vision
     ssljax train --config configs/vision/few_labels.py --workdir runs/few_labels
     ssljax train --config configs/vision/few_labels.py:augment=strong --workdir runs/few_labels-strong
     ssljax train --config configs/vision/few_labels.py:data=cifar10 --workdir runs/few_labels-cifar
+    ssljax train --config configs/vision/few_labels.py:data=folder --workdir runs/x --config.data.source=images:DIR
 
 Time: 1 minute on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
@@ -17,7 +18,7 @@ from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=("mnist", "cifar10"), augment=("weak", "strong"))
+    a = arguments(arg, data=_few_labels.DATA, augment=("weak", "strong"))
     augment = {"weak": _few_labels.WEAK, "strong": _few_labels.STRONG}[a["augment"]][a["data"]]
     config = _few_labels.config(a["data"], name="classification", augment=augment)
     del config.data.streams

@@ -1,5 +1,6 @@
 """The `data` group of a config: the sources of examples and the form of the batches."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,9 +73,15 @@ class MixturePart(SourceConfig):
 class StreamPart(SourceConfig):
     """A further stream of rows, nested in the batch under the name of the stream."""
 
+    source: str | None = setting(None, doc=f"{_SOURCE}; None: that of `data.source`")  # type: ignore[assignment]
     ratio: float = setting(
         1.0, gt=0, doc="rows of the stream in a batch / `batch_size`; the number of rows must be whole"
     )
+
+    @property
+    def rows(self) -> SourceConfig:
+        """The source of the stream."""
+        return SourceConfig(self.source or "", self.split, self.keys, self.where)
 
 
 @dataclass(frozen=True)
@@ -168,10 +175,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", plain_filter(self.where))
+        of_main = {n: dataclasses.replace(s, source=self.source) for n, s in self.streams.items() if s.source is None}
+        object.__setattr__(self, "streams", {**self.streams, **of_main})
 
     def validate(self) -> None:
         if (self.source is None) == (not self.mixture):
             raise ValueError("source: give either a source or a mixture (`ssljax list data` names the kinds of source)")
+        if missing := [name for name, stream in self.streams.items() if stream.source is None]:
+            raise ValueError(f"streams.{missing[0]}.source: must be given with a mixture")
         if self.source is not None:
             self.sources[0].validate()
         if self.image_fit == "squeeze" and self.image_size is None:

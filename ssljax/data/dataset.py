@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssljax.base.errors import UserError
-from ssljax.data.config import DataConfig, SourceConfig
+from ssljax.data.config import DataConfig
 from ssljax.data.declared import AbsentBatches, declared_spec, is_declared
 from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
 from ssljax.data.order import BatchRanges, Shuffle, mix, subset
@@ -211,7 +211,7 @@ class _Opened:
 
 def _open(config: DataConfig, seed: int) -> _Opened:
     seed = seed if config.seed is None else config.seed
-    further = {name: SourceConfig(s.source, s.split, s.keys, s.where) for name, s in config.streams.items()}
+    further = {name: stream.rows for name, stream in config.streams.items()}
     tokenizer = tokenizer_of((*config.sources, *further.values()), config)
     sources = _with_one_numbering(config, [open_examples(source, config, tokenizer) for source in config.sources])
     weights = tuple(source.weight for source in config.mixture) or (1.0,)

@@ -204,10 +204,7 @@ def declared_spec(config: DataConfig) -> DataSpec:
     classes = max((part.source.label or 0 for part in parts if "label" in part.elements), default=0)
     if config.num_classes is not None and config.num_classes < classes:
         raise UserError(f"data.num_classes: got {config.num_classes}, must be at least the {classes} declared classes")
-    streams = {
-        name: (_Part.of(SourceConfig(part.source, part.split, part.keys, part.where), config), part.ratio)
-        for name, part in config.streams.items()
-    }
+    streams = {name: (_Part.of(part.rows, config), part.ratio) for name, part in config.streams.items()}
     every = [*parts, *(part for part, _ in streams.values())]
     texts = {part.source.text or 0 for part in every if "tokens" in part.elements}
     if len(texts) > 1:

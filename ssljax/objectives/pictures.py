@@ -34,7 +34,9 @@ class Showing:
     generate: Callable[[Sequence[np.ndarray], int, Sequence[int]], list[np.ndarray]] | None = None
 
 
-def of_views(originals: Any, inputs: Mapping[str, Any], rows: int) -> dict[str, Exhibit]:
+def of_views(
+    originals: Any, inputs: Mapping[str, Any], rows: int, titles: Sequence[str] | None = None
+) -> dict[str, Exhibit]:
     """Returns the picture "views": original images beside their augmented views; {} if no view differs.
 
     Args:
@@ -42,6 +44,7 @@ def of_views(originals: Any, inputs: Mapping[str, Any], rows: int) -> dict[str, 
         inputs: result of `Objective.views`: "image" [B, h, w, C] or [B, V, h, w, C]; "global" and "local"
             [B, V, h, w, C].
         rows: number of examples.
+        titles: titles of the views; by default their kind and number.
     """
     originals, columns, views = parallel.fetch(originals)[:rows], ["original"], []
     for name, title in (("image", "view"), ("global", "large crop"), ("local", "small crop")):
@@ -50,6 +53,7 @@ def of_views(originals: Any, inputs: Mapping[str, Any], rows: int) -> dict[str, 
             made = made[:, None] if made.ndim == 4 else made
             columns += [title if made.shape[1] == 1 else f"{title} {i + 1}" for i in range(made.shape[1])]
             views += list(made.swapaxes(0, 1))
+    columns = columns if titles is None else ["original", *titles]
     if all(view.shape == originals.shape and np.array_equal(view, originals) for view in views):
         return {}
     tiles = [[Tile(image) for image in row] for row in zip(originals, *views)]

@@ -95,6 +95,10 @@ METRICS = {
         "assignment entropy (nats)",
         "entropy of the mean assignment to prototypes; the log of their number: all are used alike",
     ),
+    "confident": Metric("confident", "share of unlabelled images whose class is probable enough to be a label"),
+    "agreement": Metric("agreement", "share of unlabelled images with one most probable class of student and teacher"),
+    "absolute_error": Metric("absolute error", "mean distance of prediction and target, in the units of the target"),
+    "target_std": Metric("target std", "standard deviation of the targets over the patches of an image; 0: collapsed"),
     "logit_scale": Metric("logit scale", "factor of cosines in the loss"),
     "logit_bias": Metric("logit bias", "added to scaled cosines in the loss"),
     "expert_load": Metric(

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.errors import UserError
+from ssljax.objectives.images import view_shape
 from ssljax.objectives.semi_supervised.semi_supervised import SemiSupervised
 
 
@@ -20,6 +22,7 @@ class FixMatch(SemiSupervised):
     """Cross-entropy of strong views with the classes of weak views of at least `threshold` probability (eq. 4)."""
 
     term: ClassVar[str] = "fixmatch"
+    titles: ClassVar[tuple[str, ...]] = ("weak", "strong")
 
     threshold: float = schema.setting(0.95, ge=0, le=1, doc="least probability of a pseudo-label (tau)")
     weight: float = schema.setting(1.0, ge=0, doc="weight of the unlabelled loss (lambda_u)")
@@ -38,6 +41,12 @@ class FixMatch(SemiSupervised):
         doc="strong augmentation; by default crops, colour operations and cutout, where the paper has RandAugment and "
         "cutout",
     )
+
+    def check(self) -> None:
+        super().check()
+        weak, strong = (view_shape(augment, self.spec) for augment in (self.augment, self.strong))
+        if weak != strong:
+            raise UserError(f"objective.strong.size: its views are {strong}, but those of objective.augment are {weak}")
 
     def looks(self, keys: jax.Array, images: jax.Array, aspect: jax.Array | None) -> jax.Array:
         made = [

@@ -24,6 +24,7 @@ class MeanTeacher(SemiSupervised):
     """
 
     term: ClassVar[str] = "mean_teacher"
+    titles: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
     distance: Literal["mse", "kl"] = schema.setting("mse", doc="difference of the probabilities")
     weight: float = schema.setting(

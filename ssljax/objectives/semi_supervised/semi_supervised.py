@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Exhibit
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of
 from ssljax.objectives.images import merge, unaugmented, view_flops
+from ssljax.objectives.pictures import Showing, of_views
 from ssljax.objectives.supervised.classification import Classification
 from ssljax.objectives.supervised.classifier import Classifier
 
@@ -26,6 +28,7 @@ class SemiSupervised(Classifier):
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
     term: ClassVar[str]  # name of the term of unlabelled images
+    titles: ClassVar[tuple[str, ...]] = ("unlabelled",)  # of the views of an unlabelled image, in pictures
 
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of images; none by default"
@@ -133,6 +136,17 @@ class SemiSupervised(Classifier):
     def flops(self, spec: Any) -> float:
         one = view_flops(self.model, self.augment, spec) + 2.0 * self.model.width * self.classes
         return one * (1 + self.spec.streams[STREAM]["ratio"] * self.passes)
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        def made(batch: Batch) -> jax.Array:
+            keys, images = views.example_keys(show.key, jnp.arange(len(batch["image"]))), batch["image"]
+            labelled = self.augment(views.fold_in(keys, 0), images, batch.get("aspect"))
+            return jnp.concatenate(
+                [labelled[:, None], self.looks(views.fold_in(keys, 1), images, batch.get("aspect"))], 1
+            )
+
+        shown = {"image": jax.jit(made)(super().prepare(batch))}
+        return of_views(views.centered(batch)["image"], shown, show.rows, ("labelled", *self.titles))
 
     @property
     def passes(self) -> float:
