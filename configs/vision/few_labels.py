@@ -8,7 +8,7 @@ Trains a ResNet of 0.31M parameters on 100 labelled digits of MNIST, or a vision
     ssljax train --config configs/vision/few_labels.py:data=cifar10 --workdir runs/few_labels-cifar
     ssljax train --config configs/vision/few_labels.py:data=folder --workdir runs/x --config.data.source=images:DIR
 
-Time: 1 minute on one CPU core.
+Time: 2 minutes on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
 """
 

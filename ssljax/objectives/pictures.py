@@ -49,7 +49,7 @@ def of_views(
     originals, columns, views = parallel.fetch(originals)[:rows], ["original"], []
     for name, title in (("image", "view"), ("global", "large crop"), ("local", "small crop")):
         if name in inputs:
-            made = parallel.fetch(inputs[name])[:rows]
+            made = np.clip(parallel.fetch(inputs[name])[:rows], 0, 1)
             made = made[:, None] if made.ndim == 4 else made
             columns += [title if made.shape[1] == 1 else f"{title} {i + 1}" for i in range(made.shape[1])]
             views += list(made.swapaxes(0, 1))

@@ -72,7 +72,10 @@ def png(array):
         ({"source": "x", "tokenizer": {"name": "bp"}}, r"^data\.tokenizer\.name: got 'bp'"),
         ({"source": "x", "tokenizer": {"name": "file"}}, r"^data\.tokenizer\.path: got None"),
         ({"source": "x", "tokenizer": {"path": "t.json"}}, r"^data\.tokenizer\.path: got 't.json'"),
-        ({"source": "x", "streams": {"u": {"split": "train"}}}, r"^data\.streams\.u\.source: missing"),
+        (
+            {"mixture": [{"source": "x"}], "streams": {"u": {"split": "train"}}},
+            r"^data\.streams\.u\.source: must be given with a mixture",
+        ),
         ({"mixture": [{"source": "x", "weight": 0}]}, r"^data\.mixture\[0\]\.weight: got 0"),
     ],
 )

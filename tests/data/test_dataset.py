@@ -156,6 +156,15 @@ def test_streams(config, numbered):
         open_data(data, 3)
 
 
+def test_a_stream_without_a_source_reads_that_of_the_data(config, numbered):
+    whole = config(source=numbered["a"], split="train[:4]", streams={"x": {"ratio": 2.0}})
+    assert whole.streams["x"].source == numbered["a"] and whole.streams["x"].split == "train"
+    named = config(source=numbered["a"], split="train[:4]", streams={"x": {"source": numbered["a"], "ratio": 2.0}})
+    assert whole == named
+    dataset = open_data(whole, 4, seed=0)
+    assert len({int(i) for step in range(3) for i in dataset.batch(step)["x"]["id"]}) > 4
+
+
 def test_streams_of_one_source_have_independent_orders(config, numbered):
     more = {"source": numbered["a"]}
     batch = open_data(config(source=numbered["a"], streams={"x": more, "y": more}), 37, seed=0).batch(0)
