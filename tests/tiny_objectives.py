@@ -89,7 +89,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {"predictor": {"width": 32, "depth": 1, "heads": 2}, "context": 0.3},
     },
     "autoencoder": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "noise": "gaussian"}},
-    "vae": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}}},
+    # Errors are summed over pixels, so a small deviation would make steps of SGD diverge.
+    "vae": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "pixel_std": 8.0}},
     "regression": {"model": _VIT, "objective": {"error": "gaussian"}},
     "multi_label": {"model": {"name": "bert", "pool": "mean", **_TEXT}, "objective": {"column": "tags"}},
     "fixmatch": {"model": _VIT, "objective": {"threshold": 0.2}},

@@ -50,7 +50,7 @@ def test_flops_of_every_objective_are_those_of_its_step(name):
     with parallel.mesh_context(program.mesh):
         products = sum(matrix_products(jax.make_jaxpr(program.step)(program.shapes, batch).jaxpr).values())
     counted = 3 * objective.flops(tiny.SPEC) * tiny.BATCH
-    more = {"mae": 1.14, "causal_lm": 1.08}.get(name, 1.04)
+    more = {"mae": 1.14, "i_jepa": 1.06, "causal_lm": 1.08}.get(name, 1.04)
     assert 0.985 < products / counted < more
 
 

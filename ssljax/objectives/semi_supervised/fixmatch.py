@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ssljax import losses, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
+from ssljax.objectives.base import Ctx, Params, noise_of
 from ssljax.objectives.images import view_shape
 from ssljax.objectives.semi_supervised.semi_supervised import SemiSupervised
 
@@ -54,6 +55,15 @@ class FixMatch(SemiSupervised):
             self.strong(views.fold_in(keys, 1), images, aspect),
         ]
         return jnp.stack(made, 1)
+
+    def encode_unlabelled(
+        self, params: Params, extra: Any, seen: jax.Array, total: int, ctx: Ctx
+    ) -> dict[str, jax.Array]:
+        """Encodes weak views without a backward pass, since they give classes alone."""
+        count = seen.shape[1]
+        weak = self.logits(jax.lax.stop_gradient(params), seen[:, :, 0], noise_of(ctx, count, 1, total))
+        strong = self.logits(params, seen[:, :, 1], noise_of(ctx, count, 1 + count, total), ctx)
+        return {"unlabelled": jnp.stack([weak, strong], 2)}
 
     def unlabelled(self, logits: jax.Array, teacher: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
         values, _ = losses.fixmatch(logits[:, 0], logits[:, 1], threshold=self.threshold, reduce=False)
