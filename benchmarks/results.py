@@ -60,6 +60,7 @@ IMAGES = {"data.split": REST} | {
 
 TWO_VIEW = (
     *("byol", "simsiam", "moco", "nnclr", "dcl", "sup_con"),
+    *("triplet", "contrastive_pairs", "n_pair"),
     *("align_uniform", "barlow_twins", "vicreg", "lejepa", "ssl_hsic"),
 )
 PATCHES = {

@@ -31,6 +31,7 @@ from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
+from ssljax.objectives.contrastive.labelled import Labelled
 from ssljax.objectives.contrastive.matching import ContrastiveObjective
 from ssljax.objectives.distillation.dino import Head
 from ssljax.objectives.generative.autoencoder import ImageDecoder
@@ -75,6 +76,7 @@ def sections() -> list[Section]:
         Section("every image objective", ImageObjective),
         Section("every contrastive objective", ContrastiveObjective),
         Section("every two-view objective", TwoView),
+        Section("every objective of metric learning", Labelled),
         Section("every pretext objective", Puzzle),
         Section("every semi-supervised objective", SemiSupervised),
         Section("every objective of numbers", Targets),

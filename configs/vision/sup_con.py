@@ -10,7 +10,7 @@ Time: 4 minutes on one CPU core for MNIST.
 Result: accuracy of a linear probe with 100 labels per class on held-out digits: 0.975 (raw pixels 0.889, untrained
 encoder 0.854); docs/results.md, section 1.
 
-`--config.objective.form=in` moves the mean into the logarithm (eq. 3).
+`--config.objective.positive_mean=inside` moves the mean into the logarithm (eq. 3).
 """
 
 import _images

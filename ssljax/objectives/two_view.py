@@ -67,7 +67,6 @@ class TwoView(EncoderObjective):
     term: ClassVar[str]  # name of the loss term
     joint: ClassVar[bool] = False  # True: a batch norm of the heads has the statistics of both views together
     reads_target: ClassVar[bool] = False  # True: `compare` reads the targets, so that a teacher has an effect
-    reads_labels: ClassVar[bool] = False  # True: `views` passes the labels of the examples on
     reads_queue: ClassVar[bool] = False  # True: `compare` reads the queue and returns vectors for it
 
     augment: Any = schema.setting(
@@ -92,11 +91,18 @@ class TwoView(EncoderObjective):
             raise UserError("objective.teacher: this objective compares the student's vectors only, must be None")
         if self.queue and not self.reads_queue:
             raise UserError("objective.queue: this objective sees no vectors of earlier batches, must be 0")
+        if self.reads_labels and "label" not in self.spec.elements:
+            raise UserError(f"objective.name: {self.term} reads labels, but the data have none")
         if not self.augmented and not (self.model.config.dropout or self.model.config.drop_path):
             raise UserError(
                 "model.dropout: got 0, must be more than 0 (or model.drop_path): without augmentation, the two views "
                 f"of {self.reads} differ in them only"
             )
+
+    @property
+    def reads_labels(self) -> bool:
+        """Returns True if `views` passes the labels of the examples on."""
+        return False
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
         """Computes the loss of a method.

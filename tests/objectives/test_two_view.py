@@ -33,6 +33,10 @@ def method(name, **settings):
     return dataclasses.replace(tiny.make(name).unwrapped, **settings)
 
 
+def both(p):
+    return np.concatenate([p[:, 0], p[:, 1]])
+
+
 def nt_xent(z1, z2, t):
     z = [unit(x) for x in (*z1, *z2)]
     values = []
@@ -112,6 +116,24 @@ CASES = [
             np.concatenate([p[:, 0], p[:, 1]]), np.tile(LABELS, 2), np.ones(2 * N), 0.1, "in"
         ),
     ),
+    *(
+        (
+            "triplet",
+            {"positives": positives, **options},
+            lambda z, p, t, q, y=y, o=options: brute.triplet(both(p), np.tile(y, 2), np.ones(2 * N), **o),
+        )
+        for positives, y in (("labels", LABELS), ("views", np.arange(N)))
+        for options in ({"margin": 0.3, "mining": "semi"}, {"mining": "hard", "soft": True, "normalize": False})
+    ),
+    *(
+        (
+            "contrastive_pairs",
+            {"positives": positives, "margin": 2.0},
+            lambda z, p, t, q, y=y: np.mean(brute.contrastive_pairs(both(p), np.tile(y, 2), np.ones(2 * N), 2.0, True)),
+        )
+        for positives, y in (("labels", LABELS), ("views", np.arange(N)))
+    ),
+    ("n_pair", {"l2": 0.1}, lambda z, p, t, q: np.mean(brute.n_pair(p[:, 0], p[:, 1], ONES, 0.1))),
     ("align_uniform", {"weight": 0.7, "alpha": 1.5, "t": 1.2}, lambda z, p, t, q: align_uniform(p, 0.7, 1.5, 1.2)),
     ("simcse", {"symmetric": False}, lambda z, p, t, q: np.mean(brute.simcse(p[:, 0], t[:, 1], ONES, 0.05))),
     (
@@ -258,7 +280,7 @@ def parts_of(name, **settings):
 
 
 # Methods whose loss treats the two views as one set of vectors.
-JOINT = {"simclr", "dcl", "sup_con", "align_uniform"}
+JOINT = {"simclr", "dcl", "sup_con", "align_uniform", "triplet", "contrastive_pairs", "n_pair"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from ssljax import losses
 from ssljax.base import schema
-from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.two_view import Compared, TwoView, Views
 
@@ -23,17 +22,15 @@ class SupCon(TwoView):
 
     term: ClassVar[str] = "sup_con"
     joint: ClassVar[bool] = True
-    reads_labels: ClassVar[bool] = True
 
     temperature: float = schema.setting(0.1, gt=0, doc="temperature of the softmax over similarities (tau)")
     positive_mean: Literal["outside", "inside"] = schema.setting(
         "outside", doc="whether the mean over positives stands outside (eq. 2) or inside (eq. 3) the logarithm"
     )
 
-    def check(self) -> None:
-        super().check()
-        if "label" not in self.spec.elements:
-            raise UserError("objective.name: sup_con reads labels, but the data have none")
+    @property
+    def reads_labels(self) -> bool:
+        return True
 
     def compare(self, seen: Views, inputs: Any, extra: Any, ctx: Ctx) -> Compared:
         z, labels = jnp.concatenate([seen.p[:, 0], seen.p[:, 1]]), jnp.tile(inputs["label"], 2)
