@@ -4,7 +4,8 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31
 
     ssljax train --config configs/vision/contrastive_pairs.py --workdir runs/contrastive_pairs
     ssljax train --config configs/vision/contrastive_pairs.py:data=mnist --workdir runs/contrastive_pairs-mnist
-    ssljax train --config configs/vision/contrastive_pairs.py:data=folder --workdir runs/x --config.data.source=images:DIR
+    ssljax train --config configs/vision/contrastive_pairs.py:data=folder --workdir runs/x \
+        --config.data.source=images:DIR
 
 Time: 4 minutes on one CPU core.
 Result: not measured yet; docs/results.md, section 1.
