@@ -18,6 +18,7 @@ def add(commands: Any, parser: argparse.ArgumentParser) -> None:
     kinds = ("objectives", "models", "data", "evals", "optimizers", "schedules", "laws", "configs", "keys", "schema")
     meanings = "keys: type, default and meaning of the keys of a config; schema: all of them as a JSON schema"
     listing.add_argument("kind", choices=kinds, help=meanings)
+    listing.add_argument("--matrix", action="store_true", help="for objectives: the inputs on which each of them runs")
     listing.add_argument("group", nargs="?", help="for keys: `objective` lists its names, `objective.simclr` its keys")
     completion = commands.add_parser("completion", help="print the script that completes commands in a shell")
     completion.set_defaults(call=functools.partial(_completion, parser))
@@ -34,6 +35,10 @@ def _completion(parser: argparse.ArgumentParser, options: argparse.Namespace, ov
 def _list(options: argparse.Namespace, overrides: Overrides) -> int:
     if options.group is not None and options.kind != "keys":
         raise UserError(f"{options.group}: `ssljax list {options.kind}` takes no group (`ssljax list keys` does)")
+    if options.matrix and options.kind != "objectives":
+        raise UserError(f"--matrix: `ssljax list {options.kind}` has none (`ssljax list objectives` does)")
+    if options.matrix:
+        return _matrix()
     if options.kind == "models":
         return _list_models()
     if options.kind == "schema":
@@ -50,6 +55,23 @@ def _keys(group: str | None) -> Iterable[str]:
     from ssljax.reference import describe_keys
 
     return describe_keys(group or "")
+
+
+def _matrix() -> int:
+    from ssljax.objectives import modalities
+
+    found = modalities()
+    inputs = list(dict.fromkeys(name for cells in found.values() for name in cells))
+    width = max(map(len, found))
+    print(f"{'objective':{width}}", *inputs)
+    for objective, cells in found.items():
+        marks = (f"{'yes' if name in cells else '':{len(name)}}" for name in inputs)
+        print(" ".join((f"{objective:{width}}", *marks)).rstrip())
+    print()
+    for name in inputs:
+        families = next(cells[name] for cells in found.values() if name in cells)
+        print(f"{name}: models {', '.join(families)}")
+    return 0
 
 
 def _list_models() -> int:

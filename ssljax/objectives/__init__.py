@@ -58,6 +58,18 @@ REGISTRY = Registry(
 )
 
 
+def modalities() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Returns {objective: {inputs that it reads: the model families that read them}}, as both declare."""
+    families = {name: models.REGISTRY.get(name).inputs for name in models.REGISTRY}
+    return {
+        objective: {
+            inputs: tuple(name for name, own in families.items() if own == inputs)
+            for inputs in REGISTRY.get(objective).inputs
+        }
+        for objective in REGISTRY
+    }
+
+
 def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> Any:
     """Creates an objective with its model, ready for `init`.
 
