@@ -73,5 +73,5 @@ def test_the_command(capsys):
     rows = {line.split()[0]: line for line in text.partition("\n\n")[0].splitlines()[1:]}
     assert set(rows) == set(objectives.REGISTRY)
     assert rows["rotation"].count("yes") == 1 and rows["classification"].count("yes") == 3
-    assert cli.main(["list", "models", "--matrix"]) == 1
+    assert cli.main(["list", "models", "--matrix"]) != 0
     assert "`ssljax list objectives` does" in capsys.readouterr().err
