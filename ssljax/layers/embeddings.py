@@ -11,18 +11,22 @@ from ssljax.layers.roles import Role
 
 
 class Table(nn.Module):
-    """An embedding table: parameter `embedding` [rows, width] with logical axes (`axis`, "embed")."""
+    """An embedding table: parameter `embedding` [rows, width] with logical axes (`axis`, "embed").
+
+    Without `axis` the table is whole on every device. Tables of positions are: XLA's partitioner aborts on the lookup
+    of positions that "fsdp" splits in a table that it splits too, where another axis is summed by hand.
+    """
 
     rows: int
     width: int
-    axis: str = "vocab"
+    axis: str | None = "vocab"
     initializer: Initializer = nn.initializers.normal(0.02)
     dtype: Any = "float32"
     role: Role = "embedding"
 
     def setup(self) -> None:
-        shape = (self.rows, self.width)
-        self.embedding = parameter(self, "embedding", self.initializer, (self.axis, "embed"), shape, role=self.role)
+        shape, axes = (self.rows, self.width), (self.axis, "embed" if self.axis else None)
+        self.embedding = parameter(self, "embedding", self.initializer, axes, shape, role=self.role)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Looks up ids int [...] -> [..., width]."""

@@ -220,9 +220,9 @@ class TokenTransformer(nn.Module):
         summed = self.width if self.maps_tokens else inner
         if c.positions == "learned":
             rows = c.known("max_len") + c.position_offset
-            self.position_embed = Table(rows, summed, "positions", dtype=c.dtype, role="position")
+            self.position_embed = Table(rows, summed, None, dtype=c.dtype, role="position")
         if c.token_types:
-            self.type_embed = Table(c.token_types, summed, "classes", dtype=c.dtype)
+            self.type_embed = Table(c.token_types, summed, None, dtype=c.dtype)
         if c.embedding_norm:
             self.embed_norm = c.new_norm()
         if c.embedding_dim is not None:

@@ -37,7 +37,6 @@ RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     "embed": (("fsdp",),),
     "queue": (BATCH, ("data", "fsdp"), ("data",), ("fsdp",)),
     "layers": (),
-    "positions": (),
     "patch": (),
     "classes": (),
 }
