@@ -73,6 +73,7 @@ OTHERS = ("rotation", "relative_patch", "jigsaw", "i_jepa", "autoencoder", "vae"
 # Semi-supervised methods, and the augmentation with which their control learns from the labels alone.
 FEW_LABELS = {"pseudo_label": "weak", "fixmatch": "weak", "mean_teacher": "strong"}
 LABELS_ALONE = {augment: f"few_labels ({augment} augmentation), mnist" for augment in ("weak", "strong")}
+CODES = {"evals.reconstruction.fit_split": REST, "evals.reconstruction.test_split": HELD_OUT}
 FEW_LABELS_DATA = {"data.streams.unlabeled.split": REST, "evals.loss.test_split": HELD_OUT}
 FURTHER = (
     *TWO_VIEW,
@@ -102,7 +103,10 @@ ROWS = [
     ),
     *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in TWO_VIEW),
     *(Row(f"{name}, mnist", f"configs/vision/{file}", IMAGES) for name, file in PATCHES.items()),
-    *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in OTHERS),
+    *(
+        Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES | (CODES if "ae" in name else {}))
+        for name in OTHERS
+    ),
     *(
         Row(name, f"configs/vision/few_labels.py:augment={augment}", {"evals.loss.test_split": HELD_OUT}, ("accuracy",))
         for augment, name in LABELS_ALONE.items()
@@ -269,7 +273,7 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
 def table(only: str = "") -> str:
     """Markdown of docs/results.md: a line per row and headline metric, with mean and standard deviation over seeds."""
     found, missing = lines(only)
-    controls = ("untrained", "raw", "labels alone", "majority", "chance", "unigram", "bigram")
+    controls = ("untrained", "raw", "labels alone", "pca", "mean", "majority", "chance", "unigram", "bigram")
     head = ["run", "evaluation", "metric", "trained", *controls, "seeds", "verdict", "minutes"]
     body = [
         [

@@ -90,6 +90,12 @@ def probes(data, examples=5_000, feature="pooled"):
     )
 
 
+def codes(data):
+    """The probes of the codes of an autoencoder, and its error beside that of principal components."""
+    splits = dict(fit_split="train[:-10%]", test_split="train[-10%:]") if data == "folder" else {}
+    return probes(data, feature="code") | dict(reconstruction=dict(max_examples=5_000, **splits))
+
+
 def two_views(arg, augment=None, **objective):
     """The config of a method of two views, which differs from those of the others in its objective alone.
 

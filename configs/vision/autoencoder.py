@@ -25,7 +25,7 @@ def get_config(arg=""):
             data=_images.SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="5%"),
-            evals=_images.probes(a["data"], feature="code"),
+            evals=_images.codes(a["data"]),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=128,

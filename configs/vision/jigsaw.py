@@ -36,6 +36,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=128,
-            steps=150 if a["data"] == "mnist" else 400,
+            steps=400,
         )
     )

@@ -25,6 +25,7 @@ REGISTRY = Registry(
         "retrieval": "ssljax.evals.matching:Retrieval",
         "perplexity": "ssljax.evals.likelihood:Perplexity",
         "pseudo_perplexity": "ssljax.evals.likelihood:PseudoPerplexity",
+        "reconstruction": "ssljax.evals.reconstruction:Reconstruction",
         "loss": "ssljax.evals.loss:HeldOutLoss",
     },
     has=("check", "run", "headline"),

@@ -166,6 +166,19 @@ def pseudo_perplexity():
     return result["pseudo_perplexity"], math.exp(nats / count)
 
 
+def reconstruction():
+    fit, test = (rows(split)["image"].reshape(SIZES[split], -1) / 255 for split in ("train", "test"))
+    made = features("autoencoder", "test", "reconstruction")
+    result = measured("autoencoder", "reconstruction")
+    directions = np.linalg.svd(fit - fit.mean(0))[2][:6]  # a code has six numbers
+    restored = fit.mean(0) + (test - fit.mean(0)) @ directions.T @ directions
+    objective, (params, extra) = setup("autoencoder")
+    everything = evaluator(objective, {"reconstruction": {}}).controls(params, extra)
+    assert everything["pca"]["reconstruction"]["mse"] == pytest.approx(np.mean((restored - test) ** 2), rel=1e-5)
+    assert everything["mean"]["reconstruction"]["mse"] == pytest.approx(np.mean((fit.mean(0) - test) ** 2), rel=1e-5)
+    return result["mse"], np.mean((made - test) ** 2)
+
+
 def loss():
     batch = rows("test")
     objective, (params, extra) = setup("classification")  # mixup in training
@@ -178,7 +191,8 @@ def loss():
 
 
 DEFINITIONS = {
-    f.__name__: f for f in (knn, linear, few_shot, zero_shot, retrieval, perplexity, pseudo_perplexity, loss)
+    f.__name__: f
+    for f in (knn, linear, few_shot, zero_shot, retrieval, perplexity, pseudo_perplexity, reconstruction, loss)
 }
 
 

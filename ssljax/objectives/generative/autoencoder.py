@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.exhibits import Exhibit, Grid, Tile
-from ssljax.layers.heads import Linear, MLPHead
+from ssljax.layers.heads import MLPHead
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
@@ -90,7 +90,15 @@ class Autoencoder(ImageObjective):
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         found = super().features(params, extra, batch)
-        return {**found, "code": apply(self._code(), params["code"], found["pooled"])[:, : self.code]}
+        code = apply(self._code(), params["code"], found["pooled"])[:, : self.code]
+        images = batch["image"]
+        if images.shape[1:] != tuple(view_shape(self.augment, self.spec)):  # the decoder has the size of views
+            return {**found, "code": code}
+        made = views.unnormalize(
+            apply(self._decoder(), params["decoder"], code).reshape(images.shape), self.mean, self.std
+        )
+        flat = {name: x.reshape(len(images), -1) for name, x in (("pixels", images), ("reconstruction", made))}
+        return {**found, "code": code, **flat}
 
     def restored(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
         """Returns (images, inputs, restored images), each [B, H, W, C] in [0, 1]."""
@@ -110,8 +118,8 @@ class Autoencoder(ImageObjective):
         heads = 2.0 * self.model.width * self.codes + self._decoder().flops(self.code)
         return view_flops(self.model, self.augment, spec) + heads
 
-    def _code(self) -> Linear:
-        return Linear(self.codes, input_ratio=output_ratio(self.model))
+    def _code(self) -> MLPHead:
+        return MLPHead((self.codes,), norm=None, input_ratio=output_ratio(self.model))
 
     def _decoder(self) -> MLPHead:
         height, width, channels = view_shape(self.augment, self.spec)
