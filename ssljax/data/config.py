@@ -73,7 +73,9 @@ class MixturePart(SourceConfig):
 class StreamPart(SourceConfig):
     """A further stream of rows, nested in the batch under the name of the stream."""
 
-    source: str | None = setting(None, doc=f"{_SOURCE}; None: that of `data.source`")  # type: ignore[assignment]
+    source: str | None = setting(
+        None, doc=f"{_SOURCE}; None: `data.source`, with its keys and filter unless there are others"
+    )  # type: ignore[assignment]
     ratio: float = setting(
         1.0, gt=0, doc="rows of the stream in a batch / `batch_size`; the number of rows must be whole"
     )
@@ -175,7 +177,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", plain_filter(self.where))
-        of_main = {n: dataclasses.replace(s, source=self.source) for n, s in self.streams.items() if s.source is None}
+        of_main = {
+            name: dataclasses.replace(s, source=self.source, keys=s.keys or self.keys, where=s.where or self.where)
+            for name, s in self.streams.items()
+            if s.source is None
+        }
         object.__setattr__(self, "streams", {**self.streams, **of_main})
 
     def validate(self) -> None:

@@ -80,18 +80,16 @@ def random_blocks(
     return (inside_rows[..., :, None] & inside_columns[..., None, :]).reshape(*u.shape[:2], -1)
 
 
-def random_subset(keys: jax.Array, candidate: jax.Array, count: int) -> jax.Array:
-    """Draws `count` of the candidates of each row, int32 [B, count]; where there are fewer, some are drawn again.
+def random_subset(keys: jax.Array, rank: jax.Array, count: int) -> jax.Array:
+    """Draws `count` different places of each row, int32 [B, count]: those of the highest rank, at random among equals.
 
     Args:
         keys: random keys [B].
-        candidate: bool [B, N], with one True at least.
+        rank: int or bool [B, N].
         count: number of places, at most N.
     """
-    u = uniforms(keys, candidate.shape[1])
-    order = jnp.argsort(jnp.where(candidate, u, 2.0), 1)  # candidates first
-    number = jnp.maximum(candidate.sum(1, keepdims=True), 1)
-    return jnp.take_along_axis(order, jnp.arange(count) % number, 1).astype(jnp.int32)
+    order = jnp.argsort(uniforms(keys, rank.shape[1]) - rank.astype(jnp.float32), 1)
+    return order[:, :count].astype(jnp.int32)
 
 
 def visible_patches(patches: int, ratio: float) -> int:

@@ -100,7 +100,7 @@ def jigsaw(keys: jax.Array, images: jax.Array, permutations: jax.Array, gap: int
 
     Noroozi & Favaro 2016, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", section 4: each
     cell of the square has a tile smaller by `gap` pixels at a random place (in the paper 64 of 75 pixels), and a random
-    row of `permutations` orders the tiles.
+    row of `permutations` orders the tiles. The square, the largest whose cells have whole pixels, has a random place.
 
     Args:
         keys: random keys [B].
@@ -122,11 +122,12 @@ def jigsaw(keys: jax.Array, images: jax.Array, permutations: jax.Array, gap: int
         raise UserError(f"jigsaw: got permutations of {tiles} tiles, must be a square number")
     if not 0 <= gap < cell:
         raise UserError(f"jigsaw: got a gap of {gap} in cells of {cell} pixels, must be at least 0 and smaller")
-    u = uniforms(keys, 1 + 2 * tiles)
+    u = uniforms(keys, 3 + 2 * tiles)
     label = jnp.floor(len(permutations) * u[:, 0]).astype(jnp.int32)
-    moves = jnp.floor(u[:, 1:].reshape(-1, tiles, 2) * (gap + 1))
+    place = jnp.floor(u[:, None, 1:3] * jnp.array([height - side * cell + 1, width - side * cell + 1]))  # [B, 1, 2]
+    moves = jnp.floor(u[:, 3:].reshape(-1, tiles, 2) * (gap + 1))
     corners = cell * jnp.asarray(list(itertools.product(range(side), repeat=2)))
-    starts = (corners + moves).astype(jnp.int32)  # [B, T, 2], in raster order
+    starts = (place + corners + moves).astype(jnp.int32)  # [B, T, 2], in raster order
     order = jnp.asarray(permutations)[label]
     return _cut(images, jnp.take_along_axis(starts, order[..., None], 1), cell - gap), label
 

@@ -161,6 +161,8 @@ def test_a_stream_without_a_source_reads_that_of_the_data(config, numbered):
     assert whole.streams["x"].source == numbered["a"] and whole.streams["x"].split == "train"
     named = config(source=numbered["a"], split="train[:4]", streams={"x": {"source": numbered["a"], "ratio": 2.0}})
     assert whole == named
+    keys = config(source=numbered["a"], keys={"label": "label"}, streams={"x": {"ratio": 2.0}}).streams["x"].keys
+    assert keys == {"label": "label"}
     dataset = open_data(whole, 4, seed=0)
     assert len({int(i) for step in range(3) for i in dataset.batch(step)["x"]["id"]}) > 4
 

@@ -130,10 +130,33 @@ def test_evaluations_use_the_teacher():
     assert np.abs(found - logits_of(objective, params, batch["image"])).max() > 1e-3
 
 
+def test_held_out_losses_use_the_teacher():
+    objective, params, extra, batch, _, ctx = made("mean_teacher")
+    plain = objective.held_out()
+    labelled = {key: value for key, value in batch.items() if key != "unlabeled"}
+    inputs = plain.views(jax.random.split(KEY, tiny.BATCH), labelled, jnp.int32(0))
+    scale, total, count = plain.loss(params, extra, plain.encode(params, extra, inputs, ctx), inputs, ctx).terms[
+        "cross_entropy"
+    ]
+    right = cross_entropy(objective, extra["teacher"], batch, inputs)
+    np.testing.assert_allclose(scale * total / count, right, rtol=1e-5)
+    assert abs(right - cross_entropy(objective, params, batch, inputs)) > 1e-3
+
+
+def test_student_and_teacher_must_differ():
+    groups = tiny.config("mean_teacher")
+    still = {**groups["model"], "dropout": 0.0, "drop_path": 0.0}
+    whole = {**groups["objective"], "augment": {"name": "single", "crop_scale": (1.0, 1.0), "augment": {"flip": 0.0}}}
+    with pytest.raises(UserError, match=r"objective\.augment: without augmentation and dropout"):
+        objectives.create({"model": still, "objective": whole}, tiny.SPEC)
+    objectives.create({"model": still, "objective": groups["objective"]}, tiny.SPEC)
+
+
 def test_ramp():
     assert [float(ramp(jnp.int32(step), 10, 0.2, 0.6)) for step in (0, 2, 4, 6, 9)] == [0, 0, 0.5, 1, 1]
     assert float(ramp(jnp.int32(3), None, 0.2, 0.6)) == 1
-    assert [float(ramp(jnp.int32(step), 10, 0.0, 0.0)) for step in (1, 5)] == [1, 1]
+    assert [float(ramp(jnp.int32(step), 10, 0.0, 0.0)) for step in (0, 1, 5)] == [1, 1, 1]
+    assert [float(ramp(jnp.int32(step), 10, 0.5, 0.5)) for step in (4, 5, 6)] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -141,6 +164,7 @@ def test_ramp():
     ("stream", "message"),
     [
         (None, r"data\.streams: this objective needs a stream 'unlabeled'"),
+        ({"elements": {"label": {"shape": [], "dtype": "int32"}}}, r"data\.streams\.unlabeled: has no images; name"),
         ({"ratio": 1.5}, r"data\.streams\.unlabeled\.ratio: got 1\.5, must be a whole number"),
         (
             {"elements": {"image": {"shape": [9, 9, 3], "dtype": "uint8"}}},

@@ -67,7 +67,8 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "jigsaw": ("views", ("original", *(f"view {i}" for i in (1, 2, 3, 4)))),
     "relative_patch": ("views", ("original", "view 1", "view 2")),
     "fixmatch": ("views", ("original", "labelled", "weak", "strong")),
-    **dict.fromkeys(("mean_teacher", "pseudo_label", "regression"), None),  # without augmentation
+    "mean_teacher": ("views", ("original", "labelled", "student", "teacher")),
+    **dict.fromkeys(("pseudo_label", "regression"), None),  # without augmentation
     "multi_label": None,  # texts are not augmented
     "ibot": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
     "simmim": ("masks", ("original", "masked")),

@@ -94,7 +94,20 @@ def test_tiles_by_their_pixels(side, cell, gap, extra):
     for example, chosen in enumerate(np.asarray(label)):
         for place, tile in enumerate(permutations[chosen]):
             corner = np.asarray(tiles[example, place, 0, 0])
-            assert (corner // cell == cells[tile]).all() and (corner % cell <= gap).all()
+            move = corner - cells[tile] * cell  # of the square, and of the tile in its cell
+            assert (move >= 0).all() and (move <= np.array([extra, 0]) + gap).all()
+            inner = corner - np.asarray(tiles[example, list(permutations[chosen]).index(0), 0, 0])
+            assert (abs(inner - cells[tile] * cell) <= gap).all()
+
+
+def test_the_square_of_a_jigsaw_has_a_uniform_place():
+    """Before, columns 8 and 9 of an image of 10 columns were never seen."""
+    count, permutations = 8_000, np.arange(4)[None]
+    tiles, _ = views.jigsaw(views.example_keys(KEY, count), coordinates(count, 8, 10), permutations, 0)
+    corners = np.asarray(tiles[:, 0, 0, 0])
+    assert set(corners[:, 0]) == {0}
+    counts = np.bincount(corners[:, 1].astype(int), minlength=3)
+    assert len(counts) == 3 and abs(counts - count / 3).max() < 5 * np.sqrt(count / 3)
 
 
 def test_permutations_and_places_of_tiles_are_uniform():

@@ -44,11 +44,17 @@ class Autoencoder(ImageObjective):
         "'salt_and_pepper': they become 0 or 1; None: none",
     )
     noise_level: float = schema.setting(
-        0.25, ge=0, doc="standard deviation of 'gaussian' for values in [0, 1]; otherwise the share of the pixels"
+        0.25,
+        ge=0,
+        doc="standard deviation of 'gaussian' for values in [0, 1], which stay there; else the share of the pixels",
     )
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation of images; none by default"
     )
+
+    def validate(self) -> None:
+        if self.noise in ("masking", "salt_and_pepper") and self.noise_level > 1:
+            raise ValueError(f"noise_level: got {self.noise_level:g}, must be at most 1, the share of the pixels")
 
     @property
     def codes(self) -> int:

@@ -5,6 +5,7 @@ Joint-Embedding Predictive Architecture".
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -25,10 +26,11 @@ from ssljax.objectives.teacher import Teacher
 
 @dataclasses.dataclass(frozen=True)
 class IJEPA(ImageObjective):
-    """The error of the predicted representations, mean over the patches of a block, then over blocks.
+    """The error of the predicted representations, mean over dimensions and the patches of a block, then over blocks.
 
     The predictor sees mask tokens at all hidden patches at once, where the authors call it for each block. The number
-    of patches of the context is constant: of a larger context a random part is taken. Evaluations use the teacher.
+    of patches of the context is constant: of a larger context a random part is taken; a smaller one is filled up with
+    patches outside of it, with those of targets only where nothing else is left. Evaluations use the teacher.
     """
 
     targets: int = schema.setting(4, gt=0, doc="number of target blocks")
@@ -74,9 +76,13 @@ class IJEPA(ImageObjective):
     def check(self) -> None:
         super().check()
         check_patches(self)
-        if self._kept(self._grid()) < 1:
-            rows, columns = self._grid()
-            raise UserError(f"objective.context: got {self.context}, which is no patch of {rows * columns}")
+        patches = math.prod(self._grid())
+        kept, most = self._kept(self._grid()), patches - math.ceil(max(self.target_scale) * patches)
+        if not 1 <= kept <= most:
+            raise UserError(
+                f"objective.context: got {self.context}, which is {kept} of {patches} patches, must be at least 1 "
+                f"and at most the {most} that a target block of {max(self.target_scale):.0%} leaves"
+            )
 
     @property
     def total_dependent(self) -> bool:
@@ -98,11 +104,9 @@ class IJEPA(ImageObjective):
         targets = views.random_blocks(views.fold_in(keys, 1), grid, self.targets, self.target_scale, self.target_aspect)
         whole = views.random_blocks(views.fold_in(keys, 2), grid, 1, self.context_scale, (1.0, 1.0))[:, 0]
         hidden = targets.any(1)
-        # Where targets cover the context, it is all that they leave; where they leave nothing, any patches.
-        context = whole & ~hidden
-        context = jnp.where(context.any(1, keepdims=True), context, ~hidden)
-        context = jnp.where(context.any(1, keepdims=True), context, True)
-        keep = views.random_subset(views.fold_in(keys, 3), context, self._kept(grid))
+        # Where the context has too few patches, others that no target has; where these are too few, those of targets.
+        rank = jnp.where(hidden, 0, jnp.where(whole, 2, 1))
+        keep = views.random_subset(views.fold_in(keys, 3), rank, self._kept(grid))
         return {"image": images, "keep": keep, "targets": targets}
 
     def held_out(self) -> "IJEPA":

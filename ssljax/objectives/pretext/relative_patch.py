@@ -26,7 +26,8 @@ class RelativePatch(Puzzle):
     gap: int = schema.setting(48, ge=0, doc="pixels between neighbouring patches; without a gap, edges tell the answer")
     jitter: int = schema.setting(7, ge=0, doc="largest displacement of a patch in pixels")
     drop_colours: bool = schema.setting(
-        True, doc="whether noise replaces all channels but one, since lens colours tell the place (section 3.1)"
+        True,
+        doc="whether noise replaces all channels but one of both patches; lens colours tell the place (section 3.1)",
     )
     hidden: int = schema.setting(4096, ge=0, doc="width of a hidden layer of the classifier; 0: none")
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import views
+from ssljax.base.errors import UserError
+from ssljax.objectives.images import view_shape
 from ssljax.objectives.pretext.puzzle import Puzzle
 
 
@@ -19,6 +21,20 @@ class Rotation(Puzzle):
 
     answers: ClassVar[int] = 4
     each: ClassVar[bool] = True
+
+    def check(self) -> None:
+        super().check()
+        height, width, _ = view_shape(self.augment, self.spec)
+        if height != width:
+            raise UserError(
+                f"objective.augment.size: images of {height} x {width} cannot be turned; give the side of a square "
+                "here, or as data.image_size"
+            )
+        if self.augment.augment.rotate:
+            raise UserError(
+                f"objective.augment.augment.rotate: got {self.augment.augment.rotate:g}, must be 0: the "
+                "objective asks for turns"
+            )
 
     def puzzle(self, keys: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         made = views.rotations(images)

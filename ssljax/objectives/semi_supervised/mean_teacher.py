@@ -11,9 +11,20 @@ import jax.numpy as jnp
 
 from ssljax import losses, views
 from ssljax.base import schema
+from ssljax.base.errors import UserError
 from ssljax.objectives.base import Batch, Ctx, Params, Variables, noise_of
+from ssljax.objectives.images import unaugmented
 from ssljax.objectives.semi_supervised.semi_supervised import SemiSupervised, ramp
+from ssljax.objectives.supervised.classification import Classification
 from ssljax.objectives.teacher import ema
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taught(Classification):
+    """Classification by the teacher."""
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> Any:
+        return super().encode(extra["teacher"], extra, inputs, ctx)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +35,7 @@ class MeanTeacher(SemiSupervised):
     """
 
     term: ClassVar[str] = "mean_teacher"
+    plain: ClassVar[type[Classification]] = _Taught
     titles: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
     distance: Literal["mse", "kl"] = schema.setting("mse", doc="difference of the probabilities")
@@ -35,6 +47,17 @@ class MeanTeacher(SemiSupervised):
     )
     momentum: float = schema.setting(0.99, ge=0, le=1, doc="decay of the moving average during the ramp")
     momentum_after: float = schema.setting(0.999, ge=0, le=1, doc="decay of the moving average after the ramp")
+    augment: Any = schema.setting(
+        {"name": "single", "crop_scale": (0.8, 1.0), "augment": {"flip": 0.5}},
+        registry=views.REGISTRY.only("single"),
+        doc="augmentation of images, different for student and teacher; by default crops and flips",
+    )
+
+    def check(self) -> None:
+        super().check()
+        noise = self.model.config.dropout or self.model.config.drop_path
+        if self.augment == unaugmented(self.augment) and not noise:
+            raise UserError("objective.augment: without augmentation and dropout, student and teacher see the same")
 
     @property
     def total_dependent(self) -> bool:

@@ -28,6 +28,7 @@ class SemiSupervised(Classifier):
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
     term: ClassVar[str]  # name of the term of unlabelled images
+    plain: ClassVar[type[Classification]] = Classification  # the classifier of held-out losses
     titles: ClassVar[tuple[str, ...]] = ("unlabelled",)  # of the views of an unlabelled image, in pictures
 
     augment: Any = schema.setting(
@@ -59,6 +60,11 @@ class SemiSupervised(Classifier):
                 f'dict({STREAM}=dict(source="...", ratio=7.0))'
             )
         stream = self.spec.streams[STREAM]
+        if "image" not in stream["elements"]:
+            raise UserError(
+                f"data.streams.{STREAM}: has no images; name their column in data.streams.{STREAM}.keys, such as "
+                'dict(image="image")'
+            )
         shape, own = (elements.get("image", {}).get("shape") for elements in (stream["elements"], self.spec.elements))
         if shape != own:
             raise UserError(f"data.streams.{STREAM}: its images are {shape}, but those of the source are {own}")
@@ -78,16 +84,16 @@ class SemiSupervised(Classifier):
             return inputs
         # Row i has the rows m i to m i + m - 1 of the stream.
         rows = {name: x.reshape(len(keys), -1, *x.shape[1:]) for name, x in batch[STREAM].items()}
-        made = []
-        for j in range(rows["image"].shape[1]):
-            aspect = rows["aspect"][:, j] if "aspect" in rows else None
-            made.append(self.looks(views.fold_in(keys, 100 + j), rows["image"][:, j], aspect))
-        return {**inputs, STREAM: jnp.stack(made, 1)}  # [B, m, K, h, w, C]
+        count = rows["image"].shape[1]
+        of_rows = jnp.stack([views.fold_in(keys, 100 + j) for j in range(count)], 1)  # [B, m]
+        aspect = merge(rows["aspect"]) if "aspect" in rows else None
+        made = self.looks(merge(of_rows), merge(rows["image"]), aspect)
+        return {**inputs, STREAM: made.reshape(len(keys), count, *made.shape[1:])}  # [B, m, K, h, w, C]
 
     def held_out(self) -> Classification:
         """Returns the classifier without augmentation, on labelled images only."""
         shared = {name: getattr(self, name) for name in ("model", "spec", "steps", "reads", "mean", "std")}
-        return Classification(**shared, augment=unaugmented(self.augment))
+        return self.plain(**shared, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         seen = inputs[STREAM]
@@ -166,4 +172,4 @@ def ramp(step: jax.Array, steps: int | None, start: float, end: float) -> jax.Ar
     if not steps:
         return jnp.float32(1)
     done = (step - start * steps) / max((end - start) * steps, 1e-9)
-    return jnp.clip(done, 0.0, 1.0)
+    return jnp.where(step >= end * steps, 1.0, jnp.clip(done, 0.0, 1.0))

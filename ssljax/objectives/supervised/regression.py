@@ -38,13 +38,14 @@ class Targets(EncoderObjective):
 
     def check(self) -> None:
         super().check()
-        if self.column not in self.spec.elements:
+        known = sorted(set(self.spec.elements) - {"id"})
+        if self.column not in known:
             raise UserError(
-                f"objective.column: the data have no column {self.column!r} (they have: "
-                f"{', '.join(sorted(self.spec.elements))}); data.keys maps names to columns of the source"
+                f"objective.column: the data have no column {self.column!r} (they have: {', '.join(known)}); data.keys "
+                "maps names to columns of the source"
             )
         shape = self.spec.elements[self.column]["shape"]
-        if len(shape) > 1:
+        if len(shape) > 1 or 0 in shape:
             raise UserError(f"objective.column: {self.column!r} has the shape {shape}, must be one number or a list")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
