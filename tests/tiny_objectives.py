@@ -80,7 +80,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ssl_hsic": {"model": _VIT, "objective": _HEADS},
     "sup_con": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "triplet": {"model": _VIT, "objective": {"projector": _PROJECTOR, "mining": "all"}},
-    "contrastive_pairs": {"model": _VIT, "objective": {"projector": _PROJECTOR, "margin": 20.0}},
+    "contrastive_pairs": {"model": _VIT, "objective": {"projector": _PROJECTOR, "margin": 4.0}},
     "n_pair": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "vicreg": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "ibot": {
