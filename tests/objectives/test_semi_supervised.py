@@ -149,7 +149,8 @@ def test_student_and_teacher_must_differ():
     whole = {**groups["objective"], "augment": {"name": "single", "crop_scale": (1.0, 1.0), "augment": {"flip": 0.0}}}
     with pytest.raises(UserError, match=r"objective\.augment: without augmentation and dropout"):
         objectives.create({"model": still, "objective": whole}, tiny.SPEC)
-    objectives.create({"model": still, "objective": groups["objective"]}, tiny.SPEC)
+    for model in (still, {"name": "resnet", "preset": "micro"}):
+        objectives.create({"model": model, "objective": groups["objective"]}, tiny.SPEC)
 
 
 def test_ramp():

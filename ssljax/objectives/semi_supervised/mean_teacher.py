@@ -55,7 +55,7 @@ class MeanTeacher(SemiSupervised):
 
     def check(self) -> None:
         super().check()
-        noise = self.model.config.dropout or self.model.config.drop_path
+        noise = any(getattr(self.model.config, key, 0) for key in ("dropout", "drop_path"))  # a ResNet has neither
         if self.augment == unaugmented(self.augment) and not noise:
             raise UserError("objective.augment: without augmentation and dropout, student and teacher see the same")
 
