@@ -29,6 +29,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=128,
-            steps=300,
+            steps=500,
         )
     )

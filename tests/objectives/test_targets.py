@@ -12,6 +12,7 @@ import tiny_objectives as tiny
 from ssljax import objectives
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import apply, still, views_of
+from ssljax.views import Single, resize, unnormalize
 
 KEY = jax.random.key(4)
 
@@ -90,11 +91,16 @@ def decoded(params, code):
     return linear(params["linear_1"], nn.gelu(linear(params["linear_0"], code)))
 
 
+def code_of(objective, params, images):
+    """The map of the features of all places."""
+    tokens = apply(objective.model, params["encoder"], objective.pixels(images)).tokens
+    return linear(params["code"]["linear_0"], tokens.reshape(len(images), -1))
+
+
 @pytest.mark.parametrize("noise", [None, "gaussian", "masking", "salt_and_pepper"])
 def test_autoencoder(noise):
     objective, params, batch, inputs, _, found = made("autoencoder", noise=noise, noise_level=0.3)
-    pooled = apply(objective.model, params["encoder"], objective.pixels(inputs["image"])).pooled
-    code = linear(params["code"], pooled)
+    code = code_of(objective, params, inputs["image"])
     target = objective.pixels(batch["image"]).reshape(tiny.BATCH, -1)
     np.testing.assert_allclose(term(found, "mse"), np.mean((decoded(params["decoder"], code) - target) ** 2), rtol=1e-4)
     np.testing.assert_allclose(inputs["target"], batch["image"], atol=1e-6)
@@ -120,8 +126,7 @@ def test_gaussian_noise_has_its_size():
 
 def test_vae():
     objective, params, batch, inputs, _, found = made("vae", beta=0.5, pixel_std=0.7)
-    pooled = apply(objective.model, params["encoder"], objective.pixels(batch["image"])).pooled
-    mean, logvar = np.split(np.asarray(linear(params["code"], pooled), np.float64), 2, 1)
+    mean, logvar = np.split(np.asarray(code_of(objective, params, batch["image"]), np.float64), 2, 1)
     code = mean + np.exp(logvar / 2) * np.asarray(inputs["draw"])
     target = objective.pixels(batch["image"]).reshape(tiny.BATCH, -1)
     error = np.asarray(decoded(params["decoder"], jnp.asarray(code, jnp.float32)) - target, np.float64)
@@ -138,3 +143,25 @@ def test_draws_of_codes_are_standard_normal():
     assert draw.shape == (3000, 6)
     np.testing.assert_allclose(np.mean(draw, 0), 0, atol=0.08)
     np.testing.assert_allclose(np.cov(draw, rowvar=False), np.eye(6), atol=0.1)
+
+
+def test_features_of_codes_have_the_size_of_views():
+    """Evaluations see whole images, while the map to the code knows the places of a view."""
+    objective = dataclasses.replace(tiny.make("vae").unwrapped, augment=Single(size=4))
+    batch = objective.prepare(tiny.batch())
+    params, extra = nn.unbox(jax.jit(objective.init)(KEY, batch))
+    found = objective.features(params, extra, batch)
+    small = resize(batch["image"], 4)
+    mean = code_of(objective, params, small)[:, :6]
+    np.testing.assert_allclose(found["code"], mean, atol=1e-5)
+    np.testing.assert_allclose(found["pixels"], small.reshape(tiny.BATCH, -1), atol=1e-6)
+    made = unnormalize(decoded(params["decoder"], mean).reshape(small.shape), objective.mean, objective.std)
+    np.testing.assert_allclose(found["reconstruction"], made.reshape(tiny.BATCH, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("noise", ["masking", "salt_and_pepper"])
+def test_shares_of_noise_are_at_most_one(noise):
+    groups = tiny.config("autoencoder")
+    wrong = {**groups["objective"], "noise": noise, "noise_level": 25.0}
+    with pytest.raises(UserError, match=r"noise_level: got 25, must be at most 1"):
+        objectives.create({**groups, "objective": wrong}, tiny.SPEC)

@@ -5,6 +5,7 @@ Manzagol 2008, "Extracting and Composing Robust Features with Denoising Autoenco
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -34,7 +35,10 @@ class ImageDecoder:
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoder(ImageObjective):
-    """Squared error of the normalised pixels, restored from a code that is a linear map of the pooled features."""
+    """Squared error of the normalised pixels, restored from a code.
+
+    The code is a linear map of the features of all places side by side, since their mean would lose the places.
+    """
 
     code: int = schema.setting(32, gt=0, doc="number of numbers of a code")
     decoder: ImageDecoder = schema.setting(ImageDecoder(), doc="decoder, not used after training")
@@ -63,9 +67,10 @@ class Autoencoder(ImageObjective):
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, code_key, decoder_key = jax.random.split(key, 3)
-        images = self.prepare(batch)["image"]
+        height, width, _ = view_shape(self.augment, self.spec)
+        images = views.resize(self.prepare(batch)["image"][:1], (height, width))
         encoder = self.model.init(encoder_key, images)["params"]
-        code = self._code().init(code_key, jnp.zeros((1, self.model.width)))["params"]
+        code = self._code().init(code_key, jnp.zeros((1, self._features())))["params"]
         decoder = self._decoder().init(decoder_key, jnp.zeros((1, self.code)))["params"]
         return Variables({"encoder": encoder, "code": code, "decoder": decoder}, {})
 
@@ -81,9 +86,9 @@ class Autoencoder(ImageObjective):
         return {"code": code, "pixels": apply(self._decoder(), params["decoder"], code)}
 
     def coded(self, params: Params, images: jax.Array, noise: Any, ctx: Ctx | None = None) -> jax.Array:
-        """Outputs [B, codes] of the map from features, of images in [0, 1]."""
-        pooled = apply(self.model, params["encoder"], self.pixels(images), noise=noise, ctx=ctx).pooled
-        return apply(self._code(), params["code"], pooled)
+        """Outputs [B, codes] of the map from features, of images in [0, 1] of the size of views."""
+        tokens = apply(self.model, params["encoder"], self.pixels(images), noise=noise, ctx=ctx).tokens
+        return apply(self._code(), params["code"], tokens.reshape(len(images), -1))
 
     def error(self, outputs: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
         """Squared errors, mean over the pixels of an image, and weights; [B] each."""
@@ -95,16 +100,14 @@ class Autoencoder(ImageObjective):
         return Loss({"mse": (1.0, jnp.sum(values * weights), jnp.sum(weights))})
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        found = super().features(params, extra, batch)
-        code = apply(self._code(), params["code"], found["pooled"])[:, : self.code]
-        images = batch["image"]
-        if images.shape[1:] != tuple(view_shape(self.augment, self.spec)):  # the decoder has the size of views
-            return {**found, "code": code}
-        made = views.unnormalize(
-            apply(self._decoder(), params["decoder"], code).reshape(images.shape), self.mean, self.std
-        )
+        """Also the code, the image that it was made from, and the restored image, pixels in [0, 1]."""
+        height, width, _ = view_shape(self.augment, self.spec)
+        images = views.resize(batch["image"], (height, width))
+        code = self.coded(params, images, None)[:, : self.code]
+        made = apply(self._decoder(), params["decoder"], code).reshape(images.shape)
+        made = views.unnormalize(made, self.mean, self.std)
         flat = {name: x.reshape(len(images), -1) for name, x in (("pixels", images), ("reconstruction", made))}
-        return {**found, "code": code, **flat}
+        return {**super().features(params, extra, batch), "code": code, **flat}
 
     def restored(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
         """Returns (images, inputs, restored images), each [B, H, W, C] in [0, 1]."""
@@ -121,11 +124,17 @@ class Autoencoder(ImageObjective):
         return {"reconstruction": Grid("Reconstruction", caption, tiles, tuple(columns))}
 
     def flops(self, spec: Any) -> float:
-        heads = 2.0 * self.model.width * self.codes + self._decoder().flops(self.code)
+        heads = self._code().flops(self._features()) + self._decoder().flops(self.code)
         return view_flops(self.model, self.augment, spec) + heads
 
     def _code(self) -> MLPHead:
         return MLPHead((self.codes,), norm=None, input_ratio=output_ratio(self.model))
+
+    def _features(self) -> int:
+        """Number of features of all places of a view."""
+        image = jax.ShapeDtypeStruct((1, *view_shape(self.augment, self.spec)), jnp.float32)
+        encoded, _ = jax.eval_shape(self.model.init_with_output, jax.random.key(0), image)
+        return math.prod(encoded.tokens.shape[1:])
 
     def _decoder(self) -> MLPHead:
         height, width, channels = view_shape(self.augment, self.spec)
