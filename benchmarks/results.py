@@ -73,6 +73,7 @@ OTHERS = ("rotation", "relative_patch", "jigsaw", "autoencoder", "vae")
 # Semi-supervised methods, and the augmentation with which their control learns from the labels alone.
 FEW_LABELS = {"pseudo_label": "weak", "fixmatch": "weak", "mean_teacher": "strong"}
 LABELS_ALONE = {augment: f"few_labels ({augment} augmentation), mnist" for augment in ("weak", "strong")}
+WITH_CODES = ("autoencoder", "vae")
 CODES = {"evals.reconstruction.fit_split": REST, "evals.reconstruction.test_split": HELD_OUT}
 NUMBERS = {"data.split": REST, "evals.loss.test_split": HELD_OUT}
 FEW_LABELS_DATA = {"data.streams.unlabeled.split": REST, "evals.loss.test_split": HELD_OUT}
@@ -98,7 +99,7 @@ ROWS = [
     *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in TWO_VIEW),
     *(Row(f"{name}, mnist", f"configs/vision/{file}", IMAGES) for name, file in PATCHES.items()),
     *(
-        Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES | (CODES if "ae" in name else {}))
+        Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES | (CODES if name in WITH_CODES else {}))
         for name in OTHERS
     ),
     *(
