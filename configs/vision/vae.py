@@ -23,12 +23,12 @@ def get_config(arg=""):
             model=_images.encoder(a["data"]),
             objective=dict(name="vae", code=32, decoder=dict(hidden=512), pixel_std=0.5),
             data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.01, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="5%"),
             evals=_images.codes(a["data"]),
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=128,
-            steps=500,
+            steps=1000,
         )
     )
