@@ -20,6 +20,6 @@ from ssljax.config import arguments
 
 def get_config(arg=""):
     data = arguments(arg, data=_few_labels.DATA)["data"]
-    # The paper's 0.99 and 0.999 are for thousands of steps.
-    teacher = dict(momentum=0.95, momentum_after=0.98)
-    return _few_labels.config(data, name="mean_teacher", augment=_few_labels.STRONG[data], **teacher)
+    # The paper's 0.99, 0.999 and 100 are for thousands of steps.
+    short = dict(momentum=0.95, momentum_after=0.98, weight=10.0)
+    return _few_labels.config(data, name="mean_teacher", augment=_few_labels.STRONG[data], **short)
