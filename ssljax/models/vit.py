@@ -280,7 +280,9 @@ class ViT(nn.Module):
         front, table = self._positions(grid)
         if table is not None:
             table = table.astype(c.dtype)
-            x = x + (table[None] if keep is None else jnp.take(table, keep, axis=0))
+            # Of each example, not `jnp.take(table, keep)`: XLA's partitioner aborts on that lookup in slices on a mesh.
+            tables = table[None] if keep is None else jnp.broadcast_to(table, (x.shape[0], *table.shape))
+            x = x + (tables if keep is None else take_tokens(tables, keep))
         if front is not None:
             front = front.astype(c.dtype)
             x = jnp.concatenate([jnp.broadcast_to(front, (x.shape[0], *front.shape)), x], axis=1)
