@@ -159,6 +159,13 @@ def test_a_mesh_with_slices_equals_one_device(name):
     compare(many[0], one[0], loose={"uniformity": 1e-3, "alignment": 1e-3})
 
 
+def test_heads_of_three_maps_on_a_mesh_equal_one_device():
+    """XLA's partitioner once computed other projections on such a mesh, without an error."""
+    projector = dataclasses.replace(tiny.make("simclr").projector, layers=3)
+    one, many = (make_run("simclr", mesh, projector=projector)[0](1)[0] for mesh in ((1, 1, 1), (2, 2, 2)))
+    compare(many, one)
+
+
 @pytest.mark.parametrize("name", tiered("causal_lm"))
 def test_a_mesh_that_splits_the_length_equals_one_device(name):
     """Attention runs around the ring of devices; the rest of a model is partitioned by XLA."""
