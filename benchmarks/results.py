@@ -81,12 +81,11 @@ IN_README = ("simclr", "dino", "swav", "mae", "classification", "clip", "siglip"
 
 
 class Row(NamedTuple):
-    """A row of the table: name, config file, overrides, metrics besides the headlines, and a row that is a control."""
+    """A row of the table: its name, config file and overrides, and the name of a row that is a control."""
 
     name: str
     config: str
     overrides: Mapping[str, str]
-    metrics: tuple[str, ...] = ()
     control: str = ""
 
 
@@ -103,19 +102,19 @@ ROWS = [
         for name in OTHERS
     ),
     *(
-        Row(name, f"configs/vision/few_labels.py:augment={augment}", {"evals.loss.test_split": HELD_OUT}, ("accuracy",))
+        Row(name, f"configs/vision/few_labels.py:augment={augment}", {"evals.loss.test_split": HELD_OUT})
         for augment, name in LABELS_ALONE.items()
     ),
     *(
-        Row(f"{name}, mnist", f"configs/vision/{name}.py", FEW_LABELS_DATA, ("accuracy",), LABELS_ALONE[augment])
+        Row(f"{name}, mnist", f"configs/vision/{name}.py", FEW_LABELS_DATA, LABELS_ALONE[augment])
         for name, augment in FEW_LABELS.items()
     ),
     Row("i_jepa, cifar10", "configs/vision/i_jepa.py", IMAGES),
     *(
-        Row(f"regression{suffix}, mnist", f"configs/vision/regression.py{argument}", NUMBERS, ("absolute_error",))
+        Row(f"regression{suffix}, mnist", f"configs/vision/regression.py{argument}", NUMBERS)
         for suffix, argument in (("", ""), (" (gaussian)", ":error=gaussian"))
     ),
-    Row("multi_label, sst2", "configs/text/multi_label.py", {}, ("accuracy",)),
+    Row("multi_label, sst2", "configs/text/multi_label.py", {}),
     Row("simcse, ag-news", "configs/text/simcse.py", {}),
     Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
     Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
@@ -257,7 +256,7 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
         values: dict[tuple[str, str], dict[str, list[float]]] = {}
         better: dict[tuple[str, str], str | None] = {}
         for result in (result for record in records for result in record["results"]):
-            for metric in (*result["headline"], *rows[name].metrics):
+            for metric in result["headline"]:
                 value = result["metrics"].get(metric)
                 if value is not None:
                     values.setdefault((result["eval"], metric), {}).setdefault(result["of"], []).append(value)

@@ -6,8 +6,10 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10, or a ResNet of 0.31
     ssljax train --config configs/vision/autoencoder.py:data=mnist --workdir runs/autoencoder-mnist
     ssljax train --config configs/vision/autoencoder.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: 4 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Time: 6 minutes on one CPU core for MNIST.
+Result: squared error of held-out digits, restored from 32 numbers, one seed: 0.014 (32 principal components 0.017,
+untrained 0.462); accuracy of a linear probe of the codes with 100 labels per class 0.900 (untrained 0.722);
+docs/results.md, section 1.
 """
 
 import _images

@@ -8,8 +8,9 @@ Trains a ResNet of 0.31M parameters on 100 labelled digits of MNIST, or a vision
     ssljax train --config configs/vision/few_labels.py:data=cifar10 --workdir runs/few_labels-cifar
     ssljax train --config configs/vision/few_labels.py:data=folder --workdir runs/x --config.data.source=images:DIR
 
-Time: 2 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Time: 2 minutes on one CPU core for MNIST.
+Result: accuracy on held-out digits with 100 labels: 0.871, with the strong augmentation 0.859 (untrained 0.098);
+docs/results.md, section 1.
 """
 
 import _few_labels

@@ -9,8 +9,8 @@ parameters on 1,000 labelled and all unlabelled images of CIFAR-10.
 
 Pictures without labels are those of `data.source`, or of `--config.data.streams.unlabeled.source=images:DIR`.
 
-Time: 4 minutes on one CPU core.
-Result: not measured yet; docs/results.md, section 1.
+Time: 4 minutes on one CPU core for MNIST.
+Result: accuracy on held-out digits with 100 labels: 0.864 (labels alone 0.859); docs/results.md, section 1.
 """
 
 import _few_labels
