@@ -14,6 +14,8 @@ from ssljax.config import load
 from ssljax.data import load_split
 
 CONFIGS = sorted(pathlib.Path(__file__).parents[1].glob("configs/vision/[!_]*.py"))
+CONFIGS = [path for path in CONFIGS if path.stem != "regression"]  # a folder has no numbers
+SWAV = next(path for path in CONFIGS if path.stem == "swav")
 
 
 def pictures(folder, classes):
@@ -50,7 +52,7 @@ def test_one_line_trains_and_evaluates_what_the_folder_has(classes, tmp_path, ca
         ("log.trackers", "()"),
     ]
     overrides += [("evals.linear.l2", "(0.01,)"), ("evals.linear_10.l2", "(0.01,)")]
-    config, _ = load(f"{CONFIGS[-2]}:data=folder", overrides)
+    config, _ = load(f"{SWAV}:data=folder", overrides)
     found = {line["eval"] for line in run.train(config, tmp_path / "run").evaluations if line["of"] == "trained"}
     left_out = [line for line in caplog.messages if line.startswith("left out: ")]
     if classes == [""]:
@@ -62,14 +64,14 @@ def test_one_line_trains_and_evaluates_what_the_folder_has(classes, tmp_path, ca
 
 def test_without_the_variant_the_keys_of_the_old_source_are_dropped(tmp_path):
     source = f"images:{pictures(tmp_path / 'my photos', ['cats', 'dogs'])}"
-    config, remarks = load(str(CONFIGS[-2]), [("data.source", source)])
+    config, remarks = load(str(SWAV), [("data.source", source)])
     assert remarks == ["data.source: replaced; these keys of the old source were dropped: keys, num_classes"]
     with pytest.raises(UserError, match=r"images of mixed shapes: .*; set data\.image_size"):
         load_split(config.data, "train")
-    kept, _ = load(str(CONFIGS[-2]), [("data.keys.image", "image"), ("data.source", source)])
+    kept, _ = load(str(SWAV), [("data.keys.image", "image"), ("data.source", source)])
     assert kept.data.keys == {"image": "image"}
 
 
 def test_a_folder_must_be_named(capsys):
-    assert cli.main(["train", "--config", f"{CONFIGS[-2]}:data=folder", "--workdir", "nowhere"]) == 2
+    assert cli.main(["train", "--config", f"{SWAV}:data=folder", "--workdir", "nowhere"]) == 2
     assert "data.source: give either a source or a mixture" in capsys.readouterr().err

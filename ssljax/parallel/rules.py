@@ -37,6 +37,7 @@ RULES: dict[str, tuple[tuple[str, ...], ...]] = {
     "embed": (("fsdp",),),
     "queue": (BATCH, ("data", "fsdp"), ("data",), ("fsdp",)),
     "layers": (),
+    "positions": (),
     "patch": (),
     "classes": (),
 }
