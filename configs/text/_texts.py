@@ -1,6 +1,7 @@
-"""Text data of the configs in this folder; no author (classic-books) and no document (python-docs) is in two splits.
+"""Texts of the configs in this folder, and a small BERT.
 
-"files" are texts of your own, which `data.source` names; a tenth of them is held out.
+No author (classic-books) and no document (python-docs) is in two splits. "files" are texts of your own,
+which `data.source` names; a tenth of them is held out.
 """
 
 SOURCES = {
@@ -17,3 +18,15 @@ HELD_OUT = {
     "python-docs": dict(test_split="test"),
     "files": dict(fit_split="train[:90%]", test_split="train[90%:]"),
 }
+
+# A BERT of rotary positions and pre-norm blocks.
+BERT = dict(
+    name="bert",
+    preset=None,
+    width=96,
+    depth=3,
+    heads=4,
+    norm_position="pre",
+    positions="none",
+    rope_theta=10_000,
+)

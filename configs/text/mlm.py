@@ -21,16 +21,7 @@ def get_config(arg=""):
     a = arguments(arg, data=_texts.DATA)
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="bert",
-                preset=None,
-                width=96,
-                depth=3,
-                heads=4,
-                norm_position="pre",
-                positions="none",
-                rope_theta=10_000,
-            ),
+            model=_texts.BERT,
             objective=dict(name="mlm"),
             data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),

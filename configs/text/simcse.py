@@ -14,6 +14,7 @@ Classes of news serve only for the evaluations; texts of your own need none. A t
 JSON (`jsonl:`), of which the first 48 tokens are read.
 """
 
+import _texts
 import ml_collections
 
 from ssljax.config import arguments
@@ -32,18 +33,7 @@ def get_config(arg=""):
     a = arguments(arg, data=tuple(SOURCES))
     return ml_collections.ConfigDict(
         dict(
-            model=dict(
-                name="bert",
-                preset=None,
-                width=96,
-                depth=3,
-                heads=4,
-                norm_position="pre",
-                positions="none",
-                rope_theta=10_000,
-                dropout=0.1,
-                pool="mean",
-            ),
+            model=dict(_texts.BERT, dropout=0.1, pool="mean"),
             objective=dict(name="simcse", projector=dict(output=96)),
             data=dict(**SOURCES[a["data"]], tokenizer=dict(name="bpe", vocab_size=4_000), mode="documents", seq_len=48),
             optimizer=dict(name="adamw", learning_rate=1e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),

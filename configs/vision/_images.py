@@ -96,6 +96,31 @@ def codes(data):
     return probes(data, feature="code") | dict(reconstruction=dict(max_examples=5_000, **splits))
 
 
+def one_view(data, objective, steps, batch_size=128, weight_decay=0.05, warmup="10%", evals=None):
+    """The config of a method that sees an image once; `evals` are the probes unless there are others."""
+    return ml_collections.ConfigDict(
+        dict(
+            model=encoder(data),
+            objective=objective,
+            data=SOURCES[data],
+            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=weight_decay, clip_norm=1.0),
+            schedule=dict(name="cosine", warmup=warmup),
+            evals=evals or probes(data),
+            log=dict(every_steps=25),
+            checkpoint=dict(every_steps=100),
+            batch_size=batch_size,
+            steps=steps,
+        )
+    )
+
+
+def autoencoder(arg, **objective):
+    """The config of an autoencoder, which differs from that of another one in its objective alone."""
+    data = arguments(arg, data=DATA)["data"]
+    objective = dict(code=32, decoder=dict(hidden=512), **objective)
+    return one_view(data, objective, steps=1000, weight_decay=0.01, warmup="5%", evals=codes(data))
+
+
 def two_views(arg, augment=None, **objective):
     """The config of a method of two views, which differs from those of the others in its objective alone.
 

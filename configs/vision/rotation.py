@@ -12,7 +12,6 @@ untrained encoder 0.854); docs/results.md, section 1.
 """
 
 import _images
-import ml_collections
 
 from ssljax.config import arguments
 
@@ -24,18 +23,6 @@ AUGMENT = {
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_images.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_images.encoder(a["data"]),
-            objective=dict(name="rotation", augment=AUGMENT[a["data"]]),
-            data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.05, clip_norm=1.0),
-            schedule=dict(name="cosine", warmup="10%"),
-            evals=_images.probes(a["data"]),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=100),
-            batch_size=128,
-            steps=150 if a["data"] == "mnist" else 400,
-        )
-    )
+    data = arguments(arg, data=_images.DATA)["data"]
+    objective = dict(name="rotation", augment=AUGMENT[data])
+    return _images.one_view(data, objective, steps=150 if data == "mnist" else 400)

@@ -13,24 +13,7 @@ docs/results.md, section 1.
 """
 
 import _images
-import ml_collections
-
-from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_images.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_images.encoder(a["data"]),
-            objective=dict(name="vae", code=32, decoder=dict(hidden=512), pixel_std=0.5),
-            data=_images.SOURCES[a["data"]],
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.01, clip_norm=1.0),
-            schedule=dict(name="cosine", warmup="5%"),
-            evals=_images.codes(a["data"]),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=100),
-            batch_size=128,
-            steps=1000,
-        )
-    )
+    return _images.autoencoder(arg, name="vae", pixel_std=0.5)
