@@ -21,10 +21,6 @@ class Reconstruction(Evaluation):
 
     better: ClassVar[Direction] = "lower"
 
-    def validate(self) -> None:
-        if self.fit_split == self.test_split:
-            raise ValueError(f"test_split: got {self.test_split!r}, must differ from fit_split")
-
     def feature_names(self) -> tuple[str, ...]:
         return ("pixels", "reconstruction", "code")
 

@@ -13,8 +13,8 @@ from ssljax.layers.roles import Role
 class Table(nn.Module):
     """An embedding table: parameter `embedding` [rows, width] with logical axes (`axis`, "embed").
 
-    Without `axis` the table is whole on every device. Tables of positions are: XLA's partitioner aborts on the lookup
-    of positions that "fsdp" splits in a table that it splits too, where another axis is summed by hand.
+    Without `axis` every device holds the whole table. Positions and token types have such tables: where `shard_map`
+    sums over "data", XLA's partitioner aborts if "fsdp" splits both the rows that look up and the table.
     """
 
     rows: int

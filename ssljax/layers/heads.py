@@ -67,8 +67,8 @@ class MLPHead(nn.Module):
             init = scaled(nn.initializers.he_normal(), ratio**-0.5)
             dense = Dense(width, _axes(i), bias=bias, initializer=init, width_ratio=ratio, name=f"linear_{i}")
             x = dense(x)
-            # XLA's partitioner computes wrong values of three maps in a row without a fixed layout between them.
-            x = constrain_rows(x) if i % 2 and not last else x
+            # XLA's partitioner computes wrong values of three maps or more, unless the rows after each are whole.
+            x = constrain_rows(x) if len(self.features) > 2 and not last else x
             if normed and self.norm == "batch":
                 x = BatchNorm(affine=not last, name=f"norm_{i}")(x, weights)
             elif normed:

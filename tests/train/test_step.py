@@ -159,9 +159,20 @@ def test_a_mesh_with_slices_equals_one_device(name):
     compare(many[0], one[0], loose={"uniformity": 1e-3, "alignment": 1e-3})
 
 
-def test_heads_of_three_maps_on_a_mesh_equal_one_device():
+@pytest.mark.parametrize("name", daily(["mae", "i_jepa"], 2))
+def test_learned_positions_of_visible_patches_in_slices_on_a_mesh(name):
+    """XLA's partitioner aborted on their lookup."""
+    model = {"positions": "learned"}
+    one, many = (make_run(name, *how, model=model)[0](1)[0] for how in (((1, 1, 1), 1), ((2, 2, 2), 2)))
+    compare(many, one)
+
+
+@pytest.mark.parametrize(
+    "layers", [3, pytest.param(4, marks=pytest.mark.full), pytest.param(5, marks=pytest.mark.full)]
+)
+def test_deep_heads_on_a_mesh_equal_one_device(layers):
     """XLA's partitioner once computed other projections on such a mesh, without an error."""
-    projector = dataclasses.replace(tiny.make("simclr").projector, layers=3)
+    projector = dataclasses.replace(tiny.make("simclr").projector, layers=layers)
     one, many = (make_run("simclr", mesh, projector=projector)[0](1)[0] for mesh in ((1, 1, 1), (2, 2, 2)))
     compare(many, one)
 

@@ -100,7 +100,10 @@ class Autoencoder(ImageObjective):
         return Loss({"mse": (1.0, jnp.sum(values * weights), jnp.sum(weights))})
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Also the code, the image that it was made from, and the restored image, pixels in [0, 1]."""
+        """Returns features of the encoder, `code` [B, code], and `pixels` and `reconstruction` [B, H W C] in [0, 1].
+
+        `pixels` are those of the image that the code was made from, in the size of views.
+        """
         height, width, _ = view_shape(self.augment, self.spec)
         images = views.resize(batch["image"], (height, width))
         code = self.coded(params, images, None)[:, : self.code]

@@ -11,7 +11,7 @@ from ssljax.base import schema
 from ssljax.layers.heads import MLPHead
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, unaugmented
+from ssljax.objectives.images import ImageObjective, unaugmented, view_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,8 @@ class Puzzle(ImageObjective):
         )
 
     def flops(self, spec: Any) -> float:
-        height, width, channels = spec.elements["image"]["shape"]
-        whole = self.augment.size
-        count, *view = self.size((whole, whole) if whole else (height, width))
+        height, width, channels = view_shape(self.augment, spec)
+        count, *view = self.size((height, width))
         head = self._head()
         joined = count * head.flops(self.model.width) if self.each else head.flops(count * self.model.width)
         return float(count * self.model.flops(image_shape=(*view, channels)) + joined)
