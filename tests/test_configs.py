@@ -16,7 +16,7 @@ from ssljax.interop.hf import flat
 from ssljax.models.family import TransformerConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
-OTHERS = ("recipes", "scaling")  # tests/test_recipes.py, tests/scaling/test_study.py
+OTHERS = ("ablations", "recipes", "scaling")  # tests/test_ablations.py, test_recipes.py, scaling/test_study.py
 FILES = [p for p in (ROOT / "configs").rglob("[!_]*.py") if p.parent.name not in OTHERS]
 PATHS = sorted(str(p.relative_to(ROOT)) for p in FILES)
 VARIANTS = [

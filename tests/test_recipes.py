@@ -22,6 +22,9 @@ NO_RESNET_50_HEAD, VIT_B16_HEAD, VIT_L16_HEAD = 2048 * 1000 + 1000, 768 * 1000 +
 
 # Recipe -> (parts of the parameters, published number of them); the sources are beside the numbers.
 RESNET_50 = (("encoder",), 25_557_032 - NO_RESNET_50_HEAD)  # documentation of torchvision, less the classifier
+# documentation of torchvision, less the classifier, with 3 x 3 pixels in the first layer
+RESNET_18_SMALL = (("encoder",), 11_689_512 - (512 * 1000 + 1000) - (49 - 9) * 3 * 64)
+CIFAR10_METHODS = ("simclr", "byol", "vicreg", "dino", "swav", "barlow_twins", "moco")
 VIT_B16 = (("encoder",), 86_567_656 - VIT_B16_HEAD)  # documentation of torchvision, less the classifier
 BERT_LARGE = (("encoder",), 335_174_458)  # weights bert-large-uncased with the head of the masked language model
 BOTH_TOWERS = ("image_tower", "text_tower", "image_projection", "text_projection", "log_scale")
@@ -29,6 +32,7 @@ PUBLISHED = {
     "bert.py:": (("encoder",), 110_000_000),  # Devlin et al. 2019, section 3
     "bert.py:arch=large": BERT_LARGE,
     "bert.py:arch=large,batch=65536": BERT_LARGE,
+    **{f"cifar10.py:method={name}": RESNET_18_SMALL for name in CIFAR10_METHODS},
     "clip.py:": (BOTH_TOWERS, 151_277_313),  # printed by the authors' code for ViT-B/32
     "clip.py:arch=b16": (BOTH_TOWERS, 149_620_737),  # weights clip-vit-base-patch16
     "dino.py:": (("encoder",), 21_665_664),  # weights dino-vits16; Caron et al. 2021, table 1: 21M
@@ -106,7 +110,7 @@ def test_the_planned_hardware_can_share_the_batch(path):
     config, _ = load(str(ROOT / path))
     name, _, argument = path.rpartition("/")[2].partition(":")
     topology = topologies(str(ROOT / path))[argument]
-    assert re.fullmatch(r"(v4|v5p):\d+x\d+x\d+|v5e:\d+x\d+|h100:(\d+x)?8", topology), name
+    assert re.fullmatch(r"(v4|v5p):\d+x\d+x\d+|v5e:\d+x\d+|h100:(\d+x)?8|h200:1", topology), name
     sizes = config.mesh.sizes
     assert -1 in (sizes["data"], sizes["fsdp"]) and math.prod(sizes.values()) == -1
     assert config.batch_size % (maker().devices(topology) * config.microbatches) == 0
