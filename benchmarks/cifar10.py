@@ -5,8 +5,9 @@
     python benchmarks/cifar10.py                          # without a GPU: the predicted times
 
 Trains configs/recipes/cifar10.py, one method after the other, in runs/cifar10. When the minutes are over, the run saves
-its state and stops; the same command continues it, so short loans of a GPU add up. Writes the table of docs/howto/gpu.md. Keys of the config (`--config.KEY=
-VALUE`) are passed on. `--config.data.source` names other files than those of $SSLJAX_DATA.
+its state and stops; the same command continues it, so short loans of a GPU add up. Keys of the config
+(`--config.KEY=VALUE`) are passed on; `--config.data.source` names other files than those of $SSLJAX_DATA. Writes the
+table of docs/howto/gpu.md.
 
 The predicted time is the number of steps times the planned time of a step (docs/plans.md), which is a lower bound; it
 contains neither compilation nor evaluation.

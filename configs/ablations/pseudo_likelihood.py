@@ -1,12 +1,12 @@
 """Masked language models as pseudo-likelihood, on texts of which both likelihoods can be summed.
 
 Windows of five letters of a Markov chain with 16 symbols: the 16^5 probabilities are known, so the entropy of a letter
-given those before it, and given all others, are exact sums. A causal model (`objective=causal_lm`) should reach the
+given those before it, and given all others, are exact sums. A causal model (`model=gpt`) should reach the
 first. A masked model reaches the second if one letter is hidden at a time (rate 0.2); with independent masks of more
 letters it learns other conditionals as well, and is worse at this one.
 
     ssljax sweep --config configs/ablations/pseudo_likelihood.py --workdir runs/ablations
-    ssljax sweep --config configs/ablations/pseudo_likelihood.py:objective=causal_lm --name likelihood --workdir runs/ablations
+    ssljax sweep --config configs/ablations/pseudo_likelihood.py:model=gpt --name likelihood --workdir runs/ablations
     python benchmarks/ablations.py pseudo_likelihood --store runs/ablations
 """
 
@@ -18,7 +18,7 @@ DATA = dict(source="builtin:markov", tokenizer=dict(name="bytes"), mode="windows
 
 
 def get_config(arg=""):
-    causal = arguments(arg, objective=("mlm", "causal_lm"))["objective"] == "causal_lm"
+    causal = arguments(arg, model=("bert", "gpt"))["model"] == "gpt"
     model = dict(name="gpt" if causal else "bert", preset=None, width=64, depth=2, heads=4)
     if causal:
         evals, axes = dict(perplexity=dict(max_examples=20_000)), dict(seeds=2)

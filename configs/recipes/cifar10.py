@@ -10,8 +10,8 @@ ResNet keeps 32 x 32 pixels.
 
 Hardware: for lightly one RTX A6000; planned for one H200.
 Time: 158 to 197 minutes each for lightly; not run here: no such hardware.
-Result: published accuracy of k-NN with k = 200 on the test split after 200 epochs: BYOL 86.9 %, SimCLR 84.7 %, Barlow Twins
-84.2 %, DINO 84.0 %, MoCo 83.8 %, SwAV 81.2 % (lightly, batch of 128); accuracy of a linear classifier after 1,000
+Result: published accuracy of k-NN (k 200) on the test split after 200 epochs: BYOL 86.9 %, SimCLR 84.7 %, Barlow
+Twins 84.2 %, DINO 84.0 %, MoCo 83.8 %, SwAV 81.2 % (lightly, batch of 128); accuracy of a linear classifier after 1,000
 epochs: BYOL 92.6 %, Barlow Twins 92.1 %, VICReg 92.1 %, MoCo 91.9 %, SimCLR 90.7 %, DINO 89.5 %, SwAV 89.2 %
 (solo-learn).
 Source: github.com/lightly-ai/lightly, documentation and script of its CIFAR-10 benchmark;
