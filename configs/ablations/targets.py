@@ -1,4 +1,4 @@
-"""Masked images on CIFAR-10: pixels, with errors l1 or l2, against gradients (HOG) as targets (Wei et al. 2022, table 2).
+"""Masked images on CIFAR-10: pixels with errors l1 or l2, or gradients (HOG), as targets (Wei et al. 2022, table 2).
 
 Masked patches enter the encoder (SimMIM); 60 % are hidden. In the paper gradients are better than pixels.
 
