@@ -236,8 +236,8 @@ def pseudo_likelihood(store: pathlib.Path) -> list[str]:
     """Nats per letter of causal and masked models, beside the exact sums."""
     causal, masked = read(store / "likelihood"), read(store / "pseudo_likelihood")
     exact_causal, exact_masked = conditional_entropies(5)
-    nats = np.log(2) * column(masked, "pseudo_perplexity/pseudo_bits_per_token")
-    own = np.log(2) * column(causal, "perplexity/bits_per_token")
+    nats = np.log(2) * column(masked, "pseudo_perplexity/pseudo_bits_per_byte")  # a letter is a byte
+    own = np.log(2) * column(causal, "perplexity/bits_per_byte")
     body = [["causal model", "letters before", cell(own, 4), f"{exact_causal:.4f}"]]
     rates, means = [], []
     for (rate,), rows in groups(masked, "objective.rate"):

@@ -61,6 +61,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {},
     },
     "mlm": {"model": {"name": "bert", **_TEXT}, "objective": {"rate": 0.3}},
+    "masked_diffusion": {"model": {"name": "bert", **_TEXT}, "objective": {"samples": 4}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
@@ -96,6 +97,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "vae": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "pixel_std": 8.0}},
     "regression": {"model": _VIT, "objective": {"error": "gaussian"}},
     "multi_label": {"model": {"name": "bert", "pool": "mean", **_TEXT}, "objective": {"column": "tags"}},
+    "fusion": {
+        "model": {**_VIT, "positions": "sincos"},
+        "objective": {
+            "parts": {
+                "pixels": {"name": "mae", "decoder": {"width": 32, "depth": 1, "heads": 2}},
+                "views": {"name": "moco", **_HEADS},
+            },
+            "weights": {"views": 0.5},
+        },
+    },
     "fixmatch": {"model": _VIT, "objective": {"threshold": 0.2}},
     "mean_teacher": {"model": _VIT, "objective": {"weight": 10.0}},
     "pseudo_label": {"model": _VIT, "objective": {}},
@@ -153,6 +164,7 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "siglip": pairs,
         "captioning": pairs,
         "mlm": windows,
+        "masked_diffusion": windows,
         "simcse": windows,
         "causal_lm": {**windows, "overlap": 1},
     }

@@ -21,9 +21,10 @@ from ssljax.views.color import (
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.hog import hog
-from ssljax.views.keys import example_keys, fold_in
+from ssljax.views.keys import example_keys, fold_in, uniforms
 from ssljax.views.masks import (
     choose_spans,
+    diffusion_mask,
     mlm_budget,
     mlm_corrupt,
     random_blocks,
@@ -63,6 +64,7 @@ __all__ = [
     "choose_spans",
     "cutmix",
     "denoising_lengths",
+    "diffusion_mask",
     "drop_colours",
     "example_keys",
     "far_permutations",
@@ -96,6 +98,7 @@ __all__ = [
     "span_corrupt",
     "span_counts",
     "to_float",
+    "uniforms",
     "unnormalize",
     "unnormalize_patches",
     "unpatchify",

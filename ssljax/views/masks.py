@@ -167,6 +167,29 @@ def mlm_corrupt(
     return jnp.where(chosen_BxT, corrupted, tokens).astype(tokens.dtype), chosen_BxT
 
 
+def diffusion_mask(keys: jax.Array, candidate: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Masks k of the n candidates of each row, all subsets of k equally likely.
+
+    With a uniform share, k is uniform in 1 to n, and the mean of n / k times the sum of a cost over the masked tokens
+    equals the integral over t in [0, 1] of 1 / t times the expected cost of tokens that are masked independently with
+    probability t: the bound of masked diffusion (Sahoo et al. 2024, eq. 11).
+
+    Args:
+        keys: random keys [B].
+        candidate: bool [B, T].
+        share: float [B] in [0, 1); k = 1 + floor(share n).
+
+    Returns:
+        chosen: bool [B, T]; none in a row without candidates.
+        weight: float32 [B], n / k; 0 in a row without candidates.
+    """
+    n = jnp.sum(candidate, 1).astype(jnp.float32)
+    k = jnp.minimum(1 + jnp.floor(share * n), n)
+    lots = jnp.where(candidate, uniforms(keys, candidate.shape[1]), 2.0)
+    rank = jnp.argsort(jnp.argsort(lots, 1), 1)  # candidates first
+    return candidate & (rank < k[:, None]), jnp.where(n > 0, n / jnp.maximum(k, 1), 0.0)
+
+
 def _random_tokens(keys: jax.Array, length: int, vocab_size: int, specials: Sequence[int]) -> jax.Array:
     """Draws uniform ordinary tokens, int32 [B, length]; `specials` are sorted."""
     ordinary = vocab_size - len(specials)

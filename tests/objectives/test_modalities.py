@@ -23,6 +23,13 @@ ENCODERS = {
     "tokens": {"name": "bert", "pool": "mean", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
     "spectrograms": {"name": "ast", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
 }
+# Objectives whose smallest config for other inputs has other settings.
+OTHERS = {
+    ("fusion", "tokens"): {
+        "name": "fusion",
+        "parts": {"words": {"name": "mlm"}, "views": {"name": "simcse", "projector": {"output": 16}}},
+    }
+}
 IMAGES_ONLY = ("mixup", "cutmix")  # settings of a tiny config that other inputs refuse
 
 
@@ -35,6 +42,7 @@ def program_of(name, inputs):
     groups = tiny.config(name)
     if models.REGISTRY.get(groups["model"]["name"]).inputs != inputs:
         own = {key: value for key, value in groups["objective"].items() if key not in IMAGES_ONLY}
+        own = OTHERS.get((name, inputs), own)
         groups = {"model": ENCODERS[inputs], "objective": own}
     objective = objectives.create(groups, SPEC, tiny.STEPS)
     lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
