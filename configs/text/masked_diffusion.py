@@ -4,7 +4,7 @@ Trains a small BERT with rotary positions on bytes of English text: the document
 
     ssljax train --config configs/text/masked_diffusion.py --workdir runs/diffusion
     ssljax train --config configs/text/masked_diffusion.py:data=classic-books --workdir runs/diffusion-books
-    ssljax train --config configs/text/masked_diffusion.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
+    ssljax train --config configs/text/masked_diffusion.py:data=files --workdir runs/x --config.data.source=text:DIR
 
 Time: UNMEASURED
 Result: UNMEASURED
@@ -31,6 +31,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=16,
-            steps=1200,
+            steps=1000,
         )
     )
