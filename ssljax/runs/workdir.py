@@ -273,7 +273,9 @@ class Workdir:
             for line in difference(self.config_values(), config.to_dict()):
                 log.info("changed since the last start: %s", line)
         if (self.path / "data.json").is_file() and resume != "force":
-            changed = difference(read_json(self.path / "data.json"), json.loads(spec.to_json()))
+            found = (read_json(self.path / "data.json"), json.loads(spec.to_json()))
+            # Starts of words follow from the tokenizer; earlier versions did not write them.
+            changed = difference(*({k: v for k, v in values.items() if k != "word_starts"} for values in found))
             self._refuse("a run on other data", changed)
 
     def evaluations(self) -> list[dict[str, Any]]:

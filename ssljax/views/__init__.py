@@ -23,6 +23,7 @@ from ssljax.views.geometry import random_cutout, random_flip, random_resized_cro
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import (
+    MaskedTokens,
     choose_spans,
     mlm_budget,
     mlm_corrupt,
@@ -36,6 +37,7 @@ from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
+from ssljax.views.texts import choose_words, sentence_pairs, span_boundary, word_numbers
 
 REGISTRY = Registry(
     "views",
@@ -51,6 +53,7 @@ __all__ = [
     "REGISTRY",
     "Augment",
     "ContrastiveAugment",
+    "MaskedTokens",
     "MultiCrop",
     "Single",
     "TwoViews",
@@ -61,6 +64,7 @@ __all__ = [
     "center_crop",
     "centered",
     "choose_spans",
+    "choose_words",
     "cutmix",
     "denoising_lengths",
     "drop_colours",
@@ -93,6 +97,8 @@ __all__ = [
     "resample",
     "resize",
     "rotations",
+    "sentence_pairs",
+    "span_boundary",
     "span_corrupt",
     "span_counts",
     "to_float",
@@ -100,4 +106,5 @@ __all__ = [
     "unnormalize_patches",
     "unpatchify",
     "visible_patches",
+    "word_numbers",
 ]
