@@ -25,6 +25,7 @@ REGISTRY = Registry(
         "contrastive_pairs": "ssljax.objectives.contrastive.contrastive_pairs:ContrastivePairs",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "dino": "ssljax.objectives.distillation.dino:DINO",
+        "electra": "ssljax.objectives.masked.electra:Electra",
         "fixmatch": "ssljax.objectives.semi_supervised.fixmatch:FixMatch",
         "ibot": "ssljax.objectives.distillation.ibot:IBOT",
         "i_jepa": "ssljax.objectives.masked.i_jepa:IJEPA",

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import tiny_objectives as tiny
 
-from ssljax import objectives
+from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.data.spec import packed_words
+from ssljax.models.tokens import Readout
 from ssljax.objectives.base import total, views_of
+from ssljax.objectives.masked import electra
 
 BEGINS = np.arange(64) % 3 == 0
 SPEC = dataclasses.replace(tiny.SPEC, word_starts=packed_words(BEGINS))
@@ -180,7 +182,7 @@ def following():
 @pytest.mark.parametrize("objective_of", [order, following])
 def test_pairs_by_their_definition(objective_of):
     objective, batch, params = objective_of(), windows(), random_params(objective_of)
-    inputs, outputs, loss = parts(objective, params, batch)
+    inputs, _, loss = parts(objective, params, batch)
     tokens, apart = np.asarray(batch["tokens"]), np.asarray(inputs["apart"])
     before = np.asarray(inputs["tokens"]).copy()
     for row, at, to in zip(before, np.asarray(inputs["chosen_at"]), np.asarray(inputs["target"])):
@@ -228,3 +230,128 @@ def test_half_of_many_pairs_are_apart():
     batch = {"tokens": jnp.tile(windows()["tokens"], (64, 1))}
     share = np.asarray(views_of(objective, KEY, batch, jnp.int32(0))["apart"]).mean()
     assert share == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(1024))
+
+
+# --- ELECTRA ----------------------------------------------------------------------------------------------------------
+
+FORMS = ("electra", "electra_15", "replace_mlm", "all_tokens_mlm")
+DISCRIMINATOR = {**BERT, "token_types": 2, "extras": ("replaced",)}
+
+
+@functools.cache
+def electra_of(form):
+    return make("electra", model=DISCRIMINATOR, form=form, generator=0.5, rate=0.3)
+
+
+def electra_params(form):
+    return random_params(functools.cache(functools.partial(electra_of, form)))
+
+
+def generator_logits(objective, params, inputs):
+    """Logits [B, T, V] of the generator, from its own parameters and the tables of the encoder."""
+    own = params["generator"] | {name: params["encoder"][name] for name in electra.SHARED}
+    keys = {"mask": objective.attention, "segment_ids": inputs["segment_ids"], "positions": inputs["positions"]}
+    encoded = objective.generator_model.apply({"params": own}, inputs["tokens"], **keys)
+    return objective.generator_model.apply({"params": own}, encoded.tokens, method="logits")
+
+
+def with_lucky_samples(objective, params):
+    """A batch in which the generator draws some original tokens: its samples do not depend on what masks hide."""
+    batch = tiny.batch()
+    _, outputs, _ = parts(objective, params, batch)
+    lucky = (outputs["tokens"] > 3) & (jnp.arange(tiny.LENGTH) % 2 == 0)
+    return {**batch, "tokens": jnp.where(lucky, outputs["tokens"], batch["tokens"])}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_electra_by_its_definition(form):
+    objective, params = electra_of(form), electra_params(form)
+    batch = with_lucky_samples(objective, params)
+    inputs, outputs, loss = parts(objective, params, batch)
+    original, read, masked = (np.asarray(x) for x in (batch["tokens"], outputs["tokens"], inputs["tokens"]))
+    known, chosen = np.asarray(batch["segment_ids"]) > 0, masked == tiny.SPEC.special_ids["mask"]
+    assert chosen.sum() == np.asarray(inputs["counted"]).sum() and (read[~chosen] == original[~chosen]).all()
+    replaced = read != original  # a sampled original token is an original token
+    assert 0 < replaced.sum() < chosen.sum()
+    # The generator.
+    nll = -logs(generator_logits(objective, params, inputs))
+    at = np.nonzero(chosen)
+    np.testing.assert_allclose(loss.terms["nll"][1], nll[(*at, original[at])].sum(), rtol=1e-5)
+    assert loss.terms["nll"][0] == 1 and loss.terms["nll"][2] == chosen.sum()
+    # The encoder, over the tokens that the generator sampled.
+    states = objective.hidden(params, {**inputs, "tokens": jnp.asarray(read)}, None).tokens
+    if form != "replace_mlm":
+        p = sigmoid(objective.model.apply({"params": params["encoder"]}, states, method="replaced_logits"))
+    if form in ("electra", "electra_15"):
+        name, among, factor = "replaced", known if form == "electra" else chosen, 50
+        values = -np.where(replaced, np.log(p), np.log(1 - p))
+    else:
+        probability = np.exp(np.take_along_axis(logs(logits_of(objective, params, states)), original[..., None], -1))
+        probability = probability[..., 0]
+        name, among, factor = "restored", known if form == "all_tokens_mlm" else chosen, 1
+        if form == "all_tokens_mlm":
+            probability = (1 - p) * (read == original) + p * probability
+        values = -np.log(probability)
+    assert set(loss.terms) == {"nll", name}
+    assert loss.terms[name][0] == factor and loss.terms[name][2] == among.sum()
+    np.testing.assert_allclose(loss.terms[name][1], values[among].sum(), rtol=1e-5)
+    assert loss.metrics["replaced_share"] == (replaced.sum(), known.sum())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_gradient_passes_through_the_samples(form):
+    """The encoder's loss moves no parameter of the generator but the shared tables; both losses move those."""
+    objective, batch, params = electra_of(form), tiny.batch(), electra_params(form)
+
+    def term(params, name):
+        return parts(objective, params, batch)[2].terms[name][1]
+
+    (name,) = parts(objective, params, batch)[2].terms.keys() - {"nll"}
+    of_encoder = jax.jit(jax.grad(lambda p: term(p, name)))(params)
+    of_generator = jax.jit(jax.grad(lambda p: term(p, "nll")))(params)
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(of_encoder["generator"]))
+    assert np.abs(of_generator["generator"]["head_dense"]["kernel"]).max() > 0
+    assert set(params["generator"]).isdisjoint(electra.SHARED)
+    for part, leaf in (("embed", "embedding"), ("position_embed", "embedding"), ("embed_norm", "scale")):
+        assert np.abs(of_encoder["encoder"][part][leaf]).max() > 0
+        assert np.abs(of_generator["encoder"][part][leaf]).max() > 0
+    stack = of_generator["encoder"]["stack"]
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(stack))
+
+
+def test_samples_have_the_probabilities_of_the_read_out():
+    count, places, ids = 4000, 3, 7
+    rng = np.random.default_rng(0)
+    hidden, kernel, bias = rng.normal(size=(places, 5)), rng.normal(size=(5, ids)), rng.normal(size=ids)
+    whole = jnp.broadcast_to(jnp.asarray(hidden, jnp.float32), (count, places, 5))
+    readout = Readout(whole, jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32), 2.0)
+    keys = views.example_keys(KEY, count)
+    drawn = np.asarray(jax.jit(lambda keys, x: electra.sample(keys, readout._replace(hidden=x)))(keys, whole))
+    expected = np.exp(logs(2 * np.tanh(hidden @ kernel / 2) + bias))
+    for place in range(places):
+        share = np.bincount(drawn[:, place], minlength=ids) / count
+        np.testing.assert_allclose(share, expected[place], atol=4 * 0.5 / np.sqrt(count))
+    assert np.abs(np.corrcoef(drawn.T)[0, 1:]).max() < 0.06  # places are independent
+    some = electra.sample(keys[5:9], readout._replace(hidden=whole[5:9]))
+    np.testing.assert_array_equal(some, drawn[5:9])  # a function of the keys of the example
+
+
+def test_the_generator_is_a_share_of_the_encoder():
+    config = make("electra", model={**DISCRIMINATOR, "mlp_dim": 48}, generator=0.5)._generator_config
+    assert (config.width, config.heads, config.mlp_dim, config.embedding_dim, config.depth) == (16, 2, 24, 32, 2)
+    with pytest.raises(UserError, match=r"objective.generator: 0.3 gives an impossible model"):
+        make("electra", model={**DISCRIMINATOR, "width": 36, "heads": 9}, generator=0.3)
+    with pytest.raises(UserError, match=r"objective.form: 'electra' needs a head for tokens; add 'replaced'"):
+        make("electra", model=BERT)
+
+
+def test_flops_of_generator_and_encoder():
+    """The generator has its own stack; the encoder reads no token out, except in the forms that restore tokens."""
+    of = {form: electra_of(form).flops(tiny.SPEC) for form in FORMS}
+    encoder = electra_of("electra").model.flops(tokens=tiny.LENGTH)
+    small = electra_of("electra").generator_model.flops(tokens=tiny.LENGTH, predicted=4)
+    head = 2 * tiny.LENGTH * 32 * 33
+    assert of["electra"] == of["electra_15"] == pytest.approx(encoder + small + head)
+    transform_and_table = 2 * (32 * 32 + 32 * 64)
+    assert of["replace_mlm"] == pytest.approx(encoder + small + 4 * transform_and_table)
+    assert of["all_tokens_mlm"] == pytest.approx(encoder + small + head + tiny.LENGTH * transform_and_table)
