@@ -138,7 +138,7 @@ class MLM(MaskedText):
 
         return jnp.sum(jax.lax.map(log_probability, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
 
-    def guessed(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, Any], ...]:
+    def guessed(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[Any, ...]:
         """Returns the inputs, the tokens [B, T] before corruption, and the most probable ones [B, K] at `chosen_at`."""
         inputs = views_of(self, key, batch, jnp.int32(0))
         hidden_BxKxD = self.encode(params, extra, inputs, still(key, batch))["chosen"]

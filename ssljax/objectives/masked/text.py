@@ -86,7 +86,7 @@ class MaskedText(TokenObjective):
             spans=self.spans,
             segment_ids=batch.get("segment_ids"),
         )
-        context = {k: batch[k] for k in ("segment_ids", "positions", "token_types") if k in batch}
+        context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions", "token_types") if k in batch}
         chosen = unit > 0
         chosen_at = jnp.argsort(~chosen, axis=1, stable=True)[:, : self.budget(tokens.shape[1])]
         target, counted = (jnp.take_along_axis(x, chosen_at, 1) for x in (batch["tokens"], chosen))
