@@ -68,7 +68,9 @@ def starters() -> dict[str, str]:
     for name in (name for name in shipped_configs() if not name.startswith(_OTHERS)):
         values = read_file(name)
         if values.get("init_from") is None and name != _FIRST:
-            found.setdefault(values["objective"]["name"], name)
+            objective = values["objective"]["name"]
+            if objective not in found or pathlib.PurePath(name).stem == objective:
+                found[objective] = name
     return found
 
 

@@ -62,6 +62,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "mlm": {"model": {"name": "bert", **_TEXT}, "objective": {"rate": 0.3}},
     "masked_diffusion": {"model": {"name": "bert", **_TEXT}, "objective": {"samples": 4}},
+    "electra": {
+        "model": {"name": "bert", "extras": ("replaced",), **_TEXT},
+        "objective": {"rate": 0.3, "generator": 0.5},
+    },
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
@@ -165,6 +169,7 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "captioning": pairs,
         "mlm": windows,
         "masked_diffusion": windows,
+        "electra": windows,
         "simcse": windows,
         "causal_lm": {**windows, "overlap": 1},
     }

@@ -14,7 +14,7 @@ from ssljax.data.declared import AbsentBatches, declared_spec, is_declared
 from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
 from ssljax.data.order import BatchRanges, Shuffle, mix, subset
 from ssljax.data.selection import source_content, source_title
-from ssljax.data.spec import DataSpec
+from ssljax.data.spec import DataSpec, packed_words
 from ssljax.data.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -299,6 +299,7 @@ def _spec(
         special_ids=dict(tokenizer.special_ids),
         max_len=config.seq_len,
         tokens=sum(_tokens(t, rows, size) for t, rows, size in zip(texts, main.rows, main.sizes)),
+        word_starts=packed_words(tokenizer.word_starts),
         bytes_per_token=sum(t.cache.bytes for t in texts) / max(sum(len(t.cache.tokens) for t in texts), 1),
     )
 

@@ -20,7 +20,7 @@ from ssljax.data.config import DataConfig, SourceConfig
 from ssljax.data.rows import KEYS
 from ssljax.data.selection import selected_keys, source_content, source_title
 from ssljax.data.sources import Column, Table, open_source
-from ssljax.data.spec import DataSpec
+from ssljax.data.spec import DataSpec, packed_words
 from ssljax.data.splits import Split, parse_split
 
 COLUMNS = ("image", "label", "text")
@@ -216,6 +216,7 @@ def declared_spec(config: DataConfig) -> DataSpec:
         num_classes=(config.num_classes or classes) if classes else None,
         vocab_size=max(texts) if texts else None,
         special_ids={role: i for i, role in enumerate(_ROLES)} if texts else {},
+        word_starts=packed_words(np.ones(max(texts), bool)) if texts else None,
         max_len=config.seq_len if texts else None,
         tokens=sum(part.tokens for part in parts) if texts else None,
         streams={

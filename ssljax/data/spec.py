@@ -25,6 +25,8 @@ class DataSpec:
         max_len: tokens in an example; None without text.
         tokens: tokens in an epoch, without padding; None without text.
         bytes_per_token: UTF-8 bytes of text per token, for the conversion of nats per token to bits per byte.
+        word_starts: the tokens that begin a word, as the hexadecimal digits of one bit for each id; None without text,
+            or if the tokenizer marks the ends of words instead. See `begins_word`.
         streams: name -> {"elements", "size", "ratio"} of the further streams.
         content: source and split -> digest of their content, for all sources.
         order: version of the order of the examples.
@@ -39,6 +41,7 @@ class DataSpec:
     max_len: int | None = None
     tokens: int | None = None
     bytes_per_token: float | None = None
+    word_starts: str | None = None
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     order: int = order.VERSION
@@ -65,7 +68,17 @@ class DataSpec:
         for ids in (spec.special_ids, spec.content):
             ids.items()
         spec.zeros(1)
+        spec.begins_word()
         return spec
+
+    def begins_word(self) -> np.ndarray | None:
+        """Returns for each token id whether it begins a word, bool [V]; None if that is unknown."""
+        if self.word_starts is None or self.vocab_size is None:
+            return None
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(self.word_starts), np.uint8))
+        if not 0 <= len(bits) - self.vocab_size < 8:
+            raise ValueError(f"word_starts has {len(bits)} bits for {self.vocab_size} ids")
+        return bits[: self.vocab_size].astype(bool)
 
     def zeros(self, batch_size: int) -> dict[str, Any]:
         """Returns a batch of zeros with the shapes and dtypes of a real batch, streams included."""
@@ -73,6 +86,11 @@ class DataSpec:
         for name, stream in self.streams.items():
             batch[name] = _zeros(stream["elements"], round(stream["ratio"] * batch_size))
         return batch
+
+
+def packed_words(begins: np.ndarray | None) -> str | None:
+    """Returns `DataSpec.word_starts` of tokens that begin a word or not, bool [V]."""
+    return None if begins is None else np.packbits(begins).tobytes().hex()
 
 
 def _zeros(elements: dict[str, dict[str, Any]], rows: int) -> dict[str, np.ndarray]:

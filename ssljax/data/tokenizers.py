@@ -10,7 +10,7 @@ import logging
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Tokenizer(abc.ABC):
         affixes: tokens before and after a text in mode `documents`.
         byte_lengths: int32 [V], number of UTF-8 bytes of each token (0 for special tokens); None if a token has no
             fixed number of bytes (WordPiece drops spaces).
+        word_starts: bool [V], True for tokens that begin a word, and for special tokens; None if the vocabulary does
+            not mark the starts of words (the BPE of CLIP and GPT-1 marks their ends).
     """
 
     vocab_size: int
@@ -49,6 +51,7 @@ class Tokenizer(abc.ABC):
     fingerprint: str
     affixes: Affixes
     byte_lengths: np.ndarray | None
+    word_starts: np.ndarray | None
 
     @property
     def pad(self) -> int:
@@ -93,6 +96,8 @@ class ByteTokenizer(Tokenizer):
         self.special_ids = {role: 256 + i for i, role in enumerate(BYTE_LEVEL)}
         self.affixes = affixes_of(self.special_ids)
         self.byte_lengths: np.ndarray | None = np.array([1] * 256 + [0] * 4, np.int32)
+        # A space belongs to the word after it, as in byte-level BPE.
+        self.word_starts: np.ndarray | None = np.array([bytes([b]).isspace() for b in range(256)] + [True] * 4)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         for number, text in enumerate(texts, 1):
@@ -145,6 +150,14 @@ class LibraryTokenizer(Tokenizer):
         if not isinstance(self._model, SentencePiece):
             content = self._model.to_str().encode()
             self.byte_lengths = _byte_lengths(json.loads(content), vocabulary, self.vocab_size, named.values())
+            begins = _begins_word(json.loads(content))
+        else:
+            begins = _after_space
+        self.word_starts = None
+        if begins is not None:
+            self.word_starts = np.ones(self.vocab_size, bool)
+            for text in vocabulary.keys() - set(named.values()):
+                self.word_starts[vocabulary[text]] = begins(text)
         self.fingerprint = digest([hashlib.sha256(content).hexdigest(), self.special_ids, self.affixes])
         if last_token(self.special_ids) is None:
             log.warning(
@@ -206,6 +219,34 @@ def _byte_lengths(
         own = len(text.encode()) if text in added else len(text)  # added tokens are not written in byte letters
         lengths[i] = 0 if added.get(text) or text in specials else own
     return lengths
+
+
+def _begins_word(content: dict[str, Any]) -> Callable[[str], bool] | None:
+    """Returns a function that tells from the text of a token whether it begins a word; None: texts do not tell.
+
+    Args:
+        content: a tokenizer.json. WordPiece marks the tokens inside a word, byte-level BPE and SentencePiece write the
+            space before a word into its first token.
+    """
+    model, added = content["model"], {token["content"] for token in content["added_tokens"]}
+    if model["type"] == "WordLevel":
+        return lambda text: True
+    if model["type"] == "WordPiece":
+        inside = model["continuing_subword_prefix"]
+        return lambda text: text in added or not text.startswith(inside)
+    if model.get("end_of_word_suffix"):
+        return None
+    if "ByteLevel" in json.dumps(content["pre_tokenizer"]):
+        spaces = tuple(letter for byte, letter in _byte_letters().items() if bytes([byte]).isspace())
+        return lambda text: text in added or text.startswith(spaces)
+    if any(_after_space(text) for text in dict(model["vocab"])):
+        return lambda text: text in added or _after_space(text)
+    return None
+
+
+def _after_space(piece: str) -> bool:
+    """Returns True if a piece of SentencePiece begins with a space."""
+    return piece.startswith("\u2581")
 
 
 def open_tokenizer(config: DataConfig) -> Tokenizer:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.layers.dense import EXACT, Dense, Initializer, Norm, constrain_rows, parameter
+from ssljax.layers.embeddings import Table
 from ssljax.layers.width import scaled
 from ssljax.parallel.rules import sum_of_rows
 
@@ -80,6 +81,32 @@ class MLPHead(nn.Module):
     def flops(self, inputs: int) -> float:
         """Forward FLOPs for one vector of width `inputs`."""
         return _chain_flops(inputs, *self.features)
+
+
+class BoundaryHead(nn.Module):
+    """The head that predicts a token of a span from the two tokens around it (SpanBERT, Joshi et al. 2020, eq. 2).
+
+    Two layers of a linear map, GELU and LayerNorm, over the two vectors and an embedding of the place in the span.
+    """
+
+    places: int  # number of places in a span
+    features: int
+    input_ratio: float = 1.0  # width ratio of the vectors (`ssljax.layers.width`)
+
+    @nn.compact
+    def __call__(self, left: jax.Array, right: jax.Array, place: jax.Array) -> jax.Array:
+        """Maps the vectors [B, K, D] before and after a span and int [B, K] places to [B, K, features]."""
+        where = Table(self.places, left.shape[-1], None, dtype=left.dtype, role="position", name="place")(place)
+        x = jnp.concatenate([left, right, where], axis=-1)
+        for i in range(2):
+            init = nn.initializers.normal(0.02 * self.input_ratio**-0.5)
+            dense = Dense(self.features, _axes(i), initializer=init, dtype=left.dtype, width_ratio=self.input_ratio)
+            x = Norm("layer")(jax.nn.gelu(dense(x), approximate=False))
+        return constrain_rows(x)
+
+    def flops(self, inputs: int) -> float:
+        """Forward FLOPs for one token with vectors of width `inputs`."""
+        return _chain_flops(3 * inputs, self.features, self.features)
 
 
 class DINOHead(nn.Module):

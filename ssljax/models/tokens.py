@@ -359,6 +359,11 @@ class TokenTransformer(nn.Module):
         c, hidden = self.config, self.narrowed(hidden)
         if c.readout_transform:
             hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
+        return self.projection(hidden)
+
+    def projection(self, hidden: jax.Array) -> "Readout":
+        """The read-out of vectors [..., `readout_width`] without the layers before the projection."""
+        c = self.config
         if (scale := self._readout_scale) != 1:
             hidden = hidden * jnp.asarray(scale, hidden.dtype)
         bias = self.head_bias if c.readout_bias else None

@@ -26,6 +26,7 @@ REGISTRY = Registry(
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "dino": "ssljax.objectives.distillation.dino:DINO",
         "fusion": "ssljax.objectives.fusion:Fusion",
+        "electra": "ssljax.objectives.masked.electra:Electra",
         "fixmatch": "ssljax.objectives.semi_supervised.fixmatch:FixMatch",
         "ibot": "ssljax.objectives.distillation.ibot:IBOT",
         "i_jepa": "ssljax.objectives.masked.i_jepa:IJEPA",

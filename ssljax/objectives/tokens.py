@@ -25,7 +25,7 @@ class TokenObjective(Objective):
         return Variables({"encoder": encoder}, {})
 
     def hidden(self, params: Params, inputs: Any, noise: Noise | None, ctx: Ctx | None = None) -> Any:
-        """Encodes inputs["tokens"], with segments and positions if the data have them; returns `Encoded`."""
+        """Encodes inputs["tokens"], with segments, positions and types if they are there; returns `Encoded`."""
         return apply(
             self.model,
             params["encoder"],
@@ -33,6 +33,7 @@ class TokenObjective(Objective):
             mask=self.attention,
             segment_ids=inputs.get("segment_ids"),
             positions=inputs.get("positions"),
+            token_types=inputs.get("token_types"),
             noise=noise,
             ctx=ctx,
         )

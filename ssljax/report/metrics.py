@@ -99,6 +99,9 @@ METRICS = {
     "agreement": Metric("agreement", "share of unlabelled images with one most probable class of student and teacher"),
     "absolute_error": Metric("absolute error", "mean distance of prediction and target, in the units of the target"),
     "target_std": Metric("target std", "standard deviation of the targets over the patches of an image; 0: collapsed"),
+    "replaced_share": Metric(
+        "replaced share", "share of tokens that the generator replaced; an accuracy of 1 minus it takes no skill"
+    ),
     "logit_scale": Metric("logit scale", "factor of cosines in the loss"),
     "logit_bias": Metric("logit bias", "added to scaled cosines in the loss"),
     "expert_load": Metric(

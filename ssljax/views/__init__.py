@@ -23,6 +23,7 @@ from ssljax.views.geometry import random_cutout, random_flip, random_resized_cro
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in, uniforms
 from ssljax.views.masks import (
+    MaskedTokens,
     choose_spans,
     diffusion_mask,
     mlm_budget,
@@ -37,6 +38,7 @@ from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
 from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
+from ssljax.views.texts import choose_words, sentence_pairs, span_boundary, word_numbers
 
 REGISTRY = Registry(
     "views",
@@ -52,6 +54,7 @@ __all__ = [
     "REGISTRY",
     "Augment",
     "ContrastiveAugment",
+    "MaskedTokens",
     "MultiCrop",
     "Single",
     "TwoViews",
@@ -62,6 +65,7 @@ __all__ = [
     "center_crop",
     "centered",
     "choose_spans",
+    "choose_words",
     "cutmix",
     "denoising_lengths",
     "diffusion_mask",
@@ -95,6 +99,8 @@ __all__ = [
     "resample",
     "resize",
     "rotations",
+    "sentence_pairs",
+    "span_boundary",
     "span_corrupt",
     "span_counts",
     "to_float",
@@ -103,4 +109,5 @@ __all__ = [
     "unnormalize_patches",
     "unpatchify",
     "visible_patches",
+    "word_numbers",
 ]

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ssljax.base.errors import UserError
 from ssljax.views.keys import fold_in, uniforms
+from ssljax.views.texts import choose_words, word_numbers
 
 
 def random_patch_mask(keys: jax.Array, patches: int, ratio: float) -> tuple[jax.Array, jax.Array]:
@@ -106,6 +108,23 @@ def visible_patches(patches: int, ratio: float) -> int:
     return visible
 
 
+class MaskedTokens(NamedTuple):
+    """Tokens that `mlm_corrupt` has corrupted.
+
+    Attributes:
+        tokens: int [B, T], the inputs, in the dtype of the original tokens.
+        unit: int32 [B, T], the number of the chosen token, word or span that a token is in, from 1 on; 0 = not chosen.
+    """
+
+    tokens: jax.Array
+    unit: jax.Array
+
+    @property
+    def chosen(self) -> jax.Array:
+        """bool [B, T], True at positions whose original token is to be predicted."""
+        return self.unit > 0
+
+
 def mlm_corrupt(
     keys: jax.Array,
     tokens: jax.Array,
@@ -117,15 +136,16 @@ def mlm_corrupt(
     mask_share: float = 0.8,
     random_share: float = 0.1,
     special_ids: Sequence[int] = (),
+    word_starts: jax.Array | None = None,
     spans: tuple[float, int] | None = None,
     segment_ids: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> MaskedTokens:
     """Corrupts tokens for masked language modelling (BERT, Devlin et al. 2019, section 3.1 and appendix A.1).
 
     A row with n candidates has floor(rate n) or ceil(rate n) chosen tokens, rate n on average. As in BERT and RoBERTa
     this number is fixed up to rounding; its bound `mlm_budget` lets the loss gather the chosen tokens. A chosen token
     becomes `mask_id` with probability `mask_share` and a uniform ordinary token with probability `random_share`;
-    otherwise it stays unchanged.
+    otherwise it stays unchanged. Whole words are chosen up to this number of tokens (`choose_words`).
 
     Args:
         keys: random keys [B].
@@ -137,13 +157,11 @@ def mlm_corrupt(
         rate: share of the candidates that are chosen; a Python number, since it bounds a shape (`mlm_budget`).
         mask_share, random_share: probabilities of the two replacements.
         special_ids: ids that are neither candidates nor replacements.
-        spans: (p, longest): spans are chosen, by `choose_spans`, and each has one of the three fates as a whole
-            (SpanBERT, Joshi et al. 2020, section 3.1: (0.2, 10)); None: single tokens.
+        word_starts: bool [B, T], True for tokens that begin a word: all tokens of a word are chosen together, and each
+            has its own fate, as in BERT's code; None: single tokens.
+        spans: (p, longest): spans of tokens, or of words, are chosen by `choose_spans`, and each has one of the three
+            fates as a whole (SpanBERT, Joshi et al. 2020, section 3.1: (0.2, 10), of words); None: no spans.
         segment_ids: int [B, T]; no span crosses a border of segments. None: one segment.
-
-    Returns:
-        inputs: [B, T], corrupted tokens in the dtype of `tokens`.
-        chosen: bool [B, T], True at positions whose original token is to be predicted.
     """
     length = tokens.shape[1]
     specials = jnp.array(sorted({mask_id, *special_ids}), tokens.dtype)
@@ -152,19 +170,22 @@ def mlm_corrupt(
     u = uniforms(keys, 2 * length + 1)
     lot_BxT, fate_BxT, round_B = u[:, :length], u[:, length:-1], u[:, -1]
     count_B = jnp.minimum(jnp.floor(rate * candidate_BxT.sum(1) + round_B), mlm_budget(length, rate))
-    if spans is None:
+    words_BxT = None if word_starts is None else word_numbers(word_starts, candidate_BxT, segment_ids)
+    if spans is not None:
+        most = mlm_budget(length, rate)
+        unit_BxT = choose_spans(fold_in(keys, 2), candidate_BxT, count_B, most, *spans, segment_ids, words_BxT)
+        fate_BxT = jnp.take_along_axis(fate_BxT, unit_BxT % length, 1)  # there are fewer spans than tokens
+    elif words_BxT is not None:
+        unit_BxT = choose_words(lot_BxT, candidate_BxT, count_B, words_BxT)
+    else:
         order_BxT = jnp.argsort(jnp.where(candidate_BxT, lot_BxT, 2.0), axis=1)  # candidates first
         rank_BxT = jnp.argsort(order_BxT, axis=1)
-        chosen_BxT = candidate_BxT & (rank_BxT < count_B[:, None])
-    else:
-        span_BxT = choose_spans(fold_in(keys, 2), candidate_BxT, count_B, mlm_budget(length, rate), *spans, segment_ids)
-        chosen_BxT = span_BxT > 0
-        fate_BxT = jnp.take_along_axis(fate_BxT, span_BxT % length, 1)  # there are fewer spans than tokens
+        unit_BxT = jnp.where(candidate_BxT & (rank_BxT < count_B[:, None]), rank_BxT + 1, 0)
 
     random_BxT = _random_tokens(fold_in(keys, 1), length, vocab_size, sorted({mask_id, *special_ids}))
     random_BxT = jnp.where(fate_BxT < mask_share + random_share, random_BxT, tokens)
     corrupted = jnp.where(fate_BxT < mask_share, mask_id, random_BxT)
-    return jnp.where(chosen_BxT, corrupted, tokens).astype(tokens.dtype), chosen_BxT
+    return MaskedTokens(jnp.where(unit_BxT > 0, corrupted, tokens).astype(tokens.dtype), unit_BxT)
 
 
 def diffusion_mask(keys: jax.Array, candidate: jax.Array, share: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -207,6 +228,7 @@ def choose_spans(
     p: float,
     longest: int,
     segment_ids: jax.Array | None = None,
+    words: jax.Array | None = None,
 ) -> jax.Array:
     """Chooses spans of tokens until their number is reached (SpanBERT, Joshi et al. 2020, section 3.1).
 
@@ -221,6 +243,9 @@ def choose_spans(
         most: largest possible count; a Python number.
         p, longest: see above.
         segment_ids: int [B, T]; a span that crosses a border of segments is drawn again. None: one segment.
+        words: int32 [B, T], the word of each token (`word_numbers`): lengths are numbers of words, first words are
+            uniform, and a span is cut to the whole words that fit into the tokens that are left. None: lengths are
+            numbers of tokens.
 
     Returns:
         int32 [B, T], the number of the span from 1 on, 0 = not chosen. After 20 `most` draws, fewer tokens than
@@ -233,22 +258,25 @@ def choose_spans(
     segments = jnp.zeros(candidate.shape, jnp.int32) if segment_ids is None else segment_ids
     border = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0  # True at the first token of a further segment
 
-    def row(key: jax.Array, candidate: jax.Array, count: jax.Array, border: jax.Array) -> jax.Array:
+    words = jnp.broadcast_to(jnp.arange(length), candidate.shape) if words is None else words
+
+    def row(key: jax.Array, candidate: jax.Array, count: jax.Array, border: jax.Array, words: jax.Array) -> jax.Array:
+        sizes = jnp.zeros(length, jnp.int32).at[words].add(1)
+        ends = jnp.cumsum(sizes)[words]  # place after the word of each token
         u = jax.random.uniform(key, (20 * most, 2))
 
         def draw(span: jax.Array, u: jax.Array) -> tuple[jax.Array, None]:
             left = count - jnp.sum(span > 0)
-            size = jnp.minimum(1 + jnp.sum(u[0] < tail), left)
-            first = jnp.floor(u[1] * (length - size + 1))
-            at = jnp.arange(length)
-            inside = (at >= first) & (at < first + size)
-            crosses = jnp.any(border & inside & (at > first))
+            size = jnp.minimum(jnp.minimum(1 + jnp.sum(u[0] < tail), left), words[-1] + 1)
+            first = jnp.floor(u[1] * (words[-1] - size + 2))
+            inside = (words >= first) & (words < first + size) & (ends - jnp.sum(words < first) <= left)
+            crosses = jnp.any(border & inside & (words > first))
             free = jnp.all(~inside | (candidate & (span == 0))) & (size > 0) & ~crosses
             return jnp.where(inside & free, jnp.max(span) + 1, span), None
 
         return jax.lax.scan(draw, jnp.zeros(length, jnp.int32), u)[0]
 
-    return jax.vmap(row)(keys, candidate, count, border)
+    return jax.vmap(row)(keys, candidate, count, border, words)
 
 
 def mlm_budget(length: int, rate: float) -> int:

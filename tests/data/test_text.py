@@ -1,10 +1,12 @@
 """Tokenizers, the token cache on disk, and examples of text."""
 
+import dataclasses
 import gzip
 import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import tokenizers
 
 from ssljax.base.errors import UserError
 from ssljax.data import (
+    DataSpec,
     dataset,
     describe,
     load_split,
@@ -125,6 +128,26 @@ def test_wordpiece(config, corpus):
     assert tokenizer.decode(ids) == "alpha beta"
     assert tokenizer.byte_lengths is None
     assert describe(data).vocab_size == tokenizer.vocab_size <= 280
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe", "wordpiece"])
+def test_words_begin_where_the_text_has_them(config, corpus, kind):
+    data = config(source=corpus, seq_len=8, tokenizer={"name": kind, "vocab_size": 300, "lowercase": kind != "bytes"})
+    tokenizer, spec = open_tokenizer(data), describe(data)
+    begins = spec.begins_word()
+    assert begins.shape == (tokenizer.vocab_size,) and begins[list(tokenizer.special_ids.values())].all()
+    np.testing.assert_array_equal(begins, tokenizer.word_starts)
+    np.testing.assert_array_equal(DataSpec.from_json(spec.to_json()).begins_word(), begins)
+    for text in [" ".join(DOCUMENTS), "don't stop\n a\tb, c d"]:
+        (ids,) = tokenizer.encode([text.lower()])
+        words = [tokenizer.decode(word) for word in np.split(ids, np.flatnonzero(begins[ids])) if len(word)]
+        if kind == "wordpiece":  # punctuation marks are words of their own
+            assert len(words) == len(re.findall(r"[^\W_]+|[^\w\s]|_", text))
+            continue
+        assert "".join(words) == text.lower()
+        assert all(word[0].isspace() for word in words[1:]) and not any(re.search(r"\S\s", word) for word in words)
+    with pytest.raises(ValueError, match="word_starts has 8 bits"):
+        DataSpec.from_json(dataclasses.replace(spec, word_starts="ff").to_json())
 
 
 def test_a_tokenizer_is_trained_on_the_training_split_only(config, corpus, tmp_path):

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, models, pre_tokenizers, trainers
 from ssljax.base.errors import UserError
 from ssljax.data import load_split, load_tokenizer, open_tokenizer, save_tokenizer
 from ssljax.data.tokenizer_files import find_file, open_file
+from ssljax.data.tokenizers import _begins_word
 
 RNG = np.random.default_rng(0)
 WORDS = ["one", "giant", "leap", "for", "mankind", "small", "Step", "moon", "ünï", "12", "x==y", "don't"]
@@ -46,6 +47,22 @@ def word_pieces():
     letters = "abcdefghijklmnopqrstuvwxyz=!,"
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{x}" for x in letters)]
     return {"vocab": {text: i for i, text in enumerate(dict.fromkeys(names))}}
+
+
+def test_marks_of_words():
+    for vocabulary, settings, expected in (
+        (models.WordPiece({"[UNK]": 0, "un": 1, "##seen": 2, ",": 3}, unk_token="[UNK]"), None, [1, 1, 0, 1]),
+        (models.Unigram([("<unk>", 0.0), ("\u2581a", -1.0), ("b", -2.0)], 0), pre_tokenizers.Metaspace(), [0, 1, 0]),
+        (models.WordLevel({"a": 0, "b": 1}, "a"), pre_tokenizers.WhitespaceSplit(), [1, 1]),
+        (models.BPE({"a</w>": 0, "b": 1}, [], end_of_word_suffix="</w>"), pre_tokenizers.ByteLevel(), None),
+        (models.BPE({"a": 0, "\u0120b": 1, "\u010a": 2, "\u00e9": 3}, []), pre_tokenizers.ByteLevel(), [0, 1, 1, 0]),
+    ):
+        model = tokenizers.Tokenizer(vocabulary)
+        if settings is not None:
+            model.pre_tokenizer = settings
+        begins = _begins_word(json.loads(model.to_str()))
+        by_id = sorted(model.get_vocab().items(), key=lambda item: item[1])
+        assert (None if begins is None else [int(begins(text)) for text, _ in by_id]) == expected
 
 
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

@@ -58,6 +58,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "clip": ("captions", ()),
     "dino": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
     "mae": ("reconstruction", ("original", "masked", "reconstruction")),
+    "electra": ("samples", ("generated", "found", "truth")),
     "mlm": ("samples", ("masked", "guess", "truth")),
     "masked_diffusion": ("samples", ("masked", "guess", "truth")),
     "siglip": ("captions", ()),

@@ -4,77 +4,122 @@ Devlin, Chang, Lee, Toutanova 2019, "BERT", section 3.1; new masks at every epoc
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from ssljax import parallel, views
+from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
-from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of, still, views_of
+from ssljax.data.rows import first_token, last_token
+from ssljax.layers.embeddings import take_tokens
+from ssljax.layers.heads import BoundaryHead
+from ssljax.layers.width import output_ratio
+from ssljax.models.flops import dense_flops
+from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
+from ssljax.objectives.masked.text import MaskedText, restored
 from ssljax.objectives.pictures import SHOWN, TEXTS, Showing, marked
-from ssljax.objectives.tokens import TokenObjective, token_loss, valid
+from ssljax.objectives.tokens import token_loss, token_scores, valid
 
 
 @dataclasses.dataclass(frozen=True)
-class MLM(TokenObjective):
-    """Mean cross-entropy per chosen token, in nats."""
+class MLM(MaskedText):
+    """Mean cross-entropy per chosen token, in nats, and on request the losses of span boundaries and sentence pairs."""
 
-    rate: float = schema.setting(0.15, gt=0, lt=1, doc="share of tokens that are chosen for prediction")
-    mask_share: float = schema.setting(0.8, ge=0, le=1, doc="share of chosen tokens that become the mask token")
-    random_share: float = schema.setting(
-        0.1, ge=0, le=1, doc="share of chosen tokens that become a random token; the other chosen tokens stay unchanged"
+    boundary: bool = schema.setting(
+        False, doc="also predict the tokens of a span from the two tokens around it (SpanBERT); needs `spans`"
     )
-
-    spans: tuple[float, int] | None = schema.setting(
+    pairs: Literal["order", "next"] | None = schema.setting(
         None,
-        doc="(p, longest): chosen tokens form spans of geometric lengths up to `longest`, each with one of the three "
-        "fates; SpanBERT has (0.2, 10), in words; None: single tokens",
+        doc="also classify pairs of segments; 'order': two in a row or swapped (ALBERT); 'next': two in a row or of "
+        "two texts (BERT); None: rows as they are",
     )
 
     def validate(self) -> None:
-        if self.spans is not None and not (0 < self.spans[0] < 1 and self.spans[1] >= 1):
-            raise ValueError(f"spans: got {self.spans}, must be (p, longest) with 0 < p < 1 and longest at least 1")
-        if self.mask_share + self.random_share > 1:
-            raise ValueError(f"random_share: mask_share + random_share is {self.mask_share + self.random_share} > 1")
+        super().validate()
+        if self.boundary and self.spans is None:
+            raise ValueError("boundary: got True, but there are no spans; set spans, for example to (0.2, 10)")
+
+    def check(self) -> None:
+        super().check()
+        if self.pairs is None:
+            return
+        name = f"objective.pairs: {self.pairs!r}"
+        if "segment_ids" in self.spec.elements:
+            raise UserError(f"{name} cuts rows of running text in two; set data.mode to 'windows'")
+        if "pair" not in self.model.config.extras:
+            raise UserError(f"{name} needs a head for pairs; add 'pair' to model.extras")
+        if self.model.config.token_types < 2:
+            raise UserError(f"{name} needs token types; set model.token_types to 2")
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        params, extra = super().init(key, batch)
+        if self.boundary:
+            vectors, place = jnp.zeros((1, 1, self.model.width)), jnp.zeros((1, 1), jnp.int32)
+            head = self._boundary_head.init(jax.random.fold_in(key, 1), vectors, vectors, place)["params"]
+            params = {**params, "boundary": head}
+        return Variables(params, extra)
 
     @property
-    def mask_id(self) -> int:
-        if "mask" not in self.spec.special_ids:
-            raise UserError("objective.name: 'mlm' needs a mask token, and data.tokenizer has none")
-        return self.spec.special_ids["mask"]
+    def _boundary_head(self) -> BoundaryHead:
+        places = self.budget(self.spec.max_len)  # no span is longer
+        return BoundaryHead(places, self.model.readout_width, output_ratio(self.model))
+
+    def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
+        """Returns the batch, for 'next' with the row before each row; batches are in random order."""
+        if self.pairs != "next" or len(batch["tokens"]) < 2:
+            return batch
+        return {**batch, "other": jnp.roll(batch["tokens"], 1, axis=0)}
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
-        tokens, chosen = views.mlm_corrupt(
-            keys,
-            batch["tokens"],
-            self.scored(batch),
-            vocab_size=self.spec.vocab_size,
-            mask_id=self.mask_id,
-            rate=self.rate,
-            mask_share=self.mask_share,
-            random_share=self.random_share,
-            special_ids=self._special_ids,
-            spans=self.spans,
-            segment_ids=batch.get("segment_ids"),
-        )
-        context: dict[str, Any] = {k: batch[k] for k in ("segment_ids", "positions") if k in batch}
-        # Only chosen tokens are read out: chosen_at [B, K] lists them first, K is the largest possible number of them.
-        budget = views.mlm_budget(tokens.shape[1], self.rate)
-        chosen_at = jnp.argsort(~chosen, axis=1, stable=True)[:, :budget]
-        target, counted = (jnp.take_along_axis(x, chosen_at, 1) for x in (batch["tokens"], chosen))
-        return {"tokens": tokens, "chosen_at": chosen_at, "target": target, "counted": counted, **context}
+        pair: dict[str, Any] = {}
+        if self.pairs is not None:
+            batch, pair = self._paired(views.fold_in(keys, 3), batch)
+        inputs, unit = self.masked(keys, batch)
+        if self.boundary:
+            found = views.span_boundary(unit, batch.get("segment_ids"))
+            at = {name: jnp.take_along_axis(x, inputs["chosen_at"], 1) for name, x in found._asdict().items()}
+            inputs["boundary"] = at
+        return inputs | pair
 
-    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        hidden_BxTxD = self.hidden(params, inputs, noise_of(ctx), ctx).tokens
-        return jnp.take_along_axis(hidden_BxTxD, inputs["chosen_at"][..., None], axis=1)  # [B, K, D]
+    def _paired(self, keys: jax.Array, batch: Batch) -> tuple[Batch, dict[str, jax.Array]]:
+        """Returns a batch of pairs of segments, and whether they are apart, bool [B]."""
+        ids, tokens, other = self.spec.special_ids, batch["tokens"], None
+        if self.pairs == "next":
+            other = batch.get("other", tokens)
+        pairs = views.sentence_pairs(keys, tokens, other, first_id=first_token(ids), separator_id=last_token(ids))
+        apart = pairs.apart if self.pairs == "order" or "other" in batch else jnp.zeros_like(pairs.apart)
+        return {"tokens": pairs.tokens, "token_types": pairs.token_types}, {"apart": apart}
 
-    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        scores = self.scores(params, outputs, inputs["target"])
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
+        encoded = self.hidden(params, inputs, noise_of(ctx), ctx)
+        out = {"chosen": take_tokens(encoded.tokens, inputs["chosen_at"])}  # [B, K, D]
+        if self.boundary:
+            left, right, place = (inputs["boundary"][name] for name in ("left", "right", "place"))
+            around = (take_tokens(encoded.tokens, at) for at in (left, right))
+            out["boundary"] = apply(self._boundary_head, params["boundary"], *around, place)  # [B, K, readout width]
+        if self.pairs is not None:
+            out["pair"] = apply(self.model, params["encoder"], encoded.pooled, method="pair_logits")  # [B, 2]
+        return out
+
+    def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
         weights = inputs["counted"].reshape(-1).astype(jnp.float32)
-        return token_loss(scores, weights)
+        terms, metrics, *_ = token_loss(self.scores(params, outputs["chosen"], inputs["target"]), weights)
+        if self.boundary:
+            readout = apply(self.model, params["encoder"], outputs["boundary"], method="projection")
+            inside = inputs["boundary"]["inside"].reshape(-1) * weights
+            scores = token_scores(readout, inputs["target"])
+            found = token_loss(scores, inside)
+            terms, metrics = terms | {"boundary": found.terms["nll"]}, metrics | _named(found.metrics, "boundary")
+        if self.pairs is not None:
+            labels, count = inputs["apart"].astype(jnp.int32), jnp.float32(len(inputs["apart"]))
+            values, _ = losses.cross_entropy(outputs["pair"], labels, reduce=False)
+            right = jnp.sum(jnp.argmax(outputs["pair"], -1) == labels).astype(jnp.float32)
+            terms = terms | {"pair": (1.0, jnp.sum(values), count)}
+            metrics = metrics | {"accuracy/pair": (right, count)}
+        return Loss(terms, metrics)
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Pseudo-log-likelihood (Salazar et al. 2020, eq. 1): sum of the log-probabilities of the tokens.
@@ -93,18 +138,18 @@ class MLM(TokenObjective):
 
         return jnp.sum(jax.lax.map(log_probability, jnp.arange(length)), 0), jnp.sum(counted, 1).astype(jnp.float32)
 
-    def guessed(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[dict[str, Any], jax.Array]:
-        """Returns the inputs, and the most probable tokens [B, K] at their positions `chosen_at`."""
+    def guessed(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[Any, ...]:
+        """Returns the inputs, the tokens [B, T] before corruption, and the most probable ones [B, K] at `chosen_at`."""
         inputs = views_of(self, key, batch, jnp.int32(0))
-        hidden_BxKxD = self.encode(params, extra, inputs, still(key, batch))
+        hidden_BxKxD = self.encode(params, extra, inputs, still(key, batch))["chosen"]
         logits = apply(self.model, params["encoder"], hidden_BxKxD, method="logits")
-        return inputs, jnp.argmax(logits, axis=-1)
+        return inputs, restored(inputs), jnp.argmax(logits, axis=-1)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         if show.decode is None:
             return {}
-        inputs, guesses = parallel.fetch(jax.jit(self.guessed)(params, extra, batch, show.key))
-        tokens, known, examples = parallel.fetch(batch["tokens"]), parallel.fetch(valid(batch)), []
+        inputs, tokens, guesses = parallel.fetch(jax.jit(self.guessed)(params, extra, batch, show.key))
+        known, examples = parallel.fetch(valid(inputs)), []
         for row in range(min(TEXTS, len(guesses))):
             ids = tokens[row][known[row]][:SHOWN].tolist()
             chosen, counted = inputs["chosen_at"][row], inputs["counted"][row]
@@ -116,12 +161,14 @@ class MLM(TokenObjective):
         return {"samples": Texts("Masked words", caption, examples)}
 
     def flops(self, spec: Any) -> float:
-        return self.model.flops(tokens=spec.max_len, causal=False, predicted=views.mlm_budget(spec.max_len, self.rate))
+        predicted = self.budget(spec.max_len)
+        forward = self.model.flops(tokens=spec.max_len, causal=False, predicted=predicted)
+        if self.boundary:
+            readout = dense_flops(predicted, self.model.readout_width, self.model.table_rows)
+            forward += predicted * self._boundary_head.flops(self.model.width) + readout
+        return forward
 
-    @property
-    def _special_ids(self) -> tuple[int, ...]:
-        return tuple(sorted(self.spec.special_ids.values()))
 
-    def scored(self, batch: Batch) -> jax.Array:
-        """bool [B, T]: tokens that may be chosen for prediction, all except padding and special tokens."""
-        return valid(batch) & ~jnp.isin(batch["tokens"], jnp.array(self._special_ids, batch["tokens"].dtype))
+def _named(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns metrics with the name of a part after theirs."""
+    return {f"{key}/{name}": value for key, value in metrics.items()}
