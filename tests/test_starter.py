@@ -11,7 +11,7 @@ from ssljax.config import load
 from ssljax.starter import OWN_DATA, starters, write_starter
 
 OBJECTIVES = starters()
-TEXT = ("causal_lm", "mlm", "multi_label", "simcse", "span_corruption")
+TEXT = ("causal_lm", "mlm", "multi_label", "prefix_lm", "simcse", "span_corruption")
 
 
 def source(objective, folder):

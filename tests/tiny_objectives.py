@@ -62,6 +62,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "mlm": {"model": {"name": "bert", **_TEXT}, "objective": {"rate": 0.3}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
+    "prefix_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
     "align_uniform": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
@@ -156,7 +157,7 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "simcse": windows,
         "causal_lm": {**windows, "overlap": 1},
     }
-    own["span_corruption"] = windows
+    own |= dict.fromkeys(("prefix_lm", "span_corruption"), windows)
     if name == "regression":
         return {"source": "builtin:digits", "keys": {"image": "image", "target": "label"}, "max_examples": 200}
     if name == "multi_label":

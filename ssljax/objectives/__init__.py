@@ -37,6 +37,7 @@ REGISTRY = Registry(
         "multi_label": "ssljax.objectives.supervised.regression:MultiLabel",
         "n_pair": "ssljax.objectives.contrastive.n_pair:NPair",
         "nnclr": "ssljax.objectives.contrastive.nnclr:NNCLR",
+        "prefix_lm": "ssljax.objectives.autoregressive.prefix_lm:PrefixLM",
         "pseudo_label": "ssljax.objectives.semi_supervised.pseudo_label:PseudoLabel",
         "regression": "ssljax.objectives.supervised.regression:Regression",
         "relative_patch": "ssljax.objectives.pretext.relative_patch:RelativePatch",

@@ -35,7 +35,7 @@ from ssljax.views.masks import (
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
-from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
+from ssljax.views.spans import denoising_lengths, prefix_lengths, span_corrupt, span_counts
 
 REGISTRY = Registry(
     "views",
@@ -76,6 +76,7 @@ __all__ = [
     "normalize",
     "normalize_patches",
     "patchify",
+    "prefix_lengths",
     "random_blocks",
     "random_color_jitter",
     "random_cutout",

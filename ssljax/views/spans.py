@@ -86,6 +86,20 @@ def span_corrupt(
     return jax.vmap(corrupt)(tokens.astype(jnp.int32), lengths, u)
 
 
+def prefix_lengths(keys: jax.Array, lengths: jax.Array, share: float | None = None) -> jax.Array:
+    """Returns the number of tokens of each text that are read before the others are predicted, int32 [B].
+
+    It is from 1 to n - 1 for a text of n tokens, and 0 for fewer than two tokens.
+
+    Args:
+        keys: random keys [B].
+        lengths: int [B], number of tokens of each text.
+        share: share of the tokens, rounded; None: all numbers are equally likely.
+    """
+    drawn = 1 + uniforms(keys, 1)[:, 0] * (lengths - 1) if share is None else lengths * share + 0.5
+    return jnp.clip(jnp.floor(drawn).astype(jnp.int32), jnp.minimum(lengths - 1, 1), lengths - 1).clip(0)
+
+
 def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> jax.Array:
     """Sizes, int [max_parts], of a random cut of `items` items into `parts` non-empty parts; unused entries are 0."""
     item = jnp.arange(len(u))
