@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from daily import at_most
+from tiny_objectives import SEQUENCES
 
 from ssljax import cli, run
 from ssljax.config import load
 from ssljax.starter import OWN_DATA, starters, write_starter
 
 OBJECTIVES = starters()
-TEXT = ("causal_lm", "mlm", "multi_label", "prefix_lm", "simcse", "span_corruption")
+TEXT = ("causal_lm", "mlm", "multi_label", "prefix_lm", "simcse", *SEQUENCES)
 
 
 def source(objective, folder):

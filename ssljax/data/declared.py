@@ -216,6 +216,7 @@ def declared_spec(config: DataConfig) -> DataSpec:
         num_classes=(config.num_classes or classes) if classes else None,
         vocab_size=max(texts) if texts else None,
         special_ids={role: i for i, role in enumerate(_ROLES)} if texts else {},
+        sentence_ends=(len(_ROLES),) if texts else (),
         max_len=config.seq_len if texts else None,
         tokens=sum(part.tokens for part in parts) if texts else None,
         streams={

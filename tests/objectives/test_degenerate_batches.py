@@ -18,7 +18,7 @@ def alike(batch):
     return jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), batch)
 
 
-PREDICT_TOKENS = ("mlm", "causal_lm", "prefix_lm", "span_corruption", "captioning")
+PREDICT_TOKENS = ("mlm", "causal_lm", "prefix_lm", "captioning", *tiny.SEQUENCES)
 BATCHES = {
     "identical examples": alike,
     "black images, one token": lambda b: {
