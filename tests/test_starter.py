@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from daily import at_most
+from tiny_objectives import SEQUENCES
 
 from ssljax import cli, run
 from ssljax.config import load
 from ssljax.starter import OWN_DATA, starters, write_starter
 
 OBJECTIVES = starters()
-TEXT = ("causal_lm", "electra", "mlm", "multi_label", "simcse", "span_corruption")
+TEXT = ("causal_lm", "electra", "masked_diffusion", "mlm", "multi_label", "prefix_lm", "simcse", *SEQUENCES)
 
 
 def source(objective, folder):

@@ -16,6 +16,7 @@ from ssljax.views import example_keys
 
 BATCH = 16
 STEPS = 10
+SEQUENCES = ("span_corruption", "text_infilling", "gap_sentences", "mixture_of_denoisers")
 LENGTH = 12
 
 _WORDS = ("one", "small", "step", "for", "a", "model", "and", "a", "giant", "leap", "for", "its", "loss")
@@ -67,7 +68,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {"rate": 0.3, "generator": 0.5},
     },
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
+    "prefix_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
+    "text_infilling": {"model": {"name": "bart", "vocab_size": 72, "max_len": 16, **_TEXT}, "objective": {}},
+    "gap_sentences": {"model": {"name": "pegasus", "vocab_size": 72, **_TEXT}, "objective": {"unmasked": 0.2}},
+    "mixture_of_denoisers": {"model": {"name": "t5", "vocab_size": 80, **_TEXT}, "objective": {}},
     "dino": {"model": _VIT, "objective": {"head": _HEAD, "augment": _CROPS}},
     "align_uniform": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "barlow_twins": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
@@ -137,6 +142,7 @@ SPEC = DataSpec(
     num_classes=5,
     vocab_size=64,
     special_ids={"pad": 0, "cls": 1, "sep": 2, "mask": 3},
+    sentence_ends=tuple(range(4, 24)),
     max_len=LENGTH,
     tokens=1000 * LENGTH,
     streams={"unlabeled": {"elements": {"image": {"shape": [8, 8, 3], "dtype": "uint8"}}, "size": 500, "ratio": 2.0}},
@@ -173,7 +179,7 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "simcse": windows,
         "causal_lm": {**windows, "overlap": 1},
     }
-    own["span_corruption"] = windows
+    own |= dict.fromkeys(("prefix_lm", *SEQUENCES), windows)
     if name == "regression":
         return {"source": "builtin:digits", "keys": {"image": "image", "target": "label"}, "max_examples": 200}
     if name == "multi_label":

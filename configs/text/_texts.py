@@ -1,4 +1,4 @@
-"""Texts of the configs in this folder, and a small BERT.
+"""Texts of the configs in this folder, a small BERT and a small BART.
 
 No author (classic-books) and no document (python-docs) is in two splits. "files" are texts of your own,
 which `data.source` names; a tenth of them is held out.
@@ -29,4 +29,16 @@ BERT = dict(
     norm_position="pre",
     positions="none",
     rope_theta=10_000,
+)
+
+# An encoder-decoder of pre-norm blocks with relative positions, which learns faster than learned positions do.
+BART = dict(
+    name="bart",
+    preset=None,
+    width=96,
+    depth=3,
+    heads=4,
+    norm_position="pre",
+    positions="none",
+    position_bias="relative",
 )

@@ -297,6 +297,7 @@ def _spec(
         spec,
         vocab_size=tokenizer.vocab_size,
         special_ids=dict(tokenizer.special_ids),
+        sentence_ends=tokenizer.sentence_ends,
         max_len=config.seq_len,
         tokens=sum(_tokens(t, rows, size) for t, rows, size in zip(texts, main.rows, main.sizes)),
         word_starts=packed_words(tokenizer.word_starts),

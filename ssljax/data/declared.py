@@ -217,6 +217,7 @@ def declared_spec(config: DataConfig) -> DataSpec:
         vocab_size=max(texts) if texts else None,
         special_ids={role: i for i, role in enumerate(_ROLES)} if texts else {},
         word_starts=packed_words(np.ones(max(texts), bool)) if texts else None,
+        sentence_ends=(len(_ROLES),) if texts else (),
         max_len=config.seq_len if texts else None,
         tokens=sum(part.tokens for part in parts) if texts else None,
         streams={

@@ -22,6 +22,7 @@ class DataSpec:
         classes: names of the classes; None if the source has no names.
         vocab_size: number of token ids, special tokens included; None without text.
         special_ids: ids of the special tokens pad, mask, cls, sep, bos, eos, unk, as far as the tokenizer has them.
+        sentence_ends: ids of the tokens that end a sentence; empty without text.
         max_len: tokens in an example; None without text.
         tokens: tokens in an epoch, without padding; None without text.
         bytes_per_token: UTF-8 bytes of text per token, for the conversion of nats per token to bits per byte.
@@ -38,6 +39,7 @@ class DataSpec:
     classes: tuple[str, ...] | None = None
     vocab_size: int | None = None
     special_ids: dict[str, int] = field(default_factory=dict)
+    sentence_ends: tuple[int, ...] = ()
     max_len: int | None = None
     tokens: int | None = None
     bytes_per_token: float | None = None
@@ -60,6 +62,7 @@ class DataSpec:
         values = {"order": 1} | json.loads(text)  # the first version was not written
         if values["classes"] is not None:
             values["classes"] = tuple(values["classes"])
+        values["sentence_ends"] = tuple(values.get("sentence_ends", ()))
         spec = cls(**values)
         for name in ("size", "num_classes", "vocab_size", "max_len", "tokens", "order"):
             value = getattr(spec, name)

@@ -31,6 +31,9 @@ from ssljax.data.tokenizer_training import BYTE_LEVEL, train
 
 log = logging.getLogger(__name__)
 
+_ENDS = frozenset(".?!")
+_CLOSING = " \n\r\t\"')]}*_\u201d\u2019\u00bb"  # may follow the end of a sentence
+
 
 class Tokenizer(abc.ABC):
     """Text to token ids and back.
@@ -40,6 +43,8 @@ class Tokenizer(abc.ABC):
         special_ids: ids of the special tokens pad, mask, cls, sep, bos, eos, unk, as far as they exist.
         fingerprint: text that differs between tokenizers.
         affixes: tokens before and after a text in mode `documents`.
+        sentence_ends: ids of the tokens whose text ends with a full stop, a question or an exclamation mark, which
+            closing quotes and brackets may follow.
         byte_lengths: int32 [V], number of UTF-8 bytes of each token (0 for special tokens); None if a token has no
             fixed number of bytes (WordPiece drops spaces).
         word_starts: bool [V], True for tokens that begin a word, and for special tokens; None if the vocabulary does
@@ -50,6 +55,7 @@ class Tokenizer(abc.ABC):
     special_ids: dict[str, int]
     fingerprint: str
     affixes: Affixes
+    sentence_ends: tuple[int, ...]
     byte_lengths: np.ndarray | None
     word_starts: np.ndarray | None
 
@@ -95,6 +101,7 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         self.special_ids = {role: 256 + i for i, role in enumerate(BYTE_LEVEL)}
         self.affixes = affixes_of(self.special_ids)
+        self.sentence_ends = tuple(sorted(b".?!"))
         self.byte_lengths: np.ndarray | None = np.array([1] * 256 + [0] * 4, np.int32)
         # A space belongs to the word after it, as in byte-level BPE.
         self.word_starts: np.ndarray | None = np.array([bytes([b]).isspace() for b in range(256)] + [True] * 4)
@@ -146,6 +153,8 @@ class LibraryTokenizer(Tokenizer):
         self.special_ids = {role: vocabulary[text] for role, text in named.items()}
         self._encoder = TextEncoder(self._model, named.values())
         self.affixes = affixes_of_file(self._model, self.special_ids)
+        marked = sorted(i for text, i in vocabulary.items() if not _ENDS.isdisjoint(text))
+        self.sentence_ends = tuple(i for i in marked if ends_sentence(self.decode([i])))
         self.byte_lengths = None
         if not isinstance(self._model, SentencePiece):
             content = self._model.to_str().encode()
@@ -177,6 +186,11 @@ class LibraryTokenizer(Tokenizer):
 
     def save(self, path: pathlib.Path) -> None:
         self._model.save(str(path))
+
+
+def ends_sentence(text: str) -> bool:
+    """Returns True if a text ends with the end of a sentence, and perhaps closing quotes, brackets and spaces."""
+    return text.rstrip(_CLOSING).endswith(tuple(_ENDS))
 
 
 def affixes_of_file(model: Any, special_ids: dict[str, int]) -> Affixes:

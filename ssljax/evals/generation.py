@@ -23,7 +23,7 @@ from ssljax import parallel
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
-from ssljax.layers.masks import Causal, Full, Keys
+from ssljax.layers.masks import Causal, Full, Keys, Prefix
 from ssljax.layers.multihead import Cache, empty_cache
 from ssljax.layers.positions import Dynamic, LongRoPE
 from ssljax.models.seq2seq import EncoderDecoder
@@ -75,6 +75,7 @@ def generate(
     key: jax.Array | None = None,
     *,
     start: Sequence[int] = (),
+    prefix: bool = False,
     first_row: int = 0,
     mesh: jax.sharding.Mesh | None = None,
     watch: Callable[[list[np.ndarray]], None] | None = None,
@@ -91,6 +92,7 @@ def generate(
         sampling: the choice of tokens; None = greedy.
         key: random key. Token t of row i is drawn with fold_in(fold_in(key, first_row + i), t).
         start: first tokens of the decoder; for an encoder-decoder only.
+        prefix: the tokens of a prompt attend to each other (a prefix language model); for a decoder only.
         first_row: number of the first prompt in a longer list; the draws of a row then do not depend on its batch.
         mesh: prompts and cache are sharded over it by the rules of `ssljax.parallel`.
         watch: called with the new tokens so far, every few tokens; the tokens and the programs are the same.
@@ -116,7 +118,8 @@ def generate(
         module, slots = without_strict(module), _rounded(before + count, max_len)
         keys_B = _row_keys(key, arrays[2]) if sampling.temperature else None
         start_ids = np.asarray(start, np.int32)
-        carry = _begin(module, params, *arrays, start_ids, rules, keys_B, slots=slots, count=count, mesh=mesh)
+        shape: dict[str, Any] = {"slots": slots, "count": count, "prefix": prefix, "mesh": mesh}
+        carry = _begin(module, params, *arrays, start_ids, rules, keys_B, **shape)
         every = _WATCHED if watch else count
         for until in range(every, count + every, every):
             carry = _advance(module, params, carry, np.int32(min(until, count)), rules, keys_B, mesh=mesh)
@@ -171,7 +174,13 @@ class Past(NamedTuple):
 
 
 def prefill(
-    module: Any, params: Any, tokens_BxP: jax.Array, lengths_B: jax.Array, slots: int, start: Any = ()
+    module: Any,
+    params: Any,
+    tokens_BxP: jax.Array,
+    lengths_B: jax.Array,
+    slots: int,
+    start: Any = (),
+    prefix: bool = False,
 ) -> tuple[jax.Array, Past]:
     """Reads the prompts.
 
@@ -180,7 +189,7 @@ def prefill(
         tokens_BxP: int, padded on the right.
         lengths_B: int32, lengths of the prompts without padding.
         slots: largest number of tokens of a row of the decoder.
-        start: as in `generate`.
+        start, prefix: as in `generate`.
 
     Returns:
         Logits float32 [B, V] of the first new token, and the state for `step`.
@@ -198,7 +207,8 @@ def prefill(
         encoded = apply(start_BxS, memory, mask=Causal(), **options)
     else:
         c = module.config
-        encoded = apply(tokens_BxP, mask=Causal(), cache=empty_cache(c, c.known("depth"), batch, slots))
+        mask = Prefix(lengths_B) if prefix else Causal()
+        encoded = apply(tokens_BxP, mask=mask, cache=empty_cache(c, c.known("depth"), batch, slots))
     last = jnp.take_along_axis(encoded.tokens, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     return apply(last, method="logits"), Past(encoded.cache, lengths_B, source)
 
@@ -281,7 +291,7 @@ class _State(NamedTuple):
     present: jax.Array | None
 
 
-@functools.partial(jax.jit, static_argnames=("module", "slots", "count", "mesh"))
+@functools.partial(jax.jit, static_argnames=("module", "slots", "count", "prefix", "mesh"))
 def _begin(
     module: Any,
     params: Any,
@@ -294,10 +304,11 @@ def _begin(
     *,
     slots: int,
     count: int,
+    prefix: bool,
     mesh: jax.sharding.Mesh | None,
 ) -> tuple[_State, Past]:
     """Reads the prompts and makes the first token. Rows whose `numbers_B` is negative make none."""
-    logits_BxV, past = prefill(module, params, tokens_BxP, lengths_B, slots, start)
+    logits_BxV, past = prefill(module, params, tokens_BxP, lengths_B, slots, start, prefix)
     read_BxR = jnp.tile(start, (len(tokens_BxP), 1)) if isinstance(module, EncoderDecoder) else tokens_BxP
     state = _first_state(numbers_B, read_BxR, past.length, logits_BxV.shape[1], rules, count)
     return _add_token(state, logits_BxV, rules, keys_B), _shard_cache(past, mesh)

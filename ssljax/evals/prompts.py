@@ -47,6 +47,7 @@ class LanguageModel:
         module, params: the model.
         tokenizer: a tokenizer of the `tokenizers` library, or a SentencePiece model.
         causal: True for a model that continues texts; False for a model that predicts masked tokens.
+        prefix: True for a model that continues texts and reads a prompt in both directions.
         affixes: tokens before and after a prompt; None: the tokens that the tokenizer adds.
         mask: text of the mask token; None: [MASK] or <mask>, if the tokenizer has one of them.
         specials: texts of the special tokens that the file of the tokenizer does not mark as special.
@@ -60,6 +61,7 @@ class LanguageModel:
     params: Any
     tokenizer: "tokenizers.Tokenizer | SentencePiece"
     causal: bool
+    prefix: bool = False
     affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     mask: str | None = None
     specials: tuple[str, ...] = ()
@@ -207,6 +209,7 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         tokenizer,
         specials=_specials(run.folder, tokenizer),
         causal=causal,
+        prefix=not both and objective.prefixed,
         affixes=(first if with_affixes else (), last if with_affixes and (both or not causal) else ()),
         decoder_start=(objective.model.config.decoder_start,) if both else (),
         end_ids=last,
@@ -269,7 +272,8 @@ def complete(
 
     for first in range(0, len(rows), _BATCH):
         batch = rows[first : first + _BATCH]
-        options: dict[str, Any] = {"start": model.decoder_start, "first_row": first, "mesh": model.mesh}
+        options: dict[str, Any] = {"start": model.decoder_start, "prefix": model.prefix}
+        options |= {"first_row": first, "mesh": model.mesh}
         options["watch"] = seen if watch and len(rows) == 1 else None
         made = generate(model.module, model.params, batch, sampling, key, **options)
         out += [_cut(_new_text(model, row, new), stop) for row, new in zip(batch, made)]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import losses, parallel
-from ssljax.layers.masks import Full
+from ssljax.layers.masks import Full, Mask
 from ssljax.layers.noise import Noise
 from ssljax.models.tokens import Readout
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply
@@ -20,6 +20,15 @@ class TokenObjective(Objective):
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     attention: ClassVar[Any] = Full()
 
+    @property
+    def prefixed(self) -> bool:
+        """True if a model with causal attention reads a prompt in both directions (prefix language models)."""
+        return False
+
+    def mask(self, inputs: Any) -> Mask:
+        """Returns the attention mask for inputs of `encode` or a batch."""
+        return self.attention
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder = self.model.init(key, batch["tokens"][:1], mask=self.attention, method="init_all")["params"]
         return Variables({"encoder": encoder}, {})
@@ -30,7 +39,7 @@ class TokenObjective(Objective):
             self.model,
             params["encoder"],
             inputs["tokens"],
-            mask=self.attention,
+            mask=self.mask(inputs),
             segment_ids=inputs.get("segment_ids"),
             positions=inputs.get("positions"),
             token_types=inputs.get("token_types"),

@@ -51,6 +51,10 @@ METRICS = {
         "share of targets that the model predicts correctly, in training; of a contrastive loss, share of vectors to "
         "which their partner is more similar than all other examples of the batch",
     ),
+    **{
+        f"nll_{mode}": Metric(f"loss of mode {mode} (nats)", f"mean over written tokens of texts with {what}")
+        for mode, what in {"R": "short spans", "S": "a hidden end", "X": "long or many spans"}.items()
+    },
     "alignment": Metric(
         "alignment (squared distance)",
         "mean squared distance of two views of an example on the unit sphere; 0: equal",

@@ -80,7 +80,8 @@ def _generate(
     drawn: dict[str, Any] = {} if start else {"temperature": 0.8, "top_k": 40}
     sampling = Sampling(max_new_tokens=count, stop=() if end is None else ((end,),), **drawn)
     model_params = objective.model_params(params, extra)
-    return generate(objective.model, model_params, prompts, sampling, key, start=start, mesh=assembly.program.mesh)
+    options: dict[str, Any] = {"start": start, "prefix": getattr(objective, "prefixed", False)}
+    return generate(objective.model, model_params, prompts, sampling, key, **options, mesh=assembly.program.mesh)
 
 
 def _confusion(evaluator: evals.Evaluator, params: Any, extra: Any) -> dict[str, Exhibit]:

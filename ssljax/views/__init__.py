@@ -19,6 +19,16 @@ from ssljax.views.color import (
     random_noise,
     random_solarize,
 )
+from ssljax.views.documents import (
+    delete_tokens,
+    gap_sentences,
+    infill_spans,
+    infilled_length,
+    permute_sentences,
+    rotate_text,
+    rouge_scores,
+    sentence_numbers,
+)
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in, uniforms
@@ -37,7 +47,15 @@ from ssljax.views.masks import (
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
-from ssljax.views.spans import denoising_lengths, span_corrupt, span_counts
+from ssljax.views.spans import (
+    Denoiser,
+    Denoising,
+    denoising_lengths,
+    mixed_span_corrupt,
+    prefix_lengths,
+    span_corrupt,
+    span_counts,
+)
 from ssljax.views.texts import choose_words, sentence_pairs, span_boundary, word_numbers
 
 REGISTRY = Registry(
@@ -54,6 +72,8 @@ __all__ = [
     "REGISTRY",
     "Augment",
     "ContrastiveAugment",
+    "Denoiser",
+    "Denoising",
     "MaskedTokens",
     "MultiCrop",
     "Single",
@@ -67,21 +87,28 @@ __all__ = [
     "choose_spans",
     "choose_words",
     "cutmix",
+    "delete_tokens",
     "denoising_lengths",
     "diffusion_mask",
     "drop_colours",
     "example_keys",
     "far_permutations",
     "fold_in",
+    "gap_sentences",
     "gaussian_blur",
     "hog",
+    "infill_spans",
+    "infilled_length",
     "jigsaw",
+    "mixed_span_corrupt",
     "mixup",
     "mlm_budget",
     "mlm_corrupt",
     "normalize",
     "normalize_patches",
     "patchify",
+    "permute_sentences",
+    "prefix_lengths",
     "random_blocks",
     "random_color_jitter",
     "random_cutout",
@@ -98,7 +125,10 @@ __all__ = [
     "random_subset",
     "resample",
     "resize",
+    "rotate_text",
     "rotations",
+    "rouge_scores",
+    "sentence_numbers",
     "sentence_pairs",
     "span_boundary",
     "span_corrupt",

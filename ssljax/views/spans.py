@@ -1,5 +1,7 @@
 """Span corruption: spans of tokens replaced by sentinels (T5, Raffel et al. 2020, sections 3.1.4 and 3.3.4)."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -59,22 +61,66 @@ def span_corrupt(
         rate: share of the tokens that are hidden.
         mean_span: mean number of tokens in a span.
     """
+    one = jnp.zeros(len(lengths), jnp.int32)
+    return mixed_span_corrupt(keys, tokens, lengths, one, [Denoiser(rate, mean_span)], sentinel=sentinel)
+
+
+class Denoiser(NamedTuple):
+    """One way to hide spans.
+
+    Attributes:
+        rate: share of the tokens that are hidden.
+        mean_span: mean number of tokens in a span; infinity: one span.
+        ends_hidden: True: the text ends with a hidden span; False: it ends with a hidden or a kept part.
+    """
+
+    rate: float
+    mean_span: float = math.inf
+    ends_hidden: bool = True
+
+
+def mixed_span_corrupt(
+    keys: jax.Array,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    choice: jax.Array,
+    denoisers: Sequence[Denoiser],
+    *,
+    sentinel: int,
+) -> Denoising:
+    """Hides spans of each text in one of several ways; see `span_corrupt` (Tay et al. 2022, "UL2", section 3.1).
+
+    The numbers of tokens of the rows of inputs and targets are the largest of `denoising_lengths` of the denoisers.
+
+    Args:
+        keys, tokens, lengths, sentinel: see `span_corrupt`.
+        choice: int [B], number of the denoiser of each text.
+        denoisers: the denoisers.
+    """
     length = tokens.shape[1]
-    hidden_of, spans_of = (jnp.asarray(table) for table in span_counts(np.arange(length + 1), rate, mean_span))
-    max_spans = max(int(span_counts(np.arange(length + 1), rate, mean_span)[1].max()), 1)
-    sizes = denoising_lengths(length, rate, mean_span)
+    counts = [span_counts(np.arange(length + 1), d.rate, d.mean_span) for d in denoisers]
+    hidden_of, spans_of = (jnp.asarray(np.stack(tables))[choice] for tables in zip(*counts))  # [B, T + 1]
+    max_spans = max(1, *(int(spans.max()) for _, spans in counts))
+    sizes = tuple(map(max, zip(*(denoising_lengths(length, d.rate, d.mean_span) for d in denoisers))))
+    further = jnp.asarray([not d.ends_hidden for d in denoisers], jnp.int32)[choice]
     u = uniforms(keys, 2 * length).reshape(-1, 2, length)
 
-    def corrupt(row: jax.Array, n: jax.Array, u: jax.Array) -> Denoising:
+    def corrupt(
+        row: jax.Array, n: jax.Array, u: jax.Array, hidden_of: jax.Array, spans_of: jax.Array, further: jax.Array
+    ) -> Denoising:
         hidden, spans = hidden_of[n], spans_of[n]
-        kept_sizes, hidden_sizes = _cut(u[0], n - hidden, spans, max_spans), _cut(u[1], hidden, spans, max_spans)
+        # A further kept part, at the end, may be empty: it is cut from one item more.
+        further = jnp.where(spans > 0, further, 0)
+        kept_sizes = _cut(u[0], n - hidden + further, spans + further, max_spans + 1)[:max_spans]
+        kept_sizes = jnp.where(jnp.arange(max_spans) < spans, kept_sizes, 0)
+        hidden_sizes = _cut(u[1], hidden, spans, max_spans)
         ends = jnp.cumsum(kept_sizes + hidden_sizes)
         position, real = jnp.arange(length), jnp.arange(max_spans) < spans
         inside = real[:, None] & (position >= (ends - hidden_sizes)[:, None]) & (position < ends[:, None])  # [spans, T]
         mask, span = inside.any(0), jnp.argmax(inside, 0)
         first = mask & (position == (ends - hidden_sizes)[span])
         kept = jnp.where(first, sentinel - span, row)
-        read, valid = _pack(kept, (~mask | first) & (position < n), sizes[0])
+        read, valid = pack_tokens(kept, (~mask | first) & (position < n), sizes[0])
         # In the target a sentinel comes before each span, and one more at the end.
         slot = jnp.where(mask, jnp.cumsum(mask) + span, sizes[1])
         target = jnp.zeros(sizes[1], jnp.int32).at[slot].set(row, mode="drop")
@@ -83,7 +129,21 @@ def span_corrupt(
         target = target.at[jnp.where(spans > 0, hidden + spans, sizes[1])].set(sentinel - spans, mode="drop")
         return Denoising(read, valid, target, jnp.arange(sizes[1]) < jnp.where(spans > 0, hidden + spans + 1, 0))
 
-    return jax.vmap(corrupt)(tokens.astype(jnp.int32), lengths, u)
+    return jax.vmap(corrupt)(tokens.astype(jnp.int32), lengths, u, hidden_of, spans_of, further)
+
+
+def prefix_lengths(keys: jax.Array, lengths: jax.Array, share: float | None = None) -> jax.Array:
+    """Returns the number of tokens of each text that are read before the others are predicted, int32 [B].
+
+    It is from 1 to n - 1 for a text of n tokens, and 0 for fewer than two tokens.
+
+    Args:
+        keys: random keys [B].
+        lengths: int [B], number of tokens of each text.
+        share: share of the tokens, rounded; None: all numbers are equally likely.
+    """
+    drawn = 1 + uniforms(keys, 1)[:, 0] * (lengths - 1) if share is None else lengths * share + 0.5
+    return jnp.clip(jnp.floor(drawn).astype(jnp.int32), jnp.minimum(lengths - 1, 1), lengths - 1).clip(0)
 
 
 def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> jax.Array:
@@ -95,7 +155,7 @@ def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> ja
     return jnp.where(parts > 0, jnp.zeros(max_parts, jnp.int32).at[part].add(1, mode="drop"), 0)
 
 
-def _pack(row: jax.Array, kept: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+def pack_tokens(row: jax.Array, kept: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Moves the kept elements to the front of a row of `size`; returns it and a mask of the filled entries."""
     order = jnp.argsort(~kept, stable=True)[:size]
     valid = jnp.arange(size) < jnp.sum(kept)

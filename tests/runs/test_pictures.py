@@ -54,6 +54,7 @@ TWO_VIEWS = [name for name in objectives.REGISTRY if issubclass(objectives.REGIS
 EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "captioning": ("captions", ()),
     "causal_lm": ("samples", ("prompt", "continuation", "true continuation")),
+    "prefix_lm": ("samples", ("prompt", "continuation", "true continuation")),
     "classification": ("views", ("original", "view")),
     "clip": ("captions", ()),
     "dino": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
@@ -77,7 +78,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "simmim": ("masks", ("original", "masked")),
     **dict.fromkeys(TWO_VIEWS, ("views", ("original", "view 1", "view 2"))),
     "simcse": None,  # texts are not augmented
-    "span_corruption": ("samples", ("input", "guess", "truth")),
+    **dict.fromkeys(tiny_objectives.SEQUENCES, ("samples", ("input", "guess", "truth"))),
     "swav": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
 }
 

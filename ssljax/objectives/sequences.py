@@ -1,0 +1,135 @@
+"""Base class of objectives in which an encoder-decoder restores a text, or parts of it, from a corrupted text."""
+
+import functools
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import losses, parallel
+from ssljax.base.errors import UserError
+from ssljax.base.exhibits import Exhibit, Texts
+from ssljax.layers.masks import Causal, Keys
+from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of, views_of
+from ssljax.objectives.pictures import MASK, TEXTS, Decode, Showing
+from ssljax.objectives.tokens import token_loss, token_scores, valid
+
+
+@dataclass(frozen=True)
+class SequenceObjective(Objective):
+    """Mean cross-entropy per target token, in nats.
+
+    `views` returns a `ssljax.views.Denoising` as a mapping. A row of packed texts is corrupted as a single text.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("sequences",)
+    marked: ClassVar[bool] = True  # the last token of a target marks its end, at which a guess is cut
+    heading: ClassVar[str]  # of the picture
+    caption: ClassVar[str]
+
+    def lengths(self, spec: Any) -> tuple[int, int]:
+        """Returns the numbers of tokens of a row of inputs and of targets, with padding."""
+        raise NotImplementedError
+
+    @property
+    def first_sentinel(self) -> int:
+        """The id of the first sentinel; the others count down from it."""
+        return int(self.model.config.vocab_size) - 1
+
+    @property
+    def mask_id(self) -> int:
+        """The id of the mask token."""
+        if "mask" not in self.spec.special_ids:
+            raise UserError("objective.name: this objective needs a mask token, and data.tokenizer has none")
+        return int(self.spec.special_ids["mask"])
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids of the special tokens, which are not hidden or moved."""
+        return tuple(sorted(self.spec.special_ids.values()))
+
+    @property
+    def sentence_ends(self) -> tuple[int, ...]:
+        """The ids of the tokens that end a sentence."""
+        if not self.spec.sentence_ends:
+            raise UserError("objective.name: this objective needs sentences, and no token of data.tokenizer ends one")
+        return tuple(self.spec.sentence_ends)
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        return Variables({"encoder": self.model.initial(key)["params"]}, {})
+
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
+        noise, not_padding = noise_of(ctx), Keys(inputs["valid"])
+        noises = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
+        encoder: dict[str, Any] = {"mask": not_padding, "noise": noises[0], "method": "encode"}
+        encoder |= {"valid": inputs["valid"], "ctx": ctx}
+        memory = apply(self.model, params["encoder"], inputs["tokens"], **encoder).tokens
+        start = self.model.config.decoder_start
+        before = jnp.pad(inputs["target"], ((0, 0), (1, 0)), constant_values=start)[:, :-1]
+        decoder: dict[str, Any] = {"mask": Causal(), "memory_mask": not_padding, "noise": noises[1], "method": "decode"}
+        decoder |= {"valid": inputs["counted"], "ctx": ctx}
+        return apply(self.model, params["encoder"], before, memory, **decoder).tokens  # [B, U, D]
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        return self.scores(params, outputs, inputs)[1]
+
+    def scores(self, params: Params, outputs: jax.Array, inputs: Any) -> tuple[losses.TokenScores, Loss]:
+        """Returns the scores [B U] of the target tokens, and the loss."""
+        scores = token_scores(apply(self.model, params["encoder"], outputs, method="readout"), inputs["target"])
+        weights = inputs["counted"].reshape(-1).astype(jnp.float32)
+        return scores, token_loss(scores, weights)
+
+    def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
+        keywords: dict[str, Any] = {
+            "mask": Keys(valid(batch)),
+            "segment_ids": valid(batch).astype(jnp.int32),
+            "method": "encode",
+        }
+        encoded = apply(self.model, params["encoder"], batch["tokens"], **keywords)
+        return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+    def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
+        if show.decode is None or show.generate is None:
+            return {}
+        found = parallel.fetch(jax.jit(functools.partial(views_of, self))(show.key, batch, jnp.int32(0)))
+        cut = lambda ids, mask: [row[ok] for row, ok in zip(ids[:TEXTS], mask[:TEXTS])]  # noqa: E731
+        inputs, targets = cut(found["tokens"], found["valid"]), cut(found["target"], found["counted"])
+        count = min(found["target"].shape[1], self.model.config.known("max_len") - 1)
+        guesses = show.generate(inputs, count, (self.model.config.decoder_start,))
+        examples = [
+            [
+                ("input", self.readable(show.decode, read)),
+                ("guess", self.readable(show.decode, self._guessed(guess, target))),
+                ("truth", self.readable(show.decode, target[:-1] if self.marked else target)),
+            ]
+            for read, guess, target in zip(inputs, guesses, targets)
+            if len(target)
+        ]
+        return {"samples": Texts(self.heading, self.caption, examples)} if examples else {}
+
+    def _guessed(self, guess: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Returns a guess up to the mark that ends the target, or up to the length of the target."""
+        if not self.marked:
+            return guess[: len(target)]
+        return guess[: np.flatnonzero([*guess, target[-1]] == target[-1])[0]]
+
+    def sign(self, token: int) -> str | None:
+        """Returns the sign that stands for a token: masks are lines, sentinels numbers from 1 on; None: it is text."""
+        if token == self.spec.special_ids.get("mask"):
+            return MASK
+        return f"[{self.first_sentinel + 1 - token}]" if token >= self.spec.vocab_size else None
+
+    def readable(self, decode: Decode, ids: Iterable[int]) -> str:
+        """Returns the text of tokens, with the signs of sentinels and masks."""
+        parts: list[str] = []
+        for sign, group in itertools.groupby(map(int, ids), self.sign):
+            run = list(group)
+            parts += [decode(run).strip()] if sign is None else [sign] * len(run)
+        return " ".join(filter(None, parts))
+
+    def flops(self, spec: Any) -> float:
+        return float(self.model.flops(*self.lengths(spec)))
