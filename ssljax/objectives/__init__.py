@@ -23,6 +23,7 @@ REGISTRY = Registry(
         "classification": "ssljax.objectives.supervised.classification:Classification",
         "clip": "ssljax.objectives.contrastive.clip:CLIP",
         "contrastive_pairs": "ssljax.objectives.contrastive.contrastive_pairs:ContrastivePairs",
+        "data2vec": "ssljax.objectives.masked.data2vec:Data2Vec",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "dino": "ssljax.objectives.distillation.dino:DINO",
         "fixmatch": "ssljax.objectives.semi_supervised.fixmatch:FixMatch",
