@@ -91,6 +91,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {**_VIT, "patch_size": 2, "positions": "sincos"},
         "objective": {"predictor": {"width": 32, "depth": 1, "heads": 2}, "context": 0.3},
     },
+    "msn": {
+        "model": {**_VIT, "patch_size": 2},
+        "objective": {"mask_ratio": 0.5, "prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS},
+    },
     "data2vec": {
         "model": {**_VIT, "patch_size": 2, "mask_token": True},
         "objective": {"mask_ratio": 0.5, "smallest": 3, "top_blocks": 2, "beta": 0.5},

@@ -35,6 +35,7 @@ REGISTRY = Registry(
         "mean_teacher": "ssljax.objectives.semi_supervised.mean_teacher:MeanTeacher",
         "mlm": "ssljax.objectives.masked.mlm:MLM",
         "moco": "ssljax.objectives.contrastive.moco:MoCo",
+        "msn": "ssljax.objectives.clustering.msn:MSN",
         "multi_label": "ssljax.objectives.supervised.regression:MultiLabel",
         "n_pair": "ssljax.objectives.contrastive.n_pair:NPair",
         "nnclr": "ssljax.objectives.contrastive.nnclr:NNCLR",

@@ -95,6 +95,10 @@ METRICS = {
         "assignment entropy (nats)",
         "entropy of the mean assignment to prototypes; the log of their number: all are used alike",
     ),
+    "mean_entropy": Metric(
+        "mean entropy (nats)",
+        "entropy of the mean prediction over prototypes; the log of their number: all are used alike",
+    ),
     "confident": Metric("confident", "share of unlabelled images whose class is probable enough to be a label"),
     "agreement": Metric("agreement", "share of unlabelled images with one most probable class of student and teacher"),
     "absolute_error": Metric("absolute error", "mean distance of prediction and target, in the units of the target"),

@@ -62,6 +62,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "siglip": ("captions", ()),
     "autoencoder": ("reconstruction", ("original", "input", "reconstruction")),
     "vae": ("reconstruction", ("original", "reconstruction")),
+    "msn": ("views", ("original", "target", *(f"anchor {i}" for i in (1, 2, 3)))),
     "data2vec": ("masks", ("original", "masked")),
     "i_jepa": ("masks", ("original", "masked")),
     "rotation": ("views", ("original", *(f"view {i}" for i in (1, 2, 3, 4)))),
