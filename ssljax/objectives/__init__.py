@@ -22,6 +22,7 @@ REGISTRY = Registry(
         "causal_lm": "ssljax.objectives.autoregressive.causal_lm:CausalLM",
         "classification": "ssljax.objectives.supervised.classification:Classification",
         "clip": "ssljax.objectives.contrastive.clip:CLIP",
+        "colorization": "ssljax.objectives.pretext.colorization:Colorization",
         "contrastive_pairs": "ssljax.objectives.contrastive.contrastive_pairs:ContrastivePairs",
         "data2vec": "ssljax.objectives.masked.data2vec:Data2Vec",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",

@@ -22,6 +22,7 @@ from ssljax.views.color import (
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
+from ssljax.views.lab import ab_bins, annealed_mean, lab_to_rgb, nearest_bins, rebalancing, rgb_to_lab
 from ssljax.views.masks import (
     choose_spans,
     mlm_budget,
@@ -55,10 +56,12 @@ __all__ = [
     "MultiCrop",
     "Single",
     "TwoViews",
+    "ab_bins",
     "adjust_brightness",
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "annealed_mean",
     "center_crop",
     "centered",
     "choose_spans",
@@ -71,9 +74,11 @@ __all__ = [
     "gaussian_blur",
     "hog",
     "jigsaw",
+    "lab_to_rgb",
     "mixup",
     "mlm_budget",
     "mlm_corrupt",
+    "nearest_bins",
     "normalize",
     "normalize_patches",
     "patchify",
@@ -92,8 +97,10 @@ __all__ = [
     "random_rotate90",
     "random_solarize",
     "random_subset",
+    "rebalancing",
     "resample",
     "resize",
+    "rgb_to_lab",
     "rotations",
     "span_corrupt",
     "span_counts",

@@ -72,9 +72,7 @@ def test_loss_by_its_definition(beta, top):
     patches = states[3 - top :, :, 1:]  # without the class token
     normal = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(patches.var(-1, keepdims=True) + 1e-5)
     target = normal.mean(0)
-    hidden = np.asarray(
-        apply(objective.model, params["encoder"], images, patch_mask=inputs["mask"]).tokens, np.float64
-    )
+    hidden = np.asarray(apply(objective.model, params["encoder"], images, patch_mask=inputs["mask"]).tokens, np.float64)
     predicted = hidden @ np.asarray(params["head"]["linear"]["kernel"]) + np.asarray(params["head"]["linear"]["bias"])
     e = np.abs(predicted - target)
     error = e if beta == 0 else np.where(e < beta, e**2 / (2 * beta), e - beta / 2)

@@ -52,7 +52,9 @@ class MSN(ImageObjective):
         0.025, gt=0, doc="temperature of the targets (tau+), which sharpens them"
     )
     entropy_weight: float = schema.setting(
-        1.0, ge=0, doc="weight of the entropy of the mean prediction (lambda); 0: collapses, unless targets are balanced"
+        1.0,
+        ge=0,
+        doc="weight of the entropy of the mean prediction (lambda); 0: collapses, unless targets are balanced",
     )
     sinkhorn_iterations: int = schema.setting(
         0, ge=0, doc="Sinkhorn iterations that balance the targets over the batch; the authors' code has 3; 0: none"
