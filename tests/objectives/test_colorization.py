@@ -109,7 +109,7 @@ def test_the_encoder_does_not_see_colours():
 
 def test_true_colours_restore_the_image():
     """Pictures put the predicted colours where they belong."""
-    objective, params, extra, _, ctx = made(cell=1)
+    objective, params, extra, _, _ = made(cell=1)
     image = tiny.batch()["image"][:2].astype(jnp.float32) / 255
 
     class Perfect(type(objective)):
