@@ -96,6 +96,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {"mask_ratio": 0.5, "prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS},
     },
     "colorization": {"model": _VIT, "objective": {"bins": 30, "cell": 2}},
+    "distillation": {"model": _VIT, "objective": {"teacher_model": {**_VIT, "depth": 1}, "mixup": 0.2}},
     "data2vec": {
         "model": {**_VIT, "patch_size": 2, "mask_token": True},
         "objective": {"mask_ratio": 0.5, "smallest": 3, "top_blocks": 2, "beta": 0.5},

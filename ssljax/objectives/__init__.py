@@ -27,6 +27,7 @@ REGISTRY = Registry(
         "data2vec": "ssljax.objectives.masked.data2vec:Data2Vec",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "dino": "ssljax.objectives.distillation.dino:DINO",
+        "distillation": "ssljax.objectives.distillation.distillation:Distillation",
         "fixmatch": "ssljax.objectives.semi_supervised.fixmatch:FixMatch",
         "ibot": "ssljax.objectives.distillation.ibot:IBOT",
         "i_jepa": "ssljax.objectives.masked.i_jepa:IJEPA",

@@ -63,7 +63,7 @@ class Colorization(ImageObjective):
         encoder_key, head_key = jax.random.split(key)
         encoder = self.model.init(encoder_key, self.prepare(batch)["image"][:1])["params"]
         head = self._head().init(head_key, jnp.zeros((1, self.model.width)))["params"]
-        extra = {"frequency": jnp.full(self.bins, 1 / self.bins)} if self.form == "classes" else {}
+        extra = {"frequency": jnp.full(self.bins, 1 / self.bins, jnp.float32)} if self.form == "classes" else {}
         return Variables({"encoder": encoder, "head": head}, extra)
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
