@@ -101,6 +101,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {**_VIT, "patch_size": 2, "positions": "sincos"},
         "objective": {"predictor": {"width": 32, "depth": 1, "heads": 2}, "context": 0.3},
     },
+    "msn": {
+        "model": {**_VIT, "patch_size": 2},
+        "objective": {"mask_ratio": 0.5, "prototypes": 24, "projector": _PROJECTOR, "augment": _CROPS},
+    },
+    "colorization": {"model": _VIT, "objective": {"bins": 30, "cell": 2}},
+    "distillation": {"model": _VIT, "objective": {"teacher_model": {**_VIT, "depth": 1}, "mixup": 0.2}},
+    "data2vec": {
+        "model": {**_VIT, "patch_size": 2, "mask_token": True},
+        "objective": {"mask_ratio": 0.5, "smallest": 3, "top_blocks": 2, "beta": 0.5},
+    },
     "autoencoder": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "noise": "gaussian"}},
     # Errors are summed over pixels, so a small deviation would make steps of SGD diverge.
     "vae": {"model": _VIT, "objective": {"code": 6, "decoder": {"hidden": 24}, "pixel_std": 8.0}},

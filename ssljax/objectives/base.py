@@ -118,6 +118,23 @@ class Objective:
         return None
 
     @property
+    def frozen_parts(self) -> Mapping[str, tuple[str, str]]:
+        """Parts of the extra state that a new run reads from trained runs: {name in `extra`: (config key, workdir)}."""
+        return {}
+
+    def frozen_part(self, trained: "Objective", params: Params, extra: Any) -> Params:
+        """Returns a part of the extra state from the variables of a trained run.
+
+        Args:
+            trained: the objective of the trained run.
+            params, extra: its variables.
+
+        Raises:
+            UserError: the run does not fit; the message continues "KEY: WORKDIR ...".
+        """
+        raise NotImplementedError
+
+    @property
     def unwrapped(self) -> "Objective":
         """The objective without the wrapper that adds router losses."""
         return self

@@ -99,6 +99,12 @@ METRICS = {
         "assignment entropy (nats)",
         "entropy of the mean assignment to prototypes; the log of their number: all are used alike",
     ),
+    "mean_entropy": Metric(
+        "mean entropy (nats)",
+        "entropy of the mean prediction over prototypes; the log of their number: all are used alike",
+    ),
+    "color_error": Metric("colour error", "distance of predicted and true colour in a and b of CIELAB"),
+    "chroma": Metric("chroma", "mean colourfulness of predictions divided by that of the images; below 1: dull"),
     "confident": Metric("confident", "share of unlabelled images whose class is probable enough to be a label"),
     "agreement": Metric("agreement", "share of unlabelled images with one most probable class of student and teacher"),
     "absolute_error": Metric("absolute error", "mean distance of prediction and target, in the units of the target"),

@@ -38,16 +38,64 @@ def initial_state(assembly: Assembly, workdir: Workdir) -> State:
         UserError: the source of `init_from` does not exist or does not fit.
     """
     config, program = assembly.config, assembly.program
+    parts = read_frozen(program.objective.unwrapped, program.shapes.extra)
     if config.init_from is None:
         workdir.write_init_report(None)
-        return program.jitted_init()(config.seed)
+        return with_frozen(program.jitted_init()(config.seed), parts)
     # Before compilation, so that a mistake in `init_from` is reported early.
     source = open_source(config.init_from, program.mesh)
     values, report = match_parameters(config.init_from, source, program.objective, program.shapes.params)
     for line in report.lines():
         log.info("init_from: %s", line)
     workdir.write_init_report(dataclasses.asdict(report))
-    return fill_state(values, program.jitted_init()(config.seed), program.optimization.init)
+    return with_frozen(fill_state(values, program.jitted_init()(config.seed), program.optimization.init), parts)
+
+
+def read_frozen(objective: Any, shapes: Any) -> dict[str, Any]:
+    """Reads the parts of the extra state that come from trained runs: {name: tree of arrays on the host}.
+
+    Args:
+        objective: the objective of the new run, without wrapper.
+        shapes: shapes of its extra state.
+
+    Raises:
+        UserError: a run does not exist, or its networks have other shapes.
+    """
+    parts = {}
+    for name, (key, path) in objective.frozen_parts.items():
+        trained = _trained_at(path, key)
+        if trained is None:
+            raise UserError(f"{key}: {path!r} must be a workdir, or one of its checkpoints/STEP")
+        try:
+            part = objective.frozen_part(trained.objective.unwrapped, trained.params, trained.extra)
+        except UserError as error:
+            raise UserError(f"{key}: {path!r} {error}") from error
+        found, wanted = hf.flat(part), hf.flat(shapes[name])
+        wrong = [p for p in wanted.keys() | found.keys() if _shape(found.get(p)) != _shape(wanted.get(p))]
+        if wrong:
+            first = min(wrong)
+            had, needed = (_shape(arrays.get(first)) for arrays in (found, wanted))
+            raise UserError(
+                f"{key}: {path!r} has networks of other shapes: {len(wrong)} arrays differ, such as {first}, there "
+                f"{had}, here {needed} (give the model of that run)"
+            )
+        log.info("%s: %s (step %d)", key, trained.folder, trained.step)
+        parts[name] = part
+    return parts
+
+
+def with_frozen(state: State, parts: Mapping[str, Any]) -> State:
+    """Returns a state whose extra state has the parts."""
+
+    def placed(value: Any, leaf: jax.Array) -> jax.Array:
+        return parallel.put_whole(np.asarray(value).astype(leaf.dtype), leaf.sharding)
+
+    frozen = {name: jax.tree.map(placed, part, state.extra[name]) for name, part in parts.items()}
+    return state.replace(extra={**state.extra, **frozen}) if frozen else state
+
+
+def _shape(array: Any) -> list[int] | None:
+    return None if array is None else list(array.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +152,10 @@ def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Sour
     Raises:
         UserError: the path does not exist, or holds no model.
     """
-    path = expand(config.path, "init_from.path")
-    if is_address(path):
-        return _run_source(read_trained(path))
-    folder = local_folder(path, "init_from.path")
-    if Workdir(folder).is_run():
-        return _run_source(read_trained(folder))
-    if folder.parent.name == "checkpoints" and folder.name.isdigit() and Workdir(folder.parent.parent).is_run():
-        return _run_source(read_trained(folder.parent.parent, int(folder.name)))
+    trained = _trained_at(config.path, "init_from.path")
+    if trained is not None:
+        return _run_source(trained)
+    folder = local_folder(expand(config.path, "init_from.path"), "init_from.path")
     if (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json"):
         return _hugging_face_source(hf.load(folder, strict=False, mesh=mesh))
     problem = "holds no model" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
@@ -119,6 +163,19 @@ def open_source(config: InitFrom, mesh: jax.sharding.Mesh | None = None) -> Sour
         f"init_from.path: {config.path!r} {problem}, must be a workdir, one of its checkpoints/STEP, or a folder "
         f"in the Hugging Face format"
     )
+
+
+def _trained_at(path: str, key: str) -> Trained | None:
+    """Reads the trained model of a workdir or of one of its checkpoints; None: the path is neither."""
+    place = expand(path, key)
+    if is_address(place):
+        return read_trained(place)
+    folder = local_folder(place, key)
+    if Workdir(folder).is_run():
+        return read_trained(folder)
+    if folder.parent.name == "checkpoints" and folder.name.isdigit() and Workdir(folder.parent.parent).is_run():
+        return read_trained(folder.parent.parent, int(folder.name))
+    return None
 
 
 def _hugging_face_source(model: hf.Model) -> Source:

@@ -82,6 +82,50 @@ def random_blocks(
     return (inside_rows[..., :, None] & inside_columns[..., None, :]).reshape(*u.shape[:2], -1)
 
 
+def random_block_mask(
+    keys: jax.Array,
+    grid: tuple[int, int],
+    ratio: float,
+    smallest: int = 16,
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    draws: int = 60,
+) -> jax.Array:
+    """Hides blocks of patches of each example until their number is reached, bool [B, N], True = hidden.
+
+    Bao, Dong, Piao, Wei 2022, "BEiT: BERT Pre-Training of Image Transformers", algorithm 1. The area of a block is
+    uniform between `smallest` and the number of patches that are left to hide (at least `smallest`), the logarithm of
+    its height / width is uniform in that of `aspect`; sides are rounded, and the place is uniform. Blocks may overlap.
+    A block that would hide too many patches, or is larger than the grid, is drawn again. After `draws` draws, random
+    visible patches fill the number up, so that every example hides exactly round(ratio N) of N = rows * columns.
+
+    Args:
+        keys: random keys [B].
+        grid: rows and columns of the patches.
+        ratio: share of hidden patches.
+        smallest: least area of a block, in patches.
+        aspect: range of height / width.
+        draws: number of draws.
+    """
+    rows, columns = grid
+    count, (low, high) = round(ratio * rows * columns), (math.log(a) for a in aspect)
+    row, column = jnp.arange(rows)[:, None], jnp.arange(columns)
+
+    def draw(mask: jax.Array, u: jax.Array) -> tuple[jax.Array, None]:
+        left = count - jnp.sum(mask)
+        area = smallest + (jnp.maximum(left, smallest) - smallest) * u[0]
+        root = jnp.exp((low + (high - low) * u[1]) / 2)  # of height / width
+        height, width = jnp.round(jnp.sqrt(area) * root), jnp.round(jnp.sqrt(area) / root)
+        top, start = jnp.floor(u[2] * (rows - height + 1)), jnp.floor(u[3] * (columns - width + 1))
+        inside = (row >= top) & (row < top + height) & (column >= start) & (column < start + width)
+        fits = (height <= rows) & (width <= columns) & (jnp.sum(inside & ~mask) <= left)
+        return jnp.where(fits, mask | inside, mask), None
+
+    u = uniforms(keys, 4 * draws + rows * columns)
+    blocks = jax.vmap(lambda u: jax.lax.scan(draw, jnp.zeros(grid, bool), u.reshape(draws, 4))[0])(u[:, : 4 * draws])
+    chosen = random_subset(u[:, 4 * draws :], blocks.reshape(len(u), -1), count)  # those of blocks, then others
+    return jax.vmap(lambda chosen: jnp.zeros(rows * columns, bool).at[chosen].set(True))(chosen)
+
+
 def random_subset(keys: jax.Array, rank: jax.Array, count: int) -> jax.Array:
     """Draws `count` different places of each row, int32 [B, count]: those of the highest rank, at random among equals.
 

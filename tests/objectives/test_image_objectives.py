@@ -141,7 +141,10 @@ def test_the_alignment_of_dino_is_the_distance_of_the_large_crops():
     np.testing.assert_allclose(total / weight, losses.alignment(student[:, 0], student[:, 1]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!_]*.py")), ids=lambda path: path.stem)
+WITH_DIGITS = [path for path in sorted(CONFIGS.glob("[!_]*.py")) if path.stem != "colorization"]  # digits are grey
+
+
+@pytest.mark.parametrize("path", WITH_DIGITS, ids=lambda path: path.stem)
 def test_digits_are_not_mirrored(path):
     """In no view of the configs for MNIST."""
     augment = load(f"{path}:data=mnist")[0].objective.augment
