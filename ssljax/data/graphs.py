@@ -121,8 +121,8 @@ class Graphs(FileSource):
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         if "{split}" in self.location:
             raise UserError(
-                f"data.source: got graphs:{self.location}, must be one data set, since its labels of nodes are numbered "
-                "together; slices such as train[:80%] split it"
+                f"data.source: got graphs:{self.location}, must be one data set, since labels of nodes are "
+                "numbered together; slices such as train[:80%] split it"
             )
         files = tuple(_files_of(paths[0]))
         graphs, labels, classes = _columns(files, repr(stamp(list(files))))
@@ -217,7 +217,7 @@ def _parse_listing(text: str) -> _Parts:
         for i in range(at + 1, at + 1 + size):
             count = _number(lines, i, 1)
             near = [_number(lines, i, 2 + k) for k in range(count)]
-            if near and not (0 <= min(near) and max(near) < size):
+            if near and (min(near) < 0 or max(near) >= size):
                 raise ValueError(f"line {i + 1}: neighbours {near}, must be >= 0 and < {size}")
             edges += [(len(rows), first + other) for other in near]
             rows.append((graph, _number(lines, i, 0)))
@@ -271,8 +271,9 @@ def _read_tu(files: tuple[pathlib.Path, ...]) -> _Parts:
     place = np.argsort(order)  # place of each node after sorting by graph
     with reading(of["A"], "a list of edges"):
         edges = _table(of["A"], int, 2) - 1
-        if edges.size and not (0 <= edges.min() and edges.max() < len(graph)):
-            raise ValueError(f"got node {edges.max() + 1}, must be >= 1 and <= {len(graph)}")
+        wrong = edges[(edges < 0) | (edges >= len(graph))]
+        if wrong.size:
+            raise ValueError(f"got node {wrong[0] + 1}, must be >= 1 and <= {len(graph)}")
         if (graph[edges[:, 0]] != graph[edges[:, 1]]).any():
             raise ValueError("an edge joins two graphs")
     counts = {"graph_labels": int(graph.max()) + 1, "node_labels": len(graph), "node_attributes": len(graph)}
