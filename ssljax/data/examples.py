@@ -81,8 +81,8 @@ class RowExamples:
         for column in images.values():
             self.elements |= column.elements
         self.elements |= {key: {"shape": list(a.shape[1:]), "dtype": a.dtype.name} for key, a in arrays.items()}
-        for column in made:
-            self.elements |= column.elements
+        for several in made:
+            self.elements |= several.elements
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         return self.rows.index[rows]
@@ -92,8 +92,8 @@ class RowExamples:
         for images in self.images.values():
             rows, pictures = images.take(rows)
         batch = {"id": self.ids(rows)} | {key: array[rows] for key, array in self.arrays.items()} | pictures
-        for column in self.made:
-            batch |= column.take(rows)
+        for several in self.made:
+            batch |= several.take(rows)
         return batch
 
 

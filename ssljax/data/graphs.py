@@ -187,7 +187,7 @@ def _columns(
 
 def _features(parts: _Parts, edges: np.ndarray) -> np.ndarray:
     """Returns the features of all nodes, float32 [N, F]."""
-    found = [] if parts.attributes is None else [parts.attributes]
+    found: list[np.ndarray] = [] if parts.attributes is None else [parts.attributes]
     labels = parts.node_labels
     if labels is None or len(np.unique(labels)) == 1:
         labels = None if found else np.bincount(edges[:, 0], minlength=len(parts.graph))
@@ -294,7 +294,7 @@ def _table(path: pathlib.Path, kind: type, columns: int | None = None) -> np.nda
     text = read_bytes(path).decode()
     if not text.strip():
         return np.zeros((0, columns or 1), kind)
-    found = np.loadtxt(io.StringIO(text), kind, delimiter=",", ndmin=2)
+    found: np.ndarray = np.loadtxt(io.StringIO(text), kind, delimiter=",", ndmin=2)
     if columns is not None and found.shape[1] != columns:
         raise ValueError(f"has {found.shape[1]} numbers in a line, must have {columns}")
     return found

@@ -27,6 +27,7 @@ REGISTRY = Registry(
         "dino": "ssljax.objectives.distillation.dino:DINO",
         "fixmatch": "ssljax.objectives.semi_supervised.fixmatch:FixMatch",
         "ibot": "ssljax.objectives.distillation.ibot:IBOT",
+        "graph_cl": "ssljax.objectives.contrastive.graph_cl:GraphCL",
         "i_jepa": "ssljax.objectives.masked.i_jepa:IJEPA",
         "jigsaw": "ssljax.objectives.pretext.jigsaw:Jigsaw",
         "lejepa": "ssljax.objectives.redundancy.lejepa:LeJEPA",

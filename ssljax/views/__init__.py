@@ -20,6 +20,7 @@ from ssljax.views.color import (
     random_solarize,
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
+from ssljax.views.graphs import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import (
@@ -43,6 +44,7 @@ REGISTRY = Registry(
         "single": "ssljax.views.augment:Single",
         "two_views": "ssljax.views.augment:TwoViews",
         "multi_crop": "ssljax.views.augment:MultiCrop",
+        "graph_views": "ssljax.views.graphs:GraphViews",
     },
     has=("__dataclass_fields__", "__call__"),
 )
@@ -51,6 +53,7 @@ __all__ = [
     "REGISTRY",
     "Augment",
     "ContrastiveAugment",
+    "GraphViews",
     "MultiCrop",
     "Single",
     "TwoViews",
@@ -64,18 +67,21 @@ __all__ = [
     "cutmix",
     "denoising_lengths",
     "drop_colours",
+    "drop_nodes",
     "example_keys",
     "far_permutations",
     "fold_in",
     "gaussian_blur",
     "hog",
     "jigsaw",
+    "mask_attributes",
     "mixup",
     "mlm_budget",
     "mlm_corrupt",
     "normalize",
     "normalize_patches",
     "patchify",
+    "perturb_edges",
     "random_blocks",
     "random_color_jitter",
     "random_cutout",
@@ -95,6 +101,7 @@ __all__ = [
     "rotations",
     "span_corrupt",
     "span_counts",
+    "subgraph",
     "to_float",
     "unnormalize",
     "unnormalize_patches",

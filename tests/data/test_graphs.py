@@ -197,7 +197,7 @@ def test_damaged_listings(config, tmp_path, text, pattern):
     "name, text, pattern",
     [
         ("A", "1, 99\n", r"X_A\.txt is damaged.*got node 99, must be >= 1 and <= \d+"),
-        ("A", "0, 1\n", r"X_A\.txt is damaged.*must be >= 1 and <="),
+        ("A", "0, 1\n", r"X_A\.txt is damaged.*got node 0, must be >= 1 and <="),
         ("A", "1, 2, 3\n", r"X_A\.txt is damaged.*has 3 numbers in a line, must have 2"),
         ("A", "1, x\n", r"X_A\.txt is damaged"),
         ("graph_indicator", "1\n3\n", r"X_graph_indicator\.txt is damaged.*must have the numbers 1, 2, \.\.\."),
