@@ -74,6 +74,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "simmim": ("masks", ("original", "masked")),
     **dict.fromkeys(TWO_VIEWS, ("views", ("original", "view 1", "view 2"))),
     "simcse": None,  # texts are not augmented
+    "graph_cl": None,  # graphs have no pictures
     "span_corruption": ("samples", ("input", "guess", "truth")),
     "swav": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
 }
