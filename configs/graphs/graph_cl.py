@@ -9,7 +9,8 @@ Trains a GIN of three layers on proteins (PROTEINS) or molecules (MUTAG), withou
 Time: UNMEASURED
 Result: UNMEASURED
 
-Other objectives of two views run on graphs too: `--config.objective.name=simclr`, `barlow_twins`, `byol` or `vicreg`.
+Other objectives of two views run on graphs with the same views: `graph_cl.py:method=simclr`, `barlow_twins`, `byol` or
+`vicreg`.
 """
 
 import ml_collections
@@ -23,17 +24,24 @@ SOURCES = {
     "mutag": dict(source="graphs:$SSLJAX_DATA/graphs_mutag"),
     "files": dict(source=None),
 }
+METHODS = {
+    "graph_cl": dict(temperature=0.2),
+    "simclr": dict(temperature=0.2),
+    "barlow_twins": {},
+    "byol": dict(predictor=dict(hidden=192)),
+    "vicreg": {},
+}
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=tuple(SOURCES))
+    a = arguments(arg, data=tuple(SOURCES), method=tuple(METHODS))
     probe = dict(fit_split="train[:80%]", test_split="train[80%:]", optional=True)
     return ml_collections.ConfigDict(
         dict(
             model=dict(name="gin", width=32, depth=3),
             objective=dict(
-                name="graph_cl",
-                temperature=0.2,
+                name=a["method"],
+                **METHODS[a["method"]],
                 projector=dict(hidden=96, output=96),
                 augment=dict(name="graph_views", ratio=0.2),
             ),
