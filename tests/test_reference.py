@@ -98,7 +98,7 @@ def test_a_group_with_types_defaults_and_meanings():
         ("objective.simclr.temperature", "temperature = 0.1  [a number, > 0]"),
         ("objective.simclr.projector", "objective.simclr.projector: "),
         ("objective.simclr.projector.hidden", "hidden = 2048  ["),
-        ("objective.simclr.augment", "objective.simclr.augment.two_views: "),
+        ("objective.simclr.augment", "augment = two_views  [a group chosen by name]"),
         ("objective.simclr.augment.two_views.size", "size = None  ["),
         ("model.clip.text.depth", "depth = None  [an integer or None, >= 1]\n    number of blocks"),
         ("data.mixture.weight", "weight = 1.0  ["),

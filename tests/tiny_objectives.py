@@ -78,6 +78,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "barlow_twins": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "byol": {"model": _VIT, "objective": _HEADS},
     "dcl": {"model": _VIT, "objective": {"projector": _PROJECTOR, "weighted": True, "form": "chunked"}},
+    "graph_cl": {
+        "model": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},
+        "objective": {"projector": _PROJECTOR, "form": "chunked"},
+    },
     "lejepa": {"model": _VIT, "objective": {"projector": _PROJECTOR, "directions": 8}},
     "moco": {"model": _VIT, "objective": {**_HEADS, "form": "chunked"}},
     "nnclr": {"model": _VIT, "objective": {**_HEADS, "queue": 32}},
@@ -147,6 +151,9 @@ SPEC = DataSpec(
         "positions": {"shape": [LENGTH], "dtype": "int32"},
         "target": {"shape": [2], "dtype": "float32"},
         "tags": {"shape": [3], "dtype": "int32"},
+        "nodes": {"shape": [6, 4], "dtype": "float32"},
+        "adjacency": {"shape": [6, 6], "dtype": "bool"},
+        "node_mask": {"shape": [6], "dtype": "bool"},
     },
     size=1000,
     num_classes=5,
@@ -192,6 +199,13 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
     own |= dict.fromkeys(("prefix_lm", *SEQUENCES), windows)
     if name == "regression":
         return {"source": "builtin:digits", "keys": {"image": "image", "target": "label"}, "max_examples": 200}
+    if name == "graph_cl":  # rings, and pairs of nodes
+        graphs = [
+            [f"{n} {i % 2}", *(f"0 2 {(v - 1) % n} {(v + 1) % n}" if i % 2 else f"0 1 {v ^ 1}" for v in range(n))]
+            for i, n in enumerate(rng.choice([4, 6, 8], 200))
+        ]
+        (folder / "graphs.txt").write_text("\n".join(["200", *(line for graph in graphs for line in graph)]))
+        return {"source": f"graphs:{folder}/graphs.txt"}
     if name == "multi_label":
         words = np.array([[word in json.loads(line)["text"] for word in ("giant", "loss", "step")] for line in lines])
         np.savez(folder / "tags.npz", tags=words.astype(np.int32))
@@ -219,14 +233,14 @@ def make(objective: str, **model: Any) -> Any:
 
 
 def batch(seed: int = 0) -> dict[str, jax.Array]:
-    """A batch of random images and random tokens; each row has one or two segments, then padding."""
+    """A batch of random images, tokens and graphs; each row has one or two segments, then padding."""
     rng = np.random.default_rng(seed)
     filled = rng.integers(4, LENGTH + 1, BATCH)
     place = np.arange(LENGTH)
     cut = filled[:, None] // 2
     segments = np.where(place < cut, 1, 2) * (place < filled[:, None])
     positions = np.where(place < cut, place, place - cut) * (segments > 0)
-    return {
+    batch = {
         "image": jnp.asarray(rng.integers(0, 256, (BATCH, 8, 8, 3)), jnp.uint8),
         "label": jnp.asarray(rng.integers(0, 5, BATCH), jnp.int32),
         "tokens": jnp.asarray(np.where(segments > 0, rng.integers(4, 64, (BATCH, LENGTH)), 0), jnp.int32),
@@ -235,6 +249,14 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
         "target": jnp.asarray(rng.normal(size=(BATCH, 2)), jnp.float32),
         "tags": jnp.asarray(rng.integers(0, 2, (BATCH, 3)), jnp.int32),
         "unlabeled": {"image": jnp.asarray(rng.integers(0, 256, (2 * BATCH, 8, 8, 3)), jnp.uint8)},
+    }
+    mask = np.arange(6) < rng.integers(3, 7, BATCH)[:, None]
+    upper = np.triu(rng.random((BATCH, 6, 6)) < 0.5, 1) & mask[:, :, None] & mask[:, None, :]
+    nodes = np.eye(4)[rng.integers(0, 4, (BATCH, 6))] * mask[..., None]
+    return batch | {
+        "nodes": jnp.asarray(nodes, jnp.float32),
+        "adjacency": jnp.asarray(upper | upper.swapaxes(1, 2)),
+        "node_mask": jnp.asarray(mask),
     }
 
 

@@ -20,7 +20,7 @@ _SOURCE = (
 _SPLIT = "name of a split, or a slice of one: `train[:1000]`, `train[10%:]`, `train[-20%:]`"
 _KEYS = (
     "name in the batch -> column of the source (`bytes@offsets`: encoded images in one long array), or split -> such a "
-    "mapping; empty: the columns called `image`, `label`, `text` or `audio`"
+    "mapping; empty: the columns called `image`, `label`, `text`, `audio` or `graph`"
 )
 _WHERE = "filter: column -> value, or list of values, that a row must have; a label may be the name of its class"
 
@@ -144,6 +144,13 @@ class DataConfig:
         free=True,
         doc="largest number of images that cannot be decoded; the row of such an image is replaced by the next row in "
         "training, left out in evaluations, and named in the log. One more stops the run",
+    )
+    max_nodes: int | None = setting(
+        None,
+        gt=0,
+        lt=2**16,
+        doc="nodes to which graphs are padded, and the most that a graph may have; None: those of the largest graph of "
+        "the source, at most 256",
     )
     num_classes: int | None = setting(
         None,

@@ -12,6 +12,7 @@ from ssljax.base.errors import UserError
 from ssljax.data.columns import kept
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.digests import rows_state
+from ssljax.data.graphs import GraphColumn, PaddedGraphs
 from ssljax.data.images import ImageRows, Images
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
@@ -64,19 +65,24 @@ class RowExamples:
         rows: the selected rows.
         images: columns of images.
         arrays: other columns, with the selected rows only.
-        documents: the column of texts, if any.
+        made: the columns of which several arrays are made, texts and graphs.
     """
 
     def __init__(
-        self, rows: Rows, images: dict[str, Images], arrays: dict[str, np.ndarray], documents: Documents | None
+        self,
+        rows: Rows,
+        images: dict[str, Images],
+        arrays: dict[str, np.ndarray],
+        made: Sequence[Documents | PaddedGraphs] = (),
     ):
-        self.rows, self.images, self.arrays, self.documents = rows, images, arrays, documents
+        self.rows, self.images, self.arrays, self.made = rows, images, arrays, made
         self.size = len(rows.index)
         self.elements: dict[str, Any] = {}
         for column in images.values():
             self.elements |= column.elements
         self.elements |= {key: {"shape": list(a.shape[1:]), "dtype": a.dtype.name} for key, a in arrays.items()}
-        self.elements |= documents.elements if documents else {}
+        for several in made:
+            self.elements |= several.elements
 
     def ids(self, rows: np.ndarray) -> np.ndarray:
         return self.rows.index[rows]
@@ -86,7 +92,9 @@ class RowExamples:
         for images in self.images.values():
             rows, pictures = images.take(rows)
         batch = {"id": self.ids(rows)} | {key: array[rows] for key, array in self.arrays.items()} | pictures
-        return batch | (self.documents.take(rows) if self.documents else {})
+        for several in self.made:
+            batch |= several.take(rows)
+        return batch
 
 
 def take_intact(examples: Examples, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,7 +110,7 @@ def intact_arrays(examples: Examples, rows: np.ndarray) -> dict[str, Any]:
         return take_intact(examples, rows)
     for images in examples.images.values():
         rows = images.intact(rows)
-    batch: dict[str, Any] = RowExamples(examples.rows, {}, examples.arrays, examples.documents).take(rows)
+    batch: dict[str, Any] = RowExamples(examples.rows, {}, examples.arrays, examples.made).take(rows)
     for images in examples.images.values():
         memo: dict[bytes, dict[str, np.ndarray]] = {}
         batch |= {key: ImageRows(images, key, rows, memo) for key in images.elements}
@@ -134,8 +142,10 @@ def open_examples(
         return _open_text(source, keys, config, tokenizer)
     root = cache_root(config)
     rows = _with_small_columns(read(source), source, root)
-    images, arrays, documents, num_classes = {}, {}, None, None
-    for key in rows.columns:
+    images, arrays, num_classes = {}, {}, None
+    documents: Documents | None = None
+    graphs: list[PaddedGraphs] = []
+    for key, column in rows.columns.items():
         if key == "image":
             images[key] = Images(rows, key, fingerprint(source), config, root, like)
         elif key == "label":
@@ -150,9 +160,11 @@ def open_examples(
         elif key == "text":
             assert tokenizer is not None
             documents = Documents(open_tokens(source, tokenizer, root), tokenizer, _seq_len(config))
+        elif isinstance(column, GraphColumn):
+            graphs.append(PaddedGraphs(rows, column, config.max_nodes))
         else:
             arrays[key] = _numbers(rows, key)
-    examples = RowExamples(rows, images, arrays, documents)
+    examples = RowExamples(rows, images, arrays, [*graphs, *([] if documents is None else [documents])])
     classes = rows.classes if "label" in rows.columns else None
     blocks = rows.blocks.of(rows.index) if rows.blocks is not None and images else None
     return OpenedSource(examples, num_classes, classes, documents, blocks)
@@ -179,7 +191,7 @@ def renumbered(opened: OpenedSource, classes: tuple[str, ...]) -> OpenedSource:
         return opened
     numbers = np.array([classes.index(name) for name in opened.classes], np.int32)
     arrays = examples.arrays | {"label": numbers[examples.arrays["label"]]}
-    examples = RowExamples(examples.rows, examples.images, arrays, examples.documents)
+    examples = RowExamples(examples.rows, examples.images, arrays, examples.made)
     return dataclasses.replace(opened, examples=examples, num_classes=len(classes), classes=classes)
 
 

@@ -21,7 +21,7 @@ from ssljax.data.notes import say_once
 from ssljax.data.order import RowBlocks
 from ssljax.data.splits import Split
 
-DEFAULT_KEYS = ("image", "label", "text", "audio")  # columns that are read if a config names none
+DEFAULT_KEYS = ("image", "label", "text", "audio", "graph")  # columns that are read if a config names none
 FILE_NAME = "file_name"  # the column by which sources are joined
 
 REGISTRY = Registry(
@@ -31,6 +31,7 @@ REGISTRY = Registry(
         "builtin": "ssljax.data.builtin:Builtin",
         "csv": "ssljax.data.arrow:Csv",
         "declared": "ssljax.data.declared:Declared",
+        "graphs": "ssljax.data.graphs:Graphs",
         "hf": "ssljax.data.hugging_face:HuggingFace",
         "idx": "ssljax.data.arrays:Idx",
         "images": "ssljax.data.files:ImageFolder",
@@ -135,7 +136,7 @@ class Table:
         ordered: True if the files state the order of the rows (an array, the lines of a file); False if it is an order
             of names, or that of a database.
         blocks: the blocks in which images are read; None: images in any order are read fast.
-        by_name: True if the rows are sorted by the names of files, and so by class: a slice takes rows at random.
+        by_name: True if the rows may be sorted by class, as by the names of files: a slice takes rows at random.
     """
 
     names: tuple[str, ...]

@@ -180,11 +180,13 @@ class ModelShapes(Subject):
 
 @dataclasses.dataclass
 class RawInput(Subject):
-    """Flattened pixels instead of features."""
+    """Flattened pixels, or the sum of the features of the nodes of a graph, instead of features of the model."""
 
     programs: Programs
 
     def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if "nodes" in arrays:
+            return dict.fromkeys(self.programs.feature_names, arrays["nodes"].sum(1))  # of labels: their numbers
         scale = np.float32(255 if arrays["image"].dtype == np.uint8 else 1)
         flat = np.asarray(arrays["image"]).reshape(len(arrays["image"]), -1).astype(np.float32) / scale
         return dict.fromkeys(self.programs.feature_names, flat)  # every feature is the flattened input

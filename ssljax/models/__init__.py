@@ -59,6 +59,7 @@ REGISTRY = Registry(
         "siglip": "ssljax.models.clip:SigLIPConfig",
         "llava": "ssljax.models.llava:LLaVAConfig",
         "resnet": "ssljax.models.resnet:ResNetConfig",
+        "gin": "ssljax.models.gin:GINConfig",
     },
     has=("inputs", "module"),
 )

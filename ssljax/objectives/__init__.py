@@ -33,6 +33,7 @@ REGISTRY = Registry(
         "fixmatch": "ssljax.objectives.semi_supervised.fixmatch:FixMatch",
         "gap_sentences": "ssljax.objectives.masked.gap_sentences:GapSentences",
         "ibot": "ssljax.objectives.distillation.ibot:IBOT",
+        "graph_cl": "ssljax.objectives.contrastive.graph_cl:GraphCL",
         "i_jepa": "ssljax.objectives.masked.i_jepa:IJEPA",
         "jigsaw": "ssljax.objectives.pretext.jigsaw:Jigsaw",
         "lejepa": "ssljax.objectives.redundancy.lejepa:LeJEPA",

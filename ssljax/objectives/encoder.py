@@ -16,21 +16,22 @@ ELEMENTS = {
     "images": ("image",),
     "spectrograms": ("spectrogram",),
     "tokens": ("tokens", "segment_ids", "positions"),
+    "graphs": ("nodes", "adjacency", "node_mask"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderObjective(ImageObjective):
-    """An objective over images, texts or spectrograms.
+    """An objective over images, texts, spectrograms or graphs.
 
     Spectrograms are also normalised with `mean` and `std`, but not scaled to [0, 1] before.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms")
+    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms", "graphs")
 
     @property
     def augmented(self) -> bool:
-        """True if the model reads images, the only inputs that are augmented."""
+        """True if the model reads inputs that are augmented: images."""
         return bool(self.reads == "images")
 
     def prepare(self, batch: Batch) -> Batch:
@@ -48,15 +49,18 @@ class EncoderObjective(ImageObjective):
         return {name: batch[name] for name in ELEMENTS[self.reads] if name in batch}
 
     def encoded(self, encoder: Params, inputs: Any, noise: Any, ctx: Ctx | None = None) -> Any:
-        """Returns the model's `Encoded` of images in [0, 1], spectrograms, or tokens with full attention.
+        """Returns the model's `Encoded` of images in [0, 1], spectrograms, graphs, or tokens with full attention.
 
         Args:
             encoder: parameters of the model.
-            inputs: {"image": [B, h, w, C]}, {"spectrogram": [B, T, F]}, or {"tokens": [B, T], ...}.
+            inputs: {"image": [B, h, w, C]}, {"spectrogram": [B, T, F]}, {"tokens": [B, T], ...}, or {"nodes":
+                [B, N, F], "adjacency": [B, N, N], "node_mask": [B, N]}.
             noise: see `noise_of`.
             ctx: context of the step, for router losses.
         """
         inputs = self.read(inputs)
+        if self.reads == "graphs":
+            return apply(self.model, encoder, *inputs.values(), noise=noise, ctx=ctx)
         if "tokens" not in inputs:
             (pixels,) = inputs.values()
             return apply(self.model, encoder, self.pixels(pixels), noise=noise, ctx=ctx)
@@ -69,12 +73,12 @@ class EncoderObjective(ImageObjective):
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
-        return super().pictures(params, extra, batch, show) if self.augmented else {}
+        return super().pictures(params, extra, batch, show) if self.reads == "images" else {}
 
     def encoder_flops(self, augment: Any, spec: Any) -> float:
         """Forward FLOPs of the encoder for one view of an example."""
         if self.reads == "images":
             return view_flops(self.model, augment, spec)
-        if self.reads == "spectrograms":
+        if self.reads in ("spectrograms", "graphs"):
             return self.model.flops()
         return self.model.flops(tokens=spec.max_len, causal=False, predicted=0)

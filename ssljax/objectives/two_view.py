@@ -1,4 +1,5 @@
-"""Base class of objectives that compare two views of an example: augmented images, or texts under two dropout masks.
+"""Base class of objectives that compare two views of an example: augmented images or graphs, or texts under two dropout
+masks.
 
     view -> encoder -> projector z -> predictor p        (student; without a predictor p = z)
     view -> teacher's encoder -> teacher's projector     (target; without a teacher the student's z)
@@ -25,6 +26,8 @@ from ssljax.objectives.encoder import EncoderObjective
 from ssljax.objectives.images import merge, uniformity
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
+
+PIPELINES = views.REGISTRY.only("two_views", "graph_views")  # values of `augment.name`, for images and for graphs
 
 
 class Views(NamedTuple):
@@ -71,8 +74,8 @@ class TwoView(EncoderObjective):
 
     augment: Any = schema.setting(
         {"name": "two_views"},
-        registry=views.REGISTRY.only("two_views"),
-        doc="augmentation of the two views of images, by default with the operations of SimCLR",
+        registry=PIPELINES,
+        doc="augmentation of the two views, by default with the operations of SimCLR; 'graph_views' for graphs",
     )
     projector: Projector = schema.setting(Projector(), doc="network between the encoder and the loss")
     predictor: Predictor | None = schema.setting(
@@ -93,11 +96,19 @@ class TwoView(EncoderObjective):
             raise UserError("objective.queue: this objective sees no vectors of earlier batches, must be 0")
         if self.reads_labels and "label" not in self.spec.elements:
             raise UserError(f"objective.name: {self.term} reads labels, but the data have none")
+        if self.augmented and (self.reads == "graphs") != isinstance(self.augment, views.GraphViews):
+            fitting = "'graph_views'" if self.reads == "graphs" else "'two_views'"
+            raise UserError(f"objective.augment.name: must be {fitting} for a model that reads {self.reads}")
         if not self.augmented and not (self.model.config.dropout or self.model.config.drop_path):
             raise UserError(
                 "model.dropout: got 0, must be more than 0 (or model.drop_path): without augmentation, the two views "
                 f"of {self.reads} differ in them only"
             )
+
+    @property
+    def augmented(self) -> bool:
+        """True if the model reads images or graphs."""
+        return self.reads in ("images", "graphs")
 
     @property
     def reads_labels(self) -> bool:
@@ -130,7 +141,9 @@ class TwoView(EncoderObjective):
         return Variables(params, extra)
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        if self.augmented:
+        if self.reads == "graphs":
+            inputs = self.augment(keys, self.read(batch))  # [B, 2, ...] each
+        elif self.augmented:
             inputs = {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
         else:
             inputs = {name: jnp.repeat(x[:, None], 2, 1) for name, x in self.read(batch).items()}

@@ -30,6 +30,7 @@ from ssljax.views.documents import (
     sentence_numbers,
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
+from ssljax.views.graphs import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in, uniforms
 from ssljax.views.lab import ab_bins, annealed_mean, lab_to_rgb, nearest_bins, rebalancing, rgb_to_lab
@@ -66,6 +67,7 @@ REGISTRY = Registry(
         "single": "ssljax.views.augment:Single",
         "two_views": "ssljax.views.augment:TwoViews",
         "multi_crop": "ssljax.views.augment:MultiCrop",
+        "graph_views": "ssljax.views.graphs:GraphViews",
     },
     has=("__dataclass_fields__", "__call__"),
 )
@@ -76,6 +78,7 @@ __all__ = [
     "ContrastiveAugment",
     "Denoiser",
     "Denoising",
+    "GraphViews",
     "MaskedTokens",
     "MultiCrop",
     "Single",
@@ -95,6 +98,7 @@ __all__ = [
     "denoising_lengths",
     "diffusion_mask",
     "drop_colours",
+    "drop_nodes",
     "example_keys",
     "far_permutations",
     "fold_in",
@@ -105,6 +109,7 @@ __all__ = [
     "infilled_length",
     "jigsaw",
     "lab_to_rgb",
+    "mask_attributes",
     "mixed_span_corrupt",
     "mixup",
     "mlm_budget",
@@ -114,6 +119,7 @@ __all__ = [
     "normalize_patches",
     "patchify",
     "permute_sentences",
+    "perturb_edges",
     "prefix_lengths",
     "random_block_mask",
     "random_blocks",
@@ -142,6 +148,7 @@ __all__ = [
     "span_boundary",
     "span_corrupt",
     "span_counts",
+    "subgraph",
     "to_float",
     "uniforms",
     "unnormalize",

@@ -28,10 +28,22 @@ class Spec:
     vocab_size: int = 50
 
 
-SPEC = Spec({"image": {"shape": [8, 8, 3]}, "tokens": {"shape": [12]}, "spectrogram": {"shape": [24, 16]}})
+SPEC = Spec(
+    {
+        "image": {"shape": [8, 8, 3]},
+        "tokens": {"shape": [12]},
+        "spectrogram": {"shape": [24, 16]},
+        "nodes": {"shape": [5, 4]},
+    }
+)
 RNG = np.random.default_rng(0)
 IMAGES = jnp.asarray(RNG.normal(size=(4, 8, 8, 3)), jnp.float32)
 SPECTROGRAMS = jnp.asarray(RNG.normal(size=(4, 24, 16)), jnp.float32)
+GRAPHS = (
+    jnp.asarray(np.random.default_rng(1).normal(size=(4, 5, 4)), jnp.float32),
+    jnp.asarray(np.tile(np.eye(5, k=1) + np.eye(5, k=-1), (4, 1, 1)), bool),
+    jnp.ones((4, 5), bool),
+)
 TOKENS = jnp.asarray(RNG.integers(1, 50, size=(4, 12)), jnp.int32)
 SEGMENTS = jnp.array([[1] * 12, [1] * 7 + [0] * 5, [1] * 1 + [0] * 11, [1] * 12], jnp.int32)
 SMALL = {"width": 16, "depth": 2, "heads": 2}
@@ -307,6 +319,7 @@ FAMILIES = {
     "gpt": (LLAMA, lambda m: (TOKENS,)),
     "clip": (CLIP, lambda m: (IMAGES, TOKENS)),
     "resnet": ({"name": "resnet", "preset": None, "channels": 8, "depths": [1, 2], "groups": 4}, lambda m: (IMAGES,)),
+    "gin": ({"name": "gin", "width": 16, "depth": 2}, lambda m: GRAPHS),
 }
 
 
@@ -361,8 +374,8 @@ def test_noise_belongs_to_examples(name):
     rates = {"dropout": 0.3, "drop_path": 0.3}
     if models.REGISTRY.get(name).inputs in ("pairs", "image_text"):
         rates = {tower: {**(CLIP[tower] if name == "clip" else {}), **rates} for tower in ("image", "text")}
-    if name == "resnet":
-        rates = {"drop_path": 0.6}
+    if name in ("resnet", "gin"):
+        rates = {"drop_path": 0.6} if name == "resnet" else {"dropout": 0.3}
     module, inputs = create(name, **rates)
     params = nn.unbox(jax.jit(initialise(name))(jax.random.key(0)))
     more = {"mask": Causal()} if isinstance(module, TokenTransformer) else {}
@@ -382,7 +395,7 @@ def test_noise_belongs_to_examples(name):
 
 
 def test_every_preset_is_possible():
-    elements = {"image": [224, 224, 3], "tokens": [64], "spectrogram": [1024, 128]}
+    elements = {"image": [224, 224, 3], "tokens": [64], "spectrogram": [1024, 128], "nodes": [5, 4]}
     spec = Spec({name: {"shape": shape} for name, shape in elements.items()}, 1000)
     for name in models.REGISTRY:
         config = models.REGISTRY.get(name)

@@ -11,6 +11,7 @@ from daily import at_most
 
 from ssljax import cli, models, objectives, parallel
 from ssljax.base.durations import RunLengths
+from ssljax.objectives.two_view import TwoView
 from ssljax.train import optimizers
 from ssljax.train.optimization import Optimization
 from ssljax.train.program import Program
@@ -22,6 +23,7 @@ ENCODERS = {
     "images": tiny.CONFIGS["simclr"]["model"],
     "tokens": {"name": "bert", "pool": "mean", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
     "spectrograms": {"name": "ast", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
+    "graphs": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},
 }
 # Objectives whose smallest config for other inputs has other settings.
 OTHERS = {
@@ -30,7 +32,8 @@ OTHERS = {
         "parts": {"words": {"name": "mlm"}, "views": {"name": "simcse", "projector": {"output": 16}}},
     }
 }
-IMAGES_ONLY = ("mixup", "cutmix")  # settings of a tiny config that other inputs refuse
+IMAGES_ONLY = ("mixup", "cutmix", "augment")  # settings of a tiny config that other inputs refuse
+AUGMENTS = {"graphs": "graph_views", "images": "two_views"}
 
 
 def batch(seed):
@@ -43,6 +46,8 @@ def program_of(name, inputs):
     if models.REGISTRY.get(groups["model"]["name"]).inputs != inputs:
         own = {key: value for key, value in groups["objective"].items() if key not in IMAGES_ONLY}
         own = OTHERS.get((name, inputs), own)
+        if inputs in AUGMENTS and issubclass(objectives.REGISTRY.get(name), TwoView):
+            own["augment"] = {"name": AUGMENTS[inputs]}
         groups = {"model": ENCODERS[inputs], "objective": own}
     objective = objectives.create(groups, SPEC, tiny.STEPS)
     lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
@@ -80,6 +85,6 @@ def test_the_command(capsys):
     text = capsys.readouterr().out
     rows = {line.split()[0]: line for line in text.partition("\n\n")[0].splitlines()[1:]}
     assert set(rows) == set(objectives.REGISTRY)
-    assert rows["rotation"].count("yes") == 1 and rows["classification"].count("yes") == 3
+    assert rows["rotation"].count("yes") == 1 and rows["classification"].count("yes") == 4
     assert cli.main(["list", "models", "--matrix"]) != 0
     assert "`ssljax list objectives` does" in capsys.readouterr().err

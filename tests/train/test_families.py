@@ -33,6 +33,7 @@ NATURAL = {
     "dinov3": ("dino", IMAGE),
     "ast": ("classification", {**IMAGE, "strides": [3, 3]}),
     "resnet": ("simclr", {"preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
+    "gin": ("graph_cl", {"width": 16, "depth": 2}),
     "clip": ("clip", tiny.CONFIGS["clip"]["model"]),
     "siglip": ("siglip", tiny.CONFIGS["siglip"]["model"]),
     "llava": ("captioning", tiny.CONFIGS["captioning"]["model"]),

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.contrastive.matching import ContrastiveObjective, Matched
 from ssljax.objectives.distillation.byol import VIEWS
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MoCo(TwoView, ContrastiveObjective):
     symmetric: bool = schema.setting(True, doc="whether both views are queries, or the first one alone (v1, v2)")
     augment: Any = schema.setting(
         VIEWS,
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default with the operations of BYOL, as in v3",
     )
     projector: Projector = schema.setting(

@@ -7,12 +7,12 @@ Learning".
 import dataclasses
 from typing import Any, ClassVar
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 # Appendix B: the views differ in blur and solarisation.
 COLOURS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
@@ -32,7 +32,7 @@ class BYOL(TwoView):
 
     augment: Any = schema.setting(
         VIEWS,
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default with the operations of appendix B",
     )
     projector: Projector = schema.setting(

@@ -6,11 +6,11 @@ Chen & He 2021, "Exploring Simple Siamese Representation Learning".
 import dataclasses
 from typing import Any, ClassVar
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.projector import Predictor, Projector
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SimSiam(TwoView):
             "crop_scale": (0.2, 1.0),
             "augment": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
         },
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default with the operations of MoCo v2, as in the paper",
     )
     projector: Projector = schema.setting(

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.distillation.byol import VIEWS
 from ssljax.objectives.projector import Projector
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BarlowTwins(TwoView):
     scale: float = schema.setting(1.0, gt=0, doc="factor of the loss; the authors' code has 0.024 with LARS")
     augment: Any = schema.setting(
         VIEWS,
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default with the operations of BYOL, as in the paper",
     )
     projector: Projector = schema.setting(

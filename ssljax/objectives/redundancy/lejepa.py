@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.base.hashing import name_id
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.distillation.byol import COLOURS
 from ssljax.objectives.projector import Projector
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LeJEPA(TwoView):
     directions: int = schema.setting(1024, gt=0, doc="number of random directions, drawn at every step")
     augment: Any = schema.setting(
         {"name": "two_views", "crop_scale": (0.3, 1.0), "augment": {**COLOURS, "blur": 0.5, "solarize": 0.2}},
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default the operations of the authors' large crops",
     )
     projector: Projector = schema.setting(

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.distillation.byol import VIEWS
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SSLHSIC(TwoView):
     bandwidth: float = schema.setting(1.0, gt=0, doc="scale of the inverse multiquadric kernel (c)")
     augment: Any = schema.setting(
         VIEWS,
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default with the operations of BYOL, as in the paper",
     )
     projector: Projector = schema.setting(

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, views
+from ssljax import losses
 from ssljax.base import schema
 from ssljax.objectives.base import Ctx
 from ssljax.objectives.distillation.byol import COLOURS
 from ssljax.objectives.projector import Projector
-from ssljax.objectives.two_view import Compared, TwoView, Views
+from ssljax.objectives.two_view import PIPELINES, Compared, TwoView, Views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class VICReg(TwoView):
     cov: float = schema.setting(1.0, ge=0, doc="weight of the covariance (nu)")
     augment: Any = schema.setting(
         {"name": "two_views", "augment": {**COLOURS, "blur": 0.5, "solarize": 0.1}},
-        registry=views.REGISTRY.only("two_views"),
+        registry=PIPELINES,
         doc="augmentation of the two views, by default that of BYOL made alike for both, as in the paper",
     )
     projector: Projector = schema.setting(

@@ -1,4 +1,4 @@
-"""Supervised classification of images, spectrograms or tokens, the baseline of the other objectives."""
+"""Supervised classification of images, spectrograms, graphs or tokens, the baseline of the other objectives."""
 
 import dataclasses
 from typing import Any
@@ -55,7 +55,7 @@ class Classification(Classifier):
         return bool(self.mixup or self.cutmix) and self.augmented
 
     def _views(self, keys: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the augmented images (or tokens, or spectrograms) and the target distributions [B, C]."""
+        """Returns the augmented images (or tokens, spectrograms, graphs) and the target distributions [B, C]."""
         target = self.target(batch["label"])
         if not self.augmented:
             return {"target": target, **self.read(batch)}
