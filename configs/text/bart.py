@@ -1,7 +1,7 @@
 """Text infilling and permuted sentences: a small BART (Lewis et al. 2020) writes whole texts from corrupted ones.
 
-The model has pre-norm blocks and relative positions, which grow faster than BART's in a short run. The text is books,
-or the documentation of Python, in a vocabulary of 2,000 pieces of words.
+The model has pre-norm blocks and relative positions, which grow faster than BART's in a short run. The text is news, or
+the documentation of Python or books in a vocabulary of 2,000 pieces of words.
 
     ssljax train --config configs/text/bart.py --workdir runs/bart
     ssljax train --config configs/text/bart.py:data=classic-books --workdir runs/bart-books
@@ -12,26 +12,12 @@ Result: UNMEASURED
 """
 
 import _texts
-import ml_collections
 
 from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_texts.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=dict(_texts.BART),
-            objective=dict(name="text_infilling"),
-            data=dict(
-                **_texts.SOURCES[a["data"]], tokenizer=dict(name="bpe", vocab_size=2_000), mode="windows", seq_len=128
-            ),
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
-            schedule=dict(name="cosine", warmup="5%", final=0.1),
-            evals=dict(loss=dict(**_texts.HELD_OUT[a["data"]], max_examples=256)),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=16,
-            steps=600,
-        )
-    )
+    data = arguments(arg, data=("ag-news", *_texts.DATA))["data"]
+    steps, batch_size = (250, 64) if data == "ag-news" else (600, 16)
+    objective = dict(name="text_infilling")
+    return _texts.config(data, _texts.BART, objective, steps, _texts.PIECES, _texts.COSINE, batch_size=batch_size)

@@ -1,7 +1,7 @@
-"""ELECTRA (Clark et al. 2020): a small BERT finds the bytes of a text that a smaller one has replaced.
+"""ELECTRA (Clark et al. 2020): a small BERT finds the tokens of a text that a smaller one has replaced.
 
-The generator has a quarter of the width. The text is the documentation of Python, or books. The form is one key:
-`electra_15`, `replace_mlm` and `all_tokens_mlm` are the ablations of the paper.
+The generator has a quarter of the width. The text is news, or the documentation of Python or books as bytes. The form
+is one key: `electra_15`, `replace_mlm` and `all_tokens_mlm` are the ablations of the paper.
 
     ssljax train --config configs/text/electra.py --workdir runs/electra
     ssljax train --config configs/text/electra.py:data=classic-books --workdir runs/electra-books
@@ -12,24 +12,13 @@ Result: UNMEASURED
 """
 
 import _texts
-import ml_collections
 
 from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_texts.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=dict(_texts.BERT, extras=("replaced",)),
-            objective=dict(name="electra", generator=0.25, weight=50.0),
-            data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
-            schedule=dict(name="linear", warmup="10%"),
-            evals=dict(loss=dict(**_texts.HELD_OUT[a["data"]], max_examples=256)),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=16,
-            steps=680,
-        )
-    )
+    data = arguments(arg, data=("ag-news", *_texts.DATA))["data"]
+    model = dict(_texts.BERT, pool="mean", extras=("replaced",))
+    steps, batch_size = (400, 64) if data == "ag-news" else (680, 16)
+    objective = dict(name="electra", generator=0.25, weight=50.0)
+    return _texts.config(data, model, objective, steps, batch_size=batch_size)

@@ -13,24 +13,11 @@ The number is an upper bound, so it may stand beside the bits per byte of causal
 """
 
 import _texts
-import ml_collections
 
 from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_texts.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_texts.BERT,
-            objective=dict(name="masked_diffusion"),
-            data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
-            schedule=dict(name="linear", warmup="10%"),
-            evals=dict(perplexity=dict(**_texts.HELD_OUT[a["data"]], max_examples=200)),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=16,
-            steps=1000,
-        )
-    )
+    data = arguments(arg, data=_texts.DATA)["data"]
+    evals = dict(perplexity=dict(**_texts.HELD_OUT[data], max_examples=200))
+    return _texts.config(data, _texts.BERT, dict(name="masked_diffusion"), 1000, evals=evals)

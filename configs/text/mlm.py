@@ -1,9 +1,10 @@
 """Masked language modelling: a small BERT (Devlin et al. 2019) with rotary positions on bytes of English text.
 
-The text is the documentation of Python, or books.
+The text is the documentation of Python, or books; news (`data=ag-news`) are read in pieces of words.
 
     ssljax train --config configs/text/mlm.py --workdir runs/mlm
     ssljax train --config configs/text/mlm.py:data=classic-books --workdir runs/mlm-books
+    ssljax train --config configs/text/mlm.py:data=ag-news --workdir runs/mlm-news
     ssljax train --config configs/text/mlm.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
 Time: 7 minutes on one CPU core.
@@ -12,24 +13,13 @@ section 1. Each token is predicted from both sides, so do not compare the number
 """
 
 import _texts
-import ml_collections
 
 from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_texts.DATA)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_texts.BERT,
-            objective=dict(name="mlm"),
-            data=dict(**_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128),
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
-            schedule=dict(name="linear", warmup="10%"),
-            evals=dict(pseudo_perplexity=dict(**_texts.HELD_OUT[a["data"]], max_examples=25)),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=16,
-            steps=750,
-        )
-    )
+    data = arguments(arg, data=(*_texts.DATA, "ag-news"))["data"]
+    if data == "ag-news":
+        return _texts.config(data, dict(_texts.BERT, pool="mean"), dict(name="mlm"), 400, batch_size=64)
+    evals = dict(pseudo_perplexity=dict(**_texts.HELD_OUT[data], max_examples=25))
+    return _texts.config(data, _texts.BERT, dict(name="mlm"), 750, evals=evals)

@@ -20,13 +20,11 @@ import ml_collections
 from ssljax.config import arguments
 
 SOURCES = {
-    "ag-news": dict(
-        source="jsonl:$SSLJAX_DATA/ag_news_small/{split}.jsonl", keys=dict(text="text", label="label"), num_classes=4
-    ),
-    "files": dict(source=None, split="train[:90%]"),
+    "ag-news": _texts.NEWS,
+    "files": {key: value for key, value in _texts.NEWS.items() if key not in ("keys", "num_classes")}
+    | dict(source=None, split="train[:90%]"),
 }
-L2 = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-PROBES = {"ag-news": dict(knn=dict(), linear=dict(l2=L2)), "files": dict()}
+PROBES = {"ag-news": dict(knn=dict(), linear=dict(l2=_texts.L2)), "files": dict()}
 
 
 def get_config(arg=""):
@@ -35,7 +33,7 @@ def get_config(arg=""):
         dict(
             model=dict(_texts.BERT, dropout=0.1, pool="mean"),
             objective=dict(name="simcse", projector=dict(output=96)),
-            data=dict(**SOURCES[a["data"]], tokenizer=dict(name="bpe", vocab_size=4_000), mode="documents", seq_len=48),
+            data=SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=1e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
             schedule=dict(name="linear", warmup="10%"),
             evals=PROBES[a["data"]],

@@ -1,6 +1,6 @@
 """SpanBERT (Joshi et al. 2020): a small BERT predicts spans of whole words, also from the two tokens around each span.
 
-The text is the documentation of Python, or books, in a vocabulary of 2,000 pieces of words.
+The text is news, or the documentation of Python or books in a vocabulary of 2,000 pieces of words.
 
     ssljax train --config configs/text/span_bert.py --workdir runs/span_bert
     ssljax train --config configs/text/span_bert.py:data=classic-books --workdir runs/span_bert-books
@@ -11,25 +11,12 @@ Result: UNMEASURED
 """
 
 import _texts
-import ml_collections
 
 from ssljax.config import arguments
 
 
 def get_config(arg=""):
-    a = arguments(arg, data=_texts.DATA)
-    text = dict(tokenizer=dict(name="bpe", vocab_size=2_000), mode="windows", seq_len=128)
-    return ml_collections.ConfigDict(
-        dict(
-            model=_texts.BERT,
-            objective=dict(name="mlm", units="word", spans=(0.2, 10), boundary=True),
-            data=dict(**_texts.SOURCES[a["data"]], **text),
-            optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
-            schedule=dict(name="linear", warmup="10%"),
-            evals=dict(loss=dict(**_texts.HELD_OUT[a["data"]], max_examples=256)),
-            log=dict(every_steps=25),
-            checkpoint=dict(every_steps=200),
-            batch_size=16,
-            steps=600,
-        )
-    )
+    data = arguments(arg, data=("ag-news", *_texts.DATA))["data"]
+    model, objective = dict(_texts.BERT, pool="mean"), dict(name="mlm", units="word", spans=(0.2, 10), boundary=True)
+    steps, batch_size = (400, 64) if data == "ag-news" else (600, 16)
+    return _texts.config(data, model, objective, steps, _texts.PIECES, batch_size=batch_size)
