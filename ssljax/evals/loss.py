@@ -29,7 +29,7 @@ class HeldOutLoss(Evaluation):
         return list(metrics)
 
     def direction(self, metric: str) -> Direction | None:
-        if metric == "loss" or metric.startswith("loss/") or metric.endswith("error"):
+        if metric == "loss" or metric.startswith(("loss/", "nll_")) or metric.endswith("error"):
             return "lower"
         return "higher" if metric.startswith("accuracy") else None
 

@@ -97,7 +97,7 @@ def test_orders_and_rotations_are_equally_likely():
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6))
 def test_deleted_and_infilled_texts_by_loops(seed):
-    """What stays, in its order; numbers of hidden tokens; special tokens are never hidden."""
+    """Tokens that stay have their order, the number of hidden ones is exact, special tokens are never hidden."""
     tokens, valid = texts(seed)
     deleted = views.delete_tokens(keys(seed, 4), tokens, valid, rate=0.3, **OPTIONS)
     infilled = views.infill_spans(keys(seed, 4), tokens, valid, mask_id=MASK, **OPTIONS)
@@ -223,7 +223,7 @@ def test_gap_sentences_by_loops(seed, choice, rate):
 
 
 def test_random_gaps_and_unmasked_sentences():
-    """Of five sentences two are gaps, equally likely; a fifth of the gaps stays in the input."""
+    """Two of five sentences are gaps, equally likely; a fifth of the gaps stays in the input."""
     n = 20_000
     tokens = jnp.tile(jnp.array([10, 4, 11, 4, 12, 4, 13, 4, 14, 4]), (n, 1))
     gap = functools.partial(views.gap_sentences, ends=ENDS, mask_id=MASK, end_id=END, rate=0.45, choice="random")
