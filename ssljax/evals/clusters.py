@@ -36,16 +36,12 @@ class KMeans(Probe):
         return ("nmi",)
 
     def run(self, reader: Reader) -> Metrics:
-        fit, test = (reader.features(split, self.feature) for split in (self.fit_split, self.test_split))
-        mean, std = standardizer(fit)
-        fit, test = (jnp.asarray((x - mean) / std, jnp.float32) for x in (fit, test))
-        count, best = self._count(reader), (np.inf, None)
-        for restart in range(self.restarts):
-            key = jax.random.fold_in(jax.random.key(self.seed), restart)
-            centroids, _ = clustering.k_means(key, fit, count, self.iterations)
-            error = float(_error(fit, centroids))
-            best = (error, centroids) if error < best[0] or best[1] is None else best
-        found = np.asarray(jax.jit(clustering.assign)(test, best[1]))
+        given = [reader.features(split, self.feature) for split in (self.fit_split, self.test_split)]
+        mean, std = standardizer(given[0])
+        fit, test = (jnp.asarray((x - mean) / std, jnp.float32) for x in given)
+        keys = jax.random.split(jax.random.key(self.seed), self.restarts)
+        runs = [clustering.k_means(key, fit, self._count(reader), self.iterations)[0] for key in keys]
+        found = np.asarray(jax.jit(clustering.assign)(test, min(runs, key=lambda centroids: _error(fit, centroids))))
         return {"nmi": mutual_information(found, reader.labels(self.test_split))}
 
     def trivial(self, reader: Reader) -> dict[str, Metrics]:
