@@ -111,6 +111,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "colorization": {"model": _VIT, "objective": {"bins": 30, "cell": 2}},
     "distillation": {"model": _VIT, "objective": {"teacher_model": {**_VIT, "depth": 1}, "mixup": 0.2}},
+    "deep_cluster": {
+        "model": _VIT,
+        "objective": {"clusters": 5, "queue": 32, "refresh": 2, "iterations": 3, "components": 4},
+    },
     "data2vec": {
         "model": {**_VIT, "patch_size": 2, "mask_token": True},
         "objective": {"mask_ratio": 0.5, "smallest": 3, "top_blocks": 2, "beta": 0.5},

@@ -21,6 +21,7 @@ REGISTRY = Registry(
         "knn": "ssljax.evals.knn:Knn",
         "linear": "ssljax.evals.linear:Linear",
         "few_shot": "ssljax.evals.few_shot:FewShot",
+        "k_means": "ssljax.evals.clusters:KMeans",
         "zero_shot": "ssljax.evals.matching:ZeroShot",
         "retrieval": "ssljax.evals.matching:Retrieval",
         "perplexity": "ssljax.evals.likelihood:Perplexity",

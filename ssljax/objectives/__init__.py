@@ -26,6 +26,7 @@ REGISTRY = Registry(
         "contrastive_pairs": "ssljax.objectives.contrastive.contrastive_pairs:ContrastivePairs",
         "data2vec": "ssljax.objectives.masked.data2vec:Data2Vec",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
+        "deep_cluster": "ssljax.objectives.clustering.deep_cluster:DeepCluster",
         "dino": "ssljax.objectives.distillation.dino:DINO",
         "fusion": "ssljax.objectives.fusion:Fusion",
         "electra": "ssljax.objectives.masked.electra:Electra",

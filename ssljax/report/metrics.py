@@ -103,6 +103,9 @@ METRICS = {
         "mean entropy (nats)",
         "entropy of the mean prediction over prototypes; the log of their number: all are used alike",
     ),
+    "cluster_entropy": Metric(
+        "cluster entropy (nats)", "entropy of the sizes of the clusters; the log of their number: all have one size"
+    ),
     "color_error": Metric("colour error", "distance of predicted and true colour in a and b of CIELAB"),
     "chroma": Metric("chroma", "mean colourfulness of predictions divided by that of the images; below 1: dull"),
     "confident": Metric("confident", "share of unlabelled images whose class is probable enough to be a label"),

@@ -75,7 +75,7 @@ def ab_bins(count: int = 313, size: float = 10.0) -> np.ndarray:
 
 
 def nearest_bins(
-    ab: jax.Array, bins: jax.Array, neighbours: int = 5, sigma: float = 5.0
+    ab: jax.Array, bins: jax.Array | np.ndarray, neighbours: int = 5, sigma: float = 5.0
 ) -> tuple[jax.Array, jax.Array]:
     """Encodes colours softly in their nearest bins (Zhang et al. 2016, section 2.1).
 
@@ -96,7 +96,7 @@ def nearest_bins(
     return index, jax.nn.softmax(closest / (2 * sigma**2), -1)
 
 
-def rebalancing(frequency: jax.Array, bins: jax.Array, mix: float = 0.5, sigma: float = 5.0) -> jax.Array:
+def rebalancing(frequency: jax.Array, bins: jax.Array | np.ndarray, mix: float = 0.5, sigma: float = 5.0) -> jax.Array:
     """Returns weights of rare colours, [Q]: 1 / ((1 - mix) p + mix / Q), scaled to a mean of 1 under p.
 
     Zhang et al. 2016, eq. 4. p is the frequency, smoothed with a Gaussian of the distance of bins.
@@ -107,6 +107,7 @@ def rebalancing(frequency: jax.Array, bins: jax.Array, mix: float = 0.5, sigma: 
         mix: share of the uniform distribution (lambda).
         sigma: standard deviation of the Gaussian.
     """
+    bins = jnp.asarray(bins, jnp.float32)
     square = jnp.square(bins[:, None] - bins).sum(-1)
     kernel = jax.nn.softmax(-square / (2 * sigma**2), 0)  # the mass of a bin is spread
     p = jnp.matmul(kernel, frequency / jnp.sum(frequency), precision=EXACT)
@@ -114,7 +115,7 @@ def rebalancing(frequency: jax.Array, bins: jax.Array, mix: float = 0.5, sigma: 
     return weights / jnp.sum(p * weights)
 
 
-def annealed_mean(logits: jax.Array, bins: jax.Array, temperature: float = 0.38) -> jax.Array:
+def annealed_mean(logits: jax.Array, bins: jax.Array | np.ndarray, temperature: float = 0.38) -> jax.Array:
     """Returns the mean colour of a sharpened distribution, [..., 2] (Zhang et al. 2016, eq. 5).
 
     Args:

@@ -69,6 +69,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "msn": ("views", ("original", "target", *(f"anchor {i}" for i in (1, 2, 3)))),
     "colorization": ("colours", ("original", "grey", "coloured")),
     "distillation": ("views", ("original", "view")),
+    "deep_cluster": ("views", ("original", "view")),
     "data2vec": ("masks", ("original", "masked")),
     "i_jepa": ("masks", ("original", "masked")),
     "rotation": ("views", ("original", *(f"view {i}" for i in (1, 2, 3, 4)))),

@@ -86,9 +86,9 @@ class Data2Vec(ImageObjective):
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
         taught = outputs["taught"]  # [B, N, D]
-        flat = [x.reshape(-1, x.shape[-1]) for x in (outputs["predicted"], taught)]
+        predicted, target = (x.reshape(-1, x.shape[-1]) for x in (outputs["predicted"], taught))
         mask = inputs["mask"].astype(jnp.float32).reshape(-1)
-        values, weights = losses.smooth_l1(*flat, self.beta, weights=mask, reduce=False)
+        values, weights = losses.smooth_l1(predicted, target, self.beta, weights=mask, reduce=False)
         count = jnp.float32(len(taught))
         spread = jnp.mean(jnp.std(taught, 1), -1)  # over the patches of an image
         return Loss(
