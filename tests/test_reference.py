@@ -151,7 +151,7 @@ def test_an_unknown_key_of_a_large_group_names_the_command_that_lists_it(overrid
         ("objective.simclrr", "objective.simclrr: unknown name; did you mean 'simclr'? (allowed: align_uniform,"),
         ("objective.simclr.temp", "objective.simclr.temp: unknown key"),
         ("seed.more", "seed: is not a group, so it has no key 'more'"),
-        ("objective.simclr.augment.size.more", "objective.simclr.augment.two_views.size: is not a group"),
+        ("objective.simclr.augment.two_views.size.more", "objective.simclr.augment.two_views.size: is not a group"),
     ],
 )
 def test_mistakes(path, message):

@@ -24,6 +24,9 @@ def source(objective, folder):
         lines = (json.dumps({"text": f"{i} " * 8, "labels": [i % 2, i % 3 == 0]}) + "\n" for i in range(40))
         (folder / "labels.jsonl").write_text("".join(lines))
         return f"jsonl:{folder}/labels.jsonl"
+    if objective == "graph_cl":
+        (folder / "x.txt").write_text("40\n" + "".join(f"3 {i % 2}\n0 1 1\n1 2 0 2\n0 1 1\n" for i in range(40)))
+        return f"graphs:{folder}/x.txt"
     if objective in TEXT:
         (folder / "x.txt").write_text("one small step for a model\n" * 400)
         return f"text:{folder}/x.txt"
@@ -56,7 +59,7 @@ def test_the_file_is_the_shipped_config(objective, own, tmp_path):
     config = load((shipped or [name])[0], [("data.source", uri)] if own else [])[0]
     assert load(str(path))[0].to_dict() == config.to_dict()
     assert "        # the encoder\n        model=dict(\n" in text
-    assert "            # side of a patch in pixels\n" in text or objective in TEXT or "resnet" in text
+    assert "            # side of a patch in pixels\n" in text or objective in (*TEXT, "graph_cl") or "resnet" in text
     assert max(map(len, text.splitlines())) < 200
 
 

@@ -37,7 +37,7 @@ def run(name, ratio, n=7, draws=DRAWS):
 
 
 def check_padding(made):
-    """What is left out has zero features and no edges, and edges are symmetric without self-loops."""
+    """Asserts that nodes that are left out have neither features nor edges, and that edges are symmetric, no loops."""
     mask, edges = made["node_mask"], made["adjacency"]
     assert not made["nodes"][~mask].any()
     assert not (edges & ~(mask[:, :, None] & mask[:, None, :])).any()
