@@ -48,7 +48,7 @@ class MaskedDiffusion(TokenObjective):
         share = views.uniforms(views.fold_in(keys, 1), 1)[:, 0]
         chosen, weight = views.diffusion_mask(keys, self.scored(batch), share)
         tokens = batch["tokens"]
-        more = {name: batch[name] for name in ("segment_ids", "positions") if name in batch}
+        more: dict[str, Any] = {name: batch[name] for name in ("segment_ids", "positions") if name in batch}
         return {
             "tokens": jnp.where(chosen, self.mask_id, tokens),
             "target": tokens,
