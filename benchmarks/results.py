@@ -69,24 +69,32 @@ PATCHES = {
     "maskfeat": "simmim.py:data=mnist,target=hog",
 }
 # Objectives of images without labels, besides those of two views, on digits.
-OTHERS = ("rotation", "relative_patch", "jigsaw", "autoencoder", "vae")
+OTHERS = ("rotation", "relative_patch", "jigsaw", "autoencoder", "vae", "data2vec", "msn", "deep_cluster")
 # Semi-supervised methods, and the augmentation with which their control learns from the labels alone.
 FEW_LABELS = {"pseudo_label": "weak", "fixmatch": "weak", "mean_teacher": "strong"}
 LABELS_ALONE = {augment: f"few_labels ({augment} augmentation), mnist" for augment in ("weak", "strong")}
-WITH_CODES = ("autoencoder", "vae")
+CLUSTERS = {"evals.k_means.fit_split": REST, "evals.k_means.test_split": HELD_OUT}
 CODES = {"evals.reconstruction.fit_split": REST, "evals.reconstruction.test_split": HELD_OUT}
+MORE = {"autoencoder": CODES, "vae": CODES, "deep_cluster": CLUSTERS}  # splits of their further evaluations
 NUMBERS = {"data.split": REST, "evals.loss.test_split": HELD_OUT}
 FEW_LABELS_DATA = {"data.streams.unlabeled.split": REST, "evals.loss.test_split": HELD_OUT}
+DISTILLATION, TEACHER = "configs/vision/distillation.py", "configs/vision/classification.py:data=mnist"
+PREFIX_LM = "configs/text/prefix_lm.py:data=classic-books"
+BOOKS = {"evals.loss.test_split": "valid", "evals.perplexity.test_split": "valid"}
 IN_README = ("simclr", "dino", "swav", "mae", "classification", "clip", "siglip", "mlm", "causal_lm")
 
 
 class Row(NamedTuple):
-    """A row of the table: its name, config file and overrides, and the name of a row that is a control."""
+    """A row of the table: its name, config file and overrides, and the name of a row that is a control.
+
+    `teacher` is the config of a run that is trained before, from whose workdir the unit takes its teacher.
+    """
 
     name: str
     config: str
     overrides: Mapping[str, str]
     control: str = ""
+    teacher: str = ""
 
 
 ROWS = [
@@ -97,10 +105,7 @@ ROWS = [
     ),
     *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES) for name in TWO_VIEW),
     *(Row(f"{name}, mnist", f"configs/vision/{file}", IMAGES) for name, file in PATCHES.items()),
-    *(
-        Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES | (CODES if name in WITH_CODES else {}))
-        for name in OTHERS
-    ),
+    *(Row(f"{name}, mnist", f"configs/vision/{name}.py:data=mnist", IMAGES | MORE.get(name, {})) for name in OTHERS),
     *(
         Row(name, f"configs/vision/few_labels.py:augment={augment}", {"evals.loss.test_split": HELD_OUT})
         for augment, name in LABELS_ALONE.items()
@@ -109,13 +114,30 @@ ROWS = [
         Row(f"{name}, mnist", f"configs/vision/{name}.py", FEW_LABELS_DATA, LABELS_ALONE[augment])
         for name, augment in FEW_LABELS.items()
     ),
-    Row("i_jepa, cifar10", "configs/vision/i_jepa.py", IMAGES),
+    *(Row(f"{name}, cifar10", f"configs/vision/{name}.py", IMAGES) for name in ("i_jepa", "colorization")),
+    *(
+        Row(f"{part} (as many FLOPs as fusion), mnist", f"configs/vision/fusion.py:parts={part}", IMAGES)
+        for part in ("mae", "simclr")
+    ),
+    Row("fusion, mnist", "configs/vision/fusion.py", IMAGES, "simclr (as many FLOPs as fusion), mnist"),
+    Row("student alone, mnist", f"{DISTILLATION}:data=mnist", IMAGES | {"objective.weight": "0"}, "", TEACHER),
+    Row("distillation, mnist", f"{DISTILLATION}:data=mnist", IMAGES, "student alone, mnist", TEACHER),
+    *(Row(f"graph_cl, {data}", f"configs/graphs/graph_cl.py:data={data}", {}) for data in ("proteins", "mutag")),
     *(
         Row(f"regression{suffix}, mnist", f"configs/vision/regression.py{argument}", NUMBERS)
         for suffix, argument in (("", ""), (" (gaussian)", ":error=gaussian"))
     ),
     Row("multi_label, sst2", "configs/text/multi_label.py", {}),
     Row("simcse, ag-news", "configs/text/simcse.py", {}),
+    Row("mlm, ag-news", "configs/text/mlm.py:data=ag-news", {}),
+    Row("electra, ag-news", "configs/text/electra.py:data=ag-news", {}, "mlm, ag-news"),
+    Row("span_bert, ag-news", "configs/text/span_bert.py:data=ag-news", {}, "mlm, ag-news"),
+    Row(
+        "text_infilling (masking), ag-news",
+        "configs/text/bart.py:data=ag-news",
+        {"objective.corruptions": "('masking',)"},
+    ),
+    Row("text_infilling, ag-news", "configs/text/bart.py:data=ag-news", {}, "text_infilling (masking), ag-news"),
     Row("classification, cifar10", "configs/vision/classification.py:data=cifar10", IMAGES),
     Row("clip, noto-emoji", "configs/multimodal/clip.py", {}),
     Row("siglip, noto-emoji", "configs/multimodal/siglip.py", {}),
@@ -128,6 +150,18 @@ ROWS = [
         "causal_lm, classic-books",
         "configs/text/causal_lm.py:data=classic-books",
         {"evals.perplexity.test_split": "valid"},
+    ),
+    Row(
+        "masked_diffusion, classic-books",
+        "configs/text/masked_diffusion.py:data=classic-books",
+        {"evals.perplexity.test_split": "valid"},
+        "causal_lm, classic-books",
+    ),
+    Row("prefix_lm (causal), classic-books", PREFIX_LM, {**BOOKS, "objective.bidirectional": "False"}),
+    Row("prefix_lm, classic-books", PREFIX_LM, BOOKS, "prefix_lm (causal), classic-books"),
+    *(
+        Row(f"{name}, classic-books", f"configs/text/{file}.py:data=classic-books", {"evals.loss.test_split": "valid"})
+        for name, file in (("mlm with order", "albert"), ("gap_sentences", "pegasus"), ("mixture_of_denoisers", "ul2"))
     ),
 ]
 
@@ -180,10 +214,11 @@ def run(row: Row, seed: int, core: int) -> None:
     if is_done(key):
         return
     print(f"{row.name}, seed {seed}: core {core}, log {RUNS.relative_to(ROOT)}/{key}.log", flush=True)
-    workdir = RUNS / key
+    workdir, arguments = RUNS / key, [f"--config.{name}={value}" for name, value in overrides]
     shutil.rmtree(workdir, ignore_errors=True)  # an interrupted unit starts again, since its time is measured
+    if row.teacher:
+        arguments = [*arguments, f"--config.objective.teacher_from={_teacher(row, seed, core)}"]
     commit, before = _output("git", "rev-parse", "--short", "HEAD"), code_hash()
-    arguments = [f"--config.{name}={value}" for name, value in overrides]
     command = [sys.executable, "-m", "ssljax.cli", "train", "--config", row.config, "--workdir", str(workdir)]
     with open(f"{workdir}.log", "w") as log:
         process = subprocess.Popen(
@@ -212,6 +247,17 @@ def run(row: Row, seed: int, core: int) -> None:
     }
     with LOCK, open(LEDGER, "a") as f:
         f.write(json.dumps({**record, "steps": last, "results": results}) + "\n")
+
+
+def _teacher(row: Row, seed: int, core: int) -> pathlib.Path:
+    """The workdir of the teacher of a unit, which is trained if it is not finished."""
+    workdir = RUNS / f"teacher-{digest([read_file(str(ROOT / row.teacher)), seed])}"
+    command = [sys.executable, "-m", "ssljax.cli", "train", "--config", row.teacher, "--workdir", str(workdir)]
+    options = [f"--config.seed={seed}", "--config.log.progress=false", f"--config.data.split={REST}"]
+    done = subprocess.run(["taskset", "-c", str(core), *command, *options, "--config.evals={}"], cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"teacher: exit code {done.returncode}")
+    return workdir
 
 
 def _output(*command: str) -> str:
@@ -266,14 +312,14 @@ def lines(only: str = "") -> tuple[list[Line], list[str]]:
     trained = {line[:3]: line[3].get("trained", []) for line in out}
     for name, evaluation, metric, by, _, _ in out:
         if own := trained.get((rows[name].control, evaluation, metric)):
-            by["labels alone"] = own
+            by["control run"] = own
     return out, missing
 
 
 def table(only: str = "") -> str:
     """Markdown of docs/results.md: a line per row and headline metric, with mean and standard deviation over seeds."""
     found, missing = lines(only)
-    controls = ("untrained", "raw", "labels alone", "pca", "mean", "majority", "chance", "unigram", "bigram")
+    controls = ("untrained", "raw", "control run", "pca", "mean", "majority", "chance", "unigram", "bigram")
     head = ["run", "evaluation", "metric", "trained", *controls, "seeds", "verdict", "minutes"]
     body = [
         [
