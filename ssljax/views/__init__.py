@@ -20,7 +20,7 @@ from ssljax.views.color import (
     random_solarize,
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
-from ssljax.views.graphs import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
+from ssljax.views.graph_views import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in
 from ssljax.views.masks import (
@@ -44,7 +44,7 @@ REGISTRY = Registry(
         "single": "ssljax.views.augment:Single",
         "two_views": "ssljax.views.augment:TwoViews",
         "multi_crop": "ssljax.views.augment:MultiCrop",
-        "graph_views": "ssljax.views.graphs:GraphViews",
+        "graph_views": "ssljax.views.graph_views:GraphViews",
     },
     has=("__dataclass_fields__", "__call__"),
 )
