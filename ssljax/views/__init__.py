@@ -30,7 +30,7 @@ from ssljax.views.documents import (
     sentence_numbers,
 )
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
-from ssljax.views.graphs import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
+from ssljax.views.graph_views import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in, uniforms
 from ssljax.views.lab import ab_bins, annealed_mean, lab_to_rgb, nearest_bins, rebalancing, rgb_to_lab
@@ -67,7 +67,7 @@ REGISTRY = Registry(
         "single": "ssljax.views.augment:Single",
         "two_views": "ssljax.views.augment:TwoViews",
         "multi_crop": "ssljax.views.augment:MultiCrop",
-        "graph_views": "ssljax.views.graphs:GraphViews",
+        "graph_views": "ssljax.views.graph_views:GraphViews",
     },
     has=("__dataclass_fields__", "__call__"),
 )
