@@ -16,6 +16,7 @@ DATA = ("python-docs", "classic-books", "files")
 
 # Splits of evaluations.
 HELD_OUT = {
+    "ag-news": dict(test_split="test"),
     "classic-books": dict(test_split="test"),
     "python-docs": dict(test_split="test"),
     "files": dict(fit_split="train[:90%]", test_split="train[90%:]"),
@@ -48,14 +49,14 @@ BART = dict(
 # An encoder-decoder with relative positions that reads bytes; ids above those of bytes are sentinels.
 T5 = dict(name="t5", preset=None, width=96, depth=3, heads=4, head_dim=24, vocab_size=320, activation="geglu_tanh")
 
-# News of four topics, which serve for the evaluations alone: texts in a vocabulary of 4,000 pieces of words.
+NEWS_PIECES = dict(tokenizer=dict(name="bpe", vocab_size=4_000), mode="documents", seq_len=48)
+
+# News of four topics, which serve for the evaluations alone, in a vocabulary of 4,000 pieces of words.
 NEWS = dict(
     source="jsonl:$SSLJAX_DATA/ag_news_small/{split}.jsonl",
     keys=dict(text="text", label="label"),
     num_classes=4,
-    tokenizer=dict(name="bpe", vocab_size=4_000),
-    mode="documents",
-    seq_len=48,
+    **NEWS_PIECES,
 )
 L2 = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -67,11 +68,13 @@ COSINE = dict(name="cosine", warmup="5%", final=0.1)
 
 
 def config(data, model, objective, steps, text=BYTES, schedule=LINEAR, evals=None, batch_size=16):
-    """The config of a method on one of the texts; `evals` are the held-out loss unless there are others.
+    """The config of a method on one of the texts; news have a vocabulary of their own, and not that of `text`.
 
-    On news they are k-NN and a linear probe of the topics, whatever `text` and `evals` are.
+    `evals` are the held-out loss unless there are others, on news k-NN and a linear probe of the topics.
     """
-    topics = dict(knn=dict(), linear=dict(l2=L2))
+    if evals is None:
+        loss = dict(**HELD_OUT[data], max_examples=256)
+        evals = dict(knn=dict(), linear=dict(l2=L2)) if data == "ag-news" else dict(loss=loss)
     return ml_collections.ConfigDict(
         dict(
             model=model,
@@ -79,7 +82,7 @@ def config(data, model, objective, steps, text=BYTES, schedule=LINEAR, evals=Non
             data=NEWS if data == "ag-news" else dict(**SOURCES[data], **text),
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, b2=0.95, clip_norm=1.0),
             schedule=schedule,
-            evals=topics if data == "ag-news" else evals or dict(loss=dict(**HELD_OUT[data], max_examples=256)),
+            evals=evals,
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=batch_size,

@@ -102,12 +102,16 @@ class SentencePairs(NamedTuple):
     Attributes:
         tokens: int [B, T].
         token_types: int32 [B, T], 0 up to the separator of the first segment, then 1.
+        segment_ids: int32 [B, T], 1, and 0 for padding.
         apart: bool [B], True if the second segment is not the one that follows the first in the text.
+        whole: bool [B], False if a segment is empty.
     """
 
     tokens: jax.Array
     token_types: jax.Array
+    segment_ids: jax.Array
     apart: jax.Array
+    whole: jax.Array
 
 
 def sentence_pairs(
@@ -117,30 +121,51 @@ def sentence_pairs(
     *,
     first_id: int | None = None,
     separator_id: int | None = None,
+    pad_id: int = 0,
 ) -> SentencePairs:
     """Makes pairs of segments, of which a random half does not follow each other in the text.
 
-    The segments are the halves of the row, cut to the room beside the special tokens: [first] A [separator] B
-    [separator]. With `other`, B is the second half of another row with probability 1/2 (next-sentence prediction of
-    BERT, Devlin et al. 2019, section 3.1); without it, A and B change places (sentence-order prediction of ALBERT, Lan
-    et al. 2020, section 3.1).
+    The segments A and B are the halves of the text of a row, as far as there is room beside the special tokens: [first]
+    A [separator] B [separator]. With `other`, B is the second half of another text with probability 1/2 (next-sentence
+    prediction of BERT, Devlin et al. 2019, section 3.1); without it, A and B change places (sentence-order prediction
+    of ALBERT, Lan et al. 2020, section 3.1).
 
     Args:
         keys: random keys [B].
-        tokens: int [B, L].
-        other: int [B, L], other rows; None: the segments change places.
+        tokens: int [B, T], negative where a row has no text.
+        other: int [B, T], other rows; None: the segments change places.
         first_id: token before the first segment; None: none.
         separator_id: token after each segment; None: none.
+        pad_id: token of padding.
     """
-    count, length = tokens.shape
-    before = [] if first_id is None else [first_id]
-    after = [] if separator_id is None else [separator_id]
-    half = (length - len(before) - 2 * len(after)) // 2
-    apart = uniforms(keys, 1)[:, 0] < 0.5
-    first, second = tokens[:, :half], tokens[:, half : 2 * half]
-    swapped = (second, first) if other is None else (first, other[:, half : 2 * half])
-    first, second = (jnp.where(apart[:, None], x, y) for x, y in zip(swapped, (first, second)))
-    fixed = lambda ids: jnp.broadcast_to(jnp.array(ids, tokens.dtype), (count, len(ids)))  # noqa: E731
-    row = jnp.concatenate([fixed(before), first, fixed(after), second, fixed(after)], axis=1)
-    types = jnp.arange(row.shape[1]) >= len(before) + half + len(after)
-    return SentencePairs(row, jnp.broadcast_to(types.astype(jnp.int32), row.shape), apart)
+    length = tokens.shape[1]
+    before, after = int(first_id is not None), int(separator_id is not None)
+    room = length - before - 2 * after
+
+    def halves(row: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the text at the front of a row, from its second half on in another, and the size of a half."""
+        text = row[jnp.argsort(row < 0, stable=True)]
+        size = jnp.minimum(jnp.sum(row >= 0), room) // 2
+        return text, jnp.roll(text, -size), size
+
+    def pair(u: jax.Array, row: jax.Array, other: jax.Array | None) -> SentencePairs:
+        apart, (first, second, size) = u < 0.5, halves(row)
+        sizes = (size, size)
+        if other is None:
+            first, second = (jnp.where(apart, x, y) for x, y in ((second, first), (first, second)))
+        else:
+            _, from_other, other_size = halves(other)
+            second, sizes = jnp.where(apart, from_other, second), (size, jnp.where(apart, other_size, size))
+        at = jnp.arange(length)
+        middle = before + sizes[0] + after  # where the second segment begins
+        end = middle + sizes[1] + after
+        out = jnp.where(at < middle, jnp.roll(first, before), jnp.roll(second, middle))
+        if after:
+            out = jnp.where((at == middle - 1) | (at == end - 1), separator_id, out)
+        if before:
+            out = jnp.where(at == 0, first_id, out)
+        out = jnp.where(at < end, out, pad_id).astype(tokens.dtype)
+        types, inside = ((at >= middle) & (at < end)).astype(jnp.int32), (at < end).astype(jnp.int32)
+        return SentencePairs(out, types, inside, apart, (sizes[0] > 0) & (sizes[1] > 0))
+
+    return jax.vmap(pair, in_axes=(0, 0, None if other is None else 0))(uniforms(keys, 1)[:, 0], tokens, other)

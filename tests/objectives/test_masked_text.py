@@ -162,9 +162,7 @@ def test_span_boundary_loss_by_its_definition():
 # --- sentence pairs ---------------------------------------------------------------------------------------------------
 
 
-def test_pairs_need_windows_a_head_and_types():
-    with pytest.raises(UserError, match=r"objective.pairs: 'order' cuts rows of running text"):
-        make(model=PAIR, pairs="order")
+def test_pairs_need_a_head_and_types():
     with pytest.raises(UserError, match=r"objective.pairs: 'next' needs a head for pairs; add 'pair' to model.extras"):
         make(spec=WINDOWS, pairs="next")
     with pytest.raises(UserError, match=r"objective.pairs: 'next' needs token types; set model.token_types to 2"):
@@ -192,7 +190,7 @@ def test_pairs_by_their_definition(objective_of):
         first, second = tokens[i, :4], tokens[i, 4:8]
         if apart[i]:
             first, second = (second, first) if objective.pairs == "order" else (first, tokens[i - 1, 4:8])
-        assert row.tolist() == [1, *first, 2, *second, 2]
+        assert row.tolist() == [1, *first, 2, *second, 2, 0]
     assert not np.isin(before[np.arange(16)[:, None], inputs["chosen_at"]][np.asarray(inputs["counted"])], (1, 2)).any()
     encoded = objective.hidden(params, inputs, None)
     logits = objective.model.apply({"params": params["encoder"]}, encoded.pooled, method="pair_logits")
@@ -216,6 +214,24 @@ def test_pairs_in_slices_equal_one_batch(objective_of):
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(one.grads))
     for a, b in zip(jax.tree.leaves(one.grads), jax.tree.leaves(four.grads)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("pairs", ["order", "next"])
+def test_pairs_of_ragged_rows(pairs):
+    """A row's first text is cut in halves; rows of less than two tokens have no weight."""
+    objective = make(model=PAIR, pairs=pairs, rate=0.3)
+    batch = tiny.batch()
+    batch["segment_ids"] = batch["segment_ids"].at[:2].set(0).at[2].set(jnp.arange(tiny.LENGTH) == 0)
+    params = random_params(order)
+    inputs, outputs, loss = parts(objective, params, batch)
+    whole, segments = np.asarray(inputs["whole"]), np.asarray(batch["segment_ids"])
+    sizes = np.minimum((segments == 1).sum(1), tiny.LENGTH - 3) // 2
+    others = np.where(np.asarray(inputs["apart"]) & (pairs == "next"), np.roll(sizes, 1), sizes)
+    np.testing.assert_array_equal(whole, (sizes > 0) & (others > 0))
+    np.testing.assert_array_equal(np.asarray(inputs["segment_ids"]).sum(1), sizes + others + 3)
+    assert loss.terms["pair"][2] == whole.sum() < tiny.BATCH
+    values = -logs(outputs["pair"])[np.arange(tiny.BATCH), np.asarray(inputs["apart"]).astype(int)]
+    np.testing.assert_allclose(loss.terms["pair"][1], values[whole].sum(), rtol=1e-5)
 
 
 def test_a_batch_of_one_row_has_no_other_text():

@@ -162,19 +162,31 @@ def test_boundaries_by_their_definition():
 def test_sentence_pairs_by_their_definition(kind, first, separator):
     count, length = 2000, 21
     tokens = np.arange(count * length).reshape(count, length).astype(np.int32) + 10
+    rng = np.random.default_rng(0)
+    tokens = np.where(rng.random((count, 1)) < 0.3, tokens, np.where(rng.random(tokens.shape) < 0.4, -1, tokens))
+    tokens[::50, 1:] = -1  # at most one token
     other = np.roll(tokens, 1, axis=0) if kind == "next" else None
-    make = functools.partial(views.sentence_pairs, first_id=first, separator_id=separator)
+    make = functools.partial(views.sentence_pairs, first_id=first, separator_id=separator, pad_id=7)
     pairs = jax.jit(make)(keys_of(count), tokens, other)
-    row, types, apart = map(np.asarray, pairs)
+    row, types, segments, apart, whole = map(np.asarray, pairs)
     before, after = [first] * (first is not None), [separator] * (separator is not None)
-    half = (length - len(before) - 2 * len(after)) // 2
-    assert apart.mean() == pytest.approx(0.5, abs=0.05)
+    room = length - len(before) - 2 * len(after)
+    assert apart.mean() == pytest.approx(0.5, abs=0.05) and 0.9 < whole.mean() < 0.99
+
+    def halves(i):
+        text = tokens[i][tokens[i] >= 0].tolist()[:room]
+        half = len(text) // 2
+        return text[:half], text[half : 2 * half]
+
     for i in range(count):
-        a, b = tokens[i][:half].tolist(), tokens[i][half : 2 * half].tolist()
+        a, b = halves(i)
         if apart[i] and kind == "order":
             a, b = b, a
         elif apart[i]:
-            b = tokens[i - 1][half : 2 * half].tolist()
-        assert row[i].tolist() == [*before, *a, *after, *b, *after]
-        cut = len(before) + half + len(after)
-        assert types[i].tolist() == [0] * cut + [1] * (row.shape[1] - cut)
+            _, b = halves(i - 1)
+        expected = [*before, *a, *after, *b, *after]
+        rest = [0] * (length - len(expected))
+        assert row[i].tolist() == [*expected, *([7] * len(rest))] and segments[i].tolist() == [1] * len(expected) + rest
+        cut = len(before) + len(a) + len(after)
+        assert types[i].tolist() == [0] * cut + [1] * (len(expected) - cut) + rest
+        assert whole[i] == bool(a and b)

@@ -13,7 +13,7 @@ from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
-from ssljax.data.rows import first_token, last_token
+from ssljax.data.rows import first_token, last_token, pad_token
 from ssljax.layers.embeddings import take_tokens
 from ssljax.layers.heads import BoundaryHead
 from ssljax.layers.width import output_ratio
@@ -47,8 +47,6 @@ class MLM(MaskedText):
         if self.pairs is None:
             return
         name = f"objective.pairs: {self.pairs!r}"
-        if "segment_ids" in self.spec.elements:
-            raise UserError(f"{name} cuts rows of running text in two; set data.mode to 'windows'")
         if "pair" not in self.model.config.extras:
             raise UserError(f"{name} needs a head for pairs; add 'pair' to model.extras")
         if self.model.config.token_types < 2:
@@ -68,10 +66,15 @@ class MLM(MaskedText):
         return BoundaryHead(places, self.model.readout_width, output_ratio(self.model))
 
     def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
-        """Returns the batch, for 'next' with the row before each row; batches are in random order."""
+        """Returns the batch, for 'next' with the text of the row before each row; batches are in random order."""
         if self.pairs != "next" or len(batch["tokens"]) < 2:
             return batch
-        return {**batch, "other": jnp.roll(batch["tokens"], 1, axis=0)}
+        return {**batch, "other": jnp.roll(self._first_text(batch), 1, axis=0)}
+
+    def _first_text(self, batch: Batch) -> jax.Array:
+        """Returns the ordinary tokens [B, T] of the first text of each row, -1 elsewhere."""
+        first = batch["segment_ids"] == 1 if "segment_ids" in batch else True
+        return jnp.where(self.scored(batch) & first, batch["tokens"], -1)
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         pair: dict[str, Any] = {}
@@ -85,13 +88,14 @@ class MLM(MaskedText):
         return inputs | pair
 
     def _paired(self, keys: jax.Array, batch: Batch) -> tuple[Batch, dict[str, jax.Array]]:
-        """Returns a batch of pairs of segments, and whether they are apart, bool [B]."""
-        ids, tokens, other = self.spec.special_ids, batch["tokens"], None
-        if self.pairs == "next":
-            other = batch.get("other", tokens)
-        pairs = views.sentence_pairs(keys, tokens, other, first_id=first_token(ids), separator_id=last_token(ids))
-        apart = pairs.apart if self.pairs == "order" or "other" in batch else jnp.zeros_like(pairs.apart)
-        return {"tokens": pairs.tokens, "token_types": pairs.token_types}, {"apart": apart}
+        """Returns a batch of pairs of segments, and which are apart, and whole, bool [B] each."""
+        ids, text = self.spec.special_ids, self._first_text(batch)
+        other = batch.get("other", text) if self.pairs == "next" else None
+        special: dict[str, Any] = {"first_id": first_token(ids), "separator_id": last_token(ids)}
+        found = views.sentence_pairs(keys, text, other, **special, pad_id=pad_token(ids))._asdict()
+        apart = found["apart"] & (self.pairs == "order" or "other" in batch)  # a text alone is followed by its own end
+        made = {name: found[name] for name in ("tokens", "token_types", "segment_ids")}
+        return made, {"apart": apart, "whole": found["whole"]}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         encoded = self.hidden(params, inputs, noise_of(ctx), ctx)
@@ -114,10 +118,10 @@ class MLM(MaskedText):
             found = token_loss(scores, inside)
             terms, metrics = terms | {"boundary": found.terms["nll"]}, metrics | _named(found.metrics, "boundary")
         if self.pairs is not None:
-            labels, count = inputs["apart"].astype(jnp.int32), jnp.float32(len(inputs["apart"]))
+            labels, whole = inputs["apart"].astype(jnp.int32), inputs["whole"].astype(jnp.float32)
             values, _ = losses.cross_entropy(outputs["pair"], labels, reduce=False)
-            right = jnp.sum(jnp.argmax(outputs["pair"], -1) == labels).astype(jnp.float32)
-            terms = terms | {"pair": (1.0, jnp.sum(values), count)}
+            right, count = jnp.sum(whole * (jnp.argmax(outputs["pair"], -1) == labels)), jnp.sum(whole)
+            terms = terms | {"pair": (1.0, jnp.sum(whole * values), count)}
             metrics = metrics | {"accuracy/pair": (right, count)}
         return Loss(terms, metrics)
 
