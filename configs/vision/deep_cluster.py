@@ -23,7 +23,7 @@ AUGMENT = {
 
 def get_config(arg=""):
     data = arguments(arg, data=_images.DATA)["data"]
-    objective = dict(name="deep_cluster", clusters=64, queue=4096, refresh=50, components=32, augment=AUGMENT[data])
+    objective = dict(name="deep_cluster", clusters=64, queue=4096, refresh=40, components=32, augment=AUGMENT[data])
     optional = dict(fit_split="train[:-10%]", test_split="train[-10%:]", optional=True) if data == "folder" else {}
     evals = _images.probes(data) | dict(k_means=dict(max_examples=5_000, **optional))
     return _images.one_view(data, objective, steps=250 if data == "mnist" else 600, evals=evals)

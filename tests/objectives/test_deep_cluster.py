@@ -37,14 +37,20 @@ def made(**settings):
 def test_loss_by_its_definition(balance):
     objective, params, extra, inputs, ctx = made(balance=balance)
     np.testing.assert_allclose(inputs["whole"], objective.prepare(tiny.batch())["image"], atol=1e-6)
-    view, whole = (
-        np.asarray(apply(objective.model, params["encoder"], objective.pixels(inputs[name])).pooled, np.float64)
-        for name in ("image", "whole")
+    view, whole, then = (
+        np.asarray(apply(objective.model, network, objective.pixels(inputs[name])).pooled, np.float64)
+        for network, name in (
+            (params["encoder"], "image"),
+            (params["encoder"], "whole"),
+            (extra["start"]["encoder"], "whole"),
+        )
     )
-    z = (whole - np.asarray(extra["mean"])) @ np.asarray(extra["whitening"], np.float64)
+    z = (then - np.asarray(extra["mean"])) @ np.asarray(extra["whitening"], np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     clusters = [np.argmin(((row - np.asarray(extra["centroids"])) ** 2).sum(1)) for row in z]
-    head = {k: np.asarray(params["head"]["linear"][k] - extra["start"]["linear"][k]) for k in ("kernel", "bias")}
+    head = {
+        k: np.asarray(params["head"]["linear"][k] - extra["start"]["head"]["linear"][k]) for k in ("kernel", "bias")
+    }
     logits = view @ head["kernel"] + head["bias"]
     sizes = np.asarray(extra["sizes"])
     value = 0.0
@@ -78,7 +84,7 @@ def test_whitened_features_are_uncorrelated():
 
 
 def test_a_clustering_comes_every_few_steps_once_the_queue_is_full():
-    objective, params, extra, _, _ = made()  # a queue of 32, every 2 steps
+    objective, params, extra, _, _ = made(refresh=3)  # a queue of 32
     update, rng = jax.jit(objective.update), np.random.default_rng(2)
     rows, seen = [], []
     for step in range(6):
@@ -97,8 +103,8 @@ def test_a_clustering_comes_every_few_steps_once_the_queue_is_full():
         np.testing.assert_allclose(np.abs(extra["whitening"]), np.abs(whitening), rtol=1e-2, atol=1e-3)
         clusters = clustering.assign(points, extra["centroids"])
         np.testing.assert_array_equal(extra["sizes"], np.bincount(clusters, minlength=5))
-        # The classifier begins anew: its logits are 0.
-        jax.tree.map(np.testing.assert_array_equal, extra["start"], params["head"])
+        # The classifier begins anew: its logits are 0. This encoder assigns images from now on.
+        jax.tree.map(np.testing.assert_array_equal, extra["start"], params)
     assert seen == [False, False, False, True, False, True]
 
 

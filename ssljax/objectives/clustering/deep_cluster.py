@@ -27,13 +27,14 @@ EXACT = jax.lax.Precision.HIGHEST
 class DeepCluster(ImageObjective):
     """Cross-entropy of an augmented view with the cluster of the whole image (eq. 1), all clusters weighted alike.
 
-    The features of whole images wait in a queue. Every `refresh` steps they are clustered, and the classifier begins
-    anew. Before, the centroids are random directions.
+    The features of whole images wait in a queue. When it is full, and then every `refresh` steps, they are clustered,
+    and the classifier begins anew. Between two clusterings the encoder of the last one assigns images to clusters, so
+    that an image stays in its cluster. Before the first one, the centroids are random directions.
     """
 
     clusters: int = schema.setting(10_000, gt=1, doc="number of clusters (K)")
     queue: int = schema.setting(65_536, gt=1, doc="number of the last examples whose features are clustered")
-    refresh: int = schema.setting(1000, gt=0, doc="steps between two clusterings")
+    refresh: int = schema.setting(1000, gt=0, doc="steps between two clusterings, once the queue is full")
     iterations: int = schema.setting(20, gt=0, doc="updates of the centroids of a clustering")
     components: int = schema.setting(
         256, gt=0, doc="principal components of the features that are kept, whitened, then normalised to length 1"
@@ -67,7 +68,7 @@ class DeepCluster(ImageObjective):
             "whitening": jnp.eye(self.model.width, self._kept),
             "centroids": l2_normalize(directions),
             "sizes": jnp.full(self.clusters, self.queue / self.clusters, jnp.float32),
-            "start": jax.tree.map(jnp.zeros_like, head),
+            "start": {"encoder": jax.tree.map(jnp.copy, encoder), "head": jax.tree.map(jnp.zeros_like, head)},
         }
         return Variables({"encoder": encoder, "head": head}, extra)
 
@@ -80,10 +81,14 @@ class DeepCluster(ImageObjective):
         encoder = params["encoder"]
         pooled = apply(self.model, encoder, self.pixels(inputs["image"]), noise=noise_of(ctx), ctx=ctx).pooled
         # The classifier as it differs from that of the last clustering: it begins at 0 each time.
-        head = jax.tree.map(jnp.subtract, params["head"], extra["start"])
-        whole = apply(self.model, encoder, self.pixels(inputs["whole"])).pooled.astype(jnp.float32)
-        features = jax.lax.stop_gradient(whole)
-        clusters = clustering.assign(reduced(features, extra["mean"], extra["whitening"]), extra["centroids"])
+        head = jax.tree.map(jnp.subtract, params["head"], extra["start"]["head"])
+        whole = self.pixels(inputs["whole"])
+        now, then = (
+            apply(self.model, network, whole).pooled.astype(jnp.float32)
+            for network in (encoder, extra["start"]["encoder"])
+        )
+        clusters = clustering.assign(reduced(then, extra["mean"], extra["whitening"]), extra["centroids"])
+        features = jax.lax.stop_gradient(now)
         return {"logits": apply(self._head(), head, pooled), "clusters": clusters, "features": features}
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
@@ -104,15 +109,15 @@ class DeepCluster(ImageObjective):
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         queue = jnp.concatenate([rows, extra["queue"]])[: self.queue]  # newest first
         filled = jnp.minimum(extra["filled"] + len(rows), self.queue)
+        due = (filled == self.queue) & ((extra["filled"] < self.queue) | ((step + 1) % self.refresh == 0))
         extra = {**extra, "queue": queue, "filled": filled}
-        due = (filled == self.queue) & ((step + 1) % self.refresh == 0)
         return jax.lax.cond(due, lambda: self._clustered(extra, params, step), lambda: extra)
 
     def flops(self, spec: Any) -> float:
         one = view_flops(self.model, self.augment, spec)
         reduction = 2.0 * self.model.width * self._kept + 2.0 * self._kept * self.clusters
         # A backward pass costs two forward passes; whole images have none.
-        return one + 2.0 * self.model.width * self.clusters + (one + reduction) / 3
+        return one + 2.0 * self.model.width * self.clusters + (2 * one + reduction) / 3
 
     def _clustered(self, extra: Any, params: Params, step: jax.Array) -> Any:
         """Returns the extra state after a clustering of the queue."""
@@ -121,8 +126,8 @@ class DeepCluster(ImageObjective):
         key = jax.random.fold_in(jax.random.wrap_key_data(extra["key"]), step)
         centroids, clusters = clustering.k_means(key, points, self.clusters, self.iterations)
         sizes = jax.nn.one_hot(clusters, self.clusters).sum(0)
-        new = {"mean": mean, "whitening": whitening, "centroids": centroids, "sizes": sizes, "start": params["head"]}
-        return {**extra, **new}
+        new = {"mean": mean, "whitening": whitening, "centroids": centroids, "sizes": sizes}
+        return {**extra, **new, "start": {name: params[name] for name in ("encoder", "head")}}
 
     @property
     def _kept(self) -> int:
