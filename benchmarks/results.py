@@ -130,6 +130,7 @@ ROWS = [
     Row("multi_label, sst2", "configs/text/multi_label.py", {}),
     Row("simcse, ag-news", "configs/text/simcse.py", {}),
     Row("mlm, ag-news", "configs/text/mlm.py:data=ag-news", {}),
+    Row("electra, classic-books", "configs/text/electra.py:data=classic-books", {"evals.loss.test_split": "valid"}),
     Row("electra, ag-news", "configs/text/electra.py:data=ag-news", {}, "mlm, ag-news"),
     Row("mlm with order (albert), ag-news", "configs/text/albert.py", {}),
     Row("span_bert, ag-news", "configs/text/span_bert.py:data=ag-news", {}, "mlm, ag-news"),

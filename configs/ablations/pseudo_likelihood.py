@@ -19,12 +19,12 @@ DATA = dict(source="builtin:markov", tokenizer=dict(name="bytes"), mode="windows
 
 def get_config(arg=""):
     causal = arguments(arg, model=("bert", "gpt"))["model"] == "gpt"
-    model = dict(name="gpt" if causal else "bert", preset=None, width=64, depth=2, heads=4)
     if causal:
+        model = dict(name="gpt", preset=None, width=64, depth=2, heads=4, positions="none", rope_theta=10_000)
         evals, axes = dict(perplexity=dict(max_examples=20_000)), dict(seeds=2)
         return _small.study(model, dict(name="causal_lm"), DATA, 2000, axes, evals)
     # Every chosen letter is replaced by the mask, so that the model learns conditionals of the true letters alone.
     objective = dict(name="mlm", mask_share=1.0, random_share=0.0)
     axes = dict(grid=(("objective.rate", (0.2, 0.4, 0.6, 0.8)),), seeds=2)
     evals = dict(pseudo_perplexity=dict(max_examples=20_000))
-    return _small.study(model, objective, DATA, 2000, axes, evals)
+    return _small.study(_small.BERT, objective, DATA, 2000, axes, evals)
