@@ -23,7 +23,7 @@ ENCODERS = {
     "tokens": {"name": "bert", "pool": "mean", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
     "spectrograms": {"name": "ast", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
 }
-IMAGES_ONLY = ("mixup", "cutmix")  # settings of a tiny config that other inputs refuse
+IMAGES_ONLY = ("mixup", "cutmix", "teacher_model")  # settings of a tiny config that other inputs refuse
 
 
 def batch(seed):
