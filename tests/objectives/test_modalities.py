@@ -32,7 +32,7 @@ OTHERS = {
         "parts": {"words": {"name": "mlm"}, "views": {"name": "simcse", "projector": {"output": 16}}},
     }
 }
-IMAGES_ONLY = ("mixup", "cutmix", "augment")  # settings of a tiny config that other inputs refuse
+IMAGES_ONLY = ("mixup", "cutmix", "augment", "teacher_model")  # settings of a tiny config that other inputs refuse
 AUGMENTS = {"graphs": "graph_views", "images": "two_views"}
 
 

@@ -414,8 +414,8 @@ def test_a_run_of_zero_steps_evaluates_the_loaded_model(simclr, tmp_path):
     config = json.loads((simclr / "config.json").read_text())
     (tmp_path / "copy/config.json").write_text(json.dumps({**config, "evals": evals}))
     want = [line["metrics"] for line in runs.evaluate(tmp_path / "copy") if line["of"] == "trained"]
-    lines = run.train({**IMAGES, "steps": 0, "evals": evals, "init_from": {"path": str(simclr)}}, tmp_path / "run")
-    assert [line["metrics"] for line in lines if line["of"] == "trained"] == want
+    done = run.train({**IMAGES, "steps": 0, "evals": evals, "init_from": {"path": str(simclr)}}, tmp_path / "run")
+    assert [line["metrics"] for line in done.evaluations if line["of"] == "trained"] == want
     assert (tmp_path / "run/report.html").exists()
 
 
