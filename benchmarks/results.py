@@ -79,6 +79,7 @@ MORE = {"autoencoder": CODES, "vae": CODES, "deep_cluster": CLUSTERS}  # splits 
 NUMBERS = {"data.split": REST, "evals.loss.test_split": HELD_OUT}
 FEW_LABELS_DATA = {"data.streams.unlabeled.split": REST, "evals.loss.test_split": HELD_OUT}
 DISTILLATION, TEACHER = "configs/vision/distillation.py", "configs/vision/classification.py:data=mnist"
+STUDENT = IMAGES | {"evals.loss.test_split": HELD_OUT}
 PREFIX_LM = "configs/text/prefix_lm.py:data=classic-books"
 BOOKS = {"evals.loss.test_split": "valid", "evals.perplexity.test_split": "valid"}
 IN_README = ("simclr", "dino", "swav", "mae", "classification", "clip", "siglip", "mlm", "causal_lm")
@@ -120,8 +121,8 @@ ROWS = [
         for part in ("mae", "simclr")
     ),
     Row("fusion, mnist", "configs/vision/fusion.py", IMAGES, "simclr (as many FLOPs as fusion), mnist"),
-    Row("student alone, mnist", f"{DISTILLATION}:data=mnist", IMAGES | {"objective.weight": "0"}, "", TEACHER),
-    Row("distillation, mnist", f"{DISTILLATION}:data=mnist", IMAGES, "student alone, mnist", TEACHER),
+    Row("student alone, mnist", f"{DISTILLATION}:data=mnist", STUDENT | {"objective.weight": "0"}, "", TEACHER),
+    Row("distillation, mnist", f"{DISTILLATION}:data=mnist", STUDENT, "student alone, mnist", TEACHER),
     *(Row(f"graph_cl, {data}", f"configs/graphs/graph_cl.py:data={data}", {}) for data in ("proteins", "mutag")),
     *(
         Row(f"regression{suffix}, mnist", f"configs/vision/regression.py{argument}", NUMBERS)

@@ -20,4 +20,4 @@ from ssljax.config import arguments
 def get_config(arg=""):
     data = arguments(arg, data=_texts.DATA)["data"]
     evals = dict(perplexity=dict(**_texts.HELD_OUT[data], max_examples=200))
-    return _texts.config(data, _texts.BERT, dict(name="masked_diffusion"), 1000, evals=evals)
+    return _texts.config(data, _texts.BERT, dict(name="masked_diffusion"), 2000, schedule=_texts.COSINE, evals=evals)

@@ -22,6 +22,8 @@ def get_config(arg=""):
     data = arguments(arg, data=_images.DATA)["data"]
     augment = dict(name="single", crop_scale=(0.5, 1.0), augment=dict(flip=0.0 if data == "mnist" else 0.5))
     objective = dict(name="distillation", teacher_model=_images.encoder(data), augment=augment)
-    config = _images.one_view(data, objective, steps=250 if data == "mnist" else 550)
+    loss = dict(max_examples=5_000, test_split="train[-10%:]" if data == "folder" else "test")
+    evals = _images.probes(data) | dict(loss=loss)
+    config = _images.one_view(data, objective, steps=250 if data == "mnist" else 550, evals=evals)
     config.model = dict(_images.vit(_images.PATCH_SIZE[data]), width=32, depth=2)
     return config
