@@ -64,7 +64,7 @@ class Reader(Protocol):
         """Returns the log-probability [N] in nats and the number of scored tokens [N] of each example."""
 
     def scored(self, split: str, whole: bool = False) -> np.ndarray:
-        """Returns bool [N, T], the tokens of a split that `scores` counts."""
+        """Returns bool [N, T], the tokens of a split that `scores` counts; `whole`: that n-grams are fitted on."""
 
     def bytes_per_token(self, split: str) -> float | None:
         """Returns the UTF-8 bytes of text per token that `scores` counts, None without text."""

@@ -29,9 +29,10 @@ class HeldOutLoss(Evaluation):
         return list(metrics)
 
     def direction(self, metric: str) -> Direction | None:
-        if metric == "loss" or metric.startswith(("loss/", "nll_")) or metric.endswith("error"):
+        own = metric.rpartition("/")[2]  # without the name of a part of a fusion
+        if metric == "loss" or metric.startswith("loss/") or own.startswith("nll_") or own.endswith("error"):
             return "lower"
-        return "higher" if metric.startswith("accuracy") else None
+        return "higher" if metric.startswith("accuracy") or own == "accuracy" else None
 
     def summary(self) -> str:
         return f"batches of {self.batch_size}, fixed keys"

@@ -129,7 +129,7 @@ class SubjectReader:
             raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
 
     def scored(self, split: str, whole: bool = False) -> np.ndarray:
-        return self.programs.scored(self.arrays(split, whole))
+        return self.programs.scored(self.arrays(split, whole), fit=whole)
 
     def bytes_per_token(self, split: str) -> float | None:
         arrays = self.arrays(split)
@@ -142,7 +142,7 @@ class SubjectReader:
     def losses(self, split: str, batch_size: int) -> Metrics:
         arrays = {k: v for k, v in self.arrays_for_objective(split).items() if v.dtype != object}
         size = len(arrays["id"])
-        if self.programs.objective.coupled:
+        if self.programs.objective.reads_other_rows:
             # The loss of a smaller batch is another quantity. Rows of one class often follow each other in a file, and
             # a batch of one class would be harder than the batches of training: rows are drawn.
             used = size // batch_size * batch_size

@@ -56,13 +56,16 @@ class Programs:
 
         self.features, self.score, self.predict = jax.jit(features), jax.jit(score), jax.jit(predict)
 
-    def scored(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none."""
+    def scored(self, arrays: Mapping[str, np.ndarray], fit: bool = False) -> np.ndarray:
+        """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none.
+
+        With `fit`, the tokens from which n-gram controls learn.
+        """
         arrays = {k: v for k, v in arrays.items() if v.dtype != object and not isinstance(v, data.ImageRows)}
         blocks = []
         for start in range(0, len(arrays["id"]), _SCORED_ROWS):
             rows = {k: v[start : start + _SCORED_ROWS] for k, v in arrays.items()}
-            mask = self.objective.scored(rows)
+            mask = self.objective.fitted(rows) if fit else self.objective.scored(rows)
             if mask is None:
                 mask = rows["segment_ids"] > 0 if "segment_ids" in rows else np.ones(rows["tokens"].shape, bool)
             blocks.append(np.asarray(mask))

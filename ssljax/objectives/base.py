@@ -227,6 +227,15 @@ class Objective:
         """The tokens whose log-probabilities `score` sums, bool [B, T]; None: elements that are not tokens."""
         return None
 
+    def fitted(self, batch: Batch) -> jax.Array | None:
+        """The tokens from which the n-gram controls of `score` learn, bool [B, T]: by default those that it sums."""
+        return self.scored(batch)
+
+    @property
+    def reads_other_rows(self) -> bool:
+        """True if the loss of an example depends on other rows of the batch, so that held-out rows must be drawn."""
+        return self.coupled
+
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         """Returns pictures or texts of the task on a few held-out examples; {}: there are none.
 

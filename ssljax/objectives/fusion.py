@@ -184,6 +184,18 @@ class Fusion(Objective):
     def scored(self, batch: Batch) -> jax.Array | None:
         return self.shown[1].scored(batch)
 
+    def fitted(self, batch: Batch) -> jax.Array | None:
+        return self.shown[1].fitted(batch)
+
+    @property
+    def reads_other_rows(self) -> bool:
+        return any(part.reads_other_rows for part in self.members.values())
+
+    @property
+    def prefixed(self) -> bool:
+        """True if a prompt is read in both directions."""
+        return bool(getattr(self.shown[1], "prefixed", False))
+
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         return self._of_shown(Objective.pictures, params, extra, batch, show)
 

@@ -142,6 +142,13 @@ class RouterLosses(Objective):
     def scored(self, batch: Batch) -> jax.Array | None:
         return self.inner.scored(batch)
 
+    def fitted(self, batch: Batch) -> jax.Array | None:
+        return self.inner.fitted(batch)
+
+    @property
+    def reads_other_rows(self) -> bool:
+        return self.coupled or self.inner.reads_other_rows
+
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         return self.inner.pictures(params, extra, batch, show)
 

@@ -113,9 +113,14 @@ class SequenceObjective(Objective):
 
     def _guessed(self, guess: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Returns a guess up to the mark that ends the target, or up to the length of the target."""
-        if not self.marked:
+        if not self._ends(target):
             return guess[: len(target)]
         return guess[: np.flatnonzero([*guess, target[-1]] == target[-1])[0]]
+
+    def _ends(self, target: np.ndarray) -> bool:
+        """Returns True if the last token of a target marks its end; a target that was cut has no mark."""
+        last = int(target[-1])
+        return self.marked and (last in self.special_ids or last >= self.spec.vocab_size)
 
     def sign(self, token: int) -> str | None:
         """Returns the sign that stands for a token: masks are lines, sentinels numbers from 1 on; None: it is text."""

@@ -38,7 +38,10 @@ def span_counts(length: int | np.ndarray, rate: float, mean_span: float) -> tupl
 
 
 def denoising_lengths(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """Returns (S, U), the largest lengths of inputs and targets of `span_corrupt` for up to `length` tokens."""
+    """Returns (S, U), the largest lengths of inputs and targets of `span_corrupt` for up to `length` tokens.
+
+    A text of 568 tokens has (511, 114) at 15 % and spans of 3; the 512th token of T5's inputs is the end of the text.
+    """
     texts = np.arange(length + 1)
     hidden, spans = span_counts(texts, rate, mean_span)
     return int((texts - hidden + spans).max()), int((hidden + spans).max()) + 1

@@ -146,3 +146,13 @@ def test_settings_of_parts_can_be_replaced():
     objective = create("two uncoupled")
     other = dataclasses.replace(objective, weights={"pixels": 0.0})
     assert other.members["pixels"] == objective.members["pixels"] and other.weights["pixels"] == 0.0
+
+
+def test_prompts_are_read_as_the_shown_part_reads_them():
+    parts = {"labels": {"name": "classification"}, "text": {"name": "prefix_lm"}}
+    config = {"model": CASES["gpt"][0], "objective": {"name": "fusion", "parts": parts, "read": "text"}}
+    objective = objectives.create(config, tiny.SPEC, tiny.STEPS)
+    assert objective.prefixed and not create("gpt").prefixed
+    batch = tiny.batch()
+    assert np.array_equal(objective.fitted(batch), objective.members["text"].fitted(batch))
+    assert not create("gpt").reads_other_rows and create("mae and simclr").reads_other_rows

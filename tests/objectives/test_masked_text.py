@@ -17,6 +17,7 @@ from ssljax.data.spec import packed_words
 from ssljax.models.tokens import Readout
 from ssljax.objectives.base import total, views_of
 from ssljax.objectives.masked import electra
+from ssljax.objectives.masked.text import restored
 
 BEGINS = np.arange(64) % 3 == 0
 SPEC = dataclasses.replace(tiny.SPEC, word_starts=packed_words(BEGINS))
@@ -366,8 +367,47 @@ def test_flops_of_generator_and_encoder():
     of = {form: electra_of(form).flops(tiny.SPEC) for form in FORMS}
     encoder = electra_of("electra").model.flops(tokens=tiny.LENGTH)
     small = electra_of("electra").generator_model.flops(tokens=tiny.LENGTH, predicted=4)
+    small += 4 * 2 * 32 * 64 / 3  # sampling reads out once more, without a backward pass
     head = 2 * tiny.LENGTH * 32 * 33
     assert of["electra"] == of["electra_15"] == pytest.approx(encoder + small + head)
     transform_and_table = 2 * (32 * 32 + 32 * 64)
     assert of["replace_mlm"] == pytest.approx(encoder + small + 4 * transform_and_table)
     assert of["all_tokens_mlm"] == pytest.approx(encoder + small + head + tiny.LENGTH * transform_and_table)
+
+
+def test_pairs_of_a_window_are_of_its_first_text():
+    """Windows have no segments: special tokens separate their texts, and no pair lies in two of them."""
+    tokens = jnp.array([[2, 10, 11, 12, 13, 2, 20, 21, 22, 23, 24, 25]], jnp.int32)  # 2 ends a text
+    objective = make(spec=WINDOWS, model=PAIR, pairs="order")
+    assert objective._first_text({"tokens": tokens}).tolist() == [[-1, 10, 11, 12, 13, *[-1] * 7]]
+    found = objective.views(views.example_keys(KEY, 1), {"tokens": jnp.tile(tokens, (1, 1))}, jnp.int32(0))
+    assert set(np.array(restored(found))[0].tolist()) <= {0, 1, 2, 10, 11, 12, 13}
+
+
+def test_a_text_beside_its_copy_is_not_apart():
+    row = windows()["tokens"][:1]
+    objective = make(spec=WINDOWS, model=PAIR, pairs="next")
+    batch = objective.mixed(None, {"tokens": jnp.tile(row, (8, 1))}, jnp.int32(0))
+    found = objective.views(views.example_keys(KEY, 8), batch, jnp.int32(0))
+    assert not found["apart"].any() and objective.reads_other_rows
+    assert not make(spec=WINDOWS, model=PAIR, pairs="order").reads_other_rows
+
+
+@pytest.mark.parametrize("name", ["mlm", "electra"])
+def test_a_tokenizer_without_a_mask_is_refused_at_once(name):
+    spec = dataclasses.replace(tiny.SPEC, special_ids={"pad": 0})
+    with pytest.raises(UserError, match="masked tokens need a mask token"):
+        objectives.create(tiny.config(name), spec)
+
+
+def test_rows_without_room_for_pairs_are_refused():
+    spec = dataclasses.replace(WINDOWS, max_len=4)
+    with pytest.raises(UserError, match=r"data\.seq_len: got 4, but pairs need 5 tokens at least"):
+        make(spec=spec, model=PAIR, pairs="order")
+
+
+@pytest.mark.parametrize(("share", "width", "heads"), [(1 / 3, 256, 4), (0.333, 256, 4), (0.25, 192, 3), (0.3, 232, 4)])
+def test_widths_of_the_generator_are_divided_by_its_heads(share, width, heads):
+    model = {"name": "bert", "preset": None, "width": 768, "depth": 1, "heads": 12, "extras": ("replaced",)}
+    config = make("electra", model=model, generator=share)._generator_config
+    assert (config.width, config.heads) == (width, heads)

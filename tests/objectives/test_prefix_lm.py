@@ -118,3 +118,10 @@ def test_continuations_read_the_prompt_in_both_directions():
             row.append(int(token))
     plain = generate(model, params, prompts, Sampling(5))
     assert any((a != b).any() for a, b in zip(plain, tokens))
+
+
+def test_n_grams_learn_from_all_tokens_that_a_causal_model_predicts():
+    objective, causal = tiny.make("prefix_lm"), tiny.make("causal_lm")
+    batch = tiny.batch()
+    assert np.array_equal(objective.fitted(batch), causal.scored(batch))
+    assert 0 < objective.scored(batch).sum() < objective.fitted(batch).sum()

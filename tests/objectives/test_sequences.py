@@ -128,3 +128,12 @@ def test_corruptions_need_only_what_they_use():
     objective = objectives.create(groups, spec, tiny.STEPS)
     inputs = objective.views(views.example_keys(KEY, tiny.BATCH), tiny.batch(), jnp.int32(0))
     assert inputs["tokens"].shape == (tiny.BATCH, tiny.LENGTH)
+
+
+def test_a_target_that_was_cut_has_no_end_mark():
+    objective = tiny.make("gap_sentences")
+    end = objective.special_ids[-1]
+    whole, cut = np.array([10, 4, end]), np.array([10, 4, 11])
+    assert objective._ends(whole) and not objective._ends(cut)
+    assert objective._guessed(np.array([10, 11, 12, 13]), cut).tolist() == [10, 11, 12]
+    assert objective._guessed(np.array([10, end, 12]), whole).tolist() == [10]

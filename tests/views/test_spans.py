@@ -68,3 +68,8 @@ def test_all_cuts_are_equally_likely():
     assert len(counts) == 9
     # Each cut is expected 2,000 times, with a standard deviation of 42.
     assert max(abs(count - n / 9) for count in counts.values()) < 5 * 42
+
+
+def test_lengths_of_the_paper():
+    """Raffel et al. 2020: 512 input tokens, of which one ends the text, come from 568 and have 114 targets."""
+    assert denoising_lengths(568, 0.15, 3.0) == (511, 114) and denoising_lengths(569, 0.15, 3.0)[0] == 512

@@ -58,6 +58,10 @@ class PrefixLM(CausalLM):
         prefix = batch["prefix"] if "prefix" in batch else self._fixed(batch)
         return super().scored(batch) & (jnp.arange(batch["tokens"].shape[1]) >= prefix[:, None])
 
+    def fitted(self, batch: Batch) -> jax.Array:
+        """bool [B, T]: all tokens that a causal model predicts; in training each may be after the split."""
+        return super().scored(batch)
+
     def _fixed(self, batch: Batch) -> jax.Array:
         """The prefix of each row, int32 [B], without chance."""
         lengths = jnp.sum(valid(batch), axis=1)

@@ -86,12 +86,13 @@ class Electra(MaskedText):
     @property
     def _generator_config(self) -> Any:
         c, share = self.model.config, self.generator
+        heads = max(1, round(share * c.heads))
         scaled = lambda x: None if x is None else max(1, round(share * x))  # noqa: E731
         return dataclasses.replace(
             c,
             preset=None,
-            width=scaled(c.width),
-            heads=max(1, int(share * c.heads)),
+            width=max(1, round(share * c.width / heads)) * heads,
+            heads=heads,
             mlp_dim=scaled(c.mlp_dim),
             mup_base_width=scaled(c.mup_base_width),
             embedding_dim=self.model.embedding_dim,
@@ -220,7 +221,10 @@ class Electra(MaskedText):
         length, chosen = spec.max_len, self.budget(spec.max_len)
         predicted = {"replace_mlm": chosen, "all_tokens_mlm": length}.get(self.form, 0)
         head = dense_flops(length, self.model.width, self.model.width + 1) if self._classifies else 0.0
-        generator = self.generator_model.flops(tokens=length, causal=False, predicted=chosen)
+        small = self.generator_model
+        # Sampling reads the chosen places out once more, without the backward pass, which costs two forward passes.
+        sampling = dense_flops(chosen, small.readout_width, small.table_rows) / 3
+        generator = small.flops(tokens=length, causal=False, predicted=chosen) + sampling
         return generator + self.model.flops(tokens=length, causal=False, predicted=predicted) + head
 
 

@@ -51,6 +51,10 @@ class MLM(MaskedText):
             raise UserError(f"{name} needs a head for pairs; add 'pair' to model.extras")
         if self.model.config.token_types < 2:
             raise UserError(f"{name} needs token types; set model.token_types to 2")
+        ids = self.spec.special_ids
+        least = 2 + (first_token(ids) is not None) + 2 * (last_token(ids) is not None)
+        if self.spec.max_len < least:
+            raise UserError(f"data.seq_len: got {self.spec.max_len}, but pairs need {least} tokens at least")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         params, extra = super().init(key, batch)
@@ -73,8 +77,17 @@ class MLM(MaskedText):
 
     def _first_text(self, batch: Batch) -> jax.Array:
         """Returns the ordinary tokens [B, T] of the first text of each row, -1 elsewhere."""
-        first = batch["segment_ids"] == 1 if "segment_ids" in batch else True
-        return jnp.where(self.scored(batch) & first, batch["tokens"], -1)
+        tokens, ids = batch["tokens"], self.spec.special_ids
+        ends = jnp.array([number for name, number in ids.items() if name not in ("unk", "mask")], tokens.dtype)
+        inside = valid(batch) & ~jnp.isin(tokens, ends)
+        # A window has several texts in a row, which special tokens separate.
+        later = jnp.cumsum(inside & ~jnp.pad(inside, ((0, 0), (1, 0)))[:, :-1], axis=1) > 1
+        first = batch["segment_ids"] == 1 if "segment_ids" in batch else ~later
+        return jnp.where(inside & first, tokens, -1)
+
+    @property
+    def reads_other_rows(self) -> bool:
+        return self.pairs == "next"
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         pair: dict[str, Any] = {}
@@ -93,7 +106,9 @@ class MLM(MaskedText):
         other = batch.get("other", text) if self.pairs == "next" else None
         special: dict[str, Any] = {"first_id": first_token(ids), "separator_id": last_token(ids)}
         found = views.sentence_pairs(keys, text, other, **special, pad_id=pad_token(ids))._asdict()
-        apart = found["apart"] & (self.pairs == "order" or "other" in batch)  # a text alone is followed by its own end
+        # A text alone, or beside a copy of itself, is followed by its own end.
+        another = True if other is None else jnp.any(other != text, axis=1)
+        apart = found["apart"] & another
         made = {name: found[name] for name in ("tokens", "token_types", "segment_ids")}
         return made, {"apart": apart, "whole": found["whole"]}
 
@@ -167,6 +182,9 @@ class MLM(MaskedText):
     def flops(self, spec: Any) -> float:
         predicted = self.budget(spec.max_len)
         forward = self.model.flops(tokens=spec.max_len, causal=False, predicted=predicted)
+        if self.pairs is not None:
+            pooler = dense_flops(1, self.model.width, self.model.width) if "pooler" in self.model.config.extras else 0.0
+            forward += pooler + dense_flops(1, self.model.width, 2)
         if self.boundary:
             readout = dense_flops(predicted, self.model.readout_width, self.model.table_rows)
             forward += predicted * self._boundary_head.flops(self.model.width) + readout

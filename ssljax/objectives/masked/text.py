@@ -39,6 +39,7 @@ class MaskedText(TokenObjective):
 
     def check(self) -> None:
         super().check()
+        _ = self.mask_id  # refuses a tokenizer without a mask token
         if self.units == "word" and self.spec.begins_word() is None:
             raise UserError(
                 "objective.units: got 'word', but data.tokenizer does not mark the tokens that begin a word (bytes, "
