@@ -160,9 +160,9 @@ def sentence_pairs(
         middle = before + sizes[0] + after  # where the second segment begins
         end = middle + sizes[1] + after
         out = jnp.where(at < middle, jnp.roll(first, before), jnp.roll(second, middle))
-        if after:
+        if separator_id is not None:
             out = jnp.where((at == middle - 1) | (at == end - 1), separator_id, out)
-        if before:
+        if first_id is not None:
             out = jnp.where(at == 0, first_id, out)
         out = jnp.where(at < end, out, pad_id).astype(tokens.dtype)
         types, inside = ((at >= middle) & (at < end)).astype(jnp.int32), (at < end).astype(jnp.int32)
