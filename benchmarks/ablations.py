@@ -114,7 +114,7 @@ def gaussian_bound(information: float, negatives: int, dimensions: int = 8, pair
     """log(K + 1) - InfoNCE of correlated Gaussians with the best critic, whose mutual information is known.
 
     x, y are N(0, 1) in each dimension with correlation r, so I = -d/2 log(1 - r^2). The logarithm of the density ratio
-    is a product of (r x, 1) and (y, -r |y|^2 / 2), divided by 1 - r^2, up to a function of x.
+    is a product of (r x, 1) and (y, -r^2 |y|^2 / 2), divided by 1 - r^2, up to a function of x.
 
     Args:
         information: I(x; y) in nats.
@@ -201,7 +201,7 @@ def targets(store: pathlib.Path) -> list[str]:
 
 
 def collapse(store: pathlib.Path) -> list[str]:
-    """Loss, effective rank and accuracy with and without the parts that prevent collapse."""
+    """Loss, spread of projections and accuracy with and without the parts that prevent collapse."""
     parts = []
     for study, other in (("collapse", "teacher"), ("collapse_simsiam", "stop_gradient")):
         keys = ("objective.predictor", f"objective.{other}")
@@ -210,7 +210,7 @@ def collapse(store: pathlib.Path) -> list[str]:
     return parts
 
 
-COLLAPSE = ("loss/loss", "loss/rank", PROBE)
+COLLAPSE = ("loss/loss", "loss/projection_std", PROBE)
 
 
 def conditional_entropies(length: int) -> tuple[float, float]:
