@@ -20,6 +20,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import flax.core.meta
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,8 @@ class Objective:
     coupled: ClassVar[bool] = False
     # Kinds of input that `views` can make ("images", "tokens", "pairs", ...); the model's `inputs` must be one of them.
     inputs: ClassVar[tuple[str, ...]]
+    # Names in `extra` whose leaves are no copies of parameters although their paths end like those of parameters.
+    not_copies: ClassVar[tuple[str, ...]] = ()
     # Key of the model's parameters in `params`; None: `params` are the model's parameters.
     model_key: ClassVar[str | None] = "encoder"
 
@@ -252,6 +255,30 @@ class Objective:
     def flops(self, spec: Any) -> float:
         """Forward FLOPs of one training example, with all its views and networks (teachers, generators)."""
         raise NotImplementedError
+
+
+def with_copies(extra: Any, params: Params, left_out: tuple[str, ...] = ()) -> Any:
+    """Returns an extra state whose copies of parameters, such as a teacher's, have the values of `params`.
+
+    A leaf is a copy if its path ends in the path of a parameter of the same shape.
+
+    Args:
+        extra: the extra state.
+        params: some parameters, at the paths that they have in the objective.
+        left_out: names at the top of `extra` that have no copies.
+    """
+    boxed: dict[str, Any] = {"is_leaf": lambda x: isinstance(x, flax.core.meta.AxisMetadata)}
+    path_of = lambda keys: jax.tree_util.keystr(keys, simple=True, separator="/")  # noqa: E731
+    values = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params, **boxed)}
+
+    def copied(keys: Any, leaf: Any) -> Any:
+        parts = path_of(keys).split("/")
+        tails = ("/".join(parts[i:]) for i in range(len(parts)))
+        found = next((values[tail] for tail in tails if tail in values), None)
+        shapes = [[jnp.shape(x) for x in jax.tree.leaves(one)] for one in (found, leaf)]
+        return found if shapes[0] == shapes[1] and parts[0] not in left_out else leaf
+
+    return jax.tree_util.tree_map_with_path(copied, extra, **boxed)
 
 
 def apply(

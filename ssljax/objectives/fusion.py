@@ -1,7 +1,7 @@
 """Fusion of principles: a weighted sum of objectives on one encoder.
 
-Examples are GPT's language modelling beside a classifier (Radford et al. 2018, section 3.2), or masked autoencoding
-beside contrastive learning.
+Examples are language modelling beside a classifier (Radford et al. 2018, section 3.2), or masked autoencoding beside
+contrastive learning.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from ssljax.base.errors import UserError, nearest
 from ssljax.base.exhibits import Exhibit
 from ssljax.base.hashing import name_id
 from ssljax.objectives import REGISTRY
-from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables
+from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, with_copies
 from ssljax.objectives.pictures import Showing
 from ssljax.views import fold_in
 
@@ -31,7 +31,7 @@ class Fusion(Objective):
     slices are encoded before the losses are computed; they are exact for parts of both kinds.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens")
+    inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms", "graphs")
 
     parts: dict[str, Any] = schema.setting(
         {}, each=REGISTRY, doc="the objectives, name of the part -> {name: the objective, ...}; two at least"
@@ -97,6 +97,11 @@ class Fusion(Objective):
             if part.model_key != "encoder" or self.reads not in part.inputs:
                 reads = " or ".join(part.inputs) if part.model_key == "encoder" else "two kinds of input"
                 raise UserError(f"objective.parts.{name}: this objective reads {reads}, but the model {self.reads}")
+            if part.frozen_parts:
+                raise UserError(
+                    f"objective.parts.{name}: a part cannot read a teacher from another run; leave out "
+                    f"{next(iter(part.frozen_parts.values()))[0].rpartition('.')[2]}"
+                )
             try:
                 part.check()
             except UserError as error:
@@ -109,6 +114,9 @@ class Fusion(Objective):
             own, extra[name] = part.init(jax.random.fold_in(key, name_id(name)), batch)
             params["encoder"] = _union(params["encoder"], own["encoder"])
             params[name] = {key: value for key, value in own.items() if key != "encoder"}
+        # Teachers begin as copies of the encoder that all parts share, not of the one that their part has drawn.
+        for name, part in self.members.items():
+            extra[name] = with_copies(extra[name], {"encoder": params["encoder"]}, part.not_copies)
         return Variables(params, extra)
 
     def prepare(self, batch: Batch) -> Batch:

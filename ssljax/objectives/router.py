@@ -65,7 +65,7 @@ class RouterLosses(Objective):
     def __init__(self, inner: Objective, **settings: Any) -> None:
         inner = _replaced(inner, settings)
         balanced = any(config.balance for config in _experts_in(inner))
-        values = {name: getattr(inner, name) for name in ("model", "spec", "steps", "reads", "model_key")}
+        values = {name: getattr(inner, name) for name in ("model", "spec", "steps", "reads", "model_key", "not_copies")}
         for name, value in {**values, "inner": inner, "coupled": inner.coupled or balanced}.items():
             object.__setattr__(self, name, value)
 

@@ -48,7 +48,9 @@ def initial_state(assembly: Assembly, workdir: Workdir) -> State:
     for line in report.lines():
         log.info("init_from: %s", line)
     workdir.write_init_report(dataclasses.asdict(report))
-    return with_frozen(fill_state(values, program.jitted_init()(config.seed), program.optimization.init), parts)
+    state = program.jitted_init()(config.seed)
+    filled = fill_state(values, state, program.optimization.init, program.objective.not_copies)
+    return with_frozen(filled, parts)
 
 
 def read_frozen(objective: Any, shapes: Any) -> dict[str, Any]:
@@ -266,7 +268,9 @@ def _check_matches(source: Source, targets: Mapping[str, Any], values: Mapping[s
         )
 
 
-def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable[[Any], Any]) -> State:
+def fill_state(
+    values: Mapping[str, Any], state: State, init_optimizer: Callable[[Any], Any], left_out: tuple[str, ...] = ()
+) -> State:
     """Returns a state with new values of parameters, of their average, and of their copies in the extra state.
 
     A leaf of the extra state is a copy (a teacher's parameter, say) if its path ends in the path of the parameter.
@@ -275,6 +279,7 @@ def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable
         values: {path: array}; other parameters keep their values.
         state: the state to fill.
         init_optimizer: params -> initial state of the optimiser.
+        left_out: names at the top of the extra state that have no copies.
     """
 
     def learned(path: Any, leaf: jax.Array) -> jax.Array:
@@ -286,7 +291,9 @@ def fill_state(values: Mapping[str, Any], state: State, init_optimizer: Callable
         parts = _path(path).split("/")
         tails = ("/".join(parts[i:]) for i in range(len(parts)))
         found = next((values[tail] for tail in tails if tail in values), None)
-        return leaf if found is None or found.shape != leaf.shape else parallel.put_whole(found, leaf.sharding)
+        if found is None or found.shape != leaf.shape or parts[0] in left_out:
+            return leaf
+        return parallel.put_whole(found, leaf.sharding)
 
     params = jax.tree_util.tree_map_with_path(learned, state.params)
     extra = jax.tree_util.tree_map_with_path(copied, state.extra)

@@ -12,7 +12,7 @@ import tiny_objectives as tiny
 from ssljax import objectives
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import name_id
-from ssljax.objectives.base import Ctx, rows_of, stream
+from ssljax.objectives.base import Ctx, rows_of, stream, with_copies
 from ssljax.train.microbatch import total
 from ssljax.views import example_keys, fold_in
 
@@ -156,3 +156,33 @@ def test_prompts_are_read_as_the_shown_part_reads_them():
     batch = tiny.batch()
     assert np.array_equal(objective.fitted(batch), objective.members["text"].fitted(batch))
     assert not create("gpt").reads_other_rows and create("mae and simclr").reads_other_rows
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "data2vec", "i_jepa"])
+def test_teachers_begin_as_copies_of_the_shared_encoder(name):
+    """Also those of a part that is not the first, whose own draw of the encoder is not used."""
+    model = tiny.CONFIGS[name]["model"]
+    parts = {"turns": {"name": "rotation"}, "taught": {"name": name, **tiny.CONFIGS[name]["objective"]}}
+    objective = objectives.create({"model": model, "objective": {"name": "fusion", "parts": parts}}, tiny.SPEC)
+    v = variables(objective, tiny.batch())
+    teacher = v.extra["taught"]["teacher"]["encoder"]
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, teacher, v.params["encoder"]))
+
+
+def test_a_teacher_of_another_run_cannot_be_a_part():
+    parts = {"pixels": MAE, "taught": {"name": "distillation", "teacher_from": "/nowhere"}}
+    with pytest.raises(UserError, match=r"objective\.parts\.taught: a part cannot read a teacher from another run"):
+        objectives.create({"model": VIT, "objective": {"name": "fusion", "parts": parts}}, tiny.SPEC)
+
+
+@pytest.mark.parametrize("name", [name for name in tiny.CONFIGS if name not in ("distillation", "fusion")])
+def test_copies_in_the_state_are_found_by_their_paths(name):
+    """So `init_from` fills teachers too: each leaf of a teacher has the path and the value of a parameter."""
+    objective = tiny.make(name)
+    v = variables(objective, tiny.batch())
+    if not (isinstance(v.extra, dict) and "teacher" in v.extra):
+        return
+    doubled = jax.tree.map(lambda x: 2 * x + 1, v.params)
+    filled = with_copies(v.extra, doubled, objective.not_copies)["teacher"]
+    wanted = jax.tree.map(lambda x: 2 * x + 1, v.extra["teacher"])
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, filled, wanted))

@@ -30,7 +30,18 @@ OTHERS = {
     ("fusion", "tokens"): {
         "name": "fusion",
         "parts": {"words": {"name": "mlm"}, "views": {"name": "simcse", "projector": {"output": 16}}},
-    }
+    },
+    ("fusion", "graphs"): {
+        "name": "fusion",
+        "parts": {
+            "label": {"name": "classification"},
+            "views": {"name": "graph_cl", "projector": {"output": 16}, "augment": {"name": "graph_views"}},
+        },
+    },
+    ("fusion", "spectrograms"): {
+        "name": "fusion",
+        "parts": {"label": {"name": "classification"}, "views": {"name": "simclr", "projector": {"output": 16}}},
+    },
 }
 IMAGES_ONLY = ("mixup", "cutmix", "augment", "teacher_model")  # settings of a tiny config that other inputs refuse
 AUGMENTS = {"graphs": "graph_views", "images": "two_views"}

@@ -18,7 +18,7 @@ from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
 from ssljax.losses.reduction import l2_normalize
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
-from ssljax.objectives.images import ImageObjective, view_flops, view_shape
+from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
 
 EXACT = jax.lax.Precision.HIGHEST
 
@@ -54,6 +54,11 @@ class DeepCluster(ImageObjective):
             raise UserError(
                 f"objective.clusters: got {self.clusters}, must be at most objective.queue, which is {self.queue}"
             )
+        if self.steps is not None and self.refresh >= self.steps:
+            raise UserError(
+                f"objective.refresh: got {self.refresh}, must be less than the {self.steps} steps of the run, which "
+                "otherwise has random clusters"
+            )
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key, centroid_key, refresh_key = jax.random.split(key, 4)
@@ -76,6 +81,9 @@ class DeepCluster(ImageObjective):
         view = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
         whole = views.resize(views.centered(batch)["image"], view_shape(self.augment, self.spec)[:2])
         return {"image": view, "whole": whole}
+
+    def held_out(self) -> "DeepCluster":
+        return dataclasses.replace(self, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         encoder = params["encoder"]
@@ -109,7 +117,9 @@ class DeepCluster(ImageObjective):
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         queue = jnp.concatenate([rows, extra["queue"]])[: self.queue]  # newest first
         filled = jnp.minimum(extra["filled"] + len(rows), self.queue)
-        due = (filled == self.queue) & ((extra["filled"] < self.queue) | ((step + 1) % self.refresh == 0))
+        # A function of the step alone, so that runs that train together branch together.
+        full = -(-self.queue // len(rows)) - 1  # the step that fills the queue
+        due = (step == full) | ((step > full) & ((step + 1) % self.refresh == 0))
         extra = {**extra, "queue": queue, "filled": filled}
         return jax.lax.cond(due, lambda: self._clustered(extra, params, step), lambda: extra)
 

@@ -5,7 +5,7 @@ Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network".
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from ssljax.base.errors import UserError
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
 from ssljax.objectives.supervised.classification import Classification
 from ssljax.objectives.supervised.classifier import Classifier
+
+# Keys of a model that do not change its outputs in evaluations.
+FREE = ("preset", "dropout", "drop_path", "attention_dropout", "dtype", "remat", "kernel", "strict", "scan", "max_len")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Distillation(Classification):
         0.9, ge=0, le=1, doc="weight of the teacher's distribution; that of the labels is 1 - weight"
     )
 
+    not_copies: ClassVar[tuple[str, ...]] = ("teacher",)
+
     def check(self) -> None:
         super().check()
         if self.teacher_model is not None and self.teacher_model.inputs != self.reads:
@@ -58,6 +63,15 @@ class Distillation(Classification):
                 raise UserError(
                     f"has seen images with objective.{key}={getattr(trained, key)}, but this run has "
                     f"{getattr(self, key)}"
+                )
+        here, there = (
+            {key: value for key, value in dataclasses.asdict(o.model.config).items() if key not in FREE}
+            for o in (self._teacher(), trained)
+        )
+        for key in here.keys() & there.keys():
+            if here[key] != there[key]:
+                raise UserError(
+                    f"has a model with {key}={there[key]}, but objective.teacher_model has {key}={here[key]}"
                 )
         return trained.evaluated(params, extra)
 

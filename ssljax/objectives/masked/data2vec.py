@@ -27,8 +27,8 @@ from ssljax.objectives.teacher import Teacher
 class Data2Vec(ImageObjective):
     """Smooth L1 error of a linear head at masked patches (eq. 2), mean over dimensions and masked patches.
 
-    A target is the mean of the outputs of the teacher's top blocks, each normalised (section 3.3). The model needs
-    `mask_token=True`.
+    A target is the mean of the outputs of the teacher's top blocks, each normalised (section 3.3); outputs are those
+    at the end of a block, in the paper those before its last residual sum. The model needs `mask_token=True`.
     """
 
     mask_ratio: float = schema.setting(0.6, gt=0, lt=1, doc="share of patches that are masked, in blocks")
@@ -48,6 +48,12 @@ class Data2Vec(ImageObjective):
         super().check()
         check_token(self)
         check_masks(self)
+        rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
+        hidden = round(self.mask_ratio * rows * columns)
+        if self.smallest > hidden:
+            raise UserError(
+                f"objective.smallest: got {self.smallest}, must be at most {hidden}, the masked patches of an image"
+            )
         depth = self.model.config.known("depth")
         if self.top_blocks > depth:
             raise UserError(
@@ -64,7 +70,7 @@ class Data2Vec(ImageObjective):
         rows, columns = self.model.grid(images.shape)
         encoder = self.model.init(encoder_key, images, patch_mask=jnp.zeros((1, rows * columns), bool))["params"]
         head = self._head().init(head_key, jnp.zeros((1, self.model.width)))["params"]
-        return Variables({"encoder": encoder, "head": head}, {"teacher": jax.tree.map(jnp.copy, encoder)})
+        return Variables({"encoder": encoder, "head": head}, {"teacher": {"encoder": jax.tree.map(jnp.copy, encoder)}})
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
@@ -79,7 +85,7 @@ class Data2Vec(ImageObjective):
         images = self.pixels(inputs["image"])
         options: dict[str, Any] = {"patch_mask": inputs["mask"], "noise": noise_of(ctx), "ctx": ctx}
         tokens = apply(self.model, params["encoder"], images, **options).tokens
-        states = apply(self.model, extra["teacher"], images, states=True).states[-self.top_blocks :]
+        states = apply(self.model, extra["teacher"]["encoder"], images, states=True).states[-self.top_blocks :]
         patches = states[:, :, self.model.config.prefix :].astype(jnp.float32)  # [K, B, N, D]
         taught = jnp.mean(jax.nn.standardize(patches, axis=-1, epsilon=1e-5), 0)
         return {"predicted": apply(self._head(), params["head"], tokens), "taught": jax.lax.stop_gradient(taught)}
@@ -97,7 +103,8 @@ class Data2Vec(ImageObjective):
         )
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
-        return {"teacher": self.teacher.follow(extra["teacher"], params["encoder"], step, self.steps)}
+        student = {"encoder": params["encoder"]}
+        return {"teacher": self.teacher.follow(extra["teacher"], student, step, self.steps)}
 
     def shown(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (images, masked images), each [B, H, W, C] in [0, 1]."""

@@ -96,7 +96,9 @@ class IJEPA(ImageObjective):
         kept, front = (jnp.zeros((1, n, self.model.width)) for n in (inputs["keep"].shape[1], self.model.config.prefix))
         module = self._predictor(self.model.grid(inputs["image"].shape))
         predictor = module.init(predictor_key, kept, inputs["keep"], prefix=front)["params"]
-        return Variables({"encoder": encoder, "predictor": predictor}, {"teacher": jax.tree.map(jnp.copy, encoder)})
+        return Variables(
+            {"encoder": encoder, "predictor": predictor}, {"teacher": {"encoder": jax.tree.map(jnp.copy, encoder)}}
+        )
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
@@ -118,7 +120,7 @@ class IJEPA(ImageObjective):
         module, noise = self._predictor(self.model.grid(images.shape)), None if noise is None else noise.at("predictor")
         options = {"noise": noise, "prefix": encoded.prefix, "ctx": ctx, "part": "predictor"}
         predicted = apply(module, params["predictor"], encoded.tokens, inputs["keep"], **options)
-        taught = apply(self.model, extra["teacher"], images).tokens.astype(jnp.float32)
+        taught = apply(self.model, extra["teacher"]["encoder"], images).tokens.astype(jnp.float32)
         if self.normalize_targets:
             taught = jax.nn.standardize(taught, axis=-1, epsilon=1e-5)
         return {"predicted": predicted, "taught": jax.lax.stop_gradient(taught)}  # [B, N, D]
@@ -135,10 +137,11 @@ class IJEPA(ImageObjective):
         return Loss({self.error: (1.0, jnp.sum(values), count)}, {"target_std": (jnp.sum(spread), count)})
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
-        return {"teacher": self.teacher.follow(extra["teacher"], params["encoder"], step, self.steps)}
+        student = {"encoder": params["encoder"]}
+        return {"teacher": self.teacher.follow(extra["teacher"], student, step, self.steps)}
 
     def model_params(self, params: Params, extra: Any) -> Params:
-        return extra["teacher"]
+        return extra["teacher"]["encoder"]
 
     def shown(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (images, images without the patches that the encoder does not see), each [B, H, W, C] in [0, 1]."""
