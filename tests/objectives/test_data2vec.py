@@ -67,7 +67,7 @@ def test_loss_by_its_definition(beta, top):
     objective, params, extra, inputs, ctx = made(beta=beta, top_blocks=top)
     outputs = jax.jit(objective.encode)(params, extra, inputs, ctx)
     images, mask = objective.pixels(inputs["image"]), np.asarray(inputs["mask"])
-    states = np.asarray(apply(objective.model, extra["teacher"], images, states=True).states, np.float64)
+    states = np.asarray(apply(objective.model, extra["teacher"]["encoder"], images, states=True).states, np.float64)
     assert len(states) == 3  # the input of the first block, and the outputs of two
     patches = states[3 - top :, :, 1:]  # without the class token
     normal = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(patches.var(-1, keepdims=True) + 1e-5)

@@ -75,7 +75,7 @@ def test_loss_by_its_definition(error, normalize):
     objective, params, extra, inputs, ctx = made(error=error, normalize_targets=normalize)
     outputs = jax.jit(objective.encode)(params, extra, inputs, ctx)
     images = objective.pixels(inputs["image"])
-    taught = np.asarray(apply(objective.model, extra["teacher"], images).tokens, np.float64)
+    taught = np.asarray(apply(objective.model, extra["teacher"]["encoder"], images).tokens, np.float64)
     if normalize:
         taught = (taught - taught.mean(-1, keepdims=True)) / np.sqrt(taught.var(-1, keepdims=True) + 1e-5)
     predicted, total = np.asarray(outputs["predicted"], np.float64), []
@@ -120,7 +120,7 @@ def test_no_gradient_reaches_the_teacher():
 @pytest.mark.parametrize("step", [0, 5, 10])
 def test_momentum_rises_on_a_line(step):
     objective, params, extra, _, _ = made()
-    moved = {**params, "encoder": jax.tree.map(lambda x: x + 1.0, extra["teacher"])}
+    moved = {**params, "encoder": jax.tree.map(lambda x: x + 1.0, extra["teacher"]["encoder"])}
     after = objective.update(extra, moved, {}, (), jnp.int32(step))["teacher"]
     decay = 0.996 + 0.004 * step / tiny.STEPS
     for old, new in zip(jax.tree.leaves(extra["teacher"]), jax.tree.leaves(after), strict=True):
