@@ -12,7 +12,7 @@ import _small
 
 
 def get_config(arg=""):
-    axes = dict(grid=(("objective.queue", (16, 64, 256, 1024, 4096)),), seeds=2)
+    axes = dict(grid=(("objective.queue", (16, 64, 256, 1024, 4096)),))
     objective = dict(
         name="moco",
         temperature=0.2,
