@@ -11,7 +11,7 @@ import _small
 
 def get_config(arg=""):
     axes = dict(
-        zip=(("objective.target", ("pixels", "pixels", "hog")), ("objective.error", ("l1", "l2", "l2"))), seeds=3
+        zip=(("objective.target", ("pixels", "pixels", "hog")), ("objective.error", ("l1", "l2", "l2"))), seeds=2
     )
     objective = dict(name="simmim", mask_ratio=0.6)
     return _small.study(
