@@ -38,6 +38,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=200),
             batch_size=64,
-            steps=500,
+            steps=400,
         )
     )
