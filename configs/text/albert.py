@@ -23,6 +23,6 @@ def get_config(arg=""):
     evals = dict(loss=_texts.HELD_OUT[data])
     objective = dict(name="mlm", pairs="order")
     model = _texts.BERT | shared
-    config = _texts.config(data, model, objective, 500, _texts.NEWS_PIECES, evals=evals, batch_size=64)
+    config = _texts.config(data, model, objective, 400, _texts.NEWS_PIECES, evals=evals, batch_size=64)
     config.optimizer.learning_rate = 1e-3  # the order is not learned at 3e-3
     return config
