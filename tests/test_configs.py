@@ -78,10 +78,10 @@ def leaves(values, path=""):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_has_under_160_leaf_keys(path):
+def test_has_under_166_leaf_keys(path):
     config, _ = load(str(ROOT / path))
     # A vision-language model has an image and a text model; `simcse` has augmentations of images beside a text model.
-    assert len(leaves(config.to_dict())) <= 160
+    assert len(leaves(config.to_dict())) <= 165
     assert load(str(ROOT / path))[0].hash() == config.hash()
     assert schema.to_dict(config)["objective"]["name"]
 

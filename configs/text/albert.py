@@ -6,8 +6,8 @@ task of BERT instead: the second segment follows the first, or comes from anothe
     ssljax train --config configs/text/albert.py --workdir runs/albert
     ssljax train --config configs/text/albert.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 2 minutes on one CPU core.
+Result: accuracy of the order of two segments of held-out news: 0.973 (untrained 0.509); docs/results.md, section 1.
 
 A text is a file (`text:`) or a line of JSON (`jsonl:`), of which the first 48 tokens are read.
 """
@@ -23,6 +23,6 @@ def get_config(arg=""):
     evals = dict(loss=_texts.HELD_OUT[data])
     objective = dict(name="mlm", pairs="order")
     model = _texts.BERT | shared
-    config = _texts.config(data, model, objective, 400, _texts.NEWS_PIECES, evals=evals, batch_size=64)
+    config = _texts.config(data, model, objective, 500, _texts.NEWS_PIECES, evals=evals, batch_size=64)
     config.optimizer.learning_rate = 1e-3  # the order is not learned at 3e-3
     return config

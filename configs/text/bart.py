@@ -7,8 +7,9 @@ the documentation of Python or books in a vocabulary of 2,000 pieces of words.
     ssljax train --config configs/text/bart.py:data=classic-books --workdir runs/bart-books
     ssljax train --config configs/text/bart.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core for news.
+Result: accuracy of a linear probe among four topics of held-out news: 0.694 (masked tokens alone 0.703, untrained
+encoder 0.456); docs/results.md, section 1.
 """
 
 import _texts

@@ -6,8 +6,9 @@ Trains a small BERT with rotary positions on bytes of English text: the document
     ssljax train --config configs/text/masked_diffusion.py:data=classic-books --workdir runs/diffusion-books
     ssljax train --config configs/text/masked_diffusion.py:data=files --workdir runs/x --config.data.source=text:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 6 minutes on one CPU core.
+Result: bound of 3.390 bits per byte of held-out books (bigram model 3.614, unigram model 4.589, causal model 2.604);
+docs/results.md, section 1.
 
 The number is an upper bound, so it may stand beside the bits per byte of causal models.
 """

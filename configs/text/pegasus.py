@@ -7,8 +7,8 @@ vocabulary of 2,000 pieces of words.
     ssljax train --config configs/text/pegasus.py:data=classic-books --workdir runs/pegasus-books
     ssljax train --config configs/text/pegasus.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 5 minutes on one CPU core.
+Result: loss of 5.116 nats per written token on held-out books (untrained 7.613); docs/results.md, section 1.
 """
 
 import _texts

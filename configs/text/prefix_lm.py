@@ -7,8 +7,9 @@ row is split at a random place. `--config.objective.bidirectional=False` is its 
     ssljax train --config configs/text/prefix_lm.py:data=classic-books --workdir runs/prefix_lm-books
     ssljax train --config configs/text/prefix_lm.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core.
+Result: bits per byte of the second halves of held-out texts 2.734 (causal attention 2.721, bigram model 3.599, unigram
+model 4.575); docs/results.md, section 1.
 """
 
 import _texts

@@ -6,8 +6,9 @@ The text is news, or the documentation of Python or books in a vocabulary of 2,0
     ssljax train --config configs/text/span_bert.py:data=classic-books --workdir runs/span_bert-books
     ssljax train --config configs/text/span_bert.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 3 minutes on one CPU core.
+Result: accuracy of a linear probe among four topics of held-out news: 0.484 (masked language modelling 0.486, untrained
+encoder 0.492); docs/results.md, section 1.
 """
 
 import _texts

@@ -6,8 +6,8 @@ The text is the documentation of Python, or books, as bytes.
     ssljax train --config configs/text/ul2.py:data=classic-books --workdir runs/ul2-books
     ssljax train --config configs/text/ul2.py:data=files --workdir runs/x --config.data.source=text:DIR/*
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 5 minutes on one CPU core.
+Result: loss of 2.614 nats per written token on held-out books (untrained 5.801); docs/results.md, section 1.
 """
 
 import _texts

@@ -6,8 +6,9 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 without labels.
     ssljax train --config configs/vision/colorization.py:form=regression --workdir runs/colorization-l2
     ssljax train --config configs/vision/colorization.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: 0.259 (raw pixels 0.339, untrained
+encoder 0.271); docs/results.md, section 1.
 """
 
 import _images

@@ -3,12 +3,11 @@
 The teacher is a run of `classification.py` on the same data. The student, on CIFAR-10, is a vision transformer of 0.03M
 parameters; on MNIST it is one of 0.04M, and the teacher a ResNet.
 
-    ssljax train --config configs/vision/classification.py --workdir runs/classification
-    ssljax train --config configs/vision/distillation.py --workdir runs/distillation \\
-        --config.objective.teacher_from=runs/classification
+    ssljax train --config configs/vision/classification.py --workdir runs/big
+    ssljax train --config configs/vision/distillation.py --workdir runs/small --config.objective.teacher_from=runs/big
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 2 minutes on one CPU core for MNIST.
+Result: accuracy on held-out digits: 0.602 (the student alone 0.595); docs/results.md, section 1.
 
 `--config.objective.weight=0` trains the student alone, the control. Without `teacher_from`, the teacher is random.
 """

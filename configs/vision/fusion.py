@@ -6,8 +6,9 @@ Trains a vision transformer of 0.15M parameters on MNIST or CIFAR-10 without lab
     ssljax train --config configs/vision/fusion.py:data=cifar10 --workdir runs/fusion-cifar10
     ssljax train --config configs/vision/fusion.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core for MNIST.
+Result: accuracy of a linear probe with 100 labels per class on held-out digits: 0.948 (SimCLR alone with as many FLOPs
+0.951, raw pixels 0.889, untrained encoder 0.888); docs/results.md, section 1.
 
 The loss is the sum of both; `--config.objective.weights.simclr=0.1` changes the share. `parts=mae` and `parts=simclr`
 train one part alone with as much compute, the controls of the table.

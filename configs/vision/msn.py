@@ -6,8 +6,9 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 or MNIST without lab
     ssljax train --config configs/vision/msn.py:data=mnist --workdir runs/msn-mnist
     ssljax train --config configs/vision/msn.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core for MNIST.
+Result: accuracy of a linear probe with 100 labels per class on held-out digits: 0.900 (raw pixels 0.889, untrained
+encoder 0.887); docs/results.md, section 1.
 
 `--config.objective.entropy_weight=0` shows the collapse.
 """

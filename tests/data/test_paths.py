@@ -99,7 +99,8 @@ WRITERS = {
     "array_record": (".array_record", write_array_record),
     "webdataset": (".tar", write_tar),
 }
-OTHERS = {"builtin", "tfds", "hf", "declared"}  # no path; tests in test_tfds.py, test_formats.py, test_declared.py
+# No path, or folders of one form; tests in test_tfds.py, test_formats.py, test_declared.py, test_graphs.py.
+OTHERS = {"builtin", "tfds", "hf", "declared", "graphs"}
 
 
 def test_every_source_is_tested():

@@ -28,7 +28,7 @@ class Data(dict):
 class Objective:
     """Features are a projection of the image. Counts how often its functions are traced."""
 
-    classes, coupled = None, False
+    classes, coupled, reads_other_rows = None, False, False
 
     def __init__(self):
         self.traces = collections.Counter()
@@ -372,6 +372,9 @@ def test_bits_per_byte_of_real_text(tmp_path):
         def score(self, params, extra, batch):
             count = jnp.full(len(batch["tokens"]), batch["tokens"].shape[1] - 1, jnp.float32)
             return -count * jnp.log(256.0), count
+
+        def fitted(self, batch):
+            return self.scored(batch)
 
     evals = {"perplexity": {"test_split": "train"}}
     evaluator = Evaluator(Uniform(), evals, config, lambda b: {k: v.astype(np.int32) for k, v in b.items()}, 32)

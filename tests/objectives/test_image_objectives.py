@@ -147,6 +147,11 @@ WITH_DIGITS = [path for path in sorted(CONFIGS.glob("[!_]*.py")) if path.stem !=
 @pytest.mark.parametrize("path", WITH_DIGITS, ids=lambda path: path.stem)
 def test_digits_are_not_mirrored(path):
     """In no view of the configs for MNIST."""
-    augment = load(f"{path}:data=mnist")[0].objective.augment
-    recipes = [augment.augment, *(getattr(augment, name, None) for name in ("second", "local"))]
+    objective = load(f"{path}:data=mnist")[0].objective
+    parts = [*objective._built.values()] if path.stem == "fusion" else [objective]
+    recipes = [
+        recipe
+        for augment in (part.augment for part in parts)
+        for recipe in (augment.augment, *(getattr(augment, name, None) for name in ("second", "local")))
+    ]
     assert all(recipe.flip == 0 for recipe in recipes if recipe is not None)

@@ -14,6 +14,7 @@ import tiny_objectives as tiny
 from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Ctx, rows_of
+from ssljax.views.keys import uniforms
 
 LENGTH = 4
 
@@ -99,7 +100,7 @@ def test_scores_estimate_the_bound_and_do_not_depend_on_the_batch():
 def test_masks_have_all_numbers_and_all_subsets_equally():
     rows, candidate = 60_000, jnp.array([True, True, False, True])
     keys = views.example_keys(jax.random.key(0), rows)
-    share = views.uniforms(views.fold_in(keys, 1), 1)[:, 0]
+    share = uniforms(views.fold_in(keys, 1), 1)[:, 0]
     chosen, weight = views.diffusion_mask(keys, jnp.broadcast_to(candidate, (rows, 4)), share)
     k = np.array(chosen.sum(1))
     assert not chosen[:, 2].any()

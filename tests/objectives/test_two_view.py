@@ -76,6 +76,16 @@ def lejepa(p, weight, directions):
     return (1 - weight) * distance + weight * spread
 
 
+def graph_cl(first, second, temperature, positive):
+    """You et al. 2020, eq. 3, pair by pair."""
+    values = []
+    for i, a in enumerate(first):
+        s = [unit(a) @ unit(b) / temperature for b in second]
+        others = [x for j, x in enumerate(s) if positive or j != i]
+        values.append(np.log(np.sum(np.exp(others))) - s[i])
+    return np.mean(values)
+
+
 def hsic(p, t):
     return brute.hsic(np.concatenate([p, t], 1), ONES)
 
@@ -159,6 +169,14 @@ CASES = [
     ),
     ("lejepa", {"weight": 0.2, "directions": 8}, lambda z, p, t, q: lejepa(p, 0.2, directions(8))),
     ("ssl_hsic", {}, lambda z, p, t, q: hsic(p, t)),
+    *(
+        (
+            "graph_cl",
+            {"temperature": 0.3, "positive_in_denominator": positive},
+            lambda z, p, t, q, positive=positive: graph_cl(p[:, 0], p[:, 1], 0.3, positive),
+        )
+        for positive in (False, True)
+    ),
 ]
 
 

@@ -118,7 +118,8 @@ def make_run(name, mesh_shape=(1, 1, 1), microbatches=1, seed=0, optimizer="adam
                 state, metrics = jitted(state, program.put(tiny.batch(i)))
                 metrics.pop(noise_scale.NAME, None)  # depends on the slices; see test_noise_scale.py
                 lines.append({k: float(v) for k, v in metrics.items()})
-        assert jitted._cache_size() == 1, "the step was compiled more than once"
+        # 0: the cache of all programs of the process, which is bounded, has dropped it.
+        assert jitted._cache_size() <= 1, "the step was compiled more than once"
         return lines, state
 
     return run, program.init, program.step

@@ -19,6 +19,7 @@ from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of, st
 from ssljax.objectives.pictures import SHOWN, TEXTS, Showing, marked
 from ssljax.objectives.tokens import TokenObjective, token_loss, valid
 from ssljax.views import example_keys
+from ssljax.views.keys import uniforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class MaskedDiffusion(TokenObjective):
         return int(self.spec.special_ids["mask"])
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
-        share = views.uniforms(views.fold_in(keys, 1), 1)[:, 0]
+        share = uniforms(views.fold_in(keys, 1), 1)[:, 0]
         chosen, weight = views.diffusion_mask(keys, self.scored(batch), share)
         tokens = batch["tokens"]
         more: dict[str, Any] = {name: batch[name] for name in ("segment_ids", "positions") if name in batch}
@@ -74,7 +75,7 @@ class MaskedDiffusion(TokenObjective):
         factors = np.random.RandomState(0).randint(1, 2**31, tokens.shape[1]).astype(np.uint32)
         content = jnp.sum(tokens.astype(jnp.uint32) * factors, 1)
         keys = example_keys(jax.random.key(0), content)
-        start = views.uniforms(views.fold_in(keys, 1), 1)[:, 0]
+        start = uniforms(views.fold_in(keys, 1), 1)[:, 0]
 
         def bound(sample: jax.Array) -> jax.Array:
             share = (sample + start) / self.samples
