@@ -28,7 +28,8 @@ class Data(dict):
 class Objective:
     """Features are a projection of the image. Counts how often its functions are traced."""
 
-    classes, coupled, reads_other_rows = None, False, False
+    classes, coupled = None, False
+    reads_other_rows = property(lambda self: self.coupled)
 
     def __init__(self):
         self.traces = collections.Counter()
