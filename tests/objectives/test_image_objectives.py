@@ -33,7 +33,8 @@ def test_mean_and_std_fit_the_channels(name, key):
         assert getattr(objectives.create(groups, tiny.SPEC), key) == tuple(values)
 
 
-WITH_IMAGES = [name for name in objectives.REGISTRY if "images" in tiny.make(name).inputs]
+# The parts of a fusion are tested alone.
+WITH_IMAGES = [name for name in objectives.REGISTRY if "images" in tiny.make(name).inputs and name != "fusion"]
 
 
 @pytest.mark.parametrize("name", WITH_IMAGES)
@@ -46,7 +47,11 @@ def test_views_are_cropped_in_the_proportions_of_squeezed_pictures(name):
         )
 
     def views(aspect):
-        batch = objective.prepare(tiny.batch() | ({} if aspect is None else {"aspect": jnp.full(tiny.BATCH, aspect)}))
+        batch = tiny.batch()
+        if aspect is not None:
+            batch["aspect"] = jnp.full(tiny.BATCH, aspect)
+            batch["unlabeled"]["aspect"] = jnp.full(2 * tiny.BATCH, aspect)
+        batch = objective.prepare(batch)
         made = views_of(objective, jax.random.key(0), batch, jnp.int32(0))
         return [x for x in jax.tree.leaves(made) if x.ndim >= 4]
 
