@@ -4,7 +4,7 @@ Trains a small BERT with rotary positions on bytes of English text: the document
 
     ssljax train --config configs/text/masked_diffusion.py --workdir runs/diffusion
     ssljax train --config configs/text/masked_diffusion.py:data=classic-books --workdir runs/diffusion-books
-    ssljax train --config configs/text/masked_diffusion.py:data=files --workdir runs/x --config.data.source=text:DIR
+    ssljax train --config configs/text/masked_diffusion.py:data=files --workdir runs/x --config.data.source=text:DIR/*
 
 Time: 6 minutes on one CPU core.
 Result: bound of 3.390 bits per byte of held-out books (bigram model 3.614, unigram model 4.589, causal model 2.604);
