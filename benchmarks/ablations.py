@@ -182,15 +182,16 @@ def mask_ratio(store: pathlib.Path) -> list[str]:
 def bars(name: str, words: str, table: Table, keys: Sequence[str], metrics: Sequence[str]) -> list[str]:
     """A table of metrics by the values of keys, and bars of the last metric."""
     found = {key: [column(table, metric)[rows] for metric in metrics] for key, rows in groups(table, *keys)}
-    labels = [", ".join(map(str, key)) for key in found]
+    names = [key.removeprefix("objective.") for key in keys]
+    labels = ["\n".join(f"{name}: {value}" for name, value in zip(names, key)) for key in found]
     last = [values[-1] for values in found.values()]
-    figure = Figure(figsize=(6.5, 0.6 + 0.45 * len(found)), layout="constrained")
+    figure = Figure(figsize=(6.5, 0.6 + 0.55 * len(found)), layout="constrained")
     axes = figure.subplots()
     axes.barh(labels, [v.mean() for v in last], xerr=[v.std() for v in last], color="tab:blue")
     axes.invert_yaxis()
-    axes.set(xlabel=metrics[-1])
+    axes.set(xlabel="accuracy of a linear probe")
     body = [[*map(str, key), *(cell(v) for v in values)] for key, values in found.items()]
-    head = [*(key.removeprefix("objective.") for key in keys), *metrics]
+    head = [*names, *metrics]
     return [markdown(head, body), save(figure, name, words)]
 
 

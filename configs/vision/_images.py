@@ -48,6 +48,12 @@ MULTI_CROP = {
 }
 
 
+def crops(data):
+    """Two large and two small crops, all by one recipe."""
+    recipe = dict(augment=AUGMENT[data], second=None, local=None)
+    return dict(name="multi_crop", local_crops=2, **MULTI_CROP[data], **recipe)
+
+
 # Features of a vision transformer for the probes. The mean of the patches of a digit loses the places of its strokes.
 VIT_FEATURE = {"cifar10": "pooled", "mnist": "tokens", "folder": "pooled"}
 

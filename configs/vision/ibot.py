@@ -33,14 +33,7 @@ def get_config(arg=""):
                 teacher_temperature=0.02,
                 teacher_temperature_start=0.02,
                 momentum=0.99,
-                augment=dict(
-                    name="multi_crop",
-                    local_crops=2,
-                    **_images.MULTI_CROP[a["data"]],
-                    augment=_images.AUGMENT[a["data"]],
-                    second=None,
-                    local=None,
-                ),
+                augment=_images.crops(a["data"]),
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(

@@ -30,14 +30,7 @@ def get_config(arg=""):
                 prototypes=128,
                 projector=dict(hidden=512, output=128, layers=2),
                 teacher=dict(momentum=0.98),  # for a short run, so that the teacher forgets its initial values
-                augment=dict(
-                    name="multi_crop",
-                    local_crops=2,
-                    **_images.MULTI_CROP[a["data"]],
-                    augment=_images.AUGMENT[a["data"]],
-                    second=None,
-                    local=None,
-                ),
+                augment=_images.crops(a["data"]),
             ),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(

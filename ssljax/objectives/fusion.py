@@ -122,9 +122,7 @@ class Fusion(Objective):
     def prepare(self, batch: Batch) -> Batch:
         for part in self.members.values():
             batch = part.prepare(batch)
-        return {key: part.prepare(batch[key]) for key, part in self._mixed(batch)} | {
-            key: value for key, value in batch.items() if key not in dict(self._mixed(batch))
-        }
+        return {**batch, **{key: part.prepare(batch[key]) for key, part in self._mixed(batch)}}
 
     def mixed(self, keys: jax.Array, batch: Batch, step: jax.Array) -> Batch:
         """Returns the batch, and beside it the batch of each part that combines examples."""

@@ -21,6 +21,7 @@ from ssljax.interop import hf
 from ssljax.layers.positions import resize_table, sincos_2d
 from ssljax.layers.terms.grid import grid_pairs
 from ssljax.models.mae import AutoencoderConfig
+from ssljax.objectives.base import with_copies
 from ssljax.runs.assembly import Assembly
 from ssljax.runs.trained import Trained, read_trained
 from ssljax.runs.workdir import Workdir
@@ -273,7 +274,7 @@ def fill_state(
 ) -> State:
     """Returns a state with new values of parameters, of their average, and of their copies in the extra state.
 
-    A leaf of the extra state is a copy (a teacher's parameter, say) if its path ends in the path of the parameter.
+    `objectives.base.with_copies` finds the copies in the extra state (a teacher's parameters, say).
 
     Args:
         values: {path: array}; other parameters keep their values.
@@ -287,16 +288,10 @@ def fill_state(
         found = values.get(name)
         return leaf if found is None else parallel.put_whole(found, leaf.sharding)
 
-    def copied(path: Any, leaf: jax.Array) -> jax.Array:
-        parts = _path(path).split("/")
-        tails = ("/".join(parts[i:]) for i in range(len(parts)))
-        found = next((values[tail] for tail in tails if tail in values), None)
-        if found is None or found.shape != leaf.shape or parts[0] in left_out:
-            return leaf
-        return parallel.put_whole(found, leaf.sharding)
-
     params = jax.tree_util.tree_map_with_path(learned, state.params)
-    extra = jax.tree_util.tree_map_with_path(copied, state.extra)
+    copies = with_copies(state.extra, values, left_out)
+    placed = lambda new, old: new if new is old else parallel.put_whole(new, old.sharding)  # noqa: E731
+    extra = jax.tree.map(placed, copies, state.extra)
     ema = None if state.ema is None else params
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     # A compiled copy gives every leaf a separate buffer on the device.

@@ -67,7 +67,6 @@ class DeepCluster(ImageObjective):
         directions = jax.random.normal(centroid_key, (self.clusters, self._kept))
         extra = {
             "queue": nn.LogicallyPartitioned(jnp.zeros((self.queue, self.model.width)), ("queue", None)),
-            "filled": jnp.int32(0),
             "key": jax.random.key_data(refresh_key),
             "mean": jnp.zeros(self.model.width),
             "whitening": jnp.eye(self.model.width, self._kept),
@@ -116,11 +115,10 @@ class DeepCluster(ImageObjective):
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
         queue = jnp.concatenate([rows, extra["queue"]])[: self.queue]  # newest first
-        filled = jnp.minimum(extra["filled"] + len(rows), self.queue)
         # A function of the step alone, so that runs that train together branch together.
         full = -(-self.queue // len(rows)) - 1  # the step that fills the queue
         due = (step == full) | ((step > full) & ((step + 1) % self.refresh == 0))
-        extra = {**extra, "queue": queue, "filled": filled}
+        extra = {**extra, "queue": queue}
         return jax.lax.cond(due, lambda: self._clustered(extra, params, step), lambda: extra)
 
     def flops(self, spec: Any) -> float:
