@@ -6,13 +6,20 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ssljax import models
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.files import write_whole
 from ssljax.config import RunConfig, build, override, read_file, shipped_configs
 
 OWN_DATA = ("data=folder", "data=files")  # arguments of shipped configs for data that a URI names
-_OTHERS = ("configs/recipes/", "configs/scaling/")  # for clusters, and without data; of many runs
+_OTHERS = ("configs/recipes/", "configs/scaling/", "configs/ablations/")  # for clusters, without data; of many runs
+# Source with one kind of data -> (kinds of input that models read of it, the objective to start from).
+_SOURCES = {
+    "images": (("images",), "simclr"),
+    "text": (("tokens", "sequences"), "causal_lm"),
+    "graphs": (("graphs",), "graph_cl"),
+}
 _FIRST = "configs/quickstart.py"  # the config without an objective and data
 _WIDTH = 100
 
@@ -22,7 +29,7 @@ def write_starter(name: str, objective: str | None = None, uri: str | None = Non
 
     Args:
         name: path of the file; ".py" is added if it is missing.
-        objective: name of an objective; None: causal_lm for a source `text:`, else simclr.
+        objective: name of an objective; None: causal_lm for a source `text:`, graph_cl for `graphs:`, else simclr.
         uri: URI of the data; None: those of the shipped config.
 
     Returns:
@@ -46,13 +53,20 @@ def _chosen(objective: str | None, uri: str | None) -> tuple[str, dict[str, Any]
     """Returns a shipped config, with its argument, and its values."""
     if objective is None and uri is None:
         return _FIRST, read_file(_FIRST)
-    objective = objective or ("causal_lm" if str(uri).startswith("text:") else "simclr")
+    kinds, usual = _SOURCES.get(str(uri).partition(":")[0], ((), "simclr"))
+    objective = objective or usual
     known = starters()
     if objective not in known:
         raise UserError(f"--objective: got {objective!r}{nearest(objective, known)} (allowed: {', '.join(known)})")
     name = known[objective]
     if uri is None:
         return name, read_file(name)
+    read = _inputs(name)
+    if kinds and read not in kinds and any(read in others for others, _ in _SOURCES.values()):
+        raise UserError(
+            f"--data: got {uri!r}, but the shipped config of {objective!r} reads {read}; start from {usual!r}, or from "
+            f"another objective for {kinds[0]}"
+        )
     for argument in OWN_DATA:
         try:
             values = read_file(f"{name}:{argument}")
@@ -72,6 +86,11 @@ def starters() -> dict[str, str]:
             if objective not in found or pathlib.PurePath(name).stem == objective:
                 found[objective] = name
     return found
+
+
+def _inputs(name: str) -> str:
+    """The kind of input that the model of a config reads."""
+    return str(models.REGISTRY.get(read_file(name)["model"]["name"]).inputs)
 
 
 def _file(path: pathlib.Path, source: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from daily import at_most
 from tiny_objectives import SEQUENCES
 
 from ssljax import cli, run
+from ssljax.base.errors import UserError
 from ssljax.config import load
 from ssljax.starter import OWN_DATA, starters, write_starter
 
@@ -50,7 +51,8 @@ def test_every_objective_has_a_starter():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("own", [False, True])
 def test_the_file_is_the_shipped_config(objective, own, tmp_path):
-    uri = "images:own" if own else None
+    kind = "graphs" if objective == "graph_cl" else "text" if objective in TEXT else "images"
+    uri = f"{kind}:own" if own else None
     path = write_starter(str(tmp_path / "mine"), objective, uri)
     text = path.read_text()
     compile(text, path, "exec")
@@ -92,3 +94,21 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert (tmp_path / "mine.py").read_bytes() == before and not (tmp_path / "new.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "uri", "message"),
+    [
+        ("barlow_twins", "graphs:DIR", "'barlow_twins' reads images; start from 'graph_cl', or from another .* graphs"),
+        ("simclr", "text:DIR/*", "'simclr' reads images; start from 'causal_lm', or from another objective for tokens"),
+        ("mlm", "images:DIR", "'mlm' reads tokens; start from 'simclr', or from another objective for images"),
+    ],
+)
+def test_data_of_another_kind_are_refused(objective, uri, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        write_starter(str(tmp_path / "mine"), objective, uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_studies_are_no_starters():
+    assert not any(path.startswith(("configs/ablations/", "configs/scaling/")) for path in starters().values())

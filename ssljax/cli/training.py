@@ -20,7 +20,9 @@ def add(commands: Any) -> None:
     init = commands.add_parser("init", help="write a commented config to edit")
     init.set_defaults(call=_init)
     init.add_argument("name", metavar="NAME", help="NAME.py is written; it must not exist")
-    init.add_argument("--objective", help="objective of a shipped config (default: simclr; causal_lm for text: data)")
+    init.add_argument(
+        "--objective", help="objective of a shipped config (default: simclr; causal_lm for text:, graph_cl for graphs:)"
+    )
     init.add_argument("--data", metavar="URI", help="the data, such as images:FOLDER (default: of the shipped config)")
     inspect = commands.add_parser("inspect", help="print a config in numbers, without training", epilog=_KEYS)
     inspect.set_defaults(call=_inspect, prefix="--config.")
