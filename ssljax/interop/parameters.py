@@ -92,8 +92,9 @@ def load_parameters(
                 missing.update(rule.paths)
             for path, part in zip(rule.paths, parts):
                 params[path] = _put(params.get(path), part, index, shapes[path], shardings[path])
-    for path in {path for rule in rules if rule.skip for path in rule.paths} - params.keys() - missing:
-        params[path] = _zeros(shapes[path], shardings[path])  # no block of the stack has this tensor
+    for path in dict.fromkeys(path for rule in rules if rule.skip for path in rule.paths):  # one order in all processes
+        if path not in params and path not in missing:  # no block of the stack has this tensor
+            params[path] = _zeros(shapes[path], shardings[path])
     without_rule = [path for path in shapes if not any(path in rule.paths for rule in rules)]
     unused = source.unused(used)
     problems += [f"no rule: {path}" for path in without_rule]

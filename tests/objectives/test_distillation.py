@@ -124,7 +124,7 @@ def test_another_teacher_is_another_run(teacher, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"teacher_model": SMALL}, r"objective\.teacher_from: .* has a model with depth=2, but .* has depth=1"),
+        ({"teacher_model": SMALL}, r"objective\.teacher_from: .* has a model with width=24, but .* has width=16"),
         (
             {"teacher_model": {**LARGE, "activation": "relu"}},  # the same shapes, another function
             r"objective\.teacher_from: .* has a model with activation=gelu.*, but .* has activation=relu",

@@ -68,8 +68,8 @@ class Distillation(Classification):
             {key: value for key, value in dataclasses.asdict(o.model.config).items() if key not in FREE}
             for o in (self._teacher(), trained)
         )
-        for key in here.keys() & there.keys():
-            if here[key] != there[key]:
+        for key in here:
+            if key in there and here[key] != there[key]:
                 raise UserError(
                     f"has a model with {key}={there[key]}, but objective.teacher_model has {key}={here[key]}"
                 )
