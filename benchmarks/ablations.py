@@ -7,6 +7,7 @@ The names are those of the ablations. `--print` changes no page. Pictures are do
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +20,11 @@ from pages import fill, markdown
 from studies import ledger
 
 from ssljax import losses
+from ssljax.config import build
 from ssljax.data import synthetic
+from ssljax.runs.assembly import assemble
+from ssljax.runs.evaluation import make_evaluator
+from ssljax.runs.trained import read_trained
 from ssljax.scaling.table import Table, read
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/ablations.md"
@@ -201,6 +206,40 @@ def targets(store: pathlib.Path) -> list[str]:
     return bars("targets", "accuracy by target", read(store / "targets"), keys, (PROBE,))
 
 
+def spans(store: pathlib.Path) -> list[str]:
+    """Accuracy of the probe by what is hidden together."""
+    keys = ("objective.units", "objective.spans", "objective.boundary")
+    return bars("spans", "accuracy by hidden units", read(store / "spans"), keys, (PROBE,))
+
+
+def electra(store: pathlib.Path) -> list[str]:
+    """Accuracy of the probe by what the encoder predicts."""
+    table = read(store / "electra")
+    forms = [value.get("form", value["name"]) for value in table.columns["objective"]]
+    table = dataclasses.replace(table, columns={**table.columns, "form": forms})
+    return bars("electra", "accuracy by form", table, ("form", "steps"), (PROBE,))
+
+
+def tested_on(workdir: pathlib.Path, pairs: str) -> float:
+    """Accuracy of the model of a run on held-out pairs of segments, which it need not have been trained for."""
+    trained = read_trained(workdir)
+    values = {**trained.config, "objective": {**trained.config["objective"], "pairs": pairs}}
+    assembly = assemble(build({**values, "evals": {"loss": trained.config["evals"]["loss"]}}))
+    found = make_evaluator(assembly).run(trained.params, trained.extra)
+    return found["loss"]["accuracy/pair"]
+
+
+def pairs(store: pathlib.Path) -> list[str]:
+    """Accuracy on both tasks, and of the probe, by the task of training."""
+    table, tasks = read(store / "pairs"), ("next", "order")
+    both = {
+        f"accuracy of {task}": [tested_on(store / "pairs" / run, task) for run in table.columns["run"]]
+        for task in tasks
+    }
+    table = dataclasses.replace(table, columns={**table.columns, **both})
+    return bars("pairs", "accuracy by task of pairs", table, ("objective.pairs",), (*both, PROBE))
+
+
 def collapse(store: pathlib.Path) -> list[str]:
     """Loss, spread of projections and accuracy with and without the parts that prevent collapse."""
     parts = []
@@ -264,6 +303,9 @@ ABLATIONS: dict[str, tuple[Callable[[pathlib.Path], list[str]], tuple[str, ...]]
     "negatives": (negatives, ("negatives",)),
     "mask_ratio": (mask_ratio, ("mask_ratio", "mask_ratio_text")),
     "targets": (targets, ("targets",)),
+    "spans": (spans, ("spans",)),
+    "electra": (electra, ("electra",)),
+    "pairs": (pairs, ("pairs",)),
     "collapse": (collapse, ("collapse", "collapse_simsiam")),
     "pseudo_likelihood": (pseudo_likelihood, ("pseudo_likelihood", "likelihood")),
 }

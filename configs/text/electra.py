@@ -19,7 +19,8 @@ from ssljax.config import arguments
 
 def get_config(arg=""):
     data = arguments(arg, data=("ag-news", *_texts.DATA))["data"]
-    model = dict(_texts.BERT, pool="mean", extras=("replaced",))
-    steps, batch_size = (350, 64) if data == "ag-news" else (667, 16)  # as many FLOPs as mlm.py
+    news = data == "ag-news"
+    model = dict(_texts.NEWS_BERT if news else dict(_texts.BERT, pool="mean"), extras=("replaced",))
+    steps, batch_size = (1_015, 64) if news else (667, 16)  # as many FLOPs as mlm.py
     objective = dict(name="electra", generator=0.25, weight=50.0)
     return _texts.config(data, model, objective, steps, batch_size=batch_size)

@@ -20,6 +20,6 @@ from ssljax.config import arguments
 def get_config(arg=""):
     data = arguments(arg, data=(*_texts.DATA, "ag-news"))["data"]
     if data == "ag-news":
-        return _texts.config(data, dict(_texts.BERT, pool="mean"), dict(name="mlm"), 400, batch_size=64)
+        return _texts.config(data, _texts.NEWS_BERT, dict(name="mlm"), _texts.NEWS_STEPS, batch_size=64)
     evals = dict(pseudo_perplexity=dict(**_texts.HELD_OUT[data], max_examples=25))
     return _texts.config(data, _texts.BERT, dict(name="mlm"), 750, evals=evals)

@@ -18,6 +18,7 @@ from ssljax.config import arguments
 
 def get_config(arg=""):
     data = arguments(arg, data=("ag-news", *_texts.DATA))["data"]
-    model, objective = dict(_texts.BERT, pool="mean"), dict(name="mlm", units="word", spans=(0.2, 10), boundary=True)
-    steps, batch_size = (400, 64) if data == "ag-news" else (600, 16)
+    objective, news = dict(name="mlm", units="word", spans=(0.2, 10), boundary=True), data == "ag-news"
+    model = _texts.NEWS_BERT if news else dict(_texts.BERT, pool="mean")
+    steps, batch_size = (_texts.NEWS_STEPS, 64) if news else (600, 16)
     return _texts.config(data, model, objective, steps, _texts.PIECES, batch_size=batch_size)

@@ -141,6 +141,16 @@ def test_a_teacher_that_does_not_fit(teacher, settings, message, tmp_path):
         run.train(config(teacher, **settings), tmp_path / "run")
 
 
+def test_a_teacher_of_other_classes():
+    named = lambda *classes: dataclasses.replace(  # noqa: E731
+        tiny.make("distillation").unwrapped, spec=dataclasses.replace(tiny.SPEC, classes=classes)
+    )
+    with pytest.raises(UserError, match=r"tells the classes cat, dog, but the data of this run have dog, cat$"):
+        named("dog", "cat").frozen_part(named("cat", "dog"), {}, {})
+    with pytest.raises(UserError, match=r"classes a, b, c, d, \.\.\., but .* have b, a$"):
+        named("b", "a").frozen_part(named(*"abcde"), {}, {})
+
+
 def test_a_teacher_must_be_a_classifier(tmp_path):
     other = {
         **BASE,

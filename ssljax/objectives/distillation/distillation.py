@@ -64,6 +64,9 @@ class Distillation(Classification):
                     f"has seen images with objective.{key}={getattr(trained, key)}, but this run has "
                     f"{getattr(self, key)}"
                 )
+        named = trained.spec.classes, self.spec.classes
+        if None not in named and named[0] != named[1]:
+            raise UserError(f"tells the classes {_listed(named[0])}, but the data of this run have {_listed(named[1])}")
         here, there = (
             {key: value for key, value in dataclasses.asdict(o.model.config).items() if key not in FREE}
             for o in (self._teacher(), trained)
@@ -112,3 +115,8 @@ class Distillation(Classification):
         if self.teacher_model is not None:
             plain["model"] = self.teacher_model.module(self.spec, "objective.teacher_model")
         return Classification(**plain)
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    """The first names of classes."""
+    return ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
