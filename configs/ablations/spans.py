@@ -1,4 +1,4 @@
-"""Masked language modelling on news: what is hidden is a token, a word, or a span of words (Joshi et al. 2020, table 6).
+"""Masked language modelling on news: tokens, words, or spans of words are hidden (Joshi et al. 2020, table 6).
 
 As many tokens are hidden in each run; spans have geometric lengths of at most ten words, and in the last run the two
 tokens around a span also predict what is in it. In the paper spans are better than tokens, and than words. The probe
