@@ -24,7 +24,7 @@ INTRODUCTION = """# Recipes of papers
 
 `configs/recipes/` has the training runs of papers, written like the appendices of the papers: sizes, batches, rates, schedules, augmentation, and the hardware that they are planned for. **None of them was run here**: there is no such hardware, and the numbers below are those of the publications. What is tested is that each config is accepted, that its model has the published number of parameters, and that initialisation and training step pass shape evaluation (`pytest -m full tests/test_recipes.py`). The docstring of each file has its source, its time and the details in which it differs from the paper.
 
-Recipes exist for the objectives of this version. Those of I-JEPA, data2vec, MSN and DINOv2 are not written yet.
+Recipes exist for the objectives of this version. Those of data2vec, MSN, PEGASUS and DINOv2 are not written yet.
 
 ## Running one
 

@@ -30,7 +30,13 @@ VIT_B16 = (("encoder",), 86_567_656 - VIT_B16_HEAD)  # documentation of torchvis
 BERT_LARGE = (("encoder",), 335_174_458)  # weights bert-large-uncased with the head of the masked language model
 BOTH_TOWERS = ("image_tower", "text_tower", "image_projection", "text_projection", "log_scale")
 PUBLISHED = {
+    "albert.py:": (("encoder",), 11_683_584),  # weights albert-base-v2
+    "albert.py:arch=large": (("encoder",), 17_683_968),  # weights albert-large-v2
+    "albert.py:arch=xlarge": (("encoder",), 58_724_864),  # weights albert-xlarge-v2
+    "albert.py:arch=xxlarge": (("encoder",), 222_595_584),  # weights albert-xxlarge-v2
     "barlow_twins.py:": RESNET_50,
+    "bart.py:": (("encoder",), 139_420_416),  # weights bart-base
+    "bart.py:arch=large": (("encoder",), 406_291_456),  # weights bart-large
     "bert.py:": (("encoder",), 110_000_000),  # Devlin et al. 2019, section 3
     "bert.py:arch=large": BERT_LARGE,
     "bert.py:arch=large,batch=65536": BERT_LARGE,
@@ -46,6 +52,11 @@ PUBLISHED = {
     "gpt2.py:": (("encoder",), 124_439_808),  # weights gpt2
     "gpt3.py:": (("encoder",), 6_700_000_000),  # Brown et al. 2020, table 2.1
     "gpt3.py:arch=13b": (("encoder",), 12_853_473_280),  # weights opt-13b, whose table of positions has 2 more rows
+    "i_jepa.py:": VIT_B16,
+    "i_jepa.py:arch=vit_l16": (("encoder",), 304_326_632 - VIT_L16_HEAD),  # documentation of torchvision
+    "i_jepa.py:arch=vit_h14": (("encoder",), 632_000_000),  # Dosovitskiy et al. 2021, table 1
+    "ibot.py:": (("encoder",), 21_665_664),  # as DINO's
+    "ibot.py:arch=vit_b16": VIT_B16,
     "llama.py:": (("encoder",), 68_976_648_192),  # weights Llama-2-70b-hf
     "mae.py:": VIT_B16,
     "mae.py:arch=vit_l16": (("encoder",), 304_326_632 - VIT_L16_HEAD),  # documentation of torchvision
@@ -63,6 +74,7 @@ PUBLISHED = {
     "simclr.py:batch=65536": RESNET_50,
     "simmim.py:": VIT_B16,
     "simsiam.py:": RESNET_50,
+    "span_bert.py:": (("encoder",), 333_579_264),  # weights bert-large-cased
     "swav.py:": RESNET_50,
     "switch.py:": (("encoder",), 7_415_217_408),  # weights switch-base-128; Fedus et al. 2022, table 9: 7B
     "t5.py:": (("encoder",), 222_903_552),  # weights t5-base; Raffel et al. 2020: about 220M
