@@ -30,7 +30,7 @@ VIT_B16 = (("encoder",), 86_567_656 - VIT_B16_HEAD)  # documentation of torchvis
 BERT_LARGE = (("encoder",), 335_174_458)  # weights bert-large-uncased with the head of the masked language model
 BOTH_TOWERS = ("image_tower", "text_tower", "image_projection", "text_projection", "log_scale")
 PUBLISHED = {
-    "albert.py:": (("encoder",), 11_683_584),  # weights albert-base-v2
+    "albert.py:": (("encoder",), 11_683_584 + 128_688),  # weights albert-base-v2, and the head of masked tokens
     "albert.py:arch=large": (("encoder",), 17_683_968),  # weights albert-large-v2
     "albert.py:arch=xlarge": (("encoder",), 58_724_864),  # weights albert-xlarge-v2
     "albert.py:arch=xxlarge": (("encoder",), 222_595_584),  # weights albert-xxlarge-v2

@@ -4,7 +4,6 @@
 stop-gradient. The standard deviation of projections tells collapse; a collapsed loss is the best one. Projections
 have no batch norm, with which they stay apart for longer than these short runs.
 
-
     ssljax sweep --config configs/ablations/collapse.py --workdir runs/ablations
     ssljax sweep --config configs/ablations/collapse.py:method=simsiam --name collapse_simsiam --workdir runs/ablations
     python benchmarks/ablations.py collapse --store runs/ablations
