@@ -60,6 +60,7 @@ REGISTRY = Registry(
         "llava": "ssljax.models.llava:LLaVAConfig",
         "resnet": "ssljax.models.resnet:ResNetConfig",
         "gin": "ssljax.models.gin:GINConfig",
+        "rnn": "ssljax.models.rnn:RNNConfig",
     },
     has=("inputs", "module"),
 )
