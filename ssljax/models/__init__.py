@@ -61,6 +61,7 @@ REGISTRY = Registry(
         "resnet": "ssljax.models.resnet:ResNetConfig",
         "gin": "ssljax.models.gin:GINConfig",
         "rnn": "ssljax.models.rnn:RNNConfig",
+        "word_vectors": "ssljax.models.word_vectors:WordVectorsConfig",
     },
     has=("inputs", "module"),
 )

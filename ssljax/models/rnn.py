@@ -168,7 +168,8 @@ class Layer(nn.Module):
         x_BxTxD = constrain_rows(_dropped(x_BxTxD, c.dropout, sequence.noise, number))
         to_gates, from_state = (self._kernel(name) for name in ("in", "state"))
         bias_GxD = jnp.stack([self._bias(gate, c.forget_bias if gate == "forget" else 0.0) for gate in unit.gates])
-        inputs_BxTxGxD = jnp.einsum("btd,dge->btge", x_BxTxD, to_gates, preferred_element_type=jnp.float32) + bias_GxD
+        inputs_BxTxGxD = jnp.einsum("btd,dge->btge", x_BxTxD, to_gates, preferred_element_type=jnp.float32)
+        inputs_BxTxGxD = constrain_rows(inputs_BxTxGxD, "mlp") + bias_GxD
         # The bias of U h, which the reset gate of a GRU multiplies; in other units it would be a second bias.
         inner_GxD = jnp.zeros_like(bias_GxD)
         if c.cell == "gru":
@@ -177,10 +178,11 @@ class Layer(nn.Module):
         def advance(states: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
             x_BxGxD, first_B, valid_B = now
             states = jnp.where(first_B[:, None], 0.0, states)
-            u = jnp.einsum(
-                "bd,dge->bge", states[0].astype(c.dtype), from_state, preferred_element_type=jnp.float32
-            )
-            after = jnp.where(valid_B[:, None], unit.advance(x_BxGxD, u + inner_GxD, states), states)
+            h_BxD = constrain_rows(states[0].astype(c.dtype))
+            u_BxGxD = jnp.einsum("bd,dge->bge", h_BxD, from_state, preferred_element_type=jnp.float32)
+            after = unit.advance(x_BxGxD, constrain_rows(u_BxGxD, "mlp") + inner_GxD, states)
+            after = nn.with_logical_constraint(after, (None, "batch", None))
+            after = jnp.where(valid_B[:, None], after, states)
             return after, after[0].astype(c.dtype)
 
         steps = (inputs_BxTxGxD.swapaxes(0, 1), sequence.first.T, sequence.valid.T)
@@ -191,10 +193,10 @@ class Layer(nn.Module):
     def _kernel(self, source: str) -> jax.Array:
         """The kernels [D, G, D] from the inputs ("in") or from the state ("state") to the gates.
 
-        They are drawn from a uniform distribution up to 1 / sqrt(D) on both sides.
+        They are drawn from a uniform distribution of variance 1 / D.
         """
         width, gates = self.config.width, UNITS[self.config.cell].gates
-        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
         names = [f"{gate}_{source}" for gate in gates]
         kernels = [
             parameter(self, name, init, ("embed", "mlp"), (width, width), role="matrix").astype(self.config.dtype)

@@ -164,8 +164,12 @@ class TokenModel(nn.Module):
         raise NotImplementedError
 
     def empty_cache(self, rows: int, slots: int) -> Any:
-        """A cache for `rows` texts of up to `slots` tokens, before the first token; for generation."""
-        raise NotImplementedError
+        """A cache for `rows` texts of up to `slots` tokens, before the first token; for generation.
+
+        Raises:
+            UserError: the model reads no context.
+        """
+        raise UserError(f"model.name: {type(self).__name__} reads no earlier tokens and cannot continue a text")
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V] for hidden states [..., D]."""

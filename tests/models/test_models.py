@@ -321,6 +321,7 @@ FAMILIES = {
     "resnet": ({"name": "resnet", "preset": None, "channels": 8, "depths": [1, 2], "groups": 4}, lambda m: (IMAGES,)),
     "gin": ({"name": "gin", "width": 16, "depth": 2}, lambda m: GRAPHS),
     "rnn": ({"name": "rnn", "width": 16, "depth": 2}, lambda m: (TOKENS,)),
+    "word_vectors": ({"name": "word_vectors", "width": 16}, lambda m: (TOKENS,)),
 }
 
 
@@ -367,7 +368,11 @@ def test_every_parameter_has_axes_of_the_table(name):
 
 # Families that differ in numbers only follow under `-m full`.
 OWN = ["vit", "bert", "gpt", "clip", "albert", "mixtral", "t5"]
-OTHERS = [pytest.param(name, marks=pytest.mark.full) for name in models.REGISTRY if name not in OWN]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.full)
+    for name in models.REGISTRY
+    if name not in (*OWN, "word_vectors")  # which have no noise
+]
 
 
 @pytest.mark.parametrize("name", [*daily(OWN, 5), *OTHERS])

@@ -165,12 +165,12 @@ def test_flops_are_those_that_the_compiler_counts():
 
 
 def test_initial_values():
-    """Matrices are uniform up to 1 / sqrt(D), forget gates open."""
+    """Matrices are uniform with variance 1 / D, forget gates open."""
     module = models.create({"name": "rnn", "cell": "lstm", "width": 64, "forget_bias": 2.0}, SPEC)
     params = nn.unbox(module.initial(jax.random.key(0)))["params"]["layers"]
     for name, value in params.items():
         if name.endswith("bias"):
             np.testing.assert_array_equal(value, 2.0 if name == "forget_bias" else 0.0)
         else:
-            assert np.abs(value).max() == pytest.approx(64**-0.5, rel=0.01)
-            assert np.std(value) == pytest.approx((3 * 64) ** -0.5, rel=0.05)
+            assert np.abs(value).max() == pytest.approx((3 / 64) ** 0.5, rel=0.01)
+            assert np.std(value) == pytest.approx(64**-0.5, rel=0.05)

@@ -35,6 +35,7 @@ NATURAL = {
     "ast": ("classification", {**IMAGE, "strides": [3, 3]}),
     "resnet": ("simclr", {"preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
     "rnn": ("causal_lm", {"width": 16}),
+    "word_vectors": ("word2vec", {"width": 16}),
     "gin": ("graph_cl", {"width": 16, "depth": 2}),
     "clip": ("clip", tiny.CONFIGS["clip"]["model"]),
     "siglip": ("siglip", tiny.CONFIGS["siglip"]["model"]),
