@@ -68,6 +68,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {"rate": 0.3, "generator": 0.5},
     },
     "word2vec": {"model": {"name": "word_vectors", "width": 32}, "objective": {"window": 3, "subsample": 0.05}},
+    "xlnet": {"model": {"name": "xlnet", **_TEXT}, "objective": {"share": 0.3}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "prefix_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
@@ -200,6 +201,7 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "electra": windows,
         "simcse": windows,
         "word2vec": windows,
+        "xlnet": windows,
         "causal_lm": {**windows, "overlap": 1},
     }
     own |= dict.fromkeys(("prefix_lm", *SEQUENCES), windows)
