@@ -67,6 +67,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {"name": "bert", "extras": ("replaced",), **_TEXT},
         "objective": {"rate": 0.3, "generator": 0.5},
     },
+    "word2vec": {"model": {"name": "word_vectors", "width": 32}, "objective": {"window": 3, "subsample": 0.05}},
+    "xlnet": {"model": {"name": "xlnet", **_TEXT}, "objective": {"share": 0.3}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "prefix_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
@@ -198,6 +200,8 @@ def data(name: str, folder: pathlib.Path) -> dict[str, Any]:
         "masked_diffusion": windows,
         "electra": windows,
         "simcse": windows,
+        "word2vec": windows,
+        "xlnet": windows,
         "causal_lm": {**windows, "overlap": 1},
     }
     own |= dict.fromkeys(("prefix_lm", *SEQUENCES), windows)

@@ -1,9 +1,11 @@
 """Next-token prediction: a small GPT-2 (Radford et al. 2019) on bytes of English text.
 
 Positions are rotary (Su et al. 2021), since learned positions start near zero and take much of a short run to grow.
-The text is the documentation of Python, or books.
+The text is the documentation of Python, or books. `model=lstm`, `gru` and `rnn` are the recurrent networks of language
+modelling before transformers (Mikolov et al. 2010, Zaremba et al. 2014), with about as many parameters.
 
     ssljax train --config configs/text/causal_lm.py --workdir runs/causal_lm
+    ssljax train --config configs/text/causal_lm.py:model=lstm,data=classic-books --workdir runs/lstm-books
     ssljax train --config configs/text/causal_lm.py:data=classic-books --workdir runs/causal_lm-books
     ssljax train --config configs/text/causal_lm.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
@@ -16,12 +18,19 @@ import ml_collections
 
 from ssljax.config import arguments
 
+MODELS = {
+    "gpt": dict(name="gpt", preset=None, width=96, depth=3, heads=4, positions="none", rope_theta=10_000),
+    "lstm": dict(name="rnn", cell="lstm", width=144, depth=2),
+    "gru": dict(name="rnn", cell="gru", width=168, depth=2),
+    "rnn": dict(name="rnn", cell="rnn", width=288, depth=2),
+}
+
 
 def get_config(arg=""):
-    a = arguments(arg, data=_texts.DATA)
+    a = arguments(arg, data=_texts.DATA, model=tuple(MODELS))
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="gpt", preset=None, width=96, depth=3, heads=4, positions="none", rope_theta=10_000),
+            model=MODELS[a["model"]],
             objective=dict(name="causal_lm"),
             data=dict(
                 **_texts.SOURCES[a["data"]], tokenizer=dict(name="bytes"), mode="windows", seq_len=128, overlap=1

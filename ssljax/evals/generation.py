@@ -24,13 +24,12 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal, Full, Keys, Prefix
-from ssljax.layers.multihead import Cache, empty_cache
+from ssljax.layers.multihead import empty_cache
 from ssljax.layers.positions import Dynamic, LongRoPE
 from ssljax.models.seq2seq import EncoderDecoder
-from ssljax.models.tokens import TokenTransformer
+from ssljax.models.tokens import TokenModel
 
 _STEP = 64  # lengths are rounded up to a multiple, so that prompts of similar lengths share a program
-_CACHE_AXES = ("layers", "batch", "length", "kv", None)
 _NO_TOKEN = -1
 _WATCHED = 2  # new tokens between two calls of `watch`
 
@@ -105,7 +104,7 @@ def generate(
             `sampling` is not allowed.
     """
     sampling = schema.build(Sampling, dataclasses.asdict(sampling or Sampling()), "sampling")
-    if not isinstance(module, TokenTransformer | EncoderDecoder):
+    if not isinstance(module, TokenModel | EncoderDecoder):
         raise UserError(f"generation: got a {type(module).__name__}, must be a decoder or an encoder-decoder")
     if not (rows := [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]):
         return []
@@ -163,12 +162,12 @@ class Past(NamedTuple):
     """The tokens that a model has read, for a batch of rows.
 
     Attributes:
-        cache: keys and values.
+        cache: keys and values, or the states of a recurrent network.
         length: int32 [B], number of tokens of each row.
         source: bool [B, M], False at padding of the encoder's input; None for a decoder.
     """
 
-    cache: Cache
+    cache: Any
     length: jax.Array
     source: jax.Array | None = None
 
@@ -206,9 +205,8 @@ def prefill(
         options: dict[str, Any] = {"memory_mask": Keys(valid), "cache": cache, "method": "decode"}
         encoded = apply(start_BxS, memory, mask=Causal(), **options)
     else:
-        c = module.config
         mask = Prefix(lengths_B) if prefix else Causal()
-        encoded = apply(tokens_BxP, mask=mask, cache=empty_cache(c, c.known("depth"), batch, slots))
+        encoded = apply(tokens_BxP, mask=mask, cache=module.empty_cache(batch, slots), valid=valid)
     last = jnp.take_along_axis(encoded.tokens, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     return apply(last, method="logits"), Past(encoded.cache, lengths_B, source)
 
@@ -386,7 +384,7 @@ def _shard_cache(past: Past, mesh: jax.sharding.Mesh | None) -> Past:
         return past
 
     def shard(x: jax.Array) -> jax.Array:
-        spec = parallel.partition_spec(_CACHE_AXES, x.shape, dict(mesh.shape))
+        spec = parallel.partition_spec(past.cache.axes, x.shape, dict(mesh.shape))
         return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, spec))
 
     return past._replace(cache=jax.tree.map(shard, past.cache))
@@ -418,6 +416,8 @@ def _rounded(length: int, limit: int | None) -> int:
 
 def without_strict(module: Any) -> Any:
     """Returns the module with `strict=False`: fused kernels support neither padding nor single queries."""
+    if not getattr(module.config, "strict", False):
+        return module
     return module.clone(config=dataclasses.replace(module.config, strict=False))
 
 
@@ -461,7 +461,8 @@ def _check(
 def _position_limit(c: Any) -> tuple[float, str]:
     """Returns the largest number of positions of a decoder, and the key that sets it."""
     limit, reason = math.inf if c.max_len is None else c.max_len, "model.max_len"
-    if isinstance(c.rope_scaling, Dynamic | LongRoPE) and c.rope_scaling.original_len < limit:
+    scaling = getattr(c, "rope_scaling", None)
+    if isinstance(scaling, Dynamic | LongRoPE) and scaling.original_len < limit:
         # Beyond the original length a new token changes the rotation of all keys, but cached keys are already rotated.
-        limit, reason = c.rope_scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
+        limit, reason = scaling.original_len, "model.rope_scaling.original_len, of dynamic scaling"
     return limit, reason

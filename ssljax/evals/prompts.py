@@ -22,7 +22,7 @@ from ssljax.evals.generation import Sampling, check_ids, check_length, generate,
 from ssljax.interop.hf import Model
 from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
-from ssljax.models.tokens import TokenTransformer
+from ssljax.models.tokens import TokenModel
 from ssljax.objectives.tokens import TokenObjective
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def complete(
         UserError: the model predicts masks, a prompt or stop text is empty, or a prompt is too long.
     """
     sampling = sampling or Sampling()
-    if not isinstance(model.module, TokenTransformer | EncoderDecoder) or not model.causal:
+    if not isinstance(model.module, TokenModel | EncoderDecoder) or not model.causal:
         raise UserError(f"{model.title}: {_kind(model)}, must be a decoder or an encoder-decoder to generate text")
     rows = [model.encode(prompt, special_tokens) for prompt in _checked(prompts, "prompt")]
     sampling = dataclasses.replace(sampling, stop=(*sampling.stop, *_stop_ids(model, _checked(stop, "stop"))))
@@ -290,7 +290,7 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
     """
     if top < 1:
         raise UserError(f"top: got {top}, must be at least 1")
-    if not isinstance(model.module, TokenTransformer) or model.causal or "replaced" in model.module.config.extras:
+    if not isinstance(model.module, TokenModel) or model.causal or "replaced" in model.module.config.extras:
         raise UserError(f"{model.title}: {_kind(model)}, must be a model that was trained to predict masked tokens")
     rows, positions = _find_masks(model, prompts)
     c = model.module.config
@@ -389,7 +389,7 @@ def _word(model: LanguageModel, token: int) -> str:
 
 def _kind(model: LanguageModel) -> str:
     """Returns the kind of a model, for messages."""
-    if not isinstance(model.module, TokenTransformer | EncoderDecoder):
+    if not isinstance(model.module, TokenModel | EncoderDecoder):
         return f"is a {type(model.module).__name__}"
     if isinstance(model.module, EncoderDecoder):
         return "is an encoder-decoder"

@@ -31,6 +31,11 @@ class Cache(NamedTuple):
     cross_k: jax.Array | None = None  # [B, M, G, K], keys of the memory of cross-attention
     cross_v: jax.Array | None = None  # [B, M, G, K]
 
+    @property
+    def axes(self) -> tuple[str | None, ...]:
+        """The logical axes of each array in the cache of a stack."""
+        return "layers", "batch", "length", "kv", None
+
     def with_tokens(self, new: "Cache", start: jax.Array | None) -> "Cache":
         """Returns a cache with the keys and values of `new` written from slot `start` (int [B]; None: 0) on."""
         cross = (self.cross_k, self.cross_v) if new.cross_k is None else (new.cross_k, new.cross_v)

@@ -60,6 +60,8 @@ REGISTRY = Registry(
         "llava": "ssljax.models.llava:LLaVAConfig",
         "resnet": "ssljax.models.resnet:ResNetConfig",
         "gin": "ssljax.models.gin:GINConfig",
+        "rnn": "ssljax.models.rnn:RNNConfig",
+        "word_vectors": "ssljax.models.word_vectors:WordVectorsConfig",
     },
     has=("inputs", "module"),
 )

@@ -18,7 +18,7 @@ from ssljax.layers.config import ACTIVATIONS, Activation, Component
 from ssljax.layers.dense import EXACT, Dense, parameter
 from ssljax.layers.embeddings import Table
 from ssljax.layers.masks import Full, Mask, Segments
-from ssljax.layers.multihead import Cache, Cached, Memory
+from ssljax.layers.multihead import Cache, Cached, Memory, empty_cache
 from ssljax.layers.noise import Noise, dropout
 from ssljax.layers.positions import Layout, sinusoidal
 from ssljax.layers.stack import Stack
@@ -143,12 +143,7 @@ class TokenConfig(TransformerConfig):
             UserError: `vocab_size` or `max_len` is smaller than the data require, or the data have no tokens.
         """
         (length,) = element_shape(spec, "tokens", f"{path}.name")
-        vocab_size, max_len = self.vocab_size or spec.vocab_size, self.max_len or length
-        if vocab_size < spec.vocab_size:
-            raise UserError(
-                f"{path}.vocab_size: {vocab_size} is less than the {spec.vocab_size} token ids of the data "
-                f"(at least {spec.vocab_size} is required)"
-            )
+        vocab_size, max_len = at_least_of_data(self.vocab_size, spec, path), self.max_len or length
         if max_len < length:
             raise UserError(
                 f"{path}.max_len: {max_len} is less than the {length} tokens of an example (data.seq_len) "
@@ -161,7 +156,38 @@ class TokenConfig(TransformerConfig):
         return TokenTransformer(self.with_preset())
 
 
-class TokenTransformer(nn.Module):
+class TokenModel(nn.Module):
+    """A model of token sequences: `__call__` gives hidden states, `readout` the inputs of the projection to logits."""
+
+    def readout(self, hidden: jax.Array) -> Readout:
+        """Inputs of the projection of hidden states [..., D] to logits, for a loss that computes logits in parts."""
+        raise NotImplementedError
+
+    def empty_cache(self, rows: int, slots: int) -> Any:
+        """A cache for `rows` texts of up to `slots` tokens, before the first token; for generation.
+
+        Raises:
+            UserError: the model reads no context.
+        """
+        raise UserError(f"model.name: {type(self).__name__} reads no earlier tokens and cannot continue a text")
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Returns float32 logits [..., V] for hidden states [..., D]."""
+        hidden, kernel, bias, cap = self.readout(hidden)
+        logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        logits = logits if cap is None else cap * jnp.tanh(logits / cap)
+        return logits if bias is None else logits + bias
+
+    def init_all(self, tokens: jax.Array, *, mask: Mask) -> jax.Array:
+        """Calls encoder and read-outs, so that `init(..., method="init_all")` creates every parameter."""
+        return self.logits(self(tokens, mask=mask).tokens)
+
+    def initial(self, key: jax.Array) -> Any:
+        """Initial variables; needs no data."""
+        return self.init(key, jnp.zeros((1, 1), jnp.int32), mask=Full(), method="init_all")
+
+
+class TokenTransformer(TokenModel):
     """An encoder of tokens [B, T] to hidden states and a pooled vector, with a read-out to logits."""
 
     config: TokenConfig  # with preset values, vocab_size and max_len filled in
@@ -354,8 +380,7 @@ class TokenTransformer(nn.Module):
         """Hidden states [..., D] mapped to the width of the read-out."""
         return self.readout_project(hidden) if self.maps_tokens else hidden
 
-    def readout(self, hidden: jax.Array) -> "Readout":
-        """Inputs of the projection of hidden states [..., D] to logits, for a loss that computes logits in parts."""
+    def readout(self, hidden: jax.Array) -> Readout:
         c, hidden = self.config, self.narrowed(hidden)
         if c.readout_transform:
             hidden = self.head_norm(ACTIVATIONS[c.readout_activation or c.activation](self.head_dense(hidden)))
@@ -372,12 +397,8 @@ class TokenTransformer(nn.Module):
             bias = jnp.where(is_id, 0.0 if bias is None else bias, _NO_PROBABILITY)
         return Readout(hidden, self.embed.embedding.T if c.tied else self.head_kernel, bias, c.readout_cap)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """Returns float32 logits [..., V] for hidden states [..., D]."""
-        hidden, kernel, bias, cap = self.readout(hidden)
-        logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        logits = logits if cap is None else cap * jnp.tanh(logits / cap)
-        return logits if bias is None else logits + bias
+    def empty_cache(self, rows: int, slots: int) -> Cache:
+        return empty_cache(self.config, self.config.known("depth"), rows, slots)
 
     def pair_logits(self, pooled: jax.Array) -> jax.Array:
         """Returns float32 logits [B, 2] of the extra head "pair" for pooled [B, D]."""
@@ -388,7 +409,6 @@ class TokenTransformer(nn.Module):
         return self.replaced_logit(ACTIVATIONS[self.config.activation](self.replaced_dense(hidden)))[..., 0]
 
     def init_all(self, tokens: jax.Array, *, mask: Mask) -> jax.Array:
-        """Calls encoder and read-outs, so that `init(..., method="init_all")` creates every parameter."""
         encoded = self(tokens, mask=mask)
         if "pair" in self.config.extras:
             self.pair_logits(encoded.pooled)
@@ -397,10 +417,6 @@ class TokenTransformer(nn.Module):
         # If widths differ, as in ELECTRA's discriminator, the tied table cannot read the states out: no read-out.
         readable = self.embedding_dim == self.readout_width or not self.config.tied
         return self.logits(encoded.tokens) if readable else encoded.tokens
-
-    def initial(self, key: jax.Array) -> Any:
-        """Initial variables; needs no data."""
-        return self.init(key, jnp.zeros((1, 1), jnp.int32), mask=Full(), method="init_all")
 
     def flops(self, tokens: int | None = None, *, causal: bool = False, predicted: int = 0) -> float:
         """Forward FLOPs of a sequence of `tokens` tokens (None: `max_len`), with logits for `predicted` of them."""
@@ -422,6 +438,20 @@ def _without_masks(x_BxTxD: jax.Array, masked_BxT: jax.Array, valid_BxT: jax.Arr
     count_B = masked_BxT.shape[1] if valid_BxT is None else jnp.sum(valid_BxT, axis=1)
     scale_B = 0.88 / (1 - jnp.sum(masked_BxT, axis=1) / count_B)
     return jnp.where(masked_BxT[..., None], 0, x_BxTxD * scale_B[:, None, None].astype(x_BxTxD.dtype))
+
+
+def at_least_of_data(vocab_size: int | None, spec: Any, path: str) -> int:
+    """Returns the number of token ids of a model, by default that of the data.
+
+    Raises:
+        UserError: it is smaller than that of the data.
+    """
+    if vocab_size is not None and vocab_size < spec.vocab_size:
+        raise UserError(
+            f"{path}.vocab_size: {vocab_size} is less than the {spec.vocab_size} token ids of the data "
+            f"(at least {spec.vocab_size} is required)"
+        )
+    return int(vocab_size or spec.vocab_size)
 
 
 def pool(x_BxTxD: jax.Array, segment_ids: jax.Array | None, kind: str) -> jax.Array:

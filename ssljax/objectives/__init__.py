@@ -65,6 +65,8 @@ REGISTRY = Registry(
         "text_infilling": "ssljax.objectives.masked.text_infilling:TextInfilling",
         "triplet": "ssljax.objectives.contrastive.triplet:Triplet",
         "vae": "ssljax.objectives.generative.vae:VAE",
+        "word2vec": "ssljax.objectives.contrastive.word2vec:Word2Vec",
+        "xlnet": "ssljax.objectives.autoregressive.xlnet:PermutationLM",
         "vicreg": "ssljax.objectives.redundancy.vicreg:VICReg",
     },
     has=("inputs", "init", "views", "encode", "loss"),

@@ -99,7 +99,7 @@ class TwoView(EncoderObjective):
         if self.augmented and (self.reads == "graphs") != isinstance(self.augment, views.GraphViews):
             fitting = "'graph_views'" if self.reads == "graphs" else "'two_views'"
             raise UserError(f"objective.augment.name: must be {fitting} for a model that reads {self.reads}")
-        if not self.augmented and not (self.model.config.dropout or self.model.config.drop_path):
+        if not self.augmented and not any(getattr(self.model.config, key, 0) for key in ("dropout", "drop_path")):
             raise UserError(
                 "model.dropout: got 0, must be more than 0 (or model.drop_path): without augmentation, the two views "
                 f"of {self.reads} differ in them only"

@@ -255,6 +255,26 @@ def diffusion_mask(keys: jax.Array, candidate: jax.Array, share: jax.Array) -> t
     return candidate & (rank < k[:, None]), jnp.where(n > 0, n / jnp.maximum(k, 1), 0.0)
 
 
+def factorization_order(keys: jax.Array, candidate: jax.Array, share: float) -> tuple[jax.Array, jax.Array]:
+    """Draws the order in which the tokens of each row are predicted (Yang et al. 2019, "XLNet", section 2.2).
+
+    Args:
+        keys: random keys [B].
+        candidate: bool [B, T], False for padding and special tokens, which come before all others.
+        share: share of the n candidates, max(1, floor(share n)) of them, at the end of the order.
+
+    Returns:
+        rank: int32 [B, T], place in the order; -1 for tokens that are no candidates.
+        last: bool [B, T], True for the candidates at the end of the order.
+    """
+    lots = jnp.where(candidate, uniforms(keys, candidate.shape[1]), -1.0)
+    rank = jnp.argsort(jnp.argsort(lots, axis=1), axis=1).astype(jnp.int32)
+    n = jnp.sum(candidate, 1)
+    count = jnp.maximum(1, jnp.floor(share * n + 1e-6)).astype(jnp.int32)
+    last = candidate & (rank >= (candidate.shape[1] - count)[:, None])
+    return jnp.where(candidate, rank, -1), last
+
+
 def _random_tokens(keys: jax.Array, length: int, vocab_size: int, specials: Sequence[int]) -> jax.Array:
     """Draws uniform ordinary tokens, int32 [B, length]; `specials` are sorted."""
     ordinary = vocab_size - len(specials)

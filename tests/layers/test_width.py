@@ -20,7 +20,7 @@ from ssljax.base.errors import UserError
 from ssljax.layers.masks import Causal, Full
 from ssljax.models.clip import CLIP
 from ssljax.models.seq2seq import EncoderDecoder, Seq2SeqConfig
-from ssljax.models.tokens import TokenTransformer
+from ssljax.models.tokens import TokenModel
 from ssljax.models.vit import ViTConfig
 from ssljax.train.optimization import Optimization
 from ssljax.train.optimizers import REGISTRY
@@ -128,7 +128,7 @@ def hidden(objective, params, batch):
         )
         vectors = dict(zip(("image vectors", "text vectors"), run(images, tokens)))
         return {"image": image.states, "text": text.states, **vectors}
-    if isinstance(model, TokenTransformer):
+    if isinstance(model, TokenModel):
         encoded = run(tokens, mask=Full(), states=True)
         return {"states": encoded.states, "logits": run(encoded.tokens, method="logits")}
     encoded = run(images, states=True)
@@ -163,6 +163,8 @@ def of_family(name, base):
 
     def make(width):
         keys = grown(width, base)
+        if name == "rnn":
+            del keys["preset"], keys["heads"]
         if name in towers:
             return {
                 "objective": {"name": objective},
@@ -183,8 +185,8 @@ def test_with_mup_the_changes_of_a_step_keep_their_size(name):
 
 IMAGES = [name for name in models.REGISTRY if issubclass(models.REGISTRY.get(name), ViTConfig) and name != "ast"]
 SEQUENCES = [name for name in models.REGISTRY if issubclass(models.REGISTRY.get(name), Seq2SeqConfig)]
-# Graphs, a spectrogram, and images within text, have their own objectives; the towers are those of the other families.
-OTHERS = ("resnet", "gin", "ast", "llava", "gpt", "gemma3")
+# Word vectors have one width; graphs, a spectrogram, and images within text, have their own objectives; the towers are those of the other families.
+OTHERS = ("resnet", "gin", "word_vectors", "ast", "llava", "gpt", "gemma3")
 
 
 @pytest.mark.full

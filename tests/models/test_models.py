@@ -16,7 +16,7 @@ from ssljax.base.patches import patchify
 from ssljax.layers.masks import Causal, Full
 from ssljax.layers.noise import Noise
 from ssljax.models.mae import MAEDecoder
-from ssljax.models.tokens import TokenTransformer
+from ssljax.models.tokens import TokenModel
 from ssljax.models.vit import windows
 from ssljax.parallel import MeshConfig, make_mesh, mesh_context
 from ssljax.parallel.rules import RULES
@@ -320,6 +320,8 @@ FAMILIES = {
     "clip": (CLIP, lambda m: (IMAGES, TOKENS)),
     "resnet": ({"name": "resnet", "preset": None, "channels": 8, "depths": [1, 2], "groups": 4}, lambda m: (IMAGES,)),
     "gin": ({"name": "gin", "width": 16, "depth": 2}, lambda m: GRAPHS),
+    "rnn": ({"name": "rnn", "width": 16, "depth": 2}, lambda m: (TOKENS,)),
+    "word_vectors": ({"name": "word_vectors", "width": 16}, lambda m: (TOKENS,)),
 }
 
 
@@ -366,7 +368,11 @@ def test_every_parameter_has_axes_of_the_table(name):
 
 # Families that differ in numbers only follow under `-m full`.
 OWN = ["vit", "bert", "gpt", "clip", "albert", "mixtral", "t5"]
-OTHERS = [pytest.param(name, marks=pytest.mark.full) for name in models.REGISTRY if name not in OWN]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.full)
+    for name in models.REGISTRY
+    if name not in (*OWN, "word_vectors")  # which have no noise
+]
 
 
 @pytest.mark.parametrize("name", [*daily(OWN, 5), *OTHERS])
@@ -374,11 +380,11 @@ def test_noise_belongs_to_examples(name):
     rates = {"dropout": 0.3, "drop_path": 0.3}
     if models.REGISTRY.get(name).inputs in ("pairs", "image_text"):
         rates = {tower: {**(CLIP[tower] if name == "clip" else {}), **rates} for tower in ("image", "text")}
-    if name in ("resnet", "gin"):
+    if name in ("resnet", "gin", "rnn"):
         rates = {"drop_path": 0.6} if name == "resnet" else {"dropout": 0.3}
     module, inputs = create(name, **rates)
     params = nn.unbox(jax.jit(initialise(name))(jax.random.key(0)))
-    more = {"mask": Causal()} if isinstance(module, TokenTransformer) else {}
+    more = {"mask": Causal()} if isinstance(module, TokenModel) else {}
 
     @jax.jit
     def run(inputs, row):

@@ -82,6 +82,8 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "ibot": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
     "simmim": ("masks", ("original", "masked")),
     **dict.fromkeys(TWO_VIEWS, ("views", ("original", "view 1", "view 2"))),
+    "xlnet": ("samples", ("hidden", "guess", "truth")),
+    "word2vec": ("samples", ("word", "nearest words")),
     "simcse": None,  # texts are not augmented
     **dict.fromkeys(tiny_objectives.SEQUENCES, ("samples", ("input", "guess", "truth"))),
     "graph_cl": None,  # graphs have no pictures

@@ -17,6 +17,7 @@ CAUSAL = ("gpt", "gpt1", "gpt3", "imagegpt", "opt", "neox", "palm", "llama", "mi
 CAUSAL += ("qwen2", "qwen3", "gemma", "gemma2", "qwen3_moe", "olmo2", "phi3")
 MASKED = ("bert", "roberta", "distilbert", "albert", "electra", "deberta", "modernbert", "xlnet")
 DENOISING = ("transformer", "t5", "bart", "pegasus", "switch")
+RECURRENT = ("rnn",)
 # family: (objective, keys of the model)
 NATURAL = {
     **{name: ("causal_lm", {}) for name in CAUSAL},
@@ -33,11 +34,23 @@ NATURAL = {
     "dinov3": ("dino", IMAGE),
     "ast": ("classification", {**IMAGE, "strides": [3, 3]}),
     "resnet": ("simclr", {"preset": None, "channels": 8, "depths": [1, 1], "groups": 4, "stem": "small"}),
+    "rnn": ("causal_lm", {"width": 16}),
+    "word_vectors": ("word2vec", {"width": 16}),
     "gin": ("graph_cl", {"width": 16, "depth": 2}),
     "clip": ("clip", tiny.CONFIGS["clip"]["model"]),
     "siglip": ("siglip", tiny.CONFIGS["siglip"]["model"]),
     "llava": ("captioning", tiny.CONFIGS["captioning"]["model"]),
 }
+
+
+def natural(name):
+    """(objective, keys of the model) of a family."""
+    objective, keys = NATURAL[name]
+    transformer = objective in ("causal_lm", "mlm", "span_corruption") and name not in RECURRENT
+    keys = {**(SMALL if transformer else {}), **keys, "name": name}
+    return objective, keys | ({"depth": 3} if name == "modernbert" else {})
+
+
 # The others follow under `-m full`.
 FIRST = ("mixtral",)
 CASES = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for name in models.REGISTRY]
@@ -45,12 +58,9 @@ CASES = [pytest.param(name, marks=() if name in FIRST else pytest.mark.full) for
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_on_eight_devices(name, monkeypatch):
-    objective, keys = NATURAL[name]
+    objective, keys = natural(name)
     if name == "ast":
         sound_in_the_place_of_images(monkeypatch)
-    keys = {**(SMALL if objective in ("causal_lm", "mlm", "span_corruption") else {}), **keys, "name": name}
-    if name == "modernbert":
-        keys["depth"] = 3
     if name in ("mixtral", "switch", "qwen3_moe"):
         keys["experts"] = {"count": 4, "top_k": 1 if name == "switch" else 2, "every": 1 if name == "mixtral" else 2}
     if name == "qwen3_moe":

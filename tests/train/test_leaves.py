@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_objectives as tiny
 from daily import daily
-from test_families import NATURAL, SMALL
+from test_families import natural
 
 from ssljax import models, objectives
 from ssljax.layers.dense import parameter
@@ -267,10 +267,7 @@ def declared(variables):
 
 @pytest.mark.parametrize("name", [name for name in models.REGISTRY if name != "ast"])
 def test_every_parameter_of_every_family_declares_a_role(name):
-    objective, keys = NATURAL[name]
-    keys = {**(SMALL if objective in ("causal_lm", "mlm", "span_corruption") else {}), **keys, "name": name}
-    if name == "modernbert":
-        keys["depth"] = 3
+    objective, keys = natural(name)
     variables = variables_of(objective, **keys)
     assert all(declared(variables).values()), declared(variables)
     leaves = bound_leaves(variables)

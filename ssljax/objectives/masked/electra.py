@@ -16,7 +16,7 @@ from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.base.hashing import name_id
 from ssljax.layers.embeddings import take_tokens
 from ssljax.models.flops import dense_flops
-from ssljax.models.tokens import Readout
+from ssljax.models.tokens import Readout, TokenConfig
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.masked.text import MaskedText, restored
 from ssljax.objectives.pictures import SHOWN, TEXTS, Showing, marked
@@ -56,6 +56,8 @@ class Electra(MaskedText):
     def check(self) -> None:
         super().check()
         config = self.model.config
+        if not isinstance(config, TokenConfig):
+            raise UserError("model.name: the generator is a smaller transformer, so the model must be a transformer")
         if self._classifies and "replaced" not in config.extras:
             raise UserError(f"objective.form: {self.form!r} needs a head for tokens; add 'replaced' to model.extras")
         if self._restores and config.tied and self.model.embedding_dim != self.model.readout_width:
