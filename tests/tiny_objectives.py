@@ -68,6 +68,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "objective": {"rate": 0.3, "generator": 0.5},
     },
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
+    "image_gpt": {"model": {"name": "gpt", **_TEXT}, "objective": {"clusters": 12, "sample": 16, "iterations": 3}},
     "prefix_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "text_infilling": {"model": {"name": "bart", "vocab_size": 72, "max_len": 16, **_TEXT}, "objective": {}},

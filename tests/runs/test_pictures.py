@@ -54,6 +54,7 @@ TWO_VIEWS = [name for name in objectives.REGISTRY if issubclass(objectives.REGIS
 EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "captioning": ("captions", ()),
     "causal_lm": ("samples", ("prompt", "continuation", "true continuation")),
+    "image_gpt": ("samples", ("original", "seen", "completed")),
     "prefix_lm": ("samples", ("prompt", "continuation", "true continuation")),
     "classification": ("views", ("original", "view")),
     "clip": ("captions", ()),
