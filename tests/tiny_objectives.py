@@ -78,6 +78,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "align_uniform": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "barlow_twins": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "byol": {"model": _VIT, "objective": _HEADS},
+    "cpc": {
+        "model": {**_VIT, "patch_size": 2},
+        "objective": {"part": 2, "ahead": 2, "context": {"width": 32, "depth": 1, "heads": 2}, "form": "chunked"},
+    },
     "dcl": {"model": _VIT, "objective": {"projector": _PROJECTOR, "weighted": True, "form": "chunked"}},
     "graph_cl": {
         "model": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},

@@ -25,6 +25,7 @@ REGISTRY = Registry(
         "colorization": "ssljax.objectives.pretext.colorization:Colorization",
         "contrastive_pairs": "ssljax.objectives.contrastive.contrastive_pairs:ContrastivePairs",
         "data2vec": "ssljax.objectives.masked.data2vec:Data2Vec",
+        "cpc": "ssljax.objectives.contrastive.cpc:CPC",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "deep_cluster": "ssljax.objectives.clustering.deep_cluster:DeepCluster",
         "dino": "ssljax.objectives.distillation.dino:DINO",

@@ -66,6 +66,11 @@ METRICS = {
         "uniformity (log potential)",
         "log of the mean of exp(-2 distance²) over pairs on the unit sphere; 0: collapsed, low: spread out",
     ),
+    "mi_bound": Metric(
+        "bound of the mutual information (nats)",
+        "log of the number of parts that are compared, minus the loss: at most the information that the context has "
+        "about a later part, and at most the log of the number",
+    ),
     "feature_std": Metric(
         "feature std",
         "standard deviation over examples of a dimension of normalised features; 0: collapsed, 1/√D: spread out",

@@ -79,6 +79,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "fixmatch": ("views", ("original", "labelled", "weak", "strong")),
     "mean_teacher": ("views", ("original", "labelled", "student", "teacher")),
     **dict.fromkeys(("pseudo_label", "regression"), None),  # without augmentation
+    "cpc": None,  # without augmentation
     "multi_label": None,  # texts are not augmented
     "ibot": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
     "simmim": ("masks", ("original", "masked")),
