@@ -29,6 +29,7 @@ from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.models.clip import TextConfig
 from ssljax.models.family import TransformerConfig
+from ssljax.models.context import ContextConfig
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
 from ssljax.objectives.contrastive.labelled import Labelled
@@ -87,6 +88,7 @@ def sections() -> list[Section]:
         Section("dino head", Head),
         Section("mae decoder", MAEDecoder),
         Section("image decoder", ImageDecoder),
+        Section("cpc context", ContextConfig),
         *_of_registry("views", views.REGISTRY),
         Section("augment", Augment),
         Section("contrastive augment", ContrastiveAugment),

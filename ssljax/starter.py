@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ssljax import models
+from ssljax import models, objectives
 from ssljax.base import schema
 from ssljax.base.errors import UserError, nearest
 from ssljax.base.files import write_whole
@@ -89,8 +89,10 @@ def starters() -> dict[str, str]:
 
 
 def _inputs(name: str) -> str:
-    """The kind of input that the model of a config reads."""
-    return str(models.REGISTRY.get(read_file(name)["model"]["name"]).inputs)
+    """The kind of data of a config: what its model reads, unless its objective makes that of another kind."""
+    values = read_file(name)
+    objective = objectives.REGISTRY.get(values["objective"]["name"])
+    return str(objective.data_kind or models.REGISTRY.get(values["model"]["name"]).inputs)
 
 
 def _file(path: pathlib.Path, source: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -70,6 +70,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "word2vec": {"model": {"name": "word_vectors", "width": 32}, "objective": {"window": 3, "subsample": 0.05}},
     "xlnet": {"model": {"name": "xlnet", **_TEXT}, "objective": {"share": 0.3}},
     "causal_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
+    "image_gpt": {"model": {"name": "gpt", **_TEXT}, "objective": {"clusters": 12, "sample": 16, "iterations": 3}},
     "prefix_lm": {"model": {"name": "gpt", **_TEXT}, "objective": {}},
     "span_corruption": {"model": {"name": "t5", "vocab_size": 72, **_TEXT}, "objective": {"rate": 0.3, "mean_span": 2}},
     "text_infilling": {"model": {"name": "bart", "vocab_size": 72, "max_len": 16, **_TEXT}, "objective": {}},
@@ -79,6 +80,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "align_uniform": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "barlow_twins": {"model": _VIT, "objective": {"projector": _PROJECTOR}},
     "byol": {"model": _VIT, "objective": _HEADS},
+    "cpc": {
+        "model": {**_VIT, "patch_size": 2},
+        "objective": {"part": 2, "ahead": 2, "context": {"width": 32, "depth": 1, "heads": 2}, "form": "chunked"},
+    },
     "dcl": {"model": _VIT, "objective": {"projector": _PROJECTOR, "weighted": True, "form": "chunked"}},
     "graph_cl": {
         "model": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},

@@ -25,6 +25,7 @@ REGISTRY = Registry(
         "colorization": "ssljax.objectives.pretext.colorization:Colorization",
         "contrastive_pairs": "ssljax.objectives.contrastive.contrastive_pairs:ContrastivePairs",
         "data2vec": "ssljax.objectives.masked.data2vec:Data2Vec",
+        "cpc": "ssljax.objectives.contrastive.cpc:CPC",
         "dcl": "ssljax.objectives.contrastive.dcl:DCL",
         "deep_cluster": "ssljax.objectives.clustering.deep_cluster:DeepCluster",
         "dino": "ssljax.objectives.distillation.dino:DINO",
@@ -36,6 +37,7 @@ REGISTRY = Registry(
         "ibot": "ssljax.objectives.distillation.ibot:IBOT",
         "graph_cl": "ssljax.objectives.contrastive.graph_cl:GraphCL",
         "i_jepa": "ssljax.objectives.masked.i_jepa:IJEPA",
+        "image_gpt": "ssljax.objectives.autoregressive.image_gpt:ImageGPT",
         "jigsaw": "ssljax.objectives.pretext.jigsaw:Jigsaw",
         "lejepa": "ssljax.objectives.redundancy.lejepa:LeJEPA",
         "mae": "ssljax.objectives.masked.mae:MAE",
@@ -109,7 +111,7 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
             f"model.name: this model reads {model.inputs}, but the objective makes {' or '.join(objective.inputs)} "
             f"(fitting: {', '.join(fitting)})"
         )
-    module = models.create(model, spec)
+    module = models.create(model, objective.model_spec(spec))
     objective = dataclasses.replace(objective, model=module, spec=spec, steps=steps, reads=model.inputs)
     objective.check()
     return with_router_losses(objective)

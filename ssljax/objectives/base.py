@@ -100,6 +100,9 @@ class Objective:
     coupled: ClassVar[bool] = False
     # Kinds of input that `views` can make ("images", "tokens", "pairs", ...); the model's `inputs` must be one of them.
     inputs: ClassVar[tuple[str, ...]]
+    # Kind of the data, if `views` or `encode` make another kind of input of them (tokens of images); None: that of the
+    # model.
+    data_kind: ClassVar[str | None] = None
     # Names in `extra` whose leaves are no copies of parameters although their paths end like those of parameters.
     not_copies: ClassVar[tuple[str, ...]] = ()
     # Key of the model's parameters in `params`; None: `params` are the model's parameters.
@@ -141,6 +144,16 @@ class Objective:
     def unwrapped(self) -> "Objective":
         """The objective without the wrapper that adds router losses."""
         return self
+
+    def model_spec(self, spec: Any) -> Any:
+        """Returns the description (`ssljax.data.DataSpec`) of what the model reads: by default that of the data.
+
+        It is called before the model exists.
+
+        Raises:
+            UserError: the data do not fit.
+        """
+        return spec
 
     def check(self) -> None:
         """Checks the settings against the data and the model; called by `objectives.create`.

@@ -55,6 +55,9 @@ METRICS = {
         f"nll_{mode}": Metric(f"loss of mode {mode} (nats)", f"mean over written tokens of texts with {what}")
         for mode, what in {"R": "short spans", "S": "a hidden end", "X": "long or many spans"}.items()
     },
+    "nll_unigram": Metric(
+        "loss of the colours' shares (nats)", "loss of a model that predicts each colour with its share of all pixels"
+    ),
     "alignment": Metric(
         "alignment (squared distance)",
         "mean squared distance of two views of an example on the unit sphere; 0: equal",
@@ -62,6 +65,11 @@ METRICS = {
     "uniformity": Metric(
         "uniformity (log potential)",
         "log of the mean of exp(-2 distance²) over pairs on the unit sphere; 0: collapsed, low: spread out",
+    ),
+    "mi_bound": Metric(
+        "bound of the mutual information (nats)",
+        "log of the number of parts that are compared, minus the loss: at most the information that the context has "
+        "about a later part, and at most the log of the number",
     ),
     "feature_std": Metric(
         "feature std",

@@ -54,6 +54,7 @@ TWO_VIEWS = [name for name in objectives.REGISTRY if issubclass(objectives.REGIS
 EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "captioning": ("captions", ()),
     "causal_lm": ("samples", ("prompt", "continuation", "true continuation")),
+    "image_gpt": ("samples", ("original", "seen", "completed")),
     "prefix_lm": ("samples", ("prompt", "continuation", "true continuation")),
     "classification": ("views", ("original", "view")),
     "clip": ("captions", ()),
@@ -78,6 +79,7 @@ EXPECTED = {  # name of the picture, and its columns or the labels of its texts
     "fixmatch": ("views", ("original", "labelled", "weak", "strong")),
     "mean_teacher": ("views", ("original", "labelled", "student", "teacher")),
     **dict.fromkeys(("pseudo_label", "regression"), None),  # without augmentation
+    "cpc": None,  # without augmentation
     "multi_label": None,  # texts are not augmented
     "ibot": ("views", ("original", *(f"{s} crop {i}" for s in ("large", "small") for i in (1, 2)))),
     "simmim": ("masks", ("original", "masked")),

@@ -49,7 +49,13 @@ class ContrastiveObjective(ImageObjective):
     )
 
     def match(
-        self, loss: Callable[..., Any], first: jax.Array, second: jax.Array, learned: dict[str, Any], ctx: Ctx
+        self,
+        loss: Callable[..., Any],
+        first: jax.Array,
+        second: jax.Array,
+        learned: dict[str, Any],
+        ctx: Ctx,
+        weights: jax.Array | None = None,
     ) -> Matched:
         """Computes a contrastive loss of `ssljax.losses` in the form that is configured.
 
@@ -58,14 +64,19 @@ class ContrastiveObjective(ImageObjective):
             first, second: the two vectors of each example, [B, D].
             learned: further arguments of the loss, scalars.
             ctx: the context of `loss`.
+            weights: float32 [B]; 0: the example is neither anchor nor negative. None: ones.
         """
         form = self.form
         if form == "auto":
             form = "dense" if len(first) <= DENSE else "chunked" if len(first) <= CHUNKED else "ring"
 
         def local(axis_name: Any, rows: Any, learned: dict[str, Any]) -> Any:
-            return loss(*rows, **learned, reduce=False, accuracy=True, form=form, axis_name=axis_name)
+            weights = rows[2] if len(rows) > 2 else None
+            options = {"weights": weights, "reduce": False, "accuracy": True, "form": form, "axis_name": axis_name}
+            return loss(*rows[:2], **learned, **options)
+
+        rows = (first, second) if weights is None else (first, second, weights)
 
         if form == "dense":  # XLA splits the matrix over the mesh
-            return Matched(*local(None, (first, second), learned))
-        return Matched(*ctx.over_batch(local, (first, second), learned))
+            return Matched(*local(None, rows, learned))
+        return Matched(*ctx.over_batch(local, rows, learned))

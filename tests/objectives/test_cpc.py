@@ -1,0 +1,171 @@
+"""CPC: the loss and its gradients by their definition, the parts, what a context sees, and the bound of information."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_objectives as tiny
+
+from ssljax import losses, objectives
+from ssljax.base.errors import UserError
+from ssljax.objectives.base import still, views_of
+
+KEY = jax.random.key(5)
+TEXT = {"name": "bert", "pool": "mean", "preset": None, "width": 32, "depth": 1, "heads": 4}
+
+
+def made(model=None, **settings):
+    groups = tiny.config("cpc")
+    groups["objective"].update(settings)
+    groups["model"] = model or {**groups["model"], "dropout": 0.0, "drop_path": 0.0}
+    objective = objectives.create(groups, tiny.SPEC, tiny.STEPS).unwrapped
+    batch = objective.prepare(tiny.batch())
+    params, extra = nn.unbox(jax.jit(objective.init)(KEY, batch))
+    inputs = jax.jit(lambda batch: views_of(objective, KEY, batch, jnp.int32(0)))(batch)
+    return objective, params, extra, batch, inputs
+
+
+def outputs_of(seed, examples, rows, columns, width, context, padded=False):
+    rng = np.random.default_rng(seed)
+    valid = np.ones((examples, rows * columns), bool)
+    if padded:
+        valid &= np.arange(rows * columns) < rng.integers(2, rows * columns + 1, examples)[:, None]
+    latents = rng.normal(size=(examples, rows * columns, width)) * valid[..., None]
+    return {"latents": latents, "contexts": rng.normal(size=(examples, rows * columns, context)), "valid": valid}
+
+
+def by_definition(outputs, kernel, ahead, columns):
+    """The mean loss, the share of right answers, the bound, and the gradients of the loss in float64."""
+    z, c, valid = outputs["latents"], outputs["contexts"], outputs["valid"]
+    count, width = z.shape[1], z.shape[2]
+    pairs = [  # of each step: (example, place of the context, place of the part)
+        [(b, t, t + (k + 1) * columns) for b in range(len(z)) for t in range(count - (k + 1) * columns)]
+        for k in range(ahead)
+    ]
+    pairs = [[p for p in step if valid[p[0], p[1]] and valid[p[0], p[2]]] for step in pairs]
+    total, value, right, bound = sum(map(len, pairs)), 0.0, 0, 0.0
+    gradients = {name: np.zeros_like(x) for name, x in (("latents", z), ("contexts", c), ("kernel", kernel))}
+    for k, step in enumerate(pairs):
+        matrix = kernel[:, k * width : (k + 1) * width]
+        own = 0.0
+        for i, (b, t, _) in enumerate(step):
+            scores = np.array([c[b, t] @ matrix @ z[e, place] for e, _, place in step]) / np.sqrt(width)
+            share = np.exp(scores - scores.max())
+            share /= share.sum()
+            own -= np.log(share[i])
+            right += scores.argmax() == i
+            share[i] -= 1
+            for (e, _, place), slope in zip(step, share / total / np.sqrt(width)):
+                gradients["contexts"][b, t] += slope * matrix @ z[e, place]
+                gradients["latents"][e, place] += slope * matrix.T @ c[b, t]
+                gradients["kernel"][:, k * width : (k + 1) * width] += slope * np.outer(c[b, t], z[e, place])
+        value += own
+        bound += len(step) * np.log(len(step)) - own if step else 0.0
+    return value / total, right / total, bound / total, gradients
+
+
+@pytest.mark.parametrize("form", ["dense", "chunked"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_loss_and_gradients_by_their_definition(form, padded):
+    objective = dataclasses.replace(tiny.make("cpc").unwrapped, form=form)  # 4 x 4 parts of 2 x 2 pixels, 2 steps
+    outputs = outputs_of(0, 3, 4, 4, 32, 32, padded)
+    kernel = np.random.default_rng(1).normal(size=(32, 64)) * 0.3
+    value, right, bound, gradients = by_definition(outputs, kernel, 2, 4)
+
+    def loss(latents, contexts, kernel):
+        made = {"latents": latents, "contexts": contexts, "valid": jnp.asarray(outputs["valid"])}
+        found = objective.loss({"steps": {"linear_0": {"kernel": kernel}}}, {}, made, {}, still(KEY, tiny.batch()))
+        _, total, weight = found.terms["info_nce"]
+        return total / weight, found.metrics
+
+    arrays = [jnp.asarray(x, jnp.float32) for x in (outputs["latents"], outputs["contexts"], kernel)]
+    (got, metrics), slopes = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arrays)
+    np.testing.assert_allclose(got, value, rtol=1e-5)
+    np.testing.assert_allclose(np.divide(*metrics["accuracy"]), right, rtol=1e-6)
+    np.testing.assert_allclose(np.divide(*metrics["mi_bound"]), bound, rtol=1e-4, atol=1e-5)
+    for slope, name in zip(slopes, gradients):
+        scale = np.abs(gradients[name]).max()
+        np.testing.assert_allclose(slope / scale, gradients[name] / scale, atol=2e-5)
+
+
+def test_parts_of_an_image_are_in_raster_order():
+    objective, *_, batch, _ = made(part=4, stride=2, ahead=2)
+    image = np.asarray(batch["image"])
+    parts = objective.cut(batch)["image"]
+    assert objective.grid((8, 8)) == (3, 3) and parts.shape == (16, 9, 4, 4, 3)
+    for n in range(9):
+        y, x = 2 * (n // 3), 2 * (n % 3)
+        np.testing.assert_array_equal(parts[:, n], image[:, y : y + 4, x : x + 4])
+
+
+def test_parts_of_a_text_and_their_padding():
+    objective, params, extra, batch, inputs = made(TEXT, part=3, ahead=2)
+    parts = objective.cut(inputs)
+    assert set(parts) == {"tokens", "segment_ids"} and parts["tokens"].shape == (16, 4, 3)
+    np.testing.assert_array_equal(parts["tokens"].reshape(16, 12), batch["tokens"])
+    outputs = objective.encode(params, extra, inputs, still(KEY, batch))
+    valid = np.asarray(batch["segment_ids"]).reshape(16, 4, 3).any(-1)
+    np.testing.assert_array_equal(outputs["valid"], valid)
+    assert (np.asarray(outputs["latents"])[~valid] == 0).all() and not valid.all()
+    found = objective.features(params, extra, batch)
+    row = int(np.argmin(valid.sum(1)))
+    np.testing.assert_allclose(
+        found["pooled"][row], np.asarray(outputs["latents"])[row][valid[row]].mean(0), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_latent_sees_its_part_and_a_context_no_later_part():
+    objective, params, extra, batch, inputs = made()
+    moved = {"image": inputs["image"].at[:, 2:4, 4:6].add(0.5)}  # the part in row 1 and column 2: number 6
+    encode = jax.jit(objective.encode)
+    before, after = (encode(params, extra, x, still(KEY, batch)) for x in (inputs, moved))
+    for name, changed in (("latents", [6]), ("contexts", range(6, 16))):
+        difference = np.abs(np.asarray(before[name] - after[name])).max((0, 2)) > 1e-6
+        assert np.flatnonzero(difference).tolist() == list(changed)
+
+
+@pytest.mark.parametrize("correlation", [0.5, 0.9])
+def test_the_bound_is_below_the_information_of_gaussians_and_reaches_it(correlation):
+    """I = -log(1 - rho^2) / 2 for each pair of numbers; the best scores are log p(y | x) / p(y)."""
+    rng, dims, count, r = np.random.default_rng(2), 2, 1024, correlation
+    information = -dims * np.log(1 - r**2) / 2
+    bounds = []
+    for _ in range(20):
+        x = rng.normal(size=(count, dims))
+        y = r * x + np.sqrt(1 - r**2) * rng.normal(size=(count, dims))
+        scale = 1 / (1 - r**2)
+        query = np.concatenate([-(r**2) * scale / 2 * x**2, np.ones_like(x), r * scale * x], 1)
+        keys = np.concatenate([np.ones_like(y), -(r**2) * scale / 2 * y**2, y], 1)
+        loss = losses.info_nce(jnp.asarray(query), jnp.asarray(keys), temperature=1.0, normalize=False)
+        bounds.append(np.log(count) - float(loss))
+    error = np.std(bounds, ddof=1) / np.sqrt(20)
+    assert np.mean(bounds) < information + 4 * error
+    np.testing.assert_allclose(np.mean(bounds), information, atol=0.05)
+
+
+def test_the_bound_saturates_at_the_log_of_the_number_of_parts():
+    """With 20 nats of information and the best scores, the bound is at most log N, and near it."""
+    rng, dims, r = np.random.default_rng(3), 8, 0.9966
+    assert -dims * np.log(1 - r**2) / 2 > 19
+    for count in (8, 64, 512):
+        x = rng.normal(size=(count, dims))
+        y = r * x + np.sqrt(1 - r**2) * rng.normal(size=(count, dims))
+        scale = 1 / (1 - r**2)
+        query = np.concatenate([-(r**2) * scale / 2 * x**2, np.ones_like(x), r * scale * x], 1)
+        keys = np.concatenate([np.ones_like(y), -(r**2) * scale / 2 * y**2, y], 1)
+        loss = float(losses.info_nce(jnp.asarray(query), jnp.asarray(keys), temperature=1.0, normalize=False))
+        assert 0 <= loss < 0.02
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(UserError, match=r"objective\.ahead: got 4, must be less than 4, the number of rows of parts"):
+        made(ahead=4)
+    with pytest.raises(UserError, match=r"objective\.ahead: got 12, must be less than 12, the number of parts of an ex"):
+        made(TEXT, part=1, ahead=12)
+    with pytest.raises(UserError, match=r"objective\.part: got 9, must be at most 8, the size of an example"):
+        made(part=9)
+    with pytest.raises(UserError, match=r"model\.patch_size: 2 does not divide the image size 3x3"):
+        made(part=3, ahead=1)
