@@ -153,10 +153,8 @@ def decode(content: bytes, name: str, rate: int, length: int) -> np.ndarray:
             reach = 0 if up == down else 10 * max(up, down) // up + 1
             channels = file.read(-(-length * down // up) + reach, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        detail = getattr(error, "error_string", str(error))
-        raise UserError(
-            f"data.source: {name} is damaged or not a file of sound ({detail.strip().rstrip('.')})"
-        ) from error
+        detail = getattr(error, "error_string", str(error)).strip().rstrip(".")
+        raise UserError(f"data.source: {name} is damaged or not a file of sound ({detail})") from error
     samples = channels.mean(1)
     if up != down and len(samples):
         from scipy.signal import resample_poly

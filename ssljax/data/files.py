@@ -10,7 +10,7 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -353,7 +353,7 @@ class MediaFolder(FileSource):
 def _of_files(
     column: str,
     files: list[pathlib.Path],
-    names: list[pathlib.PurePath],
+    names: Sequence[pathlib.PurePath],
     labels: np.ndarray | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Table:

@@ -27,8 +27,8 @@ _NAMES = {"label": ("cls", "class"), "text": _TEXTS}  # name of a default key ->
 class WebDataset(FileSource):
     """`webdataset:GLOB`: tar files in which consecutive members that are called alike up to the first dot are a row.
 
-    The endings of their names are the columns: images (`jpg`, `png`, ...), sounds (`flac`, `wav`, ...), numbers (`cls`, `id`,
-    ...), texts (`txt`) and values in JSON (`json`, and `json.KEY` for a key of its objects). `image`, `audio`, `label`
+    The endings of their names are the columns: images (`jpg`, `png`, ...), sounds (`flac`, `wav`, ...), numbers (`cls`,
+    `id`, ...), texts (`txt`) and values in JSON (`json`, and `json.KEY` for a key of its objects). `image`, `audio`, `label`
     and `text` are further names of such columns. An index of each file is kept in the folder of caches.
     """
 

@@ -176,9 +176,7 @@ def test_errors(config, tmp_path):
     assert load_split(config(source=f"audio:{tmp_path}/x", **KEYS), "train")["audio_length"] == 50
     good.rename(tmp_path / "x" / "ü.txt")
     fails(r"^data\.split: audio:.*x is empty, must have audio files \(\.aif, ")
-    np.savez(
-        tmp_path / "a.npz", audio=np.zeros((3, 4, 2)), ok=np.zeros((3, 9)), label=np.arange(3), byte=np.zeros(9, int)
-    )
+    np.savez(tmp_path / "a.npz", audio=np.zeros((3, 4, 2)))
     fails(r"^data\.keys\.audio: got float64 of shape \[4, 2\] at row 0 of ", source=f"npz:{tmp_path}/a.npz")
     (tmp_path / "a.jsonl").write_text('{"audio": "a.wav"}\n')
     fails(r"^data\.keys\.audio: got <U5 of shape \[\] at .*, must be samples", source=f"jsonl:{tmp_path}/a.jsonl")
