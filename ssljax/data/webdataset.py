@@ -28,8 +28,8 @@ class WebDataset(FileSource):
     """`webdataset:GLOB`: tar files in which consecutive members that are called alike up to the first dot are a row.
 
     The endings of their names are the columns: images (`jpg`, `png`, ...), sounds (`flac`, `wav`, ...), numbers (`cls`,
-    `id`, ...), texts (`txt`) and values in JSON (`json`, and `json.KEY` for a key of its objects). `image`, `audio`, `label`
-    and `text` are further names of such columns. An index of each file is kept in the folder of caches.
+    `id`, ...), texts (`txt`) and values in JSON (`json`, and `json.KEY` for a key of its objects). `image`, `audio`,
+    `label` and `text` are further names of such columns. An index of each file is kept in the folder of caches.
     """
 
     kind = "webdataset"
