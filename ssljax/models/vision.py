@@ -184,6 +184,8 @@ class ASTConfig(ViTConfig):
 class AST(ViT):
     """An encoder of spectrograms [B, time, frequency] to patch tokens (frequency-major) and a pooled vector."""
 
+    config: ASTConfig
+
     def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:  # type: ignore[override]
         """Encodes spectrograms [B, time, frequency], or their images (`as_images`); keywords as in `ViT`."""
         images = spectrograms if spectrograms.ndim == 4 else self.as_images(spectrograms)
