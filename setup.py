@@ -50,6 +50,7 @@ setup(
         "scikit-learn>=1.5",
         "threadpoolctl>=3.1",
         "pillow>=10.1",
+        "soundfile>=0.12",
         "tokenizers>=0.20,<0.24",
         "safetensors>=0.5",
         "rich>=13",

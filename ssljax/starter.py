@@ -19,6 +19,7 @@ _SOURCES = {
     "images": (("images",), "simclr"),
     "text": (("tokens", "sequences"), "causal_lm"),
     "graphs": (("graphs",), "graph_cl"),
+    "audio": (("spectrograms",), "simclr"),
 }
 _FIRST = "configs/quickstart.py"  # the config without an objective and data
 _WIDTH = 100
@@ -58,9 +59,9 @@ def _chosen(objective: str | None, uri: str | None) -> tuple[str, dict[str, Any]
     known = starters()
     if objective not in known:
         raise UserError(f"--objective: got {objective!r}{nearest(objective, known)} (allowed: {', '.join(known)})")
-    name = known[objective]
     if uri is None:
-        return name, read_file(name)
+        return known[objective], read_file(known[objective])
+    name = starters(kinds).get(objective, known[objective])
     read = _inputs(name)
     if kinds and read not in kinds and any(read in others for others, _ in _SOURCES.values()):
         raise UserError(
@@ -76,11 +77,17 @@ def _chosen(objective: str | None, uri: str | None) -> tuple[str, dict[str, Any]
     return name, override(read_file(name), "data.source", uri)[0]
 
 
-def starters() -> dict[str, str]:
-    """Returns {objective: shipped config} of the configs that start from random parameters."""
+def starters(kinds: tuple[str, ...] = ()) -> dict[str, str]:
+    """Returns {objective: shipped config} of the configs that start from random parameters.
+
+    Args:
+        kinds: kinds of input, of which the model of a config reads one; empty: all kinds.
+    """
     found: dict[str, str] = {}
     for name in (name for name in shipped_configs() if not name.startswith(_OTHERS)):
         values = read_file(name)
+        if kinds and models.REGISTRY.get(values["model"]["name"]).inputs not in kinds:
+            continue
         if values.get("init_from") is None and name != _FIRST:
             objective = values["objective"]["name"]
             if objective not in found or pathlib.PurePath(name).stem == objective:

@@ -9,14 +9,15 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.data.file_source import FileSource, read_bytes, reading
 from ssljax.data.files import local_file
-from ssljax.data.sources import Blobs, Column, Table
+from ssljax.data.sources import Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
 
 
 class Npz(FileSource):
     """`npz:PATH`: the arrays of a .npz file, one file for each split if the path has `{split}`.
 
-    A column `bytes@offsets` is encoded images in one uint8 array: image i is bytes[offsets[i] : offsets[i + 1]].
+    A column `A@offsets` has rows of several lengths, joined in one array: row i is A[offsets[i] : offsets[i + 1]]. They
+    are the bytes of an encoded image or sound if A is uint8, and the samples of a clip otherwise.
     """
 
     kind = "npz"
@@ -36,7 +37,7 @@ class Npz(FileSource):
 
         def get(name: str) -> Column:
             data, at, offsets = name.partition("@")
-            return _blobs(array(data), array(offsets), f"{path}, {data}") if at else array(name)
+            return _rows(array(data), array(offsets), f"{path}, {data}") if at else array(name)
 
         return Table(names, get)
 
@@ -49,17 +50,20 @@ def _opened(path: pathlib.Path) -> Any:
     return archive
 
 
-def _blobs(data: np.ndarray, offsets: np.ndarray, title: str) -> Blobs:
-    """Returns a column of encoded images.
+def _rows(data: np.ndarray, offsets: np.ndarray, title: str) -> Blobs | OnDemand:
+    """Returns a column of encoded files, or of arrays of several lengths.
 
     Raises:
         UserError: wrong shapes or dtypes, or offsets that do not increase within the data.
     """
-    if data.ndim != 1 or data.dtype != np.uint8 or offsets.ndim != 1 or not np.issubdtype(offsets.dtype, np.integer):
-        raise UserError(f"data.keys: {title}: 'bytes@offsets' needs a flat uint8 array and flat integer offsets")
+    if data.ndim != 1 or offsets.ndim != 1 or not np.issubdtype(offsets.dtype, np.integer):
+        raise UserError(f"data.keys: {title}: 'A@offsets' needs a flat array and flat integer offsets")
     if len(offsets) < 2 or offsets[0] < 0 or offsets[-1] > len(data) or (np.diff(offsets) < 0).any():
-        raise UserError(f"data.keys: {title}: offsets must increase from 0 to the number of bytes ({len(data)})")
-    return Blobs(len(offsets) - 1, lambda i: data[offsets[i] : offsets[i + 1]].tobytes(), lambda i: f"{title}, row {i}")
+        raise UserError(f"data.keys: {title}: offsets must increase from 0 to the length of the array ({len(data)})")
+    row = lambda i: data[offsets[i] : offsets[i + 1]]  # noqa: E731
+    if data.dtype == np.uint8:
+        return Blobs(len(offsets) - 1, lambda i: row(i).tobytes(), lambda i: f"{title}, row {i}")
+    return OnDemand(len(offsets) - 1, row)
 
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}

@@ -19,8 +19,8 @@ _SOURCE = (
 )
 _SPLIT = "name of a split, or a slice of one: `train[:1000]`, `train[10%:]`, `train[-20%:]`"
 _KEYS = (
-    "name in the batch -> column of the source (`bytes@offsets`: encoded images in one long array), or split -> such a "
-    "mapping; empty: the columns called `image`, `label`, `text`, `audio` or `graph`"
+    "name in the batch -> column of the source (`A@offsets`: encoded images, or samples of sounds, in one array), or "
+    "split -> such a mapping; empty: the columns called `image`, `label`, `text`, `audio` or `graph`"
 )
 _WHERE = "filter: column -> value, or list of values, that a row must have; a label may be the name of its class"
 
@@ -151,6 +151,16 @@ class DataConfig:
         lt=2**16,
         doc="nodes to which graphs are padded, and the most that a graph may have; None: those of the largest graph of "
         "the source, at most 256",
+    )
+    sample_rate: int | None = setting(
+        None,
+        gt=0,
+        lt=2**20,
+        doc="samples per second of audio; files of another rate are resampled to it, and arrays of samples must have "
+        "it; None: no audio",
+    )
+    clip_seconds: float | None = setting(
+        None, gt=0, doc="length in seconds after which audio is cut, and to which it is padded; None: no audio"
     )
     num_classes: int | None = setting(
         None,

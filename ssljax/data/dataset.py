@@ -282,6 +282,7 @@ def _spec(
         size=main.size,
         num_classes=config.num_classes or max(counts) if counts else None,
         classes=sources[0].classes,
+        sample_rate=config.sample_rate if "audio" in main.elements else None,
         streams={
             name: {"elements": s.elements, "size": s.size, "ratio": config.streams[name].ratio}
             for name, s in streams.items()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssljax.base.errors import UserError
+from ssljax.data.audio import Clips
 from ssljax.data.columns import kept
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.digests import rows_state
@@ -65,7 +66,7 @@ class RowExamples:
         rows: the selected rows.
         images: columns of images.
         arrays: other columns, with the selected rows only.
-        made: the columns of which several arrays are made, texts and graphs.
+        made: the columns of which several arrays are made: texts, graphs and sounds.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RowExamples:
         rows: Rows,
         images: dict[str, Images],
         arrays: dict[str, np.ndarray],
-        made: Sequence[Documents | PaddedGraphs] = (),
+        made: Sequence[Documents | PaddedGraphs | Clips] = (),
     ):
         self.rows, self.images, self.arrays, self.made = rows, images, arrays, made
         self.size = len(rows.index)
@@ -144,7 +145,7 @@ def open_examples(
     rows = _with_small_columns(read(source), source, root)
     images, arrays, num_classes = {}, {}, None
     documents: Documents | None = None
-    graphs: list[PaddedGraphs] = []
+    made: list[Documents | PaddedGraphs | Clips] = []
     for key, column in rows.columns.items():
         if key == "image":
             images[key] = Images(rows, key, fingerprint(source), config, root, like)
@@ -160,24 +161,30 @@ def open_examples(
         elif key == "text":
             assert tokenizer is not None
             documents = Documents(open_tokens(source, tokenizer, root), tokenizer, _seq_len(config))
+            made.append(documents)
         elif isinstance(column, GraphColumn):
-            graphs.append(PaddedGraphs(rows, column, config.max_nodes))
+            made.append(PaddedGraphs(rows, column, config.max_nodes))
+        elif key == "audio":
+            made.append(Clips(rows, fingerprint(source), config, root))
         else:
             arrays[key] = _numbers(rows, key)
-    examples = RowExamples(rows, images, arrays, [*graphs, *([] if documents is None else [documents])])
+    examples = RowExamples(rows, images, arrays, made)
     classes = rows.classes if "label" in rows.columns else None
     blocks = rows.blocks.of(rows.index) if rows.blocks is not None and images else None
     return OpenedSource(examples, num_classes, classes, documents, blocks)
 
 
+_NOT_NUMBERS = ("image", "text", "audio")  # keys of columns that are read on demand
+
+
 def _with_small_columns(rows: Rows, source: SourceConfig, root: pathlib.Path) -> Rows:
     """Returns rows whose columns of numbers and names of classes are in memory."""
-    if not any(isinstance(column, OnDemand) for key, column in rows.columns.items() if key not in ("image", "text")):
+    if not any(isinstance(column, OnDemand) for key, column in rows.columns.items() if key not in _NOT_NUMBERS):
         return rows
     place = rows_state(source)
     columns = {
         key: column
-        if key in ("image", "text")
+        if key in _NOT_NUMBERS
         else kept(column, [place, len(column), selected_keys(source)[key]], f"{key} of {rows.title}", root)
         for key, column in rows.columns.items()
     }
@@ -198,7 +205,7 @@ def renumbered(opened: OpenedSource, classes: tuple[str, ...]) -> OpenedSource:
 def _open_text(source: SourceConfig, keys: dict[str, str], config: DataConfig, tokenizer: Tokenizer) -> OpenedSource:
     """Opens the text of a source in mode `windows` or `packed`, which have no rows."""
     # A default label is dropped silently. A column that the user named, or an image, is not.
-    dropped = [key for key in keys if key != "text" and (source.keys or key == "image")]
+    dropped = [key for key in keys if key != "text" and (source.keys or key in ("image", "audio"))]
     if dropped:
         raise UserError(
             f"data.mode: got {config.mode!r}, which cuts text without regard to rows and would drop "

@@ -33,8 +33,8 @@ class FileSource(abc.ABC):
     """
 
     kind: ClassVar[str]
-    single: ClassVar[bool] = False
-    folders: ClassVar[bool] = False
+    single: bool = False
+    folders: bool = False
 
     def __init__(self, location: str):
         self.location = location

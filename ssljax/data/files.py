@@ -10,7 +10,7 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -269,51 +269,45 @@ IMAGE_SUFFIXES = {
 # fmt: on
 
 
-class ImageFolder(FileSource):
-    """`images:FOLDER`: image files, read as RGB. If all are in sub-folders of the folder, these are the classes.
+AUDIO_SUFFIXES = {".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
 
-    The column `file_name` has the path of an image within the folder, and `folder` the path of its folder.
+
+class MediaFolder(FileSource):
+    """Files of one kind in a folder. If all are in sub-folders of the folder, these are the classes.
+
+    The column `file_name` has the path of a file within the folder, and `folder` the path of its folder.
     """
 
-    kind = "images"
+    things: str  # "images", "sounds"
+    column: str  # name of the column of the files
+    suffixes: set[str]
     single = True
     folders = True
 
     def files(self, split: Split) -> list[pathlib.Path]:
         (folder,) = super().files(split)
-        return _image_files(folder)
+        return self._below(folder)
 
     def content(self, split: Split) -> Any:
         (folder,) = super().files(split)
-        return digest_files([(p.relative_to(folder).as_posix(), p) for p in _image_files(folder)])
+        return digest_files([(p.relative_to(folder).as_posix(), p) for p in self._below(folder)])
 
     def read(self, paths: list[pathlib.Path], split: Split) -> Table:
         (folder,) = paths
-        files = _image_files(folder)
-        columns: dict[str, Column] = {
-            "image": Blobs(len(files), lambda i: files[i].read_bytes(), lambda i: str(files[i])),
-            FILE_NAME: [path.relative_to(folder).as_posix() for path in files],
-            "folder": [path.parent.relative_to(folder).as_posix() for path in files],
-        }
-        classes, depths = None, {len(path.relative_to(folder).parts) for path in files}
+        files = self._below(folder)
+        names = [path.relative_to(folder) for path in files]
+        labels, classes, depths = None, None, {len(name.parts) for name in names}
         if depths == {2}:
             classes = self._classes(folder)
             numbers = {name: number for number, name in enumerate(classes)}
-            columns["label"] = np.array([numbers[p.relative_to(folder).parts[0]] for p in files], np.int32)
-            inform_once(f"data.source: the {len(classes)} sub-folders of images:{folder} are the classes")
+            labels = np.array([numbers[name.parts[0]] for name in names], np.int32)
+            inform_once(f"data.source: the {len(classes)} sub-folders of {self.kind}:{folder} are the classes")
         elif depths != {1}:
             say_once(
-                f"data.source: images:{folder} has images in folders of several levels, so they have no labels; "
-                f'data.keys={{"image": "image", "label": "folder"}} makes each folder a class'
+                f"data.source: {self.kind}:{folder} has {self.things} in folders of several levels, so they have no "
+                f'labels; data.keys={{"{self.column}": "{self.column}", "label": "folder"}} makes each folder a class'
             )
-        return Table(
-            tuple(columns),
-            columns.__getitem__,
-            classes=classes,
-            location=lambda i: str(files[i]),
-            ordered=False,
-            by_name=True,
-        )
+        return _of_files(self.column, files, names, labels, classes)
 
     def _classes(self, folder: pathlib.Path) -> tuple[str, ...]:
         """Returns the sub-folders of all splits together, so that a label has one meaning in every split."""
@@ -322,34 +316,90 @@ class ImageFolder(FileSource):
             folders |= {path for path, _ in matches(self.location) if path.is_dir()}
         below = [sub for parent in folders for sub in folders_in(parent)]
         names = tuple(sorted({sub.name for sub in below}))
-        filled = {sub.name for sub in below if any(_is_image(path) for path in files_below(sub))}
+        filled = {sub.name for sub in below if any(self._reads(path) for path in files_below(sub))}
         for name in names:
             if name not in filled:
-                say_once(f"data.source: the class folder {name!r} of images:{self.location} has no image")
+                say_once(
+                    f"data.source: the class folder {name!r} of {self.kind}:{self.location} has no {self.things[:-1]}"
+                )
         return names
 
+    def _reads(self, path: pathlib.Path) -> bool:
+        return path.suffix.lower() in self.suffixes
 
-def _is_image(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    def _below(self, folder: pathlib.Path) -> list[pathlib.Path]:
+        """Returns the files of this kind below a folder, sorted.
+
+        Raises:
+            UserError: no folder, no such file, or a link to nothing.
+        """
+        if not folder.is_dir():
+            raise UserError(f"data.source: {folder} is not a folder")
+        below = sorted(files_below(folder))
+        files, others = [p for p in below if self._reads(p)], [p for p in below if not self._reads(p)]
+        if not files:
+            raise UserError(
+                f"data.split: {self.kind}:{folder} is empty, must have {self.column} files "
+                f"({', '.join(sorted(self.suffixes))})"
+            )
+        if others:
+            say_once(
+                f"data.source: {self.kind}:{folder}: {len(others)} files are not read, since their names do not end as "
+                f"those of {self.things} do ({others[0]}{', ...' if len(others) > 1 else ''})"
+            )
+        return files
 
 
-def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the image files below a folder, sorted.
+def _of_files(
+    column: str,
+    files: list[pathlib.Path],
+    names: Sequence[pathlib.PurePath],
+    labels: np.ndarray | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Table:
+    """Returns the table of files of images or sounds, with names within their folder."""
+    columns: dict[str, Column] = {
+        column: Blobs(len(files), lambda i: files[i].read_bytes(), lambda i: str(files[i])),
+        FILE_NAME: [name.as_posix() for name in names],
+        "folder": [name.parent.as_posix() for name in names],
+    }
+    columns |= {} if labels is None else {"label": labels}
+    location = lambda i: str(files[i])  # noqa: E731
+    return Table(tuple(columns), columns.__getitem__, classes=classes, location=location, ordered=False, by_name=True)
 
-    Raises:
-        UserError: no folder, no image, or a link to nothing.
+
+class ImageFolder(MediaFolder):
+    """`images:FOLDER`: image files, read as RGB. If all are in sub-folders of the folder, these are the classes."""
+
+    kind, things, column = "images", "images", "image"
+    suffixes = IMAGE_SUFFIXES
+
+
+class AudioFolder(MediaFolder):
+    """`audio:FOLDER` or `audio:GLOB`: files of sound. Sub-folders of a folder are the classes, as of `images:`.
+
+    A pattern that ends like a file of sound (`audio:DIR/*/*.wav`) matches files; these have no labels, unless
+    `data.keys` makes `folder`, the path of the folder of a file, the label.
     """
-    if not folder.is_dir():
-        raise UserError(f"data.source: {folder} is not a folder")
-    below = sorted(files_below(folder))
-    files, others = [p for p in below if _is_image(p)], [p for p in below if not _is_image(p)]
-    if not files:
-        raise UserError(
-            f"data.split: images:{folder} is empty, must have image files ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    if others:
-        say_once(
-            f"data.source: images:{folder}: {len(others)} files are not read, since their names do not end as those of "
-            f"images do ({others[0]}{', ...' if len(others) > 1 else ''})"
-        )
-    return files
+
+    kind, things, column = "audio", "sounds", "audio"
+    suffixes = AUDIO_SUFFIXES
+
+    def __init__(self, location: str):
+        super().__init__(location)
+        self.folders = pathlib.PurePosixPath(location).suffix.lower() not in AUDIO_SUFFIXES
+        self.single = self.folders
+
+    def files(self, split: Split) -> list[pathlib.Path]:
+        return super().files(split) if self.folders else FileSource.files(self, split)
+
+    def content(self, split: Split) -> Any:
+        return super().content(split) if self.folders else FileSource.content(self, split)
+
+    def read(self, paths: list[pathlib.Path], split: Split) -> Table:
+        if self.folders:
+            return super().read(paths, split)
+        common = paths[0].parent
+        while not all(path.is_relative_to(common) for path in paths):
+            common = common.parent
+        return _of_files(self.column, paths, [path.relative_to(common) for path in paths])

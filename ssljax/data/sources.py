@@ -28,6 +28,7 @@ REGISTRY = Registry(
     "data source",
     {
         "array_record": "ssljax.data.records:ArrayRecord",
+        "audio": "ssljax.data.files:AudioFolder",
         "builtin": "ssljax.data.builtin:Builtin",
         "csv": "ssljax.data.arrow:Csv",
         "declared": "ssljax.data.declared:Declared",
@@ -49,13 +50,13 @@ REGISTRY = Registry(
 
 @dataclass(frozen=True)
 class Blobs:
-    """A column of encoded images.
+    """A column of encoded images or sounds.
 
     Attributes:
         count: number of rows.
-        get: row -> bytes of an image file.
-        name: row -> name of the image, for messages.
-        read: rows -> bytes of their image files, if that is faster than `get` row by row; None: it is not.
+        get: row -> bytes of a file.
+        name: row -> name of the file, for messages.
+        read: rows -> bytes of their files, if that is faster than `get` row by row; None: it is not.
         mode: mode of the decoded image in Pillow: "RGB", or "L" for grey.
     """
 

@@ -28,6 +28,7 @@ class DataSpec:
         bytes_per_token: UTF-8 bytes of text per token, for the conversion of nats per token to bits per byte.
         word_starts: the tokens that begin a word, as the hexadecimal digits of one bit for each id; None without text,
             or if the tokenizer marks the ends of words instead. See `begins_word`.
+        sample_rate: samples per second of "audio"; None without audio.
         streams: name -> {"elements", "size", "ratio"} of the further streams.
         content: source and split -> digest of their content, for all sources.
         order: version of the order of the examples.
@@ -44,6 +45,7 @@ class DataSpec:
     tokens: int | None = None
     bytes_per_token: float | None = None
     word_starts: str | None = None
+    sample_rate: int | None = None
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     order: int = order.VERSION
@@ -64,7 +66,7 @@ class DataSpec:
             values["classes"] = tuple(values["classes"])
         values["sentence_ends"] = tuple(values.get("sentence_ends", ()))
         spec = cls(**values)
-        for name in ("size", "num_classes", "vocab_size", "max_len", "tokens", "order"):
+        for name in ("size", "num_classes", "vocab_size", "max_len", "tokens", "sample_rate", "order"):
             value = getattr(spec, name)
             if value is not None and (type(value) is not int or value < 0):
                 raise ValueError(f"{name} is {value!r}")

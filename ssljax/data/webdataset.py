@@ -14,7 +14,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.data.cache import build_once, default_root
 from ssljax.data.file_source import FileSource, reading, stamp
-from ssljax.data.files import IMAGE_SUFFIXES, plain_file
+from ssljax.data.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, plain_file
 from ssljax.data.sources import FILE_NAME, Blobs, Column, OnDemand, Table
 from ssljax.data.splits import Split
 from ssljax.data.storage import read_ranges
@@ -27,9 +27,9 @@ _NAMES = {"label": ("cls", "class"), "text": _TEXTS}  # name of a default key ->
 class WebDataset(FileSource):
     """`webdataset:GLOB`: tar files in which consecutive members that are called alike up to the first dot are a row.
 
-    The endings of their names are the columns: images (`jpg`, `png`, ...), numbers (`cls`, `id`, ...), texts (`txt`)
-    and values in JSON (`json`, and `json.KEY` for a key of its objects). `image`, `label` and `text` are further names
-    of such columns. An index of each file is kept in the folder of caches.
+    The endings of their names are the columns: images (`jpg`, `png`, ...), sounds (`flac`, `wav`, ...), numbers (`cls`,
+    `id`, ...), texts (`txt`) and values in JSON (`json`, and `json.KEY` for a key of its objects). `image`, `audio`,
+    `label` and `text` are further names of such columns. An index of each file is kept in the folder of caches.
     """
 
     kind = "webdataset"
@@ -101,8 +101,10 @@ class _Rows:
         self.shards = shards
         self._ends = list(itertools.accumulate(len(shard.keys) for shard in shards))
         self.endings = list(dict.fromkeys(ending for shard in shards for ending in shard.places))
-        images = [ending for ending in self.endings if f".{ending}" in IMAGE_SUFFIXES]
-        self._other = {"image": images[0]} if len(images) == 1 else {}
+        self._other: dict[str, str] = {}
+        for name, suffixes in (("image", IMAGE_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
+            files = [ending for ending in self.endings if f".{ending}" in suffixes]
+            self._other |= {name: files[0]} if len(files) == 1 else {}
         for name, endings in _NAMES.items():
             there = [ending for ending in endings if ending in self.endings]
             self._other |= {name: there[0]} if there else {}
@@ -129,7 +131,7 @@ class _Rows:
         if name == FILE_NAME:
             return [key for shard in self.shards for key in shard.keys]
         ending = self._other.get(name, name)
-        if f".{ending}" in IMAGE_SUFFIXES:
+        if f".{ending}" in IMAGE_SUFFIXES | AUDIO_SUFFIXES:
             return Blobs(len(self), functools.partial(self._content, ending), self.location)
         if ending in _NUMBERS:
             return OnDemand(len(self), lambda row: self._number(ending, row))
@@ -137,7 +139,7 @@ class _Rows:
             return OnDemand(len(self), lambda row: self._text(ending, row))
         if ending.startswith("json"):
             return OnDemand(len(self), lambda row: self._json(ending, row))
-        raise UserError(f"data.keys: members that end in .{ending} are neither images, numbers, texts nor JSON")
+        raise UserError(f"data.keys: members that end in .{ending} are neither images, sounds, numbers, texts nor JSON")
 
     def _place(self, row: int) -> tuple[_Shard, int]:
         file = bisect.bisect_right(self._ends, row)

@@ -259,9 +259,11 @@ class Evaluator:
         return SubjectReader(name, evaluation, subject, self.programs, self.splits, learned, self.tokenize)
 
     def _takes_raw_input(self, name: str) -> bool:
-        """Returns True if an evaluation can run on raw input: graphs, or images that are small enough."""
+        """Returns True if an evaluation can run on raw input: graphs, sounds, or images that are small enough."""
         evaluation = self.evaluations[name]
         if not evaluation.on_raw_input:
             return False
         _, arrays = self.splits.open(evaluation, evaluation.test_split)
+        if "audio" in arrays:
+            return self.objective.reads == "spectrograms"
         return "nodes" in arrays or ("image" in arrays and int(np.prod(arrays["image"].shape[1:])) <= RAW_LIMIT)

@@ -55,6 +55,7 @@ class Programs:
             return jnp.argmax(logits, axis=-1)
 
         self.features, self.score, self.predict = jax.jit(features), jax.jit(score), jax.jit(predict)
+        self.spectrograms = jax.jit(lambda batch: frame_statistics(objective.prepare(batch)["spectrogram"]))
 
     def scored(self, arrays: Mapping[str, np.ndarray], fit: bool = False) -> np.ndarray:
         """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none.
@@ -181,15 +182,28 @@ class ModelShapes(Subject):
         return jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), (size, *s.shape[1:])), shapes)
 
 
+def frame_statistics(spectrograms: jax.Array) -> jax.Array:
+    """Returns mean and standard deviation over the frames of spectrograms [B, T, F], float32 [B, 2 F]."""
+    return jnp.concatenate([jnp.mean(spectrograms, 1), jnp.std(spectrograms, 1)], -1)
+
+
 @dataclasses.dataclass
 class RawInput(Subject):
-    """Flattened pixels, or the sum of the features of the nodes of a graph, instead of features of the model."""
+    """The input instead of features of the model.
+
+    Flattened pixels; of sounds, mean and standard deviation of each band of the spectrogram over the frames; of graphs,
+    the sum of the features of the nodes.
+    """
 
     programs: Programs
 
     def features(self, key: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if "nodes" in arrays:
             return dict.fromkeys(self.programs.feature_names, arrays["nodes"].sum(1))  # of labels: their numbers
+        if "audio" in arrays:
+            batches = self.programs.batches(arrays, _HIDDEN_FROM_FEATURES)
+            found = [np.asarray(parallel.fetch(self.programs.spectrograms(batch)))[:rows] for batch, rows in batches]
+            return dict.fromkeys(self.programs.feature_names, np.concatenate(found))
         scale = np.float32(255 if arrays["image"].dtype == np.uint8 else 1)
         flat = np.asarray(arrays["image"]).reshape(len(arrays["image"]), -1).astype(np.float32) / scale
         return dict.fromkeys(self.programs.feature_names, flat)  # every feature is the flattened input

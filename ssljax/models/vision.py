@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import jax.numpy as jnp
 
+from ssljax.base.errors import UserError
 from ssljax.base.schema import fixed, setting
 from ssljax.layers.config import Component
 from ssljax.layers.terms.registry import PositionBias
 from ssljax.models.family import Encoded, Preset, PublishedCount, dims, element_shape
 from ssljax.models.vit import PHOTO, ViT, ViTConfig
+from ssljax.views.sound import LogMel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,15 +141,37 @@ class ASTConfig(ViTConfig):
     strides: tuple[int, int] = setting(
         (10, 10), ge=1, doc="distance between patches along frequency and along time, in bins and frames"
     )
+    spectrogram: LogMel = setting(
+        LogMel(), doc="the spectrogram that is computed of sounds; not read if the data have spectrograms"
+    )
+    sample_rate: int | None = fixed(None, doc="samples per second of the sounds; None: the data have spectrograms")
 
     @property
     def stride(self) -> tuple[int, int]:
         return self.strides
 
     def fit_to(self, spec: Any, path: str) -> Self:
-        """Returns a copy with preset values and the shape [time, frequency] of the data's spectrograms filled in."""
-        time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
-        return dataclasses.replace(self.with_preset(), image_shape=(frequency, time, 1))
+        """Returns a copy with preset values and the shape [time, frequency] of the data's spectrograms filled in.
+
+        Raises:
+            UserError: the data have neither spectrograms nor sounds, or `spectrogram` does not fit the sounds.
+        """
+        full, rate = self.with_preset(), None
+        if "audio" in spec.elements and "spectrogram" not in spec.elements:
+            (samples,), rate = spec.elements["audio"]["shape"], spec.sample_rate
+            try:
+                full.spectrogram.check(samples, rate)
+            except ValueError as error:
+                raise UserError(f"{path}.spectrogram.{error}") from error
+            time, frequency = full.spectrogram.shape(samples, rate)
+        else:
+            time, frequency = element_shape(spec, "spectrogram", f"{path}.name")
+        if min(time, frequency) < full.patch_size:
+            raise UserError(
+                f"{path}.patch_size: got {full.patch_size}, must be at most the {time} frames and the {frequency} bands"
+                " of a spectrogram"
+            )
+        return dataclasses.replace(full, image_shape=(frequency, time, 1), sample_rate=rate)
 
     def module(self, spec: Any, path: str = "model") -> "AST":
         """The encoder for the spectrograms of `spec`."""
@@ -160,9 +184,22 @@ class ASTConfig(ViTConfig):
 class AST(ViT):
     """An encoder of spectrograms [B, time, frequency] to patch tokens (frequency-major) and a pooled vector."""
 
+    config: ASTConfig
+
     def __call__(self, spectrograms: jax.Array, **keywords: Any) -> Encoded:  # type: ignore[override]
-        """Encodes spectrograms [B, time, frequency] as images [B, frequency, time, 1]; keywords as in `ViT`."""
-        return super().__call__(jnp.swapaxes(spectrograms, 1, 2)[..., None], **keywords)
+        """Encodes spectrograms [B, time, frequency], or their images (`as_images`); keywords as in `ViT`."""
+        images = spectrograms if spectrograms.ndim == 4 else self.as_images(spectrograms)
+        return super().__call__(images, **keywords)
+
+    @staticmethod
+    def as_images(spectrograms: jax.Array) -> jax.Array:
+        """Returns spectrograms [B, time, frequency] as images [B, frequency, time, 1]."""
+        return jnp.swapaxes(spectrograms, 1, 2)[..., None]
+
+    def log_mel(self, audio: jax.Array) -> jax.Array:
+        """Returns the spectrograms [B, time, frequency] of sounds [B, S]."""
+        assert self.config.sample_rate is not None
+        return self.config.spectrogram(audio, self.config.sample_rate)
 
     def initial(self, key: jax.Array) -> Any:
         frequency, time, _ = self.image_shape

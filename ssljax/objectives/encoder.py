@@ -8,7 +8,7 @@ import jax
 from ssljax.base.exhibits import Exhibit
 from ssljax.layers.masks import Full
 from ssljax.objectives.base import Batch, Ctx, Params, apply
-from ssljax.objectives.images import ImageObjective, view_flops
+from ssljax.objectives.images import ImageObjective, view_flops, with_spectrograms
 from ssljax.objectives.pictures import Showing
 
 # Elements of a batch that an encoder reads, by its kind of inputs.
@@ -22,9 +22,10 @@ ELEMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class EncoderObjective(ImageObjective):
-    """An objective over images, texts, spectrograms or graphs.
+    """An objective over images, texts, sounds or graphs.
 
-    Spectrograms are also normalised with `mean` and `std`, but not scaled to [0, 1] before.
+    Sounds become spectrograms on the device, unless the data have these. Spectrograms are also normalised with `mean`
+    and `std`, but not scaled to [0, 1] before.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms", "graphs")
@@ -35,6 +36,8 @@ class EncoderObjective(ImageObjective):
         return bool(self.reads == "images")
 
     def prepare(self, batch: Batch) -> Batch:
+        if self.reads == "spectrograms":
+            return with_spectrograms(self.model, batch)
         return super().prepare(batch) if "image" in batch else batch
 
     def init_encoder(self, key: jax.Array, batch: Batch) -> Params:

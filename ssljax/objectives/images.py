@@ -34,15 +34,16 @@ class ImageObjective(Objective):
     )
 
     def check(self) -> None:
-        if "image" not in self.spec.elements:
+        kind = "spectrograms" if self.reads == "spectrograms" else "images"
+        if kind == "images" and "image" not in self.spec.elements:
             return
-        channels = self.spec.elements["image"]["shape"][-1]
+        channels = self.spec.elements["image"]["shape"][-1] if kind == "images" else 1
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) not in (1, channels):
                 allowed = "1" if channels == 1 else f"1 or {channels}"
                 raise UserError(
-                    f"objective.{name}: got {len(values)} values {values}, but images have {channels} "
+                    f"objective.{name}: got {len(values)} values {values}, but {kind} have {channels} "
                     f"channel{'s' if channels > 1 else ''} ({allowed} required)"
                 )
 
@@ -69,6 +70,11 @@ class ImageObjective(Objective):
             return {}
         inputs = jax.jit(functools.partial(views_of, self))(show.key, batch, jnp.int32(0))
         return of_views(views.centered(batch)["image"], inputs, show.rows)
+
+
+def with_spectrograms(model: Any, batch: Batch) -> Batch:
+    """Returns a batch with the "spectrogram" [B, T, F] of its sounds, if it has sounds."""
+    return {**batch, "spectrogram": model.log_mel(batch["audio"])} if "audio" in batch else batch
 
 
 def merge(views: jax.Array) -> jax.Array:

@@ -1,5 +1,5 @@
-"""Base class of objectives that compare two views of an example: augmented images or graphs, or texts under two dropout
-masks.
+"""Base class of objectives that compare two views of an example: augmented images, sounds or graphs, or texts under two
+dropout masks.
 
     view -> encoder -> projector z -> predictor p        (student; without a predictor p = z)
     view -> teacher's encoder -> teacher's projector     (target; without a teacher the student's z)
@@ -27,7 +27,9 @@ from ssljax.objectives.images import merge, uniformity
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.teacher import Teacher
 
-PIPELINES = views.REGISTRY.only("two_views", "graph_views")  # values of `augment.name`, for images and for graphs
+# Values of `augment.name`, by the inputs that they augment.
+_PIPELINES = {"images": "two_views", "graphs": "graph_views", "spectrograms": "audio_views"}
+PIPELINES = views.REGISTRY.only(*_PIPELINES.values())
 
 
 class Views(NamedTuple):
@@ -62,8 +64,8 @@ class Compared(NamedTuple):
 class TwoView(EncoderObjective):
     """Two views of each example, encoder, projector, and optionally predictor, teacher and queue.
 
-    Texts and spectrograms are not augmented: their views differ in dropout and stochastic depth. Held-out losses have
-    neither, so that the two views of a text are equal there.
+    Texts are not augmented, nor are spectrograms that the data have in the place of sounds: their views differ in
+    dropout and stochastic depth. Held-out losses have neither, so that the two views of a text are equal there.
     """
 
     coupled: ClassVar[bool] = True
@@ -75,7 +77,8 @@ class TwoView(EncoderObjective):
     augment: Any = schema.setting(
         {"name": "two_views"},
         registry=PIPELINES,
-        doc="augmentation of the two views, by default with the operations of SimCLR; 'graph_views' for graphs",
+        doc="augmentation of the two views, by default with the operations of SimCLR; 'graph_views' for graphs, "
+        "'audio_views' for sounds",
     )
     projector: Projector = schema.setting(Projector(), doc="network between the encoder and the loss")
     predictor: Predictor | None = schema.setting(
@@ -96,9 +99,9 @@ class TwoView(EncoderObjective):
             raise UserError("objective.queue: this objective sees no vectors of earlier batches, must be 0")
         if self.reads_labels and "label" not in self.spec.elements:
             raise UserError(f"objective.name: {self.term} reads labels, but the data have none")
-        if self.augmented and (self.reads == "graphs") != isinstance(self.augment, views.GraphViews):
-            fitting = "'graph_views'" if self.reads == "graphs" else "'two_views'"
-            raise UserError(f"objective.augment.name: must be {fitting} for a model that reads {self.reads}")
+        fitting = _PIPELINES.get(self.reads, "")
+        if self.augmented and not isinstance(self.augment, views.REGISTRY.get(fitting)):
+            raise UserError(f"objective.augment.name: must be {fitting!r} for a model that reads {self.reads}")
         if not self.augmented and not any(getattr(self.model.config, key, 0) for key in ("dropout", "drop_path")):
             raise UserError(
                 "model.dropout: got 0, must be more than 0 (or model.drop_path): without augmentation, the two views "
@@ -107,8 +110,8 @@ class TwoView(EncoderObjective):
 
     @property
     def augmented(self) -> bool:
-        """True if the model reads images or graphs."""
-        return self.reads in ("images", "graphs")
+        """True if the model reads images, graphs or sounds."""
+        return self.reads in ("images", "graphs") or (self.reads == "spectrograms" and "audio" in self.spec.elements)
 
     @property
     def reads_labels(self) -> bool:
@@ -143,6 +146,9 @@ class TwoView(EncoderObjective):
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         if self.reads == "graphs":
             inputs = self.augment(keys, self.read(batch))  # [B, 2, ...] each
+        elif self.augmented and self.reads == "spectrograms":
+            sounds = self.augment(keys, batch["audio"], batch["audio_length"], self.model.log_mel)
+            inputs = {"spectrogram": sounds}  # [B, 2, T, F]
         elif self.augmented:
             inputs = {"image": self.augment(keys, batch["image"], batch.get("aspect"))}  # [B, 2, h, w, C]
         else:

@@ -113,6 +113,7 @@ def _explained(table: Table, run: Run) -> list[str]:
     """Returns a line on the controls of a table, and one on its spreads."""
     elements = run.data.get("elements") or ()
     raw = {"image": "the pixels themselves instead of features", "nodes": "the sum of the features of the nodes"}
+    raw |= {"audio": "means and deviations of the bands of the spectrogram"}
     meanings = _CONTROLS | {"raw": next((raw[key] for key in raw if key in elements), _CONTROLS["raw"])}
     controls = [f"{name}: {meanings[name]}" for name in table.columns if name in meanings]
     spread = any("±" in cell for row in table.rows for cell in row)

@@ -86,9 +86,13 @@ def _image_facts(trained: Trained) -> dict[str, str]:
     """Returns the facts about the inputs of an image encoder, or of one of spectrograms."""
     objective, config = trained.objective.unwrapped, trained.config["data"]
     normal = f"(x - {_numbers(objective.mean)}) / {_numbers(objective.std)}"
-    if "spectrogram" in objective.spec.elements:
-        time, frequency = objective.spec.elements["spectrogram"]["shape"]
-        return {"input": f"spectrograms [{time} frames, {frequency} bins], normalised as {normal}"}
+    if objective.reads == "spectrograms":
+        model = objective.model.config
+        frequency, time, _ = model.image_shape
+        facts = {"input": f"spectrograms [{time} frames, {frequency} bins], normalised as {normal}"}
+        if model.sample_rate is not None:
+            facts["preparation"] = f"of sounds of {model.sample_rate} samples per second: {model.spectrogram}"
+        return facts
     height, width, channels = objective.spec.elements["image"]["shape"]
     colour = "grey" if channels == 1 else "RGB"
     pixels = f"{colour} images of {height} x {width} pixels, values 0..255 divided by 255, then normalised as {normal}"
@@ -150,7 +154,7 @@ def _lines(trained: Trained, model: hf.Model) -> tuple[str, str]:
         return "the mean of the projected patches", _image_code(trained, "AutoModelForImageTextToText", body)
     if isinstance(config, ViTConfig):
         read, words = _pooling(config)
-        if "spectrogram" in trained.objective.spec.elements:
+        if trained.objective.unwrapped.reads == "spectrograms":
             return words, _sound_code(trained, read)
         return words, _image_code(trained, "AutoModel", ["outputs = model(pixels)", f"return {read}"])
     return _text(trained, model)

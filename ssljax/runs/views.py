@@ -14,7 +14,7 @@ from ssljax import data
 from ssljax.base.exhibits import Exhibit, Grid, Texts, Tile
 from ssljax.config import RunConfig
 from ssljax.objectives.base import stream, views_of
-from ssljax.objectives.masked.patches import masked_images
+from ssljax.objectives.masked.patches import PatchObjective, masked_images
 from ssljax.objectives.pictures import Decode
 from ssljax.parallel import MeshConfig
 from ssljax.runs.assembly import parts_of
@@ -41,6 +41,9 @@ def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
     made = jax.jit(functools.partial(views_of, parts.objective))(key, batch, jnp.int32(0))
     # Cut afterwards: an example may be mixed with another one of the batch.
     inputs, original = jax.tree.map(lambda x: np.asarray(x)[:rows], (made, jax.jit(parts.objective.prepare)(batch)))
+    if isinstance(parts.objective.unwrapped, PatchObjective):
+        visible = parts.objective.unwrapped.visible
+        inputs, original = ({**x, "image": np.asarray(visible(x["image"]))} for x in (inputs, original))
     leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)}
     found: dict[str, Exhibit] = {}
     if images := _images(leaves, getattr(parts.objective.model, "patch_size", None)):

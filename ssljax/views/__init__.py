@@ -52,6 +52,15 @@ from ssljax.views.masks import (
 from ssljax.views.mixing import cutmix, mixup
 from ssljax.views.pixels import center_crop, centered, normalize, resize, to_float, unnormalize
 from ssljax.views.puzzles import drop_colours, far_permutations, jigsaw, random_neighbours, rotations
+from ssljax.views.sound import (
+    AudioViews,
+    LogMel,
+    mel_filters,
+    random_gain,
+    random_hiss,
+    random_spectrogram_masks,
+    random_time_crop,
+)
 from ssljax.views.spans import (
     Denoiser,
     Denoising,
@@ -70,17 +79,20 @@ REGISTRY = Registry(
         "two_views": "ssljax.views.augment:TwoViews",
         "multi_crop": "ssljax.views.augment:MultiCrop",
         "graph_views": "ssljax.views.graph_views:GraphViews",
+        "audio_views": "ssljax.views.sound:AudioViews",
     },
     has=("__dataclass_fields__", "__call__"),
 )
 
 __all__ = [
     "REGISTRY",
+    "AudioViews",
     "Augment",
     "ContrastiveAugment",
     "Denoiser",
     "Denoising",
     "GraphViews",
+    "LogMel",
     "MaskedTokens",
     "MultiCrop",
     "Single",
@@ -116,6 +128,7 @@ __all__ = [
     "keep_probability",
     "lab_to_rgb",
     "mask_attributes",
+    "mel_filters",
     "mixed_span_corrupt",
     "mixup",
     "mlm_budget",
@@ -134,8 +147,10 @@ __all__ = [
     "random_color_jitter",
     "random_cutout",
     "random_flip",
+    "random_gain",
     "random_gaussian_blur",
     "random_grayscale",
+    "random_hiss",
     "random_masks",
     "random_neighbours",
     "random_noise",
@@ -143,7 +158,9 @@ __all__ = [
     "random_resized_crop",
     "random_rotate90",
     "random_solarize",
+    "random_spectrogram_masks",
     "random_subset",
+    "random_time_crop",
     "rebalancing",
     "resample",
     "resize",

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
@@ -57,6 +58,12 @@ def write_images(path, number):
         Image.new("L", (4, 4), number).save(path / name / "1.PNG")
 
 
+def write_sounds(path, number):
+    for name in ("cat", "dog"):
+        (path / name).mkdir(parents=True)
+        soundfile.write(path / name / "1.WAV", np.full(8, number / 128), 100)
+
+
 def write_parquet(path, number):
     pq.write_table(pa.table({"label": [number] * 4}), path)
 
@@ -84,15 +91,19 @@ def number_of(arrays):
     """The number that one of the functions above wrote."""
     if "image" in arrays:
         return int(arrays["image"].max())
+    if "audio" in arrays:
+        return round(128 * arrays["audio"].max())
     return int(chr(arrays["tokens"][0, 0])) if "tokens" in arrays else int(arrays["label"][0])
 
 
+SOUND = {"sample_rate": 100, "clip_seconds": 0.1}
 WRITERS = {
     "npz": (".npz", write_npz),
     "idx": ("-idx1", write_idx),
     "text": (".txt", write_text),
     "jsonl": (".jsonl", write_jsonl),
     "images": ("", write_images),
+    "audio": ("", write_sounds),
     "parquet": (".parquet", write_parquet),
     "csv": (".csv", write_csv),
     "tsv": (".tsv", write_csv),
@@ -110,7 +121,7 @@ def test_every_source_is_tested():
 @pytest.fixture
 def data_of(config):
     """Returns a function source, split -> number in the data."""
-    return lambda source, split="train": number_of(load_split(config(source=source, seq_len=4), split))
+    return lambda source, split="train": number_of(load_split(config(source=source, seq_len=4, **SOUND), split))
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -124,7 +135,7 @@ def test_odd_folders(kind, odd, data_of, tmp_path):
             write(tmp_path / name / f"{split}{end}", 2 * i + j)
     for j, split in enumerate(("train", "test")):
         assert data_of(f"{kind}:{tmp_path}/{odd}/{split}{end}") == j
-        if kind != "images":
+        if kind not in ("images", "audio"):
             continue
         assert data_of(f"{kind}:{tmp_path}/{odd}/{split}/") == j
     if not set(odd) & set("*?"):  # which match the other folders too

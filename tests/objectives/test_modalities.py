@@ -22,7 +22,10 @@ SPEC = dataclasses.replace(tiny.SPEC, elements={**tiny.SPEC.elements, "spectrogr
 ENCODERS = {
     "images": tiny.CONFIGS["simclr"]["model"],
     "tokens": {"name": "bert", "pool": "mean", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
-    "spectrograms": {"name": "ast", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
+    "spectrograms": {
+        **{"name": "ast", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
+        **{"patch_size": 4, "strides": [4, 4], "mask_token": True},
+    },
     "graphs": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},
 }
 # Objectives whose smallest config for other inputs has other settings.

@@ -16,7 +16,7 @@ from ssljax.base.schema import build_named
 KEY = jax.random.key(3)
 IMAGES = np.random.default_rng(0).random((6, 12, 12, 3)).astype(np.float32)
 OFF = {"flip": 0, "jitter": 0, "gray": 0, "blur": 0}
-PIPELINES = [name for name in views.REGISTRY if name != "graph_views"]  # of images
+PIPELINES = [name for name in views.REGISTRY if name not in ("graph_views", "audio_views")]  # of images
 EVERYTHING = {"rotate": 0.5, "solarize": 0.5, "cutout": 0.5, "noise": 0.5}
 
 

@@ -17,14 +17,14 @@ from ssljax.base.exhibits import Exhibit
 from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, views_of
-from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
-from ssljax.objectives.masked.patches import check_masks, check_token, in_columns, masked_images
+from ssljax.objectives.images import unaugmented
+from ssljax.objectives.masked.patches import PatchObjective, check_masks, check_token, masked_images
 from ssljax.objectives.pictures import Showing
 from ssljax.objectives.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
-class Data2Vec(ImageObjective):
+class Data2Vec(PatchObjective):
     """Smooth L1 error of a linear head at masked patches (eq. 2), mean over dimensions and masked patches.
 
     A target is the mean of the outputs of the teacher's top blocks, each normalised (section 3.3); outputs are those
@@ -48,7 +48,7 @@ class Data2Vec(ImageObjective):
         super().check()
         check_token(self)
         check_masks(self)
-        rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
+        rows, columns = self.model.grid((1, *self.shape))
         hidden = round(self.mask_ratio * rows * columns)
         if self.smallest > hidden:
             raise UserError(
@@ -73,7 +73,7 @@ class Data2Vec(ImageObjective):
         return Variables({"encoder": encoder, "head": head}, {"teacher": {"encoder": jax.tree.map(jnp.copy, encoder)}})
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
+        images = self.augmented(views.fold_in(keys, 0), batch)
         grid = self.model.grid(images.shape)
         mask = views.random_block_mask(views.fold_in(keys, 1), grid, self.mask_ratio, self.smallest)
         return {"image": images, "mask": mask}
@@ -109,16 +109,17 @@ class Data2Vec(ImageObjective):
     def shown(self, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (images, masked images), each [B, H, W, C] in [0, 1]."""
         inputs = views_of(self, key, batch, jnp.int32(0))
-        return inputs["image"], masked_images(inputs["image"], inputs["mask"], self.model.patch_size)
+        images = self.visible(inputs["image"])
+        return images, masked_images(images, inputs["mask"], self.model.patch_size)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().shown)(views.centered(batch), show.key)
-        caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked."
-        return {"masks": in_columns(made, show.rows, caption)}
+        caption = f"with {self.mask_ratio:.0%} of their patches masked."
+        return {"masks": self.columns(made, show.rows, caption)}
 
     def flops(self, spec: Any) -> float:
-        rows, columns = self.model.grid((1, *view_shape(self.augment, spec)))
-        encoder = view_flops(self.model, self.augment, spec)
+        rows, columns = self.model.grid((1, *self.shape))
+        encoder = self.encoder_flops()
         return encoder + 2.0 * self.model.width**2 * rows * columns + encoder / 3  # the teacher has no backward pass
 
     def _head(self) -> Linear:

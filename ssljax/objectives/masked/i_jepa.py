@@ -18,14 +18,14 @@ from ssljax.base.exhibits import Exhibit
 from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, views_of
-from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
-from ssljax.objectives.masked.patches import check_patches, in_columns, masked_images
+from ssljax.objectives.images import unaugmented
+from ssljax.objectives.masked.patches import PatchObjective, masked_images
 from ssljax.objectives.pictures import Showing
 from ssljax.objectives.teacher import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
-class IJEPA(ImageObjective):
+class IJEPA(PatchObjective):
     """The error of the predicted representations, mean over dimensions and the patches of a block, then over blocks.
 
     The predictor sees mask tokens at all hidden patches at once, where the authors call it for each block. The number
@@ -75,7 +75,6 @@ class IJEPA(ImageObjective):
 
     def check(self) -> None:
         super().check()
-        check_patches(self)
         patches = math.prod(self._grid())
         kept, most = self._kept(self._grid()), patches - math.ceil(max(self.target_scale) * patches)
         if not 1 <= kept <= most:
@@ -101,7 +100,7 @@ class IJEPA(ImageObjective):
         )
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
+        images = self.augmented(views.fold_in(keys, 0), batch)
         grid = self.model.grid(images.shape)
         targets = views.random_blocks(views.fold_in(keys, 1), grid, self.targets, self.target_scale, self.target_aspect)
         whole = views.random_blocks(views.fold_in(keys, 2), grid, 1, self.context_scale, (1.0, 1.0))[:, 0]
@@ -148,21 +147,22 @@ class IJEPA(ImageObjective):
         inputs = views_of(self, key, batch, jnp.int32(0))
         count = inputs["targets"].shape[-1]
         seen = jnp.any(inputs["keep"][..., None] == jnp.arange(count), 1)
-        return inputs["image"], masked_images(inputs["image"], ~seen, self.model.patch_size)
+        images = self.visible(inputs["image"])
+        return images, masked_images(images, ~seen, self.model.patch_size)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().shown)(views.centered(batch), show.key)
-        caption = "Held-out images (central squares) and the patches from which hidden blocks are predicted."
-        return {"masks": in_columns(made, show.rows, caption)}
+        caption = "and the patches from which hidden blocks are predicted."
+        return {"masks": self.columns(made, show.rows, caption)}
 
     def flops(self, spec: Any) -> float:
         kept = self._kept(self._grid())
-        student = view_flops(self.model, self.augment, spec, tokens=kept)
+        student = self.encoder_flops(kept)
         predictor = self._predictor(self._grid()).flops(kept, self.model.width)
-        return student + predictor + view_flops(self.model, self.augment, spec) / 3  # the teacher has no backward pass
+        return student + predictor + self.encoder_flops() / 3  # the teacher has no backward pass
 
     def _grid(self) -> tuple[int, int]:
-        rows, columns = self.model.grid((1, *view_shape(self.augment, self.spec)))
+        rows, columns = self.model.grid((1, *self.shape))
         return rows, columns
 
     def _kept(self, grid: tuple[int, int]) -> int:

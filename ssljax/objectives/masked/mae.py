@@ -16,28 +16,25 @@ from ssljax.base.exhibits import Exhibit
 from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
-from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
-from ssljax.objectives.masked.patches import check_masks, in_columns, masked_images, restored_images
+from ssljax.objectives.images import unaugmented
+from ssljax.objectives.masked.patches import PatchObjective, check_masks, masked_images, restored_images
 from ssljax.objectives.pictures import Showing
 
 
 @dataclasses.dataclass(frozen=True)
-class MAE(ImageObjective):
-    """Mean squared error of the reconstruction of masked patches."""
+class MAE(PatchObjective):
+    """Mean squared error of the reconstruction of masked patches, of images or spectrograms."""
 
     mask_ratio: float = schema.setting(0.75, gt=0, lt=1, doc="share of masked patches")
     normalize_targets: bool = schema.setting(
         True, doc="normalise each target patch by its own mean and variance (section 4.1, 'reconstruction target')"
-    )
-    augment: Any = schema.setting(
-        {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation before masking; none by default"
     )
     decoder: MAEDecoder = schema.setting(MAEDecoder(), doc="decoder over all patches, not used after training")
 
     def check(self) -> None:
         super().check()
         check_masks(self)
-        _, _, channels = view_shape(self.augment, self.spec)
+        _, _, channels = self.shape
         if self.normalize_targets and self.model.patch_size**2 * channels == 1:
             raise UserError(
                 "objective.normalize_targets: got True, but a patch of one value has no variance "
@@ -54,7 +51,7 @@ class MAE(ImageObjective):
         return Variables({"encoder": encoder, "decoder": decoder}, {})
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
+        images = self.augmented(views.fold_in(keys, 0), batch)
         rows, columns = self.model.grid(images.shape)
         keep, mask = views.random_patch_mask(views.fold_in(keys, 1), rows * columns, self.mask_ratio)
         return {"image": images, "keep": keep, "mask": mask}
@@ -84,23 +81,23 @@ class MAE(ImageObjective):
         inputs = views_of(self, key, batch, jnp.int32(0))
         images, mask = inputs["image"], inputs["mask"]
         predicted = self.encode(params, extra, inputs, still(key, batch))
-        hidden = masked_images(images, mask, self.model.patch_size)
-        return images, hidden, restored_images(self, images, mask, predicted, self.normalize_targets)
+        hidden = masked_images(self.visible(images), mask, self.model.patch_size)
+        return self.visible(images), hidden, restored_images(self, images, mask, predicted, self.normalize_targets)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().reconstructed)(params, extra, views.centered(batch), show.key)
-        caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked, restored."
+        caption = f"with {self.mask_ratio:.0%} of their patches masked, restored."
         if self.normalize_targets:
             caption += (
                 " Restored patches have the mean and the variance of the true ones, since the loss leaves both out."
             )
-        return {"reconstruction": in_columns(made, show.rows, caption)}
+        return {"reconstruction": self.columns(made, show.rows, caption)}
 
     def flops(self, spec: Any) -> float:
-        shape = (1, *view_shape(self.augment, spec))
+        shape = (1, *self.shape)
         rows, columns = self.model.grid(shape)
         kept = views.visible_patches(rows * columns, self.mask_ratio)
-        encoder = view_flops(self.model, self.augment, spec, tokens=kept)
+        encoder = self.encoder_flops(kept)
         return encoder + self._decoder(shape).flops(kept, self.model.width)
 
     def _decoder(self, shape: tuple[int, ...]) -> Any:

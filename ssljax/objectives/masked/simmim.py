@@ -17,13 +17,13 @@ from ssljax.base.exhibits import Exhibit
 from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
-from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
-from ssljax.objectives.masked.patches import check_masks, check_token, in_columns, masked_images, restored_images
+from ssljax.objectives.images import unaugmented
+from ssljax.objectives.masked.patches import PatchObjective, check_masks, check_token, masked_images, restored_images
 from ssljax.objectives.pictures import Showing
 
 
 @dataclasses.dataclass(frozen=True)
-class SimMIM(ImageObjective):
+class SimMIM(PatchObjective):
     """The error of a linear head at masked patches. The model needs `mask_token=True`."""
 
     mask_ratio: float = schema.setting(0.6, gt=0, lt=1, doc="share of patches that are masked")
@@ -57,7 +57,7 @@ class SimMIM(ImageObjective):
         return Variables({"encoder": encoder["params"], "head": head}, {})
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
+        images = self.augmented(views.fold_in(keys, 0), batch)
         _, mask = views.random_patch_mask(views.fold_in(keys, 1), self._patches(images), self.mask_ratio)
         return {"image": images, "mask": mask}
 
@@ -82,23 +82,24 @@ class SimMIM(ImageObjective):
         """
         inputs = views_of(self, key, batch, jnp.int32(0))
         images, mask = inputs["image"], inputs["mask"]
-        hidden = masked_images(images, mask, self.model.patch_size)
+        original = self.visible(images)
+        hidden = masked_images(original, mask, self.model.patch_size)
         if self.target == "hog":
-            return images, hidden
+            return original, hidden
         predicted = self.encode(params, extra, inputs, still(key, batch))
-        return images, hidden, restored_images(self, images, mask, predicted, normalized=False)
+        return original, hidden, restored_images(self, images, mask, predicted, normalized=False)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().restored)(params, extra, views.centered(batch), show.key)
         ending = "restored" if len(made) > 2 else "whose gradients are predicted"
-        caption = f"Held-out images (central squares) with {self.mask_ratio:.0%} of their patches masked, {ending}."
-        return {"reconstruction" if len(made) > 2 else "masks": in_columns(made, show.rows, caption)}
+        caption = f"with {self.mask_ratio:.0%} of their patches masked, {ending}."
+        return {"reconstruction" if len(made) > 2 else "masks": self.columns(made, show.rows, caption)}
 
     def flops(self, spec: Any) -> float:
-        shape = (1, *view_shape(self.augment, spec))
+        shape = (1, *self.shape)
         rows, columns = self.model.grid(shape)
         head = 2.0 * self.model.width * self._size(shape[-1]) * rows * columns
-        return view_flops(self.model, self.augment, spec) + head
+        return self.encoder_flops() + head
 
     def _targets(self, images: jax.Array) -> jax.Array:
         """Targets [B, N, T] of images in [0, 1]."""
