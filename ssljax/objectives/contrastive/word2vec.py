@@ -74,26 +74,32 @@ class Word2Vec(TokenObjective):
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         """Returns the sum of the losses, of right decisions, and the number of predictions of each example, [B]."""
         keys = example_keys(jax.random.fold_in(ctx.key, name_id("word2vec")), ctx.row)
-        counts = extra["counts"]
+        rows = (jax.random.key_data(keys), inputs["tokens"], inputs["segment_ids"])
+        # Each device looks its own words up in whole tables: XLA's partitioner aborts where it splits the words and the
+        # table over the same devices.
+        return parallel.over_batch(self._own_sums, rows, (params["encoder"], extra["counts"]))
+
+    def _own_sums(self, axis_name: Any, rows: Any, shared: Any) -> dict[str, jax.Array]:
+        """The result of `encode` for some rows (data of keys, tokens, segments), from the parameters and the counts."""
+        (data, tokens, segment_ids), (encoder, counts) = rows, shared
+        keys = jax.random.wrap_key_data(data, impl="threefry2x32")
         keep = jnp.ones_like(counts)
         if self.subsample is not None:
             keep = views.keep_probability(counts / jnp.sum(counts), self.subsample)
-        words = views.subsampled_words(keys, inputs["tokens"], inputs["segment_ids"], keep, self.window)
+        words = views.subsampled_words(keys, tokens, segment_ids, keep, self.window)
         form = self._skip_gram if self.form == "skip_gram" else self._cbow
-        return form(params["encoder"], counts, words, fold_in(keys, 1))
+        return form(encoder, counts, words, fold_in(keys, 1))
 
     def _skip_gram(self, encoder: Params, counts: jax.Array, words: Words, keys: jax.Array) -> dict[str, Any]:
         vectors_BxTxD = apply(self.model, encoder, words.tokens, method="vectors")
 
         @jax.checkpoint  # the vectors of noise words are looked up again in the backward pass
-        def one_side(sums: Any, offset: jax.Array) -> tuple[Any, None]:
+        def at(offset: jax.Array) -> dict[str, jax.Array]:
             target, is_context = views.context_at(words, offset)
             noise = self._noise(fold_in(keys, offset + self.window), counts, target)
-            found = self._told_apart(encoder, vectors_BxTxD, target, noise, is_context)
-            return jax.tree.map(jnp.add, sums, found), None
+            return self._told_apart(encoder, vectors_BxTxD, target, noise, is_context)
 
-        zeros = dict.fromkeys(("loss", "right", "count"), jnp.zeros(len(words.tokens)))
-        return jax.lax.scan(one_side, zeros, views.offsets(self.window))[0]
+        return jax.tree.map(lambda x: jnp.sum(x, 0), jax.lax.map(at, views.offsets(self.window)))
 
     def _cbow(self, encoder: Params, counts: jax.Array, words: Words, keys: jax.Array) -> dict[str, Any]:
         around, is_context = jax.vmap(lambda offset: views.context_at(words, offset))(views.offsets(self.window))
