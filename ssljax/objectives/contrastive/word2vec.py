@@ -19,13 +19,12 @@ from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.base.hashing import name_id
 from ssljax.models.word_vectors import WordVectors
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
-from ssljax.objectives.pictures import Showing
+from ssljax.objectives.pictures import TEXTS, Showing
 from ssljax.objectives.tokens import TokenObjective, valid
 from ssljax.views.contexts import Words
 from ssljax.views.keys import example_keys, fold_in
 
-SHOWN = 12  # words of the picture
-NEAREST = 5
+NEAREST = 8  # words of the picture beside each of its words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +150,7 @@ class Word2Vec(TokenObjective):
         text = {int(token): show.decode([int(token)]).strip() for token in seen}
         longest = sorted(text, key=lambda token: (-len(text[token]), token))
         # Among the longer half of the tokens, which are whole words, the most frequent ones.
-        chosen = sorted(longest[: max(SHOWN, len(longest) // 2)], key=lambda token: -counts[token])[:SHOWN]
+        chosen = sorted(longest[: max(TEXTS, len(longest) // 2)], key=lambda token: -counts[token])[:TEXTS]
         lines = [
             [
                 ("word", text[token]),
@@ -172,11 +171,11 @@ def nearest(table: np.ndarray, counts: np.ndarray, token: int, among: int = NEAR
 
     Args:
         table: vectors [V, D].
-        counts: [V]; tokens that the run has not seen, with count 1, are left out.
+        counts: [V]; the rarer half of the tokens, with counts below the median, is left out.
         token: the token.
         among: number of tokens.
     """
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-    cosines = np.where((counts > 1) & (np.arange(len(table)) != token), unit @ unit[token], -np.inf)
+    cosines = np.where((counts >= np.median(counts)) & (np.arange(len(table)) != token), unit @ unit[token], -np.inf)
     order = np.argsort(-cosines, kind="stable")[:among]
     return order[np.isfinite(cosines[order])]
