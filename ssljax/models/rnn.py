@@ -134,7 +134,7 @@ UNITS = {
 
 
 class Sequence(NamedTuple):
-    """What all layers know of the tokens."""
+    """Properties of the tokens that all layers read."""
 
     first: jax.Array  # bool [B, T], True at the first token of a text, which sees no state of the text before
     valid: jax.Array  # bool [B, T], False = padding, at which states stay as they are
