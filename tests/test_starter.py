@@ -13,7 +13,18 @@ from ssljax.config import load
 from ssljax.starter import OWN_DATA, starters, write_starter
 
 OBJECTIVES = starters()
-TEXT = ("causal_lm", "electra", "masked_diffusion", "mlm", "multi_label", "prefix_lm", "simcse", "word2vec", "xlnet", *SEQUENCES)
+TEXT = (
+    "causal_lm",
+    "electra",
+    "masked_diffusion",
+    "mlm",
+    "multi_label",
+    "prefix_lm",
+    "simcse",
+    "word2vec",
+    "xlnet",
+    *SEQUENCES,
+)
 
 
 def source(objective, folder):

@@ -20,4 +20,7 @@ from ssljax.config import arguments
 def get_config(arg=""):
     a = arguments(arg, data=("ag-news", "classic-books", "files"), form=("skip_gram", "cbow"))
     model, objective = dict(name="word_vectors", width=96), dict(name="word2vec", form=a["form"])
-    return _texts.config(a["data"], model, objective, 400, text=_texts.PIECES, batch_size=64)
+    made = _texts.config(a["data"], model, objective, 300, text=_texts.PIECES, batch_size=64)
+    # A step moves each vector little, and most tokens are rare: the rate is high, and vectors do not decay meanwhile.
+    made.optimizer.update(learning_rate=0.02, weight_decay=0.0)
+    return made

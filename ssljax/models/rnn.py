@@ -50,7 +50,8 @@ class RNNConfig:
         None, ge=1, doc="number of token ids, at least the number of the data; None: the number of the data"
     )
     tied: bool = setting(
-        False, doc="use the transposed token table as the kernel of the read-out (Press and Wolf 2017, Inan et al. 2017)"
+        False,
+        doc="use the transposed token table as the kernel of the read-out (Press and Wolf 2017, Inan et al. 2017)",
     )
     pool: Literal["last", "mean"] = setting(
         "mean", doc="pooled vector of a text; the output at the 'last' token, or the 'mean'; padding is left out"
@@ -133,7 +134,7 @@ UNITS = {
 
 
 class Sequence(NamedTuple):
-    """What all layers know of the tokens."""
+    """Properties of the tokens that all layers read."""
 
     first: jax.Array  # bool [B, T], True at the first token of a text, which sees no state of the text before
     valid: jax.Array  # bool [B, T], False = padding, at which states stay as they are

@@ -49,8 +49,8 @@ class WordVectors(TokenModel):
         return self.config.width
 
     def height_of(self, part: str) -> int:
-        """The height of a part (`layers.roles`): there are no blocks."""
-        return 0
+        """The height of a part (`layers.roles`): there are no blocks between the tokens and their contexts."""
+        return 1 if part == "embed" else 0
 
     def setup(self) -> None:
         c, size = self.config, int(self.config.vocab_size or 0)

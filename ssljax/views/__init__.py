@@ -33,7 +33,7 @@ from ssljax.views.documents import (
 from ssljax.views.geometry import random_cutout, random_flip, random_resized_crop, random_rotate90, resample
 from ssljax.views.graph_views import GraphViews, drop_nodes, mask_attributes, perturb_edges, subgraph
 from ssljax.views.hog import hog
-from ssljax.views.keys import example_keys, fold_in
+from ssljax.views.keys import example_keys, fold_in, text_keys
 from ssljax.views.lab import ab_bins, annealed_mean, lab_to_rgb, nearest_bins, rebalancing, rgb_to_lab
 from ssljax.views.masks import (
     MaskedTokens,
@@ -175,6 +175,7 @@ __all__ = [
     "span_counts",
     "subgraph",
     "subsampled_words",
+    "text_keys",
     "to_float",
     "unnormalize",
     "unnormalize_patches",

@@ -33,9 +33,7 @@ class Words(NamedTuple):
     reach: jax.Array
 
 
-def subsampled_words(
-    keys: jax.Array, tokens: jax.Array, segment_ids: jax.Array, keep: jax.Array, window: int
-) -> Words:
+def subsampled_words(keys: jax.Array, tokens: jax.Array, segment_ids: jax.Array, keep: jax.Array, window: int) -> Words:
     """Drops words at random, before contexts are formed, and draws the reach of the context of each word left.
 
     Args:

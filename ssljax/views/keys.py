@@ -19,6 +19,26 @@ def fold_in(keys: jax.Array, number: int | jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
+def text_keys(tokens: jax.Array, keys: jax.Array, number: int) -> jax.Array:
+    """Returns keys [B] that depend on the tokens of a row and on one of `number` chances alone.
+
+    So a text has `number` different keys, whatever the step and its place in the batch. Two texts have the same keys
+    with probability 2^-32.
+
+    Args:
+        tokens: int [B, T].
+        keys: random keys [B], which draw one of the chances, all equally likely.
+        number: number of keys of a text.
+    """
+    odd, factors = 0x9E3779B1, [1]
+    for _ in range(tokens.shape[1] - 1):
+        factors.append(factors[-1] * odd % 2**32)
+    hashes = jnp.sum((tokens.astype(jnp.uint32) + 1) * jnp.array(factors, jnp.uint32), axis=1)
+    own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0, impl="threefry2x32"), hashes)
+    chance = jax.vmap(lambda key: jax.random.randint(key, (), 0, number))(keys)
+    return jax.vmap(jax.random.fold_in)(own, chance)
+
+
 def uniforms(keys: jax.Array, n: int) -> jax.Array:
     """Draws uniform numbers, float32 [B, n] in [0, 1), row i from keys[i]. Float inputs [B, n] are returned unchanged.
 

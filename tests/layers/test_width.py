@@ -185,7 +185,8 @@ def test_with_mup_the_changes_of_a_step_keep_their_size(name):
 
 IMAGES = [name for name in models.REGISTRY if issubclass(models.REGISTRY.get(name), ViTConfig) and name != "ast"]
 SEQUENCES = [name for name in models.REGISTRY if issubclass(models.REGISTRY.get(name), Seq2SeqConfig)]
-# Word vectors have one width; graphs, a spectrogram, and images within text, have their own objectives; the towers are those of the other families.
+# Graphs, a spectrogram, and images within text, have their own objectives; word vectors have no hidden maps; the towers
+# are those of the other families.
 OTHERS = ("resnet", "gin", "word_vectors", "ast", "llava", "gpt", "gemma3")
 
 

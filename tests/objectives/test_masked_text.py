@@ -411,3 +411,27 @@ def test_widths_of_the_generator_are_divided_by_its_heads(share, width, heads):
     model = {"name": "bert", "preset": None, "width": 768, "depth": 1, "heads": 12, "extras": ("replaced",)}
     config = make("electra", model=model, generator=share)._generator_config
     assert (config.width, config.heads) == (width, heads)
+
+
+def test_static_masks_are_those_of_the_text():
+    """A text has as many masks as `masks`, whatever the step and its place; over texts, masks are as random as ever."""
+    objective, batch = make(spec=WINDOWS, masks=2, rate=0.3), windows()
+    view = jax.jit(lambda key, tokens: objective.views(views.example_keys(key, len(tokens)), {"tokens": tokens}, 0))
+    seen = [set() for _ in range(tiny.BATCH)]
+    for step in range(40):
+        found = view(jax.random.key(step), jnp.roll(batch["tokens"], step, axis=0))["tokens"]
+        for row, tokens in enumerate(np.roll(found, -step, axis=0)):
+            seen[row].add(tuple(tokens.tolist()))
+    assert all(len(masks) == 2 for masks in seen)
+    many = jnp.asarray(np.random.default_rng(1).integers(4, 64, (6000, tiny.LENGTH)), jnp.int32)
+    (fixed, again), drawn = (
+        [np.asarray(view(jax.random.key(i), many)["tokens"] == 3) for i in (0, 1)],
+        np.asarray(
+            make(spec=WINDOWS, rate=0.3).views(views.example_keys(KEY, 6000), {"tokens": many}, 0)["tokens"] == 3
+        ),
+    )
+    np.testing.assert_allclose(fixed.mean(0), drawn.mean(), atol=0.025)
+    assert np.mean(np.all(fixed == again, axis=1)) == pytest.approx(0.5, abs=0.06)  # the same of two masks, by chance
+    one = make(spec=WINDOWS, masks=1)
+    first, second = (one.views(views.example_keys(jax.random.key(i), 16), batch, 0)["tokens"] for i in (0, 1))
+    np.testing.assert_array_equal(first, second)

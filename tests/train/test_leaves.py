@@ -278,7 +278,7 @@ def test_every_parameter_of_every_family_declares_a_role(name):
         if leaf.axes[:1] == ("layers",):
             assert isinstance(leaf.height, tuple) and len(leaf.height) == leaf.shape[0], path
             assert min(leaf.height) >= 1, path
-    assert any(leaf.role == "matrix" for leaf in leaves.values())
+    assert any(leaf.role == "matrix" for leaf in leaves.values()) or name == "word_vectors"  # two tables
 
 
 @pytest.mark.parametrize("name", list(tiny.CONFIGS))

@@ -67,7 +67,7 @@ class PermutationLM(TokenObjective):
     def _inputs(self, batch: Batch, rank: jax.Array, predicted: jax.Array, places: int) -> dict[str, jax.Array]:
         at = jnp.argsort(~predicted, axis=1, stable=True)[:, :places]
         target, counted = (jnp.take_along_axis(x, at, 1) for x in (batch["tokens"], predicted))
-        rows = {k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}
+        rows: dict[str, Any] = {k: batch[k] for k in ("tokens", "segment_ids", "positions") if k in batch}
         return {**rows, "rank": rank, "chosen_at": at, "target": target, "counted": counted}
 
     def queries(self, params: Params, inputs: Any, noise: Noise | None, ctx: Ctx | None = None) -> jax.Array:
@@ -79,11 +79,9 @@ class PermutationLM(TokenObjective):
         }
         if "segment_ids" in inputs:
             masks = {name: mask & Segments(inputs["segment_ids"]) for name, mask in masks.items()}
-        options: dict[str, Any] = {"positions": inputs.get("positions"), "noise": noise, "method": "streams"}
-        streams = apply(
-            self.model, params["encoder"], inputs["tokens"], inputs["chosen_at"], **masks, **options, ctx=ctx
-        )
-        return streams[1]
+        options: dict[str, Any] = {"positions": inputs.get("positions"), "noise": noise, "ctx": ctx, **masks}
+        both = (inputs["tokens"], inputs["chosen_at"])
+        return apply(self.model, params["encoder"], *both, **options, method="streams")[1]
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         return self.queries(params, inputs, noise_of(ctx), ctx)

@@ -19,13 +19,12 @@ from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.base.hashing import name_id
 from ssljax.models.word_vectors import WordVectors
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply
-from ssljax.objectives.pictures import Showing
+from ssljax.objectives.pictures import TEXTS, Showing
 from ssljax.objectives.tokens import TokenObjective, valid
 from ssljax.views.contexts import Words
 from ssljax.views.keys import example_keys, fold_in
 
-SHOWN = 12  # words of the picture
-NEAREST = 5
+NEAREST = 8  # words of the picture beside each of its words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,26 +73,32 @@ class Word2Vec(TokenObjective):
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         """Returns the sum of the losses, of right decisions, and the number of predictions of each example, [B]."""
         keys = example_keys(jax.random.fold_in(ctx.key, name_id("word2vec")), ctx.row)
-        counts = extra["counts"]
+        rows = (jax.random.key_data(keys), inputs["tokens"], inputs["segment_ids"])
+        # Each device looks its own words up in whole tables: XLA's partitioner aborts where it splits the words and the
+        # table over the same devices.
+        return parallel.over_batch(self._own_sums, rows, (params["encoder"], extra["counts"]))
+
+    def _own_sums(self, axis_name: Any, rows: Any, shared: Any) -> dict[str, jax.Array]:
+        """The result of `encode` for some rows (data of keys, tokens, segments), from the parameters and the counts."""
+        (data, tokens, segment_ids), (encoder, counts) = rows, shared
+        keys = jax.random.wrap_key_data(data, impl="threefry2x32")
         keep = jnp.ones_like(counts)
         if self.subsample is not None:
             keep = views.keep_probability(counts / jnp.sum(counts), self.subsample)
-        words = views.subsampled_words(keys, inputs["tokens"], inputs["segment_ids"], keep, self.window)
+        words = views.subsampled_words(keys, tokens, segment_ids, keep, self.window)
         form = self._skip_gram if self.form == "skip_gram" else self._cbow
-        return form(params["encoder"], counts, words, fold_in(keys, 1))
+        return form(encoder, counts, words, fold_in(keys, 1))
 
     def _skip_gram(self, encoder: Params, counts: jax.Array, words: Words, keys: jax.Array) -> dict[str, Any]:
         vectors_BxTxD = apply(self.model, encoder, words.tokens, method="vectors")
 
         @jax.checkpoint  # the vectors of noise words are looked up again in the backward pass
-        def one_side(sums: Any, offset: jax.Array) -> tuple[Any, None]:
+        def at(offset: jax.Array) -> dict[str, jax.Array]:
             target, is_context = views.context_at(words, offset)
             noise = self._noise(fold_in(keys, offset + self.window), counts, target)
-            found = self._told_apart(encoder, vectors_BxTxD, target, noise, is_context)
-            return jax.tree.map(jnp.add, sums, found), None
+            return self._told_apart(encoder, vectors_BxTxD, target, noise, is_context)
 
-        zeros = dict.fromkeys(("loss", "right", "count"), jnp.zeros(len(words.tokens)))
-        return jax.lax.scan(one_side, zeros, views.offsets(self.window))[0]
+        return jax.tree.map(lambda x: jnp.sum(x, 0), jax.lax.map(at, views.offsets(self.window)))
 
     def _cbow(self, encoder: Params, counts: jax.Array, words: Words, keys: jax.Array) -> dict[str, Any]:
         around, is_context = jax.vmap(lambda offset: views.context_at(words, offset))(views.offsets(self.window))
@@ -145,7 +150,7 @@ class Word2Vec(TokenObjective):
         text = {int(token): show.decode([int(token)]).strip() for token in seen}
         longest = sorted(text, key=lambda token: (-len(text[token]), token))
         # Among the longer half of the tokens, which are whole words, the most frequent ones.
-        chosen = sorted(longest[: max(SHOWN, len(longest) // 2)], key=lambda token: -counts[token])[:SHOWN]
+        chosen = sorted(longest[: max(TEXTS, len(longest) // 2)], key=lambda token: -counts[token])[:TEXTS]
         lines = [
             [
                 ("word", text[token]),
@@ -166,11 +171,11 @@ def nearest(table: np.ndarray, counts: np.ndarray, token: int, among: int = NEAR
 
     Args:
         table: vectors [V, D].
-        counts: [V]; tokens that the run has not seen, with count 1, are left out.
+        counts: [V]; the rarer half of the tokens, with counts below the median, is left out.
         token: the token.
         among: number of tokens.
     """
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-    cosines = np.where((counts > 1) & (np.arange(len(table)) != token), unit @ unit[token], -np.inf)
+    cosines = np.where((counts >= np.median(counts)) & (np.arange(len(table)) != token), unit @ unit[token], -np.inf)
     order = np.argsort(-cosines, kind="stable")[:among]
     return order[np.isfinite(cosines[order])]

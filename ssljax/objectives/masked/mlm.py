@@ -31,6 +31,12 @@ class MLM(MaskedText):
     boundary: bool = schema.setting(
         False, doc="also predict the tokens of a span from the two tokens around it (SpanBERT); needs `spans`"
     )
+    masks: int | None = schema.setting(
+        None,
+        ge=1,
+        doc="number of different masks of a text, of which each visit draws one (static masks; BERT's data had 10); "
+        "None: a new mask at each visit (RoBERTa)",
+    )
     pairs: Literal["order", "next"] | None = schema.setting(
         None,
         doc="also classify pairs of segments; 'order': two in a row or swapped (ALBERT); 'next': two in a row or of "
@@ -93,6 +99,8 @@ class MLM(MaskedText):
         pair: dict[str, Any] = {}
         if self.pairs is not None:
             batch, pair = self._paired(views.fold_in(keys, 3), batch)
+        if self.masks is not None:
+            keys = views.text_keys(batch["tokens"], views.fold_in(keys, 4), self.masks)
         inputs, unit = self.masked(keys, batch)
         if self.boundary:
             found = views.span_boundary(unit, batch.get("segment_ids"))
