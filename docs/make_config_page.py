@@ -90,6 +90,8 @@ def sections() -> list[Section]:
         Section("image decoder", ImageDecoder),
         Section("cpc context", ContextConfig),
         *_of_registry("views", views.REGISTRY),
+        Section("every masking", views.Masking),
+        *_of_registry("masking", views.MASKINGS),
         Section("augment", Augment),
         Section("contrastive augment", ContrastiveAugment),
         Section("data", DataConfig),

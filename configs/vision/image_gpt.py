@@ -1,6 +1,6 @@
 """Image GPT (Chen et al. 2020): a language model of pixels, whose tokens are clusters of colours.
 
-Trains a transformer of 0.3M parameters on MNIST at 14 x 14 pixels of 16 greys, or on CIFAR-10 at 12 x 12 pixels of 64
+Trains a transformer of 0.2M parameters on MNIST at 14 x 14 pixels of 16 greys, or on CIFAR-10 at 12 x 12 pixels of 64
 colours, without labels. Features for the probes are those of the middle block.
 
     ssljax train --config configs/vision/image_gpt.py --workdir runs/image_gpt
@@ -26,7 +26,7 @@ def get_config(arg=""):
     likelihood = dict(perplexity=dict(ngrams=False, max_examples=1000, **splits)) if a["form"] == "causal" else {}
     return ml_collections.ConfigDict(
         dict(
-            model=dict(name="imagegpt", preset=None, width=64, depth=6, heads=4, readout_size=clusters),
+            model=dict(name="imagegpt", preset=None, width=64, depth=4, heads=4, readout_size=clusters),
             objective=dict(
                 name="image_gpt", form=a["form"], clusters=clusters, augment=dict(name="single", size=size)
             ),
@@ -37,6 +37,6 @@ def get_config(arg=""):
             log=dict(every_steps=25),
             checkpoint=dict(every_steps=100),
             batch_size=64,
-            steps=400,
+            steps=300,
         )
     )

@@ -17,7 +17,15 @@ from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import ImageObjective, unaugmented, view_flops, view_shape
-from ssljax.objectives.masked.patches import check_masks, in_columns, masked_images, restored_images
+from ssljax.objectives.masked.patches import (
+    check_fixed,
+    check_masks,
+    in_columns,
+    masked_images,
+    places_of,
+    restored_images,
+    run_share,
+)
 from ssljax.objectives.pictures import Showing
 
 
@@ -29,6 +37,9 @@ class MAE(ImageObjective):
     normalize_targets: bool = schema.setting(
         True, doc="normalise each target patch by its own mean and variance (section 4.1, 'reconstruction target')"
     )
+    masking: Any = schema.setting(
+        {"name": "random"}, registry=views.MASKINGS, doc="which patches are masked, and which of the others are seen"
+    )
     augment: Any = schema.setting(
         {"name": "single"}, registry=views.REGISTRY.only("single"), doc="augmentation before masking; none by default"
     )
@@ -37,12 +48,17 @@ class MAE(ImageObjective):
     def check(self) -> None:
         super().check()
         check_masks(self)
+        check_fixed(self)
         _, _, channels = view_shape(self.augment, self.spec)
         if self.normalize_targets and self.model.patch_size**2 * channels == 1:
             raise UserError(
                 "objective.normalize_targets: got True, but a patch of one value has no variance "
                 "(set it to false, or model.patch_size to at least 2)"
             )
+
+    @property
+    def total_dependent(self) -> bool:
+        return bool(self.masking.grows)
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, decoder_key = jax.random.split(key)
@@ -56,8 +72,9 @@ class MAE(ImageObjective):
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))
         rows, columns = self.model.grid(images.shape)
-        keep, mask = views.random_patch_mask(views.fold_in(keys, 1), rows * columns, self.mask_ratio)
-        return {"image": images, "keep": keep, "mask": mask}
+        made = self.masking(views.fold_in(keys, 1), (rows, columns), self.mask_ratio, run_share(self, step))
+        keep = places_of(made.visible, self.masking.seen(rows * columns, self.mask_ratio))
+        return {"image": images, "keep": keep, "mask": made.target}
 
     def held_out(self) -> "MAE":
         return dataclasses.replace(self, augment=unaugmented(self.augment))
@@ -99,7 +116,7 @@ class MAE(ImageObjective):
     def flops(self, spec: Any) -> float:
         shape = (1, *view_shape(self.augment, spec))
         rows, columns = self.model.grid(shape)
-        kept = views.visible_patches(rows * columns, self.mask_ratio)
+        kept = self.masking.seen(rows * columns, self.mask_ratio)
         encoder = view_flops(self.model, self.augment, spec, tokens=kept)
         return encoder + self._decoder(shape).flops(kept, self.model.width)
 
