@@ -28,8 +28,8 @@ from ssljax.layers.positions import SCALINGS
 from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.models.clip import TextConfig
-from ssljax.models.family import TransformerConfig
 from ssljax.models.context import ContextConfig
+from ssljax.models.family import TransformerConfig
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
 from ssljax.objectives.contrastive.labelled import Labelled

@@ -16,7 +16,11 @@ import ml_collections
 
 from ssljax.config import arguments
 
-SIZES = {"mnist": dict(size=14, clusters=16), "cifar10": dict(size=12, clusters=64), "folder": dict(size=12, clusters=64)}
+SIZES = {
+    "mnist": dict(size=14, clusters=16),
+    "cifar10": dict(size=12, clusters=64),
+    "folder": dict(size=12, clusters=64),
+}
 
 
 def get_config(arg=""):
@@ -27,9 +31,7 @@ def get_config(arg=""):
     return ml_collections.ConfigDict(
         dict(
             model=dict(name="imagegpt", preset=None, width=64, depth=4, heads=4, readout_size=clusters),
-            objective=dict(
-                name="image_gpt", form=a["form"], clusters=clusters, augment=dict(name="single", size=size)
-            ),
+            objective=dict(name="image_gpt", form=a["form"], clusters=clusters, augment=dict(name="single", size=size)),
             data=_images.SOURCES[a["data"]],
             optimizer=dict(name="adamw", learning_rate=3e-3, weight_decay=0.01, b2=0.95, clip_norm=1.0),
             schedule=dict(name="cosine", warmup="10%"),

@@ -34,7 +34,10 @@ class Masking:
     )
     start: float = setting(0.3, gt=0, le=1, doc="factor of what grows at the first step; read if something grows")
     ramp: float = setting(
-        0.5, gt=0, le=1, doc="share of the run after which the factor, which grows evenly, is 1; read if something grows"
+        0.5,
+        gt=0,
+        le=1,
+        doc="share of the run after which the factor, which grows evenly, is 1; read if something grows",
     )
 
     def order(self, keys: jax.Array, grid: tuple[int, int], size: jax.Array) -> jax.Array:

@@ -163,7 +163,9 @@ def test_the_bound_saturates_at_the_log_of_the_number_of_parts():
 def test_settings_that_do_not_fit():
     with pytest.raises(UserError, match=r"objective\.ahead: got 4, must be less than 4, the number of rows of parts"):
         made(ahead=4)
-    with pytest.raises(UserError, match=r"objective\.ahead: got 12, must be less than 12, the number of parts of an ex"):
+    with pytest.raises(
+        UserError, match=r"objective\.ahead: got 12, must be less than 12, the number of parts of an ex"
+    ):
         made(TEXT, part=1, ahead=12)
     with pytest.raises(UserError, match=r"objective\.part: got 9, must be at most 8, the size of an example"):
         made(part=9)

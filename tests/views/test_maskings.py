@@ -131,9 +131,7 @@ def test_the_ratio_grows(progress, hidden):
 
 def test_blocks_grow():
     masking = views.BlockMasking(scale=(0.6, 0.7), grows=("size",), start=0.1, ramp=1.0)
-    number = [
-        np.mean([pieces(mask) for mask in drawn(masking, 0.4, progress, 200)[0]]) for progress in (0.0, 0.5, 1.0)
-    ]
+    number = [np.mean([pieces(mask) for mask in drawn(masking, 0.4, progress, 200)[0]]) for progress in (0.0, 0.5, 1.0)]
     assert number[0] > number[1] >= number[2] == 1
     assert (drawn(masking, 0.4, 0.0, 200)[0].sum((1, 2)) == 10).all()
 

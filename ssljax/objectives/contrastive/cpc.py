@@ -117,7 +117,11 @@ class CPC(ContrastiveObjective, EncoderObjective):
         noise = noise_of(ctx)
         noise = None if noise is None else noise.at("context")
         contexts = apply(self._context(), params["context"], latents, grid, noise, ctx=ctx, part="context")
-        return {"latents": latents, "contexts": contexts, "valid": valid.astype(jnp.float32)}  # [B, N, D], [B, N, W], [B, N]
+        return {
+            "latents": latents,
+            "contexts": contexts,
+            "valid": valid.astype(jnp.float32),
+        }  # [B, N, D], [B, N, W], [B, N]
 
     def latents(
         self, params: Params, inputs: Any, ctx: Ctx | None = None

@@ -59,8 +59,8 @@ class IJEPA(ImageObjective):
     masking: Any = schema.setting(
         None,
         registry=views.MASKINGS,
-        doc="strategy instead of blocks: what the context, a share `context` of the patches, lacks is one target; None: "
-        "blocks",
+        doc="strategy instead of target blocks: what the context, a share `context` of the patches, lacks is one "
+        "target; None: blocks",
     )
     error: Literal["mse", "smooth_l1"] = schema.setting(
         "mse", doc="error of a prediction; the paper has squares, the authors' code 'smooth_l1'"
