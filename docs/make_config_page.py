@@ -28,8 +28,8 @@ from ssljax.layers.positions import SCALINGS
 from ssljax.layers.sequence_conv import ConvolutionConfig
 from ssljax.layers.terms.disentangled import DisentangledConfig
 from ssljax.models.clip import TextConfig
-from ssljax.models.family import TransformerConfig
 from ssljax.models.context import ContextConfig
+from ssljax.models.family import TransformerConfig
 from ssljax.models.mae import MAEDecoder
 from ssljax.models.tokens import TokenConfig
 from ssljax.objectives.contrastive.labelled import Labelled
@@ -90,6 +90,8 @@ def sections() -> list[Section]:
         Section("image decoder", ImageDecoder),
         Section("cpc context", ContextConfig),
         *_of_registry("views", views.REGISTRY),
+        Section("every masking", views.Masking),
+        *_of_registry("masking", views.MASKINGS),
         Section("augment", Augment),
         Section("contrastive augment", ContrastiveAugment),
         Section("data", DataConfig),

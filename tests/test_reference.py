@@ -15,7 +15,7 @@ from ssljax.reference import describe_keys
 from ssljax.train import optimizers, schedules
 
 REGISTRIES = [models.REGISTRY, objectives.REGISTRY, optimizers.REGISTRY, schedules.REGISTRY, evals.REGISTRY]
-REGISTRIES += [views.REGISTRY, SCALINGS]
+REGISTRIES += [views.REGISTRY, views.MASKINGS, SCALINGS]
 
 
 def groups():

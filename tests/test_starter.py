@@ -72,7 +72,11 @@ def test_the_file_is_the_shipped_config(objective, own, tmp_path):
     config = load((shipped or [name])[0], [("data.source", uri)] if own else [])[0]
     assert load(str(path))[0].to_dict() == config.to_dict()
     assert "        # the encoder\n        model=dict(\n" in text
-    assert "            # side of a patch in pixels\n" in text or objective in (*TEXT, "graph_cl") or "resnet" in text
+    assert (
+        "            # side of a patch in pixels\n" in text
+        or objective in (*TEXT, "graph_cl", "image_gpt")
+        or "resnet" in text
+    )
     assert max(map(len, text.splitlines())) < 200
 
 

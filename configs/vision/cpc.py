@@ -1,7 +1,7 @@
 """Contrastive predictive coding (van den Oord et al. 2018): which part of an image lies below those seen so far?
 
-Trains a vision transformer of 0.15M parameters, which sees squares of an image one by one, and a causal transformer over
-them, on CIFAR-10 or MNIST without labels.
+Trains a vision transformer of 0.15M parameters, which sees squares of an image one by one, and a causal transformer
+over them, on CIFAR-10 or MNIST without labels.
 
     ssljax train --config configs/vision/cpc.py --workdir runs/cpc
     ssljax train --config configs/vision/cpc.py:data=mnist --workdir runs/cpc-mnist

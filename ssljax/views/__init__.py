@@ -35,6 +35,7 @@ from ssljax.views.graph_views import GraphViews, drop_nodes, mask_attributes, pe
 from ssljax.views.hog import hog
 from ssljax.views.keys import example_keys, fold_in, text_keys
 from ssljax.views.lab import ab_bins, annealed_mean, lab_to_rgb, nearest_bins, rebalancing, rgb_to_lab
+from ssljax.views.maskings import BlockMasking, Masking, Partition, PartMasking, RandomMasking
 from ssljax.views.masks import (
     MaskedTokens,
     choose_spans,
@@ -84,17 +85,33 @@ REGISTRY = Registry(
     has=("__dataclass_fields__", "__call__"),
 )
 
+MASKINGS = Registry(
+    "masking",
+    {
+        "random": "ssljax.views.maskings:RandomMasking",
+        "blocks": "ssljax.views.maskings:BlockMasking",
+        "parts": "ssljax.views.maskings:PartMasking",
+    },
+    has=("__dataclass_fields__", "__call__"),
+)
+
 __all__ = [
+    "MASKINGS",
     "REGISTRY",
     "AudioViews",
     "Augment",
+    "BlockMasking",
     "ContrastiveAugment",
     "Denoiser",
     "Denoising",
     "GraphViews",
     "LogMel",
     "MaskedTokens",
+    "Masking",
     "MultiCrop",
+    "PartMasking",
+    "Partition",
+    "RandomMasking",
     "Single",
     "TwoViews",
     "Words",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def random_masks(keys: jax.Array, patches: int, ratio: tuple[float, float], prob
 
 
 def random_blocks(
-    keys: jax.Array, grid: tuple[int, int], blocks: int, scale: tuple[float, float], aspect: tuple[float, float]
+    keys: jax.Array, grid: tuple[int, int], blocks: int, scale: tuple[Any, Any], aspect: tuple[float, float]
 ) -> jax.Array:
     """Draws rectangular blocks of patches, bool [B, blocks, N], N = rows * columns in raster order.
 
@@ -66,7 +66,7 @@ def random_blocks(
         keys: random keys [B].
         grid: rows and columns of the patches.
         blocks: number of blocks.
-        scale: range of the share of the patches.
+        scale: range of the share of the patches, numbers or arrays.
         aspect: range of height / width.
     """
     rows, columns = grid

@@ -90,6 +90,7 @@ ROOMS = {
     "schedule": schedules.REGISTRY,
     "evaluation": evals.REGISTRY,
     "views": views.REGISTRY,
+    "masking": views.MASKINGS,
     "data source": data.REGISTRY,
     "position bias": BIASES,
     "rotary scaling": SCALINGS,

@@ -76,7 +76,7 @@ def test_loss_and_gradients_by_their_definition(form, padded):
     value, right, bound, gradients = by_definition(outputs, kernel, 2, 4)
 
     def loss(latents, contexts, kernel):
-        made = {"latents": latents, "contexts": contexts, "valid": jnp.asarray(outputs["valid"])}
+        made = {"latents": latents, "contexts": contexts, "valid": jnp.asarray(outputs["valid"], jnp.float32)}
         found = objective.loss({"steps": {"linear_0": {"kernel": kernel}}}, {}, made, {}, still(KEY, tiny.batch()))
         _, total, weight = found.terms["info_nce"]
         return total / weight, found.metrics
@@ -163,9 +163,15 @@ def test_the_bound_saturates_at_the_log_of_the_number_of_parts():
 def test_settings_that_do_not_fit():
     with pytest.raises(UserError, match=r"objective\.ahead: got 4, must be less than 4, the number of rows of parts"):
         made(ahead=4)
-    with pytest.raises(UserError, match=r"objective\.ahead: got 12, must be less than 12, the number of parts of an ex"):
+    with pytest.raises(
+        UserError, match=r"objective\.ahead: got 12, must be less than 12, the number of parts of an ex"
+    ):
         made(TEXT, part=1, ahead=12)
     with pytest.raises(UserError, match=r"objective\.part: got 9, must be at most 8, the size of an example"):
         made(part=9)
+    spec = dataclasses.replace(tiny.SPEC, elements={"spectrogram": {"shape": [24, 16], "dtype": "float32"}})
+    groups = {"model": {"name": "ast", "preset": "pico"}, "objective": {"name": "cpc", "part": 2, "ahead": 2}}
+    with pytest.raises(UserError, match=r"objective\.part: got 2, must be at least 16, a patch"):
+        objectives.create(groups, spec)
     with pytest.raises(UserError, match=r"model\.patch_size: 2 does not divide the image size 3x3"):
         made(part=3, ahead=1)

@@ -151,3 +151,52 @@ def test_centre_of_patches_is_a_moving_average():
     sums = {"center": jnp.ones_like(extra["center"]), "patch_center": 3 * jnp.ones_like(extra["center"])}
     after = objective.update(extra, params, {**sums, "weight": jnp.float32(2)}, (), jnp.int32(0))
     np.testing.assert_allclose(after["patch_center"], 0.8 * extra["patch_center"] + 0.2 * 1.5, atol=1e-6)
+
+
+PAST = views.PartMasking(kinds=("future",), near=0.25)
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim", "i_jepa"])
+def test_the_future_is_predicted_from_the_recent_past(name):
+    """Patches before the recent past are neither seen nor predicted."""
+    groups = tiny.config(name)
+    groups["model"] |= {"patch_size": 2, "dropout": 0.0, "drop_path": 0.0}
+    groups["objective"]["masking"] = {"name": "parts", "kinds": ("future",), "near": 0.25}
+    groups["objective"] |= {"context": 0.5} if name == "i_jepa" else {"mask_ratio": 0.5}
+    objective = objectives.create(groups, tiny.SPEC, tiny.STEPS).unwrapped
+    assert objective.masking == PAST
+    objective = objective.held_out()
+    batch = objective.prepare(tiny.batch())
+    params, extra = nn.unbox(jax.jit(objective.init)(KEY, batch))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), params)
+
+    def slope(images):
+        inputs = views_of(objective, KEY, {"image": images}, jnp.int32(0))
+        outputs = objective.encode(params, extra, inputs, still(KEY, batch))
+        found = outputs["predicted"] if name == "i_jepa" else outputs
+        return jnp.sum(jnp.sin(3 * found)), inputs
+
+    found, inputs = jax.jit(jax.grad(slope, has_aux=True))(batch["image"])
+    column = np.abs(np.asarray(found)).max((0, 1, 3)).reshape(4, 2).max(1)  # of each column of patches
+    assert column[1] > 0 and (column[[0, 2, 3]] == 0).all()
+    target = np.asarray(inputs["targets"][:, 0] if name == "i_jepa" else inputs["mask"]).reshape(-1, 4, 4)
+    assert (target == np.array([False, False, True, True])).all()
+
+
+def test_the_share_of_hidden_patches_grows_with_the_step():
+    groups = tiny.config("simmim")
+    groups["model"] |= {"patch_size": 2}
+    groups["objective"] |= {"mask_ratio": 0.5, "masking": {"name": "blocks", "grows": ("ratio",), "start": 0.25}}
+    objective = objectives.create(groups, tiny.SPEC, 10).unwrapped
+    assert objective.total_dependent
+    count = lambda step: views_of(objective, KEY, tiny.batch(), jnp.int32(step))["mask"].sum(1)  # noqa: E731
+    assert [int(count(step)[0]) for step in (0, 5, 9)] == [2, 8, 8]
+
+
+@pytest.mark.parametrize("name", ["mae", "i_jepa"])
+def test_encoders_of_a_fixed_number_of_patches_refuse_a_growing_ratio(name):
+    groups = tiny.config(name)
+    groups["objective"]["masking"] = {"name": "random", "grows": ("ratio",)}
+    with pytest.raises(UserError, match=r"objective\.masking\.grows: got 'ratio', but the encoder of this objective"):
+        objectives.create(groups, tiny.SPEC, tiny.STEPS)

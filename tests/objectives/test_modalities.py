@@ -34,6 +34,13 @@ OTHERS = {
         "name": "fusion",
         "parts": {"words": {"name": "mlm"}, "views": {"name": "simcse", "projector": {"output": 16}}},
     },
+    ("cpc", "spectrograms"): {
+        "name": "cpc",
+        "part": 16,
+        "stride": 4,
+        "ahead": 2,
+        "context": {"width": 32, "depth": 1, "heads": 2},
+    },
     ("fusion", "graphs"): {
         "name": "fusion",
         "parts": {

@@ -170,7 +170,8 @@ class ImageGPT(TokenObjective):
             return {"samples": self._grid(columns, palette, caption)}
         if show.generate is None:
             return {}
-        true = parallel.fetch(jax.jit(lambda: self.colors(extra, self._whole(batch)))())[: show.rows]
+        found = jax.jit(lambda extra, batch: self.colors(extra, self._whole(batch)))(extra, batch)
+        true = parallel.fetch(found)[: show.rows]
         start, cut = np.full((len(true), 1), self.clusters), self._pixels // 2
         # One position is left for the first token, so the last pixel stays as it is.
         new = show.generate(list(np.concatenate([start, true[:, :cut]], 1)), self._pixels - cut - 1, ())
@@ -204,7 +205,7 @@ class ImageGPT(TokenObjective):
         """Returns the picture of colours [B, T], in which -1 is grey, in three columns."""
         height, width, channels = view_shape(self.augment, self.spec)
         ids = np.stack(columns, 1).clip(-1, self.clusters - 1)  # [B, 3, T]
-        known = np.concatenate([palette, np.full((1, channels), 0.5)])
+        known = np.concatenate([np.clip(palette, 0, 1), np.full((1, channels), 0.5)])
         images = known[ids].reshape(*ids.shape[:2], height, width, channels)
         rows = [[Tile(image) for image in row] for row in images]
         return Grid("Completions", caption, rows, ("original", "seen", "completed"))

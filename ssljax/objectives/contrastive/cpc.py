@@ -62,8 +62,10 @@ class CPC(ContrastiveObjective, EncoderObjective):
                 f"objective.ahead: got {self.ahead}, must be less than {rows}, the number of "
                 f"{'rows of parts of an image' if self.reads == 'images' else 'parts of an example'}"
             )
-        if self.reads == "images" and hasattr(self.model, "grid"):
-            self.model.grid((1, self.part, self.part, 1))
+        if hasattr(self.model, "grid"):
+            height = self.part if self.reads == "images" else self.spec.elements["spectrogram"]["shape"][1]
+            if min(self.model.grid((height, self.part, 1))) < 1:
+                raise UserError(f"objective.part: got {self.part}, must be at least {self.model.patch_size}, a patch")
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -115,7 +117,11 @@ class CPC(ContrastiveObjective, EncoderObjective):
         noise = noise_of(ctx)
         noise = None if noise is None else noise.at("context")
         contexts = apply(self._context(), params["context"], latents, grid, noise, ctx=ctx, part="context")
-        return {"latents": latents, "contexts": contexts, "valid": valid}  # [B, N, D], [B, N, W], [B, N]
+        return {
+            "latents": latents,
+            "contexts": contexts,
+            "valid": valid.astype(jnp.float32),
+        }  # [B, N, D], [B, N, W], [B, N]
 
     def latents(
         self, params: Params, inputs: Any, ctx: Ctx | None = None
@@ -138,7 +144,7 @@ class CPC(ContrastiveObjective, EncoderObjective):
         return latents, valid, self.grid(whole.shape[1 : 3 if self.reads == "images" else 2])
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
-        latents, valid = outputs["latents"], outputs["valid"].astype(jnp.float32)
+        latents, valid = outputs["latents"], outputs["valid"]
         columns = self.grid(self._sizes)[1]
         guesses = apply(self._steps(), params["steps"], outputs["contexts"])
         guesses = guesses.reshape(*latents.shape[:2], self.ahead, -1)  # [B, N, K, D]

@@ -19,7 +19,7 @@ from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, views_of
 from ssljax.objectives.images import unaugmented
-from ssljax.objectives.masked.patches import PatchObjective, masked_images
+from ssljax.objectives.masked.patches import PatchObjective, check_fixed, masked_images, places_of, run_share
 from ssljax.objectives.pictures import Showing
 from ssljax.objectives.teacher import Teacher
 
@@ -49,6 +49,12 @@ class IJEPA(PatchObjective):
     context: float = schema.setting(
         0.25, gt=0, lt=1, doc="share of the patches that the encoder sees, at random among those of the context"
     )
+    masking: Any = schema.setting(
+        None,
+        registry=views.MASKINGS,
+        doc="strategy instead of target blocks: what the context, a share `context` of the patches, lacks is one "
+        "target; None: blocks",
+    )
     error: Literal["mse", "smooth_l1"] = schema.setting(
         "mse", doc="error of a prediction; the paper has squares, the authors' code 'smooth_l1'"
     )
@@ -76,6 +82,10 @@ class IJEPA(PatchObjective):
     def check(self) -> None:
         super().check()
         patches = math.prod(self._grid())
+        if self.masking is not None:
+            check_fixed(self)
+            self.masking.check("objective.masking", patches, self._hidden(self._grid()))
+            return
         kept, most = self._kept(self._grid()), patches - math.ceil(max(self.target_scale) * patches)
         if not 1 <= kept <= most:
             raise UserError(
@@ -85,7 +95,7 @@ class IJEPA(PatchObjective):
 
     @property
     def total_dependent(self) -> bool:
-        return self.teacher.schedule != "constant"
+        return self.teacher.schedule != "constant" or bool(self.masking and self.masking.grows)
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, predictor_key = jax.random.split(key)
@@ -102,6 +112,11 @@ class IJEPA(PatchObjective):
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augmented(views.fold_in(keys, 0), batch)
         grid = self.model.grid(images.shape)
+        if self.masking is not None:
+            ratio = self._hidden(grid)
+            made = self.masking(views.fold_in(keys, 1), grid, ratio, run_share(self, step))
+            keep = places_of(made.visible, self.masking.seen(math.prod(grid), ratio))
+            return {"image": images, "keep": keep, "targets": made.target[:, None]}
         targets = views.random_blocks(views.fold_in(keys, 1), grid, self.targets, self.target_scale, self.target_aspect)
         whole = views.random_blocks(views.fold_in(keys, 2), grid, 1, self.context_scale, (1.0, 1.0))[:, 0]
         hidden = targets.any(1)
@@ -157,6 +172,8 @@ class IJEPA(PatchObjective):
 
     def flops(self, spec: Any) -> float:
         kept = self._kept(self._grid())
+        if self.masking is not None:
+            kept = self.masking.seen(math.prod(self._grid()), self._hidden(self._grid()))
         student = self.encoder_flops(kept)
         predictor = self._predictor(self._grid()).flops(kept, self.model.width)
         return student + predictor + self.encoder_flops() / 3  # the teacher has no backward pass
@@ -167,6 +184,10 @@ class IJEPA(PatchObjective):
 
     def _kept(self, grid: tuple[int, int]) -> int:
         return round(self.context * grid[0] * grid[1])
+
+    def _hidden(self, grid: tuple[int, int]) -> float:
+        """Share of the patches that the encoder does not see."""
+        return 1 - self._kept(grid) / math.prod(grid)
 
     def _predictor(self, grid: tuple[int, int]) -> Any:
         return self.predictor.module(grid, self.model.width, output_ratio(self.model))

@@ -17,7 +17,15 @@ from ssljax.layers.width import output_ratio
 from ssljax.models.mae import MAEDecoder
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import unaugmented
-from ssljax.objectives.masked.patches import PatchObjective, check_masks, masked_images, restored_images
+from ssljax.objectives.masked.patches import (
+    PatchObjective,
+    check_fixed,
+    check_masks,
+    masked_images,
+    places_of,
+    restored_images,
+    run_share,
+)
 from ssljax.objectives.pictures import Showing
 
 
@@ -29,17 +37,25 @@ class MAE(PatchObjective):
     normalize_targets: bool = schema.setting(
         True, doc="normalise each target patch by its own mean and variance (section 4.1, 'reconstruction target')"
     )
+    masking: Any = schema.setting(
+        {"name": "random"}, registry=views.MASKINGS, doc="which patches are masked, and which of the others are seen"
+    )
     decoder: MAEDecoder = schema.setting(MAEDecoder(), doc="decoder over all patches, not used after training")
 
     def check(self) -> None:
         super().check()
         check_masks(self)
+        check_fixed(self)
         _, _, channels = self.shape
         if self.normalize_targets and self.model.patch_size**2 * channels == 1:
             raise UserError(
                 "objective.normalize_targets: got True, but a patch of one value has no variance "
                 "(set it to false, or model.patch_size to at least 2)"
             )
+
+    @property
+    def total_dependent(self) -> bool:
+        return bool(self.masking.grows)
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, decoder_key = jax.random.split(key)
@@ -53,8 +69,9 @@ class MAE(PatchObjective):
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augmented(views.fold_in(keys, 0), batch)
         rows, columns = self.model.grid(images.shape)
-        keep, mask = views.random_patch_mask(views.fold_in(keys, 1), rows * columns, self.mask_ratio)
-        return {"image": images, "keep": keep, "mask": mask}
+        made = self.masking(views.fold_in(keys, 1), (rows, columns), self.mask_ratio, run_share(self, step))
+        keep = places_of(made.visible, self.masking.seen(rows * columns, self.mask_ratio))
+        return {"image": images, "keep": keep, "mask": made.target}
 
     def held_out(self) -> "MAE":
         return dataclasses.replace(self, augment=unaugmented(self.augment))
@@ -96,7 +113,7 @@ class MAE(PatchObjective):
     def flops(self, spec: Any) -> float:
         shape = (1, *self.shape)
         rows, columns = self.model.grid(shape)
-        kept = views.visible_patches(rows * columns, self.mask_ratio)
+        kept = self.masking.seen(rows * columns, self.mask_ratio)
         encoder = self.encoder_flops(kept)
         return encoder + self._decoder(shape).flops(kept, self.model.width)
 

@@ -114,6 +114,32 @@ def check_masks(objective: Any) -> None:
             f"objective.mask_ratio: got {objective.mask_ratio}, which hides {hidden} of {rows * columns} patches "
             "(at least one must be hidden and one visible)"
         )
+    if (masking := getattr(objective, "masking", None)) is not None:
+        masking.check("objective.masking", rows * columns, objective.mask_ratio)
+
+
+def check_fixed(objective: Any) -> None:
+    """Raises a `UserError` if the number of patches that the encoder sees is to grow."""
+    if "ratio" in objective.masking.grows:
+        raise UserError(
+            "objective.masking.grows: got 'ratio', but the encoder of this objective sees a fixed number of patches "
+            "(allowed: 'size')"
+        )
+
+
+def run_share(objective: Any, step: jax.Array) -> jax.Array | float:
+    """Returns the share of the run before a step; 1 if the length of the run is unknown."""
+    return step / objective.steps if objective.steps else 1.0
+
+
+def places_of(chosen: jax.Array, count: int) -> jax.Array:
+    """Returns the places of the chosen ones of each row in ascending order, int32 [B, count].
+
+    Args:
+        chosen: bool [B, N], with `count` chosen places in each row.
+        count: a Python number.
+    """
+    return jnp.argsort(~chosen, 1, stable=True)[:, :count].astype(jnp.int32)
 
 
 def masked_images(images: jax.Array, mask: jax.Array, patch_size: int) -> jax.Array:

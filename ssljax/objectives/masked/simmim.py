@@ -18,7 +18,14 @@ from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import unaugmented
-from ssljax.objectives.masked.patches import PatchObjective, check_masks, check_token, masked_images, restored_images
+from ssljax.objectives.masked.patches import (
+    PatchObjective,
+    check_masks,
+    check_token,
+    masked_images,
+    restored_images,
+    run_share,
+)
 from ssljax.objectives.pictures import Showing
 
 
@@ -27,6 +34,9 @@ class SimMIM(PatchObjective):
     """The error of a linear head at masked patches. The model needs `mask_token=True`."""
 
     mask_ratio: float = schema.setting(0.6, gt=0, lt=1, doc="share of patches that are masked")
+    masking: Any = schema.setting(
+        {"name": "random"}, registry=views.MASKINGS, doc="which patches are masked, and which of the others are seen"
+    )
     target: Literal["pixels", "hog"] = schema.setting(
         "pixels",
         doc="what the head predicts; 'hog': histograms of oriented gradients of cells of half a patch (MaskFeat)",
@@ -49,6 +59,10 @@ class SimMIM(PatchObjective):
                 "histogram covers half a patch"
             )
 
+    @property
+    def total_dependent(self) -> bool:
+        return bool(self.masking.grows)
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
         images = self.prepare(batch)["image"]
@@ -58,14 +72,15 @@ class SimMIM(PatchObjective):
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augmented(views.fold_in(keys, 0), batch)
-        _, mask = views.random_patch_mask(views.fold_in(keys, 1), self._patches(images), self.mask_ratio)
-        return {"image": images, "mask": mask}
+        grid = self.model.grid(images.shape)
+        made = self.masking(views.fold_in(keys, 1), grid, self.mask_ratio, run_share(self, step))
+        return {"image": images, "mask": made.target, "hidden": ~made.visible}
 
     def held_out(self) -> "SimMIM":
         return dataclasses.replace(self, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        options: dict[str, Any] = {"patch_mask": inputs["mask"], "noise": noise_of(ctx), "ctx": ctx}
+        options: dict[str, Any] = {"patch_mask": inputs["hidden"], "noise": noise_of(ctx), "ctx": ctx}
         tokens = apply(self.model, params["encoder"], self.pixels(inputs["image"]), **options).tokens
         return apply(self._head(inputs["image"].shape[-1]), params["head"], tokens)  # [B, N, T]
 
@@ -83,7 +98,7 @@ class SimMIM(PatchObjective):
         inputs = views_of(self, key, batch, jnp.int32(0))
         images, mask = inputs["image"], inputs["mask"]
         original = self.visible(images)
-        hidden = masked_images(original, mask, self.model.patch_size)
+        hidden = masked_images(original, inputs["hidden"], self.model.patch_size)
         if self.target == "hog":
             return original, hidden
         predicted = self.encode(params, extra, inputs, still(key, batch))
