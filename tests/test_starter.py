@@ -103,7 +103,7 @@ def test_the_config_fits_the_data(tmp_path):
         config = load(str(path))[0].to_dict()
         assert config["model"]["name"] == "ast" and config["data"]["source"] == "audio:own sounds/ü"
         assert config["objective"]["name"] == (objective or "simclr")
-    with pytest.raises(UserError, match="'byol' reads images; start from 'simclr', or from another .* spectrograms"):
+    with pytest.raises(UserError, match=r"'byol' reads images; start from 'simclr', or from another .* spectrograms"):
         write_starter(str(tmp_path / "x"), "byol", "audio:DIR")
 
 
