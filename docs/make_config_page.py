@@ -37,6 +37,7 @@ from ssljax.objectives.contrastive.matching import ContrastiveObjective
 from ssljax.objectives.distillation.dino import Head
 from ssljax.objectives.generative.autoencoder import ImageDecoder
 from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.masked.patches import PatchObjective
 from ssljax.objectives.pretext.puzzle import Puzzle
 from ssljax.objectives.projector import Predictor, Projector
 from ssljax.objectives.semi_supervised.semi_supervised import SemiSupervised
@@ -47,7 +48,7 @@ from ssljax.parallel import MeshConfig
 from ssljax.train import optimizers, schedules
 from ssljax.train.checkpoint import Best, CheckpointConfig, EarlyStopping
 from ssljax.train.metrics import LogConfig
-from ssljax.views import Augment, ContrastiveAugment
+from ssljax.views import Augment, ContrastiveAugment, LogMel
 
 PAGE = pathlib.Path(__file__).parent / "config.md"
 START, END = "<!-- keys: python docs/make_config_page.py -->", "<!-- end of keys -->"
@@ -72,12 +73,14 @@ def sections() -> list[Section]:
         Section("experts", ExpertsConfig),
         Section("disentangled", DisentangledConfig),
         Section("convolution", ConvolutionConfig),
+        Section("spectrogram", LogMel),
         *_of_registry("rotary scaling", SCALINGS),
         Section("clip text tower", TextConfig),
         Section("every image objective", ImageObjective),
         Section("every contrastive objective", ContrastiveObjective),
         Section("every two-view objective", TwoView),
         Section("every objective of metric learning", Labelled),
+        Section("every objective of masked patches", PatchObjective),
         Section("every pretext objective", Puzzle),
         Section("every semi-supervised objective", SemiSupervised),
         Section("every objective of numbers", Targets),

@@ -112,13 +112,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 
 def test_the_config_fits_the_data(tmp_path):
-    """Of an objective with several configs, the one that reads the kind of data."""
+    """The shipped config of an objective is the one that reads this kind of data."""
     for objective in (None, "mae", "classification"):
         path = write_starter(str(tmp_path / f"{objective}"), objective, "audio:own sounds/ü")
         config = load(str(path))[0].to_dict()
         assert config["model"]["name"] == "ast" and config["data"]["source"] == "audio:own sounds/ü"
         assert config["objective"]["name"] == (objective or "simclr")
-    with pytest.raises(UserError, match="'byol' reads images; start from 'simclr', or from another .* spectrograms"):
+    with pytest.raises(UserError, match=r"'byol' reads images; start from 'simclr', or from another .* spectrograms"):
         write_starter(str(tmp_path / "x"), "byol", "audio:DIR")
 
 
