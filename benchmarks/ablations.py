@@ -206,6 +206,16 @@ def targets(store: pathlib.Path) -> list[str]:
     return bars("targets", "accuracy by target", read(store / "targets"), keys, (PROBE,))
 
 
+def masking(store: pathlib.Path) -> list[str]:
+    """Accuracy of the probe by how hidden patches are chosen."""
+    table = read(store / "masking")
+    made = [{"scale": None, "grows": (), **value} for value in table.columns["objective.masking"]]
+    kinds = {"random": "patches", "blocks": "small blocks", "parts": "a part"}
+    names = ["one block" if m["scale"] else "growing blocks" if m["grows"] else kinds[m["name"]] for m in made]
+    table = dataclasses.replace(table, columns={**table.columns, "hidden": names})
+    return bars("masking", "accuracy by hidden patches", table, ("hidden",), (PROBE,))
+
+
 def spans(store: pathlib.Path) -> list[str]:
     """Accuracy of the probe by what is hidden together."""
     keys = ("objective.units", "objective.spans", "objective.boundary")
@@ -303,6 +313,7 @@ ABLATIONS: dict[str, tuple[Callable[[pathlib.Path], list[str]], tuple[str, ...]]
     "negatives": (negatives, ("negatives",)),
     "mask_ratio": (mask_ratio, ("mask_ratio", "mask_ratio_text")),
     "targets": (targets, ("targets",)),
+    "masking": (masking, ("masking",)),
     "spans": (spans, ("spans",)),
     "electra": (electra, ("electra",)),
     "pairs": (pairs, ("pairs",)),

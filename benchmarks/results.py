@@ -77,6 +77,7 @@ LABELS_ALONE = {augment: f"few_labels ({augment} augmentation), mnist" for augme
 CLUSTERS = {"evals.k_means.fit_split": REST, "evals.k_means.test_split": HELD_OUT}
 CODES = {"evals.reconstruction.fit_split": REST, "evals.reconstruction.test_split": HELD_OUT}
 MORE = {"autoencoder": CODES, "vae": CODES, "deep_cluster": CLUSTERS}  # splits of their further evaluations
+PIXELS = {f"evals.{name}.test_split": HELD_OUT for name in ("loss", "perplexity")}
 NUMBERS = {"data.split": REST, "evals.loss.test_split": HELD_OUT}
 FEW_LABELS_DATA = {"data.streams.unlabeled.split": REST, "evals.loss.test_split": HELD_OUT}
 DISTILLATION, TEACHER = "configs/vision/distillation.py", "configs/vision/classification.py:data=mnist"
@@ -131,6 +132,11 @@ ROWS = [
     ),
     Row("multi_label, sst2", "configs/text/multi_label.py", {}),
     Row("simcse, ag-news", "configs/text/simcse.py", {}),
+    *(Row(f"{name}, spoken digits", f"configs/audio/{name}.py", {}) for name in ("classification", "simclr", "mae")),
+    Row("image_gpt, mnist", "configs/vision/image_gpt.py:data=mnist", IMAGES | PIXELS),
+    Row("cpc, cifar10", "configs/vision/cpc.py:data=cifar10", IMAGES),
+    Row("word2vec, ag-news", "configs/text/word2vec.py", {}),
+    Row("xlnet, ag-news", "configs/text/xlnet.py:data=ag-news", {}, "mlm, ag-news"),
     Row("mlm, ag-news", "configs/text/mlm.py:data=ag-news", {}),
     Row("electra, classic-books", "configs/text/electra.py:data=classic-books", {"evals.loss.test_split": "valid"}),
     Row("electra, ag-news", "configs/text/electra.py:data=ag-news", {}, "mlm, ag-news"),
@@ -154,6 +160,15 @@ ROWS = [
         "causal_lm, classic-books",
         "configs/text/causal_lm.py:data=classic-books",
         {"evals.perplexity.test_split": "valid"},
+    ),
+    *(
+        Row(
+            f"causal_lm ({cell}), classic-books",
+            f"configs/text/causal_lm.py:data=classic-books,model={cell}",
+            {"evals.perplexity.test_split": "valid"},
+            "causal_lm, classic-books",
+        )
+        for cell in ("lstm", "gru", "rnn")
     ),
     Row(
         "masked_diffusion, classic-books",

@@ -22,6 +22,7 @@ def get_config(arg=""):
     data = arguments(arg, data=(*_texts.DATA, "ag-news"))["data"]
     model = dict(name="xlnet", preset=None, width=96, depth=3, heads=4, norm_position="pre", pool="mean")
     if data == "ag-news":
-        return _texts.config(data, model, dict(name="xlnet"), 400, batch_size=64)
+        model |= dict(width=64, depth=2)
+        return _texts.config(data, model, dict(name="xlnet"), _texts.NEWS_STEPS, batch_size=64)
     evals = dict(perplexity=dict(**_texts.HELD_OUT[data], max_examples=200))
     return _texts.config(data, model, dict(name="xlnet"), 600, evals=evals)
