@@ -92,11 +92,11 @@ def test_config(config, keys, pattern):
     [
         (
             "digits",
-            r"^data\.source: got 'digits', must be 'kind:location' with a kind of array_record, builtin, csv, ",
+            r"^data\.source: got 'digits', must be 'kind:location' with a kind of array_record, audio, builtin, csv, ",
         ),
         (
             "bultin:digits",
-            r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: array_record, builtin, .*\)",
+            r"unknown kind of source 'bultin' .*did you mean 'builtin'\? \(allowed: array_record, audio, builtin, .*\)",
         ),
         (
             "builtin:digit",
