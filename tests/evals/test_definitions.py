@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import tiny_objectives as tiny
 from daily import at_most
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import normalized_mutual_info_score
 
 from ssljax import objectives
 from ssljax.base.errors import UserError
@@ -114,6 +116,13 @@ def few_shot():
     return result["accuracy_3_shot"], np.mean(found == rows("test")["label"])
 
 
+def k_means():
+    (x, query), y = standardized(), rows("test")["label"]
+    clusters = KMeans(2, n_init=50, random_state=0).fit(x).predict(query)
+    expected = normalized_mutual_info_score(y, clusters, average_method="geometric")
+    return measured("mae", "k_means", clusters=2, restarts=60)["nmi"], expected
+
+
 def zero_shot():
     image, text = unit(features("clip", "test", "image")), unit(features("clip", "test", "text"))[:5]
     found = np.argmax(image @ text.T, 1)  # the prompts of the five classes have the tokens of rows 0 to 4
@@ -192,7 +201,7 @@ def loss():
 
 DEFINITIONS = {
     f.__name__: f
-    for f in (knn, linear, few_shot, zero_shot, retrieval, perplexity, pseudo_perplexity, reconstruction, loss)
+    for f in (knn, linear, few_shot, k_means, zero_shot, retrieval, perplexity, pseudo_perplexity, reconstruction, loss)
 }
 
 

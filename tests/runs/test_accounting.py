@@ -41,8 +41,8 @@ def step_of(objective):
     return Program.build(objective, rule, parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1]), batch), batch
 
 
-# The program computes more where its kernels compute pairs that a causal mask excludes, and where patches are projected
-# before most of them are dropped: shares that are large in tiny models.
+# The program computes more where its kernels compute pairs that a causal mask excludes, or the attention again in the
+# backward pass, and where patches are projected before most of them are dropped: shares that are large in tiny models.
 @pytest.mark.parametrize("name", at_most(objectives.REGISTRY, 4))
 def test_flops_of_every_objective_are_those_of_its_step(name):
     objective = tiny.make(name)
@@ -50,7 +50,7 @@ def test_flops_of_every_objective_are_those_of_its_step(name):
     with parallel.mesh_context(program.mesh):
         products = sum(matrix_products(jax.make_jaxpr(program.step)(program.shapes, batch).jaxpr).values())
     counted = 3 * objective.flops(tiny.SPEC) * tiny.BATCH
-    more = {"mae": 1.14, "i_jepa": 1.06, "causal_lm": 1.08}.get(name, 1.04)
+    more = {"mae": 1.14, "i_jepa": 1.06, "causal_lm": 1.08, "image_gpt": 1.24}.get(name, 1.04)
     assert 0.985 < products / counted < more
 
 
