@@ -20,7 +20,7 @@ def get_config(arg=""):
     evals = dict(linear=_small.probe())
     if arguments(arg, data=("images", "text"))["data"] == "text":
         axes = dict(grid=(("objective.rate", RATIOS),))
-        return _small.study(_small.BERT, dict(name="mlm"), _small.NEWS, 250, axes, evals, batch_size=64)
+        return _small.study(_small.BERT, dict(name="mlm"), _small.NEWS, 1000, axes, evals, batch_size=64)
     axes = dict(grid=(("objective.mask_ratio", RATIOS),))
     objective = dict(name="mae", decoder=dict(width=64, depth=1, heads=4))
     return _small.study(_small.vit(4), objective, _small.CIFAR10, 300, axes, evals)
