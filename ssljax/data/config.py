@@ -19,8 +19,8 @@ _SOURCE = (
 )
 _SPLIT = "name of a split, or a slice of one: `train[:1000]`, `train[10%:]`, `train[-20%:]`"
 _KEYS = (
-    "name in the batch -> column of the source (`A@offsets`: encoded images, or samples of sounds, in one array), or "
-    "split -> such a mapping; empty: the columns called `image`, `label`, `text`, `audio` or `graph`"
+    "name in the batch -> column of the source (`A@offsets`: encoded images, or samples, in one array), or split -> "
+    "such a mapping; empty: the columns called `image`, `label`, `text`, `audio` or `graph`"
 )
 _WHERE = "filter: column -> value, or list of values, that a row must have; a label may be the name of its class"
 
