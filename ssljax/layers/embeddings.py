@@ -8,13 +8,15 @@ import jax.numpy as jnp
 
 from ssljax.layers.dense import Initializer, parameter
 from ssljax.layers.roles import Role
+from ssljax.parallel.rules import free_sizes, partition_spec
 
 
 class Table(nn.Module):
     """An embedding table: parameter `embedding` [rows, width] with logical axes (`axis`, "embed").
 
     Without `axis` every device holds the whole table. Positions and token types have such tables: where `shard_map`
-    sums over "data", XLA's partitioner aborts if "fsdp" splits both the rows that look up and the table.
+    sums over "data", XLA's partitioner aborts if "fsdp" splits both the rows that look up and the table. A table whose
+    rows cannot be divided by "tensor" and "fsdp" is split along its width, and gathered before it is looked up.
     """
 
     rows: int
@@ -30,7 +32,10 @@ class Table(nn.Module):
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Looks up ids int [...] -> [..., width]."""
-        return jnp.take(self.embedding, ids, axis=0).astype(self.dtype)
+        table = self.embedding
+        if self.axis and partition_spec((self.axis, "embed"), table.shape, free_sizes())[1] is not None:
+            table = nn.with_logical_constraint(table, (None, None))
+        return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
 def token_vectors(module: nn.Module, name: str, count: int, width: int) -> jax.Array:

@@ -160,6 +160,14 @@ def test_a_mesh_with_slices_equals_one_device(name):
     compare(many[0], one[0], loose={"uniformity": 1e-3, "alignment": 1e-3})
 
 
+@pytest.mark.parametrize("vocab_size", daily([65, 66, 67], 1))
+def test_a_vocabulary_that_a_mesh_does_not_divide(vocab_size):
+    """XLA's partitioner aborted on the lookup in a table that is split along its width."""
+    model = {"vocab_size": vocab_size}
+    one, many = (make_run("causal_lm", *how, model=model)[0](1)[0] for how in (((1, 1, 1), 1), ((2, 2, 2), 2)))
+    compare(many, one)
+
+
 @pytest.mark.parametrize("name", daily(["mae", "i_jepa"], 2))
 def test_learned_positions_of_visible_patches_in_slices_on_a_mesh(name):
     """XLA's partitioner aborted on their lookup."""
