@@ -5,8 +5,9 @@ Trains an audio spectrogram transformer (Gong et al. 2021) of 0.15M parameters o
     ssljax train --config configs/audio/classification.py --workdir runs/audio
     ssljax train --config configs/audio/classification.py:data=folder --workdir runs/x --config.data.source=audio:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 2 minutes on one CPU core.
+Result: accuracy of a linear probe of held-out spoken digits: 0.940 (mean and deviation of mel bands 0.933, untrained
+encoder 0.640); docs/results.md, section 1.
 """
 
 import _sounds

@@ -6,8 +6,9 @@ without labels.
     ssljax train --config configs/audio/mae.py --workdir runs/audio-mae
     ssljax train --config configs/audio/mae.py:data=folder --workdir runs/own --config.data.source=audio:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 3 minutes on one CPU core.
+Result: accuracy of a linear probe of held-out spoken digits: 0.657 (mean and deviation of mel bands 0.933, untrained
+encoder 0.640); docs/results.md, section 1.
 
 Other objectives of masked patches run on spectrograms too: `mae.py:method=simmim`.
 """

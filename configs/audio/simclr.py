@@ -7,8 +7,9 @@ of six people, without labels.
     ssljax train --config configs/audio/simclr.py --workdir runs/audio-simclr
     ssljax train --config configs/audio/simclr.py:data=folder --workdir runs/own --config.data.source=audio:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core.
+Result: accuracy of a linear probe of held-out spoken digits: 0.870 (mean and deviation of mel bands 0.933, untrained
+encoder 0.640); docs/results.md, section 1.
 
 Other objectives of two views run on sounds with the same views: `simclr.py:method=barlow_twins`, `byol` or `vicreg`.
 """

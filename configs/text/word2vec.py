@@ -8,8 +8,9 @@ vocabulary of 4,000 pieces, of which the frequent ones are whole words; books (`
     ssljax train --config configs/text/word2vec.py:data=classic-books --workdir runs/word2vec-books
     ssljax train --config configs/text/word2vec.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 2 minutes on one CPU core for news.
+Result: accuracy of a linear probe among four topics of held-out news: 0.756 (random vectors 0.500); docs/results.md,
+section 1.
 """
 
 import _texts

@@ -9,8 +9,9 @@ pieces of words, as by `mlm.py`.
     ssljax train --config configs/text/xlnet.py:data=ag-news --workdir runs/xlnet-news
     ssljax train --config configs/text/xlnet.py:data=files --workdir runs/x --config.data.source=text:DIR/*.txt
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core for news.
+Result: accuracy of a linear probe among four topics of held-out news: 0.542 (masked language modelling 0.512, untrained
+encoder 0.441); docs/results.md, section 1.
 """
 
 import _texts

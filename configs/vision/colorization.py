@@ -8,7 +8,7 @@ Trains a vision transformer of 0.15M parameters on CIFAR-10 without labels.
 
 Time: 4 minutes on one CPU core.
 Result: accuracy of a linear probe with 100 labels per class on held-out images: 0.259 (raw pixels 0.339, untrained
-encoder 0.271); docs/results.md, section 1.
+encoder 0.272); docs/results.md, section 1.
 """
 
 import _images

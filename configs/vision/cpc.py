@@ -7,8 +7,9 @@ over them, on CIFAR-10 or MNIST without labels.
     ssljax train --config configs/vision/cpc.py:data=mnist --workdir runs/cpc-mnist
     ssljax train --config configs/vision/cpc.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 4 minutes on one CPU core for CIFAR-10.
+Result: accuracy of a linear probe with 100 labels per class on held-out images: 0.339 (raw pixels 0.339, untrained
+encoder 0.305); docs/results.md, section 1.
 """
 
 import _images
