@@ -7,8 +7,9 @@ colours, without labels. Features for the probes are those of the middle block.
     ssljax train --config configs/vision/image_gpt.py:data=cifar10 --workdir runs/image_gpt-cifar10
     ssljax train --config configs/vision/image_gpt.py:data=folder --workdir runs/own --config.data.source=images:DIR
 
-Time: UNMEASURED
-Result: UNMEASURED
+Time: 7 minutes on one CPU core for MNIST.
+Result: accuracy of a linear probe with 100 labels per class on held-out digits: 0.790 (raw pixels 0.889, untrained
+encoder 0.577); docs/results.md, section 1.
 """
 
 import _images
