@@ -167,13 +167,14 @@ def negatives(store: pathlib.Path) -> list[str]:
 
 
 def mask_ratio(store: pathlib.Path) -> list[str]:
-    """Accuracy of the probe by the hidden share, for images and for text."""
+    """Accuracy of the probe by the hidden share, for images and for text, or for one of them until both are there."""
     figure, parts = Figure(figsize=(9, 3.6), layout="constrained"), []
     panels = (
         ("mask_ratio", "objective.mask_ratio", "MAE, CIFAR-10"),
         ("mask_ratio_text", "objective.rate", "BERT, news"),
     )
-    for axes, (study, key, title) in zip(figure.subplots(1, 2), panels):
+    panels = tuple(panel for panel in panels if (store / panel[0]).is_dir())
+    for axes, (study, key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         table = read(store / study)
         found = {ratio: column(table, PROBE)[rows] for (ratio,), rows in groups(table, key)}
         mean, spread = (np.array([of(values) for values in found.values()]) for of in (np.mean, np.std))
@@ -331,7 +332,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jax.config.update("jax_platforms", "cpu")
     for name in options.ablation:
         section, studies = ABLATIONS[name]
-        cost = "\n".join(f"`{study}`: {ledger(options.store, study)}" for study in studies)
+        there = {study: (options.store / study).is_dir() for study in studies}
+        cost = "\n".join(
+            f"`{study}`: {ledger(options.store, study) if there[study] else 'not trained yet.'}" for study in studies
+        )
         text = "\n\n".join([cost, *section(options.store)])
         print(f"{name}\n\n{text}\n")
         if not options.print:
