@@ -120,6 +120,15 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
+def is_default(instance: Any, key: str) -> bool:
+    """Returns True if a key of a dataclass has its default value."""
+    field = keys(type(instance))[key]
+    default, registry = default_of(field), field.metadata.get("registry")
+    if registry is not None and isinstance(default, Mapping):
+        default = build_named(registry, default, key)
+    return bool(getattr(instance, key) == default)
+
+
 def describe(hint: Any) -> str:
     """Describes a type hint in words, for example "an integer or None"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

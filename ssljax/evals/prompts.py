@@ -23,6 +23,7 @@ from ssljax.interop.hf import Model
 from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenModel
+from ssljax.models.xlnet import XLNet
 from ssljax.objectives.tokens import TokenObjective
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class LanguageModel:
         tokenizer: a tokenizer of the `tokenizers` library, or a SentencePiece model.
         causal: True for a model that continues texts; False for a model that predicts masked tokens.
         prefix: True for a model that continues texts and reads a prompt in both directions.
+        fills: False for an encoder that predicts no masked tokens: ELECTRA's discriminator, XLNet, word vectors.
         affixes: tokens before and after a prompt; None: the tokens that the tokenizer adds.
         mask: text of the mask token; None: [MASK] or <mask>, if the tokenizer has one of them.
         specials: texts of the special tokens that the file of the tokenizer does not mark as special.
@@ -62,6 +64,7 @@ class LanguageModel:
     tokenizer: "tokenizers.Tokenizer | SentencePiece"
     causal: bool
     prefix: bool = False
+    fills: bool = True
     affixes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     mask: str | None = None
     specials: tuple[str, ...] = ()
@@ -172,6 +175,7 @@ def imported(model: Model, mesh: jax.sharding.Mesh | None = None) -> LanguageMod
         model.variables["params"],
         unpadded(model.tokenizer),
         causal=causal,
+        fills=not (both or isinstance(model.module, XLNet) or "replaced" in model.module.config.extras),
         affixes=affixes,
         mask=mask.get("content") if isinstance(mask, Mapping) else mask,
         specials=_specials(model.folder, model.tokenizer),
@@ -210,6 +214,7 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
         specials=_specials(run.folder, tokenizer),
         causal=causal,
         prefix=not both and objective.prefixed,
+        fills=not both and objective.unwrapped.fills_masks,
         affixes=(first if with_affixes else (), last if with_affixes and (both or not causal) else ()),
         decoder_start=(objective.model.config.decoder_start,) if both else (),
         end_ids=last,
@@ -290,7 +295,7 @@ def fill(model: LanguageModel, prompts: Sequence[str], top: int = 5) -> list[lis
     """
     if top < 1:
         raise UserError(f"top: got {top}, must be at least 1")
-    if not isinstance(model.module, TokenModel) or model.causal or "replaced" in model.module.config.extras:
+    if not isinstance(model.module, TokenModel) or model.causal or not model.fills:
         raise UserError(f"{model.title}: {_kind(model)}, must be a model that was trained to predict masked tokens")
     rows, positions = _find_masks(model, prompts)
     c = model.module.config

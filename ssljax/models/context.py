@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.layers.dense import Dense
-from ssljax.layers.masks import Causal
+from ssljax.layers.masks import Causal, Mask, Segments
 from ssljax.layers.noise import Noise
 from ssljax.layers.positions import sincos_2d
 from ssljax.layers.stack import Stack
@@ -61,12 +61,19 @@ class Context(nn.Module):
         return self.config.known("depth") + 1 if part == "embed" else 0
 
     @nn.compact
-    def __call__(self, latents: jax.Array, grid: tuple[int, int], noise: Noise | None = None) -> jax.Array:
+    def __call__(
+        self,
+        latents: jax.Array,
+        grid: tuple[int, int],
+        segment_ids: jax.Array | None = None,
+        noise: Noise | None = None,
+    ) -> jax.Array:
         """Maps latents [B, N, D] in raster order to contexts [B, N, W]; context t sees the latents 0 to t.
 
         Args:
             latents: [B, N, D].
             grid: (rows, columns) of the latents, N = rows * columns; a sequence has one column.
+            segment_ids: int [B, N]; a context sees the latents of its own segment alone; None: one segment.
             noise: randomness of dropout and stochastic depth; None: neither.
         """
         c = self.config
@@ -74,7 +81,8 @@ class Context(nn.Module):
         options: dict[str, Any] = {"width_ratio": self.input_ratio, "dtype": c.dtype, "name": "embed"}
         x = Dense(self.width, ("embed", "mlp"), initializer=init, **options)(latents)
         x = x + jnp.asarray(sincos_2d(grid, self.width), x.dtype)
-        return Stack(c, c.known("depth"), name="stack")(x, Causal(), noise=noise)[0]
+        mask: Mask = Causal() if segment_ids is None else Causal() & Segments(segment_ids)
+        return Stack(c, c.known("depth"), name="stack")(x, mask, noise=noise)[0]
 
     def flops(self, latents: int, latent_width: int) -> float:
         """Forward FLOPs of the contexts of `latents` latents."""

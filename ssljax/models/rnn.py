@@ -136,8 +136,8 @@ UNITS = {
 class Sequence(NamedTuple):
     """Properties of the tokens that all layers read."""
 
-    first: jax.Array  # bool [B, T], True at the first token of a text, which sees no state of the text before
-    valid: jax.Array  # bool [B, T], False = padding, at which states stay as they are
+    first: jax.Array  # bool [B, T], True at the first token of a segment (padding is one), before which states are 0
+    valid: jax.Array  # bool [B, T], False = padding, which changes no state
     noise: Noise | None  # None: no dropout
 
 
@@ -212,6 +212,8 @@ class Layer(nn.Module):
 
 class RNN(TokenModel):
     """A recurrent network over tokens [B, T], with a read-out to logits."""
+
+    two_sided: ClassVar[bool] = False
 
     config: RNNConfig  # with vocab_size filled in
 

@@ -159,6 +159,8 @@ class TokenConfig(TransformerConfig):
 class TokenModel(nn.Module):
     """A model of token sequences: `__call__` gives hidden states, `readout` the inputs of the projection to logits."""
 
+    two_sided: ClassVar[bool] = True  # a state depends on later tokens too, if the mask allows it
+
     def readout(self, hidden: jax.Array) -> Readout:
         """Inputs of the projection of hidden states [..., D] to logits, for a loss that computes logits in parts."""
         raise NotImplementedError

@@ -201,6 +201,11 @@ class AST(ViT):
         assert self.config.sample_rate is not None
         return self.config.spectrogram(audio, self.config.sample_rate)
 
+    def frames(self, lengths: jax.Array) -> jax.Array:
+        """Returns the number of frames that begin within sounds of int [B] samples, int [B]."""
+        assert self.config.sample_rate is not None
+        return self.config.spectrogram.frames(lengths, self.config.sample_rate)
+
     def initial(self, key: jax.Array) -> Any:
         frequency, time, _ = self.image_shape
         return self.init(key, jnp.zeros((1, time, frequency)), method="init_all")

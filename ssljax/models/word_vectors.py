@@ -41,6 +41,8 @@ class WordVectorsConfig:
 class WordVectors(TokenModel):
     """The vectors of tokens [B, T], and their mean; the read-out has the vectors of contexts as its kernel."""
 
+    two_sided: ClassVar[bool] = False
+
     config: WordVectorsConfig  # with vocab_size filled in
 
     @property

@@ -8,7 +8,7 @@ import jax
 from ssljax.base.exhibits import Exhibit
 from ssljax.layers.masks import Full
 from ssljax.objectives.base import Batch, Ctx, Params, apply
-from ssljax.objectives.images import ImageObjective, view_flops, with_spectrograms
+from ssljax.objectives.images import ImageObjective, check_no_augmentation, view_flops, with_spectrograms
 from ssljax.objectives.pictures import Showing
 
 # Elements of a batch that an encoder reads, by its kind of inputs.
@@ -29,6 +29,11 @@ class EncoderObjective(ImageObjective):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images", "tokens", "spectrograms", "graphs")
+
+    def check(self) -> None:
+        super().check()
+        if not self.augmented:
+            check_no_augmentation(self)
 
     @property
     def augmented(self) -> bool:

@@ -72,6 +72,17 @@ class ImageObjective(Objective):
         return of_views(views.centered(batch)["image"], inputs, show.rows)
 
 
+def check_no_augmentation(objective: Any) -> None:
+    """Refuses settings of images of an objective whose model reads other inputs, where they would do nothing.
+
+    Raises:
+        UserError: one of them is not the default.
+    """
+    for key in sorted({"augment", "mixup", "cutmix"} & schema.keys(type(objective)).keys()):
+        if not schema.is_default(objective, key):
+            raise UserError(f"objective.{key}: has no effect on {objective.reads}, which are not augmented; remove it")
+
+
 def with_spectrograms(model: Any, batch: Batch) -> Batch:
     """Returns a batch with the "spectrogram" [B, T, F] of its sounds, if it has sounds."""
     return {**batch, "spectrogram": model.log_mel(batch["audio"])} if "audio" in batch else batch

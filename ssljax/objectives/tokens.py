@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import losses, parallel
+from ssljax.base.errors import UserError
 from ssljax.layers.masks import Full, Mask
 from ssljax.layers.noise import Noise
 from ssljax.models.tokens import Readout
@@ -19,6 +20,7 @@ class TokenObjective(Objective):
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     attention: ClassVar[Any] = Full()
+    fills_masks: ClassVar[bool] = False  # True: the model learns to predict mask tokens from all other tokens
 
     @property
     def prefixed(self) -> bool:
@@ -54,6 +56,19 @@ class TokenObjective(Objective):
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         encoded = self.hidden(params, batch, None)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
+
+
+def check_two_sided(model: Any) -> None:
+    """Refuses a model that does not read the tokens on both sides of one, for objectives that predict it from these.
+
+    Raises:
+        UserError: the model reads one side or none.
+    """
+    if not model.two_sided:
+        raise UserError(
+            f"model.name: {type(model).__name__} reads no later tokens, but the objective predicts tokens from both "
+            "sides (a transformer is required)"
+        )
 
 
 def token_scores(readout: Readout, labels: jax.Array) -> losses.TokenScores:

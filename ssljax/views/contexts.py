@@ -74,11 +74,11 @@ def noise_tokens(keys: jax.Array, counts: jax.Array, power: float, shape: tuple[
 
     Args:
         keys: random keys [B].
-        counts: [V], not negative.
+        counts: [V], not negative; a token of count 0 is never drawn.
         power: 0.75 in the paper, section 2.2.
         shape: number of tokens of each example.
     """
-    sums = jnp.cumsum(counts.astype(jnp.float32) ** power)
+    sums = jnp.cumsum(jnp.where(counts > 0, counts.astype(jnp.float32) ** power, 0.0))
     u = uniforms(keys, math.prod(shape)) * sums[-1]
     found = jnp.searchsorted(sums, u, side="right").astype(jnp.int32)
     return jnp.minimum(found, len(sums) - 1).reshape(-1, *shape)

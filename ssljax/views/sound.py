@@ -62,6 +62,13 @@ class LogMel:
         frame, hop, _ = self._sizes(rate)
         return 1 + (samples - frame) // hop, self.mels
 
+    def frames(self, lengths: jax.Array, rate: int) -> jax.Array:
+        """Returns the number of frames that begin within the first `lengths` samples, int [B]; later ones are padding.
+
+        It may be larger than the number of frames of a spectrogram.
+        """
+        return -(-lengths // self._sizes(rate)[1])
+
     def __call__(self, audio: jax.Array, rate: int) -> jax.Array:
         """Returns the spectrograms [B, T, F] of sounds [B, S] of `rate` samples per second."""
         frame, hop, n_fft = self._sizes(rate)

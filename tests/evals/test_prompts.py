@@ -38,7 +38,9 @@ def trained(folder, model, objective, keys=None, **data):
     lines = [json.dumps({"text": f"the {word} sat on the mat and saw the {word}"}) for word in ("cat", "dog") * 20]
     text.write_text("\n".join(lines))
     source = {"source": f"jsonl:{text}", "seq_len": 24, "cache_dir": str(folder / "cache"), **data}
-    config = {**RUN, "model": {"name": model, **TINY, **(keys or {})}, "objective": {"name": objective}, "data": source}
+    sizes = {"width": 16} if model == "word_vectors" else TINY
+    groups = {"model": {"name": model, **sizes, **(keys or {})}, "objective": {"name": objective}}
+    config = {**RUN, **groups, "data": source}
     run.train(config, folder / "run")
     return folder / "run"
 
@@ -343,6 +345,12 @@ def test_errors_on_workdirs(decoder, encoder, capsys, tmp_path):
         "--prompt",
         "a <mask>",
     )
+    (tmp_path / "xlnet").mkdir()
+    (tmp_path / "words").mkdir()
+    others = [trained(tmp_path / "xlnet", "xlnet", "xlnet"), trained(tmp_path / "words", "word_vectors", "word2vec")]
+    for run_of_another in others:
+        words = ("fill-mask", run_of_another, "--prompt", "a [MASK]")
+        refused("is an encoder, must be a model that was trained to predict masked tokens", *words)
     refused("prompt 1: has no [MASK], must have at least one", "fill-mask", encoder, "--prompt", "a cat")
     refused("must be at most 24 (model.max_len)", "fill-mask", encoder, "--prompt", "[MASK] " * 30)
     refused("top: got 0, must be at least 1", "fill-mask", encoder, "--prompt", "[MASK]", "--top", 0)

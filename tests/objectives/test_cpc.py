@@ -34,18 +34,21 @@ def outputs_of(seed, examples, rows, columns, width, context, padded=False):
     if padded:
         valid &= np.arange(rows * columns) < rng.integers(2, rows * columns + 1, examples)[:, None]
     latents = rng.normal(size=(examples, rows * columns, width)) * valid[..., None]
-    return {"latents": latents, "contexts": rng.normal(size=(examples, rows * columns, context)), "valid": valid}
+    text = valid.astype(int)
+    if padded:  # two texts in some rows
+        text += valid & (np.arange(rows * columns) >= rng.integers(4, rows * columns, examples)[:, None])
+    return {"latents": latents, "contexts": rng.normal(size=(examples, rows * columns, context)), "text": text}
 
 
 def by_definition(outputs, kernel, ahead, columns):
     """The mean loss, the share of right answers, the bound, and the gradients of the loss in float64."""
-    z, c, valid = outputs["latents"], outputs["contexts"], outputs["valid"]
+    z, c, text = outputs["latents"], outputs["contexts"], outputs["text"]
     count, width = z.shape[1], z.shape[2]
     pairs = [  # of each step: (example, place of the context, place of the part)
         [(b, t, t + (k + 1) * columns) for b in range(len(z)) for t in range(count - (k + 1) * columns)]
         for k in range(ahead)
     ]
-    pairs = [[p for p in step if valid[p[0], p[1]] and valid[p[0], p[2]]] for step in pairs]
+    pairs = [[p for p in step if text[p[0], p[1]] == text[p[0], p[2]] > 0] for step in pairs]
     total, value, right, bound = sum(map(len, pairs)), 0.0, 0, 0.0
     gradients = {name: np.zeros_like(x) for name, x in (("latents", z), ("contexts", c), ("kernel", kernel))}
     for k, step in enumerate(pairs):
@@ -76,7 +79,7 @@ def test_loss_and_gradients_by_their_definition(form, padded):
     value, right, bound, gradients = by_definition(outputs, kernel, 2, 4)
 
     def loss(latents, contexts, kernel):
-        made = {"latents": latents, "contexts": contexts, "valid": jnp.asarray(outputs["valid"], jnp.float32)}
+        made = {"latents": latents, "contexts": contexts, "text": jnp.asarray(outputs["text"], jnp.float32)}
         found = objective.loss({"steps": {"linear_0": {"kernel": kernel}}}, {}, made, {}, still(KEY, tiny.batch()))
         _, total, weight = found.terms["info_nce"]
         return total / weight, found.metrics
@@ -108,13 +111,59 @@ def test_parts_of_a_text_and_their_padding():
     np.testing.assert_array_equal(parts["tokens"].reshape(16, 12), batch["tokens"])
     outputs = objective.encode(params, extra, inputs, still(KEY, batch))
     valid = np.asarray(batch["segment_ids"]).reshape(16, 4, 3).any(-1)
-    np.testing.assert_array_equal(outputs["valid"], valid)
+    segments = np.asarray(batch["segment_ids"]).reshape(16, 4, 3)
+    first = np.array([[next((s for s in part if s), 0) for part in row] for row in segments])
+    np.testing.assert_array_equal(outputs["text"], first)
+    assert (segments != first[..., None])[valid].any()  # some parts have tokens of a second text or padding
     assert (np.asarray(outputs["latents"])[~valid] == 0).all() and not valid.all()
     found = objective.features(params, extra, batch)
     row = int(np.argmin(valid.sum(1)))
     np.testing.assert_allclose(
         found["pooled"][row], np.asarray(outputs["latents"])[row][valid[row]].mean(0), rtol=1e-4, atol=1e-6
     )
+
+
+def packed():
+    """Rows of 12 tokens with texts of 4 and 5 tokens and padding: parts of 3 tokens of the texts 1, 1, 2, 0 or 2."""
+    segments = np.array([[1] * 4 + [2] * 5 + [0] * 3, [1] * 5 + [2] * 7])
+    tokens = np.random.default_rng(7).integers(5, 60, (2, 12))
+    return {"tokens": jnp.asarray(tokens, jnp.int32), "segment_ids": jnp.asarray(segments, jnp.int32)}
+
+
+def test_texts_of_a_packed_row_do_not_see_each_other():
+    objective, params, extra, *_ = made(TEXT, part=3, ahead=2)
+    batch = packed()
+    encode = lambda batch: objective.encode(params, extra, objective.views(None, batch, 0), still(KEY, batch))  # noqa: E731
+    found = encode(batch)
+    np.testing.assert_array_equal(found["text"], [[1, 1, 2, 0], [1, 1, 2, 2]])
+    moved = encode({**batch, "tokens": batch["tokens"].at[:, 5:].set(9)})  # tokens of the second texts
+    for name in ("latents", "contexts"):
+        np.testing.assert_array_equal(found[name][:, :2], moved[name][:, :2])
+        assert (np.abs(found[name] - moved[name])[:, 2].max(-1) > 1e-4).all()
+    # A context of the second text sees no part of the first.
+    moved = encode({**batch, "tokens": batch["tokens"].at[:, :3].set(9)})
+    np.testing.assert_array_equal(found["contexts"][:, 2:], moved["contexts"][:, 2:])
+    _, _, count = objective.loss(params, extra, found, {}, still(KEY, batch)).terms["info_nce"]
+    assert count == 3  # one step ahead: 1-1 in both rows, 2-2 in the second; no two steps within a text
+
+
+def test_padding_of_a_sound_is_no_part():
+    model = {"name": "ast", "preset": None, "width": 32, "depth": 1, "heads": 4, "patch_size": 4, "strides": [4, 4]}
+    model["spectrogram"] = {"mels": 8, "window": 0.02, "hop": 0.01}
+    elements = {"audio": {"shape": [2500], "dtype": "float32"}, "audio_length": {"shape": [], "dtype": "int32"}}
+    spec = dataclasses.replace(tiny.SPEC, elements=elements, sample_rate=8000)
+    settings = {"name": "cpc", "part": 6, "ahead": 2, "context": {"width": 32, "depth": 1, "heads": 2}}
+    objective = objectives.create({"model": model, "objective": settings}, spec).unwrapped
+    rng, lengths = np.random.default_rng(0), np.array([2500, 960, 961])
+    audio = rng.normal(size=(3, 2500)) * (np.arange(2500) < lengths[:, None])
+    batch = {"audio": jnp.asarray(audio, jnp.float32), "audio_length": jnp.asarray(lengths, jnp.int32)}
+    batch = objective.prepare(batch)
+    assert batch["spectrogram"].shape == (3, 30, 8)  # frames of 160 samples, 80 apart: 5 parts of 6 frames
+    params, extra = nn.unbox(objective.init(KEY, batch))
+    found = objective.encode(params, extra, objective.views(None, batch, 0), still(KEY, batch))
+    np.testing.assert_array_equal(found["text"], [[1] * 5, [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    features = objective.features(params, extra, batch)
+    np.testing.assert_allclose(features["pooled"][1], found["latents"][1, :2].mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_latent_sees_its_part_and_a_context_no_later_part():

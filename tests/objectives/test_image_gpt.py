@@ -111,6 +111,8 @@ def test_the_palette_is_fitted_once():
     shares = (np.bincount(colors, minlength=12) + 1) / (len(colors) + 12)
     np.testing.assert_allclose(first["frequency"], shares, rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, update(first, params, (), rows + 1, jnp.int32(1)), first)
+    # If the first step is skipped, a later one clusters.
+    jax.tree.map(np.testing.assert_array_equal, update(extra, params, (), rows, jnp.int32(3)), first)
     # The sampled pixels are different pixels of their image.
     flat = np.asarray(inputs["image"]).reshape(16, PIXELS, 3)
     for row, image in zip(np.asarray(inputs["sample"]), flat):
@@ -142,6 +144,16 @@ def test_settings_that_do_not_fit():
         made(model={"tied": False, "readout_size": 11})
     with pytest.raises(UserError, match=r"objective\.layer: got 3, must be at most the 2 blocks"):
         made(layer=3)
+    objective, params, extra, *_ = made()
+    with pytest.raises(UserError, match=r"objective\.clusters: got 12, but the first batch gives 8 pixels, fewer than"):
+        jax.eval_shape(lambda: objective.update(extra, params, (), jnp.zeros((2, 4, 3)), jnp.int32(0)))
+    with pytest.raises(UserError, match=r"model\.name: image_gpt needs a model with blocks over tokens"):
+        objectives.create({**tiny.config("image_gpt"), "model": {"name": "word_vectors"}}, tiny.SPEC)
+    lstm = {**tiny.config("image_gpt"), "model": {"name": "rnn", "width": 16}}
+    assert objectives.create(lstm, tiny.SPEC).model.config.vocab_size == 13
+    lstm["objective"]["form"] = "masked"
+    with pytest.raises(UserError, match=r"model\.name: RNN reads no later tokens, but the objective predicts tokens"):
+        objectives.create(lstm, tiny.SPEC)
     spec = dataclasses.replace(tiny.SPEC, elements={"tokens": tiny.SPEC.elements["tokens"]})
     with pytest.raises(UserError, match="image_gpt needs images"):
         objectives.create(tiny.config("image_gpt"), spec)

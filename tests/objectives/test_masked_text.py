@@ -406,6 +406,13 @@ def test_rows_without_room_for_pairs_are_refused():
         make(spec=spec, model=PAIR, pairs="order")
 
 
+@pytest.mark.parametrize("name", ["mlm", "electra", "masked_diffusion"])
+@pytest.mark.parametrize("model", ["rnn", "word_vectors"])
+def test_models_that_do_not_read_both_sides_are_refused(name, model):
+    with pytest.raises(UserError, match=r"model\.name: \w+ reads no later tokens, but the objective predicts tokens"):
+        make(name, model={"name": model, "width": 16})
+
+
 @pytest.mark.parametrize(("share", "width", "heads"), [(1 / 3, 256, 4), (0.333, 256, 4), (0.25, 192, 3), (0.3, 232, 4)])
 def test_widths_of_the_generator_are_divided_by_its_heads(share, width, heads):
     model = {"name": "bert", "preset": None, "width": 768, "depth": 1, "heads": 12, "extras": ("replaced",)}
@@ -432,6 +439,17 @@ def test_static_masks_are_those_of_the_text():
     )
     np.testing.assert_allclose(fixed.mean(0), drawn.mean(), atol=0.025)
     assert np.mean(np.all(fixed == again, axis=1)) == pytest.approx(0.5, abs=0.06)  # the same of two masks, by chance
+    # Pairs of segments are drawn with the mask, so that a text has as many pairs, each with its mask.
+    paired = make(spec=WINDOWS, model=PAIR, masks=2, rate=0.3, pairs="order")
+    seen = [set() for _ in range(tiny.BATCH)]
+    for step in range(20):
+        keys = views.example_keys(jax.random.key(step), tiny.BATCH)
+        found = jax.tree.map(np.asarray, paired.views(keys, batch, 0))
+        for row in range(tiny.BATCH):
+            seen[row].add((*found["tokens"][row].tolist(), *found["target"][row].tolist()))
+    assert all(len(masks) == 2 for masks in seen)
+    with pytest.raises(UserError, match=r"objective\.masks: 'next' pairs a text with another one at each visit"):
+        make(spec=WINDOWS, model=PAIR, masks=2, pairs="next")
     one = make(spec=WINDOWS, masks=1)
     first, second = (one.views(views.example_keys(jax.random.key(i), 16), batch, 0)["tokens"] for i in (0, 1))
     np.testing.assert_array_equal(first, second)

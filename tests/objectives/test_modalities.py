@@ -1,5 +1,6 @@
 """Objectives and the inputs that they declare: a step of every cell of `ssljax list objectives --matrix`."""
 
+import copy
 import dataclasses
 
 import jax
@@ -62,15 +63,27 @@ def batch(seed):
     return {**tiny.batch(seed), "spectrogram": jnp.asarray(sound, jnp.float32)}
 
 
-def program_of(name, inputs):
+def sounds(seed):
+    rng = np.random.default_rng(seed)
+    audio, lengths = rng.normal(size=(tiny.BATCH, 2500)), rng.integers(800, 2501, tiny.BATCH)
+    made = {"audio": jnp.asarray(audio, jnp.float32), "audio_length": jnp.asarray(lengths, jnp.int32)}
+    return {**{k: v for k, v in batch(seed).items() if k != "spectrogram"}, **made}
+
+
+def program_of(name, inputs, spec=SPEC, batch=batch):
+    of_sounds = "audio" in spec.elements
+    augments = {**AUGMENTS, "spectrograms": "audio_views"} if of_sounds else AUGMENTS
+    more = {"spectrogram": {"mels": 16, "window": 0.02, "hop": 0.012}} if of_sounds else {}
     groups = tiny.config(name)
     if models.REGISTRY.get(groups["model"]["name"]).inputs != inputs:
         own = {key: value for key, value in groups["objective"].items() if key not in IMAGES_ONLY}
-        own = OTHERS.get((name, inputs), own)
-        if inputs in AUGMENTS and issubclass(objectives.REGISTRY.get(name), TwoView):
-            own["augment"] = {"name": AUGMENTS[inputs]}
-        groups = {"model": ENCODERS[inputs], "objective": own}
-    objective = objectives.create(groups, SPEC, tiny.STEPS)
+        own = copy.deepcopy(OTHERS.get((name, inputs), own))
+        if name == "fusion" and of_sounds:
+            own["parts"]["views"]["augment"] = {"name": "audio_views"}
+        if inputs in augments and issubclass(objectives.REGISTRY.get(name), TwoView):
+            own["augment"] = {"name": augments[inputs]}
+        groups = {"model": {**ENCODERS[inputs], **more}, "objective": own}
+    objective = objectives.create(groups, spec, tiny.STEPS)
     lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)
     optimization = Optimization(optimizers.AdamW(), lambda step: 1.0, lengths)
     mesh = parallel.make_mesh(parallel.MeshConfig(), jax.devices()[:1])
@@ -88,6 +101,17 @@ def test_a_cell_passes_shape_evaluation(name, inputs):
     program = program_of(name, inputs)
     assert "loss" in program.shapes.meters
     assert program.objective.reads == inputs
+
+
+@pytest.mark.parametrize("name", at_most([name for name, inputs in CELLS if inputs == "spectrograms"], 4))
+def test_sounds_are_read_wherever_spectrograms_are(name):
+    """25 frames of 160 samples, 96 apart, of sounds of 2,500 samples, some of them shorter."""
+    elements = {**tiny.SPEC.elements, "audio": {"shape": [2500], "dtype": "float32"}}
+    elements["audio_length"] = {"shape": [], "dtype": "int32"}
+    spec = dataclasses.replace(tiny.SPEC, elements=elements, sample_rate=8000)
+    program = program_of(name, "spectrograms", spec, sounds)
+    assert "loss" in program.shapes.meters
+    assert program.objective.unwrapped.model.image_shape == (16, 25, 1)
 
 
 @pytest.mark.full

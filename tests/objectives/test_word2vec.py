@@ -97,14 +97,39 @@ def test_loss_and_gradients_by_brute_force(form, monkeypatch):
 def test_counts_are_those_of_the_words_so_far_plus_one():
     objective, batch = setting(), tiny.batch()
     extra = nn.meta.unbox(objective.init(jax.random.key(1), batch)).extra
-    np.testing.assert_array_equal(extra["counts"], np.ones(64))
+    special = list(tiny.SPEC.special_ids.values())
+    once = np.where(np.isin(np.arange(64), special), 0, 1)  # special tokens are no noise
+    np.testing.assert_array_equal(extra["counts"], once)
     inputs = objective.views(views.example_keys(jax.random.key(0), 16), batch, jnp.int32(0))
     zeros = dict.fromkeys(("loss", "right", "count"), jnp.zeros(16))
     sums = objective.loss({}, extra, zeros, inputs, None).sums
     words = np.asarray(batch["tokens"])[np.asarray(batch["segment_ids"]) > 0]
     np.testing.assert_array_equal(
-        objective.update(extra, {}, sums, (), jnp.int32(0))["counts"], 1 + np.bincount(words, minlength=64)
+        objective.update(extra, {}, sums, (), jnp.int32(0))["counts"], once + np.bincount(words, minlength=64)
     )
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75])
+def test_a_token_that_is_no_word_is_no_noise(power):
+    counts = jnp.ones(8).at[jnp.array([0, 3, 7])].set(0.0)
+    drawn = np.asarray(views.noise_tokens(views.example_keys(jax.random.key(0), 50), counts, power, (100,)))
+    assert set(drawn.reshape(-1)) == {1, 2, 4, 5, 6}
+
+
+def test_words_of_two_texts_of_a_window_are_no_contexts():
+    """Windows have no segments; a separator ends a text, a mask does not."""
+    objective, ids = setting(window=3), tiny.SPEC.special_ids
+    tokens = np.array([[20, 21, ids["sep"], 22, 23, ids["mask"], 24, 25, 26, 27, 28, 29]])
+    batches = {"window": {"tokens": jnp.asarray(tokens)}}
+    batches["packed"] = {**batches["window"], "segment_ids": jnp.asarray([[1] * 3 + [1] * 5 + [2] * 3 + [0]])}
+    for name, ends in (("window", ()), ("packed", (8, 11))):
+        got = np.asarray(objective.views(None, batches[name], 0)["segment_ids"])[0]
+        words = [t for t in range(12) if t not in (2, 5) and not (name == "packed" and t == 11)]
+        assert [t for t in range(12) if got[t] > 0] == words
+        text = lambda t: sum(t > end for end in (2, *(e - 1 for e in ends)))  # noqa: E731, B023
+        for a in words:
+            for b in words:
+                assert (got[a] == got[b]) == (text(a) == text(b))
 
 
 def test_noise_and_subsampling_read_the_counts():

@@ -20,7 +20,7 @@ from ssljax.layers.masks import Causal, Full, Mask
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, noise_of, still, views_of
 from ssljax.objectives.images import unaugmented, view_shape
 from ssljax.objectives.pictures import Showing
-from ssljax.objectives.tokens import TokenObjective, token_loss
+from ssljax.objectives.tokens import TokenObjective, check_two_sided, token_loss
 from ssljax.views.keys import uniforms
 
 
@@ -28,7 +28,8 @@ from ssljax.views.keys import uniforms
 class ImageGPT(TokenObjective):
     """Mean negative log-likelihood per predicted pixel, in nats (eq. 1 to 3).
 
-    The colours are clustered once, by k-means of pixels of the first batch; the first step itself has random colours.
+    The colours are clustered once, by k-means of pixels of the first batch; until then, in the first step, colours are
+    random.
     The id after those of the colours is the first token of a causal model, and the mask of a masked one.
     """
 
@@ -58,21 +59,24 @@ class ImageGPT(TokenObjective):
         return dataclasses.replace(spec, elements=tokens, vocab_size=self.clusters + 1, max_len=height * width)
 
     def check(self) -> None:
+        super().check()
         c = self.model.config
-        if c.known("vocab_size") <= self.clusters:
+        if not hasattr(c, "depth"):
+            raise UserError("model.name: image_gpt needs a model with blocks over tokens, of which features are states")
+        if self.form == "masked":
+            check_two_sided(self.model)
+        if c.vocab_size <= self.clusters:
             raise UserError(
                 f"model.vocab_size: got {c.vocab_size}, must be at least {self.clusters + 1}: objective.clusters and a "
                 "first token"
             )
-        if c.readout_size is not None and c.readout_size < self.clusters:
+        size = getattr(c, "readout_size", None)
+        if size is not None and size < self.clusters:
             raise UserError(
-                f"model.readout_size: got {c.readout_size}, must be at least objective.clusters, which is "
-                f"{self.clusters}"
+                f"model.readout_size: got {size}, must be at least objective.clusters, which is {self.clusters}"
             )
-        if self.layer is not None and self.layer > c.known("depth"):
-            raise UserError(
-                f"objective.layer: got {self.layer}, must be at most the {c.known('depth')} blocks of the model"
-            )
+        if self.layer is not None and self.layer > c.depth:
+            raise UserError(f"objective.layer: got {self.layer}, must be at most the {c.depth} blocks of the model")
 
     def mask(self, inputs: Any) -> Mask:
         return Causal() if self.form == "causal" else Full()
@@ -88,6 +92,7 @@ class ImageGPT(TokenObjective):
             "key": jax.random.key_data(fit_key),
             "palette": jax.random.uniform(color_key, (self.clusters, batch["image"].shape[-1])),
             "frequency": jnp.full(self.clusters, 1 / self.clusters, jnp.float32),
+            "fitted": jnp.zeros((), bool),
         }
         return Variables({"encoder": encoder}, extra)
 
@@ -118,7 +123,8 @@ class ImageGPT(TokenObjective):
         return loss._replace(metrics=metrics, rows=inputs["sample"])
 
     def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
-        return jax.lax.cond(step == 0, lambda: self._fitted(extra, rows), lambda: extra)
+        # A skipped step (gradients that are not finite) leaves `extra` as it was: the next one clusters.
+        return jax.lax.cond(extra["fitted"], lambda: extra, lambda: self._fitted(extra, rows))
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         if self.form == "masked":
@@ -196,10 +202,16 @@ class ImageGPT(TokenObjective):
     def _fitted(self, extra: Any, rows: jax.Array) -> Any:
         """Returns the extra state with clusters of pixels [B, S, C], and the shares of the pixels in them."""
         points = rows.reshape(-1, rows.shape[-1])
+        if len(points) < self.clusters:
+            raise UserError(
+                f"objective.clusters: got {self.clusters}, but the first batch gives {len(points)} pixels, fewer than "
+                "colours; enlarge objective.sample or batch_size"
+            )
         key = jax.random.wrap_key_data(extra["key"])
         palette, colors = clustering.k_means(key, points, self.clusters, self.iterations)
         counts = jnp.zeros(self.clusters).at[colors].add(1.0) + 1  # no colour has probability 0
-        return {**extra, "palette": palette, "frequency": counts / jnp.sum(counts)}
+        frequency = counts / jnp.sum(counts)
+        return {**extra, "palette": palette, "frequency": frequency, "fitted": jnp.ones((), bool)}
 
     def _grid(self, columns: Any, palette: np.ndarray, caption: str) -> Grid:
         """Returns the picture of colours [B, T], in which -1 is grey, in three columns."""

@@ -91,7 +91,11 @@ class PermutationLM(TokenObjective):
         return token_loss(scores, inputs["counted"].reshape(-1).astype(jnp.float32))
 
     def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """The likelihood of each text from left to right, one of the orders in which the model can factorise it."""
+        """The likelihood of each text from left to right, one of the orders in which the model can factorise it.
+
+        It is conditional on the places of special tokens, the end of the text among them. If `share` is small, training
+        has few short contexts, and the likelihood of the first tokens is low.
+        """
         scored = self.scored(batch)
         rank = jnp.where(scored, jnp.arange(scored.shape[1]), -1)
         inputs = self._inputs(batch, rank, scored, scored.shape[1])

@@ -21,7 +21,7 @@ from ssljax.models.context import Context, ContextConfig
 from ssljax.models.flops import dense_flops
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of
 from ssljax.objectives.contrastive.matching import ContrastiveObjective
-from ssljax.objectives.encoder import ELEMENTS, EncoderObjective
+from ssljax.objectives.encoder import EncoderObjective
 from ssljax.objectives.images import merge, unaugmented, view_shape
 
 
@@ -63,7 +63,7 @@ class CPC(ContrastiveObjective, EncoderObjective):
                 f"{'rows of parts of an image' if self.reads == 'images' else 'parts of an example'}"
             )
         if hasattr(self.model, "grid"):
-            height = self.part if self.reads == "images" else self.spec.elements["spectrogram"]["shape"][1]
+            height = self.part if self.reads == "images" else self.model.image_shape[0]
             if min(self.model.grid((height, self.part, 1))) < 1:
                 raise UserError(f"objective.part: got {self.part}, must be at least {self.model.patch_size}, a patch")
 
@@ -72,7 +72,7 @@ class CPC(ContrastiveObjective, EncoderObjective):
         """Height and width of the images that are cut, or the length of a sequence."""
         if self.reads == "images":
             return view_shape(self.augment, self.spec)[:2]
-        return (self.spec.elements[ELEMENTS[self.reads][0]]["shape"][0],)
+        return (self.model.image_shape[1] if self.reads == "spectrograms" else self.spec.max_len,)
 
     def grid(self, sizes: tuple[int, ...]) -> tuple[int, int]:
         """Returns (rows, columns) of the parts of an image of (height, width), or of a sequence of (length,)."""
@@ -80,14 +80,29 @@ class CPC(ContrastiveObjective, EncoderObjective):
         return rows, columns[0] if columns else 1
 
     def cut(self, inputs: Any) -> dict[str, jax.Array]:
-        """Returns the parts [B, N, ...] of what the encoder reads: images [B, H, W, C] or sequences [B, T, ...]."""
+        """Returns the parts [B, N, ...] of what the encoder reads: images [B, H, W, C] or sequences [B, T, ...].
+
+        A part of several texts keeps the first; the others become padding.
+        """
         found = self.read(inputs)
         found.pop("positions", None)  # those in a part begin at 0
+        if self._of_sounds:
+            frames = self.model.frames(inputs["audio_length"])
+            found["segment_ids"] = (jnp.arange(found["spectrogram"].shape[1]) < frames[:, None]).astype(jnp.int32)
         if self.reads == "images":
             rows, columns = (self._places(n) for n in found["image"].shape[1:3])
             x = found["image"][:, rows][:, :, :, columns]  # [B, R, part, S, part, C]
             return {"image": jnp.swapaxes(x, 2, 3).reshape(len(x), -1, self.part, self.part, x.shape[-1])}
-        return {name: x[:, self._places(x.shape[1])] for name, x in found.items()}
+        parts = {name: x[:, self._places(x.shape[1])] for name, x in found.items()}
+        if "segment_ids" in parts:
+            segments = parts["segment_ids"]  # [B, N, part]
+            parts["segment_ids"] = jnp.where(segments == first_segment(segments)[..., None], segments, 0)
+        return parts
+
+    @property
+    def _of_sounds(self) -> bool:
+        """True if spectrograms are computed of sounds, which may end in padding."""
+        return self.reads == "spectrograms" and self.model.config.sample_rate is not None
 
     def _places(self, size: int) -> np.ndarray:
         """Places of the parts along one side, int [N, part]."""
@@ -107,26 +122,24 @@ class CPC(ContrastiveObjective, EncoderObjective):
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         if self.augmented:
             return {"image": self.augment(views.fold_in(keys, 0), batch["image"], batch.get("aspect"))}
-        return self.read(batch)
+        return self.read(batch) | ({"audio_length": batch["audio_length"]} if self._of_sounds else {})
 
     def held_out(self) -> "CPC":
         return dataclasses.replace(self, augment=unaugmented(self.augment))
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
-        latents, valid, grid = self.latents(params, inputs, ctx)
+        latents, text, grid = self.latents(params, inputs, ctx)
         noise = noise_of(ctx)
         noise = None if noise is None else noise.at("context")
-        contexts = apply(self._context(), params["context"], latents, grid, noise, ctx=ctx, part="context")
-        return {
-            "latents": latents,
-            "contexts": contexts,
-            "valid": valid.astype(jnp.float32),
-        }  # [B, N, D], [B, N, W], [B, N]
+        read = (latents, grid, self._segments(text), noise)
+        contexts = apply(self._context(), params["context"], *read, ctx=ctx, part="context")
+        # [B, N, D], [B, N, W], [B, N]; a coupled objective differentiates its outputs, so these numbers are floats
+        return {"latents": latents, "contexts": contexts, "text": text.astype(jnp.float32)}
 
     def latents(
         self, params: Params, inputs: Any, ctx: Ctx | None = None
     ) -> tuple[jax.Array, jax.Array, tuple[int, int]]:
-        """Returns latents [B, N, D] of the parts, valid [B, N]: False for parts of padding, and the grid of the parts.
+        """Returns latents [B, N, D] of the parts, the texts int [B, N] they are of (0: padding), and their grid.
 
         Args:
             params: parameters of the objective.
@@ -138,13 +151,14 @@ class CPC(ContrastiveObjective, EncoderObjective):
         count = first.shape[1]
         noise = None if ctx is None else noise_of(ctx, count)
         pooled = self.encoded(params["encoder"], {k: merge(x) for k, x in parts.items()}, noise, ctx).pooled
-        valid = jnp.any(parts["segment_ids"] > 0, -1) if "segment_ids" in parts else jnp.ones(first.shape[:2], bool)
-        latents = jnp.where(valid[..., None], pooled.reshape(*first.shape[:2], -1), 0)
+        segments = parts.get("segment_ids")
+        text = jnp.ones(first.shape[:2], jnp.int32) if segments is None else first_segment(segments)
+        latents = jnp.where(text[..., None] > 0, pooled.reshape(*first.shape[:2], -1), 0)
         whole = next(iter(self.read(inputs).values()))
-        return latents, valid, self.grid(whole.shape[1 : 3 if self.reads == "images" else 2])
+        return latents, text, self.grid(whole.shape[1 : 3 if self.reads == "images" else 2])
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
-        latents, valid = outputs["latents"], outputs["valid"]
+        latents, text = outputs["latents"], outputs["text"]
         columns = self.grid(self._sizes)[1]
         guesses = apply(self._steps(), params["steps"], outputs["contexts"])
         guesses = guesses.reshape(*latents.shape[:2], self.ahead, -1)  # [B, N, K, D]
@@ -153,7 +167,8 @@ class CPC(ContrastiveObjective, EncoderObjective):
         for k in range(self.ahead):
             shift = (k + 1) * columns
             first, second = merge(guesses[:, :-shift, k]), merge(latents[:, shift:])
-            weights = (valid[:, :-shift] * valid[:, shift:]).reshape(-1)
+            together = (text[:, :-shift] == text[:, shift:]) & (text[:, shift:] > 0)
+            weights = together.reshape(-1).astype(jnp.float32)
             found = self.match(scores, first, second, learned, ctx, weights)
             _, value, count = found.term
             bound = count * jnp.log(jnp.maximum(count, 1)) - value
@@ -168,8 +183,9 @@ class CPC(ContrastiveObjective, EncoderObjective):
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         """Mean over the parts of latents, "pooled", and of contexts, "context"; the latents, "tokens"."""
-        latents, valid, grid = self.latents(params, batch)
-        contexts = apply(self._context(), params["context"], latents, grid)
+        latents, text, grid = self.latents(params, batch)
+        contexts = apply(self._context(), params["context"], latents, grid, self._segments(text))
+        valid = text > 0
         share = (valid / jnp.maximum(jnp.sum(valid, 1, keepdims=True), 1))[..., None]
         pooled, context = (jnp.sum(share * x.astype(jnp.float32), 1) for x in (latents, contexts))
         return {"pooled": pooled, "context": context, "tokens": latents}
@@ -182,9 +198,13 @@ class CPC(ContrastiveObjective, EncoderObjective):
         elif self.reads == "tokens":
             part = self.model.flops(tokens=self.part, causal=False, predicted=0)
         else:
-            part = self.model.flops(image_shape=(spec.elements["spectrogram"]["shape"][1], self.part, 1))
+            part = self.model.flops(image_shape=(self.model.image_shape[0], self.part, 1))
         guesses = dense_flops(count, context.width, self.ahead * width)
         return count * part + context.flops(count, width) + guesses
+
+    def _segments(self, text: jax.Array) -> jax.Array | None:
+        """The texts of the parts as segments of the context; None for images, which have one each."""
+        return None if self.reads == "images" else text
 
     def _steps(self) -> MLPHead:
         """The matrices of all steps, side by side."""
@@ -192,3 +212,9 @@ class CPC(ContrastiveObjective, EncoderObjective):
 
     def _context(self) -> Context:
         return self.context.module(output_ratio(self.model))
+
+
+def first_segment(segment_ids: jax.Array) -> jax.Array:
+    """Returns the first segment other than 0, padding, of each part int [..., part]; 0 if there is none."""
+    at = jnp.argmax(segment_ids > 0, -1)
+    return jnp.take_along_axis(segment_ids, at[..., None], -1)[..., 0]

@@ -31,8 +31,8 @@ NEAREST = 8  # words of the picture beside each of its words
 class Word2Vec(TokenObjective):
     """Mean over pairs of -log sigma(v u) - sum over noise words of -log sigma(-v u_noise), in nats (eq. 4).
 
-    Noise and subsampling follow the counts of the tokens in earlier steps of the run, each plus one, which replace the
-    counts of the whole text. As in the paper, a noise word may be the true one.
+    Noise and subsampling follow the counts of the words in earlier steps of the run, each plus one, which replace the
+    counts of the whole text. As in the paper, a noise word may be the true one. Special tokens are no words.
     """
 
     form: Literal["skip_gram", "cbow"] = schema.setting(
@@ -61,14 +61,24 @@ class Word2Vec(TokenObjective):
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         params, _ = super().init(key, batch)
-        return Variables(params, {"counts": jnp.ones(self.spec.vocab_size)})
+        counts = jnp.ones(self.spec.vocab_size).at[self._special_ids].set(0.0)  # special tokens are no noise
+        return Variables(params, {"counts": counts})
+
+    @property
+    def _special_ids(self) -> jax.Array:
+        return jnp.array(sorted(self.spec.special_ids.values()), jnp.int32)
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
-        """Returns the tokens, with segments that are 0 at padding and special tokens, which are no words."""
-        ids = jnp.array(sorted(self.spec.special_ids.values()), batch["tokens"].dtype)
-        words = valid(batch) & ~jnp.isin(batch["tokens"], ids)
-        segments = batch.get("segment_ids", jnp.ones_like(batch["tokens"]))
-        return {"tokens": batch["tokens"], "segment_ids": jnp.where(words, segments, 0)}
+        """Returns the tokens, with segments that are 0 at padding and special tokens, which are no words.
+
+        A special token other than an unknown word or a mask ends a text: windows have several texts without segments.
+        """
+        tokens = batch["tokens"]
+        ends = [number for name, number in self.spec.special_ids.items() if name not in ("unk", "mask")]
+        words = valid(batch) & ~jnp.isin(tokens, self._special_ids)
+        texts = 1 + jnp.cumsum(jnp.isin(tokens, jnp.array(ends, jnp.int32)), axis=1)  # 1 to T + 1
+        segments = batch.get("segment_ids", jnp.zeros_like(tokens)) * (tokens.shape[1] + 2) + texts
+        return {"tokens": tokens, "segment_ids": jnp.where(words, segments, 0)}
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         """Returns the sum of the losses, of right decisions, and the number of predictions of each example, [B]."""

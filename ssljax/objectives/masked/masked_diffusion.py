@@ -5,7 +5,7 @@ Diffusion Secretly Models the Conditional Distributions of Clean Data", for the 
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, apply, noise_of, still, views_of
 from ssljax.objectives.pictures import SHOWN, TEXTS, Showing, marked
-from ssljax.objectives.tokens import TokenObjective, token_loss, valid
+from ssljax.objectives.tokens import TokenObjective, check_two_sided, token_loss, valid
 from ssljax.views import example_keys
 from ssljax.views.keys import uniforms
 
@@ -32,11 +32,15 @@ class MaskedDiffusion(TokenObjective):
     beside the perplexity of causal models, and is too large rather than too small.
     """
 
+    fills_masks: ClassVar[bool] = True
+
     samples: int = schema.setting(
         32, ge=1, doc="masks of each text from which evaluations estimate the bound; their numbers are spread evenly"
     )
 
     def check(self) -> None:
+        super().check()
+        check_two_sided(self.model)
         if "mask" not in self.spec.special_ids:
             raise UserError("data.tokenizer: masked diffusion needs a mask token, and the tokenizer has none")
 

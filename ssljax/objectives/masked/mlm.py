@@ -4,7 +4,7 @@ Devlin, Chang, Lee, Toutanova 2019, "BERT", section 3.1; new masks at every epoc
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,16 @@ from ssljax.objectives.tokens import token_loss, token_scores, valid
 class MLM(MaskedText):
     """Mean cross-entropy per chosen token, in nats, and on request the losses of span boundaries and sentence pairs."""
 
+    fills_masks: ClassVar[bool] = True
+
     boundary: bool = schema.setting(
         False, doc="also predict the tokens of a span from the two tokens around it (SpanBERT); needs `spans`"
     )
     masks: int | None = schema.setting(
         None,
         ge=1,
-        doc="number of different masks of a text, of which each visit draws one (static masks; BERT's data had 10); "
-        "None: a new mask at each visit (RoBERTa)",
+        doc="number of different masks of a text, of which each visit draws one (static masks; BERT's data had 10), "
+        "the same in runs of all seeds; None: a new mask at each visit (RoBERTa)",
     )
     pairs: Literal["order", "next"] | None = schema.setting(
         None,
@@ -52,6 +54,11 @@ class MLM(MaskedText):
         super().check()
         if self.pairs is None:
             return
+        if self.masks is not None and self.pairs == "next":
+            raise UserError(
+                "objective.masks: 'next' pairs a text with another one at each visit, so masks cannot stay the same; "
+                "remove objective.masks or set objective.pairs to 'order'"
+            )
         name = f"objective.pairs: {self.pairs!r}"
         if "pair" not in self.model.config.extras:
             raise UserError(f"{name} needs a head for pairs; add 'pair' to model.extras")
@@ -97,10 +104,10 @@ class MLM(MaskedText):
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, Any]:
         pair: dict[str, Any] = {}
+        if self.masks is not None:  # of the whole text, so that each of its masks has a pair of its own
+            keys = views.text_keys(batch["tokens"], views.fold_in(keys, 4), self.masks)
         if self.pairs is not None:
             batch, pair = self._paired(views.fold_in(keys, 3), batch)
-        if self.masks is not None:
-            keys = views.text_keys(batch["tokens"], views.fold_in(keys, 4), self.masks)
         inputs, unit = self.masked(keys, batch)
         if self.boundary:
             found = views.span_boundary(unit, batch.get("segment_ids"))

@@ -12,7 +12,7 @@ from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Grid, Tile
 from ssljax.objectives.base import Batch
-from ssljax.objectives.images import ImageObjective, view_shape, with_spectrograms
+from ssljax.objectives.images import ImageObjective, check_no_augmentation, view_shape, with_spectrograms
 
 COLUMNS = ("original", "masked", "reconstruction")
 
@@ -34,6 +34,8 @@ class PatchObjective(ImageObjective):
 
     def check(self) -> None:
         super().check()
+        if self.reads == "spectrograms":
+            check_no_augmentation(self)
         check_patches(self)
         size = self.model.patch_size
         if self.reads == "spectrograms" and self.model.config.strides != (size, size):

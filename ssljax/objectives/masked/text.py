@@ -10,7 +10,7 @@ from ssljax import views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import Batch
-from ssljax.objectives.tokens import TokenObjective, valid
+from ssljax.objectives.tokens import TokenObjective, check_two_sided, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class MaskedText(TokenObjective):
 
     def check(self) -> None:
         super().check()
+        check_two_sided(self.model)
         _ = self.mask_id  # refuses a tokenizer without a mask token
         if self.units == "word" and self.spec.begins_word() is None:
             raise UserError(
