@@ -217,6 +217,15 @@ def masking(store: pathlib.Path) -> list[str]:
     return bars("masking", "accuracy by hidden patches", table, ("hidden",), (PROBE,))
 
 
+def adversary(store: pathlib.Path) -> list[str]:
+    """Accuracy of the probe by the share of hard patches among the masked ones."""
+    table = read(store / "adversary")
+    made = [{"share": 0.0, "grows": True, **(value or {})} for value in table.columns["objective.adversary"]]
+    names = ["none" if not m["share"] else f"{'up to ' if m['grows'] else ''}{m['share']:.0%}" for m in made]
+    table = dataclasses.replace(table, columns={**table.columns, "hard patches": names})
+    return bars("adversary", "accuracy by hard patches", table, ("hard patches",), (PROBE,))
+
+
 def spans(store: pathlib.Path) -> list[str]:
     """Accuracy of the probe by what is hidden together."""
     keys = ("objective.units", "objective.spans", "objective.boundary")
@@ -315,6 +324,7 @@ ABLATIONS: dict[str, tuple[Callable[[pathlib.Path], list[str]], tuple[str, ...]]
     "mask_ratio": (mask_ratio, ("mask_ratio", "mask_ratio_text")),
     "targets": (targets, ("targets",)),
     "masking": (masking, ("masking",)),
+    "adversary": (adversary, ("adversary",)),
     "spans": (spans, ("spans",)),
     "electra": (electra, ("electra",)),
     "pairs": (pairs, ("pairs",)),

@@ -37,6 +37,7 @@ from ssljax.objectives.contrastive.matching import ContrastiveObjective
 from ssljax.objectives.distillation.dino import Head
 from ssljax.objectives.generative.autoencoder import ImageDecoder
 from ssljax.objectives.images import ImageObjective
+from ssljax.objectives.masked.adversary import Adversary
 from ssljax.objectives.masked.patches import PatchObjective
 from ssljax.objectives.pretext.puzzle import Puzzle
 from ssljax.objectives.projector import Predictor, Projector
@@ -88,6 +89,7 @@ def sections() -> list[Section]:
         Section("projector", Projector),
         Section("predictor", Predictor),
         Section("teacher", Teacher),
+        Section("adversary", Adversary),
         Section("dino head", Head),
         Section("mae decoder", MAEDecoder),
         Section("image decoder", ImageDecoder),

@@ -96,7 +96,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model": {"name": "bert", "pool": "mean", **_TEXT},
         "objective": {"projector": {"output": 16}, "symmetric": True},
     },
-    "simmim": {"model": {**_VIT, "mask_token": True}, "objective": {"target": "hog"}},
+    "simmim": {
+        "model": {**_VIT, "mask_token": True},
+        "objective": {"target": "hog", "mask_ratio": 0.75, "adversary": {"share": 1.0}},
+    },
     "simsiam": {"model": _VIT, "objective": _HEADS},
     "ssl_hsic": {"model": _VIT, "objective": _HEADS},
     "sup_con": {"model": _VIT, "objective": {"projector": _PROJECTOR}},

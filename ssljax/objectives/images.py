@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from ssljax.base.exhibits import Exhibit
 from ssljax.layers.noise import Noise
 from ssljax.objectives.base import Batch, Ctx, Objective, Params, apply, noise_of, views_of
 from ssljax.objectives.pictures import Showing, of_views
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class ImageObjective(Objective):
         kind = "spectrograms" if self.reads == "spectrograms" else "images"
         if kind == "images" and "image" not in self.spec.elements:
             return
+        if kind == "spectrograms" and getattr(self.model.config, "sample_rate", None) is not None:
+            self._warn_of_scale()
         channels = self.spec.elements["image"]["shape"][-1] if kind == "images" else 1
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -46,6 +51,13 @@ class ImageObjective(Objective):
                     f"objective.{name}: got {len(values)} values {values}, but {kind} have {channels} "
                     f"channel{'s' if channels > 1 else ''} ({allowed} required)"
                 )
+
+    def _warn_of_scale(self) -> None:
+        if schema.is_default(self, "mean") and schema.is_default(self, "std"):
+            log.warning(
+                "objective.mean, objective.std: (0.5,) and (0.25,), which are for pixels; log-mel spectrograms of "
+                "sounds have about -9 and 5"
+            )
 
     def prepare(self, batch: Batch) -> Batch:
         return {**batch, "image": views.to_float(batch["image"])}
@@ -84,8 +96,10 @@ def check_no_augmentation(objective: Any) -> None:
 
 
 def with_spectrograms(model: Any, batch: Batch) -> Batch:
-    """Returns a batch with the "spectrogram" [B, T, F] of its sounds, if it has sounds."""
-    return {**batch, "spectrogram": model.log_mel(batch["audio"])} if "audio" in batch else batch
+    """Returns a batch with the "spectrogram" [B, T, F] of its sounds, if it has sounds but no spectrograms."""
+    if "audio" not in batch or "spectrogram" in batch:
+        return batch
+    return {**batch, "spectrogram": model.log_mel(batch["audio"])}
 
 
 def merge(views: jax.Array) -> jax.Array:

@@ -111,7 +111,8 @@ class TwoView(EncoderObjective):
     @property
     def augmented(self) -> bool:
         """True if the model reads images, graphs or sounds."""
-        return self.reads in ("images", "graphs") or (self.reads == "spectrograms" and "audio" in self.spec.elements)
+        of_sounds = self.reads == "spectrograms" and self.model.config.sample_rate is not None
+        return self.reads in ("images", "graphs") or of_sounds
 
     @property
     def reads_labels(self) -> bool:

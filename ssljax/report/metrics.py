@@ -55,6 +55,9 @@ METRICS = {
         f"nll_{mode}": Metric(f"loss of mode {mode} (nats)", f"mean over written tokens of texts with {what}")
         for mode, what in {"R": "short spans", "S": "a hidden end", "X": "long or many spans"}.items()
     },
+    "accuracy/order": Metric(
+        "order of difficulties", "share of pairs of masked patches of which the one with the larger error is known"
+    ),
     "nll_unigram": Metric(
         "loss of the colours' shares (nats)", "loss of a model that predicts each colour with its share of all pixels"
     ),

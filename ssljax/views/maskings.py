@@ -5,7 +5,8 @@ seen. So every strategy hides an exact number of places, and an ablation is one 
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+import math
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from ssljax.base.schema import setting
 from ssljax.views.keys import fold_in, uniforms
 from ssljax.views.masks import random_blocks, visible_patches
 
-_BLOCKS = 64  # blocks of an example that are drawn; places that none covers come last
+_FEWEST, _MOST = 64, 1024  # blocks of an example that are drawn; places that none covers come last
 
 
 class Partition(NamedTuple):
@@ -29,6 +30,8 @@ class Partition(NamedTuple):
 class Masking:
     """The keys of every strategy."""
 
+    has_size: ClassVar[bool] = False  # True: the strategy hides blocks of some size, which may grow
+
     grows: tuple[Literal["ratio", "size"], ...] = setting(
         (), doc="what grows at the start of the run: the 'ratio' of hidden patches, the 'size' of blocks; (): nothing"
     )
@@ -40,15 +43,20 @@ class Masking:
         doc="share of the run after which the factor, which grows evenly, is 1; read if something grows",
     )
 
-    def order(self, keys: jax.Array, grid: tuple[int, int], size: jax.Array) -> jax.Array:
+    def order(self, keys: jax.Array, grid: tuple[int, int], ratio: float, size: jax.Array) -> jax.Array:
         """Returns numbers [B, N] by whose size places are hidden, the smallest first.
 
         Args:
             keys: random keys [B].
             grid: rows and columns of the places, N = rows * columns in raster order; a sequence has one row.
+            ratio: the largest share of hidden places.
             size: factor of the size of blocks, a scalar.
         """
         raise NotImplementedError
+
+    def last(self) -> Self:
+        """Returns the strategy as it is when nothing grows any more."""
+        return dataclasses.replace(self, grows=())
 
     def seen(self, places: int, ratio: float) -> int:
         """Returns the number of places that are seen, with the whole share of hidden places."""
@@ -68,7 +76,7 @@ class Masking:
         places = grid[0] * grid[1]
         factor = self.start + (1 - self.start) * jnp.minimum(jnp.asarray(progress, jnp.float32) / self.ramp, 1.0)
         size = factor if "size" in self.grows else jnp.float32(1)
-        rank = jnp.argsort(jnp.argsort(self.order(keys, grid, size), 1), 1)
+        rank = jnp.argsort(jnp.argsort(self.order(keys, grid, ratio, size), 1), 1)
         whole = places - visible_patches(places, ratio)
         hidden: Any = jnp.maximum(jnp.round(factor * whole), 1) if "ratio" in self.grows else whole
         unseen = whole + self.seen(places, ratio)  # beyond: too far away to be seen
@@ -76,6 +84,8 @@ class Masking:
 
     def check(self, objective: str, places: int, ratio: float) -> None:
         """Raises a `UserError` if the strategy does not fit N places; `objective` is the config path of the key."""
+        if "size" in self.grows and not self.has_size:
+            raise UserError(f"{objective}.grows: got 'size', but only 'blocks' have a size that could grow")
         if not 1 <= (found := self.seen(places, ratio)) <= visible_patches(places, ratio):
             raise UserError(
                 f"{objective}.near: shows {found} of {places} patches, must be at least 1 and at most the "
@@ -87,7 +97,7 @@ class Masking:
 class RandomMasking(Masking):
     """A uniform subset is hidden (He et al. 2022, section 3)."""
 
-    def order(self, keys: jax.Array, grid: tuple[int, int], size: jax.Array) -> jax.Array:
+    def order(self, keys: jax.Array, grid: tuple[int, int], ratio: float, size: jax.Array) -> jax.Array:
         return -uniforms(keys, grid[0] * grid[1])  # those of the smallest numbers are seen, as in `random_patch_mask`
 
 
@@ -96,7 +106,10 @@ class BlockMasking(Masking):
     """Rectangles are hidden, one after another, until their number is reached; the last one is cut.
 
     Large blocks hide one region (block masking), small ones several (multi-block masking, after Assran et al. 2023).
+    Should a thousand of them be too few, single places fill up the number.
     """
+
+    has_size: ClassVar[bool] = True
 
     scale: tuple[float, float] = setting((0.15, 0.2), gt=0, le=1, doc="range of the share of the patches in a block")
     aspect: tuple[float, float] = setting((0.75, 1.5), gt=0, doc="range of height / width of a block")
@@ -107,14 +120,21 @@ class BlockMasking(Masking):
             if low > high:
                 raise ValueError(f"{name}: got {(low, high)}, the first number must be at most the second")
 
-    def order(self, keys: jax.Array, grid: tuple[int, int], size: jax.Array) -> jax.Array:
+    def order(self, keys: jax.Array, grid: tuple[int, int], ratio: float, size: jax.Array) -> jax.Array:
         places = grid[0] * grid[1]
+        number = self._number(places, ratio)
         scale = (self.scale[0] * size, self.scale[1] * size)
-        blocks = random_blocks(fold_in(keys, 0), grid, _BLOCKS, scale, self.aspect)  # [B, M, N]
-        first = jnp.where(blocks.any(1), jnp.argmax(blocks, 1), _BLOCKS)
+        blocks = random_blocks(fold_in(keys, 0), grid, number, scale, self.aspect)  # [B, M, N]
+        first = jnp.where(blocks.any(1), jnp.argmax(blocks, 1), number)
         raster = jnp.broadcast_to(jnp.arange(places) / places, first.shape)
-        within = jnp.where(first < _BLOCKS, raster, uniforms(fold_in(keys, 1), places))
+        within = jnp.where(first < number, raster, uniforms(fold_in(keys, 1), places))
         return first + within
+
+    def _number(self, places: int, ratio: float) -> int:
+        """Number of blocks that are drawn: twice as many as the smallest ones need on average for the share."""
+        least = max(1 / places, self.scale[0] * (self.start if "size" in self.grows else 1.0))
+        needed = 1 if least >= 1 else math.ceil(2 * math.log(1 - ratio) / math.log(1 - least))
+        return min(_MOST, max(_FEWEST, needed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +162,7 @@ class PartMasking(Masking):
     def seen(self, places: int, ratio: float) -> int:
         return super().seen(places, ratio) if self.near is None else round(self.near * places)
 
-    def order(self, keys: jax.Array, grid: tuple[int, int], size: jax.Array) -> jax.Array:
+    def order(self, keys: jax.Array, grid: tuple[int, int], ratio: float, size: jax.Array) -> jax.Array:
         rows, columns = grid
         u = uniforms(keys, 3)
         row, column = (x.reshape(-1) for x in jnp.indices(grid))
@@ -150,7 +170,7 @@ class PartMasking(Masking):
         # one piece.
         centre = (jnp.floor(x * n).astype(jnp.int32) for x, n in ((u[:, 1:2], rows), (u[:, 2:3], columns)))
         up, aside = (jnp.abs(x - c) * n for x, c, n in zip((row, column), centre, (columns, rows)))
-        distance = jnp.maximum(up, aside) * (2 * rows * columns) + up + aside
+        distance = jnp.argsort(jnp.lexsort((up + aside, jnp.maximum(up, aside)), 1), 1)
         orders = {
             "future": (columns - 1 - column) * rows + row,
             "past": column * rows + row,

@@ -59,8 +59,8 @@ def random_blocks(
     """Draws rectangular blocks of patches, bool [B, blocks, N], N = rows * columns in raster order.
 
     The share of the patches in a block is uniform in `scale` and its height / width is uniform in `aspect`; sides are
-    rounded, at least 1 and at most those of the grid. The place of a block is uniform (Assran et al. 2023, "I-JEPA",
-    appendix A; there all images of a batch have blocks of one size).
+    rounded, at least 1 and at most those of the grid: a block that is too high is wider instead. The place of a block
+    is uniform (Assran et al. 2023, "I-JEPA", appendix A; there all images of a batch have blocks of one size).
 
     Args:
         keys: random keys [B].
@@ -73,8 +73,9 @@ def random_blocks(
     u = uniforms(keys, 4 * blocks).reshape(-1, blocks, 4)
     area = rows * columns * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
     ratio = aspect[0] + (aspect[1] - aspect[0]) * u[..., 1]
-    height = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, rows)
-    width = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, columns)
+    high, wide = jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)
+    height = jnp.clip(jnp.round(jnp.where(wide > columns, area / columns, high)), 1, rows)
+    width = jnp.clip(jnp.round(jnp.where(high > rows, area / rows, wide)), 1, columns)
     top, left = jnp.floor(u[..., 2] * (rows - height + 1)), jnp.floor(u[..., 3] * (columns - width + 1))
     row, column = jnp.arange(rows), jnp.arange(columns)
     inside_rows = (row >= top[..., None]) & (row < (top + height)[..., None])

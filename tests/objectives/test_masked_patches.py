@@ -13,6 +13,7 @@ import tiny_objectives as tiny
 from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.objectives.base import still, views_of
+from ssljax.objectives.masked.adversary import hardest, order_loss
 
 KEY = jax.random.key(5)
 
@@ -40,7 +41,9 @@ def patches(images, size=4):
 @pytest.mark.parametrize("error", ["l1", "l2"])
 @pytest.mark.parametrize("target", ["pixels", "hog"])
 def test_simmim_by_its_definition(target, error):
-    objective, params, extra, inputs, outputs, ctx = made("simmim", target=target, error=error, mask_ratio=0.5)
+    objective, params, extra, inputs, outputs, ctx = made(
+        "simmim", target=target, error=error, mask_ratio=0.5, adversary=None
+    )
     images, mask = np.asarray(inputs["image"], np.float64), np.asarray(inputs["mask"], bool)
     if target == "pixels":
         wanted = patches((images - 0.5) / 0.25)
@@ -49,7 +52,7 @@ def test_simmim_by_its_definition(target, error):
         wanted = patches(cells, 2)
     total, count = 0.0, 0
     for row, patch in zip(*np.nonzero(mask)):
-        difference = np.asarray(outputs, np.float64)[row, patch] - wanted[row, patch]
+        difference = np.asarray(outputs["predicted"], np.float64)[row, patch] - wanted[row, patch]
         total, count = total + np.mean(np.abs(difference) if error == "l1" else difference**2), count + 1
     assert count == 2 * len(images)
     terms = jax.jit(objective.loss)(params, extra, outputs, inputs, ctx).terms
@@ -59,13 +62,13 @@ def test_simmim_by_its_definition(target, error):
 
 def test_masked_pixels_are_not_seen():
     """Predictions do not depend on the pixels of masked patches, and do depend on the others."""
-    objective, params, extra, inputs, outputs, ctx = made("simmim", target="pixels", mask_ratio=0.5)
+    objective, params, extra, inputs, outputs, ctx = made("simmim", target="pixels", mask_ratio=0.5, adversary=None)
     hidden = np.asarray(inputs["mask"], bool)
     for where, same in ((hidden, True), (~hidden, False)):
         cut = views.patchify(inputs["image"], 4)
         other = views.unpatchify(jnp.where(where[..., None], 1 - cut, cut), inputs["image"].shape[1:])
         after = jax.jit(objective.encode)(params, extra, {**inputs, "image": other}, ctx)
-        assert np.allclose(after, outputs, atol=1e-6) == same
+        assert np.allclose(after["predicted"], outputs["predicted"], atol=1e-6) == same
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,7 @@ def test_the_future_is_predicted_from_the_recent_past(name):
     """Patches before the recent past are neither seen nor predicted."""
     groups = tiny.config(name)
     groups["model"] |= {"patch_size": 2, "dropout": 0.0, "drop_path": 0.0}
+    groups["objective"].pop("adversary", None)
     groups["objective"]["masking"] = {"name": "parts", "kinds": ("future",), "near": 0.25}
     groups["objective"] |= {"context": 0.5} if name == "i_jepa" else {"mask_ratio": 0.5}
     objective = objectives.create(groups, tiny.SPEC, tiny.STEPS).unwrapped
@@ -174,7 +178,7 @@ def test_the_future_is_predicted_from_the_recent_past(name):
     def slope(images):
         inputs = views_of(objective, KEY, {"image": images}, jnp.int32(0))
         outputs = objective.encode(params, extra, inputs, still(KEY, batch))
-        found = outputs["predicted"] if name == "i_jepa" else outputs
+        found = outputs if name == "mae" else outputs["predicted"]
         return jnp.sum(jnp.sin(3 * found)), inputs
 
     found, inputs = jax.jit(jax.grad(slope, has_aux=True))(batch["image"])
@@ -187,11 +191,46 @@ def test_the_future_is_predicted_from_the_recent_past(name):
 def test_the_share_of_hidden_patches_grows_with_the_step():
     groups = tiny.config("simmim")
     groups["model"] |= {"patch_size": 2}
-    groups["objective"] |= {"mask_ratio": 0.5, "masking": {"name": "blocks", "grows": ("ratio",), "start": 0.25}}
+    groups["objective"] |= {
+        "mask_ratio": 0.5,
+        "adversary": None,
+        "masking": {"name": "blocks", "grows": ("ratio",), "start": 0.25},
+    }
     objective = objectives.create(groups, tiny.SPEC, 10).unwrapped
     assert objective.total_dependent
     count = lambda step: views_of(objective, KEY, tiny.batch(), jnp.int32(step))["mask"].sum(1)  # noqa: E731
     assert [int(count(step)[0]) for step in (0, 5, 9)] == [2, 8, 8]
+
+
+def test_held_out_losses_and_pictures_have_the_last_masks():
+    groups = tiny.config("simmim")
+    groups["model"] |= {"patch_size": 2}
+    groups["objective"] |= {"mask_ratio": 0.5, "masking": {"name": "blocks", "grows": ("ratio", "size"), "start": 0.25}}
+    objective = objectives.create(groups, tiny.SPEC, 10).unwrapped
+    held_out = objective.held_out()
+    assert held_out.masking == views.BlockMasking(start=0.25) and not held_out.total_dependent
+    inputs = views_of(held_out, KEY, tiny.batch(), jnp.int32(0))
+    assert (inputs["mask"].sum(1) == 8).all() and (inputs["hard_share"] == 1).all()
+    for name in ("mae", "i_jepa"):
+        groups = tiny.config(name)
+        groups["model"] |= {"patch_size": 2}
+        groups["objective"]["masking"] = {"name": "blocks", "grows": ("size",)}
+        assert objectives.create(groups, tiny.SPEC, 10).unwrapped.held_out().masking == views.BlockMasking()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"context": 0.99}, r"objective\.context: got 0\.99, which is 16 of 16 patches, must be at least 1 and leave"),
+        ({"context": 0.01}, r"objective\.context: got 0\.01, which is 0 of 16 patches"),
+        ({"context": 0.5, "targets": 2}, r"objective\.targets: has no effect with objective\.masking"),
+    ],
+)
+def test_masks_of_i_jepa_that_do_not_fit(settings, message):
+    groups = tiny.config("i_jepa")
+    groups["objective"] |= {"masking": {"name": "random"}, **settings}
+    with pytest.raises(UserError, match=message):
+        objectives.create(groups, tiny.SPEC, tiny.STEPS)
 
 
 @pytest.mark.parametrize("name", ["mae", "i_jepa"])
@@ -200,3 +239,67 @@ def test_encoders_of_a_fixed_number_of_patches_refuse_a_growing_ratio(name):
     groups["objective"]["masking"] = {"name": "random", "grows": ("ratio",)}
     with pytest.raises(UserError, match=r"objective\.masking\.grows: got 'ratio', but the encoder of this objective"):
         objectives.create(groups, tiny.SPEC, tiny.STEPS)
+
+
+def test_the_hardest_patches_replace_a_share_of_the_masked_ones():
+    """For each share: the hardest of all patches are masked, the others are a random part of the given mask."""
+    rng, n, count = np.random.default_rng(0), 16, 6
+    mask = np.array([rng.permutation(np.arange(n) < count) for _ in range(300)])
+    difficulty, u = rng.normal(size=(300, n)), rng.random((300, n))
+    for share, hard in ((0.0, 0), (0.3, 2), (0.5, 3), (1.0, 6)):
+        made = np.asarray(hardest(*map(jnp.asarray, (mask, difficulty, np.full(300, share), u))))
+        assert (made.sum(1) == count).all()
+        for row in range(300):
+            first = np.argsort(-difficulty[row])[:hard]
+            assert made[row, first].all()
+            rest = set(np.flatnonzero(made[row])) - set(first)
+            assert rest <= set(np.flatnonzero(mask[row]))
+    np.testing.assert_array_equal(np.asarray(hardest(mask, difficulty, np.zeros(300), u)), mask)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_loss_of_the_order_by_its_definition(ties):
+    rng = np.random.default_rng(1)
+    difficulty, errors = rng.normal(size=(3, 6)), rng.normal(size=(3, 6))
+    if ties:
+        errors = np.round(errors)
+    mask = np.array([[1, 1, 0, 1, 0, 1], [0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]], bool)
+    for row in range(3):
+        pairs = [(i, j) for i in range(6) for j in range(6) if mask[row, i] and mask[row, j]]
+        pairs = [(i, j) for i, j in pairs if errors[row, i] > errors[row, j]]
+        value = lambda d: np.mean([np.log1p(np.exp(d[j] - d[i])) for i, j in pairs]) if pairs else 0.0  # noqa: B023, E731
+        one = lambda d: order_loss(d[None], jnp.asarray(errors[row : row + 1]), jnp.asarray(mask[row : row + 1]))  # noqa: B023, E731
+        found = one(jnp.asarray(difficulty[row], jnp.float32))
+        np.testing.assert_allclose(found.losses[0], value(difficulty[row]), rtol=1e-5, atol=1e-7)
+        right = np.mean([difficulty[row, i] > difficulty[row, j] for i, j in pairs]) if pairs else 0.0
+        np.testing.assert_allclose(found.right[0], right, rtol=1e-6)
+        assert found.counted[0] == (row != 1)
+        slope = jax.grad(lambda d, one=one: one(d).losses[0])(jnp.asarray(difficulty[row], jnp.float32))
+        for i in range(6):
+            step = 1e-6 * np.eye(6)[i]
+            wanted = (value(difficulty[row] + step) - value(difficulty[row] - step)) / 2e-6
+            np.testing.assert_allclose(slope[i], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_an_adversary_hides_what_its_teacher_finds_hard():
+    objective, params, extra, inputs, _, ctx = made("simmim")
+    assert float(inputs["hard_share"][0]) == 0  # at the start of the run, the mask is that of the strategy
+    inputs = {**inputs, "hard_share": jnp.ones(tiny.BATCH)}
+    outputs = jax.jit(objective.encode)(params, extra, inputs, ctx)
+    teacher = extra["teacher"]
+    tokens = objective.model.apply({"params": teacher["encoder"]}, objective.pixels(inputs["image"])).tokens
+    # The teacher's head begins with zeros: all patches are equally hard, and the choice is random.
+    assert (jax.tree.leaves(teacher["difficulty"])[0] == 0).all()
+    assert set(np.argmin(outputs["mask"], 1).tolist()) == {0, 1, 2, 3}
+    kernel = np.random.default_rng(2).normal(size=(32, 1))
+    linear = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.zeros(1)}
+    extra = {"teacher": {**teacher, "difficulty": {"linear": linear}}}
+    outputs = jax.jit(objective.encode)(params, extra, inputs, ctx)
+    expected = np.asarray(tokens @ kernel)[..., 0]
+    least = np.argmin(expected, 1)
+    np.testing.assert_array_equal(np.argmin(outputs["mask"], 1), least)  # all but the easiest
+    terms = objective.loss(params, extra, outputs, inputs, ctx).terms
+    assert set(terms) == {"l1", "order"} and terms["order"][2] == tiny.BATCH
+    after = objective.update(extra, params, (), (), jnp.int32(0))["teacher"]
+    old, new, student = (jax.tree.leaves(x["encoder"])[0] for x in (teacher, after, params))
+    np.testing.assert_allclose(new, 0.999 * old + 0.001 * student, rtol=1e-4, atol=1e-6)

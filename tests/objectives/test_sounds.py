@@ -171,3 +171,25 @@ def test_pictures_are_visible(name):
 def test_errors(name, keys, message):
     with pytest.raises(UserError, match=message):
         make(name, **keys)
+
+
+@pytest.mark.parametrize("name", ["classification", "mae"])
+def test_spectrograms_of_the_data_come_before_sounds(name):
+    elements = {**ELEMENTS, "spectrogram": {"shape": [23, 9], "dtype": "float32"}}
+    objective = make(name, dataclasses.replace(SPEC, elements=elements))
+    made = {**batch(), "spectrogram": jnp.ones((tiny.BATCH, 23, 9))}
+    np.testing.assert_array_equal(objective.prepare(made)["spectrogram"], made["spectrogram"])
+    with pytest.raises(UserError, match=r"objective\.augment: has no effect on spectrograms, which are not augmented"):
+        make("simclr", dataclasses.replace(SPEC, elements=elements), {"dropout": 0.1})
+    views_of_two = make(
+        "simclr", dataclasses.replace(SPEC, elements=elements), {"dropout": 0.1}, augment={"name": "two_views"}
+    )
+    inputs = views_of(views_of_two, jax.random.key(0), made, jnp.int32(0))
+    np.testing.assert_array_equal(inputs["spectrogram"], jnp.ones((tiny.BATCH, 2, 23, 9)))
+
+
+def test_the_scale_of_pixels_is_warned_of(caplog):
+    make("classification")
+    assert not caplog.records
+    make("classification", mean=[0.5], std=[0.25])
+    assert "which are for pixels; log-mel spectrograms of sounds have about -9 and 5" in caplog.text

@@ -164,9 +164,10 @@ def test_simmim_restores_pixels():
     found = objective.pictures(params, extra, batch, Showing(KEY, ROWS))
     assert list(found) == ["reconstruction"] and len(found["reconstruction"].columns) == 3
     inputs = jax.jit(functools.partial(views_of, objective.held_out()))(KEY, batch, jnp.int32(0))
-    predicted = np.asarray(jax.jit(objective.encode)(params, extra, inputs, still(KEY, batch)), np.float64)
+    outputs = jax.jit(objective.encode)(params, extra, inputs, still(KEY, batch))
+    predicted = np.asarray(outputs["predicted"], np.float64)
     for row, (original, masked, whole) in enumerate(found["reconstruction"].rows):
-        for number, hidden in enumerate(np.asarray(inputs["mask"][row])):
+        for number, hidden in enumerate(np.asarray(outputs["mask"][row])):
             y, x = 4 * (number // 2), 4 * (number % 2)
             at = slice(y, y + 4), slice(x, x + 4)
             made = np.clip(predicted[row, number].reshape(4, 4, 3) * 0.25 + 0.5, 0, 1) if hidden else original.image[at]

@@ -9,6 +9,7 @@ import pytest
 
 from ssljax import views
 from ssljax.base.errors import UserError
+from ssljax.views import fold_in, random_blocks
 
 GRID = (4, 6)
 N = 24
@@ -83,6 +84,40 @@ def test_an_occluded_region_is_one_piece_around_a_uniform_patch():
     np.testing.assert_allclose(places, 1 / N, atol=5 * np.sqrt(1 / N / 4000))
     target, _ = drawn(views.PartMasking(kinds=("occluded",)), ratio=0.3, count=200)
     for mask in target:
+        assert pieces(mask) == 1
+
+
+def test_blocks_cover_the_share_without_single_places():
+    """Small blocks, at first a third of their size: every hidden place is in a block of two or more."""
+    for ratio, progress in ((0.6, 1.0), (0.9, 1.0), (0.75, 0.0)):
+        masking = views.BlockMasking(scale=(0.05, 0.05), grows=("size",))
+        made = masking(keys_of(200), (14, 14), ratio, progress)
+        drawn_at = masking._number(196, ratio)
+        blocks = random_blocks(
+            fold_in(keys_of(200), 0), (14, 14), drawn_at, (0.05 * (0.3 if progress == 0 else 1),) * 2, masking.aspect
+        )
+        alone = np.asarray(made.target) & ~np.asarray(blocks).any(1)
+        assert alone.any(1).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["random", "parts"])
+def test_strategies_without_sizes_refuse_growing_ones(name):
+    masking = views.MASKINGS.get(name)(grows=("size",))
+    with pytest.raises(UserError, match=r"objective\.masking\.grows: got 'size', but only 'blocks' have a size"):
+        masking.check("objective.masking", 16, 0.5)
+
+
+def test_a_block_that_is_too_high_is_wider():
+    for grid in ((4, 40), (40, 4), (1, 100), (2, 3)):
+        blocks = np.asarray(random_blocks(keys_of(200), grid, 4, (0.2, 0.2), (0.75, 1.5)))
+        places = grid[0] * grid[1]
+        assert np.abs(blocks.sum(-1) - 0.2 * places).max() <= max(2.0, 0.12 * places)
+
+
+def test_regions_of_a_large_grid_are_around_their_centre():
+    """Grids of more than 181 x 181 patches made the distances overflow."""
+    made = views.PartMasking(kinds=("occluded",))(keys_of(3), (200, 200), 0.1).target
+    for mask in np.asarray(made).reshape(3, 200, 200):
         assert pieces(mask) == 1
 
 

@@ -82,16 +82,26 @@ class IJEPA(PatchObjective):
     def check(self) -> None:
         super().check()
         patches = math.prod(self._grid())
-        if self.masking is not None:
-            check_fixed(self)
-            self.masking.check("objective.masking", patches, self._hidden(self._grid()))
-            return
         kept, most = self._kept(self._grid()), patches - math.ceil(max(self.target_scale) * patches)
-        if not 1 <= kept <= most:
+        if self.masking is not None:
+            self._check_masking(kept, patches)
+        elif not 1 <= kept <= most:
             raise UserError(
                 f"objective.context: got {self.context}, which is {kept} of {patches} patches, must be at least 1 "
                 f"and at most the {most} that a target block of {max(self.target_scale):.0%} leaves"
             )
+
+    def _check_masking(self, kept: int, patches: int) -> None:
+        if not 1 <= kept < patches:
+            raise UserError(
+                f"objective.context: got {self.context}, which is {kept} of {patches} patches, must be at least 1 and "
+                "leave one to be predicted"
+            )
+        for key in ("targets", "target_scale", "target_aspect", "context_scale"):
+            if not schema.is_default(self, key):
+                raise UserError(f"objective.{key}: has no effect with objective.masking; remove one of them")
+        check_fixed(self)
+        self.masking.check("objective.masking", patches, self._hidden(self._grid()))
 
     @property
     def total_dependent(self) -> bool:
@@ -126,7 +136,8 @@ class IJEPA(PatchObjective):
         return {"image": images, "keep": keep, "targets": targets}
 
     def held_out(self) -> "IJEPA":
-        return dataclasses.replace(self, augment=unaugmented(self.augment))
+        masking = self.masking and self.masking.last()
+        return dataclasses.replace(self, augment=unaugmented(self.augment), masking=masking)
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
         images, noise = self.pixels(inputs["image"]), noise_of(ctx)

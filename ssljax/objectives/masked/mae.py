@@ -74,7 +74,7 @@ class MAE(PatchObjective):
         return {"image": images, "keep": keep, "mask": made.target}
 
     def held_out(self) -> "MAE":
-        return dataclasses.replace(self, augment=unaugmented(self.augment))
+        return dataclasses.replace(self, augment=unaugmented(self.augment), masking=self.masking.last())
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
         images, noise = self.pixels(inputs["image"]), noise_of(ctx)

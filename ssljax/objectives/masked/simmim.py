@@ -18,6 +18,7 @@ from ssljax.layers.heads import Linear
 from ssljax.layers.width import output_ratio
 from ssljax.objectives.base import Batch, Ctx, Loss, Params, Variables, apply, noise_of, still, views_of
 from ssljax.objectives.images import unaugmented
+from ssljax.objectives.masked.adversary import Adversary, hardest, order_loss
 from ssljax.objectives.masked.patches import (
     PatchObjective,
     check_masks,
@@ -27,6 +28,7 @@ from ssljax.objectives.masked.patches import (
     run_share,
 )
 from ssljax.objectives.pictures import Showing
+from ssljax.views.keys import uniforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,9 @@ class SimMIM(PatchObjective):
         doc="what the head predicts; 'hog': histograms of oriented gradients of cells of half a patch (MaskFeat)",
     )
     error: Literal["l1", "l2"] = schema.setting("l1", doc="error of a prediction; MaskFeat has l2")
+    adversary: Adversary | None = schema.setting(
+        None, doc="a learned masker, which hides more and more of the patches that are hard to predict; None: none"
+    )
     bins: int = schema.setting(9, gt=0, doc="orientations of a histogram; read if `target` is 'hog'")
     augment: Any = schema.setting(
         {"name": "single", "crop_scale": (0.67, 1.0), "augment": {"flip": 0.5}},
@@ -58,37 +63,72 @@ class SimMIM(PatchObjective):
                 f"model.patch_size: got {self.model.patch_size}, must be even, since objective.target is 'hog': a "
                 "histogram covers half a patch"
             )
+        if self.adversary and getattr(self.masking, "near", None) is not None:
+            raise UserError("objective.masking.near: an adversary needs all patches that are not hidden, must be none")
 
     @property
     def total_dependent(self) -> bool:
-        return bool(self.masking.grows)
+        return bool(self.masking.grows or (self.adversary and self.adversary.grows))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
         images = self.prepare(batch)["image"]
         encoder = self.model.init(encoder_key, images, patch_mask=jnp.zeros((len(images), self._patches(images)), bool))
         head = self._head(images.shape[-1]).init(head_key, jnp.zeros((1, self.model.width)))["params"]
-        return Variables({"encoder": encoder["params"], "head": head}, {})
+        params = {"encoder": encoder["params"], "head": head}
+        if self.adversary is None:
+            return Variables(params, {})
+        key = jax.random.fold_in(head_key, 1)
+        params["difficulty"] = self._difficulty().init(key, jnp.zeros((1, self.model.width)))["params"]
+        return Variables(params, {"teacher": jax.tree.map(jnp.copy, self._judge(params))})
 
     def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
         images = self.augmented(views.fold_in(keys, 0), batch)
         grid = self.model.grid(images.shape)
-        made = self.masking(views.fold_in(keys, 1), grid, self.mask_ratio, run_share(self, step))
-        return {"image": images, "mask": made.target, "hidden": ~made.visible}
+        progress = run_share(self, step)
+        made = self.masking(views.fold_in(keys, 1), grid, self.mask_ratio, progress)
+        inputs = {"image": images, "mask": made.target, "hidden": ~made.visible}
+        if self.adversary:
+            share = self.adversary.share * (progress if self.adversary.grows else 1.0)
+            share = jnp.broadcast_to(jnp.asarray(share, jnp.float32), len(images))
+            inputs |= {"hard_share": share, "u": uniforms(views.fold_in(keys, 2), made.target.shape[1])}
+        return inputs
 
     def held_out(self) -> "SimMIM":
-        return dataclasses.replace(self, augment=unaugmented(self.augment))
+        adversary = self.adversary and dataclasses.replace(self.adversary, grows=False)
+        last = {"masking": self.masking.last(), "adversary": adversary}
+        return dataclasses.replace(self, augment=unaugmented(self.augment), **last)
 
-    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> jax.Array:
-        options: dict[str, Any] = {"patch_mask": inputs["hidden"], "noise": noise_of(ctx), "ctx": ctx}
-        tokens = apply(self.model, params["encoder"], self.pixels(inputs["image"]), **options).tokens
-        return apply(self._head(inputs["image"].shape[-1]), params["head"], tokens)  # [B, N, T]
+    def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
+        """Returns predictions [B, N, T] of all patches, the masked ones bool [B, N], and their difficulties [B, N]."""
+        images, mask, hidden = self.pixels(inputs["image"]), inputs["mask"], inputs["hidden"]
+        if self.adversary:
+            whole = apply(self.model, extra["teacher"]["encoder"], images).tokens
+            expected = apply(self._difficulty(), extra["teacher"]["difficulty"], whole)[..., 0]
+            mask = hidden = hardest(mask, jax.lax.stop_gradient(expected), inputs["hard_share"], inputs["u"])
+        options: dict[str, Any] = {"patch_mask": hidden, "noise": noise_of(ctx), "ctx": ctx}
+        tokens = apply(self.model, params["encoder"], images, **options).tokens
+        out = {"predicted": apply(self._head(images.shape[-1]), params["head"], tokens), "mask": mask}
+        if self.adversary:
+            out["difficulty"] = apply(self._difficulty(), params["difficulty"], tokens)[..., 0]
+        return out
 
-    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
-        difference = outputs - self._targets(inputs["image"])
-        error = jnp.abs(difference) if self.error == "l1" else jnp.square(difference)
-        mask = inputs["mask"].astype(jnp.float32)
-        return Loss({self.error: (1.0, jnp.sum(jnp.mean(error, -1) * mask), jnp.sum(mask))})
+    def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
+        difference = outputs["predicted"] - self._targets(inputs["image"])
+        error = jnp.mean(jnp.abs(difference) if self.error == "l1" else jnp.square(difference), -1)  # [B, N]
+        mask = outputs["mask"].astype(jnp.float32)
+        loss = Loss({self.error: (1.0, jnp.sum(error * mask), jnp.sum(mask))})
+        if self.adversary is None:
+            return loss
+        order = order_loss(outputs["difficulty"], error, outputs["mask"])
+        count = jnp.sum(order.counted)
+        terms = loss.terms | {"order": (self.adversary.weight, jnp.sum(order.losses), count)}
+        return Loss(terms, {"accuracy/order": (jnp.sum(order.right), count)})
+
+    def update(self, extra: Any, params: Params, sums: Any, rows: Any, step: jax.Array) -> Any:
+        if self.adversary is None:
+            return extra
+        return {"teacher": self.adversary.teacher.follow(extra["teacher"], self._judge(params), step, self.steps)}
 
     def restored(self, params: Params, extra: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, ...]:
         """Returns (images, masked images, reconstructed images), each [B, H, W, C] in [0, 1].
@@ -96,13 +136,13 @@ class SimMIM(PatchObjective):
         Gradients are not made into images: without pixels as targets there is no reconstruction.
         """
         inputs = views_of(self, key, batch, jnp.int32(0))
-        images, mask = inputs["image"], inputs["mask"]
-        original = self.visible(images)
-        hidden = masked_images(original, inputs["hidden"], self.model.patch_size)
+        images, original = inputs["image"], self.visible(inputs["image"])
+        made = self.encode(params, extra, inputs, still(key, batch))
+        unseen = made["mask"] if self.adversary else inputs["hidden"]
+        hidden = masked_images(original, unseen, self.model.patch_size)
         if self.target == "hog":
             return original, hidden
-        predicted = self.encode(params, extra, inputs, still(key, batch))
-        return original, hidden, restored_images(self, images, mask, predicted, normalized=False)
+        return original, hidden, restored_images(self, images, made["mask"], made["predicted"], normalized=False)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().restored)(params, extra, views.centered(batch), show.key)
@@ -114,7 +154,8 @@ class SimMIM(PatchObjective):
         shape = (1, *self.shape)
         rows, columns = self.model.grid(shape)
         head = 2.0 * self.model.width * self._size(shape[-1]) * rows * columns
-        return self.encoder_flops() + head
+        teacher = self.encoder_flops() / 3 if self.adversary else 0.0  # without a backward pass
+        return self.encoder_flops() + head + teacher
 
     def _targets(self, images: jax.Array) -> jax.Array:
         """Targets [B, N, T] of images in [0, 1]."""
@@ -131,6 +172,13 @@ class SimMIM(PatchObjective):
         if self.target == "pixels":
             return int(self.model.patch_size**2 * channels)
         return 4 * channels * self.bins
+
+    def _judge(self, params: Params) -> dict[str, Any]:
+        """Returns the parameters that predict difficulties."""
+        return {name: params[name] for name in ("encoder", "difficulty")}
+
+    def _difficulty(self) -> Linear:
+        return Linear(1, input_ratio=output_ratio(self.model))
 
     def _head(self, channels: int) -> Linear:
         return Linear(self._size(channels), input_ratio=output_ratio(self.model))
