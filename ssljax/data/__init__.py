@@ -2,7 +2,7 @@
 
 from ssljax.data.config import DataConfig, MixturePart, SourceConfig, StreamPart, TokenizerConfig
 from ssljax.data.dataset import Dataset, describe, open_data
-from ssljax.data.images import ImageRows
+from ssljax.data.lazy_rows import LazyRows
 from ssljax.data.prefetch import Prefetcher
 from ssljax.data.sources import REGISTRY
 from ssljax.data.spec import DataSpec, device_batch
@@ -16,7 +16,7 @@ __all__ = [
     "DataConfig",
     "DataSpec",
     "Dataset",
-    "ImageRows",
+    "LazyRows",
     "MixturePart",
     "Prefetcher",
     "RawRows",

@@ -1,6 +1,6 @@
 """Columns of sounds as float32 arrays [N, S]: decoded once into a file of the cache, or at each use by threads.
 
-A sound becomes a clip of S = `clip_seconds` * `sample_rate` samples in [-1, 1): its channels are averaged, it is
+A sound becomes a clip of S = `clip_seconds` * `sample_rate` samples in about [-1, 1]: its channels are averaged, it is
 resampled if its file has another rate, and it is cut after S samples or padded with zeros.
 """
 
@@ -26,7 +26,9 @@ from ssljax.data.sources import Blobs, OnDemand
 
 _LARGEST = 4 << 30  # bytes of clips that are decoded once, into a file of the cache
 _VERSION = 1  # part of the name of caches; raise it if a change of the decoding changes samples
-_AT_ONCE = 256  # clips that are decoded before they are written
+_AT_ONCE = 256 << 20  # bytes of clips that are decoded before they are written
+_LONGEST = 1 << 30  # samples of a clip
+_LOUDEST = 8.0  # largest sample; resampling and compression exceed 1 a little, integers stored as floats by far
 
 
 class Clips:
@@ -55,6 +57,8 @@ class Clips:
         self.rate, self.length = config.sample_rate, round(config.clip_seconds * config.sample_rate)
         if self.length < 1:
             raise UserError(f"data.clip_seconds: got {config.clip_seconds}, must be at least one sample")
+        if self.length > _LONGEST:
+            raise UserError(f"data.clip_seconds: got {config.clip_seconds}, a clip of more than {_LONGEST:,} samples")
         self.rows, self.column, self.root, self.fingerprint = rows, rows.columns["audio"], root, fingerprint
         if not isinstance(self.column, Blobs | OnDemand | np.ndarray | list):
             raise UserError(f"data.keys.audio: the column of {rows.title} must hold files of sound, or samples")
@@ -81,6 +85,10 @@ class Clips:
             audio[i, : len(samples)], lengths[i] = samples, len(samples)
         return {"audio": audio, "audio_length": lengths}
 
+    def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the result of `take`."""
+        return self.take(rows)
+
     @functools.cached_property
     def _cached(self) -> bool:
         """True if files are decoded once."""
@@ -100,8 +108,9 @@ class Clips:
         count, path, lengths = len(self.rows.index), folder / "audio.npy", []
         out = np.lib.format.open_memmap(path, "w+", np.float32, (count, self.length))
         reserve(path)
-        for start in range(0, count, _AT_ONCE):
-            rows = range(start, min(start + _AT_ONCE, count))
+        at_once = max(1, _AT_ONCE // (4 * self.length))
+        for start in range(0, count, at_once):
+            rows = range(start, min(start + at_once, count))
             made = self._padded(in_threads(self._samples, rows))
             out[rows.start : rows.stop] = made["audio"]
             lengths += made["audio_length"].tolist()
@@ -120,11 +129,13 @@ class Clips:
             samples = decode(content, name, self.rate, self.length)
         else:
             name = f"{self.rows.location(row)} of {self.rows.title}"
-            samples = from_numbers(np.asarray(self.column[row]), name)[: self.length]
+            samples = from_numbers(np.asarray(self.column[row]), name, self.length)
         if not len(samples):
             raise UserError(f"data.source: {name} has no samples, must have at least one")
         if not np.isfinite(samples).all():
             raise UserError(f"data.source: {name} has samples that are not finite numbers")
+        if (peak := np.abs(samples).max()) > _LOUDEST:
+            raise UserError(f"data.source: {name} has samples of up to {peak:.6g}, must be about [-1, 1]")
         return samples
 
 
@@ -145,6 +156,7 @@ def decode(content: bytes, name: str, rate: int, length: int) -> np.ndarray:
     """
     import soundfile
 
+    _check_whole(content, name)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             common = math.gcd(rate, file.samplerate)
@@ -163,16 +175,28 @@ def decode(content: bytes, name: str, rate: int, length: int) -> np.ndarray:
     return samples[:length]
 
 
-def from_numbers(samples: np.ndarray, name: str) -> np.ndarray:
-    """Returns samples [n] as float32: floats as they are, integers divided by 2^(bits - 1).
+def _check_whole(content: bytes, name: str) -> None:
+    """Raises a `UserError` if a wav or aiff file is shorter than its header says, of which soundfile reads the rest."""
+    order: Any = {b"RIFF": "little", b"FORM": "big"}.get(content[:4])
+    if order is None:
+        return
+    stated = int.from_bytes(content[4:8], order) + 8
+    # A writer that did not know the length leaves 0, or the largest number.
+    if len(content) < stated < 1 << 32 and stated > 8:
+        raise UserError(f"data.source: {name} is cut off: it has {len(content)} bytes of {stated}")
+
+
+def from_numbers(samples: np.ndarray, name: str, length: int) -> np.ndarray:
+    """Returns the first `length` samples of [n] as float32: floats as they are, integers divided by 2^(bits - 1).
 
     Raises:
         UserError: the row is not a list of samples.
     """
     if samples.ndim != 1 or samples.dtype.kind not in "if" or samples.dtype == np.int64:
+        hint = "; integers of JSON have no size: store floats" if samples.dtype == np.int64 else ""
         raise UserError(
             f"data.keys.audio: got {samples.dtype} of shape {list(samples.shape)} at {name}, must be samples of shape "
-            "[n], floats in [-1, 1] or integers of 8, 16 or 32 bits"
+            f"[n], floats in [-1, 1] or signed integers of 8, 16 or 32 bits{hint}"
         )
     scale = 1.0 if samples.dtype.kind == "f" else 2.0 ** (8 * samples.dtype.itemsize - 1)
-    return (samples / scale).astype(np.float32)
+    return (samples[:length] / scale).astype(np.float32)

@@ -14,7 +14,8 @@ from ssljax.data.columns import kept
 from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.digests import rows_state
 from ssljax.data.graphs import GraphColumn, PaddedGraphs
-from ssljax.data.images import ImageRows, Images
+from ssljax.data.images import Images
+from ssljax.data.lazy_rows import Decoder, lazy
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
 from ssljax.data.sources import Blobs, OnDemand
@@ -106,15 +107,17 @@ def take_intact(examples: Examples, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def intact_arrays(examples: Examples, rows: np.ndarray) -> dict[str, Any]:
-    """Returns `take_intact` of many rows; images are `ImageRows`, which are decoded when they are read."""
+    """Returns `take_intact` of many rows; images and sounds are `LazyRows`, which are decoded when they are read."""
     if not isinstance(examples, RowExamples):
         return take_intact(examples, rows)
     for images in examples.images.values():
         rows = images.intact(rows)
-    batch: dict[str, Any] = RowExamples(examples.rows, {}, examples.arrays, examples.made).take(rows)
-    for images in examples.images.values():
-        memo: dict[bytes, dict[str, np.ndarray]] = {}
-        batch |= {key: ImageRows(images, key, rows, memo) for key in images.elements}
+    sounds = [several for several in examples.made if isinstance(several, Clips)]
+    others = [several for several in examples.made if not isinstance(several, Clips)]
+    batch: dict[str, Any] = RowExamples(examples.rows, {}, examples.arrays, others).take(rows)
+    decoders: list[Decoder] = [*examples.images.values(), *sounds]
+    for decoder in decoders:
+        batch |= lazy(decoder, rows)
     return batch
 
 
@@ -165,7 +168,7 @@ def open_examples(
         elif isinstance(column, GraphColumn):
             made.append(PaddedGraphs(rows, column, config.max_nodes))
         elif key == "audio":
-            made.append(Clips(rows, fingerprint(source), config, root))
+            made.append(Clips(rows, fingerprint(source, ("audio",)), config, root))
         else:
             arrays[key] = _numbers(rows, key)
     examples = RowExamples(rows, images, arrays, made)

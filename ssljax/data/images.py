@@ -108,6 +108,17 @@ class Images:
                 self._count({i: error})
         raise UserError(f"data.source: no image of {self.rows.title} can be decoded")
 
+    def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the arrays of `elements` of rows that were not damaged before.
+
+        Raises:
+            UserError: one is damaged now.
+        """
+        taken, arrays = self.take(rows)
+        if not np.array_equal(taken, rows):
+            raise UserError(f"data.source: an image of {self.rows.title} was damaged since the run began")
+        return arrays
+
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Returns rows and the arrays of `elements` of their images: pixels uint8 [B, H, W, C], aspects float32 [B].
 
@@ -278,50 +289,6 @@ class Images:
     def _name(self, i: int) -> str:
         row = int(self.rows.index[i])
         return self.column.name(row) if isinstance(self.column, Blobs) else f"row {row} of {self.rows.title}"
-
-
-class ImageRows:
-    """An array of a column of images, [N, ...], whose rows are decoded when they are read.
-
-    Args:
-        images: the images.
-        key: an element of the images: pixels or aspects.
-        rows: int64 [N], numbers among the selected rows, none damaged.
-        memo: the last rows that were decoded, shared by the elements of the images.
-    """
-
-    def __init__(self, images: Images, key: str, rows: np.ndarray, memo: dict[bytes, dict[str, np.ndarray]]):
-        self._images, self._key, self._rows, self._memo = images, key, rows, memo
-        element = images.elements[key]
-        self.shape, self.dtype = (len(rows), *element["shape"]), np.dtype(element["dtype"])
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """Returns rows, decoded; `index` is a number, a slice or an array of numbers."""
-        rows = np.atleast_1d(self._rows[index])
-        arrays = self._memo.get(rows.tobytes())
-        if arrays is None:
-            arrays = self._read(rows)
-            if len(arrays) > 1:  # the other elements of these rows are read next
-                self._memo.clear()
-                self._memo[rows.tobytes()] = arrays
-        return arrays[self._key] if np.ndim(self._rows[index]) else arrays[self._key][0]
-
-    def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        taken, arrays = self._images.take(rows)
-        if not np.array_equal(taken, rows):
-            raise UserError(f"data.source: an image of {self._images.rows.title} was damaged since the run began")
-        return arrays
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self._read(self._rows)[self._key].astype(dtype or self.dtype, copy=False)
-
-    def select(self, index: Any) -> "ImageRows":
-        """Returns some rows, not decoded."""
-        return ImageRows(self._images, self._key, self._rows[index], self._memo)
 
 
 def open_picture(rows: Rows, row: int, channels: int) -> "Image":

@@ -40,10 +40,17 @@ class Rows:
     names: Callable[[], Sequence[str]] | None = None
 
 
-def fingerprint(config: SourceConfig) -> Any:
-    """Returns a JSON value that changes with the selected rows. Caches of these rows are named after it."""
+def fingerprint(config: SourceConfig, columns: Sequence[str] | None = None) -> Any:
+    """Returns a JSON value that changes with the selected rows. Caches of these rows are named after it.
+
+    Args:
+        config: the source.
+        columns: names of the columns whose rows are meant; None: all that the config selects.
+    """
     split = parse_split(config.split)
     keys = _configured_keys(config, split.name)
+    if columns is not None and keys:
+        keys = {name: column for name, column in keys.items() if name in columns}
     counted = None if split.whole else VERSION  # a slice of files takes them in random order
     return [open_source(config.source).fingerprint(split), dataclasses.asdict(split), keys, config.where, counted]
 

@@ -160,7 +160,7 @@ def load_split(
             None: all rows.
         spec: description of the training data of the run. Images of another source get the shape of its images, and a
             line of the log says so if the content of a split of its sources has changed since.
-        decode: False: images are `ImageRows`, which are decoded when rows of them are read.
+        decode: False: images and sounds are `LazyRows`, which are decoded when rows of them are read.
 
     Raises:
         UserError: as `describe`, or the config has a mixture and `source` is None.

@@ -62,7 +62,7 @@ class Programs:
 
         With `fit`, the tokens from which n-gram controls learn.
         """
-        arrays = {k: v for k, v in arrays.items() if v.dtype != object and not isinstance(v, data.ImageRows)}
+        arrays = {k: v for k, v in arrays.items() if v.dtype != object and not isinstance(v, data.LazyRows)}
         blocks = []
         for start in range(0, len(arrays["id"]), _SCORED_ROWS):
             rows = {k: v[start : start + _SCORED_ROWS] for k, v in arrays.items()}
@@ -84,8 +84,8 @@ class Programs:
 
 
 def selected(array: Any, rows: np.ndarray) -> Any:
-    """Returns rows of an array; those of images that are not decoded yet stay so, until a process reads its own."""
-    return array.select(rows) if isinstance(array, data.ImageRows) else array[rows]
+    """Returns rows of an array; lazy ones are not decoded yet, until a process reads its own."""
+    return array.select(rows) if isinstance(array, data.LazyRows) else array[rows]
 
 
 def _no_loss(params: Any, extra: Any, batch: Any, number: int, count: int) -> Loss:

@@ -66,6 +66,10 @@ class ImageObjective(Objective):
         """Normalises images in [0, 1] with `mean` and `std`; call it after all augmentation."""
         return views.normalize(images, self.mean, self.std)
 
+    def visible(self, images: jax.Array) -> jax.Array:
+        """Returns images in [0, 1]; of a spectrogram, the mean is grey, and black and white are two deviations away."""
+        return images if self.reads == "images" else jnp.clip(0.5 + self.pixels(images) / 4, 0, 1)
+
     def encode_images(
         self, params: Params, images: jax.Array, noise: Noise | None, ctx: Ctx | None = None
     ) -> jax.Array:

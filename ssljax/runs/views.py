@@ -41,20 +41,31 @@ def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
     made = jax.jit(functools.partial(views_of, parts.objective))(key, batch, jnp.int32(0))
     # Cut afterwards: an example may be mixed with another one of the batch.
     inputs, original = jax.tree.map(lambda x: np.asarray(x)[:rows], (made, jax.jit(parts.objective.prepare)(batch)))
-    if isinstance(parts.objective.unwrapped, PatchObjective):
-        visible = parts.objective.unwrapped.visible
-        inputs, original = ({**x, "image": np.asarray(visible(x["image"]))} for x in (inputs, original))
+    objective = parts.objective.unwrapped
+    inputs, original = (_as_images(objective, x) for x in (inputs, original))
     leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)}
     found: dict[str, Exhibit] = {}
     if images := _images(leaves, getattr(parts.objective.model, "patch_size", None)):
         columns = {"original": original["image"], **images} if "image" in original else images
-        tiles = [[_tile(image) for image in row] for row in zip(*columns.values())]
-        found["views"] = Grid("Views", "Training images, and what the step reads of them.", tiles, tuple(columns))
+        of_sounds = objective.reads == "spectrograms"
+        tiles = [[_tile(image[::-1] if of_sounds else image) for image in row] for row in zip(*columns.values())]
+        what = "spectrograms (time to the right, frequency up)" if of_sounds else "images"
+        found["views"] = Grid("Views", f"Training {what}, and what the step reads of them.", tiles, tuple(columns))
     if parts.spec.vocab_size is not None and "tokens" in original:
         decode = functools.partial(_readable, data.open_tokenizer(parts.config.data).decode, parts.spec)
         columns = _texts(leaves, original["tokens"])
         examples = [[(name, decode(leaf[i])) for name, leaf in columns.items()] for i in range(len(original["tokens"]))]
         found["texts"] = Texts("Texts", "Training texts, and what the step reads of them.", examples)
+    return found
+
+
+def _as_images(objective: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arrays in which masked images and spectrograms [..., T, F] are images in [0, 1]."""
+    found = dict(arrays)
+    if objective.reads == "spectrograms" and "spectrogram" in found and "image" not in found:
+        found["image"] = np.asarray(objective.visible(jnp.swapaxes(found["spectrogram"], -1, -2)[..., None]))
+    elif isinstance(objective, PatchObjective):
+        found["image"] = np.asarray(objective.visible(found["image"]))
     return found
 
 

@@ -1,8 +1,8 @@
 """Log-mel spectrograms of sounds, and random views of them.
 
-Sounds are float32 [B, S] in [-1, 1), of which the first `lengths` [B] samples are not padding. Spectrograms are float32
-[B, T, F], frames by mel bands. Keys [B] come from `views.keys.example_keys`; operations accept uniform numbers instead
-(`views.keys.uniforms`), except the noise.
+Sounds are float32 [B, S] in about [-1, 1], of which the first `lengths` [B] samples are not padding. Spectrograms are
+float32 [B, T, F], frames by mel bands. Keys [B] come from `views.keys.example_keys`; operations accept uniform numbers
+instead (`views.keys.uniforms`), except the noise.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """Sounds: files and arrays of samples as clips of one length; resampling, channels, errors."""
 
 import io
+import pathlib
 import tarfile
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import soundfile
 
 from ssljax.base.errors import UserError
-from ssljax.data import audio, describe, load_split, open_data
+from ssljax.data import LazyRows, audio, describe, load_split, open_data
+from ssljax.data.config import cache_root
 from ssljax.data.spec import DataSpec
 
 RATE, SECONDS = 8000, 0.05
@@ -127,6 +129,22 @@ def test_clips_of_large_data_are_decoded_at_each_use(config, sounds, tmp_path, m
     check(load_split(config(source=f"audio:{tmp_path}", **KEYS), "train"), sounds)
 
 
+def test_evaluations_decode_clips_when_they_read_them(config, sounds, tmp_path, monkeypatch):
+    """The clips of a split are not held; those of another column of labels lie in the same cache."""
+    for i, sound in enumerate(sounds):
+        write(tmp_path / "x" / f"{i}.wav", sound)
+    (tmp_path / "a.csv").write_text("file_name,a,b\n" + "".join(f"{i}.wav,{i % 3},{i % 2}\n" for i in range(6)))
+    source = {"source": f"csv:{tmp_path}/a.csv+audio:{tmp_path}/x", **KEYS}
+    for label in ("a", "b"):
+        data = config(**source, keys={"audio": "audio", "label": label})
+        arrays = load_split(data, "train", decode=False)
+        assert isinstance(arrays["audio"], LazyRows) and arrays["audio"].shape == (6, SAMPLES)
+        check({name: np.asarray(arrays[name]) for name in ("audio", "audio_length")}, sounds)
+        check({name: arrays[name][np.array([4, 2])] for name in ("audio", "audio_length")}, sounds, [4, 2])
+        assert arrays["label"].tolist() == [i % (3 if label == "a" else 2) for i in range(6)]
+    assert len(list(pathlib.Path(cache_root(data)).rglob("audio.npy"))) == 1
+
+
 def test_channels_are_averaged(config, sounds, tmp_path):
     two = np.stack([sounds[2], np.roll(sounds[2], 1)], 1)
     write(tmp_path / "0.wav", two)
@@ -172,12 +190,21 @@ def test_errors(config, tmp_path):
     fails(r"^data\.source: .*x/ü\.wav has no samples, must have at least one$")
     write(good, np.array([0.0, np.nan]), subtype="FLOAT")
     fails(r"^data\.source: .*x/ü\.wav has samples that are not finite numbers$")
+    write(good, np.array([0.0, 16384.0]), subtype="FLOAT")
+    fails(r"^data\.source: .*x/ü\.wav has samples of up to 16384, must be about \[-1, 1\]$")
+    good.write_bytes(content[:-20])
+    fails(r"^data\.source: .*x/ü\.wav is cut off: it has 124 bytes of 144$")
+    good.write_bytes(content[:4] + b"\xff\xff\xff\xff" + content[8:])  # a stream of unknown length
+    assert load_split(config(source=f"audio:{tmp_path}/x", **KEYS), "train")["audio_length"] == 50
+    fails(r"^data\.clip_seconds: got 1000000\.0, a clip of more than 1,073,741,824 samples", clip_seconds=1e6)
     good.write_bytes(content)
     assert load_split(config(source=f"audio:{tmp_path}/x", **KEYS), "train")["audio_length"] == 50
     good.rename(tmp_path / "x" / "ü.txt")
     fails(r"^data\.split: audio:.*x is empty, must have audio files \(\.aif, ")
     np.savez(tmp_path / "a.npz", audio=np.zeros((3, 4, 2)))
     fails(r"^data\.keys\.audio: got float64 of shape \[4, 2\] at row 0 of ", source=f"npz:{tmp_path}/a.npz")
+    (tmp_path / "a.jsonl").write_text('{"audio": [1, 2, 3]}\n')
+    fails(r"signed integers of 8, 16 or 32 bits; integers of JSON have no size", source=f"jsonl:{tmp_path}/a.jsonl")
     (tmp_path / "a.jsonl").write_text('{"audio": "a.wav"}\n')
     fails(r"^data\.keys\.audio: got <U5 of shape \[\] at .*, must be samples", source=f"jsonl:{tmp_path}/a.jsonl")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 import tiny_objectives as tiny
 from daily import at_most
 from PIL import Image
@@ -69,3 +70,23 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     assert Image.open(tmp_path / "views.png").width > 100
     assert cli.main([*command[:-1], str(tmp_path / "no")]) == 2 and "--out: the folder" in capsys.readouterr().err
     assert cli.main([*command, "--rows", "0"]) == 2 and "--rows: got 0, must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["simclr", "mae"])
+def test_spectrograms_are_shown_with_low_frequencies_below(name, tmp_path):
+    """A tone of 500 Hz, at the eighth of a band of 4,000 Hz: a bright line near the bottom of each picture."""
+    (tmp_path / "a").mkdir()
+    tone = 0.5 * np.sin(2 * np.pi * 500 * np.arange(4000) / 8000)
+    for i in range(8):
+        soundfile.write(tmp_path / "a" / f"{i}.wav", tone, 8000)
+    model = {"name": "ast", "preset": None, "width": 16, "depth": 1, "heads": 2, "patch_size": 4, "strides": [4, 4]}
+    objective = {"name": name, "mean": [-9.0], "std": [5.0]}
+    if name == "simclr":
+        objective["augment"] = {"name": "audio_views", "bands": 0, "frames": 0, "noise": None, "crop": 1.0}
+    data = {"source": f"audio:{tmp_path}/a", "sample_rate": 8000, "clip_seconds": 0.5, "cache_dir": str(tmp_path / "c")}
+    keys = {"data": data, "optimizer": {"name": "adamw"}, "batch_size": 8, "steps": 2}
+    (grid,) = show_views(build({"model": model, "objective": objective, **keys}), 2).values()
+    assert grid.columns[:2] == (("original", "image 1") if name == "simclr" else ("original", "image"))
+    for tile in (tile for row in grid.rows for tile in row[:2]):
+        assert tile.image.shape[0] == 128 and tile.image[:64].mean() < tile.image[64:].mean()
+        assert np.argmax(tile.image.mean((1, 2))) > 64

@@ -71,10 +71,6 @@ class PatchObjective(ImageObjective):
         """Forward FLOPs of the encoder for `tokens` of the patches; None: all patches."""
         return float(self.model.flops(tokens=tokens, image_shape=self.shape))
 
-    def visible(self, images: jax.Array) -> jax.Array:
-        """Returns images in [0, 1]; of a spectrogram, the mean is grey, and black and white are two deviations away."""
-        return images if self.reads == "images" else jnp.clip(0.5 + self.pixels(images) / 4, 0, 1)
-
     def columns(self, made: Any, rows: int, caption: str) -> Grid:
         """Returns the picture of visible (images, masked images, restored images); the last may be absent.
 
