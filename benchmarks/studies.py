@@ -230,6 +230,54 @@ def kaplan(store: pathlib.Path) -> list[str]:
     return [grid(lowest, "budget", "params", "loss"), "Exponent a of the best size, N_opt ~ C^a:", markdown(head, body)]
 
 
+def sample_efficiency(store: pathlib.Path) -> list[str]:
+    """Tokens that models of each size need for a loss, from the runs of `kaplan` with the best rates."""
+    columns = {name: np.array(values) for name, values in read(store / "kaplan").columns.items()}
+    best = _tuned(columns, columns["schedule.warmup"].astype(str) != "400")
+    params, tokens, loss = (columns[name][best].astype(float) for name in ("params", "tokens", "loss"))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes, body = figure.subplots(), []
+    needed = np.array(
+        [[_needed(tokens[params == n], loss[params == n], to) for to in TARGETS] for n in np.unique(params)]
+    )
+    for to, own in zip(TARGETS, needed.T):
+        axes.plot(np.unique(params), own, "o-", label=f"loss {to}")
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="tokens")
+    axes.legend()
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / "sample_efficiency.png", dpi=110)
+    for n, own in zip(np.unique(params), needed):
+        body.append([f"{n:,.0f}", *("" if np.isnan(x) else f"{x:,.0f}" for x in own)])
+    head = ["parameters", *(f"tokens to a loss of {to}" for to in TARGETS)]
+    return [markdown(head, body), "![tokens to a loss by size](studies/sample_efficiency.png)"]
+
+
+TARGETS = (2.05, 2.0, 1.9, 1.8)  # held-out losses that several sizes reach
+
+
+def _needed(tokens: np.ndarray, loss: np.ndarray, target: float) -> float:
+    """Returns the number of tokens of a run that ends at a loss, between the runs of a size; NaN outside of them."""
+    order = np.argsort(loss)
+    if not loss[order[0]] <= target <= loss[order[-1]]:
+        return float("nan")
+    return float(np.exp(np.interp(target, loss[order], np.log(tokens[order]))))
+
+
+def experts(store: pathlib.Path) -> list[str]:
+    """Loss by the number of experts, beside dense models of equal FLOPs and of equal parameters."""
+    table = read(store / "experts")
+    names = []
+    for value, width in zip(table.columns["model.experts"], table.columns["model.mlp_dim"]):
+        names.append(f"{value['count']} experts" if value else f"dense, feed-forward part of {width}")
+    loss, body = np.array(table.columns["loss"], float), []
+    for name in dict.fromkeys(names):
+        rows = [i for i, own in enumerate(names) if own == name]
+        first, spread = rows[0], f" ± {loss[rows].std(ddof=1):.3f}" if len(rows) > 1 else ""
+        size, flops = (float(table.columns[key][first]) for key in ("params", "flops"))
+        body.append([name, f"{size:,.0f}", f"{flops:.3g}", f"{loss[rows].mean():.3f}{spread}"])
+    return [markdown(["model", "parameters", "FLOPs", "loss"], body)]
+
+
 COUNTS = (("isoflop", "params"), ("chinchilla", "params"), ("chinchilla", "params_non_embedding"))
 
 
@@ -389,6 +437,8 @@ STUDIES: dict[str, Callable[[pathlib.Path], list[str]]] = {
     "contrastive": contrastive,
     "mixture": mixture,
     "kaplan": kaplan,
+    "sample_efficiency": sample_efficiency,
+    "experts": experts,
     "transfer": transfer,
     "emergence": emergence,
     "grokking": grokking,
@@ -404,7 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--print", action="store_true", help="only print")
     options = parser.parse_args(arguments)
     for name in options.study:
-        runs = "isoflop" if name == "capability" else name
+        runs = {"capability": "isoflop", "sample_efficiency": "kaplan"}.get(name, name)
         text = "\n\n".join([ledger(options.store, runs), *STUDIES[name](options.store)])
         print(f"{name}\n\n{text}\n")
         if not options.print:
