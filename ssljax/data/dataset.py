@@ -1,8 +1,10 @@
 """The training batches of a `data` group: `describe` and `open_data`."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,16 +215,33 @@ def _open(config: DataConfig, seed: int) -> _Opened:
     seed = seed if config.seed is None else config.seed
     further = {name: stream.rows for name, stream in config.streams.items()}
     tokenizer = tokenizer_of((*config.sources, *further.values()), config)
-    sources = _with_one_numbering(config, [open_examples(source, config, tokenizer) for source in config.sources])
+    opened_sources = []
+    for number, source in enumerate(config.sources):
+        with _errors_of(f"data.mixture[{number}]" if config.mixture else "data"):
+            opened_sources.append(open_examples(source, config, tokenizer))
+    sources = _with_one_numbering(config, opened_sources)
     weights = tuple(source.weight for source in config.mixture) or (1.0,)
     main = _Stream(sources, weights, seed, 0, config.max_examples)
     streams = {}
     for number, (name, source) in enumerate(further.items(), 1):
-        opened = _numbered_as(sources[0], open_examples(source, config, tokenizer), name)
+        with _errors_of(f"data.streams.{name}"):
+            opened = _numbered_as(sources[0], open_examples(source, config, tokenizer), name)
         streams[name] = _Stream([opened], (1.0,), seed, number, None)
         if name in main.elements:
             raise UserError(f"data.streams.{name}: the batch already has a key {name!r}; choose another name")
     return _Opened(_spec(config, sources, main, streams, tokenizer), main, streams)
+
+
+@contextlib.contextmanager
+def _errors_of(group: str) -> Iterator[None]:
+    """Puts the keys of a group, such as `data.streams.unlabeled`, in the place of those of `data` in error messages."""
+    try:
+        yield
+    except UserError as error:
+        key = re.match(r"data\.(source|split|keys|where)\b", str(error))
+        if key is None:
+            raise
+        raise UserError(f"{group}.{str(error).removeprefix('data.')}") from error
 
 
 def _with_one_numbering(config: DataConfig, sources: list[OpenedSource]) -> list[OpenedSource]:

@@ -415,6 +415,20 @@ def test_a_cache_folder_that_cannot_be_written(fails, tmp_path):
     fails(r"^data\.cache_dir: cannot write .*file", cache_dir=f"{tmp_path}/file/below", **source)
 
 
+def test_errors_of_streams_and_of_parts_of_a_mixture_name_their_keys(config):
+    nowhere = {"source": "builtin:digits", "keys": {"image": "picture"}}
+    with pytest.raises(UserError, match=r"^data\.streams\.u\.keys\.image: unknown column 'picture' of builtin:digits"):
+        describe(config(source="builtin:digits", streams={"u": nowhere}))
+    with pytest.raises(
+        UserError, match=r"^data\.mixture\[1\]\.keys\.image: unknown column 'picture' of builtin:digits"
+    ):
+        describe(config(mixture=[{"source": "builtin:digits"}, nowhere]))
+    with pytest.raises(UserError, match=r"^data\.keys\.image: unknown column 'picture' of builtin:digits"):
+        describe(config(**nowhere))
+    with pytest.raises(UserError, match=r"^data\.streams\.u\.split: "):
+        describe(config(source="builtin:digits", streams={"u": {"source": "builtin:digits", "split": "dev"}}))
+
+
 def test_a_stream_named_as_a_key_of_the_batch_is_refused(config):
     with pytest.raises(UserError, match=r"^data\.streams\.image: the batch already has a key 'image'"):
         describe(config(source="builtin:digits", streams={"image": {"source": "builtin:digits"}}))
