@@ -15,7 +15,7 @@ from ssljax.data.config import DataConfig
 from ssljax.data.declared import AbsentBatches, declared_spec, is_declared
 from ssljax.data.examples import OpenedSource, open_examples, renumbered, tokenizer_of
 from ssljax.data.order import BatchRanges, Shuffle, mix, subset
-from ssljax.data.selection import source_content, source_title
+from ssljax.data.selection import selected_keys, source_content, source_title
 from ssljax.data.spec import DataSpec, packed_words
 from ssljax.data.tokenizers import Tokenizer
 
@@ -214,19 +214,23 @@ class _Opened:
 def _open(config: DataConfig, seed: int) -> _Opened:
     seed = seed if config.seed is None else config.seed
     further = {name: stream.rows for name, stream in config.streams.items()}
-    tokenizer = tokenizer_of((*config.sources, *further.values()), config)
-    opened_sources = []
-    for number, source in enumerate(config.sources):
-        with _errors_of(f"data.mixture[{number}]" if config.mixture else "data"):
-            opened_sources.append(open_examples(source, config, tokenizer))
-    sources = _with_one_numbering(config, opened_sources)
+    groups = [f"data.mixture[{i}]" if config.mixture else "data" for i in range(len(config.sources))]
+    groups += [f"data.streams.{name}" for name in further]
+    parts = (*config.sources, *further.values())
+    for group, source in zip(groups, parts, strict=True):
+        with _errors_of(group):
+            selected_keys(source)  # finds unknown splits and columns
+    tokenizer = tokenizer_of(parts, config)
+    opened: list[OpenedSource] = []
+    for group, source in zip(groups, parts, strict=True):
+        with _errors_of(group):
+            opened.append(open_examples(source, config, tokenizer))
+    sources = _with_one_numbering(config, opened[: len(config.sources)])
     weights = tuple(source.weight for source in config.mixture) or (1.0,)
     main = _Stream(sources, weights, seed, 0, config.max_examples)
     streams = {}
-    for number, (name, source) in enumerate(further.items(), 1):
-        with _errors_of(f"data.streams.{name}"):
-            opened = _numbered_as(sources[0], open_examples(source, config, tokenizer), name)
-        streams[name] = _Stream([opened], (1.0,), seed, number, None)
+    for number, (name, rows) in enumerate(zip(further, opened[len(config.sources) :]), 1):
+        streams[name] = _Stream([_numbered_as(sources[0], rows, name)], (1.0,), seed, number, None)
         if name in main.elements:
             raise UserError(f"data.streams.{name}: the batch already has a key {name!r}; choose another name")
     return _Opened(_spec(config, sources, main, streams, tokenizer), main, streams)

@@ -419,9 +419,7 @@ def test_errors_of_streams_and_of_parts_of_a_mixture_name_their_keys(config):
     nowhere = {"source": "builtin:digits", "keys": {"image": "picture"}}
     with pytest.raises(UserError, match=r"^data\.streams\.u\.keys\.image: unknown column 'picture' of builtin:digits"):
         describe(config(source="builtin:digits", streams={"u": nowhere}))
-    with pytest.raises(
-        UserError, match=r"^data\.mixture\[1\]\.keys\.image: unknown column 'picture' of builtin:digits"
-    ):
+    with pytest.raises(UserError, match=r"^data\.mixture\[1\]\.keys\.image: unknown column 'picture'"):
         describe(config(mixture=[{"source": "builtin:digits"}, nowhere]))
     with pytest.raises(UserError, match=r"^data\.keys\.image: unknown column 'picture' of builtin:digits"):
         describe(config(**nowhere))
