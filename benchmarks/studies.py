@@ -402,10 +402,17 @@ def learning_curves(store: pathlib.Path) -> list[str]:
     table = read(store / "learning_curves")
     size = np.array(table.columns["unique_examples"], float)
     test, train = (1 - np.array(table.columns[f"{name}/accuracy"], float) for name in ("test", "train"))
-    errors = Table({"labels": list(size), "test error": list(test), "train error": list(train)}, "", table.rows)
-    parts = [means(errors, "labels", ["test error", "train error"])]
+    found = {
+        "test error": test,
+        "train error": train,
+        "gap": test - train,
+        "gap x sqrt(labels)": (test - train) * size**0.5,
+    }
+    errors = Table({"labels": list(size), **{name: list(values) for name, values in found.items()}}, "", table.rows)
+    parts = [means(errors, "labels", list(found))]
     for law, loss, options in CURVES:
-        fit = scaling.fit(law, {"labels": size, "loss": test if loss == "error" else 1 - test}, x="labels", **options)
+        values = {"loss": test} if loss == "error" else {"accuracy": 1 - test}
+        fit = scaling.fit(law, {"labels": size, **values}, x="labels", **options)
         parts += [f"`{law}` of the {loss} on the test set:", parameters(fit), doubts(fit), forecasts(fit)]
         parts.append(picture(fit, f"learning_curves_{law}"))
     return parts
