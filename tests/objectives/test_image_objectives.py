@@ -160,3 +160,9 @@ def test_digits_are_not_mirrored(path):
         for recipe in (augment.augment, *(getattr(augment, name, None) for name in ("second", "local")))
     ]
     assert all(recipe.flip == 0 for recipe in recipes if recipe is not None)
+
+
+def test_a_single_class_is_refused():
+    groups = tiny.config("classification")
+    with pytest.raises(UserError, match=r"objective\.name: the data have a single class, so there is nothing to tell"):
+        objectives.create(groups, dataclasses.replace(tiny.SPEC, num_classes=1), tiny.STEPS)

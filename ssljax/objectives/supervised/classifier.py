@@ -23,6 +23,11 @@ class Classifier(EncoderObjective):
             raise UserError("objective.name: this objective needs labels, and data.source has none")
         return self.spec.num_classes
 
+    def check(self) -> None:
+        super().check()
+        if self.classes < 2:
+            raise UserError("objective.name: the data have a single class, so there is nothing to tell apart")
+
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
         encoder = self.init_encoder(encoder_key, batch)
