@@ -430,7 +430,9 @@ def repeated(store: pathlib.Path) -> list[str]:
     table = read(store / "repeated_data")
     fit = scaling.fit("data_constrained", table)
     once = scaling.fit("chinchilla", table, delta=None)
-    parts = [grid(table, "data.split", "tokens", "loss", 4), parameters(fit), doubts(fit)]
+    largest = np.flatnonzero(np.array(table.columns["params"]) == max(table.columns["params"]))
+    shown = Table({k: [v[i] for i in largest] for k, v in table.columns.items()}, table.source, largest.tolist())
+    parts = ["The largest size:", grid(shown, "data.split", "tokens", "loss", 4), parameters(fit), doubts(fit)]
     return [*parts, "Without regard to repetition:", doubts(once), picture(fit, "repeated_data")]
 
 

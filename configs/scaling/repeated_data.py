@@ -1,7 +1,7 @@
 """Repeated data: loss by tokens and by different tokens among them (Muennighoff et al. 2023).
 
-A decoder trains on 3 to 100 % of the documentation of Python, for four lengths; of the smallest part it sees up to some
-hundred epochs.
+Decoders of three sizes train on 3 to 100 % of the documentation of Python, for four lengths; of the smallest part they
+see up to 18 epochs.
 
     ssljax sweep --config configs/scaling/repeated_data.py --workdir runs/scaling --dry-run
     ssljax sweep --config configs/scaling/repeated_data.py --workdir runs/scaling
@@ -25,6 +25,7 @@ def get_config(arg=""):
             steps=1000,
             study=dict(
                 grid=(("data.split", tuple(f"train[:{share}%]" for share in (3, 10, 30, 100))),),
+                zip=(("model.width", (32, 48, 64)), ("model.depth", (2, 3, 3))),
                 generator=dict(name="tokens", lengths=("250k tokens", "500k tokens", "1M tokens", "2M tokens")),
             ),
         )
