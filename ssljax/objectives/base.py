@@ -148,7 +148,7 @@ class Objective:
     def model_spec(self, spec: Any) -> Any:
         """Returns the description (`ssljax.data.DataSpec`) of what the model reads: by default that of the data.
 
-        It is called before the model exists.
+        It is called before the model exists; `reads` is known.
 
         Raises:
             UserError: the data do not fit.

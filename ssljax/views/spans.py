@@ -149,6 +149,23 @@ def prefix_lengths(keys: jax.Array, lengths: jax.Array, share: float | None = No
     return jnp.clip(jnp.floor(drawn).astype(jnp.int32), jnp.minimum(lengths - 1, 1), lengths - 1).clip(0)
 
 
+def joined_texts(
+    tokens: jax.Array, valid: jax.Array, target: jax.Array, counted: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the texts that a decoder reads: the tokens of the inputs, then those of the targets but the last.
+
+    Args:
+        tokens, valid, target, counted: see `Denoising`.
+
+    Returns:
+        tokens int32 [B, S + U - 1] without padding between inputs and targets, bool [B, S + U - 1] False at the padding
+        at the end, and the numbers of tokens of the inputs, int32 [B].
+    """
+    both = [jnp.concatenate([x, y[:, :-1]], axis=1) for x, y in ((tokens, target), (valid, counted))]
+    texts, kept = jax.vmap(pack_tokens, (0, 0, None))(*both, both[0].shape[1])
+    return texts, kept, jnp.sum(valid, axis=1, dtype=jnp.int32)
+
+
 def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> jax.Array:
     """Sizes, int [max_parts], of a random cut of `items` items into `parts` non-empty parts; unused entries are 0."""
     item = jnp.arange(len(u))

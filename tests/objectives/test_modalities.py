@@ -82,6 +82,7 @@ def program_of(name, inputs, spec=SPEC, batch=batch):
             own["parts"]["views"]["augment"] = {"name": "audio_views"}
         if inputs in augments and issubclass(objectives.REGISTRY.get(name), TwoView):
             own["augment"] = {"name": augments[inputs]}
+        more |= {key: groups["model"][key] for key in ("vocab_size",) if key in groups["model"]}
         groups = {"model": {**ENCODERS[inputs], **more}, "objective": own}
     objective = objectives.create(groups, spec, tiny.STEPS)
     lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)

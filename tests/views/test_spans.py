@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssljax.views import denoising_lengths, example_keys, span_corrupt, span_counts
+from ssljax.views import Denoising, denoising_lengths, example_keys, joined_texts, span_corrupt, span_counts
 
 SENTINEL = 999
 
@@ -73,3 +73,17 @@ def test_all_cuts_are_equally_likely():
 def test_lengths_of_the_paper():
     """Raffel et al. 2020: 512 input tokens, of which one ends the text, come from 568 and have 114 targets."""
     assert denoising_lengths(568, 0.15, 3.0) == (511, 114) and denoising_lengths(569, 0.15, 3.0)[0] == 512
+
+
+def test_inputs_and_targets_in_a_row():
+    """Without padding between them; the last target is predicted, and not read."""
+    rng = np.random.default_rng(0)
+    read, written = np.array([4, 0, 3, 1]), np.array([3, 2, 0, 1])
+    made = Denoising(rng.integers(1, 90, (4, 4)), np.arange(4) < read[:, None], *(2 * [None]))
+    made = made._replace(target=rng.integers(1, 90, (4, 3)), counted=np.arange(3) < written[:, None])
+    texts, kept, lengths = jax.tree.map(np.asarray, jax.jit(joined_texts)(*made))
+    assert texts.shape == (4, 6) and lengths.tolist() == read.tolist()
+    for row in range(4):
+        wanted = [*made.tokens[row][: read[row]], *made.target[row][: min(written[row], 2)]]
+        assert texts[row].tolist() == wanted + [0] * (6 - len(wanted))
+        assert kept[row].tolist() == [i < len(wanted) for i in range(6)]

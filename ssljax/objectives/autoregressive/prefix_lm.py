@@ -14,7 +14,7 @@ from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal, Full, Mask, Prefix
 from ssljax.objectives.autoregressive.causal_lm import CausalLM
 from ssljax.objectives.base import Batch, Params
-from ssljax.objectives.tokens import valid
+from ssljax.objectives.tokens import prefix_flops, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,5 +69,4 @@ class PrefixLM(CausalLM):
 
     def flops(self, spec: Any) -> float:
         both = (1 / 3 if self.share is None else self.share**2) if self.bidirectional else 0.0  # mean square of shares
-        causal, full = (self.model.flops(spec.max_len, causal=c, predicted=spec.max_len - 1) for c in (True, False))
-        return (1 - both) * causal + both * full
+        return prefix_flops(self.model, spec.max_len, spec.max_len - 1, both)
