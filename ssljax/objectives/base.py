@@ -145,6 +145,13 @@ class Objective:
         """The objective without the wrapper that adds router losses."""
         return self
 
+    def reading(self, inputs: str) -> "Objective":
+        """Returns the objective for models that read `inputs`, one of the class attribute; by default itself.
+
+        It is called before the model exists.
+        """
+        return self
+
     def model_spec(self, spec: Any) -> Any:
         """Returns the description (`ssljax.data.DataSpec`) of what the model reads: by default that of the data.
 

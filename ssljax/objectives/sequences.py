@@ -18,7 +18,7 @@ from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
-from ssljax.layers.masks import Causal, Full, Keys, Mask, Prefix
+from ssljax.layers.masks import Causal, Full, Keys, Prefix
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of, views_of
 from ssljax.objectives.pictures import MASK, TEXTS, Decode, Showing
 from ssljax.objectives.tokens import prefix_flops, token_loss, token_scores, valid
@@ -40,13 +40,14 @@ class SequenceObjective(Objective):
 
     bidirectional: bool = schema.setting(
         True,
-        doc="tokens that are read attend to each other, in a decoder as in a prefix language model; False: causally",
+        doc="a decoder reads the first text in both directions, as a prefix language model; False: causally, as a "
+        "language model",
     )
 
     @property
     def prefixed(self) -> bool:
         """True if a decoder reads a prompt in both directions."""
-        return self.bidirectional
+        return self.bidirectional and self.reads == "tokens"
 
     def lengths(self, spec: Any) -> tuple[int, int]:
         """Returns the numbers of tokens of a row of inputs and of targets, with padding."""
@@ -77,7 +78,16 @@ class SequenceObjective(Objective):
         return tuple(self.spec.sentence_ends)
 
     def model_spec(self, spec: Any) -> Any:
-        """Returns the description of what the model reads: a decoder reads both texts in a row."""
+        """Returns the description of what the model reads: a decoder reads both texts in a row.
+
+        Raises:
+            UserError: an encoder-decoder is to read causally.
+        """
+        if self.reads == "sequences" and not self.bidirectional:
+            raise UserError(
+                "objective.bidirectional: got False, must be True for an encoder-decoder, whose encoder reads in both "
+                "directions"
+            )
         if self.reads == "sequences" or "tokens" not in spec.elements:
             return spec
         length = sum(self.lengths(spec))
@@ -95,7 +105,7 @@ class SequenceObjective(Objective):
         """The states of an encoder-decoder."""
         noise, not_padding = noise_of(ctx), Keys(inputs["valid"])
         noises = (None, None) if noise is None else (noise.at("encoder"), noise.at("decoder"))
-        reading: dict[str, Any] = {"mask": self.mask() & not_padding, "noise": noises[0], "method": "encode"}
+        reading: dict[str, Any] = {"mask": not_padding, "noise": noises[0], "method": "encode"}
         reading |= {"valid": inputs["valid"], "ctx": ctx}
         memory = apply(self.model, encoder, inputs["tokens"], **reading).tokens
         start = self.model.config.decoder_start
@@ -112,10 +122,6 @@ class SequenceObjective(Objective):
         states = apply(self.model, encoder, texts, **options, ctx=ctx).tokens  # [B, S + U - 1, D]
         before = read[:, None] - 1 + jnp.arange(inputs["target"].shape[1])
         return jnp.take_along_axis(states, jnp.maximum(before, 0)[..., None], axis=1)
-
-    def mask(self) -> Mask:
-        """Returns the attention mask of a text that is only read."""
-        return Full() if self.bidirectional else Causal()
 
     def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
         return self.scores(params, outputs, inputs)[1]
@@ -135,7 +141,8 @@ class SequenceObjective(Objective):
 
     def features(self, params: Params, extra: Any, batch: Batch) -> dict[str, jax.Array]:
         method = {"method": "encode"} if self.reads == "sequences" else {}
-        options: dict[str, Any] = {"mask": self.mask(), "segment_ids": valid(batch).astype(jnp.int32), **method}
+        mask = Full() if self.bidirectional else Causal()
+        options: dict[str, Any] = {"mask": mask, "segment_ids": valid(batch).astype(jnp.int32), **method}
         encoded = apply(self.model, params["encoder"], batch["tokens"], **options)
         return {"pooled": encoded.pooled, "tokens": encoded.tokens}
 
@@ -145,10 +152,11 @@ class SequenceObjective(Objective):
         found = parallel.fetch(jax.jit(functools.partial(views_of, self))(show.key, batch, jnp.int32(0)))
         cut = lambda ids, mask: [row[ok] for row, ok in zip(ids[:TEXTS], mask[:TEXTS])]  # noqa: E731
         inputs, targets = cut(found["tokens"], found["valid"]), cut(found["target"], found["counted"])
-        count, both = found["target"].shape[1], self.reads == "sequences"
-        if both:
-            count = min(count, self.model.config.known("max_len") - 1)
-        guesses = show.generate(inputs, count, (self.model.config.decoder_start,) if both else ())
+        start = (self.model.config.decoder_start,) if self.reads == "sequences" else ()
+        before, longest = len(start) or max(map(len, inputs)), found["target"].shape[1]
+        if (count := min(longest, (self.model.config.max_len or before + longest) - before)) < 1:
+            return {}
+        guesses = show.generate(inputs, count, start)
         examples = [
             [
                 ("input", self.readable(show.decode, read)),

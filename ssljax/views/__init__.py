@@ -69,8 +69,10 @@ from ssljax.views.spans import (
     joined_texts,
     mixed_span_corrupt,
     prefix_lengths,
+    prefix_sizes,
     span_corrupt,
     span_counts,
+    split_texts,
 )
 from ssljax.views.texts import choose_words, sentence_pairs, span_boundary, word_numbers
 
@@ -161,6 +163,7 @@ __all__ = [
     "permute_sentences",
     "perturb_edges",
     "prefix_lengths",
+    "prefix_sizes",
     "random_block_mask",
     "random_blocks",
     "random_color_jitter",
@@ -192,6 +195,7 @@ __all__ = [
     "span_boundary",
     "span_corrupt",
     "span_counts",
+    "split_texts",
     "subgraph",
     "subsampled_words",
     "text_keys",

@@ -28,6 +28,7 @@ ENCODERS = {
         **{"patch_size": 4, "strides": [4, 4], "mask_token": True},
     },
     "graphs": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},
+    "sequences": {"name": "t5", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
 }
 # Objectives whose smallest config for other inputs has other settings.
 OTHERS = {

@@ -13,8 +13,10 @@ import tiny_objectives as tiny
 from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.data.tokenizers import ByteTokenizer, ends_sentence
+from ssljax.evals.generation import Sampling, generate
 from ssljax.layers.masks import Causal, Keys, Prefix
 from ssljax.objectives.base import Ctx, still, stream, views_of
+from ssljax.objectives.pictures import Showing
 
 KEY = jax.random.key(0)
 
@@ -128,14 +130,28 @@ def test_gradients_of_a_decoder_in_slices(name):
     objective, batch = decoder(name, dropout=0.1), tiny.batch()
     params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
     ctx = Ctx(stream(0, 3, "encode"), jnp.int32(3), jnp.arange(tiny.BATCH, dtype=jnp.int32))
-    one, four = (
-        jax.jit(lambda p, i, n=n: tiny.gradients(objective, p, {}, i, ctx, n))(params, batch) for n in (1, 4)
-    )
+    one, four = (jax.jit(lambda p, i, n=n: tiny.gradients(objective, p, {}, i, ctx, n))(params, batch) for n in (1, 4))
     np.testing.assert_allclose(one.value, four.value, rtol=1e-5)
     largest = max(np.abs(x).max() for x in jax.tree.leaves(one.grads))
     assert largest > 0
     for a, b in zip(jax.tree.leaves(one.grads), jax.tree.leaves(four.grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_what_a_decoder_writes_is_shown():
+    """Greedy or not, the prompts and the new tokens fit into the positions of the model."""
+    objective, batch = decoder("span_corruption"), tiny.batch()
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    asked = []
+
+    def write(prompts, count, start):
+        asked.append((max(map(len, prompts)) + count, tuple(start)))
+        return generate(objective.model, params["encoder"], prompts, Sampling(count), prefix=objective.prefixed)
+
+    show = Showing(KEY, 4, lambda ids: " ".join(map(str, ids)), write)
+    (samples,) = objective.pictures(params, {}, batch, show).values()
+    assert len(samples.examples) == 4 and all(dict(example)["truth"] for example in samples.examples)
+    assert asked[0][0] <= objective.model.config.max_len and asked[0][1] == ()
 
 
 def test_a_decoder_predicts_nothing_from_nothing():
