@@ -18,7 +18,7 @@ from ssljax import losses, parallel, views
 from ssljax.base import schema
 from ssljax.base.errors import UserError
 from ssljax.base.exhibits import Exhibit, Texts
-from ssljax.layers.masks import Causal, Full, Keys, Prefix
+from ssljax.layers.masks import Causal, Full, Keys, Mask, Prefix
 from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, Variables, apply, noise_of, views_of
 from ssljax.objectives.pictures import MASK, TEXTS, Decode, Showing
 from ssljax.objectives.tokens import prefix_flops, token_loss, token_scores, valid
@@ -32,7 +32,6 @@ class SequenceObjective(Objective):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("sequences", "tokens")
-    attention: ClassVar[Any] = Causal()  # of a decoder to what it writes
     fills_masks: ClassVar[bool] = False
     marked: ClassVar[bool] = True  # the last token of a target marks its end, at which a guess is cut
     heading: ClassVar[str]  # of the picture
@@ -43,6 +42,11 @@ class SequenceObjective(Objective):
         doc="a decoder reads the first text in both directions, as a prefix language model; False: causally, as a "
         "language model",
     )
+
+    @property
+    def attention(self) -> Mask:
+        """The attention mask of the model to a text of its own: that of a decoder is causal."""
+        return Causal() if self.reads == "tokens" else Full()
 
     @property
     def prefixed(self) -> bool:

@@ -14,7 +14,7 @@ from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.data.tokenizers import ByteTokenizer, ends_sentence
 from ssljax.evals.generation import Sampling, generate
-from ssljax.layers.masks import Causal, Keys, Prefix
+from ssljax.layers.masks import Causal, Keys, Prefix, is_causal
 from ssljax.objectives.base import Ctx, still, stream, views_of
 from ssljax.objectives.pictures import Showing
 
@@ -152,6 +152,13 @@ def test_what_a_decoder_writes_is_shown():
     (samples,) = objective.pictures(params, {}, batch, show).values()
     assert len(samples.examples) == 4 and all(dict(example)["truth"] for example in samples.examples)
     assert asked[0][0] <= objective.model.config.max_len and asked[0][1] == ()
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_prompts_and_exports_know_how_a_model_attends(bidirectional):
+    assert not is_causal(made("span_corruption").attention) and not made("span_corruption").prefixed
+    objective = decoder("span_corruption", bidirectional=bidirectional)
+    assert is_causal(objective.attention) and objective.prefixed == bidirectional
 
 
 def test_a_decoder_predicts_nothing_from_nothing():
