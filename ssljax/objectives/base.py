@@ -149,6 +149,9 @@ class Objective:
         """Returns the objective for models that read `inputs`, one of the class attribute; by default itself.
 
         It is called before the model exists.
+
+        Raises:
+            UserError: the settings do not fit these inputs.
         """
         return self
 

@@ -81,17 +81,21 @@ class SequenceObjective(Objective):
             raise UserError("objective.name: this objective needs sentences, and no token of data.tokenizer ends one")
         return tuple(self.spec.sentence_ends)
 
-    def model_spec(self, spec: Any) -> Any:
-        """Returns the description of what the model reads: a decoder reads both texts in a row.
+    def reading(self, inputs: str) -> Objective:
+        """Returns the objective.
 
         Raises:
             UserError: an encoder-decoder is to read causally.
         """
-        if self.reads == "sequences" and not self.bidirectional:
+        if inputs == "sequences" and not self.bidirectional:
             raise UserError(
                 "objective.bidirectional: got False, must be True for an encoder-decoder, whose encoder reads in both "
                 "directions"
             )
+        return self
+
+    def model_spec(self, spec: Any) -> Any:
+        """Returns the description of what the model reads: a decoder reads both texts in a row."""
         if self.reads == "sequences" or "tokens" not in spec.elements:
             return spec
         length = sum(self.lengths(spec))

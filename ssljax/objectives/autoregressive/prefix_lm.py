@@ -44,7 +44,7 @@ class PrefixLM(CausalLM):
     def reading(self, inputs: str) -> Objective:
         if inputs == "tokens":
             return self
-        return Continuation(share=self.share, last=self.last, bidirectional=self.bidirectional)
+        return Continuation(share=self.share, last=self.last, bidirectional=self.bidirectional).reading(inputs)
 
     @property
     def prefixed(self) -> bool:
