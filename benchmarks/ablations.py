@@ -240,6 +240,46 @@ def electra(store: pathlib.Path) -> list[str]:
     return bars("electra", "accuracy by form", table, ("form", "steps"), (PROBE,))
 
 
+def architecture(model: dict[str, Any], objective: dict[str, Any]) -> str:
+    """The name of an architecture of `architectures`, of the groups of its config."""
+    if model["name"] == "t5":
+        half = ", half of the layers" if model["depth"] == 1 else ""
+        return f"encoder-decoder{', one stack' if model.get('shared') else half}"
+    causal = objective["name"] == "causal_lm" or not objective.get("bidirectional", True)
+    return "language model" if causal else "prefix language model"
+
+
+def architectures(store: pathlib.Path) -> list[str]:
+    """Accuracy of the probe and held-out loss by architecture and objective."""
+    table = read(store / "architectures")
+    models, tasks = table.columns["model"], table.columns["objective"]
+    names = ["denoising" if task["name"] == "span_corruption" else "language modelling" for task in tasks]
+    named = {"architecture": [architecture(*cell) for cell in zip(models, tasks)], "objective": names}
+    table = dataclasses.replace(table, columns={**table.columns, **named})
+    found = dict(groups(table, "architecture", "objective"))
+    rows, columns = (tuple(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes, body = figure.subplots(), []
+    for row in rows:
+        own = [found.get((row, name), np.array([], int)) for name in columns]
+        cells = [[cell(column(table, metric)[i]) if len(i) else "" for i in own] for metric in (PROBE, "loss/loss")]
+        first = next(runs[0] for runs in own if len(runs))
+        sizes = (f"{table.columns[size][first]:,}" for size in ("params", "params_non_embedding"))
+        body.append([row, *sizes, *cells[0], *cells[1]])
+    for i, name in enumerate(columns):
+        there = [(y, column(table, PROBE)[found[row, name]]) for y, row in enumerate(rows) if (row, name) in found]
+        places, values = zip(*there)
+        places, spread = np.array(places) + 0.4 * i, [v.std() for v in values]
+        axes.barh(places, [v.mean() for v in values], 0.4, xerr=spread, color=f"C{i}", label=name)
+    axes.set_yticks(np.arange(len(rows)) + 0.2, rows)
+    axes.invert_yaxis()
+    axes.set(xlabel="accuracy of a linear probe")
+    axes.legend()
+    head = ["architecture", "parameters", "without embeddings"]
+    head += [f"{metric}, {name}" for metric in ("accuracy", "loss") for name in columns]
+    return [markdown(head, body), save(figure, "architectures", "accuracy by architecture and objective")]
+
+
 def tested_on(workdir: pathlib.Path, pairs: str) -> float:
     """Accuracy of the model of a run on held-out pairs of segments, which it need not have been trained for."""
     trained = read_trained(workdir)
@@ -327,6 +367,7 @@ ABLATIONS: dict[str, tuple[Callable[[pathlib.Path], list[str]], tuple[str, ...]]
     "adversary": (adversary, ("adversary",)),
     "spans": (spans, ("spans",)),
     "electra": (electra, ("electra",)),
+    "architectures": (architectures, ("architectures",)),
     "pairs": (pairs, ("pairs",)),
     "collapse": (collapse, ("collapse", "collapse_simsiam")),
     "pseudo_likelihood": (pseudo_likelihood, ("pseudo_likelihood", "likelihood")),

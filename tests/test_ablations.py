@@ -49,6 +49,16 @@ def test_each_has_a_section(script):
         )
 
 
+def test_cells_of_architectures(script, monkeypatch):
+    """Five architectures, each with denoising and with language modelling, in the order of the paper's table."""
+    monkeypatch.syspath_prepend(str(ROOT / "configs/ablations"))
+    cells = importlib.import_module("architectures").CELLS
+    names = [script.architecture(model, objective) for model, objective in cells]
+    assert names[::2] == names[1::2] == list(dict.fromkeys(names)) and len(names) == 10
+    assert [name.startswith("encoder-decoder") for name in names[::2]] == [True] * 3 + [False] * 2
+    assert all((task["name"] == "span_corruption") == (i % 2 == 0) for i, (_, task) in enumerate(cells))
+
+
 def test_entropies_of_a_window_by_brute_force(script):
     chain, pairs = synthetic.transitions(), synthetic.stationary()
     causal, masked = script.conditional_entropies(3)

@@ -24,6 +24,7 @@ from ssljax.layers.masks import Keys, is_causal
 from ssljax.models.seq2seq import EncoderDecoder
 from ssljax.models.tokens import TokenModel
 from ssljax.models.xlnet import XLNet
+from ssljax.objectives.sequences import SequenceObjective
 from ssljax.objectives.tokens import TokenObjective
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def trained(run: TrainedModel, mesh: jax.sharding.Mesh | None = None) -> Languag
     """
     objective, title = run.objective, str(run.folder)
     both = isinstance(objective.model, EncoderDecoder)
-    if not both and not isinstance(objective.unwrapped, TokenObjective):
+    if not both and not isinstance(objective.unwrapped, TokenObjective | SequenceObjective):
         name = run.config["objective"]["name"]
         raise UserError(f"{title}: its objective {name!r} trains no language model, which prompts need")
     ids = objective.spec.special_ids

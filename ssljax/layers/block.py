@@ -49,7 +49,7 @@ class Block(nn.Module):
 
     config: BlockConfig
     depth: int  # number of blocks of the whole stack, for the initialiser
-    cross: bool = False  # True: also attends to a memory
+    cross: bool = False  # True: also attends to a memory, if there is one
     states: bool = False  # True: `Out.state` holds the output tokens
     sparse: bool = True  # False: no experts in this block, even if the configuration has them
     place: int = 0  # number of blocks before this one in the scanned unit
@@ -83,7 +83,7 @@ class Block(nn.Module):
         c = self.config
         attention = Attention(c, self.depth, name="attention")
         parts: dict[str, Any] = {"attention": lambda h: attention(h, layer, shared)}
-        if self.cross:
+        if self.cross and shared.memory is not None:
             cross = Attention(c, self.depth, cross=True, name="cross")
             parts["cross"] = lambda h: cross(h, layer, shared)
         if c.experts is not None and self.sparse:

@@ -34,7 +34,7 @@ _V1_1 = {"activation": "geglu_tanh", "tied": False}
 class Seq2SeqConfig(TokenConfig):
     """The Transformer (Vaswani et al. 2017): post-norm blocks, sinusoidal positions, scaled embeddings, ReLU.
 
-    Encoder and decoder share the token table.
+    Encoder and decoder share the token table, and with `shared` all blocks.
     """
 
     inputs: ClassVar[str] = "sequences"
@@ -50,6 +50,11 @@ class Seq2SeqConfig(TokenConfig):
     decoder_mlp_dim: int | None = setting(
         None, ge=1, doc="hidden width of the decoder's feed-forward parts; None: `mlp_dim`"
     )
+    shared: bool = setting(
+        False,
+        doc="encoder and decoder are one stack; only cross-attention with its norm and the read-out are the decoder's "
+        "own (Raffel et al. 2020, section 3.2.2)",
+    )
     decoder_start: int = setting(0, ge=0, doc="id of the token that the decoder reads first (BART: 2)")
     norm_position: NormPosition = "post"
     activation: Activation = "relu"
@@ -62,8 +67,15 @@ class Seq2SeqConfig(TokenConfig):
             raise ValueError(
                 f"decoder_start: got {self.decoder_start}, must be less than vocab_size, {self.vocab_size}"
             )
-        decoder = self.with_preset().decoder()
+        encoder = self.with_preset()
+        decoder = encoder.decoder()
         BlockConfig.validate(decoder)
+        if self.shared and (encoder.depth, encoder.heads, encoder.hidden) != (
+            (decoder.depth, decoder.heads, decoder.hidden)
+        ):
+            raise ValueError("shared: got True, but the decoder has another size (leave out the keys `decoder_*`)")
+        if self.shared and self.experts is not None:
+            raise ValueError("shared: got True, must be False for a model with experts")
         if decoder.experts is not None and decoder.known("depth") % decoder.experts.every:
             every = decoder.experts.every
             raise ValueError(f"experts.every: {every} does not divide the depth {decoder.depth} of the decoder")
@@ -206,9 +218,10 @@ class EncoderDecoder(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.embed = Table(c.known("vocab_size"), self.width, dtype=c.dtype)
-        without_readout = dataclasses.replace(c, readout_bias=False, tied=True, readout_transform=False)
-        self.encoder = TokenTransformer(without_readout, table=self.embed)
         self.decoder = TokenTransformer(c.decoder(), table=self.embed, cross=True)
+        if not c.shared:
+            without_readout = dataclasses.replace(c, readout_bias=False, tied=True, readout_transform=False)
+            self.encoder = TokenTransformer(without_readout, table=self.embed)
 
     def encode(
         self,
@@ -221,7 +234,8 @@ class EncoderDecoder(nn.Module):
         valid: jax.Array | None = None,
     ) -> Encoded:
         """Encodes tokens int [B, S] -> hidden states [B, S, D]; arguments as in `TokenTransformer.__call__`."""
-        return self.encoder(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states, valid=valid)
+        stack = self.decoder if self.config.shared else self.encoder
+        return stack(tokens, mask=mask, segment_ids=segment_ids, noise=noise, states=states, valid=valid)
 
     def decode(
         self,

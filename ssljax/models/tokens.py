@@ -309,7 +309,7 @@ class TokenTransformer(TokenModel):
             cache: keys and values of earlier tokens; None: no cache.
             start: int32 [B], position of the first token of each row; None: the cache is empty.
             memory: [B, S, D], tokens that cross-attention reads; None with `cross`: the cache holds their keys and
-                values.
+                values, or, without a cache, there is no cross-attention.
             memory_mask: mask of cross-attention; None: all pairs.
             vectors: [B, T, D], used instead of the token embeddings (for image tokens, for example).
             valid: bool [B, T], False = padding, which router losses leave out; None: segment_ids > 0.
@@ -328,7 +328,8 @@ class TokenTransformer(TokenModel):
             mask = mask & Segments(segment_ids)
             valid = segment_ids > 0 if valid is None else valid
         x = self.embedded(tokens, positions, token_types, noise, vectors, valid)
-        layout, read = Layout(positions, token_types), Memory(memory, memory_mask) if self.cross else None
+        crosses = self.cross and (memory is not None or cache is not None)
+        layout, read = Layout(positions, token_types), Memory(memory, memory_mask) if crosses else None
         out, layers = self.stack(
             x, mask, layout, noise, memory=read, cached=Cached(cache, start), states=states, valid=valid
         )

@@ -111,7 +111,7 @@ def create(config: Mapping[str, Any], spec: Any, steps: int | None = None) -> An
             f"model.name: this model reads {model.inputs}, but the objective makes {' or '.join(objective.inputs)} "
             f"(fitting: {', '.join(fitting)})"
         )
-    module = models.create(model, objective.model_spec(spec))
-    objective = dataclasses.replace(objective, model=module, spec=spec, steps=steps, reads=model.inputs)
+    objective = dataclasses.replace(objective.reading(model.inputs), spec=spec, steps=steps, reads=model.inputs)
+    objective = dataclasses.replace(objective, model=models.create(model, objective.model_spec(spec)))
     objective.check()
     return with_router_losses(objective)

@@ -145,10 +145,20 @@ class Objective:
         """The objective without the wrapper that adds router losses."""
         return self
 
+    def reading(self, inputs: str) -> "Objective":
+        """Returns the objective for models that read `inputs`, one of the class attribute; by default itself.
+
+        It is called before the model exists.
+
+        Raises:
+            UserError: the settings do not fit these inputs.
+        """
+        return self
+
     def model_spec(self, spec: Any) -> Any:
         """Returns the description (`ssljax.data.DataSpec`) of what the model reads: by default that of the data.
 
-        It is called before the model exists.
+        It is called before the model exists; `reads` is known.
 
         Raises:
             UserError: the data do not fit.

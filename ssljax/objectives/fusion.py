@@ -70,7 +70,7 @@ class Fusion(Objective):
     def members(self) -> dict[str, Objective]:
         """The parts, with the model and the data that they share."""
         shared = {"model": self.model, "spec": self.spec, "steps": self.steps, "reads": self.reads}
-        return {name: dataclasses.replace(part, **shared) for name, part in self._built.items()}
+        return {name: dataclasses.replace(part.reading(self.reads), **shared) for name, part in self._built.items()}
 
     @property
     def shown(self) -> tuple[str, Objective]:

@@ -99,6 +99,19 @@ def token_loss(scores: losses.TokenScores, weights: jax.Array) -> Loss:
     )
 
 
+def prefix_flops(model: Any, tokens: int, predicted: int, both: float) -> float:
+    """Returns forward FLOPs of a model of `tokens` tokens, of which a part is a prefix that is read both ways.
+
+    Args:
+        model: the model.
+        tokens: number of tokens of a row.
+        predicted: number of logits of a row.
+        both: square of the share of the tokens that are in the prefix; 0: causal attention.
+    """
+    causal, full = (model.flops(tokens, causal=c, predicted=predicted) for c in (True, False))
+    return float((1 - both) * causal + both * full)
+
+
 def valid(inputs: Any) -> jax.Array:
     """bool [B, T]: False at padding (segment 0)."""
     return inputs["segment_ids"] > 0 if "segment_ids" in inputs else jnp.ones(inputs["tokens"].shape, bool)

@@ -66,10 +66,13 @@ from ssljax.views.spans import (
     Denoiser,
     Denoising,
     denoising_lengths,
+    joined_texts,
     mixed_span_corrupt,
     prefix_lengths,
+    prefix_sizes,
     span_corrupt,
     span_counts,
+    split_texts,
 )
 from ssljax.views.texts import choose_words, sentence_pairs, span_boundary, word_numbers
 
@@ -142,6 +145,7 @@ __all__ = [
     "infill_spans",
     "infilled_length",
     "jigsaw",
+    "joined_texts",
     "keep_probability",
     "lab_to_rgb",
     "mask_attributes",
@@ -159,6 +163,7 @@ __all__ = [
     "permute_sentences",
     "perturb_edges",
     "prefix_lengths",
+    "prefix_sizes",
     "random_block_mask",
     "random_blocks",
     "random_color_jitter",
@@ -190,6 +195,7 @@ __all__ = [
     "span_boundary",
     "span_corrupt",
     "span_counts",
+    "split_texts",
     "subgraph",
     "subsampled_words",
     "text_keys",

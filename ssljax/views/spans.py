@@ -1,5 +1,6 @@
 """Span corruption: spans of tokens replaced by sentinels (T5, Raffel et al. 2020, sections 3.1.4 and 3.3.4)."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -149,6 +150,47 @@ def prefix_lengths(keys: jax.Array, lengths: jax.Array, share: float | None = No
     return jnp.clip(jnp.floor(drawn).astype(jnp.int32), jnp.minimum(lengths - 1, 1), lengths - 1).clip(0)
 
 
+def prefix_sizes(length: int, share: float | None = None) -> tuple[int, int]:
+    """Returns the largest numbers of tokens before and after the cut of `prefix_lengths`, of up to `length` tokens."""
+    if share is None:
+        return max(length - 1, 0), max(length - 1, 0)
+    slack = 1e-6 * length  # the cut is rounded in float32
+    least, most = (int(np.clip(np.floor(length * share + 0.5 + d), 1, length - 1)) for d in (-slack, slack))
+    return most, length - least
+
+
+def split_texts(tokens: jax.Array, lengths: jax.Array, prefix: jax.Array, sizes: tuple[int, int]) -> Denoising:
+    """Cuts each text in two: its prefix are the inputs, and the rest the targets; without a prefix nothing is counted.
+
+    Args:
+        tokens: int [B, T].
+        lengths: int [B], number of tokens of each text; the rest is padding.
+        prefix: int [B], number of tokens of each prefix.
+        sizes: numbers of tokens (S, U) of a row of inputs and of targets, at least those that the cuts need.
+    """
+    place = jnp.arange(tokens.shape[1])
+    read = place < prefix[:, None]
+    written = (place < lengths[:, None]) & ~read & (prefix > 0)[:, None]
+    packed = [_packed(tokens, kept, size) for kept, size in zip((read, written), sizes)]
+    return Denoising(*packed[0], *packed[1])
+
+
+def joined_texts(
+    tokens: jax.Array, valid: jax.Array, target: jax.Array, counted: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the texts that a decoder reads: the tokens of the inputs, then those of the targets but the last.
+
+    Args:
+        tokens, valid, target, counted: see `Denoising`.
+
+    Returns:
+        tokens int32 [B, S + U - 1] without padding between inputs and targets, bool [B, S + U - 1] False at the padding
+        at the end, and the numbers of tokens of the inputs, int32 [B].
+    """
+    both, kept = (jnp.concatenate([x, y[:, :-1]], axis=1) for x, y in ((tokens, target), (valid, counted)))
+    return *_packed(both, kept, both.shape[1]), jnp.sum(valid, axis=1, dtype=jnp.int32)
+
+
 def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> jax.Array:
     """Sizes, int [max_parts], of a random cut of `items` items into `parts` non-empty parts; unused entries are 0."""
     item = jnp.arange(len(u))
@@ -156,6 +198,11 @@ def _cut(u: jax.Array, items: jax.Array, parts: jax.Array, max_parts: int) -> ja
     begins = jnp.argsort(jnp.argsort(lot)) < parts - 1
     part = jnp.where(item < items, jnp.cumsum(begins), max_parts)
     return jnp.where(parts > 0, jnp.zeros(max_parts, jnp.int32).at[part].add(1, mode="drop"), 0)
+
+
+def _packed(rows: jax.Array, kept: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """`pack_tokens` of each row."""
+    return jax.vmap(functools.partial(pack_tokens, size=size))(rows, kept)
 
 
 def pack_tokens(row: jax.Array, kept: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:

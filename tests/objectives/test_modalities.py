@@ -28,6 +28,7 @@ ENCODERS = {
         **{"patch_size": 4, "strides": [4, 4], "mask_token": True},
     },
     "graphs": {"name": "gin", "width": 32, "depth": 2, "dropout": 0.1},
+    "sequences": {"name": "t5", "preset": None, "width": 32, "depth": 2, "heads": 4, "dropout": 0.1},
 }
 # Objectives whose smallest config for other inputs has other settings.
 OTHERS = {
@@ -82,6 +83,7 @@ def program_of(name, inputs, spec=SPEC, batch=batch):
             own["parts"]["views"]["augment"] = {"name": "audio_views"}
         if inputs in augments and issubclass(objectives.REGISTRY.get(name), TwoView):
             own["augment"] = {"name": augments[inputs]}
+        more |= {key: groups["model"][key] for key in ("vocab_size",) if key in groups["model"]}
         groups = {"model": {**ENCODERS[inputs], **more}, "objective": own}
     objective = objectives.create(groups, spec, tiny.STEPS)
     lengths = RunLengths(tiny.BATCH, 1000, tiny.LENGTH, tiny.STEPS)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tiny_objectives as tiny
 
-from ssljax import views
+from ssljax import objectives, views
+from ssljax.base.errors import UserError
 from ssljax.evals.generation import Sampling, generate
 from ssljax.layers.masks import Causal, Prefix
-from ssljax.objectives.base import still, views_of
+from ssljax.objectives.base import Ctx, still, stream, views_of
 
 KEY = jax.random.key(0)
 
@@ -125,3 +126,61 @@ def test_n_grams_learn_from_all_tokens_that_a_causal_model_predicts():
     batch = tiny.batch()
     assert np.array_equal(objective.fitted(batch), causal.scored(batch))
     assert 0 < objective.scored(batch).sum() < objective.fitted(batch).sum()
+
+
+T5 = {"name": "t5", "preset": None, "width": 32, "depth": 2, "heads": 4}
+
+
+@pytest.mark.parametrize("settings", [{}, {"share": 0.3}])
+def test_an_encoder_decoder_writes_the_rest_token_by_token(settings):
+    """Each token after the split is predicted from the prefix, read without padding, and the tokens between."""
+    groups = {"objective": {"name": "prefix_lm", "last": (2,), **settings}, "model": T5}
+    objective, batch = objectives.create(groups, tiny.SPEC, tiny.STEPS), one_text(tiny.batch())
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    inputs, ctx = views_of(objective, KEY, batch, jnp.int32(0)), still(KEY, batch)
+    assert (inputs["tokens"].shape[1], inputs["target"].shape[1]) == objective.lengths(tiny.SPEC)
+    loss = jax.jit(lambda: objective.loss(params, {}, objective.encode(params, {}, inputs, ctx), inputs, ctx))()
+    log_prob, counted = jax.jit(objective.score)(params, {}, batch)
+
+    @functools.partial(jax.jit, static_argnames="cut")
+    def logits_of(row, cut):
+        before = jnp.concatenate([jnp.array([objective.model.config.decoder_start]), row[cut:-1]])
+        return objective.model.apply({"params": params["encoder"]}, row[None, :cut], before[None])[0]
+
+    lengths = np.asarray((batch["segment_ids"] > 0).sum(1))
+    own = views.prefix_lengths(views.example_keys(KEY, tiny.BATCH), jnp.asarray(lengths), objective.share)
+    halves = views.prefix_lengths(jnp.zeros((tiny.BATCH, 1)), jnp.asarray(lengths), objective.share or 0.5)
+    nll, seen, exact = np.zeros((2, tiny.BATCH)), np.zeros((2, tiny.BATCH)), 0
+    for kind, splits in enumerate((own, halves)):
+        for row, (cut, n) in enumerate(zip(splits.tolist(), lengths)):
+            logits = np.asarray(logits_of(batch["tokens"][row], cut), np.float64)[: n - cut]
+            target = np.asarray(batch["tokens"])[row, cut:n]
+            nll[kind, row] = (np.log(np.exp(logits).sum(-1)) - logits[np.arange(n - cut), target]).sum()
+            seen[kind, row] = n - cut
+            exact += kind == 0 and n - cut >= 2 and bool((logits.argmax(-1) == target)[-2:].all())
+    np.testing.assert_allclose(loss.terms["nll"][1], nll[0].sum(), rtol=1e-5)
+    assert float(loss.terms["nll"][2]) == seen[0].sum() and np.array_equal(counted, seen[1])
+    assert [float(x) for x in loss.metrics["exact_2"]] == [exact, (seen[0] >= 2).sum()]
+    np.testing.assert_allclose(-log_prob, nll[1], rtol=1e-4)
+    scored = np.asarray(objective.scored(batch))
+    assert (scored == (np.arange(tiny.LENGTH) >= np.asarray(halves)[:, None]) & (batch["segment_ids"] > 0)).all()
+    assert not (scored & ~np.asarray(objective.fitted(batch))).any()
+
+
+def test_gradients_of_an_encoder_decoder_in_slices():
+    objective, batch = tiny.make("prefix_lm", **T5, dropout=0.1), tiny.batch()
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    ctx = Ctx(stream(0, 3, "encode"), jnp.int32(3), jnp.arange(tiny.BATCH, dtype=jnp.int32))
+    one, four = (jax.jit(lambda p, i, n=n: tiny.gradients(objective, p, {}, i, ctx, n))(params, batch) for n in (1, 4))
+    np.testing.assert_allclose(one.value, four.value, rtol=1e-5)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(one.grads))
+    assert largest > 0
+    for a, b in zip(jax.tree.leaves(one.grads), jax.tree.leaves(four.grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize("name", ["prefix_lm", "span_corruption"])
+def test_an_encoder_reads_in_both_directions(name):
+    groups = {"objective": {"name": name, "bidirectional": False}, "model": {**T5, "vocab_size": 72}}
+    with pytest.raises(UserError, match=r"objective\.bidirectional: got False, must be True for an encoder-decoder"):
+        objectives.create(groups, tiny.SPEC, tiny.STEPS)

@@ -1,4 +1,5 @@
-"""Objectives of encoder-decoders: what is read and written, the loss token by token, modes, and one-line errors."""
+"""Objectives that read a text and write another: the loss token by token, of encoder-decoders and of decoders, what is
+read and written, modes, and one-line errors."""
 
 import dataclasses
 
@@ -12,8 +13,10 @@ import tiny_objectives as tiny
 from ssljax import objectives, views
 from ssljax.base.errors import UserError
 from ssljax.data.tokenizers import ByteTokenizer, ends_sentence
-from ssljax.layers.masks import Causal, Keys
-from ssljax.objectives.base import still, views_of
+from ssljax.evals.generation import Sampling, generate
+from ssljax.layers.masks import Causal, Keys, Prefix, is_causal
+from ssljax.objectives.base import Ctx, still, stream, views_of
+from ssljax.objectives.pictures import Showing
 
 KEY = jax.random.key(0)
 
@@ -53,6 +56,121 @@ def test_loss_is_the_mean_over_written_tokens(name):
             rows = np.asarray(inputs["mode"]) == number
             np.testing.assert_allclose(loss.metrics[f"nll_{mode}"][0], nll[rows][counted[rows]].sum(), rtol=1e-4)
             assert loss.metrics[f"nll_{mode}"][1] == counted[rows].sum()
+
+
+def decoder(name, dropout=0.0, **settings):
+    """The objective with a decoder, whose positions are learned."""
+    model = {"name": "gpt", "preset": None, "width": 32, "depth": 2, "heads": 4, "vocab_size": 80, "dropout": dropout}
+    return dataclasses.replace(tiny.make(name, **model), **settings)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("name", tiny.SEQUENCES)
+def test_a_decoder_writes_after_what_it_has_read(name, bidirectional):
+    """Each written token is predicted by a pass over the tokens before it alone: all that is read, then the written."""
+    objective, batch = decoder(name, bidirectional=bidirectional), tiny.batch()
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    inputs = jax.tree.map(np.asarray, views_of(objective, KEY, batch, jnp.int32(0)))
+    ctx = still(KEY, batch)
+    loss = objective.loss(params, {}, objective.encode(params, {}, inputs, ctx), inputs, ctx)
+    rows = [
+        (list(read[ok]), list(written[counts]))
+        for read, ok, written, counts in zip(*(inputs[key] for key in ("tokens", "valid", "target", "counted")))
+    ]
+    size = max(len(read) + len(written) for read, written in rows)
+    assert size <= sum(objective.lengths(tiny.SPEC)) == objective.model.config.max_len
+
+    @jax.jit
+    def logits_after(tokens, length, prefix):
+        mask = Prefix(prefix) if bidirectional else Causal()
+        seen = jnp.where(jnp.arange(size) < length, tokens, 0)
+        hidden = objective.model.apply({"params": params["encoder"]}, seen[None], mask=mask).tokens[0, length - 1]
+        return objective.model.apply({"params": params["encoder"]}, hidden, method="logits")
+
+    total, count, right = 0.0, 0, 0
+    for read, written in rows:
+        tokens = jnp.asarray((read + written + [0] * size)[:size])
+        for place in range(len(read), len(read) + len(written)):
+            if place:
+                logits = np.asarray(logits_after(tokens, place, len(read)), np.float64)
+                total += np.log(np.exp(logits).sum()) - logits[tokens[place]]
+                right += logits.argmax() == tokens[place]
+                count += 1
+    assert float(loss.terms["nll"][2]) == count > 0 and float(loss.metrics["accuracy"][0]) == right
+    np.testing.assert_allclose(loss.terms["nll"][1], total, rtol=1e-5)
+
+
+def test_a_decoder_reads_in_both_directions_and_writes_in_one():
+    """Changing a token moves the states that see it; the state of the last token that is read predicts the first."""
+    objective, batch = decoder("span_corruption"), tiny.batch()
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    inputs = views_of(objective, KEY, batch, jnp.int32(0))
+    row = int(np.argmax(inputs["valid"].sum(1)))
+    read, written = int(inputs["valid"][row].sum()), int(inputs["counted"][row].sum())
+    for both in (True, False):
+        form = dataclasses.replace(objective, bidirectional=both)
+        run = jax.jit(lambda i, form=form: form.encode(params, {}, i, still(KEY, batch)))
+        whole = run(inputs)[row]
+        for name, count in (("tokens", read), ("target", written)):
+            for at in range(count):
+                other = {**inputs, name: inputs[name].at[row, at].set((inputs[name][row, at] + 1) % 80)}
+                moved = np.abs(run(other)[row] - whole).max(-1) > 1e-6
+                seen = np.arange(len(moved)) >= (0 if name == "tokens" else at + 1)
+                assert moved[:written].tolist() == seen[:written].tolist()
+    text = {"tokens": batch["tokens"], "segment_ids": jnp.ones_like(batch["segment_ids"])}
+    changed = {**text, "tokens": text["tokens"].at[:, -1].add(1)}
+    for both in (True, False):
+        features = dataclasses.replace(objective, bidirectional=both).features
+        moved = np.abs(features(params, {}, text)["tokens"] - features(params, {}, changed)["tokens"])[:, 0] > 1e-6
+        assert moved.any() == both
+
+
+@pytest.mark.parametrize("name", ["span_corruption", "text_infilling"])
+def test_gradients_of_a_decoder_in_slices(name):
+    objective, batch = decoder(name, dropout=0.1), tiny.batch()
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    ctx = Ctx(stream(0, 3, "encode"), jnp.int32(3), jnp.arange(tiny.BATCH, dtype=jnp.int32))
+    one, four = (jax.jit(lambda p, i, n=n: tiny.gradients(objective, p, {}, i, ctx, n))(params, batch) for n in (1, 4))
+    np.testing.assert_allclose(one.value, four.value, rtol=1e-5)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(one.grads))
+    assert largest > 0
+    for a, b in zip(jax.tree.leaves(one.grads), jax.tree.leaves(four.grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_what_a_decoder_writes_is_shown():
+    """Greedy or not, the prompts and the new tokens fit into the positions of the model."""
+    objective, batch = decoder("span_corruption"), tiny.batch()
+    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
+    asked = []
+
+    def write(prompts, count, start):
+        asked.append((max(map(len, prompts)) + count, tuple(start)))
+        return generate(objective.model, params["encoder"], prompts, Sampling(count), prefix=objective.prefixed)
+
+    show = Showing(KEY, 4, lambda ids: " ".join(map(str, ids)), write)
+    (samples,) = objective.pictures(params, {}, batch, show).values()
+    assert len(samples.examples) == 4 and all(dict(example)["truth"] for example in samples.examples)
+    assert asked[0][0] <= objective.model.config.max_len and asked[0][1] == ()
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_prompts_and_exports_know_how_a_model_attends(bidirectional):
+    assert not is_causal(made("span_corruption").attention) and not made("span_corruption").prefixed
+    objective = decoder("span_corruption", bidirectional=bidirectional)
+    assert is_causal(objective.attention) and objective.prefixed == bidirectional
+
+
+def test_a_decoder_predicts_nothing_from_nothing():
+    """If all tokens of a text are left out, its first token has no weight; an encoder-decoder can still predict it."""
+    inputs = {
+        "tokens": jnp.zeros((2, 3), jnp.int32),
+        "valid": jnp.array([[False] * 3, [True, False, False]]),
+        "target": jnp.full((2, 3), 5),
+        "counted": jnp.array([[True] * 3, [True, True, False]]),
+    }
+    assert decoder("text_infilling").written(inputs).tolist() == [[False, True, True], [True, True, False]]
+    assert made("text_infilling").written(inputs).tolist() == inputs["counted"].tolist()
 
 
 def test_corruptions_of_infilling():

@@ -9,7 +9,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssljax.views import denoising_lengths, example_keys, span_corrupt, span_counts
+from ssljax.views import (
+    Denoising,
+    denoising_lengths,
+    example_keys,
+    joined_texts,
+    prefix_lengths,
+    prefix_sizes,
+    span_corrupt,
+    span_counts,
+    split_texts,
+)
 
 SENTINEL = 999
 
@@ -73,3 +83,42 @@ def test_all_cuts_are_equally_likely():
 def test_lengths_of_the_paper():
     """Raffel et al. 2020: 512 input tokens, of which one ends the text, come from 568 and have 114 targets."""
     assert denoising_lengths(568, 0.15, 3.0) == (511, 114) and denoising_lengths(569, 0.15, 3.0)[0] == 512
+
+
+def test_inputs_and_targets_in_a_row():
+    """Without padding between them; the last target is predicted, and not read."""
+    rng = np.random.default_rng(0)
+    read, written = np.array([4, 0, 3, 1]), np.array([3, 2, 0, 1])
+    made = Denoising(rng.integers(1, 90, (4, 4)), np.arange(4) < read[:, None], *(2 * [None]))
+    made = made._replace(target=rng.integers(1, 90, (4, 3)), counted=np.arange(3) < written[:, None])
+    texts, kept, lengths = jax.tree.map(np.asarray, jax.jit(joined_texts)(*made))
+    assert texts.shape == (4, 6) and lengths.tolist() == read.tolist()
+    for row in range(4):
+        wanted = [*made.tokens[row][: read[row]], *made.target[row][: min(written[row], 2)]]
+        assert texts[row].tolist() == wanted + [0] * (6 - len(wanted))
+        assert kept[row].tolist() == [i < len(wanted) for i in range(6)]
+
+
+def test_the_two_parts_of_a_text():
+    tokens, lengths, prefix = np.arange(1, 25).reshape(4, 6), np.array([6, 4, 1, 2]), np.array([2, 3, 0, 1])
+    made = jax.tree.map(np.asarray, jax.jit(split_texts, static_argnums=3)(tokens, lengths, prefix, (4, 5)))
+    assert made.tokens.shape == (4, 4) and made.target.shape == (4, 5)
+    for row, (n, cut) in enumerate(zip(lengths, prefix)):
+        assert made.tokens[row][made.valid[row]].tolist() == tokens[row, :cut].tolist()
+        assert made.target[row][made.counted[row]].tolist() == tokens[row, cut : n if cut else 0].tolist()
+        assert made.valid[row].tolist() == [i < cut for i in range(4)]
+
+
+def test_rows_have_room_for_every_cut():
+    """The sizes are the largest of all lengths of texts, and no larger."""
+    for length in (2, 3, 10, 48, 513):
+        texts = np.arange(2, length + 1)
+        for share in (0.05, 0.25, 0.3, 0.5, 0.9, None):
+            if share is None:
+                assert prefix_sizes(length) == (length - 1, length - 1)
+                continue
+            cuts = np.asarray(prefix_lengths(jnp.zeros((len(texts), 1)), jnp.asarray(texts), share))
+            sizes = prefix_sizes(length, share)
+            exact = cuts.max(), (texts - cuts).max()
+            assert all(0 <= size - own <= 1 for size, own in zip(sizes, exact))
+            assert length != 48 or sizes == exact

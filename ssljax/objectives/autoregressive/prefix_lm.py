@@ -1,10 +1,12 @@
 """Prefix language modelling: a text is continued from a prefix whose tokens attend to each other.
 
+In an encoder-decoder the encoder reads the prefix, and the decoder writes the rest.
+
 Liu et al. 2018, "Generating Wikipedia by Summarizing Long Sequences"; Raffel et al. 2020, "T5", section 3.2.1.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,10 @@ import jax.numpy as jnp
 from ssljax import views
 from ssljax.base.schema import setting
 from ssljax.layers.masks import Causal, Full, Mask, Prefix
-from ssljax.objectives.autoregressive.causal_lm import CausalLM
-from ssljax.objectives.base import Batch, Params
-from ssljax.objectives.tokens import valid
+from ssljax.objectives.autoregressive.causal_lm import CausalLM, at_the_end
+from ssljax.objectives.base import Batch, Ctx, Loss, Objective, Params, still
+from ssljax.objectives.sequences import SequenceObjective
+from ssljax.objectives.tokens import prefix_flops, valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +25,10 @@ class PrefixLM(CausalLM):
     """Mean negative log-likelihood per token after the prefix, in nats.
 
     A row has one prefix. In a row of several texts, the split lies in one of them: the texts before it are only read,
-    and those after it are predicted from their first tokens on.
+    and those after it are predicted from their first tokens on. An encoder-decoder reads the row as one text.
     """
+
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "sequences")
 
     share: float | None = setting(
         None,
@@ -35,6 +40,11 @@ class PrefixLM(CausalLM):
     bidirectional: bool = setting(
         True, doc="the tokens of the prefix attend to each other; False: causal attention, as a control"
     )
+
+    def reading(self, inputs: str) -> Objective:
+        if inputs == "tokens":
+            return self
+        return Continuation(share=self.share, last=self.last, bidirectional=self.bidirectional).reading(inputs)
 
     @property
     def prefixed(self) -> bool:
@@ -63,11 +73,56 @@ class PrefixLM(CausalLM):
         return super().scored(batch)
 
     def _fixed(self, batch: Batch) -> jax.Array:
-        """The prefix of each row, int32 [B], without chance."""
-        lengths = jnp.sum(valid(batch), axis=1)
-        return views.prefix_lengths(jnp.zeros((len(lengths), 1)), lengths, self.share or 0.5)
+        return fixed_prefix(batch, self.share)
 
     def flops(self, spec: Any) -> float:
         both = (1 / 3 if self.share is None else self.share**2) if self.bidirectional else 0.0  # mean square of shares
-        causal, full = (self.model.flops(spec.max_len, causal=c, predicted=spec.max_len - 1) for c in (True, False))
-        return (1 - both) * causal + both * full
+        return prefix_flops(self.model, spec.max_len, spec.max_len - 1, both)
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation(SequenceObjective):
+    """Prefix language modelling of an encoder-decoder; see `PrefixLM`."""
+
+    marked: ClassVar[bool] = False
+    heading: ClassVar[str] = "Samples"
+    caption: ClassVar[str] = "Held-out texts that the encoder reads up to a split, what the model writes, and the rest."
+
+    share: float | None = None
+    last: tuple[int, ...] = ()
+
+    def lengths(self, spec: Any) -> tuple[int, int]:
+        return views.prefix_sizes(spec.max_len, self.share)
+
+    def views(self, keys: jax.Array, batch: Batch, step: jax.Array) -> dict[str, jax.Array]:
+        return self._split(batch, views.prefix_lengths(keys, jnp.sum(valid(batch), axis=1), self.share))
+
+    def _split(self, batch: Batch, prefix: jax.Array) -> dict[str, jax.Array]:
+        lengths = jnp.sum(valid(batch), axis=1)
+        return views.split_texts(batch["tokens"], lengths, prefix, self.lengths(self.spec))._asdict()
+
+    def loss(self, params: Params, extra: Any, outputs: jax.Array, inputs: Any, ctx: Ctx) -> Loss:
+        scores, loss = self.scores(params, outputs, inputs)
+        correct = scores.correct.reshape(inputs["counted"].shape)
+        exact = {f"exact_{n}": at_the_end(correct, inputs["counted"], n) for n in self.last}
+        return loss._replace(metrics={**loss.metrics, **exact})
+
+    def score(self, params: Params, extra: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        inputs = self._split(batch, fixed_prefix(batch, self.share))
+        outputs = self.encode(params, extra, inputs, still(jax.random.key(0), batch))
+        nll = self.scores(params, outputs, inputs)[0].nll.reshape(inputs["counted"].shape)
+        return -jnp.sum(nll * inputs["counted"], 1), jnp.sum(inputs["counted"], 1)
+
+    def scored(self, batch: Batch) -> jax.Array:
+        """bool [B, T]: the tokens after the prefix, except padding."""
+        return self.fitted(batch) & (jnp.arange(batch["tokens"].shape[1]) >= fixed_prefix(batch, self.share)[:, None])
+
+    def fitted(self, batch: Batch) -> jax.Array:
+        """bool [B, T]: all tokens but the first and padding; in training each may be after the split."""
+        return valid(batch) & (jnp.arange(batch["tokens"].shape[1]) > 0)
+
+
+def fixed_prefix(batch: Batch, share: float | None) -> jax.Array:
+    """The prefix of each row without chance, int32 [B]; `share` as in `PrefixLM`."""
+    lengths = jnp.sum(valid(batch), axis=1)
+    return views.prefix_lengths(jnp.zeros((len(lengths), 1)), lengths, share or 0.5)

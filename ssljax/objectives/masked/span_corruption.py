@@ -1,4 +1,4 @@
-"""Span corruption: sentinels replace spans of tokens in the input, and an encoder-decoder restores the spans.
+"""Span corruption: sentinels replace spans of tokens in the input, and the model writes the spans.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 3.3.4.
 """
