@@ -8,6 +8,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.evals.base import Evaluation, Metrics
+from ssljax.evals.energy import corrupted, cosine_energies
 from ssljax.evals.splits import Splits
 from ssljax.evals.subjects import Programs, Subject, selected
 
@@ -127,6 +128,35 @@ class SubjectReader:
             return self.subject.scores(self._open(split)[0], arrays)
         except NotImplementedError as error:
             raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
+
+    def energies(self, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        arrays, key = self.arrays_for_objective(split), f"{self._open(split)[0]} of seed {seed}"
+        try:
+            found = [self.subject.scores(self._open(split)[0], arrays)]
+        except NotImplementedError:
+            return self._feature_energies(split, arrays, key)
+        scored = None if self.programs.scores_pixels or "tokens" not in arrays else self.scored(split)
+        wrong = corrupted(arrays, scored, self.learned.count, seed)
+        found.append(self.subject.scores(f"{key}, incompatible", {**arrays, **wrong}))
+        pair = [-np.float64(log_p) / np.maximum(count, 1) for log_p, count in found]
+        return self._finite(pair[0], pair[1])
+
+    def _feature_energies(self, split: str, arrays: dict[str, np.ndarray], key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns energies of images and their texts, or of two views of images."""
+        features = self.subject.features(self._open(split)[0], self.arrays(split))
+        if "image" in features and "text" in features:
+            return self._finite(*cosine_energies(features["image"], features["text"]))
+        if not self.programs.has_views or "image" not in arrays:
+            raise UserError(
+                f"{self.path}.type: the objective has no pairs with an energy: it gives no log-probabilities, no "
+                "features of images and of texts, and no random views of images"
+            )
+        return self._finite(*cosine_energies(*self.subject.views(key, arrays, seed)))
+
+    def _finite(self, *energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not all(np.isfinite(x).all() for x in energies):
+            raise NotFinite
+        return energies[0], energies[1]
 
     def scored(self, split: str, whole: bool = False) -> np.ndarray:
         return self.programs.scored(self.arrays(split, whole), fit=whole)
