@@ -6,7 +6,6 @@ pairs that belong together and high for pairs that do not.
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 import numpy as np
 from scipy.stats import rankdata
@@ -25,6 +24,8 @@ class Energy(Evaluation):
     - scores: -log p for each predicted element. Incompatible: a wrong label, drawn evenly, if it predicts labels; else
       the predicted tokens of each row, or the pixels of each image, in random order.
     - features of images and of texts: -cosine. Incompatible: the image and the text of the next example.
+    - reconstructions of images: mean squared error of the pixels in [0, 1]. Incompatible: the reconstruction of the
+      next example.
     - augmented images: -cosine of the pooled features of two random views. Incompatible: the second view of the next
       example.
 
@@ -41,15 +42,13 @@ class Energy(Evaluation):
         return "higher" if metric in self.headline() else None
 
     def feature_names(self) -> tuple[str, ...]:
-        return ("pooled", "image", "text")
+        return ("pooled", "image", "text", "pixels", "reconstruction")
 
     def check(self, reader: Reader) -> Collection[str]:
         reader.example(self.test_split)
         energies = reader.energies(self.test_split, self.seed)
         if len(energies[0]) < 2:
-            raise UserError(
-                f"{reader.path}.test_split: split {self.test_split!r} has one example, must have at least 2"
-            )
+            raise UserError(f"{reader.path}.test_split: split {self.test_split!r} has one example, needs 2")
         return ("compatible", "incompatible", "gap", "auroc")
 
     def run(self, reader: Reader) -> Metrics:
@@ -86,6 +85,12 @@ def cosine_energies(x_NxD: np.ndarray, y_NxD: np.ndarray) -> tuple[np.ndarray, n
     """Returns -cosine [N] of x_i and y_i, and of x_i and y_(i+1) with the last paired with the first; float64."""
     x, y = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in map(np.float64, (x_NxD, y_NxD)))
     return -np.sum(x * y, 1), -np.sum(x * np.roll(y, -1, axis=0), 1)
+
+
+def error_energies(x_NxD: np.ndarray, y_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean squared error [N] of x_i and y_i, and of x_i and y_(i+1), as `cosine_energies`; float64."""
+    x, y = np.float64(x_NxD), np.float64(y_NxD)
+    return np.mean((x - y) ** 2, 1), np.mean((x - np.roll(y, -1, axis=0)) ** 2, 1)
 
 
 def shuffled(x_NxT: np.ndarray, moved_NxT: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.evals.base import Evaluation, Metrics
-from ssljax.evals.energy import corrupted, cosine_energies
+from ssljax.evals.energy import corrupted, cosine_energies, error_energies
 from ssljax.evals.splits import Splits
 from ssljax.evals.subjects import Programs, Subject, selected
 
@@ -134,24 +134,27 @@ class SubjectReader:
         try:
             found = [self.subject.scores(self._open(split)[0], arrays)]
         except NotImplementedError:
-            return self._feature_energies(split, arrays, key)
+            return self._feature_energies(split, seed)
         scored = None if self.programs.scores_pixels or "tokens" not in arrays else self.scored(split)
         wrong = corrupted(arrays, scored, self.learned.count, seed)
         found.append(self.subject.scores(f"{key}, incompatible", {**arrays, **wrong}))
         pair = [-np.float64(log_p) / np.maximum(count, 1) for log_p, count in found]
         return self._finite(pair[0], pair[1])
 
-    def _feature_energies(self, split: str, arrays: dict[str, np.ndarray], key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns energies of images and their texts, or of two views of images."""
-        features = self.subject.features(self._open(split)[0], self.arrays(split))
+    def _feature_energies(self, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns energies of images and texts, of images and reconstructions, or of two views of images."""
+        key, arrays = self._open(split)[0], self.arrays(split)
+        features = self.subject.features(key, arrays)
         if "image" in features and "text" in features:
             return self._finite(*cosine_energies(features["image"], features["text"]))
+        if "reconstruction" in features:
+            return self._finite(*error_energies(features["pixels"], features["reconstruction"]))
         if not self.programs.has_views or "image" not in arrays:
             raise UserError(
                 f"{self.path}.type: the objective has no pairs with an energy: it gives no log-probabilities, no "
-                "features of images and of texts, and no random views of images"
+                "features of images and of texts, no reconstructions of images, and no random views of images"
             )
-        return self._finite(*cosine_energies(*self.subject.views(key, arrays, seed)))
+        return self._finite(*cosine_energies(*self.subject.views(f"{key} of seed {seed}", arrays, seed)))
 
     def _finite(self, *energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not all(np.isfinite(x).all() for x in energies):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from daily import at_most
-from evals.test_definitions import SIZES, evaluator, rows, setup
+from evals.test_definitions import evaluator, setup
 
 from ssljax import objectives
 from ssljax.base.errors import UserError
@@ -18,7 +18,7 @@ def test_auroc_counts_all_pairs_and_half_of_ties():
     rng = np.random.default_rng(0)
     for _ in range(20):
         low, high = rng.integers(0, 6, 13) / 2, rng.integers(1, 8, 9) / 2
-        count = sum((h > l) + 0.5 * (h == l) for l in low for h in high)  # noqa: E741
+        count = sum((b > a) + 0.5 * (b == a) for a in low for b in high)
         assert auroc(low, high) == pytest.approx(count / (13 * 9), abs=1e-12)
 
 
