@@ -28,6 +28,7 @@ REGISTRY = Registry(
         "pseudo_perplexity": "ssljax.evals.likelihood:PseudoPerplexity",
         "reconstruction": "ssljax.evals.reconstruction:Reconstruction",
         "loss": "ssljax.evals.loss:HeldOutLoss",
+        "energy": "ssljax.evals.energy:Energy",
     },
     has=("check", "run", "headline"),
 )
@@ -62,6 +63,9 @@ class Reader(Protocol):
 
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the log-probability [N] in nats and the number of scored tokens [N] of each example."""
+
+    def energies(self, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the energies [N] of compatible and [N] of incompatible pairs; see `ssljax.evals.energy.Energy`."""
 
     def scored(self, split: str, whole: bool = False) -> np.ndarray:
         """Returns bool [N, T], the tokens of a split that `scores` counts; `whole`: that n-grams are fitted on."""

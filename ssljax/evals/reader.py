@@ -8,6 +8,7 @@ import numpy as np
 from ssljax.base.errors import UserError
 from ssljax.base.hashing import digest
 from ssljax.evals.base import Evaluation, Metrics
+from ssljax.evals.energy import corrupted, cosine_energies, error_energies
 from ssljax.evals.splits import Splits
 from ssljax.evals.subjects import Programs, Subject, selected
 
@@ -127,6 +128,38 @@ class SubjectReader:
             return self.subject.scores(self._open(split)[0], arrays)
         except NotImplementedError as error:
             raise UserError(f"{self.path}.type: {error}; choose an evaluation of features or loss") from error
+
+    def energies(self, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        arrays, key = self.arrays_for_objective(split), f"{self._open(split)[0]} of seed {seed}"
+        try:
+            found = [self.subject.scores(self._open(split)[0], arrays)]
+        except NotImplementedError:
+            return self._feature_energies(split, seed)
+        scored = None if self.programs.scores_pixels or "tokens" not in arrays else self.scored(split)
+        wrong = corrupted(arrays, scored, self.learned.count, seed)
+        found.append(self.subject.scores(f"{key}, incompatible", {**arrays, **wrong}))
+        pair = [-np.float64(log_p) / np.maximum(count, 1) for log_p, count in found]
+        return self._finite(pair[0], pair[1])
+
+    def _feature_energies(self, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns energies of images and texts, of images and reconstructions, or of two views."""
+        key, arrays = self._open(split)[0], self.arrays(split)
+        features = self.subject.features(key, arrays)
+        if "image" in features and "text" in features:
+            return self._finite(*cosine_energies(features["image"], features["text"]))
+        if "reconstruction" in features:
+            return self._finite(*error_energies(features["pixels"], features["reconstruction"]))
+        if not self.programs.has_views:
+            raise UserError(
+                f"{self.path}.type: the model reads {self.programs.objective.reads}, and the objective gives no "
+                "log-probabilities; pairs of views are made of images and of texts only"
+            )
+        return self._finite(*cosine_energies(*self.subject.views(f"{key} of seed {seed}", arrays, seed)))
+
+    def _finite(self, *energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not all(np.isfinite(x).all() for x in energies):
+            raise NotFinite
+        return energies[0], energies[1]
 
     def scored(self, split: str, whole: bool = False) -> np.ndarray:
         return self.programs.scored(self.arrays(split, whole), fit=whole)

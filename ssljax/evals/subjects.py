@@ -13,8 +13,12 @@ from ssljax import data, parallel, views
 from ssljax.evals.base import Metrics
 from ssljax.evals.held_out import LossFn, mean_loss
 from ssljax.objectives.base import Loss
+from ssljax.views.keys import uniforms
 
 _HIDDEN_FROM_FEATURES = ("label",)
+_KEY = "view_key"  # element of a batch: seed and row of the random views of an example, int32 [B, 2]
+_LEFT_OUT = 0.2  # share of the tokens that a view of a text leaves out
+_CROPS = (0.3, 1.0)  # share of the pixels in a view of an image, if the objective has no augmentation
 _SCORED_ROWS = 4096  # rows in a block of `Programs.scored`
 
 
@@ -50,12 +54,30 @@ class Programs:
         def score(params: Any, extra: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
             return objective.score(params, extra, views.centered(objective.prepare(batch)))
 
+        def two_views(params: Any, extra: Any, batch: Any) -> tuple[jax.Array, ...]:
+            seeds = batch[_KEY]
+            batch = objective.prepare({k: v for k, v in batch.items() if k != _KEY})
+            keys = jax.vmap(lambda pair: jax.random.fold_in(jax.random.key(pair[0]), pair[1]))(seeds)
+            made = [_view(objective.unwrapped, views.fold_in(keys, number), batch, number) for number in (0, 1)]
+            return tuple(objective.features(params, extra, view)["pooled"].astype(jnp.float32) for view in made)
+
         def predict(params: Any, extra: Any, batch: Any) -> jax.Array:
             logits = objective.features(params, extra, views.centered(objective.prepare(batch)))["logits"]
             return jnp.argmax(logits, axis=-1)
 
         self.features, self.score, self.predict = jax.jit(features), jax.jit(score), jax.jit(predict)
+        self.two_views = jax.jit(two_views)
         self.spectrograms = jax.jit(lambda batch: frame_statistics(objective.prepare(batch)["spectrogram"]))
+
+    @property
+    def scores_pixels(self) -> bool:
+        """True if the scored elements are made of images."""
+        return bool(getattr(self.objective, "data_kind", None) == "images")
+
+    @property
+    def has_views(self) -> bool:
+        """True if the model reads images or texts."""
+        return getattr(self.objective, "reads", None) in ("images", "tokens", "sequences")
 
     def scored(self, arrays: Mapping[str, np.ndarray], fit: bool = False) -> np.ndarray:
         """Returns bool [N, T], the tokens of a split that `score` counts; all but padding if the objective has none.
@@ -88,6 +110,30 @@ def selected(array: Any, rows: np.ndarray) -> Any:
     return array.select(rows) if isinstance(array, data.LazyRows) else array[rows]
 
 
+def _view(objective: Any, keys: jax.Array, batch: Any, number: int) -> Any:
+    """Returns a prepared batch with the first or second of two random views of each image or text.
+
+    Images have the augmentation of the objective, or are cropped if it has none; of texts, tokens are left out.
+    """
+    if objective.reads != "images" and objective.data_kind != "images":
+        segments = batch.get("segment_ids", jnp.ones_like(batch["tokens"]))
+        left_out = uniforms(keys, segments.shape[1]) < _LEFT_OUT
+        return {**batch, "segment_ids": jnp.where(left_out, 0, segments)}
+    augment = getattr(objective, "augment", views.Single())
+    if augment == views.Single(size=augment.size):
+        augment = dataclasses.replace(augment, crop_scale=_CROPS)
+    view = augment(keys, batch["image"], batch.get("aspect"))
+    view = view["global"] if isinstance(view, Mapping) else view
+    image = view[:, number % view.shape[1]] if view.ndim == 5 else view
+    return {**{k: v for k, v in batch.items() if k != "aspect"}, "image": image}
+
+
+def with_keys(arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Returns arrays with the seed and the row of each example, from which its random views are drawn."""
+    rows = np.arange(len(arrays["id"]), dtype=np.int32)
+    return {**arrays, _KEY: np.stack([np.full_like(rows, seed), rows], 1)}
+
+
 def _no_loss(params: Any, extra: Any, batch: Any, number: int, count: int) -> Loss:
     raise ValueError("the evaluation `loss` needs a loss_fn")
 
@@ -101,6 +147,10 @@ class Subject:
 
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Returns log-probabilities [N] and numbers of scored tokens [N]."""
+        raise NotImplementedError
+
+    def views(self, key: str, arrays: Mapping[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the pooled features [N, D] of two random views of each image."""
         raise NotImplementedError
 
     def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
@@ -122,6 +172,9 @@ class Model(Subject):
 
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return self._once(f"scores {key}", self.programs.score, arrays)
+
+    def views(self, key: str, arrays: Mapping[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._once(f"views {key}", self.programs.two_views, with_keys(arrays, seed), _HIDDEN_FROM_FEATURES)
 
     def predicted(self, key: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns the predicted classes [N] of a classifier."""
@@ -166,6 +219,9 @@ class ModelShapes(Subject):
 
     def scores(self, key: str, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return self._zeros(self.programs.score, arrays)
+
+    def views(self, key: str, arrays: Mapping[str, np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._zeros(self.programs.two_views, with_keys(arrays, seed), _HIDDEN_FROM_FEATURES)
 
     def losses(self, batches: Iterator[tuple[Any, int]]) -> Metrics:
         batch, rows = next(batches)

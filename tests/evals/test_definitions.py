@@ -188,6 +188,25 @@ def reconstruction():
     return result["mse"], np.mean((made - test) ** 2)
 
 
+def energy():
+    """Of two random views: every pair of a compatible and an incompatible energy is counted."""
+    objective, (params, extra) = setup("simclr")
+    batch = objective.prepare({k: v for k, v in put(rows("test")).items() if k != "label"})
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(7), row))(jnp.arange(SIZES["test"]))
+    both = []
+    for number in (0, 1):
+        view = objective.augment(jax.vmap(lambda key: jax.random.fold_in(key, number))(keys), batch["image"])  # noqa: B023
+        both.append(
+            unit(np.asarray(objective.features(params, extra, {"image": view[:, number]})["pooled"], np.float64))
+        )
+    cosine = both[0] @ both[1].T
+    same, other = -np.diag(cosine), -np.array([cosine[i, (i + 1) % len(cosine)] for i in range(len(cosine))])
+    result = measured("simclr", "energy", seed=7)
+    assert result["compatible"] == pytest.approx(same.mean(), rel=1e-5)
+    assert result["incompatible"] == pytest.approx(other.mean(), rel=1e-5)
+    return result["auroc"], np.mean([(b > a) + (a == b) / 2 for a in same for b in other])
+
+
 def loss():
     batch = rows("test")
     objective, (params, extra) = setup("classification")  # mixup in training
@@ -201,7 +220,19 @@ def loss():
 
 DEFINITIONS = {
     f.__name__: f
-    for f in (knn, linear, few_shot, k_means, zero_shot, retrieval, perplexity, pseudo_perplexity, reconstruction, loss)
+    for f in (
+        knn,
+        linear,
+        few_shot,
+        k_means,
+        zero_shot,
+        retrieval,
+        perplexity,
+        pseudo_perplexity,
+        reconstruction,
+        energy,
+        loss,
+    )
 }
 
 
