@@ -1,7 +1,7 @@
 """Loss of a decoder against the number of experts, at equal FLOPs per token (Fedus et al. 2022, Clark et al. 2022).
 
 Each token goes to one expert. Beside them stand the dense model of equal FLOPs and one with as many parameters as eight
-experts have, whose tokens cost three to four times as much.
+experts have, whose tokens cost five times as much.
 
     ssljax sweep --config configs/scaling/experts.py --workdir runs/scaling --dry-run
     ssljax sweep --config configs/scaling/experts.py --workdir runs/scaling

@@ -181,8 +181,8 @@ def _check_whole(content: bytes, name: str) -> None:
     if order is None:
         return
     stated = int.from_bytes(content[4:8], order) + 8
-    # A writer that did not know the length leaves 0, or the largest number.
-    if len(content) < stated < 1 << 32 and stated > 8:
+    # A writer that did not know the length leaves 0 or a number near 2^31 or 2^32; some leave out the last pad byte.
+    if len(content) + 1 < stated < 0x7FFFF000 and stated > 8:
         raise UserError(f"data.source: {name} is cut off: it has {len(content)} bytes of {stated}")
 
 

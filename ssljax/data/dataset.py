@@ -219,7 +219,7 @@ def _open(config: DataConfig, seed: int) -> _Opened:
     parts = (*config.sources, *further.values())
     for group, source in zip(groups, parts, strict=True):
         with _errors_of(group):
-            selected_keys(source)  # finds unknown splits and columns
+            selected_keys(source)  # finds unknown splits, if the source's own columns are read
     tokenizer = tokenizer_of(parts, config)
     opened: list[OpenedSource] = []
     for group, source in zip(groups, parts, strict=True):

@@ -45,7 +45,9 @@ def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
     inputs, original = (_as_images(objective, x) for x in (inputs, original))
     leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)}
     found: dict[str, Exhibit] = {}
-    if images := _images(leaves, getattr(parts.objective.model, "patch_size", None)):
+    # An adversary chooses its masks while the model runs: none of them are shown.
+    masked = not getattr(objective, "adversary", None)
+    if images := _images(leaves, getattr(parts.objective.model, "patch_size", None) if masked else None):
         columns = {"original": original["image"], **images} if "image" in original else images
         of_sounds = objective.reads == "spectrograms"
         tiles = [[_tile(image[::-1] if of_sounds else image) for image in row] for row in zip(*columns.values())]
@@ -61,6 +63,9 @@ def show_views(config: RunConfig, rows: int = 8) -> dict[str, Exhibit]:
 
 def _as_images(objective: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Returns arrays in which masked images and spectrograms [..., T, F] are images in [0, 1]."""
+    if hasattr(objective, "members"):  # a fusion, whose parts have inputs of their own
+        own = {name: _as_images(part, arrays[name]) for name, part in objective.members.items() if name in arrays}
+        return {**arrays, **own}
     found = dict(arrays)
     if objective.reads == "spectrograms" and "spectrogram" in found and "image" not in found:
         found["image"] = np.asarray(objective.visible(jnp.swapaxes(found["spectrogram"], -1, -2)[..., None]))

@@ -21,6 +21,14 @@ MAE = {"name": "mae", **tiny.CONFIGS["mae"]["objective"]}
 SIMCLR = {"name": "simclr", "projector": tiny._PROJECTOR}
 CASES = {
     "mae and simclr": (VIT, {"pixels": MAE, "views": SIMCLR}, {"views": 0.5}),
+    "an adversary and simclr": (
+        {**tiny._VIT, "mask_token": True},
+        {
+            "pixels": {"name": "simmim", "mask_ratio": 0.75, "adversary": {"share": 1.0, "grows": False}},
+            "views": SIMCLR,
+        },
+        {},
+    ),
     "two uncoupled": (VIT, {"pixels": MAE, "turns": {"name": "rotation"}}, {"pixels": 0.25, "turns": 2.0}),
     "mixup and simclr": (VIT, {"views": SIMCLR, "labels": {"name": "classification", "mixup": 0.4}}, {}),
     "teacher and queue": (

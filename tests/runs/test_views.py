@@ -72,7 +72,7 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     assert cli.main([*command, "--rows", "0"]) == 2 and "--rows: got 0, must be at least 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["simclr", "mae"])
+@pytest.mark.parametrize("name", ["simclr", "mae", "fusion"])
 def test_spectrograms_are_shown_with_low_frequencies_below(name, tmp_path):
     """A tone of 500 Hz, at the eighth of a band of 4,000 Hz: a bright line near the bottom of each picture."""
     (tmp_path / "a").mkdir()
@@ -83,9 +83,15 @@ def test_spectrograms_are_shown_with_low_frequencies_below(name, tmp_path):
     objective = {"name": name, "mean": [-9.0], "std": [5.0]}
     if name == "simclr":
         objective["augment"] = {"name": "audio_views", "bands": 0, "frames": 0, "noise": None, "crop": 1.0}
+    if name == "fusion":
+        part = {"augment": {"name": "audio_views"}, "mean": [-9.0], "std": [5.0]}
+        objective = {"name": "fusion", "parts": {n: {"name": n, **part} for n in ("simclr", "barlow_twins")}}
     data = {"source": f"audio:{tmp_path}/a", "sample_rate": 8000, "clip_seconds": 0.5, "cache_dir": str(tmp_path / "c")}
     keys = {"data": data, "optimizer": {"name": "adamw"}, "batch_size": 8, "steps": 2}
     (grid,) = show_views(build({"model": model, "objective": objective, **keys}), 2).values()
+    if name == "fusion":
+        assert len(grid.columns) == 4
+        return
     assert grid.columns[:2] == (("original", "image 1") if name == "simclr" else ("original", "image"))
     for tile in (tile for row in grid.rows for tile in row[:2]):
         assert tile.image.shape[0] == 128 and tile.image[:64].mean() < tile.image[64:].mean()

@@ -29,14 +29,12 @@ class Order(NamedTuple):
     """The order of the masked patches of each example by difficulty; pairs of equal errors do not count.
 
     Attributes:
-        losses: mean over pairs of -log sigma(difference of difficulties, the larger error first), [B].
-        right: share of the pairs that are in the right order, [B].
-        counted: 1 if an example has two masked patches, else 0, float32 [B].
+        losses: mean over pairs of -log sigma(difference of difficulties, the larger error first), [B]; 0 without pairs.
+        right: share of the pairs that are in the right order, [B]; 0 without pairs.
     """
 
     losses: jax.Array
     right: jax.Array
-    counted: jax.Array
 
 
 def hardest(mask: jax.Array, difficulty: jax.Array, share: jax.Array, u: jax.Array) -> jax.Array:
@@ -70,8 +68,7 @@ def order_loss(difficulty: jax.Array, errors: jax.Array, mask: jax.Array) -> Ord
     difference = difficulty[:, :, None] - difficulty[:, None, :]
     pairs = jnp.sum(larger, (1, 2))
     mean = lambda x: jnp.sum(jnp.where(larger, x, 0.0), (1, 2)) / jnp.maximum(pairs, 1)  # noqa: E731
-    counted = (jnp.sum(mask, 1) > 1).astype(jnp.float32)
-    return Order(mean(jax.nn.softplus(-difference)), mean(difference > 0), counted)
+    return Order(mean(jax.nn.softplus(-difference)), mean(difference > 0))
 
 
 def _rank(order: jax.Array) -> jax.Array:

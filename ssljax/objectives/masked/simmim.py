@@ -68,7 +68,8 @@ class SimMIM(PatchObjective):
 
     @property
     def total_dependent(self) -> bool:
-        return bool(self.masking.grows or (self.adversary and self.adversary.grows))
+        adversary = self.adversary
+        return bool(self.masking.grows or (adversary and (adversary.grows or adversary.teacher.schedule != "constant")))
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         encoder_key, head_key = jax.random.split(key)
@@ -100,7 +101,7 @@ class SimMIM(PatchObjective):
         return dataclasses.replace(self, augment=unaugmented(self.augment), **last)
 
     def encode(self, params: Params, extra: Any, inputs: Any, ctx: Ctx) -> dict[str, jax.Array]:
-        """Returns predictions [B, N, T] of all patches, the masked ones bool [B, N], and their difficulties [B, N]."""
+        """Returns predictions [B, N, T] of all patches; of an adversary also its mask and difficulties [B, N]."""
         images, mask, hidden = self.pixels(inputs["image"]), inputs["mask"], inputs["hidden"]
         if self.adversary:
             whole = apply(self.model, extra["teacher"]["encoder"], images).tokens
@@ -108,20 +109,23 @@ class SimMIM(PatchObjective):
             mask = hidden = hardest(mask, jax.lax.stop_gradient(expected), inputs["hard_share"], inputs["u"])
         options: dict[str, Any] = {"patch_mask": hidden, "noise": noise_of(ctx), "ctx": ctx}
         tokens = apply(self.model, params["encoder"], images, **options).tokens
-        out = {"predicted": apply(self._head(images.shape[-1]), params["head"], tokens), "mask": mask}
+        out = {"predicted": apply(self._head(images.shape[-1]), params["head"], tokens)}
         if self.adversary:
+            out["mask"] = mask.astype(jnp.float32)  # outputs are differentiated beside coupled objectives
             out["difficulty"] = apply(self._difficulty(), params["difficulty"], tokens)[..., 0]
         return out
 
     def loss(self, params: Params, extra: Any, outputs: Any, inputs: Any, ctx: Ctx) -> Loss:
         difference = outputs["predicted"] - self._targets(inputs["image"])
         error = jnp.mean(jnp.abs(difference) if self.error == "l1" else jnp.square(difference), -1)  # [B, N]
-        mask = outputs["mask"].astype(jnp.float32)
-        loss = Loss({self.error: (1.0, jnp.sum(error * mask), jnp.sum(mask))})
+        mask = self._mask(outputs, inputs)
+        # An adversary masks as many patches as the strategy: weights depend on the inputs alone.
+        number = jnp.sum(inputs["mask"], 1).astype(jnp.float32)
+        loss = Loss({self.error: (1.0, jnp.sum(error * mask), jnp.sum(number))})
         if self.adversary is None:
             return loss
-        order = order_loss(outputs["difficulty"], error, outputs["mask"])
-        count = jnp.sum(order.counted)
+        order = order_loss(outputs["difficulty"], error, mask > 0)
+        count = jnp.sum((number > 1).astype(jnp.float32))
         terms = loss.terms | {"order": (self.adversary.weight, jnp.sum(order.losses), count)}
         return Loss(terms, {"accuracy/order": (jnp.sum(order.right), count)})
 
@@ -138,11 +142,12 @@ class SimMIM(PatchObjective):
         inputs = views_of(self, key, batch, jnp.int32(0))
         images, original = inputs["image"], self.visible(inputs["image"])
         made = self.encode(params, extra, inputs, still(key, batch))
-        unseen = made["mask"] if self.adversary else inputs["hidden"]
+        mask = self._mask(made, inputs)
+        unseen = mask if self.adversary else inputs["hidden"]
         hidden = masked_images(original, unseen, self.model.patch_size)
         if self.target == "hog":
             return original, hidden
-        return original, hidden, restored_images(self, images, made["mask"], made["predicted"], normalized=False)
+        return original, hidden, restored_images(self, images, mask, made["predicted"], normalized=False)
 
     def pictures(self, params: Params, extra: Any, batch: Batch, show: Showing) -> dict[str, Exhibit]:
         made = jax.jit(self.held_out().restored)(params, extra, views.centered(batch), show.key)
@@ -172,6 +177,10 @@ class SimMIM(PatchObjective):
         if self.target == "pixels":
             return int(self.model.patch_size**2 * channels)
         return 4 * channels * self.bins
+
+    def _mask(self, outputs: Any, inputs: Any) -> jax.Array:
+        """The patches that are to be predicted, float32 [B, N]."""
+        return (outputs["mask"] if self.adversary else inputs["mask"]).astype(jnp.float32)
 
     def _judge(self, params: Params) -> dict[str, Any]:
         """Returns the parameters that predict difficulties."""
