@@ -187,7 +187,8 @@ def config(name: str, bytes: bool = False) -> dict[str, Any]:
             f"objective {name!r} is registered but has no entry in tests/tiny_objectives.py, so nothing tests it"
         )
     entry = CONFIGS[name]
-    room = {"vocab_size": 320} if bytes and "vocab_size" in entry["model"] else {}
+    sizes = {"vocab_size": 320, "max_len": 48}
+    room = {key: value for key, value in sizes.items() if bytes and key in entry["model"]}
     return {"model": {**entry["model"], **room}, "objective": {"name": name, **entry["objective"]}}
 
 
