@@ -189,7 +189,7 @@ def reconstruction():
 
 
 def energy():
-    """Of two random views: every pair of a compatible and an incompatible energy is counted."""
+    """Energies of two random views; every pair of a compatible and an incompatible one is counted."""
     objective, (params, extra) = setup("simclr")
     batch = objective.prepare({k: v for k, v in put(rows("test")).items() if k != "label"})
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(7), row))(jnp.arange(SIZES["test"]))
