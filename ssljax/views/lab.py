@@ -91,8 +91,9 @@ def nearest_bins(
     bins = jnp.asarray(bins, jnp.float32)
     # |ab|^2 - |ab - bin|^2: the order and the softmax are those of -|ab - bin|^2.
     closeness = 2 * jnp.matmul(ab, bins.T, precision=EXACT) - jnp.square(bins).sum(-1)
-    # Behind a barrier, since a caller that takes the first bin alone would make XLA sort all bins for it.
-    closest, index = jax.lax.optimization_barrier(jax.lax.top_k(closeness, neighbours))
+    # Behind barriers, since a caller that takes the first bin alone would make XLA sort all bins for it; one for each
+    # array, since XLA's partitioner aborts on a pair of them inside a loop.
+    closest, index = map(jax.lax.optimization_barrier, jax.lax.top_k(closeness, neighbours))
     return index, jax.nn.softmax(closest / (2 * sigma**2), -1)
 
 
