@@ -4,13 +4,14 @@ import json
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssljax import objectives
 from ssljax.data import DataSpec
-from ssljax.objectives.base import stream
+from ssljax.objectives.base import Ctx, stream
 from ssljax.train import microbatch
 from ssljax.views import example_keys
 
@@ -291,3 +292,16 @@ def gradients(
 
     batch = objective.mixed(example_keys(key, ctx.row), batch, ctx.step)
     return microbatch.gradients(objective, params, extra, batch, inputs_of, ctx, slices, scale, **options)
+
+
+def check_slices(objective: Any) -> None:
+    """Asserts that loss and gradients of a batch in four slices, with dropout, are those of the whole batch."""
+    whole = batch()
+    params = jax.jit(lambda: nn.meta.unbox(objective.init(jax.random.key(0), whole)))().params
+    ctx = Ctx(stream(0, 3, "encode"), jnp.int32(3), jnp.arange(BATCH, dtype=jnp.int32))
+    one, four = (jax.jit(lambda p, b, n=n: gradients(objective, p, {}, b, ctx, n))(params, whole) for n in (1, 4))
+    np.testing.assert_allclose(one.value, four.value, rtol=1e-5)
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(one.grads))
+    assert largest > 0
+    for a, b in zip(jax.tree.leaves(one.grads), jax.tree.leaves(four.grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)

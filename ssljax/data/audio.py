@@ -85,10 +85,6 @@ class Clips:
             audio[i, : len(samples)], lengths[i] = samples, len(samples)
         return {"audio": audio, "audio_length": lengths}
 
-    def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the result of `take`."""
-        return self.take(rows)
-
     @functools.cached_property
     def _cached(self) -> bool:
         """True if files are decoded once."""

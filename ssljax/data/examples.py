@@ -15,7 +15,7 @@ from ssljax.data.config import DataConfig, SourceConfig, cache_root
 from ssljax.data.digests import rows_state
 from ssljax.data.graphs import GraphColumn, PaddedGraphs
 from ssljax.data.images import Images
-from ssljax.data.lazy_rows import Decoder, lazy
+from ssljax.data.lazy_rows import lazy
 from ssljax.data.order import RowBlocks
 from ssljax.data.selection import Rows, fingerprint, read, selected_keys
 from ssljax.data.sources import Blobs, OnDemand
@@ -115,9 +115,10 @@ def intact_arrays(examples: Examples, rows: np.ndarray) -> dict[str, Any]:
     sounds = [several for several in examples.made if isinstance(several, Clips)]
     others = [several for several in examples.made if not isinstance(several, Clips)]
     batch: dict[str, Any] = RowExamples(examples.rows, {}, examples.arrays, others).take(rows)
-    decoders: list[Decoder] = [*examples.images.values(), *sounds]
-    for decoder in decoders:
-        batch |= lazy(decoder, rows)
+    for images in examples.images.values():
+        batch |= lazy(images.elements, images.read, rows)
+    for clips in sounds:
+        batch |= lazy(clips.elements, clips.take, rows)
     return batch
 
 

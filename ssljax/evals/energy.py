@@ -96,9 +96,11 @@ def error_energies(x_NxD: np.ndarray, y_NxD: np.ndarray) -> tuple[np.ndarray, np
 
 def shuffled(x_NxT: np.ndarray, moved_NxT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns x [N, T, ...] with the elements of each row where `moved` is True in random order."""
-    out = np.array(x_NxT)
-    for row, moved in zip(out, moved_NxT):
-        row[moved] = row[rng.permutation(np.flatnonzero(moved))]
+    # Both orders have the elements that stay last, and as they were.
+    places = np.argsort(~moved_NxT, axis=1, kind="stable")
+    random = np.argsort(np.where(moved_NxT, rng.random(moved_NxT.shape), 2.0), axis=1, kind="stable")
+    row, out = np.arange(len(x_NxT))[:, None], np.array(x_NxT)
+    out[row, places] = out[row, random]
     return out
 
 

@@ -15,7 +15,7 @@ from ssljax.base.errors import UserError
 from ssljax.data.tokenizers import ByteTokenizer, ends_sentence
 from ssljax.evals.generation import Sampling, generate
 from ssljax.layers.masks import Causal, Keys, Prefix, is_causal
-from ssljax.objectives.base import Ctx, still, stream, views_of
+from ssljax.objectives.base import still, views_of
 from ssljax.objectives.pictures import Showing
 
 KEY = jax.random.key(0)
@@ -127,15 +127,7 @@ def test_a_decoder_reads_in_both_directions_and_writes_in_one():
 
 @pytest.mark.parametrize("name", ["span_corruption", "text_infilling"])
 def test_gradients_of_a_decoder_in_slices(name):
-    objective, batch = decoder(name, dropout=0.1), tiny.batch()
-    params = jax.jit(lambda: nn.unbox(objective.init(KEY, batch)))().params
-    ctx = Ctx(stream(0, 3, "encode"), jnp.int32(3), jnp.arange(tiny.BATCH, dtype=jnp.int32))
-    one, four = (jax.jit(lambda p, i, n=n: tiny.gradients(objective, p, {}, i, ctx, n))(params, batch) for n in (1, 4))
-    np.testing.assert_allclose(one.value, four.value, rtol=1e-5)
-    largest = max(np.abs(x).max() for x in jax.tree.leaves(one.grads))
-    assert largest > 0
-    for a, b in zip(jax.tree.leaves(one.grads), jax.tree.leaves(four.grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+    tiny.check_slices(decoder(name, dropout=0.1))
 
 
 def test_what_a_decoder_writes_is_shown():
