@@ -204,8 +204,8 @@ class DataConstrained(Law):
 
     Of U_D unique tokens that are seen 1 + R_D times, D_eff = U_D + U_D Rd (1 - exp(-R_D / Rd)). Of N parameters,
     U_N = min(N, N_opt(U_D)) are as many as the unique tokens warrant by the law without repetition, and the excess
-    R_N = N / U_N - 1 counts likewise: N_eff = U_N + U_N Rn (1 - exp(-R_N / Rn)). Published (by memory): E 1.87,
-    A 521, B 1488, alpha = beta = 0.353, Rd 15.4, Rn 5.3.
+    R_N = N / U_N - 1 counts likewise: N_eff = U_N + U_N Rn (1 - exp(-R_N / Rn)). Published (not checked
+    against the paper): E 1.87, A 521, B 1488, alpha = beta = 0.353, Rd 15.4, Rn 5.3.
     """
 
     tied: bool = setting(True, doc="one exponent for both terms, as in the paper")
@@ -213,7 +213,7 @@ class DataConstrained(Law):
     @property
     def published(self) -> dict[str, dict[str, float]]:
         values = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "Rd": 15.4, "Rn": 5.3}
-        return {"Muennighoff et al. 2023, by memory": values}
+        return {"Muennighoff et al. 2023, not checked": values}
 
     @property
     def inputs(self) -> tuple[Column, ...]:

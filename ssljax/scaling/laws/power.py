@@ -59,8 +59,8 @@ class PowerOffset(OfOneSize):
     """Power law with an asymptote, y = E + a x^-b.
 
     With `train`, the joint form of Cortes et al. 1993 ("Learning curves: asymptotic values and rate of convergence",
-    eq. 1 and 2, by memory): held-out loss E + a x^-b and training loss E - c x^-d share the asymptote E, which neither
-    curve alone shows until it is flat.
+    eq. 1 and 2; not checked against the paper): held-out loss E + a x^-b and training loss E - c x^-d share the
+    asymptote E, which neither curve alone shows until it is flat.
     """
 
     distinct = 3
